@@ -133,10 +133,25 @@ def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
             if group not in groups:
                 known = ", ".join(sorted(groups)) or "none"
                 yield (*here, "kme_groups"), f"peers.{name}: no KME has group {group!r}; known: {known}"
+        if not (peer.domains and peer.sae_id) and not _has_document(config, name):
+            missing = " and ".join(each for each in ("domains", "sae_id") if not getattr(peer, each))
+            yield (
+                here,
+                f"{'.'.join(here)}: {missing} missing, and no document of that name is imported to have them from",
+            )
         if owner := sae_ids.get(peer.sae_id):
             yield (*here, "sae_id"), f"{'.'.join(here)}: sae_id {peer.sae_id!r} already belongs to {owner}"
-        sae_ids.setdefault(peer.sae_id, ".".join(here))
+        if peer.sae_id:
+            sae_ids.setdefault(peer.sae_id, ".".join(here))
         for domain in peer.domains:
             if owner := domains.get(domain):
                 yield (*here, "domains"), f"{'.'.join(here)}: domain {domain!r} already belongs to {owner}"
             domains.setdefault(domain, ".".join(here))
+
+
+def _has_document(config: Config, peer: str) -> bool:
+    """Also where it cannot be looked at: whoever reads it then says so."""
+    try:
+        return config.identity is not None and config.identity.document(peer).exists()
+    except OSError:
+        return True

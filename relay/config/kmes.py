@@ -200,8 +200,9 @@ class KMESettings(toml.Table):
 
 
 class PeerSettings(toml.Table):
-    """One table for each site that we seal for. A peer whose document was imported needs none; what a table says
-    counts. Edits count when the relay is reloaded.
+    """One table for each site that we seal for. A peer whose document was imported needs none, and one that it has says
+    only what shall be otherwise, as forwards alone: the rest comes from the document. Edits count when the relay is
+    reloaded.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -209,10 +210,10 @@ class PeerSettings(toml.Table):
         "sae_id": "sae-bob",
     }
 
-    domains: Domains
-    """Its mail domains."""
-    sae_id: SAEID
-    """The SAE ID of its relay."""
+    domains: Domains = ()
+    """Its mail domains; those of its document where there is one."""
+    sae_id: SAEID = ""
+    """The SAE ID of its relay; that of its document where there is one."""
     kme_groups: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     """The KME groups whose keys both sites share, most preferred first. By default those that the peer's document
     names and we have, and with one peer, one group and no document that group. An empty list: no quantum keys are

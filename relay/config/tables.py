@@ -148,6 +148,9 @@ class QuarantineSettings(toml.Table):
     """
 
 
+DOCUMENT_SUFFIX = ".json"
+
+
 class IdentitySettings(toml.Table):
     """Who this site is to its peers, for levels pqc and rsa: `qumail-relay identity new` makes it. Leave the table
     out where only quantum keys are used.
@@ -168,6 +171,10 @@ class IdentitySettings(toml.Table):
     missing. It helps where backups or disks may be read by others: keep it away from them, for instance as a
     systemd credential. Without the setting, only the files' modes protect the keys.
     """
+
+    def document(self, peer: str) -> Path:
+        """Where the document of a peer is pinned."""
+        return self.peers_directory / f"{peer}{DOCUMENT_SUFFIX}"
 
 
 class OTPSettings(toml.Table):

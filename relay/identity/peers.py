@@ -15,6 +15,7 @@ from typing import Literal
 from cryptography import x509
 
 from relay.config import Config, IdentitySettings, PeerSettings
+from relay.config.tables import DOCUMENT_SUFFIX
 from relay.errors import ConfigError
 from relay.identity import files
 from relay.identity.certificates import UNREADABLE, ascii_domain, valid_now
@@ -23,8 +24,12 @@ from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Ro
 from relay.identity.further import public_keys_in
 from relay.identity.pairs import Role, public_key, subject_key_identifier
 
-_SUFFIX = ".json"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+ONE_SAE_ID = (
+    "no two sites have the same, so one of them is wrong: correct it ([site] sae_id is how our own KME knows us), or have "
+    "them correct it and send a new invitation"
+)
 
 Change = Literal["new", "same", "newer", "replaced"]
 """What importing does: pins a new peer, nothing, updates one, or (--replace only) goes back or changes its keys."""
@@ -49,7 +54,7 @@ def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
         return {}
     files.check_directory(directory)
     peers, faults = {}, []
-    for path in sorted(directory.glob("*" + _SUFFIX)):
+    for path in sorted(directory.glob("*" + DOCUMENT_SUFFIX)):
         try:
             peers[path.stem] = dataclasses.replace(read_document(files.read_public(path)), name=path.stem)
         except ConfigError as error:
@@ -92,8 +97,11 @@ def joined(config: Config, certificates: Mapping[str, PeerCertificates]) -> Conf
     """The configuration with these peers beside those of relay.toml, as `with_documents` says."""
     peers = dict(config.peers)
     for name, document in certificates.items():
-        table = peers.get(name) or PeerSettings(domains=document.domains, sae_id=document.sae_id)
-        peers[name] = _with_groups(table, common_groups(config, document))
+        table = peers.get(name, PeerSettings())
+        said = {"domains": table.domains or document.domains, "sae_id": table.sae_id or document.sae_id}
+        peers[name] = _with_groups(table.model_copy(update=said), common_groups(config, document))
+    # A table of one whose document is gone may name nobody any more.
+    peers = {name: peer for name, peer in peers.items() if peer.domains and peer.sae_id}
     config = config.model_copy(update={"peers": peers})
     if (group := config.sole_kme_group) is not None:
         # What a pinned document says of its groups counts: a group that the peer has not got would hold all mail.
@@ -153,7 +161,7 @@ def _contradictions(
 ) -> Iterator[str]:
     """Why a peer's document cannot be true beside relay.toml, this site's identity and the other pinned documents."""
     if table := config.peers.get(peer.name):
-        if table.sae_id != peer.sae_id:
+        if table.sae_id not in ("", peer.sae_id):
             yield f"the document says SAE {peer.sae_id!r}, [peers.{peer.name}] says {table.sae_id!r}"
         if table.kme_groups and not set(table.kme_groups) & set(peer.kme_groups):
             known = ", ".join(peer.kme_groups) or "none"
@@ -171,7 +179,7 @@ def _contradictions(
         if owner := domains.get(domain):
             yield f"the domain {domain} already belongs to {owner}"
     if owner := saes.get(peer.sae_id):
-        yield f"the SAE {peer.sae_id!r} already belongs to {owner}"
+        yield f"the SAE {peer.sae_id!r} already belongs to {owner}; {ONE_SAE_ID}"
     yield from names_of_others(peer, owned)
 
 
@@ -202,7 +210,7 @@ def _files(config: Config) -> IdentitySettings:
 
 def document_file(directory: Path, name: str) -> Path:
     """Where the document of a peer is pinned."""
-    return directory / (name + _SUFFIX)
+    return directory / (name + DOCUMENT_SUFFIX)
 
 
 Name = tuple[str, bytes]

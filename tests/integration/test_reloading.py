@@ -22,6 +22,9 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from relay.config import load_config
+from relay.errors import ConfigError
+from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.submission.conftest import ca as ca
 from tests.integration.entry.submission.conftest import write_certificate
@@ -251,6 +254,32 @@ async def test_what_was_sealed_for_a_peer_that_is_gone_meanwhile_leaves_no_more(
         await until(relay, "peers_reloaded", new=["bob"])
         assert (await submit(relay.addresses["outgoing"], numbered(0))).code == 250
     assert len(wire.got) == 1
+
+
+async def test_a_table_of_an_imported_peer_says_only_what_is_otherwise_and_counts_for_none_without_its_document(
+    alice: Site, wire: Sink
+) -> None:
+    without_table(alice, "bob")
+    with alice.config_file.open("a") as file:
+        file.write('[peers.bob]\nforwards = ["*"]\n')
+    alice.write_policies({"bob.example.toml": PQC})
+    document = alice.directory / "peers" / "bob.json"
+    whole = document.read_bytes()
+    peer = with_documents(alice.config)[0].peers["bob"]
+    assert (peer.domains, peer.sae_id, peer.kme_groups) == (("bob.example",), "1", ("alice-bob",))
+    assert peer.forwards == ("*",)
+    async with relay_process(alice) as relay:
+        assert (await submit(relay.addresses["outgoing"], numbered(0))).code == 250
+        document.unlink()
+        await until(relay, "peers_reloaded", gone=["bob"])
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 451
+    with pytest.raises(ConfigError, match=r"peers\.bob: domains and sae_id missing, and no document of that name"):
+        load_config(alice.config_file)
+    document.write_bytes(whole)
+    edit = alice.config_file.read_text().replace('forwards = ["*"]', 'sae_id = "5"')
+    alice.config_file.write_text(edit)
+    with pytest.raises(ConfigError, match=r"the document says SAE '1', \[peers\.bob\] says '5'"):
+        with_documents(alice.config)
 
 
 async def test_a_document_that_is_replaced_by_deleting_it_first_holds_no_mail(two: Two, sink: Sink) -> None:

@@ -171,6 +171,8 @@ PEER = '[kmes.k]\nurl = "https://k.example"\nca = "c"\ncertificate = "d"\nkey = 
             'domains = ["bob.example"]\nsae_id = "1"\n[peers.eve]\ndomains = ["bob.example"]\nsae_id = "3"\n',
             "peers.eve: domain 'bob.example' already belongs to peers.bob",
         ),
+        ('forwards = ["*"]\n', "peers.bob: domains and sae_id missing, and no document of that name is imported"),
+        ('domains = ["bob.example"]\n', "peers.bob: sae_id missing, and no document"),
     ],
 )  # fmt: skip
 def test_peers_that_cannot_be_are_refused(tmp_path: Path, peer: str, expected: str) -> None:

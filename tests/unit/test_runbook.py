@@ -180,3 +180,10 @@ def test_each_word_for_what_is_wrong_is_in_the_runbook(title: str, known: set[st
 def test_no_event_is_said_by_two_rows() -> None:
     names = first_cells(sections("Log events"))
     assert sorted(set(names)) == sorted(names)
+
+
+def test_why_a_document_is_not_taken_is_said_in_the_words_of_the_code() -> None:
+    source = (RELAY / "identity" / "peers.py").read_text()
+    for told in first_cells(sections("Why an invitation or document is not taken")):
+        for part in told.split(" ... "):
+            assert part.removesuffix(" ...").removesuffix("...,") in source, part

@@ -26,6 +26,7 @@ from relay.identity import (
 )
 from relay.identity.document import BadDocument, ChangedKey, PinRefused, Rollback
 from relay.identity.pairs import Role
+from relay.identity.peers import ONE_SAE_ID
 from tests.unit.identity.homes import NOW, Home, inner, make_home, signed, write_config
 
 
@@ -112,7 +113,7 @@ def test_our_own_domain_and_sae_are_refused_whatever_is_said(alice: Home) -> Non
         pin(alice.config, alice.document(), replace=True, now=NOW)
     assert caught.value.problems == [
         "the domain alice.example already belongs to this site",
-        "the SAE 'sae-alice' already belongs to this site",
+        f"the SAE 'sae-alice' already belongs to this site; {ONE_SAE_ID}",
         *(f"certificate {role}: its public key already belongs to this site" for role in Role),
     ]
 
