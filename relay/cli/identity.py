@@ -275,8 +275,8 @@ def import_document(
     if expected is not None and not same_fingerprint(expected, found.peer.fingerprint):
         raise ConfigError(f"{file}: not imported, its fingerprint is another one: {found.peer.fingerprint}")
     if found.change != "same":
-        if not (yes or expected):
-            click.confirm("Is this the fingerprint that the other site reads to you?", abort=True)
+        if found.question and not (yes or expected):
+            click.confirm(found.question, abort=True)
         pin(config, raw, name=name, replace=replace, now=datetime.now(UTC))
     _print_pinned(found, as_json=as_json)
 

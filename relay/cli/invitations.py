@@ -15,10 +15,15 @@ from relay.cli.tables import plain_console
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, same_words
+from relay.identity.peers import COMPARE
 from relay.setup.asking import Asker, pasted_invitation, read_file
 from relay.setup.files import Written
 from relay.setup.peers import document_in, examined, take_in
 
+CALL = (
+    "Whoever could exchange the invitation on its way could read your mail. Call the other site, at a number that you "
+    "know from elsewhere, and have somebody read the words of `qumail-relay identity show` to you."
+)
 CONFIRM = "Are these the words that the other site reads to you?"
 
 
@@ -79,12 +84,11 @@ def take_in_peer(
     print_import(plain_console(), config, found)
     if words is not None and not same_words(words, found.peer.fingerprint):
         raise ConfigError("not taken in: these are not the words of this invitation. Somebody may have exchanged it")
-    if found.change != "same" and words is None:
-        why = (
-            "Whoever could exchange the invitation on its way could read your mail. Call the other site, at a number\n"
-            "that you know from elsewhere, and have somebody read the words of `qumail-relay identity show` to you."
-        )
-        if not asker.confirm(why, CONFIRM, unasked=True):
+    if found.question and words is None:
+        why, question = "It follows the document that is pinned.", found.question
+        if question == COMPARE:
+            why, question = CALL, CONFIRM
+        if not asker.confirm(why, question, unasked=True):
             raise NotConfirmed("not taken in: the words were not confirmed")
     found, policies = take_in(config, document, name=name, replace=replace, levels=levels)
     if found.change != "same":

@@ -5,6 +5,7 @@ Standard: addresses and file names are shown as they are, with everything that c
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -126,7 +127,7 @@ def _add_now(table: Table, now: OutcomeNow) -> None:
     for place, row in enumerate(now.keys):
         table.add_row("" if place else "Keys", _keys(row))
     for place, each in enumerate(now.certificates):
-        table.add_row("" if place else "Certificates", f"{each.what}: ends {each.ends:%Y-%m-%d}, in {each.days} days")
+        table.add_row("" if place else "Certificates", f"{each.what}: {_ends(each.ends, each.days)}")
     if now.unknown:
         table.add_row("Unknown", printable(now.unknown))
 
@@ -194,3 +195,8 @@ def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
     if file.scope == "default" or file.policy.subdomains:
         return Text("by domain")
     return Text("none", style="bold yellow")
+
+
+def _ends(day: datetime, days: int) -> str:
+    """In so many days, below 0: before now."""
+    return f"ended {day:%Y-%m-%d}" if days < 0 else f"ends {day:%Y-%m-%d}, in {days} days"

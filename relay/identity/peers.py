@@ -26,9 +26,10 @@ from relay.identity.pairs import Role, public_key, subject_key_identifier
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+COMPARE = "Is this the fingerprint that the other site reads to you?"
 ONE_SAE_ID = (
-    "no two sites have the same, so one of them is wrong: correct it ([site] sae_id is how our own KME knows us), or have "
-    "them correct it and send a new invitation"
+    "no two sites have the same, so one of them is wrong: correct it ([site] sae_id is how our own KME knows us), or "
+    "have them correct it and send a new invitation"
 )
 
 Change = Literal["new", "same", "newer", "replaced"]
@@ -43,6 +44,20 @@ class Import:
     site: str
     before: PeerCertificates | None
     change: Change
+
+    @property
+    def question(self) -> str:
+        """What a person has to say yes to before it is pinned: "", or a question.
+
+        One that follows the pinned document, by the keys that are pinned, needs no telephone call; that it claims other
+        domains, or another SAE ID, has to be meant.
+        """
+        if self.change == "same":
+            return ""
+        if self.change != "newer" or self.before is None:
+            return COMPARE
+        before, now = (self.before.domains, self.before.sae_id), (self.peer.domains, self.peer.sae_id)
+        return "" if before == now else "It is by the pinned keys, with other domains or another SAE ID. Is that right?"
 
 
 def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:

@@ -93,7 +93,8 @@ def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
         if end - now < ENDS_SOON_S:
             day = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            yield f"{of} {name}".strip(), f"certificate of {of} {name} {'has ended' if end <= now else 'ends'} on {day}"
+            whose = f"{of} {name}".strip()
+            yield whose, f"certificate of {whose} {'has ended' if end <= now else 'ends'} on {day}"
 
 
 def _store_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:

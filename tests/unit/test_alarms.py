@@ -299,3 +299,10 @@ def test_who_waits_is_known_by_mail_and_mailbox_until_it_has_gone_or_nobody_trie
     assert table.waiting() == []
     table.held("incoming", "keys", b"2" * 32, "ann@alice.example")
     assert [each.longest for each in table.waiting()] == [0], "what was forgotten begins anew"
+
+
+async def test_a_certificate_without_a_name_is_told_without_a_gap(now: list[float]) -> None:
+    board = Board()
+    found = await looked(board, lambda: board.set(metrics.CERTIFICATE, "submission", "", to=1), now)
+    [(_, cause)] = RULES["certificate_ends"](found, ())
+    assert cause.startswith("certificate of submission has ended on")

@@ -96,6 +96,8 @@ def read_users(path: Path) -> dict[str, User]:
 
     The file must be readable by its owner alone: an argon2 hash of a weak password can be guessed.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: No such file or directory: the first user makes it: qumail-relay users add NAME")
     try:
         text = read_secret(path).decode("utf-8")
     except UnicodeDecodeError as error:

@@ -112,6 +112,24 @@ def test_import_shows_the_fingerprint_and_asks(alice: Home, bob: Home, tmp_path:
     assert "Already pinned" in run(alice, "import", path).stdout
 
 
+def test_what_follows_a_pinned_document_by_its_keys_needs_no_call_but_other_domains_are_asked_about(
+    alice: Home, bob: Home, tmp_path: Path
+) -> None:
+    path = tmp_path / "b"
+    path.write_bytes(bob.document())
+    assert run(alice, "import", path, "--yes").exit_code == 0
+    path.write_bytes(bob.document(levels=["pqc"]))
+    newer = run(alice, "import", path)
+    assert newer.exit_code == 0, newer.output
+    assert "Is this the fingerprint" not in newer.output
+    assert "Pinned as bob" in newer.output
+    path.write_bytes(bob.document(sae_id="another"))
+    assert run(alice, "import", path, stdin="n\n").exit_code == 1
+    other = run(alice, "import", path, stdin="y\n")
+    assert "other domains or another SAE ID" in other.output
+    assert other.exit_code == 0
+
+
 def test_import_takes_a_fingerprint_instead_of_asking(alice: Home, bob: Home, tmp_path: Path) -> None:
     path = exported(bob, tmp_path)
     said = "its fingerprint is another one"

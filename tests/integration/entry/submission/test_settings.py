@@ -66,7 +66,9 @@ async def test_a_relay_without_its_certificate_does_not_start(tmp_path: Path) ->
 
 async def test_a_relay_without_its_password_file_does_not_start(tmp_path: Path, ca: trustme.CA) -> None:
     write_certificate(tmp_path, ca)
-    await _does_not_start(_write(tmp_path), "users: No such file or directory")
+    await _does_not_start(
+        _write(tmp_path), "users: No such file or directory: the first user makes it: qumail-relay users add"
+    )
 
 
 async def test_a_password_file_that_others_can_read_is_not_used(tmp_path: Path, ca: trustme.CA) -> None:
