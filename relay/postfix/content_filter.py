@@ -32,11 +32,17 @@ def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
                 "write that address, or change relay.toml",
             )
         else:
+            becomes = {
+                "outgoing": "mail LEAVES IN CLEAR past the relay",
+                "incoming": "what arrives sealed is opened by nobody",
+            }
             yield PostfixFault(
                 "no-way-in",
                 f"{flow.settings.directory}",
-                f"no content_filter, smtpd_proxy_filter or relayhost leads to the relay's [{side.name}] ({listening})",
-                f"apply one of the directories deploy/postfix/{side.name}-*, or take these addresses out of relay.toml",
+                f"{becomes[side.name]}: no content_filter, smtpd_proxy_filter or relayhost leads to the relay's "
+                f"[{side.name}] ({listening})",
+                f"run `qumail-relay setup` again, which puts Postfix beside the relay that there is; by hand: "
+                f"deploy/postfix/{side.name}-*; or take these addresses out of relay.toml",
             )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import hashlib
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command
 from relay.setup.files import write_whole
 
 FILES = ("main.cf", "master.cf")
+MACHINE_ID = Path("/etc/machine-id")
 BACKUP = "postfix-backup"
 """The directory beside relay.toml that keeps what was there."""
 _SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
@@ -90,7 +92,7 @@ def apply(change: PostfixChange, beside: Path) -> Path:
             for name, content in contents.items():
                 write_whole(backup / when / name, content, 0o600)
         # Last: `undo` finds a whole backup, or none.
-        write_whole(backup / "directory", f"{change.directory.absolute()}\n".encode(), 0o600)
+        write_whole(backup / "directory", f"{change.directory.absolute()}\n{_this_machine()}\n".encode(), 0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename or beside}: {error.strerror}; nothing was changed") from error
     try:
@@ -106,19 +108,26 @@ def undo(beside: Path) -> Path:
 
     Raises ConfigError where there is none, or where the files are not as they were left: that edit would be lost.
     """
-    backups = sorted(_backups(beside / BACKUP), key=lambda each: int(each.name))
+    found = sorted(_backups(beside / BACKUP), key=lambda each: int(each.name))
+    backups = [each for each in found if _made_here(each)]
+    if found and not backups:
+        raise ConfigError(
+            f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
+            "nothing was undone. To take the content filters out here: deploy/README.md, 2. Postfix"
+        )
     if not backups:
         raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")
     backup = backups[-1]
     try:
-        directory = Path((backup / "directory").read_text().removesuffix("\n"))
+        directory = Path((backup / "directory").read_text().splitlines()[0])
         before, after = _read(backup / "before"), _read(backup / "after")
         now = _read(directory)
         if edited := [name for name in FILES if now[name] not in (before[name], after[name])]:
             said = "".join(_diff(directory / name, after[name], now[name]) for name in edited)
             raise ConfigError(
-                f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, or put "
-                f"the files of {backup / 'before'} there by hand:\n{said.rstrip()}"
+                f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, put "
+                f"the files of {backup / 'before'} there by hand, or take the content filters out (deploy/README.md, "
+                f"2. Postfix):\n{said.rstrip()}"
             )
         _put_back(directory, before)
         (backup / "directory").unlink()  # first: half of a backup is none
@@ -254,6 +263,20 @@ def _new_backup(directory: Path) -> Path:
 def _backups(directory: Path) -> Iterator[Path]:
     if directory.is_dir():
         yield from (each for each in directory.iterdir() if each.name.isdigit() and (each / "directory").is_file())
+
+
+def _made_here(backup: Path) -> bool:
+    """A backup travels along when a site is moved or restored, and is of no Postfix here then."""
+    return (backup / "directory").read_text().splitlines()[1:2] == [_this_machine()]
+
+
+def _this_machine() -> str:
+    """What tells this machine from others, "none" where it has no ID; the ID itself is not to be shown (machine-id(5))."""
+    try:
+        machine = MACHINE_ID.read_bytes().strip()
+    except OSError:
+        return "none"
+    return hashlib.sha256(b"qumail-relay postfix-backup " + machine).hexdigest()[:32] if machine else "none"
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:

@@ -94,6 +94,33 @@ async def test_an_edit_after_setup_is_never_lost(etc: Path, tmp_path: Path) -> N
     assert texts(etc) == edited
 
 
+async def test_what_is_kept_of_another_machines_postfix_is_never_put_here(
+    etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mail_server, "MACHINE_ID", tmp_path / "machine-id")
+    (tmp_path / "machine-id").write_text("1" * 32)
+    before = texts(etc)
+    apply(await planned_change(etc, site(tmp_path)), tmp_path)
+    (tmp_path / "machine-id").write_text("2" * 32)
+    for name, text in before.items():
+        (etc / name).write_text(f"# of the new machine\n{text}")
+    fresh = texts(etc)
+    with pytest.raises(ConfigError, match=r"another machine's Postfix.*take the content filters out"):
+        undo(tmp_path)
+    assert texts(etc) == fresh
+    apply(await planned_change(etc, site(tmp_path)), tmp_path)
+    undo(tmp_path)
+    assert texts(etc) == fresh
+
+
+async def test_a_fresh_postfix_beside_a_restored_relay_is_said_to_let_mail_out_in_clear(
+    etc: Path, tmp_path: Path
+) -> None:
+    said = "\n".join(map(str, await checked.faults(etc, site(tmp_path))))
+    assert "mail LEAVES IN CLEAR past the relay" in said
+    assert "qumail-relay setup" in said
+
+
 async def test_an_edit_between_looking_and_applying_is_never_lost(etc: Path, tmp_path: Path) -> None:
     change = await planned_change(etc, site(tmp_path))
     with (etc / "main.cf").open("a") as file:
