@@ -271,7 +271,7 @@ def _made_here(backup: Path) -> bool:
 
 
 def _this_machine() -> str:
-    """What tells this machine from others, "none" where it has no ID; the ID itself is not to be shown (machine-id(5))."""
+    """What tells this machine from others, or "none"; its ID itself is not to be shown (machine-id(5))."""
     try:
         machine = MACHINE_ID.read_bytes().strip()
     except OSError:
