@@ -263,6 +263,7 @@ def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
 def test_what_check_finds_wrong_at_the_end_is_the_exit_status(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: "check" not in words)
     assert run(home, *USUAL).exit_code == 1
+    assert run(home, "--yes", "--postfix", "none").exit_code == 0, "what it finds of an older site is shown alone"
 
 
 def test_its_questions_fit_a_terminal_of_80_columns(home: Path) -> None:
