@@ -49,6 +49,11 @@ def boot_time() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
+def clock_offset() -> float:
+    """What the clock shows beyond the time since the host was started: it changes only where the clock is set."""
+    return time.time() - boot_time()
+
+
 @asynccontextmanager
 async def in_background(name: str, work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Runs `work` until the block ends; should it end by itself, the log says so."""

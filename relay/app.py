@@ -74,6 +74,7 @@ from relay.upkeep import (
     complete_audit,
     end_what_the_dead_had,
     give_memory_back,
+    held_mail_kept,
     sweep,
     take_over_what_was_sent,
     tell_of_endings,
@@ -254,6 +255,8 @@ async def running(
             database = await asyncio.to_thread(config.store.database.resolve)
             await stack.enter_async_context(sole_relay(database))
         board = worker.shared_board if worker is not None else Board()
+        if worker is None:
+            await stack.enter_async_context(held_mail_kept(board.held, config.held_file))
         built = await stack.enter_async_context(parts(settings, key_receiver=key_receiver, board=board))
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)

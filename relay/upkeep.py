@@ -17,11 +17,13 @@ from pathlib import Path
 import structlog
 
 from relay import heap
+from relay.aio import in_background
 from relay.audit.recovery import take_over_announced
 from relay.audit.upkeep import compress_finished, remove_old
 from relay.audit.writing import Audit
 from relay.config import Config
 from relay.counting import metrics
+from relay.counting.held import HeldMail
 from relay.errors import ConfigError, StoreUnavailable
 from relay.key_receiver import Receiving
 from relay.keys.ring import KeyRing
@@ -51,7 +53,7 @@ DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """No more files and rules that end are named in the log at once."""
 WRITE_DOWN_S = 10.0
-"""How often `keys status` gets new figures."""
+"""How often `keys status` gets new figures, and who waits for held mail is written down."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
 """Why a relay stops that nobody has told to."""
 
@@ -213,6 +215,44 @@ class KeysFile:
             log.error("relay_has_to_start_anew", cause=ALONE)
         stop.tell(ALONE)
         await self.write()
+
+
+@asynccontextmanager
+async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
+    """Whose mail waits is known to the relay that starts next as well: in this file, read now and written till the end.
+
+    To be entered before any mail comes, and left when the last has ended: what went meanwhile would be told as waiting.
+    """
+    try:
+        held.take(await asyncio.to_thread(file.read_text))
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("held_mail_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
+    try:
+        async with in_background("held mail", _keep_held_mail(held, file)):
+            yield
+    finally:
+        await _write_held_mail(held, file, "")
+
+
+async def _keep_held_mail(held: HeldMail, file: Path) -> None:
+    written = ""
+    while True:
+        written = await _write_held_mail(held, file, written)
+        await asyncio.sleep(WRITE_DOWN_S)
+
+
+async def _write_held_mail(held: HeldMail, file: Path, written: str) -> str:
+    """What stands in the file now, where `written` did."""
+    try:
+        text = await held.as_text()
+        if text != written:
+            await asyncio.to_thread(write_whole, file, text)
+    except OSError as error:
+        log.warning("held_mail_not_written", file=str(file), cause=str(error))
+        return ""
+    return text
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -28,7 +28,7 @@ from relay import app, toml
 from relay.aio import in_background
 from relay.config import Config, TCPAddress, load_config
 from relay.config.reloaded import taken_over
-from relay.counting.board import Places, shared_board
+from relay.counting.board import Places, held_on, shared_board
 from relay.entry.listening import Sockets, close_all
 from relay.keys.report import together
 from relay.notify import READY, STOPPING, notify, stay_alive, without_manager
@@ -36,7 +36,7 @@ from relay.reloading import Settings
 from relay.stopping import Stop, Stopped, told_to_stop
 from relay.store.neighbours import LIVES, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
-from relay.upkeep import write_whole
+from relay.upkeep import held_mail_kept, write_whole
 from relay.worker import Texts, Worker
 
 log = structlog.get_logger(__name__)
@@ -311,6 +311,7 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
             if isinstance(config.store.database, Path):
                 database = await asyncio.to_thread(config.store.database.resolve)
                 lock = await stack.enter_async_context(sole_relay(database))
+            await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))
             relay_toml_here = os.memfd_create("relay.toml")
             stack.callback(os.close, relay_toml_here)
             texts = Texts(relay_toml_here)

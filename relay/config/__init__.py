@@ -129,6 +129,11 @@ class Config(toml.Table):
         return self.store.secret.with_name("keys.json")
 
     @property
+    def held_file(self) -> Path:
+        """Where a serving relay writes down for whom mail waits, for the one that starts next."""
+        return self.store.secret.with_name("held.json")
+
+    @property
     def alarms_file(self) -> Path:
         """Which alarms stand, as the relay that serves writes it down."""
         return self.store.secret.with_name("alarms.json")

@@ -13,8 +13,7 @@ class Alarm:
     """One alarm; `about` is what it is raised for each of, "" where there is only one.
 
     What it says must have been so for `after_s` seconds before it begins, and not for `clear_s` before it ends, so that
-    it does not flap. `knows_after_s` after a start the relay knows enough to say that one from before is over. Where
-    it says that mail cannot leave, it is not `mailed`.
+    it does not flap. Where it says that mail cannot leave, it is not `mailed`.
     """
 
     name: str
@@ -25,7 +24,6 @@ class Alarm:
     about: str = ""
     after_s: float = 0.0
     clear_s: float = 60.0
-    knows_after_s: float = 0.0
     mailed: bool = True
 
 
@@ -33,14 +31,13 @@ _ALL: Final = (
     Alarm(
         "mail_held",
         "Mail waits in the queue of the mail server, since it was held here at every try.",
-        "a recipient's mail was first held longer ago than `held_longer_than`, and has not gone since",
-        "it has gone, or is not tried any more (2 hours)",
+        "a recipient's mail was first held longer ago than `held_longer_than`, was tried again, and has not gone since",
+        "it has gone, or is not tried any more: for 2 hours, or twice as long as between any two of its tries",
         "Look for the cause: `not_sealed`, `copy_not_delivered` and `held` in the log say it for each mail, and "
         "`qumail_held_recipients` for all. If it is policy or keys: `qumail-relay policy explain` and "
         "`qumail-relay keys status`; if it is the next hop: `qumail-relay check`. Then have the mail server try again "
         "(`postqueue -f`).",
         about="direction",
-        knows_after_s=3600.0,
         mailed=False,
     ),
     Alarm(
@@ -157,7 +154,6 @@ _ALL: Final = (
         "log say of the relay's connections?",
         about="direction",
         clear_s=5.0,
-        knows_after_s=600.0,
         mailed=False,
     ),
     Alarm(

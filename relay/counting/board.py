@@ -27,8 +27,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from relay.aio import Turns
-from relay.counting.held import OCTETS as HELD_OCTETS
-from relay.counting.held import HeldMail
+from relay.counting.held import KEY_OCTETS, SECTION_OCTETS, HeldMail
 from relay.counting.metric import Metric
 from relay.counting.metrics import all_metrics
 
@@ -129,18 +128,20 @@ class Board:
     def __init__(self, descriptor: int = -1, place: int = 0) -> None:
         """`descriptor` is what `shared_board` gave, and `place` that of this process; without one, it is alone."""
         alone = descriptor < 0
-        octets = _HEAD + PLACE_OCTETS + HELD_OCTETS if alone else os.fstat(descriptor).st_size
+        octets = _octets(1) if alone else os.fstat(descriptor).st_size
+        places = _places_in(octets)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if alone else mmap.MAP_SHARED
         self._memory = mmap.mmap(descriptor, octets, flags=flags)
         self._numbers: memoryview[float] = memoryview(self._memory).cast("d")
-        self.held = HeldMail(self._numbers[(octets - HELD_OCTETS) // 8 :])
+        self.held = _held(self._memory, places, place)
         self._begin = _HEAD + place * PLACE_OCTETS
         self._cells: dict[tuple[Metric, Labels], Cell | Spread] = {}
         self._making = threading.Lock()
-        self._places = [_Place() for _ in range((octets - _HEAD - HELD_OCTETS) // PLACE_OCTETS)]
+        self._places = [_Place() for _ in range(places)]
         self._full = False
         if alone:
             self._memory[_HEAD - _NAME_OCTETS : _HEAD] = os.urandom(_NAME_OCTETS)
+            self.held.begin(os.urandom(KEY_OCTETS))
         self._take_over(place)
 
     def _take_over(self, place: int) -> None:
@@ -265,9 +266,28 @@ class Board:
 def shared_board(processes: int) -> int:
     """Memory for so many processes, as a descriptor that they inherit; nothing is counted there yet."""
     descriptor = os.memfd_create("board")
-    os.ftruncate(descriptor, _HEAD + processes * PLACE_OCTETS + HELD_OCTETS)
+    os.ftruncate(descriptor, _octets(processes))
     os.pwrite(descriptor, os.urandom(_NAME_OCTETS), _HEAD - _NAME_OCTETS)
+    held_on(descriptor).begin(os.urandom(KEY_OCTETS))
     return descriptor
+
+
+def held_on(descriptor: int) -> HeldMail:
+    """For whom mail waits, on a shared board: for a process that has no place there."""
+    memory = mmap.mmap(descriptor, 0)
+    return _held(memory, _places_in(len(memory)))
+
+
+def _octets(places: int) -> int:
+    return _HEAD + places * (PLACE_OCTETS + SECTION_OCTETS)
+
+
+def _places_in(octets: int) -> int:
+    return (octets - _HEAD) // (PLACE_OCTETS + SECTION_OCTETS)
+
+
+def _held(memory: mmap.mmap, places: int, own: int = 0) -> HeldMail:
+    return HeldMail(memory, _HEAD + places * PLACE_OCTETS, places, own)
 
 
 class Places:

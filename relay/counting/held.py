@@ -1,81 +1,211 @@
 """For which recipients mail was held and has not gone since, as all processes of a relay know it: since when, and why.
-Standard: bounded memory without locks; two recipients who share a slot make what is told younger, never older.
+Standard: without locks; only the same mail for the same mailbox ends a row, and of each process SURE rows fit.
 
 The relay has no queue, so it knows of waiting mail what it saw of its tries: one that is not tried any more, because
-its sender has given up or somebody has deleted it, is forgotten after FORGET_S.
+its sender has given up or somebody has deleted it, is forgotten. What was tried once may never come again: who asks
+since when mail waits hears of what was tried again.
+
+Each process puts its rows into a section of its own, so that two never take one place, and ends those of all. A row
+lies in the bucket that a keyed hash chooses, at which nobody outside can aim. Its name is written last, and alone goes
+when it ends: a process that is killed meanwhile leaves a row or none.
 """
 
 from __future__ import annotations
 
-import zlib
+import base64
+import hashlib
+import json
+import mmap
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from relay.aio import boot_time
+from relay.aio import Turns, boot_time, clock_offset
 
-SLOTS = 16_384
-OCTETS = 3 * 8 * SLOTS
-"""Of the whole table: when each was first held, when it was last, and how (0: nobody)."""
+SURE = 16_384
+_BUCKETS, _PLACES = 512, 64
+"""Twice as many places as SURE: of so many rows none finds its bucket full, but for one chance in thousands."""
+_HEAD, _NUMBER, _COLUMN = 64, 8, 8 * _PLACES
+_BUCKET = 5 * _COLUMN
+"""Octets: a bucket has the names of its rows, then their other columns."""
+SECTION_OCTETS = _HEAD + _BUCKETS * _BUCKET
+"""Of one process: until when a row can be in it, until when it is told that one found no place, and a key, which in the
+first section is that of all; then the buckets."""
+KEY_OCTETS = 16
+_ROW = struct.Struct("=8s4d")
 FORGET_S = 7200.0
-"""Twice the longest pause that Postfix makes between two tries (maximal_backoff_time)."""
+"""Nearly twice the longest pause that Postfix makes between two tries (maximal_backoff_time)."""
 DIRECTIONS = ("outgoing", "incoming")
 CAUSES = ("policy", "keys", "next hop", "store", "other")
 """Why: policy says hold (no listed level can be had, for want of keys mostly), a key is not to be had or not known yet,
 the next hop cannot be reached or says later, the store cannot be written."""
+_HOWS = range(1, 1 + len(DIRECTIONS) * len(CAUSES))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Waiting:
-    """Recipients who wait in one direction for one cause; `longest` and `tried` (how long ago last) in seconds."""
+    """Recipients who wait in one direction for one cause; times in seconds.
+
+    `longest` ago the first of all was held first, and `again` the first of those who were tried again.
+    """
 
     direction: str
     cause: str
-    recipients: int
-    longest: float
-    tried: float
+    recipients: int = 0
+    longest: float = 0.0
+    again: float = 0.0
+
+
+@dataclass(slots=True)
+class _Row:
+    """`first` and `last` of boot_time, `pause` the longest between two tries (0: there was one), `how` why it waits."""
+
+    name: bytes
+    first: float
+    last: float
+    pause: float
+    how: float
+
+    @property
+    def until(self) -> float:
+        return _until(self.last, self.pause)
 
 
 class HeldMail:
-    """The table, in memory that others may have too."""
+    """All rows, in memory that others may have too."""
 
-    def __init__(self, numbers: memoryview[float]) -> None:
-        """`numbers` has OCTETS octets, 0 at first."""
-        self._first, self._last, self._how = (numbers[SLOTS * part : SLOTS * (part + 1)] for part in range(3))
+    def __init__(self, memory: mmap.mmap, begin: int, sections: int, own: int = 0) -> None:
+        """From `begin` on so many `sections`, all 0 at first; new rows go into our `own`."""
+        self._memory = memory
+        self._numbers: memoryview[float] = memoryview(memory).cast("d")
+        self._sections = [begin + SECTION_OCTETS * each for each in range(sections)]
+        self._own = self._sections[own]
+        self._key_at = slice(begin + 16, begin + 16 + KEY_OCTETS)
 
     def held(self, direction: str, cause: str, name: bytes, mailbox: str) -> None:
         """A try ended without the mail of this `name` having gone to the mailbox."""
-        slot, now = _slot(name, mailbox), boot_time()
-        if not self._how[slot] or now - self._last[slot] > FORGET_S:
-            self._first[slot] = now
-        self._last[slot] = now
-        self._how[slot] = 1 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
+        now, ours = boot_time(), self._name(name, mailbox)
+        how = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
+        for section, at in self._found(ours, self._live(now)):
+            row = self._row(at)
+            if row.until >= now:
+                self._set(section, at, _Row(ours, row.first, now, max(row.pause, now - row.last), how))
+                return
+        self._add(_Row(ours, now, now, 0.0, how), now)
 
     def over(self, name: bytes, mailbox: str) -> None:
         """It has gone, or will not."""
-        slot = _slot(name, mailbox)
-        if self._how[slot]:
-            self._how[slot] = 0.0
+        if live := self._live(boot_time()):
+            for _, at in self._found(self._name(name, mailbox), live):
+                self._memory[at : at + _NUMBER] = bytes(_NUMBER)
 
-    def waiting(self) -> list[Waiting]:
-        """Who waits now."""
+    async def waiting(self) -> list[Waiting]:
+        """Who waits now; others have their turn meanwhile."""
+        now, turns = boot_time(), Turns()
+        found: dict[float, Waiting] = {}
+        for bucket in self._buckets(now):
+            for row in bucket:
+                which = int(row.how) - 1
+                each = found.setdefault(row.how, Waiting(DIRECTIONS[which // len(CAUSES)], CAUSES[which % len(CAUSES)]))
+                each.recipients += 1
+                each.longest = max(each.longest, now - row.first)
+                if row.pause:
+                    each.again = max(each.again, now - row.first)
+            await turns.give()
+        return [waiting for _, waiting in sorted(found.items())]
+
+    @property
+    def more(self) -> bool:
+        """Whether others wait besides, for whom there was no place."""
+        return any(self._numbers[each // 8 + 1] > boot_time() for each in self._sections)
+
+    def _live(self, now: float) -> list[int]:
+        """Sections with rows in them."""
+        return [each for each in self._sections if self._numbers[each // 8] >= now]
+
+    def _name(self, name: bytes, mailbox: str) -> bytes:
+        digest = hashlib.blake2b(name, digest_size=_NUMBER, key=self._memory[self._key_at])
+        digest.update(mailbox.encode("utf-8", "surrogatepass"))
+        return digest.digest()
+
+    def _found(self, name: bytes, sections: list[int]) -> Iterator[tuple[int, int]]:
+        """In which of these sections, and where, rows of this name are."""
+        bucket = _bucket_of(name)
+        for section in sections:
+            start = section + bucket
+            place = self._memory[start : start + _COLUMN].find(name)
+            if place >= 0 and place % _NUMBER == 0:
+                yield section, start + place
+
+    def _add(self, row: _Row, now: float) -> None:
+        start = self._own + _bucket_of(row.name)
+        at = next((at for at in range(start, start + _COLUMN, _NUMBER) if self._is_free(at, now)), None)
+        if at is None:
+            self._numbers[self._own // 8 + 1] = now + FORGET_S
+            return
+        self._memory[at : at + _NUMBER] = bytes(_NUMBER)
+        self._set(self._own, at, row)
+        self._memory[at : at + _NUMBER] = row.name
+
+    def _is_free(self, at: int, now: float) -> bool:
+        number, numbers = at // 8, self._numbers
+        return not numbers[number] or _until(numbers[number + 2 * _PLACES], numbers[number + 3 * _PLACES]) < now
+
+    def _set(self, section: int, at: int, row: _Row) -> None:
+        for column, value in enumerate((row.first, row.last, row.pause, row.how), 1):
+            self._numbers[(at + column * _COLUMN) // 8] = value
+        self._numbers[section // 8] = max(self._numbers[section // 8], row.until)
+
+    def _row(self, at: int) -> _Row:
+        columns = range(at // 8 + _PLACES, at // 8 + 5 * _PLACES, _PLACES)
+        return _Row(self._memory[at : at + _NUMBER], *(self._numbers[each] for each in columns))
+
+    def _buckets(self, now: float) -> Iterator[list[_Row]]:
+        """All rows of now."""
+        for section in self._live(now):
+            for start in range(section + _HEAD, section + SECTION_OCTETS, _BUCKET):
+                names = self._memory[start : start + _COLUMN]
+                if any(names):
+                    places = range(start, start + _COLUMN, _NUMBER)
+                    rows = [self._row(at) for at in places if any(self._memory[at : at + _NUMBER])]
+                    yield [row for row in rows if row.until >= now]
+
+    async def as_text(self) -> str:
+        """All of it, for a relay that starts later; nobody is named."""
+        turns, rows = Turns(), bytearray()
+        for bucket in self._buckets(boot_time()):
+            for row in bucket:
+                rows += _ROW.pack(row.name, row.first, row.last, row.pause, row.how)
+            await turns.give()
+        key = self._memory[self._key_at].hex()
+        return json.dumps({"key": key, "clock": round(clock_offset()), "rows": base64.b64encode(rows).decode()})
+
+    def take(self, text: str) -> None:
+        """What `as_text` gave, before anything is held. Raises ValueError, KeyError and TypeError."""
+        found = json.loads(text)
+        key, rows = bytes.fromhex(found["key"]), base64.b64decode(found["rows"], validate=True)
+        later = float(found["clock"]) - round(clock_offset())
+        if len(rows) % _ROW.size:
+            raise ValueError("the last row is not whole")
+        self.begin(key)
         now = boot_time()
-        found: dict[int, list[tuple[float, float]]] = {}
-        for how, first, last in self._taken():
-            if now - last <= FORGET_S:
-                found.setdefault(how - 1, []).append((now - first, now - last))
-        return [
-            Waiting(
-                DIRECTIONS[how // len(CAUSES)], CAUSES[how % len(CAUSES)], len(ages),
-                max(age for age, _ in ages), min(tried for _, tried in ages),
-            )
-            for how, ages in sorted(found.items())
-        ]  # fmt: skip
+        for name, first, last, pause, how in _ROW.iter_unpack(rows):
+            row = _Row(name, min(now, first + later), min(now, last + later), pause, how)
+            if row.until >= now and how in _HOWS:
+                self._add(row, now)
 
-    def _taken(self) -> Iterator[tuple[int, float, float]]:
-        for slot, how in enumerate(self._how.tolist()):
-            if how:
-                yield int(how), self._first[slot], self._last[slot]
+    def begin(self, key: bytes) -> None:
+        """Names rows by this key; raises ValueError where it has not KEY_OCTETS."""
+        if len(key) != KEY_OCTETS:
+            raise ValueError(f"a key has {KEY_OCTETS} octets")
+        self._memory[self._key_at] = key
 
 
-def _slot(name: bytes, mailbox: str) -> int:
-    return zlib.crc32(mailbox.encode("utf-8", "surrogatepass"), zlib.crc32(name)) % SLOTS
+def _until(last: float, pause: float) -> float:
+    """A mail server waits longer from try to try, but hardly more than twice as long."""
+    return last + max(FORGET_S, 2 * pause)
+
+
+def _bucket_of(name: bytes) -> int:
+    """Where its bucket begins in a section."""
+    return _HEAD + _BUCKET * (int.from_bytes(name[:2], "little") % _BUCKETS)

@@ -53,7 +53,7 @@ HELD_RECIPIENTS: Final = Metric(
 HELD_SECONDS: Final = Metric(
     "qumail_held_longest_seconds",
     "gauge",
-    f"How long ago the first of these was held first, or this relay was started. {_DIRECTION}",
+    f"How long ago the first of these was held first. {_DIRECTION}",
     ("direction",),
     together="max",
 )

@@ -37,8 +37,8 @@ itself, for all processes together, and a restart tells of none again. While one
 dashboard for Grafana are in [prometheus/](prometheus/README.md).
 
 Relays of several hosts that share PostgreSQL each tell for themselves. Mail that one has held and another has delivered
-waits for the first until it has not been tried there for two hours. With a restart it is known anew who waits, as mail
-is tried again.
+waits for the first until it has not been tried there for long. A restart forgets nobody who waits; after a kill, what
+went in the last ten seconds before it may be told as waiting for two hours.
 
 """
 

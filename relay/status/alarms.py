@@ -40,10 +40,7 @@ State = Literal["begins", "stands", "ends"]
 
 @dataclass(slots=True)
 class Standing:
-    """An alarm that has begun, and what it is about; `since` and `told` are seconds since 1970, `seen` of the clock.
-
-    One that is `remembered` stood already when this relay was started.
-    """
+    """An alarm that has begun, and what it is about; `since` and `told` are seconds since 1970, `seen` of the clock."""
 
     alarm: Alarm
     about: str
@@ -51,7 +48,6 @@ class Standing:
     since: float
     told: float
     seen: float
-    remembered: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For the file."""
@@ -85,9 +81,9 @@ class Alarms:
         self._telling = telling
         self._rules = rules
         self._clock = clock
-        self._began = self._written_at = clock()
+        self._written_at = clock()
         self._first_seen: dict[tuple[str, str], float] = {}
-        self._standing = {(each.alarm.name, each.about): each for each in _read(file, self._began)}
+        self._standing = {(each.alarm.name, each.about): each for each in _read(file, self._written_at)}
         self._could_write = True
         for name in ALARMS:
             board.cell(metrics.ALARMS_BEGUN, name)
@@ -134,7 +130,7 @@ class Alarms:
 
     def _goes_on(self, key: tuple[str, str], each: Standing, now: float, *, is_seen: bool) -> bool:
         """Whether there is something to tell of an alarm that stands."""
-        if not is_seen and now - each.seen >= each.alarm.clear_s and self._knows(each, now):
+        if not is_seen and now - each.seen >= each.alarm.clear_s:
             del self._standing[key]
             self._tell(each, "ends")
             return True
@@ -143,9 +139,6 @@ class Alarms:
             self._tell(each, "stands")
             return True
         return False
-
-    def _knows(self, each: Standing, now: float) -> bool:
-        return not each.remembered or now - self._began >= each.alarm.knows_after_s
 
     def _tell(self, each: Standing, state: State) -> None:
         facts = {"alarm": each.alarm.name, "about": each.about, "cause": each.cause}
@@ -203,7 +196,7 @@ def _standing(row: Mapping[str, Any], now: float) -> Standing:
     """As it stood; raises ValueError, KeyError and TypeError."""
     about, cause = str(row["about"]), str(row["cause"])
     since, told = float(row["since"]), float(row["told"])
-    return Standing(ALARMS[row["alarm"]], about, cause, since, told, seen=now, remembered=True)
+    return Standing(ALARMS[row["alarm"]], about, cause, since, told, seen=now)
 
 
 def of_the_serving_relay(config: Config) -> list[Standing]:

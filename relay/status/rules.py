@@ -38,11 +38,12 @@ _NEVER_ASKED = ("not_asked", "cancelled")
 
 def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     most = sight.watched.config.alarms.held_longer_than
-    for direction in {each.direction for each in sight.waiting}:
+    for direction in sorted({each.direction for each in sight.waiting}):
         ours = [each for each in sight.waiting if each.direction == direction]
-        longest = max(each.longest for each in ours)
+        # Where not all found a place, what is tried again may not have: then what was tried once tells of it.
+        longest = max(each.longest if sight.more_wait else each.again for each in ours)
         if longest > most:
-            number = sum(each.recipients for each in ours)
+            number = f"{sum(each.recipients for each in ours)}{' and more' if sight.more_wait else ''}"
             causes = ", ".join(f"{each.cause}: {each.recipients}" for each in ours)
             yield (
                 direction,

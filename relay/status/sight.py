@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from relay.aio import boot_time
+from relay.aio import boot_time, clock_offset
 from relay.counting import Metric, metrics
 from relay.counting.board import Labels, Totals
 from relay.counting.held import CAUSES, DIRECTIONS, Waiting
@@ -46,7 +45,8 @@ def any_labels(_: Labels) -> bool:
 class Sight:
     """One look; `clock_off` is by how many seconds the clock was set, `disk_free` octets, None where nobody knows.
 
-    `next_hops` says of each direction that was tried what is wrong with it, "" for nothing.
+    `next_hops` says of each direction that was tried what is wrong with it, "" for nothing; `more_wait` that not all
+    found a place among the `waiting`.
     """
 
     watched: Watched
@@ -57,6 +57,7 @@ class Sight:
     disk_free: int | None
     clock_off: float
     next_hops: Mapping[str, str]
+    more_wait: bool = False
     now: float = field(default_factory=boot_time)
 
     def gauges(self, metric: Metric) -> dict[Labels, float]:
@@ -105,7 +106,7 @@ class Looking:
         """
         board = self._watched.board
         totals = await board.totals()
-        waiting = board.held.waiting()
+        waiting = await board.held.waiting()
         self._show(waiting)
         free = await asyncio.to_thread(free_octets, self._watched)
         if free is not None:
@@ -113,7 +114,9 @@ class Looking:
         now = boot_time()
         self._sample(now, totals)
         not_ready, clock_off = self._readiness.causes, self._clock_off(now)
-        seen = Sight(self._watched, totals, tuple(self._samples), waiting, not_ready, free, clock_off, {}, now)
+        seen = Sight(
+            self._watched, totals, tuple(self._samples), waiting, not_ready, free, clock_off, {}, board.held.more, now
+        )
         tried = {each: await self._tried(each) for each in self._next_hops if each in to_try or _failed(seen, each)}
         return replace(seen, next_hops=tried)
 
@@ -150,11 +153,6 @@ class Looking:
         if now - self._clock_since > ADOPTED_S:
             self._clock = offset
         return offset - self._clock
-
-
-def clock_offset() -> float:
-    """What the clock shows beyond the time since the host was started: it changes only where the clock is set."""
-    return time.time() - boot_time()
 
 
 def _failed(seen: Sight, direction: str) -> bool:

@@ -1,4 +1,4 @@
-"""Alarms by themselves: the rule of each out of numbers, and that none flaps; the table of who waits for held mail.
+"""Alarms by themselves: the rule of each out of numbers, and that none flaps.
 Standard: relay/counting/alarms.py has an entry for each rule and a rule for each entry.
 """
 
@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.config import AlarmSettings
-from relay.counting import Board, held, metrics
+from relay.counting import Board, metrics
 from relay.counting.alarms import ALARMS
 from relay.status import Watched, alarms, sight
 from relay.status.alarms import AGAIN_S, MOST, Alarms
@@ -29,8 +29,7 @@ ME = ("outgoing", "smtp", "", "plaintext", "delivered")
 def _now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What all clocks here show."""
     now = [1_000_000.0]
-    for module in (sight, held):
-        monkeypatch.setattr(module, "boot_time", lambda: now[0])
+    monkeypatch.setattr(sight, "boot_time", lambda: now[0])
     monkeypatch.setattr(alarms, "time", SimpleNamespace(time=lambda: now[0], monotonic=lambda: now[0]))
     monkeypatch.setattr(sight, "clock_offset", lambda: 5000.0)
     return now
@@ -275,30 +274,6 @@ def test_an_alarm_that_is_no_more_known_is_left_out(tmp_path: Path) -> None:
     row = {"alarm": "of_old", "about": "", "cause": "", "since": 1, "told": 1}
     (tmp_path / "a").write_text(json.dumps({"alarms": [row, row | {"alarm": "tripwire"}]}))
     assert [each.alarm.name for each in Alarms(Board(), tmp_path / "a").standing] == ["tripwire"]
-
-
-def test_who_waits_is_known_by_mail_and_mailbox_until_it_has_gone_or_nobody_tries_it(now: list[float]) -> None:
-    table = Board().held
-    table.held("outgoing", "keys", b"1" * 32, "ben@bob.example")
-    now[0] += 100
-    table.held("outgoing", "next hop", b"1" * 32, "ben@bob.example")
-    table.held("incoming", "keys", b"2" * 32, "ann@alice.example")
-    table.over(b"1" * 32, "somebody@bob.example")
-    first, second = table.waiting()
-    assert (first.direction, first.cause, first.recipients, first.longest, first.tried) == (
-        "outgoing",
-        "next hop",
-        1,
-        100,
-        0,
-    )
-    assert (second.direction, second.cause, second.longest) == ("incoming", "keys", 0)
-    table.over(b"1" * 32, "ben@bob.example")
-    assert [each.direction for each in table.waiting()] == ["incoming"]
-    now[0] += held.FORGET_S + 1
-    assert table.waiting() == []
-    table.held("incoming", "keys", b"2" * 32, "ann@alice.example")
-    assert [each.longest for each in table.waiting()] == [0], "what was forgotten begins anew"
 
 
 async def test_a_certificate_without_a_name_is_told_without_a_gap(now: list[float]) -> None:

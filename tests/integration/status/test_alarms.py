@@ -236,9 +236,9 @@ async def test_a_command_is_run_without_a_shell_with_json_on_its_input_and_littl
 async def test_mail_that_waits_raises_an_alarm_until_it_has_gone(site: Site, sink: Sink) -> None:
     with_alarms(site, "held_longer_than = 1")
     async with app.running(site.config) as addresses:
-        sink.on_data = ["451 later"]
-        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
-        found = await numbers(addresses["status"])
+        sink.on_data = ["451 later"] * 2
+        for _ in range(2):
+            assert (await submit(addresses["outgoing"], mails.plain())).code == 451
         await until_written(site, "mail_held")
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
         await until_written(site)
@@ -251,7 +251,8 @@ async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
     with_alarms(site, "held_longer_than = 1")
     (site.directory / "policies" / "default.toml").unlink()
     async with app.running(site.config) as addresses:
-        assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
+        for _ in range(2):
+            assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
         await until_written(site, "mail_held")
         (site.directory / "policies" / "nobody.example.toml").write_text('peer = "bob"\nlevels = ["aes"]\n')
         async with asyncio.timeout(30):
@@ -260,13 +261,63 @@ async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
         await until_written(site)
 
 
+async def test_a_client_that_was_held_once_and_never_comes_again_raises_no_alarm(site: Site) -> None:
+    with_alarms(site, "held_longer_than = 1")
+    (site.directory / "policies" / "default.toml").unlink()
+    async with app.running(site.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=["once@nobody.example"])).code == 451
+        async with asyncio.timeout(30):
+            while (await numbers(addresses["status"])).sum("qumail_held_longest_seconds", direction="outgoing") < 2:
+                await asyncio.sleep(0.1)
+        found = await numbers(addresses["status"])
+        assert found.sum("qumail_held_recipients") == 1
+        assert found.sum("qumail_alarms_total", alarm="mail_held") == 0
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=["once@nobody.example"])).code == 451
+        await until_written(site, "mail_held")
+
+
+async def test_over_a_restart_mail_still_waits_and_the_alarm_ends_as_soon_as_it_has_gone(
+    site: Site, sink: Sink
+) -> None:
+    with_alarms(site, "held_longer_than = 1")
+    with capture_logs() as logs:
+        async with app.running(site.config) as addresses:
+            sink.on_data = ["451 later"] * 2
+            for _ in range(2):
+                assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+            await until_written(site, "mail_held")
+        async with app.running(site.config) as addresses:
+            async with asyncio.timeout(30):
+                while (await numbers(addresses["status"])).sum("qumail_held_recipients") != 1:
+                    await asyncio.sleep(0.02)
+            assert said(logs, "alarm_ends") == []
+            assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+            await until_written(site)
+    assert (said(logs, "alarm_begins"), said(logs, "alarm_ends")) == (["mail_held"], ["mail_held"])
+
+
+async def test_workers_go_on_with_what_waited_at_those_before(site: Site, sink: Sink) -> None:
+    async with workers(site, 2) as relay:
+        sink.on_data = ["451 later"] * 4
+        for number in range(4):
+            message = mails.plain().replace(b"<1@", b"<%d@" % number)
+            assert (await submit(relay.addresses["outgoing"], message)).code == 451
+    async with workers(site, 2) as relay:
+        for number in range(3):
+            message = mails.plain().replace(b"<1@", b"<%d@" % number)
+            assert (await submit(relay.addresses["outgoing"], message)).code == 250
+        async with asyncio.timeout(60):
+            while (await numbers(relay.addresses["status"])).sum("qumail_held_recipients") != 1:
+                await asyncio.sleep(0.1)
+
+
 async def test_with_several_workers_each_alarm_is_said_once_and_what_waits_at_one_may_go_by_another(
     site: Site, sink: Sink
 ) -> None:
     with_alarms(site, "held_longer_than = 1")
     async with workers(site, 3) as relay:
-        sink.on_data = ["451 later"] * 8
-        for number in range(8):
+        sink.on_data = ["451 later"] * 16
+        for number in 2 * list(range(8)):
             message = mails.plain().replace(b"<1@", b"<%d@" % number)
             assert (await submit(relay.addresses["outgoing"], message)).code == 451
         await until_written(site, "mail_held", "next_hop_refuses")
