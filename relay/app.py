@@ -47,6 +47,7 @@ from relay.opening import MailOpener
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
 from relay.policy.findings import kems_not_here
+from relay.policy.last_good import KEPT_POLICIES, LastGood
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Notices, Triage
 from relay.reloading import Reloading, Settings, SitesInForce
@@ -127,19 +128,22 @@ async def parts(
     prefetch: bool = True,
     key_receiver: socket.socket | None = None,
     board: Board | None = None,
+    last_good: LastGood | None = None,
 ) -> AsyncIterator[Parts]:
     """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
 
     Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
     `key_receiver` (relay/key_receiver.py) another process asks for received keys, which outlives this one. What
-    is counted is on the `board`.
+    is counted is on the `board`. Where policy files are wrong, those of `last_good` are in force.
     """
     board = board or Board()
     async with AsyncExitStack() as stack:
         settings = settings if isinstance(settings, Settings) else Settings(settings)
         sites, dkim = SitesInForce(settings), _dkim(settings)
         config = sites.config()
-        policies = PoliciesInForce(config.policies.directory, sites.domains, max_bounce=config.max_bounce, board=board)
+        policies = PoliciesInForce(
+            config.policies.directory, sites.domains, max_bounce=config.max_bounce, board=board, last_good=last_good
+        )
         secret = SiteSecret.load_or_create(config.store.secret)
         audit = _audit(config, secret, board)
         stack.push_async_callback(audit.close)
@@ -257,7 +261,10 @@ async def running(
         board = worker.shared_board if worker is not None else Board()
         if worker is None:
             await stack.enter_async_context(held_mail_kept(board.held, config.held_file))
-        built = await stack.enter_async_context(parts(settings, key_receiver=key_receiver, board=board))
+        last_good = LastGood(config.state_directory / KEPT_POLICIES, writes=worker is None or worker.first)
+        built = await stack.enter_async_context(
+            parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
+        )
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)
         present: Present = PresentHere()

@@ -139,7 +139,7 @@ _ALL: Final = (
     ),
     Alarm(
         "policy_broken",
-        "The policy files are broken; those from before are in force.",
+        "The policy files are broken; those from before are in force, also where a process is started meanwhile.",
         "files were read that are wrong",
         "they are right again",
         "`qumail-relay policy check` names file and line.",

@@ -47,9 +47,17 @@ def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bo
 class PolicyFolder:
     """A directory of policy files and what is known of each of them; not to be used by two threads at once."""
 
-    def __init__(self, directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> None:
-        """Reads nothing yet."""
+    def __init__(
+        self,
+        directory: Path,
+        peers: Mapping[str, Sequence[str]],
+        *,
+        max_bounce: int = MAX_BOUNCE,
+        texts: dict[str, str] | None = None,
+    ) -> None:
+        """Reads nothing yet. What is read and understood goes into `texts` as well, by name."""
         self.directory = directory
+        self._texts = texts
         self._max_bounce = max_bounce
         self._take_peers(peers)
         self._files: dict[str, PolicyFile] = {}
@@ -198,6 +206,8 @@ class PolicyFolder:
             else:
                 source = printable(f"{self.directory}/{name}")
                 self._add(parse_policy(name, source, read.text, read.digest, self._peers.keys(), self._known))
+            if self._texts is not None:
+                self._texts[name] = read.text
         self._stamps[name] = (read.stamp, read.settled)
 
     def _add(self, file: PolicyFile) -> None:

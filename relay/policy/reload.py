@@ -28,6 +28,7 @@ from relay.counting import Board, metrics
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import failures
+from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.names import SUFFIX
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
@@ -74,19 +75,21 @@ class PoliciesInForce:
         *,
         board: Board | None = None,
         max_bounce: int = MAX_BOUNCE,
+        last_good: LastGood | None = None,
     ) -> None:
-        """Reads the directory, and tries its tests. Raises ConfigError: a relay does not start on what is wrong.
+        """Reads the directory, and tries its tests.
 
-        `clock` gives seconds since any moment. What becomes of edits is counted on the `board`.
+        Where something is wrong, the set that was in force last comes into force again; raises ConfigError where there
+        is none in `last_good`. `clock` gives seconds since any moment. What becomes of edits is counted on the `board`.
         """
         self.board = board or Board()
         for outcome in ("loaded", "broken"):
             self.board.cell(metrics.POLICY_RELOADS, outcome)
         self._clock = clock
         self._peers = peers
-        self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce)
-        self._current = self._folder.read_tested()
-        self._beside = self._folder.beside
+        self._last_good = last_good
+        texts = last_good.texts if last_good is not None and last_good.writes else None
+        self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce, texts=texts)
         self._problems: tuple[str, ...] = ()
         self._pending: dict[str, Stamp | None] = {}
         self._missing: list[str] = []
@@ -98,7 +101,27 @@ class PoliciesInForce:
         self._step_began: float | None = None
         self._rescan_at = self._links_at = float("-inf")
         self._thread: _Thread | None = None
+        self._begin(max_bounce)
         self._show()
+
+    def _begin(self, max_bounce: int) -> None:
+        """Raises ConfigError."""
+        try:
+            self._current, self._beside = self._folder.read_tested(), self._folder.beside
+            self._keep_copy()
+        except ConfigError as error:
+            if self._last_good is None:
+                raise
+            try:
+                before, self._beside = self._last_good.read(self._folder.directory, self._peers, max_bounce)
+            except ConfigError as none:
+                raise ConfigError([*error.problems, *none.problems]) from error
+            self._current = before
+            self._keep(before, error.problems)
+
+    def _keep_copy(self) -> None:
+        if self._last_good is not None:
+            self._last_good.keep(self._current, self._beside)
 
     def __call__(self) -> PolicySet:
         return self._current
@@ -226,6 +249,7 @@ class PoliciesInForce:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
         self._problems, self._anew = (), False
         self._current, self._beside = policies, self._folder.beside
+        self._keep_copy()
         self.board.add(metrics.POLICY_RELOADS, "loaded")
         self.board.set(metrics.POLICY, before.version, to=math.nan)
         self._show()

@@ -86,7 +86,7 @@ async def test_a_restart_says_nothing_again_that_was_said_and_ends_what_is_over(
             assert (await numbers(addresses["status"])).sum("qumail_alarm", alarm="policy_broken") == 1
         assert said(logs, "alarm_begins") == ["policy_broken"]
         await until_written(site, "policy_broken")
-        repair_policies(site)  # a relay does not start on what is broken
+        repair_policies(site)
         logs.clear()
         async with app.running(site.config):
             await until_written(site)

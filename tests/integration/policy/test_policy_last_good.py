@@ -1,0 +1,164 @@
+"""A relay or a worker that starts while policy files are broken serves with those that were in force before.
+Standard: deploy/RUNBOOK.md, `policies_not_reloaded`; nothing leaves by what a broken set, or half of one, would say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay import app
+from relay.errors import ConfigError
+from relay.kme import DevelopmentKMEs
+from relay.policy.last_good import LastGood
+from relay.policy.reload import PoliciesInForce
+from tests.integration.status.test_metrics import numbers, with_status
+from tests.integration.test_workers import workers
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import RelayProcess, Site, make_site
+from tests.testlib.submit import submit
+from tests.unit.policy.test_policy import AES, PEERS, write
+
+PQC = 'levels = ["pqc"]\n'
+BROKEN = "levels = [\n"
+CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
+
+
+@pytest.fixture(name="site")
+def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
+    return with_status(
+        make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+            policies={"bob.example.toml": AES, "news.example.toml": CLEAR},
+        )
+    )  # fmt: skip
+
+
+def events(relay: RelayProcess, event: str) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in relay.log.splitlines() if line.startswith("{")]
+    return [each for each in lines if each["event"] == event]
+
+
+async def test_a_relay_that_starts_while_they_are_broken_serves_as_before_and_says_so(site: Site, sink: Sink) -> None:
+    async with app.running(site.config):
+        pass
+    site.write_policies({"bob.example.toml": BROKEN, "default.toml": CLEAR})
+    with capture_logs() as logs:
+        async with app.running(site.config) as addresses:
+            assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+            assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@other.example"])).code == 451
+            assert (await numbers(addresses["status"])).sum("qumail_policy_problems") == 1
+            site.write_policies({"bob.example.toml": PQC})
+            async with asyncio.timeout(30):
+                while (await numbers(addresses["status"])).sum("qumail_policy_problems"):
+                    await asyncio.sleep(0.05)
+            assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@other.example"])).code == 250
+    [broken] = [each for each in logs if each["event"] == "policies_not_reloaded"]
+    assert "bob.example.toml" in broken["problems"][0]
+    assert len(sink.got) == 2
+
+
+async def test_a_worker_that_is_started_anew_while_they_are_broken_serves_as_the_others_do(site: Site) -> None:
+    async with workers(site, 2) as relay:
+        first = min(events(relay, "worker_started"), key=lambda each: int(str(each["worker"])))
+        site.write_policies({"broken.toml": BROKEN})
+        async with asyncio.timeout(30):
+            while not events(relay, "policies_not_reloaded"):
+                await asyncio.sleep(0.05)
+        os.kill(int(str(first["process"])), signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while len(events(relay, "relay_serves")) < 3:
+                await asyncio.sleep(0.05)
+        found = await numbers(relay.addresses["status"])
+        assert (found.sum("qumail_policy_problems"), found.sum("qumail_workers")) == (1, 2)
+        for number in range(4):
+            message = mails.plain().replace(b"<1@", b"<%d@" % number)
+            assert (await submit(relay.addresses["outgoing"], message)).code == 250
+
+
+@pytest.fixture(name="directory")
+def _directory(tmp_path: Path) -> Path:
+    return write(tmp_path / "policies", {"default.toml": AES, "bob.example/x.toml": PQC, "groups.toml": "# none\n"})
+
+
+def started(directory: Path) -> PoliciesInForce:
+    return PoliciesInForce(directory, PEERS, last_good=LastGood(directory.with_name("kept")))
+
+
+def test_each_set_that_comes_into_force_is_the_one_from_before(directory: Path) -> None:
+    policies = started(directory)
+    write(directory, {"bob.example/x.toml": AES, "new.example.toml": PQC})
+    (directory / "groups.toml").unlink()
+    policies.reload()
+    policies._changed_at -= 100  # files that vanish are believed after some seconds
+    policies.settle(quiet_s=0.0)
+    good = policies()
+    write(directory, {"default.toml": BROKEN, "bob.example/x.toml": PQC})
+    policies.reload()
+    again = started(directory)
+    assert again().version == good.version
+    assert again().decide("", "x@new.example").levels == ("pqc",)
+    assert again.problems == policies.problems
+    write(directory, {"default.toml": PQC})
+    again.reload()
+    assert (again().decide("", "y@y.example").levels, again.problems) == (("pqc",), ())
+
+
+def test_without_a_set_from_before_nothing_is_in_force(directory: Path) -> None:
+    write(directory, {"default.toml": BROKEN})
+    with pytest.raises(ConfigError, match=r"(?s)default\.toml.*no set from before is kept"):
+        started(directory)
+
+
+def _half(copy: Path) -> None:
+    (copy / "bob.example" / "x.toml").unlink()
+
+
+def _other(copy: Path) -> None:
+    (copy / "default.toml").write_text(CLEAR)
+
+
+def _interrupted(copy: Path) -> None:
+    (copy / ".version").unlink()
+
+
+@pytest.mark.parametrize("spoil", [_half, _other, _interrupted])
+def test_a_copy_that_is_not_the_whole_set_counts_for_nothing_and_is_made_anew(
+    directory: Path, spoil: Callable[[Path], None]
+) -> None:
+    started(directory)
+    spoil(directory.with_name("kept"))
+    write(directory, {"default.toml": BROKEN})
+    with pytest.raises(ConfigError):
+        started(directory)
+    write(directory, {"default.toml": AES})
+    good = started(directory)()
+    write(directory, {"default.toml": BROKEN})
+    assert started(directory)().version == good.version
+
+
+def test_another_directory_of_policies_has_no_set_from_before(directory: Path) -> None:
+    started(directory)
+    with pytest.raises(ConfigError, match="not the whole of the set"):
+        started(write(directory.with_name("others"), {"default.toml": BROKEN}))
+
+
+def test_where_no_copy_can_be_written_the_relay_serves_all_the_same(directory: Path) -> None:
+    directory.with_name("kept").write_text("in the way")
+    with capture_logs() as logs:
+        policies = started(directory)
+    assert policies().decide("", "x@bob.example").levels == ("pqc",)
+    assert [each["event"] for each in logs] == ["policies_not_kept"]
+    directory.with_name("kept").unlink()
+    write(directory, {"default.toml": PQC})
+    policies.reload()
+    write(directory, {"default.toml": BROKEN})
+    assert started(directory)().version == policies().version
