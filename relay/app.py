@@ -324,9 +324,10 @@ async def running(
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if worker is None or worker.first:
             telling = AlarmTelling(config, board, inside.outgoing, built.next_hops)
+            alarms = Alarms(board, config.alarms_file, telling)
+            stack.push_async_callback(alarms.write)  # last: what is told until then is not told again
             await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
             looking = Looking(watched, readiness, built.next_hops)
-            alarms = Alarms(board, config.alarms_file, telling)
             await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
             ready += [
                 await stack.enter_async_context(each.door(watched, readiness, alarms, sockets))

@@ -223,8 +223,8 @@ class AlarmSettings(toml.Table):
     mail_to: Mailboxes | None = None
     """Tell these addresses, in a mail that goes out as all mail does: policy says how it is sealed, and it is not sent
     where policy cannot be kept. Without [outgoing] it goes to the next hop of [incoming], for addresses of our own
-    domains alone. It names alarms, peers and KMEs and says what to do, nothing of any mail. At most one in five
-    minutes, and none about what would keep it from leaving.
+    domains alone. It names alarms, peers and KMEs and says what to do, nothing of any mail. Each gets at most one
+    in five minutes, and none about what would keep it from leaving.
     """
     command: Names | None = None
     """A program that is run for each alarm that begins, stands for another day, or ends: its words, of which none goes

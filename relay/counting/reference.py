@@ -33,8 +33,9 @@ _ALARMS = """
 The relay itself looks every five seconds whether one of these has come about. Each begins once and ends once, by
 itself, for all processes together, and a restart tells of none again. While one stands it is in `qumail_alarm`, and
 `check` has it as a finding; the log has `alarm_begins`, `alarm_stands` once a day, and `alarm_ends`. `[alarms]`
-([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is told. Rules for Prometheus, tested with promtool, and a
-dashboard for Grafana are in [prometheus/](prometheus/README.md).
+([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is told: each address and the program by itself, of each
+word once, also over a restart, though twice where the relay ends at that moment. Rules for Prometheus, tested with
+promtool, and a dashboard for Grafana are in [prometheus/](prometheus/README.md).
 
 Relays of several hosts that share PostgreSQL each tell for themselves. Mail that one has held and another has delivered
 waits for the first until it has not been tried there for long. A restart forgets nobody who waits; after a kill, what

@@ -1,8 +1,8 @@
 """Alarms: each begins once and ends once, for all processes of a relay together, and a restart tells of none again.
 Standard: relay/counting/alarms.py is the table of all; who looks at them holds up no mail.
 
-Where an alarm stands is in a file beside the site's secret, written at once (rename(2)): `check` reads it, and so does
-the relay that starts next.
+Where an alarm stands is in a file beside the site's secret, written at once (rename(2)), with what is still to be told
+of it: `check` reads it, and so does the relay that starts next.
 """
 
 from __future__ import annotations
@@ -62,6 +62,12 @@ class Telling(Protocol):
     def tell(self, standing: Standing, state: State) -> None:
         """Returns at once; whatever fails is for the log."""
 
+    def untold(self) -> dict[str, Any]:
+        """What is still to be told, for a file."""
+
+    def resume(self, untold: Mapping[str, Any]) -> None:
+        """Tells what the relay before had still to tell. Raises ValueError, KeyError and TypeError."""
+
 
 class Alarms:
     """Which stand, and what becomes of them look after look."""
@@ -83,8 +89,11 @@ class Alarms:
         self._clock = clock
         self._written_at = clock()
         self._first_seen: dict[tuple[str, str], float] = {}
-        self._standing = {(each.alarm.name, each.about): each for each in _read(file, self._written_at)}
-        self._could_write = True
+        standing, untold = _read(file, self._written_at)
+        self._standing = {(each.alarm.name, each.about): each for each in standing}
+        self._could_write, self._written = True, ""
+        if telling is not None:
+            _resume(telling, untold)
         for name in ALARMS:
             board.cell(metrics.ALARMS_BEGUN, name)
         self._show()
@@ -98,9 +107,9 @@ class Alarms:
         """What this alarm stands for."""
         return {about for alarm, about in self._standing if alarm == name}
 
-    def note(self, sight: Sight) -> bool:
-        """What was seen now; whether anything begins, ends or is said again."""
-        now, changed = self._clock(), False
+    def note(self, sight: Sight) -> None:
+        """What was seen now: alarms begin, end, and are said again."""
+        now = self._clock()
         seen = {(name, about): cause for name, about, cause in self._seen(sight)}
         for key, cause in seen.items():
             first = self._first_seen.setdefault(key, now)
@@ -108,12 +117,14 @@ class Alarms:
                 known.seen, known.cause = now, cause
             elif now - first >= ALARMS[key[0]].after_s and len(self._standing) < MOST:
                 self._begin(*key, cause)
-                changed = True
         self._first_seen = {key: first for key, first in self._first_seen.items() if key in seen}
         for key, each in list(self._standing.items()):
-            changed |= self._goes_on(key, each, now, is_seen=key in seen)
+            if key in seen:
+                self._say_again(each)
+            elif now - each.seen >= each.alarm.clear_s:
+                del self._standing[key]
+                self._tell(each, "ends")
         self._show()
-        return changed
 
     def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str]]:
         for name, rule in self._rules.items():
@@ -128,17 +139,11 @@ class Alarms:
         self._board.add(metrics.ALARMS_BEGUN, name)
         self._tell(begun, "begins")
 
-    def _goes_on(self, key: tuple[str, str], each: Standing, now: float, *, is_seen: bool) -> bool:
-        """Whether there is something to tell of an alarm that stands."""
-        if not is_seen and now - each.seen >= each.alarm.clear_s:
-            del self._standing[key]
-            self._tell(each, "ends")
-            return True
-        if is_seen and not 0 <= time.time() - each.told < AGAIN_S:
+    def _say_again(self, each: Standing) -> None:
+        """Once a day."""
+        if not 0 <= time.time() - each.told < AGAIN_S:
             each.told = time.time()
             self._tell(each, "stands")
-            return True
-        return False
 
     def _tell(self, each: Standing, state: State) -> None:
         facts = {"alarm": each.alarm.name, "about": each.about, "cause": each.cause}
@@ -160,36 +165,48 @@ class Alarms:
         """Looks every LOOK_S seconds, for ever."""
         while True:
             try:
-                changed = self.note(await looking.look(self.about("next_hop_away")))
-                if changed or self._clock() - self._written_at >= WRITE_S:
-                    await asyncio.to_thread(self._write)
+                self.note(await looking.look(self.about("next_hop_away")))
+                if self._as_text() != self._written or self._clock() - self._written_at >= WRITE_S:
+                    await self.write()
             except Exception as error:  # noqa: BLE001 - the next look may succeed
                 log.error("alarms_not_looked_at", cause=f"{type(error).__name__}: {error}")
             await asyncio.sleep(LOOK_S)
 
-    def _write(self) -> None:
-        self._written_at = self._clock()
-        text = json.dumps({"alarms": [each.as_json() for each in self.standing]})
+    async def write(self) -> None:
+        """As it is now; whatever fails is for the log."""
+        text, self._written_at = self._as_text(), self._clock()
         try:
-            write_whole(self._file, text)
+            await asyncio.to_thread(write_whole, self._file, text)
         except OSError as error:
             if self._could_write:
                 log.warning("alarms_not_written", file=str(self._file), cause=str(error))
             self._could_write = False
         else:
-            self._could_write = True
+            self._could_write, self._written = True, text
+
+    def _as_text(self) -> str:
+        untold = self._telling.untold() if self._telling is not None else {}
+        return json.dumps({"alarms": [each.as_json() for each in self.standing], "untold": untold})
 
 
-def _read(file: Path, now: float) -> list[Standing]:
-    """What stood when the relay before ended; nothing where that cannot be read."""
+def _resume(telling: Telling, untold: Mapping[str, Any]) -> None:
     try:
-        rows = json.loads(file.read_bytes())["alarms"]
-        return [_standing(row, now) for row in rows[:MOST] if row["alarm"] in ALARMS]
+        telling.resume(untold)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        log.warning("alarms_not_read", cause=f"what was still to be told: {type(error).__name__}: {error}")
+
+
+def _read(file: Path, now: float = 0.0) -> tuple[list[Standing], Mapping[str, Any]]:
+    """What stood, and was still to be told, when the relay before ended; nothing where that cannot be read."""
+    try:
+        found = json.loads(file.read_bytes())
+        standing = [_standing(row, now) for row in found["alarms"][:MOST] if row["alarm"] in ALARMS]
+        return standing, found.get("untold", {})
     except FileNotFoundError:
-        return []
+        return [], {}
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("alarms_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
-        return []
+        return [], {}
 
 
 def _standing(row: Mapping[str, Any], now: float) -> Standing:
@@ -205,4 +222,4 @@ def of_the_serving_relay(config: Config) -> list[Standing]:
         age = time.time() - config.alarms_file.stat().st_mtime
     except OSError:
         return []
-    return _read(config.alarms_file, 0.0) if abs(age) < FRESH_S else []
+    return _read(config.alarms_file)[0] if abs(age) < FRESH_S else []

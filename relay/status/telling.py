@@ -1,8 +1,9 @@
 """Tells an administrator of alarms, where [alarms] asks for it: by a mail under policy, or by running a program.
 Standard: it names alarms, peers and KMEs alone; it holds up nothing, is bounded in time and number, and never raises.
 
-The mail is one of ours like any other: it takes the journey out, so that policy seals it or keeps it. It is not tried
-again by itself: what could not be told goes into the next one.
+The mail is one of ours like any other: it takes the journey out, so that policy seals it or keeps it. Each address, and
+the program, is told by itself, of each word once; what could not be told by mail goes into the next one. What is still
+to be told survives the relay: alarms.py writes it down (`untold`), and hands it back (`resume`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import signal
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email import policy
 from email.message import EmailMessage
@@ -38,6 +39,8 @@ COMMAND_S = 30.0
 MAIL_S = 60.0
 MOST = 100
 """No more words wait to be told: of those before nothing is said any more."""
+_COMMAND = "command"
+"""What the program is called in the file, where others are addresses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,30 @@ class _Word:
         return f"{begun}Cause: {cause}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
 
 
+class _Untold:
+    """What waits to be told to one address, or to the program."""
+
+    def __init__(self) -> None:
+        self.words: deque[_Word] = deque(maxlen=MOST)
+        self._something = asyncio.Event()
+
+    def add(self, word: _Word) -> None:
+        self.words.append(word)
+        self._something.set()
+
+    async def wait(self) -> list[_Word]:
+        """All there is, once there is something."""
+        while not self.words:
+            self._something.clear()
+            await self._something.wait()
+        return list(self.words)
+
+    def told(self, words: Sequence[_Word]) -> None:
+        for each in words:
+            with suppress(ValueError):  # it was one too many meanwhile
+                self.words.remove(each)
+
+
 class AlarmTelling:
     """What waits to be told, and the telling of it."""
 
@@ -82,49 +109,60 @@ class AlarmTelling:
         self._board = board
         self._way_out = way_out
         self._inwards = next_hops.get("incoming")
-        self._to_mail: deque[_Word] = deque(maxlen=MOST)
-        self._to_run: deque[_Word] = deque(maxlen=MOST)
-        self._something = asyncio.Event()
-        self._mail_not_before = float("-inf")
+        self._mails = {address: _Untold() for address in config.alarms.mail_to or ()}
+        self._runs = {_COMMAND: _Untold()} if config.alarms.command else {}
 
     def tell(self, standing: Standing, state: State) -> None:
         """Soon."""
         alarm = standing.alarm
         word = _Word(state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do)
-        if self._settings.mail_to and alarm.mailed:
-            self._to_mail.append(word)
-        if self._settings.command:
-            self._to_run.append(word)
-        self._something.set()
+        for each in (*(self._mails.values() if alarm.mailed else ()), *self._runs.values()):
+            each.add(word)
+
+    def untold(self) -> dict[str, Any]:
+        """What is still to be told, by whom; for a file."""
+        waiting = {**self._mails, **self._runs}
+        return {to: [asdict(word) for word in each.words] for to, each in waiting.items() if each.words}
+
+    def resume(self, untold: Mapping[str, Any]) -> None:
+        """What `untold` gave, to whoever is still to be told of alarms. Raises ValueError, KeyError and TypeError."""
+        for to, each in {**self._mails, **self._runs}.items():
+            for word in untold.get(to, ()):
+                each.add(_Word(**word))
 
     async def keep_up(self) -> None:
-        """Tells what there is to tell, for ever."""
-        loop = asyncio.get_running_loop()
-        while True:
-            self._something.clear()
-            while self._to_run:
-                await self._run(self._to_run.popleft())
-            if self._to_mail and loop.time() >= self._mail_not_before:
-                self._mail_not_before = loop.time() + MAIL_EVERY_S
-                await self._mail()
-            left = self._mail_not_before - loop.time() if self._to_mail else None
-            with suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await self._something.wait()
+        """Tells what there is to tell, for ever; nobody waits for another."""
+        async with asyncio.TaskGroup() as group:
+            for address, untold in self._mails.items():
+                group.create_task(self._keep_mailing(address, untold))
+            for untold in self._runs.values():
+                group.create_task(self._keep_running(untold))
 
-    async def _mail(self) -> None:
-        words = list(self._to_mail)
+    async def _keep_mailing(self, address: str, untold: _Untold) -> None:
+        while True:
+            words = await untold.wait()
+            if await self._mail(address, words):
+                untold.told(words)
+            await asyncio.sleep(MAIL_EVERY_S)
+
+    async def _keep_running(self, untold: _Untold) -> None:
+        while True:
+            for word in await untold.wait():
+                await self._run(word)
+                untold.told([word])
+
+    async def _mail(self, address: str, words: Sequence[_Word]) -> bool:
+        """Whether it was taken."""
         try:
             async with asyncio.timeout(MAIL_S):
-                for address in self._settings.mail_to or ():
-                    await self._send(address, words)
+                await self._send(address, words)
         except Exception as error:  # noqa: BLE001 - the next one has it too
             self._board.add(metrics.ALARMS_TOLD, "mail", "failed")
-            log.warning("alarm_mail_not_sent", alarms=len(words), cause=f"{type(error).__name__}: {error}")
-            return
+            cause = f"{type(error).__name__}: {error}"
+            log.warning("alarm_mail_not_sent", to=address, alarms=len(words), cause=cause)
+            return False
         self._board.add(metrics.ALARMS_TOLD, "mail", "sent")
-        for _ in words:
-            self._to_mail.popleft()
+        return True
 
     async def _send(self, address: str, words: Sequence[_Word]) -> None:
         """Raises RelayError."""

@@ -74,6 +74,12 @@ async def until_written(site: Site, *alarms: str) -> None:
             await asyncio.sleep(0.02)
 
 
+async def until_all_is_told(site: Site) -> None:
+    async with asyncio.timeout(30):
+        while json.loads(site.config.alarms_file.read_text())["untold"]:
+            await asyncio.sleep(0.02)
+
+
 def said(logs: list[Any], event: str) -> list[str]:
     return [each["alarm"] for each in logs if each["event"] == event]
 
@@ -138,7 +144,7 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
     with_alarms(site, 'mail_to = ["root@alice.example", "root@bob.example"]')
     async with app.running(site.config) as addresses:
         break_policies(site)
-        inside, sealed = await sink.messages(2)
+        sealed, inside = sorted(await sink.messages(2), key=lambda each: "alice" in each.recipients[0])
         assert inside.recipients == ("root@alice.example",)
         assert b"policy_broken begins" in inside.message
         assert b"qumail-relay policy check" in inside.message
@@ -152,12 +158,81 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
             await until_written(site)
             break_policies(site)
             await until_written(site, "policy_broken")
-        third, _ = (await sink.messages(4))[2:4]
+        later = (await sink.messages(4))[2:4]
+        [third] = [each for each in later if each.recipients == inside.recipients]
         assert third.at - inside.at >= 1.4
         assert third.message.count(b"policy_broken ends") >= 1
         found = await numbers(addresses["status"])
         assert found.sum("qumail_alarm_notices_total", way="mail", outcome="sent") >= 2
         assert found.sum("qumail_mails_total", door="relay", peer="bob", level="aes", outcome="delivered") >= 1
+
+
+async def test_each_address_is_told_each_word_once_also_where_another_cannot_be_told(
+    site: Site, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.1)
+    with_alarms(site, 'mail_to = ["good@alice.example", "bad@alice.example"]')
+    sink.on_rcpt["bad@alice.example"] = "450 4.2.0 mailbox busy"
+    with capture_logs() as logs:
+        async with app.running(site.config):
+            break_policies(site)
+            async with asyncio.timeout(30):
+                while len([each for each in logs if each["event"] == "alarm_mail_not_sent"]) < 3:
+                    await asyncio.sleep(0.02)
+            repair_policies(site)
+            await sink.messages(2)
+            del sink.on_rcpt["bad@alice.example"]
+            *good, bad = await sink.messages(3)
+    assert {each["to"] for each in logs if each["event"] == "alarm_mail_not_sent"} == {"bad@alice.example"}
+    assert [each.recipients for each in good] == [("good@alice.example",)] * 2
+    words = [each.message.count(b"policy_broken begins") + each.message.count(b"policy_broken ends") for each in good]
+    assert words == [1, 1]
+    assert (bad.recipients, bad.message.count(b"policy_broken begins")) == (("bad@alice.example",), 1)
+    assert len(sink.got) == 3
+
+
+async def test_what_was_still_to_be_told_is_told_once_by_the_relay_that_starts_next(
+    site: Site, sink: Sink, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, told = tmp_path / "page", tmp_path / "told"
+    program.write_text('#!/bin/sh\ncat >>"$1"\n')
+    program.chmod(0o755)
+    with_alarms(site, f'mail_to = ["root@alice.example"]\ncommand = ["{program}", "{told}"]')
+    async with app.running(site.config):
+        break_policies(site)
+        await sink.messages(1)
+        repair_policies(site)
+        await until_written(site)
+        assert len(sink.got) == 1, "its end waits for the next mail"
+    async with app.running(site.config):
+        _, second = await sink.messages(2)
+        await until_all_is_told(site)
+        assert second.message.count(b"policy_broken ends") == 1
+        assert second.message.count(b"policy_broken begins") == 0
+    monkeypatch.setattr(telling, "MAIL_EVERY_S", 0.1)
+    async with app.running(site.config):
+        break_policies(site)
+        await sink.messages(3)
+        await until_written(site, "policy_broken")
+        await until_all_is_told(site)
+    states = [json.loads(line)["state"] for line in told.read_text().splitlines()]
+    assert states == ["begins", "ends", "begins"]
+    assert len(sink.got) == 3
+
+
+async def test_mail_does_not_wait_for_a_command_that_hangs(site: Site, sink: Sink, tmp_path: Path) -> None:
+    program, began = tmp_path / "page", tmp_path / "began"
+    program.write_text('#!/bin/sh\ntouch "$1"\nsleep 1000\n')
+    program.chmod(0o755)
+    with_alarms(site, f'mail_to = ["root@alice.example"]\ncommand = ["{program}", "{began}"]')
+    with capture_logs() as logs:
+        async with app.running(site.config):
+            break_policies(site)
+            await sink.messages(1)
+            async with asyncio.timeout(20):
+                while not began.exists():
+                    await asyncio.sleep(0.02)
+    assert not [each for each in logs if each["event"] == "alarm_command_failed"], "it still ran"
 
 
 async def test_telling_ends_when_the_relay_does_also_if_there_is_something_to_tell_at_that_moment(site: Site) -> None:
