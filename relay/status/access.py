@@ -92,7 +92,7 @@ def _token_in(authorization: str) -> bytes:
     """What was sent, b"" for nothing that can be read."""
     scheme, _, rest = authorization.partition(" ")
     if scheme.lower() == "bearer":
-        return rest.strip().encode()
+        return rest.strip().encode(errors="surrogateescape")
     if scheme.lower() == "basic":
         try:
             return base64.b64decode(rest.strip(), validate=True).partition(b":")[2]

@@ -19,7 +19,8 @@ from relay.status.access import Access
 log = structlog.get_logger(__name__)
 
 MOST_CONNECTIONS = 200
-"""More are closed at once: there must be descriptors left for mail."""
+"""For one more the connection is closed that has said nothing for longest: there must be descriptors left for mail, and
+whoever looks whether the relay lives must hear it."""
 A_SECOND, BURST = 50, 200
 """So many connections and requests are taken a second, after so many at once; others wait for their turn."""
 REQUEST_S = 10.0
@@ -83,7 +84,8 @@ class StatusServer:
         self._answers = asyncio.Semaphore(ANSWERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: Sequence[socket.socket] = ()
-        self._handshakes = 0
+        self._handshakes: dict[asyncio.Task[None], None] = {}
+        self._answering: set[asyncio.BaseProtocol] = set()
         application.middlewares.append(self._answered)
         self._runner = web.AppRunner(
             application,
@@ -125,17 +127,30 @@ class StatusServer:
                 log.error("status_connection_not_accepted", cause=str(error))
                 await asyncio.sleep(RETRY_S)
                 continue
-            if self.connections >= MOST_CONNECTIONS:
+            if self.connections >= MOST_CONNECTIONS and not self._closed_one():
                 accepted.close()
                 continue
-            self._handshakes += 1  # at once: the next one may be accepted before this one has begun
-            self._run(self._begin(accepted))
+            handshake = self._run(self._begin(accepted))
+            self._handshakes[handshake] = None  # at once: the next one may be accepted before this one has begun
+            handshake.add_done_callback(self._handshakes.pop)
 
     @property
     def connections(self) -> int:
         """How many there are, those in their handshake included."""
         server = self._runner.server
-        return self._handshakes + (len(server.connections) if server is not None else 0)
+        return len(self._handshakes) + (len(server.connections) if server is not None else 0)
+
+    def _closed_one(self) -> bool:
+        """Whether somebody had to go who has asked for nothing: whoever came first, also in the handshake."""
+        server = self._runner.server
+        for each in server.connections if server is not None else ():
+            if each not in self._answering:
+                each.force_close()
+                return True
+        for handshake in self._handshakes:
+            handshake.cancel()
+            return True
+        return False
 
     async def _begin(self, accepted: socket.socket) -> None:
         server = self._runner.server
@@ -151,14 +166,14 @@ class StatusServer:
         except BaseException:
             accepted.close()
             raise
-        finally:
-            self._handshakes -= 1
 
     @web.middleware
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Says who may not ask, and sees to it that the answer is read."""
-        await self._pace.keep()
+        protocol = request.protocol
+        self._answering.add(protocol)
         try:
+            await self._pace.keep()
             self.access.check(request)
             if request.path in self._lasting:
                 return await handler(request)
@@ -175,12 +190,15 @@ class StatusServer:
                 "status_failed", path=request.path[:100], cause=f"{type(error).__name__}: {error}", exc_info=error
             )
             raise web.HTTPInternalServerError(headers=HEADERS) from None
+        finally:
+            self._answering.discard(protocol)
         return response
 
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+    def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _sent(request: web.Request, response: web.StreamResponse) -> None:

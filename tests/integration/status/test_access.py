@@ -17,11 +17,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 import trustme
+from structlog.testing import capture_logs
 
 from relay import app
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
+from relay.status import server
 from tests.integration.status.test_metrics import with_status
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
@@ -54,6 +56,39 @@ def with_files(site: Site) -> ssl.SSLContext:
 async def client(connector: aiohttp.BaseConnector | None = None) -> AsyncIterator[aiohttp.ClientSession]:
     async with aiohttp.ClientSession(connector=connector) as session:
         yield session
+
+
+@pytest.mark.parametrize(
+    "sent", [b"Bearer \xff\xfe", b"Bearer \xed\xb2\x80", b"Basic \xff", b"\xff \xff", b"Bearer \xc3\xa9"]
+)
+async def test_octets_that_are_no_text_are_no_token_and_say_nothing_in_the_log(site: Site, sent: bytes) -> None:
+    context = with_files(site)
+    with capture_logs() as logs:
+        async with app.running(with_status(site, REMOTE).config) as addresses:
+            reader, writer = await asyncio.open_connection("localhost", addresses["status"].port, ssl=context)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nAuthorization: " + sent + b"\r\n\r\n")
+            async with asyncio.timeout(20):
+                assert await reader.readline() == b"HTTP/1.1 401 Unauthorized\r\n"
+            writer.close()
+    assert [each["event"] for each in logs if each["log_level"] in ("warning", "error")] == []
+
+
+async def test_where_as_many_are_connected_as_may_be_a_probe_is_answered_all_the_same(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 20)
+    context = with_files(site)
+    async with app.running(with_status(site, REMOTE).config) as addresses, client() as session:
+        where = ("127.0.0.1", addresses["status"].port)
+        strangers = [await asyncio.open_connection(*where) for _ in range(30)]  # in the handshake, for ever
+        strangers += [
+            await asyncio.open_connection(*where, ssl=context, server_hostname="localhost") for _ in range(30)
+        ]
+        url = f"https://localhost:{where[1]}/healthz"
+        async with session.get(url, ssl=context, headers={"Authorization": f"Bearer {TOKEN}"}) as response:
+            assert response.status == 200
+        for _, writer in strangers:
+            writer.close()
 
 
 async def test_elsewhere_only_those_are_answered_who_send_the_token_over_tls(site: Site) -> None:

@@ -75,6 +75,22 @@ async def test_idle_connections_leave_descriptors_for_mail_and_end(
     assert Numbers.of(await asked(relay.status)).sum("qumail_mails_total") == 5
 
 
+async def test_a_probe_is_answered_while_as_many_are_connected_as_may_be_and_those_who_are_answered_stay(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "MOST_CONNECTIONS", 20)
+    monkeypatch.setattr(server, "REQUEST_S", 100.0)
+    first, writer = await asyncio.open_connection(*relay.status)
+    writer.write(GET.replace(b"/metrics", b"/events"))
+    assert await first.readline() == b"HTTP/1.1 200 OK\r\n"
+    idle = [await asyncio.open_connection(*relay.status) for _ in range(40)]
+    for _ in range(30):
+        assert await asked(relay.status, "/healthz") == "ok\n"
+    assert not first.at_eof(), "whoever asked for something keeps it"
+    for _, each in (*idle, (first, writer)):
+        each.close()
+
+
 @pytest.mark.parametrize(
     "sent",
     [
