@@ -35,6 +35,8 @@ class LastGood:
     writes: bool = True
     texts: dict[str, str] = field(default_factory=dict)
     """What was read, by name, since the copy was written last."""
+    _there: Collection[str] | None = None
+    """The files in the copy, once it was looked through."""
 
     def read(self, of: Path, peers: Mapping[str, Sequence[str]], max_bounce: int) -> tuple[PolicySet, frozenset[str]]:
         """The set that was in force last, and which files there were for no domain. Raises ConfigError."""
@@ -63,9 +65,8 @@ class LastGood:
         is_so = version.exists() and version.read_text() == mark
         if not is_so:
             version.unlink(missing_ok=True)
-        there = Listing(self.copy)
-        there.look()
-        for name in there.files:
+        there, self._there = self._there if self._there is not None else _files_in(self.copy), None
+        for name in there:
             if name not in policies.files and name not in beside:
                 (self.copy / name).unlink()
         while self.texts:  # one by one: to let 100,000 go at once would hold every thread
@@ -74,6 +75,7 @@ class LastGood:
                 self._write_one(name, text)
         if not is_so:
             _write(version, mark.encode())
+        self._there = (*policies.files, *beside)
 
     def _write_one(self, name: str, text: str) -> None:
         try:
@@ -81,6 +83,12 @@ class LastGood:
         except OSError:
             self.texts[name] = text  # the next time it may succeed, and a copy without it would never be whole
             raise
+
+
+def _files_in(copy: Path) -> Collection[str]:
+    listing = Listing(copy)
+    listing.look()
+    return listing.files
 
 
 def _write(path: Path, octets: bytes) -> None:
