@@ -368,8 +368,8 @@ async def running(
 
 def _watched(built: Parts, budget: Budget) -> Watched:
     return Watched(
-        built.config, built.board, built.keys, built.policies, built.store, built.receiving, budget,
-        lambda: built.sites.known,
+        built.config, built.board, built.keys, built.policies, built.store, built.receiving, built.audit,
+        budget, lambda: built.sites.known,
     )  # fmt: skip
 
 
@@ -470,9 +470,8 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
     settings = config.audit
     addresses = AddressHash(secret if settings.addresses == "hashed" else None)
     pending = Pending(config.state_directory / ANNOUNCED) if settings.every_mail else None
-    hold = settings.when_unwritable == "hold"
     chain = Chain(config.audit_directory)
-    return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=hold)
+    return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=settings.holds)
 
 
 def tally(built: Parts, direction: str) -> Tally:

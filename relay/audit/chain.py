@@ -3,7 +3,8 @@ JSON lines, each with its number and the SHA-256 of the line before it, over all
 
 A line is never changed or taken back once its writer was told that it is there. What a crash broke off was confirmed to
 nobody; it stays as it is, and the next line continues the chain over it. A finished file cannot be written by anybody
-(mode 0400): whoever still has it open sees that, and looks for the next one.
+(mode 0400): whoever still has it open sees that, and looks for the next one. So does whoever has one open that was
+moved away; the chain goes on behind its last line, so that the gap is seen, and is none once the file is back.
 """
 
 from __future__ import annotations
@@ -17,21 +18,28 @@ import os
 import re
 import stat
 import threading
-from collections import deque
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryFile
+from time import monotonic, sleep
 from typing import NamedTuple
 
+import structlog
+
 from relay.store.secret_file import sync_directory
+
+log = structlog.get_logger(__name__)
 
 GENESIS = "0" * 64
 """What stands for the line before the first."""
 MAX_LINE_OCTETS = 1024 * 1024
 FILE_OCTETS = 128 * 2**20
 """A file of this size is finished; so is one of another day (UTC)."""
+LOCK_S, LOOK_S = 5.0, 0.002
+"""So long the lock is waited for, which others hold for a moment, and so often it is tried."""
 
 _NAME = re.compile(r"([0-9]{12,})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(\.gz)?")
 _WRITABLE, _READ_ONLY = 0o600, 0o400
@@ -59,12 +67,20 @@ class End(NamedTuple):
 
 
 def files_of(directory: Path) -> list[ChainFile]:
-    """All files in order. Where one is there twice, compressed as well, it is the one before that. Raises OSError."""
-    found: dict[int, ChainFile] = {}
+    """All files in order. Where one is there twice, compressed as well, it is the one before that. Raises OSError.
+
+    Two of one number, begun on different days, are both there: which of them is right, nobody here can know.
+    """
+    found: dict[tuple[int, str], ChainFile] = {}
     for path in sorted(directory.iterdir()):
         if match := _NAME.fullmatch(path.name):
-            found.setdefault(int(match[1]), ChainFile(int(match[1]), match[2], path))
-    return [found[first] for first in sorted(found)]
+            found.setdefault((int(match[1]), match[2]), ChainFile(int(match[1]), match[2], path))
+    return [found[each] for each in sorted(found)]
+
+
+def ended(file: ChainFile, after: ChainFile) -> str:
+    """The day of the last record in it: that of its beginning, or of the one `after` it; clocks may go back."""
+    return max(file.day, after.day)
 
 
 class Chain:
@@ -75,6 +91,7 @@ class Chain:
         self.directory = directory
         self._file_octets = file_octets
         self._file = self._lock = -1
+        self._path = directory
         self._day = ""
         self._size = 0
         self._end = End(0, GENESIS)
@@ -108,66 +125,81 @@ class Chain:
 
     def close(self) -> None:
         """Lets go of the file."""
-        for descriptor in (self._file, self._lock):
-            if descriptor >= 0:
-                os.close(descriptor)
-        self._file = self._lock = -1
+        self._close_file()
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process adds to the chain, or finishes a file."""
-        if self._lock >= 0 and not os.fstat(self._lock).st_nlink:  # somebody has deleted it
-            self.close()
-        if self._lock < 0:
-            _make(self.directory)
-            self._lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        """No other process adds to the chain, or finishes a file. Raises OSError where one does for too long."""
+        until = monotonic() + LOCK_S
+        while not self._locked():
+            if monotonic() > until:
+                raise OSError(errno.ETIMEDOUT, f"somebody has held its lock for {LOCK_S:.0f} s")
+            sleep(LOOK_S)
         try:
             yield
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
 
+    def _locked(self) -> bool:
+        if self._lock < 0:
+            _make(self.directory)
+            self._lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        if _leads_to(self.directory, self._lock):
+            return True
+        os.close(self._lock)  # somebody has moved or deleted it
+        self._lock = -1
+        return False
+
     def _open(self) -> None:
         """The file that is to be added to, and where the chain is. Finishes one that is full or of another day."""
-        if self._file >= 0:
-            found = os.fstat(self._file)
-            if not found.st_mode & stat.S_IWUSR or not found.st_nlink:
-                os.close(self._file)
-                self._file = -1
-            elif found.st_size != self._size:
-                self._size, self._end = found.st_size, end_of(self._file)
+        gone = self._look()
         if self._file < 0:
             self._open_newest()
+            self._end = max(self._end, gone, key=lambda each: each.number)
         today = f"{datetime.now(UTC):%Y-%m-%d}"
         if self._file >= 0 and self._size and (self._day != today or self._size >= self._file_octets):
             os.fsync(self._file)
             os.fchmod(self._file, _READ_ONLY)
-            os.close(self._file)
-            self._file = -1
+            self._close_file()
         if self._file < 0:
             self._begin(today)
+
+    def _look(self) -> End:
+        """Whether the open file is still the one, and what others have added; gives the end of one that is gone."""
+        if self._file < 0:
+            return End(0, GENESIS)
+        found = os.fstat(self._file)
+        if found.st_size != self._size:
+            end = end_of(self._file)
+            self._size, self._end = found.st_size, end._replace(number=end.number or self._end.number)
+        if not found.st_mode & stat.S_IWUSR:
+            self._close_file()
+        elif not _leads_to(self._path, self._file):
+            log.error("audit_file_gone", file=str(self._path), last=self._end.number, head=self._end.head)
+            self._close_file()
+            return self._end
+        return End(0, GENESIS)
 
     def _open_newest(self) -> None:
         """None is open afterwards where there is none, or it is finished; where the chain is, is known."""
         files = files_of(self.directory)
-        if not files:
-            self._end = End(0, GENESIS)
+        self._end = _end_of_all(files)
+        if not files or files[-1].is_compressed or not files[-1].path.stat().st_mode & stat.S_IWUSR:
             return
-        newest = files[-1]
-        self._file = os.open(newest.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        found = os.fstat(self._file)
-        self._size, self._day = found.st_size, newest.day
-        self._end = end_of(self._file)
-        if not self._end.number:  # nothing whole is in there; its name says what comes before it
-            head = self._end.head if self._size else _last_head(files[-2]) if len(files) > 1 else GENESIS
-            self._end = End(newest.first - 1, head, self._end.broken)
-        if not found.st_mode & stat.S_IWUSR:
-            os.close(self._file)
-            self._file = -1
+        self._path, self._day = files[-1].path, files[-1].day
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self._size = os.fstat(self._file).st_size
 
     def _begin(self, today: str) -> None:
-        path = self.directory / f"{self._end.number + 1:012}-{today}.jsonl"
-        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE)
+        self._path = self.directory / f"{self._end.number + 1:012}-{today}.jsonl"
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE)
         owner = os.fstat(self._lock)
         if os.geteuid() == 0 and owner.st_uid:  # a person's command: the relay must be able to go on
             os.fchown(self._file, owner.st_uid, owner.st_gid)
@@ -187,6 +219,19 @@ class Chain:
             raise
         self._size += len(lines)
 
+    def _close_file(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+        self._file = -1
+
+
+def _leads_to(path: Path, descriptor: int) -> bool:
+    """Whether what is open is still what has this name."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
 
 def end_of(descriptor: int) -> End:
     """Where the chain is at the end of this file; number 0 where it has no whole line."""
@@ -204,6 +249,32 @@ def end_of(descriptor: int) -> End:
     return End(0, hashlib.sha256(lines[-1]).hexdigest() if lines else GENESIS, rest != b"")
 
 
+def end_of_file(file: ChainFile) -> End:
+    """The same for one that nobody has open. Raises OSError, EOFError and zlib.error."""
+    if not file.is_compressed:
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            return end_of(descriptor)
+        finally:
+            os.close(descriptor)
+    number, line = 0, b""
+    for line in lines_of(file):
+        number = number_of(line) or number
+    return End(number, hashlib.sha256(line).hexdigest())
+
+
+def _end_of_all(files: Sequence[ChainFile]) -> End:
+    """Where the chain is: what the last file says, or its name, where nothing whole is in there. Raises OSError."""
+    try:
+        end = end_of_file(files[-1]) if files else End(0, GENESIS)
+        if files and not end.number:
+            before = end_of_file(files[-2]).head if len(files) > 1 else GENESIS
+            end = End(files[-1].first - 1, before if end.head == GENESIS else end.head, end.broken)
+    except (EOFError, zlib.error) as error:
+        raise OSError(errno.EIO, f"{files[-1].path.name} cannot be read: {error}") from error
+    return end
+
+
 def number_of(line: bytes) -> int:
     """The number that a line says it has; 0 for what is no line."""
     try:
@@ -218,11 +289,6 @@ def lines_of(file: ChainFile) -> Iterator[bytes]:
     with gzip.open(file.path, "rb") if file.is_compressed else file.path.open("rb") as opened:
         while line := opened.readline(MAX_LINE_OCTETS + 1):
             yield line.removesuffix(b"\n")
-
-
-def _last_head(file: ChainFile) -> str:
-    [last] = deque(lines_of(file), maxlen=1) or [b""]
-    return hashlib.sha256(last).hexdigest()
 
 
 def _make(directory: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.audit.chain import GENESIS, MAX_LINE_OCTETS, ChainFile, files_of, lines_of
+from relay.audit.chain import GENESIS, MAX_LINE_OCTETS, ChainFile, ended, files_of, lines_of
 from relay.errors import ConfigError
 
 REMOVED = "removed"
@@ -72,8 +72,7 @@ def lines(directory: Path, since: str = "") -> Iterator[Line]:
     """All lines in order, but for files of which all are older than the day of `since`. Raises ConfigError."""
     files = _files(directory)
     for number, file in enumerate(files):
-        # A file may have been begun on the day before a record in it.
-        if number + 1 < len(files) and files[number + 1].day < since[:10]:
+        if number + 1 < len(files) and ended(file, files[number + 1]) < since[:10]:
             continue
         yield from _lines(file)
 

@@ -6,18 +6,17 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import hashlib
 import os
 import shutil
 import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 import structlog
 
-from relay.audit.chain import ChainFile, files_of, lines_of, number_of
+from relay.audit.chain import ChainFile, end_of_file, ended, files_of
 from relay.audit.entries import event_members
 from relay.audit.reading import REMOVED
 from relay.audit.writing import Audit
@@ -44,14 +43,14 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
     """
     files = await asyncio.to_thread(_finished, audit.directory)
     too_old = (datetime.fromtimestamp(now, UTC) - timedelta(days=keep_days)).strftime("%Y-%m-%d")
-    # A file has records of the day on which the next one was begun, at most.
-    old = [file for file, after in pairwise(files) if after.day < too_old]
+    # Never one behind another that stays: the chain would have a hole.
+    old = [file for file, _ in takewhile(lambda pair: ended(*pair) < too_old, pairwise(files))]
     if not old and await asyncio.to_thread(_octets, audit.directory) > max_octets:
         old = files[:1]
         log.warning("audit_full", files=len(files), limit=max_octets, meaning="the oldest records are deleted early")
     if not old:
         return
-    last, head = await asyncio.to_thread(_last, old[-1])
+    last, head, _ = await asyncio.to_thread(end_of_file, old[-1])
     await audit.write_now(event_members(REMOVED, {"last": last, "head": head, "files": len(old)}))
     await asyncio.to_thread(_delete, old)
     log.info("audit_removed", files=len(old), last=last, head=head)
@@ -81,14 +80,6 @@ def _compress(path: Path) -> None:
     beside.replace(to)
     sync_directory(path.parent)
     path.unlink()
-
-
-def _last(file: ChainFile) -> tuple[int, str]:
-    """Number and hash of its last line."""
-    number, line = 0, b""
-    for line in lines_of(file):
-        number = number_of(line) or number
-    return number, hashlib.sha256(line).hexdigest()
 
 
 def _delete(files: Sequence[ChainFile]) -> None:

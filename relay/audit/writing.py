@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from time import monotonic
 
 import structlog
 
-from relay.audit.chain import Chain, End
+from relay.audit.chain import Chain, End, why_not_writable
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.pending import Announced, Pending
 from relay.counting import Board, metrics
@@ -85,6 +86,10 @@ class Audit:
         for entry in entries:
             self._board.add(metrics.LEDGER, entry.event)
 
+    def why_not_writable(self) -> str:
+        """Why the last record could not be written, or the next one could not, "" where nothing is known. Blocks."""
+        return self._trouble or why_not_writable(self.directory)  # a trial may succeed where a record does not
+
     async def write_now(self, members: bytes) -> None:
         """The same for any other record, as JSON members."""
         await self._commit(members)
@@ -128,7 +133,7 @@ class Audit:
         try:
             await asyncio.to_thread(self._chain.flush)
         except OSError as error:
-            raise StoreUnavailable(f"{self.directory}: {error.strerror}") from error
+            raise self._failed(error) from error
         self._unflushed, self._flushed_at = False, monotonic()
 
     async def close(self) -> None:
@@ -138,10 +143,8 @@ class Audit:
             await asyncio.gather(self._going_on, return_exceptions=True)
         if self._writing is not None:
             await asyncio.gather(self._writing, return_exceptions=True)
-        try:
+        with suppress(StoreUnavailable):
             await self.flush()
-        except StoreUnavailable as error:
-            self._complain(str(error))
         if self._noted:
             log.error("audit_incomplete", missing=len(self._noted) + self._given_up, cause=self._trouble)
         await asyncio.to_thread(self._chain.close)
@@ -157,8 +160,8 @@ class Audit:
                     await self.flush()
                 else:
                     await self._commit(b"")
-            except StoreUnavailable as error:
-                self._complain(str(error))
+            except StoreUnavailable:
+                continue  # it is told, and tried again
 
     async def _write(self, must: Sequence[bytes]) -> None:
         """What must be there, and all that was noted before it; b"" stands for nothing."""
@@ -178,15 +181,14 @@ class Audit:
             end = await asyncio.to_thread(self._append, noted, others, flush=bool(must))
         except OSError as error:
             self._noted[:0] = noted
-            raise StoreUnavailable(
-                f"{self.directory}: the audit record cannot be written: {error.strerror or error}"
-            ) from error
+            raise self._failed(error) from error
         self._given_up -= missing
         self._settle(noted)
         self._unflushed = not must
         if self._trouble:
             log.warning("audit_written_again", missing=missing)
             self._trouble = ""
+            self._board.set(metrics.AUDIT_WRITABLE, to=1)
         if must:
             self._tell(len(must), end)
 
@@ -204,11 +206,14 @@ class Audit:
         """In the log, the head is out of reach of somebody who can write to the files."""
         log.info("ledger_written", entries=entries, number=end.number, head=end.head)
 
-    def _complain(self, cause: str) -> None:
+    def _failed(self, error: OSError) -> StoreUnavailable:
+        """What cannot be written is told once, and stands on the board until something is."""
         if not self._trouble:
             meaning = "no mail leaves until it can" if self._hold else "mail goes on; its records wait in memory"
-            log.error("audit_not_written", cause=cause, meaning=meaning)
-        self._trouble = cause or "unknown"
+            log.error("audit_not_written", directory=str(self.directory), cause=error.strerror, meaning=meaning)
+        self._trouble = error.strerror or type(error).__name__
+        self._board.set(metrics.AUDIT_WRITABLE, to=0)
+        return StoreUnavailable(f"{self.directory}: the audit record cannot be written: {self._trouble}")
 
 
 def _made(make: Callable[[], bytes]) -> bytes:

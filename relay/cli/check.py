@@ -328,7 +328,7 @@ def _audit(config: Config) -> list[State]:
         return []
     problem = why_not_writable(directory)
     needed = "mail that needs a line in its ledger (weaker than it could be, in clear, released) is held"
-    if config.audit.every_mail and config.audit.when_unwritable == "hold":
+    if config.audit.holds:
         needed = f"all {HELD}"
     problems = (f"{directory}: cannot be written: {problem}; until it can, {needed}",) if problem else ()
     return [("audit record", str(directory), problems)]

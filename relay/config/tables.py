@@ -98,6 +98,11 @@ class AuditSettings(toml.Table):
     log has `audit_full`. Ten mails a second take about 4 GiB a month.
     """
 
+    @property
+    def holds(self) -> bool:
+        """Whether all mail is held while records cannot be written."""
+        return self.every_mail and self.when_unwritable == "hold"
+
 
 class StoreSettings(toml.Table):
     """What must survive a crash: the database and the secret that seals keys in it."""

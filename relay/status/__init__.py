@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
+    from relay.audit.writing import Audit
     from relay.budget import Budget
     from relay.config import Config
     from relay.counting import Board
@@ -48,6 +49,7 @@ class Watched:
     policies: PoliciesInForce
     store: Store
     receiving: Receiving
+    audit: Audit
     budget: Budget
     known: Callable[[], KnownSites]
 

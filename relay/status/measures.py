@@ -16,7 +16,6 @@ from pathlib import Path
 import structlog
 from cryptography import x509
 
-from relay.audit.chain import why_not_writable
 from relay.counting import metrics
 from relay.key_receiver import SPOOL
 from relay.keys import report
@@ -84,7 +83,7 @@ async def _site(watched: Watched, told: set[tuple[str, str]]) -> set[tuple[str, 
     for journal, where in (("keys", SPOOL), ("sent", SENT)):
         board.set(metrics.JOURNAL_BYTES, journal, to=await asyncio.to_thread(_octets, directory / where))
     board.set(metrics.WAITING, to=await watched.store.deliveries.waiting())
-    board.set(metrics.AUDIT_WRITABLE, to=not await asyncio.to_thread(why_not_writable, watched.config.audit_directory))
+    board.set(metrics.AUDIT_WRITABLE, to=not await asyncio.to_thread(watched.audit.why_not_writable))
     return set(found)
 
 

@@ -2,8 +2,9 @@
 It is looked now and then, and said when somebody asks: no answer waits for a disk or a database.
 
 Ready: a KME is away, keys are gone, the next hop is away, a policy file is broken (the set before it is in force): what
-cannot go now is held, and nothing is lost. Not ready: the store cannot be written, its disk is full, or the second
-process has ended, so that all mail would be held; and nobody has looked for long, which is a relay that hangs.
+cannot go now is held, and nothing is lost. Not ready: the store cannot be written, its disk is full, the second process
+has ended, or the audit record cannot be written and no mail shall leave without, so that all mail would be held; and
+nobody has looked for long, which is a relay that hangs.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ class Readiness:
         watched = self._watched
         store = await self._store()
         found = [store, await asyncio.to_thread(_disk, watched.config.state_directory)]
+        if watched.config.audit.holds and (cause := await asyncio.to_thread(watched.audit.why_not_writable)):
+            found.append(f"the audit record cannot be written: {cause}")
         if watched.receiving.process_has_ended:
             found.append("the second process has ended, which asks for received keys: the relay is to be started anew")
         causes = tuple(filter(None, found))

@@ -27,6 +27,7 @@ from relay.audit.writing import Audit
 from relay.errors import ConfigError, StoreUnavailable
 from relay.mail import Envelope, Mail, Recipient
 from relay.store.secret import SiteSecret
+from relay.store.secret_file import locked
 from tests.integration.test_refusals import log as log  # a fixture
 
 SECRET = SiteSecret(bytes(range(32)))
@@ -224,6 +225,71 @@ def test_a_file_that_is_missing_in_the_middle_or_at_the_beginning_is_found(direc
     assert "no record has those before as removed" in verify(directory).problems[0]
 
 
+def test_a_file_that_was_moved_away_is_written_to_no_more_and_the_gap_is_seen_until_it_is_back(
+    directory: Path, tmp_path: Path
+) -> None:
+    chains = Chain(directory), Chain(directory)
+    for chain in chains:
+        chain.append([event_members("test", {})], flush=False)
+    [path] = directory.iterdir()
+    path.rename(tmp_path / "moved")
+    for chain in chains:
+        chain.append([event_members("test", {})], flush=False)
+    assert len((tmp_path / "moved").read_bytes().splitlines()) == 2
+    assert [each["number"] for each in records(directory)] == [3, 4]
+    assert "no record has those before as removed" in verify(directory).problems[0]
+    (tmp_path / "moved").rename(path)
+    found = verify(directory)
+    assert (found.number, found.problems) == (4, ())
+
+
+def test_a_directory_that_was_moved_away_is_made_anew_or_its_place_is_no_directory_and_that_is_said(
+    directory: Path, tmp_path: Path
+) -> None:
+    chain = Chain(directory)
+    chain.append([event_members("test", {})], flush=False)
+    directory.rename(tmp_path / "moved")
+    directory.touch()
+    with pytest.raises(NotADirectoryError):
+        chain.append([event_members("test", {})], flush=False)
+    directory.unlink()
+    chain.append([event_members("test", {})], flush=False)
+    assert [each["number"] for each in records(directory)] == [2]
+
+
+async def test_after_the_newest_files_are_gone_the_chain_goes_on_behind_the_last_record_of_what_is_left(
+    directory: Path,
+) -> None:
+    small_files(directory)
+    await compress_finished(directory)
+    for path in sorted(directory.iterdir())[-2:]:
+        path.unlink()
+    number = verify(directory).number
+    small_files(directory, 1)
+    found = verify(directory)
+    assert (found.number, found.problems) == (number + 1, ())
+    assert list(records(directory))[-1]["number"] == number + 1
+
+
+def test_two_files_of_one_number_are_both_read_and_found(directory: Path) -> None:
+    small_files(directory, 3)
+    [path] = directory.iterdir()
+    path.with_name("000000000001-2020-01-01.jsonl").write_bytes(path.read_bytes())
+    assert f"{path}:1: number 1, and 4 is expected" in verify(directory).problems
+    assert len(list(records(directory))) == 6
+
+
+def test_a_lock_that_somebody_does_not_let_go_of_is_waited_for_some_seconds(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.audit.chain.LOCK_S", 0.05)
+    small_files(directory, 1)
+    with locked(directory), pytest.raises(OSError, match="somebody has held its lock"):
+        Chain(directory).append([event_members("test", {})], flush=False)
+    small_files(directory, 1)
+    assert verify(directory).number == 2
+
+
 async def test_finished_files_are_compressed_and_read_as_before(directory: Path) -> None:
     small_files(directory)
     before, octets = verify(directory), {path.name: path.stat().st_size for path in directory.iterdir()}
@@ -260,6 +326,28 @@ async def test_old_files_are_removed_with_a_record_of_that_and_what_is_left_is_o
     assert found.problems == ()
     assert [each["last"] for each in records(directory) if each["event"] == "removed"] == [found.first - 1]
     assert len(names(directory)) >= 2
+
+
+async def test_a_file_that_was_begun_while_the_clock_was_wrong_has_no_younger_one_removed(directory: Path) -> None:
+    small_files(directory)
+    third = sorted(directory.iterdir())[2]
+    third.rename(third.with_name(f"{third.name[:12]}-2020-01-01.jsonl"))
+    audit = Audit(Chain(directory), AddressHash(SECRET))
+    await remove_old(audit, 10, 2**30, time.time())
+    found = verify(directory)
+    assert (found.first, found.number, found.problems) == (1, 40, ())
+    await remove_old(audit, 10, 2**30, time.time() + 12 * 86400)
+    assert verify(directory).first > 1, "when all before it are old, it goes with them"
+    assert verify(directory).problems == ()
+
+
+def test_a_day_that_is_asked_for_is_found_also_in_a_file_that_was_begun_while_the_clock_was_ahead(
+    directory: Path,
+) -> None:
+    small_files(directory)
+    second = sorted(directory.iterdir())[1]
+    second.rename(second.with_name(f"{second.name[:12]}-2999-01-01.jsonl"))
+    assert f"{second.name[:12]}" in {f"{each['number']:012}" for each in records(directory, "2999-01-01")}
 
 
 async def test_where_nothing_was_ever_recorded_nothing_is_removed(directory: Path) -> None:

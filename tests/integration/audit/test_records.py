@@ -5,12 +5,15 @@ Standard: deploy/AUDIT.md; each test looks at the files that a relay has written
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 from structlog.testing import LogCapture
 
@@ -18,6 +21,7 @@ from relay import app, mime
 from relay.audit.reading import records, verify
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.store.secret_file import locked
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
@@ -185,6 +189,60 @@ async def test_sealed_mail_goes_on_or_is_held_while_no_record_can_be_written_and
         "delivered",
     ]
     assert events(log).count("audit_not_written") == 1
+
+
+async def test_whoever_holds_the_lock_of_the_record_has_it_said_and_mail_in_clear_held(
+    alice: Site, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.audit.chain.LOCK_S", 0.2)
+    monkeypatch.setattr("relay.status.measures.SITE_S", 0.05)
+    monkeypatch.setattr("relay.status.ready.LOOK_S", 0.05)
+    with alice.config_file.open("a") as file:
+        file.write('\n[audit]\nwhen_unwritable = "hold"\n')
+    async with app.running(alice.config) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+        await until(lambda: alice.config.audit_directory.exists())
+        with locked(alice.config.audit_directory):
+            clear = await submit(addresses["outgoing"], mails.plain(), recipients=["x@elsewhere.example"])
+            assert (clear.code, (await submit(addresses["outgoing"], mails.plain())).code) == (451, 451)
+            await until(lambda: "relay_not_ready" in events(log))
+        await until(lambda: "relay_is_ready" in events(log))
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    assert "somebody has held its lock" in str([each for each in log.entries if each["event"] == "relay_not_ready"])
+    assert [each["outcome"] for each in of(alice)] == ["delivered", "held", "held", "delivered"]
+
+
+async def test_a_record_that_cannot_be_written_though_a_trial_finds_nothing_is_seen_from_outside(
+    alice: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with a limit of a file's size."""
+    monkeypatch.setattr("relay.status.measures.SITE_S", 0.05)
+    with alice.config_file.open("a") as file:
+        file.write('\n[status]\nlisten = "127.0.0.1:0"\n')
+
+    def too_long(*_: object) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    async with app.running(alice.config) as addresses:
+        with monkeypatch.context() as patch:
+            patch.setattr("relay.audit.chain.Chain._write", too_long)
+            clear = await submit(addresses["outgoing"], mails.plain(), recipients=["x@elsewhere.example"])
+            assert clear.code == 451
+            for _ in range(3):
+                assert "qumail_audit_writable 0.0" in await metrics_of(addresses)
+                await asyncio.sleep(0.1)
+        await until_writable(addresses)
+
+
+async def metrics_of(addresses: Mapping[str, TCPAddress]) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"http://{addresses['status']}/metrics") as response:
+        return await response.text()
+
+
+async def until_writable(addresses: Mapping[str, TCPAddress]) -> None:
+    async with asyncio.timeout(20):
+        while "qumail_audit_writable 1.0" not in await metrics_of(addresses):
+            await asyncio.sleep(0.05)
 
 
 def events(log: LogCapture) -> list[str]:
