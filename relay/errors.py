@@ -30,8 +30,12 @@ from typing import ClassVar
 
 
 class RelayError(Exception):
-    """Root of all. `str(error)` is the cause, for the log; `public` is what an SMTP client hears."""
+    """Root of all. `str(error)` is the cause, for the log; `public` is what an SMTP client hears.
 
+    `own_words` is the cause without what others have said, who may name anybody; "" where that is all of it.
+    """
+
+    own_words = ""
     code: ClassVar[int] = 451
     status: str = "4.3.0"
     public: ClassVar[str] = "Temporary failure, try again later"

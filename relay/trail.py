@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
+from itertools import accumulate
 from json.encoder import encode_basestring_ascii as _text
 from time import time_ns
 from typing import NamedTuple
 
-from relay.audit.entries import MAX_REASON, as_time, now
+from relay.audit.entries import as_time, in_lines, now
 from relay.audit.pending import Announced
 from relay.audit.writing import Audit
 from relay.deliveries import Delivery
@@ -24,10 +26,8 @@ from relay.mail import Mail, Recipient
 from relay.plan import Planned
 from relay.sealing import SealedCopy
 
-MAX_KEYS = 1000
-"""So many key_IDs stand in a record; of more, their number and a digest do."""
-MAX_LISTED = 1000
-"""So many recipients stand in one record; a larger group has several."""
+MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
+"""So many key_IDs stand in a record, and so many octets of them; of more, their number and a digest do."""
 RECIPIENT = "(the recipient)"
 """Stands in causes where an address of the record stood."""
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
@@ -115,14 +115,13 @@ class Try:
         for mailbox, fate in fates.items():
             said, cause = _NOTHING, ""
             if fate.reason:
-                cause = _cause(mailbox, delivery, error)
+                cause = _cause(audit, mailbox, delivery, error)
             elif delivery is not None:
                 said = delivery.said.get(mailbox, _NOTHING)
             groups.setdefault((of[mailbox], fate, cause, said), []).append(mailbox)
         when, quoted = time_ns(), audit.addresses.quoted
         for (part, fate, cause, said), mailboxes in groups.items():
-            for begin in range(0, len(mailboxes), MAX_LISTED):
-                some = mailboxes[begin : begin + MAX_LISTED]
+            for some in in_lines(mailboxes):
                 audit.note(partial(_record, when, part.members, fate, cause, said, quoted, some), part.announced)
                 part.announced = None
 
@@ -174,10 +173,10 @@ class Try:
         )
 
 
-def _cause(mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:
+def _cause(audit: Audit, mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:
     """Why this recipient did not get it."""
     found = delivery.outcomes.get(mailbox, error) if delivery is not None else error
-    return _without(mailbox, str(found)[:MAX_REASON]) if found is not None else ""
+    return _without(audit.addresses.write(mailbox), audit.addresses.cause(found)) if found is not None else ""
 
 
 def _without(mailbox: str, cause: str) -> str:
@@ -218,10 +217,12 @@ def _list(texts: Iterable[str]) -> str:
 
 
 def _key_IDs(keys: Sequence[KeyReference]) -> str:
-    if len(keys) <= MAX_KEYS:
-        return _list([each.key_ID for each in keys])
+    written = [_text(each.key_ID) for each in keys]
+    fits = bisect_right(list(accumulate(map(len, written[:MAX_KEYS]))), KEYS_OCTETS)
+    first = f"[{', '.join(written[:fits])}]"
+    if fits == len(keys):
+        return first
     every = "\n".join([each.key_ID for each in keys]).encode("utf-8", "surrogatepass")
-    first = _list([each.key_ID for each in keys[:MAX_KEYS]])
     return f'{first}, "keys": {len(keys)}, "key_IDs_sha256": "{hashlib.sha256(every).hexdigest()}"'
 
 

@@ -35,7 +35,8 @@ log = structlog.get_logger(__name__)
 
 GENESIS = "0" * 64
 """What stands for the line before the first."""
-MAX_LINE_OCTETS = 1024 * 1024
+MAX_LINE_OCTETS, FRAME_OCTETS = 1024 * 1024, 256
+"""What a line may have, and what of it number and hash take at most."""
 FILE_OCTETS = 128 * 2**20
 """A file of this size is finished; so is one of another day (UTC)."""
 LOCK_S, LOOK_S = 5.0, 0.002

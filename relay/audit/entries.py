@@ -6,14 +6,16 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 from typing import Any, Literal, get_args
 
+from relay.errors import RelayError
 from relay.mail import Mail
 from relay.store.secret import SiteSecret
 
@@ -25,6 +27,12 @@ LEDGER: tuple[str, ...] = get_args(Event)
 """The records that are the ledger."""
 
 MAX_REASON = 2000
+MAX_LISTED, LISTED_OCTETS = 1000, 512 * 1024
+"""So many recipients stand in one record, and so many octets of them; a larger group has several."""
+_ADDRESS = re.compile(
+    r"""(?:"(?:[^"\\]|\\.)*"|(?<![^\s<>(),;:"'])[^\s<>(),;:"'][^\s<>(),;:"]*)@(?:[^\s<>(),;:"]*[^\s<>(),;:"'.])?"""
+)
+"""What may be one, in a text: it begins where a word does, so that long words cost no more than short ones."""
 _HASH_OCTETS = 16
 _ADDRESSES = 10_000
 
@@ -67,8 +75,12 @@ class LedgerEntry:
             **what,
         )
 
-    def members(self, addresses: AddressHash) -> bytes:
-        """As JSON members, without braces; the time is now."""
+    def members(self, addresses: AddressHash) -> Iterator[bytes]:
+        """As JSON members, without braces, of as many lines as the recipients need; the time is now."""
+        written = [addresses.write(address) for address in self.recipients]
+        return (self._members(addresses, some) for some in in_lines(written) or [[]])
+
+    def _members(self, addresses: AddressHash, recipients: Sequence[str]) -> bytes:
         fields = {
             "mail": self.mail,
             "queue_id": self.queue_id,
@@ -78,12 +90,27 @@ class LedgerEntry:
             "peer": self.peer or "",
             "listed": list(self.listed),
             "level": self.level,
-            "reason": self.reason[:MAX_REASON],
+            "reason": addresses.hide_in(self.reason[:MAX_REASON]),
             "message": self.message,
             "sender": addresses.write(self.sender),
-            "recipients": [addresses.write(address) for address in self.recipients],
+            "recipients": recipients,
         }
         return event_members(self.event, fields | ({"by": self.by} if self.by else {}))
+
+
+def in_lines(recipients: Sequence[str]) -> list[Sequence[str]]:
+    """These, as they stand in records, in groups of which each fits a line."""
+    if len(recipients) == 1:  # as of most mail
+        return [recipients]
+    groups: list[Sequence[str]] = []
+    begin = octets = 0
+    for at, each in enumerate(recipients):
+        length = len(encode_basestring_ascii(each))
+        if at - begin == MAX_LISTED or octets + length > LISTED_OCTETS:
+            groups.append(recipients[begin:at])
+            begin, octets = at, 0
+        octets += length
+    return [*groups, recipients[begin:]] if recipients else []
 
 
 def event_members(event: str, fields: dict[str, Any]) -> bytes:
@@ -121,6 +148,17 @@ class AddressHash:
     def write(self, address: str) -> str:
         """How a new record names the address; "" stays so."""
         return _hashed(self._keys[0], address) if self._keys and address else address
+
+    def cause(self, error: BaseException | None) -> str:
+        """Why something failed: in our words alone, where addresses are hashed, for others' may name anybody."""
+        if error is None:
+            return ""
+        own = error.own_words if self._keys and isinstance(error, RelayError) else ""
+        return self.hide_in((own or str(error))[:MAX_REASON])
+
+    def hide_in(self, text: str) -> str:
+        """The text, with each address in it as `write` has it."""
+        return _ADDRESS.sub(lambda found: self.write(found[0]), text) if self._keys and "@" in text else text
 
     def spellings(self, address: str) -> set[str]:
         """Everything that records may have for the address, also under older secrets."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from relay.audit.entries import in_lines
 from relay.audit.pending import left_behind
 from relay.audit.reading import lines
 from relay.audit.writing import Audit
@@ -83,5 +84,5 @@ def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[t
 def _records(missing: Iterator[tuple[dict[str, Any], _Recipients]], sent: frozenset[str]) -> Iterator[dict[str, Any]]:
     for said, whom in missing:
         for outcome, has_it in (("delivered", True), ("unknown", False)):
-            if recipients := [who for who, name in whom.items() if (name in sent) == has_it]:
+            for recipients in in_lines([who for who, name in whom.items() if (name in sent) == has_it]):
                 yield said | {"outcome": outcome, "reason": "Killed", "recipients": recipients}

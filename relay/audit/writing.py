@@ -16,7 +16,7 @@ from time import monotonic
 
 import structlog
 
-from relay.audit.chain import Chain, End, why_not_writable
+from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, End, why_not_writable
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.pending import Announced, Pending
 from relay.counting import Board, metrics
@@ -79,7 +79,8 @@ class Audit:
     async def record(self, *entries: LedgerEntry) -> None:
         """Returns when the entries are on the disk; raises StoreUnavailable, and then nothing may leave."""
         try:
-            await asyncio.gather(*(self._commit(entry.members(self.addresses)) for entry in entries))
+            lines = [line for entry in entries for line in entry.members(self.addresses)]
+            await asyncio.gather(*map(self._commit, lines))
         except StoreUnavailable:
             self._board.add(metrics.LEDGER_FAILURES)
             raise
@@ -219,7 +220,11 @@ class Audit:
 def _made(make: Callable[[], bytes]) -> bytes:
     """A record that cannot be made stands in nobody's way; that it is missing is recorded in its place."""
     try:
-        return make()
+        members = make()
     except Exception as failure:  # noqa: BLE001 - all others are to be written
         log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
-        return event_members("gap", {"missing": 1})
+    else:
+        if len(members) <= MAX_LINE_OCTETS - FRAME_OCTETS:  # no command could read any of the record
+            return members
+        log.error("mail_not_counted", kind="too long", cause=f"a record of {len(members)} octets fits no line")
+    return event_members("gap", {"missing": 1})

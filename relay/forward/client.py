@@ -79,10 +79,10 @@ def fault(
     server: Server, command: str, reply: Reply, kind: type[NextHopUnavailable] = NotTaken
 ) -> NextHopRefused | NextHopUnavailable:
     """What a reply that is no success means; `kind` is what to raise for 4xx, and for codes that mean nothing."""
-    cause = f"next hop {server}: {command}: {reply}"
-    if 500 <= reply.code < 600:
-        return NextHopRefused(cause, reply.status)
-    return kind(cause, reply.status)
+    failed = NextHopRefused if 500 <= reply.code < 600 else kind
+    error = failed(f"next hop {server}: {command}: {reply}", reply.status)
+    error.own_words = f"next hop {server}: {command}: {reply.code} {reply.status or ''}".rstrip()
+    return error
 
 
 class Timeouts:

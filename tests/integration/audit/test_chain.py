@@ -146,6 +146,21 @@ async def test_a_long_ledger_with_long_lines_goes_on(directory: Path) -> None:
     assert len(list(records(directory))[1]["recipients"]) == 1000
 
 
+async def test_a_mail_to_very_many_has_as_many_lines_as_each_can_be_read(directory: Path) -> None:
+    audit = Audit(Chain(directory), AddressHash(None))
+    everybody = [f"{'x' * 64}{n}@{'d' * 60}.bob.example" for n in range(9000)]
+    everybody += ["\U0001f511" * 60 + f"{n}@bob.example" for n in range(1000)]
+    await audit.record(LedgerEntry.of("plaintext", MAIL, everybody, policy="p", policy_version="v", peer=None,
+        listed=("plaintext",), level="plaintext", reason="r" * 10_000))  # fmt: skip
+    audit.note(lambda: event_members("mail", {"recipients": everybody}))  # which nobody divided
+    await audit.record(entry())
+    assert verify(directory).problems == ()
+    found = list(records(directory))
+    assert [who for each in found[:-2] for who in each["recipients"]] == everybody
+    assert {each["message"] for each in found[:-2]} == {MAIL.digest}
+    assert [each["event"] for each in found[-2:]] == ["gap", "downgrade"]
+
+
 async def test_a_ledger_that_cannot_be_written_holds_the_mail(tmp_path: Path) -> None:
     with pytest.raises(StoreUnavailable, match="the audit record cannot be written: No such file"):
         await Audit(Chain(tmp_path / "gone" / "audit"), AddressHash(SECRET)).record(entry())

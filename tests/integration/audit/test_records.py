@@ -18,9 +18,11 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app, mime
+from relay.audit.entries import AddressHash
 from relay.audit.reading import records, verify
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.store.secret import SiteSecret
 from relay.store.secret_file import locked
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -86,6 +88,32 @@ async def test_each_group_of_recipients_has_a_record_that_says_how_it_was_protec
     assert {each["octets_out"] for each in found.values()} == by_octets
 
 
+async def test_a_mail_to_many_has_several_records_and_lines_of_the_ledger_also_after_a_kill(
+    alice: Site, sink: Sink
+) -> None:
+    with alice.config_file.open("a") as file:
+        file.write('\n[audit]\naddresses = "clear"\n')
+    many = ["x@elsewhere.example", "y@elsewhere.example", "z@elsewhere.example"]
+    few = "from relay.audit import entries; entries.LISTED_OCTETS = 50"
+    async with relay_process(alice, before=few) as relay:
+        assert (await submit(relay.addresses["outgoing"], mails.plain(), recipients=many)).code == 250
+    found = list(records(alice.config.audit_directory))
+    assert sorted((each["event"], len(each["recipients"])) for each in found) == [
+        ("mail", 1), ("mail", 2), ("plaintext", 1), ("plaintext", 2),
+    ]  # fmt: skip
+    sink.gate = asyncio.Event()
+    sink.reached.clear()
+    async with relay_process(alice, before=few) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["outgoing"], mails.plain(), recipients=many))
+        await sink.reached.wait()
+        relay.kill()
+        await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    async with relay_process(alice, before=few):
+        pass
+    assert [(each["outcome"], len(each["recipients"])) for each in of(alice)][2:] == [("unknown", 2), ("unknown", 1)]
+
+
 async def test_a_record_holds_neither_content_nor_address(alice: Site) -> None:
     async with app.running(alice.config) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
@@ -93,6 +121,30 @@ async def test_a_record_holds_neither_content_nor_address(alice: Site) -> None:
     for secret in (b"figures", b"ann@", b"ben@", b"ben", b"bob.example>"):
         assert secret not in file.read_bytes()
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+async def test_neither_our_words_nor_those_of_servers_bring_an_address_or_content_into_the_record(
+    bob: Site, sink: Sink
+) -> None:
+    strict = 'levels = ["aes"]\nrequire = "aes"\nunprotected = '
+    bob.write_policies({"alice.example.toml": f'{strict}"refuse"\n'})
+    sink.on_rcpt["ben@bob.example"] = "451 4.7.1 <ben@bob.example>: Recipient address rejected"
+    sink.on_data = ["554 5.7.1 spam: Subject: figures for the bank"]
+    async with app.running(bob.config) as into:
+        for sender, recipient in (
+            ("ann@alice.example", "bea@bob.example"), ("x@else.example", "ben@bob.example"),
+            ("x@else.example", "bea@bob.example"),
+        ):  # fmt: skip
+            message = mails.plain().replace(b"ann@alice.example", sender.encode())
+            assert (await submit(into["incoming"], message, sender=sender, recipients=[recipient])).code >= 400
+    policy, held, refused = of(bob)
+    hashed = AddressHash(SiteSecret.load(bob.config.store.secret)).write("ann@alice.example")
+    assert f"mail from {hashed} must arrive with aes" in policy["cause"]
+    assert held["cause"] == f"next hop {sink.address}: RCPT: 451 4.7.1"
+    assert refused["cause"] == f"next hop {sink.address}: content: 554 5.7.1"
+    for path in bob.config.audit_directory.iterdir():
+        assert b"figures" not in path.read_bytes()
+        assert b"@" not in path.read_bytes()
 
 
 async def test_both_sites_call_a_sealed_mail_the_same_and_nobody_on_the_way_can(
