@@ -72,7 +72,6 @@ from relay.upkeep import (
     ANNOUNCED,
     SENT,
     KeysFile,
-    complete_audit,
     end_what_the_dead_had,
     give_memory_back,
     held_mail_kept,
@@ -271,9 +270,9 @@ async def running(
         if worker is not None:
             neighbours = Neighbours(worker.neighbours, worker.life)
             present = PresentTogether(neighbours)
-            _share(built, worker, neighbours, partial(take_over_what_was_sent, config, built.store, secret))
-        await complete_audit(config, built.audit, secret)
-        await end_what_the_dead_had(config, built.store, secret)
+            take_over = partial(take_over_what_was_sent, config, built.store, secret, built.audit)
+            _share(built, worker, neighbours, take_over)
+        await end_what_the_dead_had(config, built.store, secret, built.audit)
         if worker is None or worker.first:
             await built.triage.refresh()
         for finding in kems_not_here(built.policies()):
@@ -471,6 +470,7 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
     addresses = AddressHash(secret if settings.addresses == "hashed" else None)
     pending = Pending(config.state_directory / ANNOUNCED) if settings.every_mail else None
     chain = Chain(config.audit_directory)
+    chain.look()
     return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=settings.holds)
 
 

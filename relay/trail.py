@@ -94,12 +94,13 @@ class Try:
         audit, of = self._audit, self._of
         if audit is None or (of and recipients[0].mailbox in of):
             return
-        time, quoted = now(), audit.addresses.quoted
+        quoted, (first, at) = audit.addresses.quoted, audit.place
+        begin = f'{{"time": "{now()}", "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
             members = self._members(audit, delivery, copy, policy, octets)
             whom = ", ".join(map(quoted, mailboxes))
             names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
-            said = f'{{"time": "{time}", "recipients": [{whom}], "names": ["{names}"], {members}}}'
+            said = f'{begin}, "recipients": [{whom}], "names": ["{names}"], {members}}}'
             part = Part(members, audit.announce(said.encode("ascii")))
             for mailbox in mailboxes:
                 of[mailbox] = part

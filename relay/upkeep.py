@@ -8,7 +8,7 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,18 +58,28 @@ ALONE = "the second process, which asks KMEs for received keys, has ended: the r
 """Why a relay stops that nobody has told to."""
 
 
-async def take_over_what_was_sent(config: Config, store: Store, secret: SiteSecret) -> None:
+async def take_over_what_was_sent(config: Config, store: Store, secret: SiteSecret, audit: Audit) -> None:
     """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable.
 
-    Two workers do that one after the other: who returned while the other one is at it would take it for done.
+    First the mail that was leaving gets its record, while it is known here by name who has it. Two workers do that one
+    after the other: who returned while the other one is at it would take it for done.
     """
     directory = config.state_directory / SENT
     async with _alone(directory):
         # A worker that was started later may have written under a secret that is newer than ours.
         renewed = await asyncio.to_thread(secret.renewed, config.store.secret)
+        await _complete_audit(config, audit, partial(sent_of_late, directory, renewed))
         number = await take_over_sent(directory, renewed, store.deliveries)
     if number:
         log.warning("relay_was_killed", mails_sent_shortly_before=number)
+
+
+async def _complete_audit(config: Config, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
+    """Whatever stands in the way is told, and in nobody's way."""
+    try:
+        await take_over_announced(config.state_directory / ANNOUNCED, audit, sent)
+    except (StoreUnavailable, ConfigError, OSError) as error:
+        log.error("audit_not_completed", cause=str(error), instead="tried again in a minute")
 
 
 @asynccontextmanager
@@ -100,27 +110,15 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-async def end_what_the_dead_had(config: Config, store: Store, secret: SiteSecret) -> None:
+async def end_what_the_dead_had(config: Config, store: Store, secret: SiteSecret, audit: Audit) -> None:
     """Takes over what killed processes had sent, then ends their claims. Raises StoreUnavailable.
 
     In the other order another worker could claim, and send again, what is not known to have been sent yet; so could it
     with the claims of one that ends meanwhile.
     """
     dead = await store.claims.dead_processes()
-    await take_over_what_was_sent(config, store, secret)
+    await take_over_what_was_sent(config, store, secret, audit)
     await store.claims.end_claims(dead)
-
-
-async def complete_audit(config: Config, audit: Audit, secret: SiteSecret) -> None:
-    """Mail that was leaving when its relay was killed gets its record. Whatever stands in the way is told.
-
-    To be called before what was sent goes into the store, while it is known here by name.
-    """
-    sent = partial(sent_of_late, config.state_directory / SENT, secret)
-    try:
-        await take_over_announced(config.state_directory / ANNOUNCED, audit, sent)
-    except (StoreUnavailable, ConfigError, OSError) as error:
-        log.error("audit_not_completed", cause=str(error), instead="tried again in a minute")
 
 
 async def sweep(config: Config, store: Store, secret: SiteSecret, triage: Triage, audit: Audit) -> None:
@@ -129,8 +127,7 @@ async def sweep(config: Config, store: Store, secret: SiteSecret, triage: Triage
         await asyncio.sleep(SWEEP_S)
         try:
             await store.beat.go_on()
-            await complete_audit(config, audit, secret)
-            await end_what_the_dead_had(config, store, secret)
+            await end_what_the_dead_had(config, store, secret, audit)
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.deliveries.expire(store.beat.past):

@@ -59,6 +59,16 @@ class ChainFile(NamedTuple):
         return self.path.suffix == ".gz"
 
 
+class Place(NamedTuple):
+    """One in the chain: the number of a file's first line, and how many octets of the file are before it."""
+
+    first: int
+    octets: int
+
+
+START = Place(0, 0)
+
+
 class End(NamedTuple):
     """Number of the last whole line, hash of the last line whatever it is, and whether that was broken off."""
 
@@ -90,13 +100,20 @@ class Chain:
     def __init__(self, directory: Path, file_octets: int = FILE_OCTETS) -> None:
         """Nothing is opened or made before the first line."""
         self.directory = directory
+        self.place = START
+        """No line that is added from now on stands before it; as it was when this process added the last one."""
         self._file_octets = file_octets
         self._file = self._lock = -1
-        self._path = directory
-        self._day = ""
+        self._newest = ChainFile(0, "", directory)
         self._size = 0
         self._end = End(0, GENESIS)
         self._one_at_a_time = threading.Lock()
+
+    def look(self) -> None:
+        """Has `place` known before the first line, as far as it can be."""
+        with suppress(OSError):
+            for newest in files_of(self.directory)[-1:]:
+                self.place = Place(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
 
     def append(self, bodies: Sequence[bytes], *, flush: bool) -> End:
         """Adds a line for each of these JSON members; with `flush` they are on the disk. All of them or none.
@@ -113,7 +130,7 @@ class Chain:
                     end = End(end.number + 1, hashlib.sha256(line).hexdigest())
                     pieces += (line, b"\n")
                 self._write(b"".join(pieces))
-                self._end = end
+                self._end, self.place = end, Place(self._newest.first, self._size)
             if flush:  # whoever adds meanwhile does not wait for the disk
                 os.fsync(self._file)
             return end
@@ -165,7 +182,7 @@ class Chain:
             self._open_newest()
             self._end = max(self._end, gone, key=lambda each: each.number)
         today = f"{datetime.now(UTC):%Y-%m-%d}"
-        if self._file >= 0 and self._size and (self._day != today or self._size >= self._file_octets):
+        if self._file >= 0 and self._size and (self._newest.day != today or self._size >= self._file_octets):
             os.fsync(self._file)
             os.fchmod(self._file, _READ_ONLY)
             self._close_file()
@@ -182,8 +199,8 @@ class Chain:
             self._size, self._end = found.st_size, end._replace(number=end.number or self._end.number)
         if not found.st_mode & stat.S_IWUSR:
             self._close_file()
-        elif not _leads_to(self._path, self._file):
-            log.error("audit_file_gone", file=str(self._path), last=self._end.number, head=self._end.head)
+        elif not _leads_to(self._newest.path, self._file):
+            log.error("audit_file_gone", file=str(self._newest.path), last=self._end.number, head=self._end.head)
             self._close_file()
             return self._end
         return End(0, GENESIS)
@@ -194,17 +211,20 @@ class Chain:
         self._end = _end_of_all(files)
         if not files or files[-1].is_compressed or not files[-1].path.stat().st_mode & stat.S_IWUSR:
             return
-        self._path, self._day = files[-1].path, files[-1].day
-        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self._newest = files[-1]
+        self._file = os.open(self._newest.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         self._size = os.fstat(self._file).st_size
 
     def _begin(self, today: str) -> None:
-        self._path = self.directory / f"{self._end.number + 1:012}-{today}.jsonl"
-        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE)
+        first = self._end.number + 1
+        self._newest = ChainFile(first, today, self.directory / f"{first:012}-{today}.jsonl")
+        self._file = os.open(
+            self._newest.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _WRITABLE
+        )
         owner = os.fstat(self._lock)
         if os.geteuid() == 0 and owner.st_uid:  # a person's command: the relay must be able to go on
             os.fchown(self._file, owner.st_uid, owner.st_gid)
-        self._size, self._day = 0, today
+        self._size = 0
         self._end = self._end._replace(broken=False)
         sync_directory(self.directory)
 
@@ -285,9 +305,11 @@ def number_of(line: bytes) -> int:
     return number if isinstance(number, int) else 0
 
 
-def lines_of(file: ChainFile) -> Iterator[bytes]:
-    """Each line without its end. Raises OSError, EOFError and zlib.error."""
+def lines_of(file: ChainFile, behind: Place = START) -> Iterator[bytes]:
+    """Each line without its end, as far as it is not before that place. Raises OSError, EOFError and zlib.error."""
     with gzip.open(file.path, "rb") if file.is_compressed else file.path.open("rb") as opened:
+        if file.first == behind.first and not file.is_compressed:
+            opened.seek(behind.octets)
         while line := opened.readline(MAX_LINE_OCTETS + 1):
             yield line.removesuffix(b"\n")
 

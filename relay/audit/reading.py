@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.audit.chain import GENESIS, MAX_LINE_OCTETS, ChainFile, ended, files_of, lines_of
+from relay.audit.chain import GENESIS, MAX_LINE_OCTETS, START, ChainFile, Place, ended, files_of, lines_of
 from relay.errors import ConfigError
 
 REMOVED = "removed"
@@ -21,7 +21,7 @@ _MOST_PROBLEMS = 100
 
 
 class Line(NamedTuple):
-    """One line as it stands: its place, and its octets without the end of the line."""
+    """One line as it stands: where it was read, and its octets without the end of the line."""
 
     place: str
     octets: bytes
@@ -68,13 +68,16 @@ class Verified:
         return self.number - self.first + 1 if self.number else 0
 
 
-def lines(directory: Path, since: str = "") -> Iterator[Line]:
-    """All lines in order, but for files of which all are older than the day of `since`. Raises ConfigError."""
+def lines(directory: Path, since: str = "", behind: Place = START) -> Iterator[Line]:
+    """All lines in order, but for files of which all are older than the day of `since`, or before a place.
+
+    Raises ConfigError.
+    """
     files = _files(directory)
     for number, file in enumerate(files):
-        if number + 1 < len(files) and ended(file, files[number + 1]) < since[:10]:
+        if file.first < behind.first or (number + 1 < len(files) and ended(file, files[number + 1]) < since[:10]):
             continue
-        yield from _lines(file)
+        yield from _lines(file, behind)
 
 
 def records(directory: Path, since: str = "", events: Collection[str] = ()) -> Iterator[dict[str, Any]]:
@@ -172,9 +175,9 @@ def _files(directory: Path) -> list[ChainFile]:
         raise ConfigError(f"{directory}: cannot be read: {error.strerror}") from error
 
 
-def _lines(file: ChainFile) -> Iterator[Line]:
+def _lines(file: ChainFile, behind: Place) -> Iterator[Line]:
     try:
-        for place, octets in enumerate(lines_of(file), 1):
+        for place, octets in enumerate(lines_of(file, behind), 1):
             if len(octets) > MAX_LINE_OCTETS:
                 raise ConfigError(f"{file.path}:{place}: longer than {MAX_LINE_OCTETS} octets; this is no audit record")
             yield Line(f"{file.path}:{place}", octets)

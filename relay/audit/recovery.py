@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from relay.audit.chain import Place
 from relay.audit.entries import in_lines
 from relay.audit.pending import left_behind
 from relay.audit.reading import lines
@@ -50,7 +51,7 @@ def _read(announced: bytes) -> dict[str, Any] | None:
         said = json.loads(announced)
     except ValueError:
         said = None
-    if isinstance(said, dict) and said.keys() >= {"time", "mail", "recipients", "names"}:
+    if isinstance(said, dict) and said.keys() >= {"time", "behind", "mail", "recipients", "names"}:
         return said
     log.error("announcement_not_read", octets=len(announced))
     return None
@@ -69,9 +70,9 @@ def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[t
     recorded: dict[str, set[str]] = {each["mail"]: set() for each in announced}
     if not recorded:
         return
+    behind = min([Place(*each.pop("behind")) for each in announced])
     if directory.is_dir():
-        # Records are written after what they are about: none of these is in a file of an earlier day.
-        for line in lines(directory, min(each["time"] for each in announced)):
+        for line in lines(directory, behind=behind):
             if (mail := line.value_of("mail")) in recorded and line.value_of("event") == "mail":
                 recorded[mail].update((line.record() or {}).get("recipients", ()))
     for each in announced:

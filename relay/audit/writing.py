@@ -16,7 +16,7 @@ from time import monotonic
 
 import structlog
 
-from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, End, why_not_writable
+from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, End, Place, why_not_writable
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.pending import Announced, Pending
 from relay.counting import Board, metrics
@@ -96,6 +96,11 @@ class Audit:
         await self._commit(members)
 
     # What is written a moment later
+
+    @property
+    def place(self) -> Place:
+        """Where the record is: none that is written from now on stands before it."""
+        return self._chain.place
 
     def announce(self, record: bytes) -> Announced | None:
         """The mail is about to leave: `record` is what the next relay needs to write, should this one be killed.

@@ -7,6 +7,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import json
+import os
+import signal
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,7 +32,7 @@ from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
-from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.sites import RelayProcess, Site, children, make_site, relay_process
 from tests.testlib.submit import submit
 
 
@@ -392,6 +395,60 @@ async def test_several_workers_write_one_chain(alice: Site, sink: Sink) -> None:
     async with relay_process(alice) as relay:
         await asyncio.gather(*(submit(relay.addresses["outgoing"], message_no(number)) for number in range(40)))
     assert len({each["message_id"] for each in of(alice)}) == 40
+
+
+async def test_what_a_killed_worker_had_delivered_is_recorded_so_though_another_one_gets_the_retry(
+    alice: Site, sink: Sink
+) -> None:
+    with alice.config_file.open("a") as file:
+        file.write("\n[limits]\nworkers = 3\n")
+    told = set()
+    async with relay_process(alice) as relay:
+        for begin in range(0, 60, 20):
+            messages = [message_no(number) for number in range(begin, begin + 20)]
+            sending = (submit(relay.addresses["outgoing"], each) for each in messages)
+            replies = await asyncio.gather(*sending, return_exceptions=True)
+            told |= {
+                mime.message_id_hash(message)
+                for message, reply in zip(messages, replies, strict=True)
+                if not isinstance(reply, BaseException) and reply.code == 250
+            }
+            os.kill(workers_of(relay)[0], signal.SIGKILL)
+            retries = (submit(relay.addresses["outgoing"], each) for each in messages)
+            await asyncio.gather(*retries, return_exceptions=True)
+    assert told
+    found = of(alice)
+    assert told <= {each["message_id"] for each in found if each["outcome"] == "delivered"}
+
+
+def workers_of(relay: RelayProcess) -> list[int]:
+    return [pid for pid in children(relay.process.pid) if b"--worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def test_a_relay_that_starts_after_a_kill_reads_of_the_record_what_may_be_about_its_mail_alone(
+    alice: Site, sink: Sink
+) -> None:
+    async with relay_process(alice) as relay:
+        for number in range(3):
+            await submit(relay.addresses["outgoing"], message_no(number), recipients=["x@elsewhere.example"])
+    [path] = alice.config.audit_directory.iterdir()
+    before = path.read_bytes()
+    sink.gate = asyncio.Event()
+    sink.reached.clear()
+    async with relay_process(alice) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["outgoing"], mails.plain()))
+        await sink.reached.wait()
+        relay.kill()
+        await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    [announced] = (alice.config.state_directory / "audit.pending").iterdir()
+    octets = announced.read_bytes()
+    said = json.loads(octets[4 : 4 + int.from_bytes(octets[:4], "big")])
+    claim = json.dumps({"event": "mail", "mail": said["mail"], "recipients": said["recipients"]}).encode()
+    path.write_bytes(claim.ljust(len(before) - 1) + b"\n")  # whoever reads that takes it for recorded
+    async with relay_process(alice):
+        pass
+    assert [each.get("outcome") for each in records(alice.config.audit_directory)][1:] == ["unknown"]
 
 
 def message_no(number: int) -> bytes:
