@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from io import BufferedIOBase
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import monotonic, sleep
@@ -39,6 +40,8 @@ MAX_LINE_OCTETS, FRAME_OCTETS = 1024 * 1024, 256
 """What a line may have, and what of it number and hash take at most."""
 FILE_OCTETS = 128 * 2**20
 """A file of this size is finished; so is one of another day (UTC)."""
+WRITE_S = 0.05
+"""So long whoever adds a line is given for the rest of it, by whoever reads its beginning."""
 LOCK_S, LOOK_S = 5.0, 0.002
 """So long the lock is waited for, which others hold for a moment, and so often it is tried."""
 
@@ -307,11 +310,23 @@ def number_of(line: bytes) -> int:
 
 def lines_of(file: ChainFile, behind: Place = START) -> Iterator[bytes]:
     """Each line without its end, as far as it is not before that place. Raises OSError, EOFError and zlib.error."""
-    with gzip.open(file.path, "rb") if file.is_compressed else file.path.open("rb") as opened:
-        if file.first == behind.first and not file.is_compressed:
+    with _opened(file) as opened:
+        if file.first == behind.first:
             opened.seek(behind.octets)
         while line := opened.readline(MAX_LINE_OCTETS + 1):
+            if not line.endswith(b"\n"):
+                sleep(WRITE_S)
+                line += opened.readline(MAX_LINE_OCTETS + 1)
             yield line.removesuffix(b"\n")
+
+
+def _opened(file: ChainFile) -> BufferedIOBase:
+    if file.is_compressed:
+        return gzip.open(file.path, "rb")
+    try:
+        return file.path.open("rb")
+    except FileNotFoundError:  # it was compressed meanwhile
+        return gzip.open(f"{file.path}.gz", "rb")
 
 
 def _make(directory: Path) -> None:

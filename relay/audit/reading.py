@@ -51,7 +51,7 @@ class ExpectedLine:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What verifying found: number of the first record and of the last, hash of the last line, and what is wrong.
+    """What verifying found: number of the first record and of the last, hash of that one's line, and what is wrong.
 
     `broken_off` are the places of lines that a crash cut short.
     """
@@ -107,8 +107,9 @@ class _Verifier:
         self._removed: set[tuple[int, str]] = set()
         self._before = (0, GENESIS)
         self._first = self._number = 0
-        self._head = GENESIS
-        self._seen: dict[str, bool] = {"head": head in (None, GENESIS), "checkpoint": expected is None}
+        self._head = self._last = GENESIS
+        # Of a record that was empty any one is the continuation.
+        self._seen = {"head": head in (None, GENESIS), "checkpoint": expected in (None, ExpectedLine(0, GENESIS))}
 
     def verify(self, directory: Path) -> Verified:
         begun = False
@@ -123,7 +124,7 @@ class _Verifier:
             self._add(f"{directory}: no line has the hash {self._wanted}; the record was cut off or replaced")
         if self._expected is not None and not self._seen["checkpoint"]:
             self._add(self._missing(directory, self._expected))
-        return Verified(self._first, self._number, self._head, tuple(self._problems), tuple(self._broken_off))
+        return Verified(self._first, self._number, self._last, tuple(self._problems), tuple(self._broken_off))
 
     def _begin(self, line: Line) -> None:
         """Those before the first line may have been removed; then a record further on says so."""
@@ -148,6 +149,8 @@ class _Verifier:
             if record.get("event") == REMOVED:
                 self._removed.add((record.get("last", 0), str(record.get("head"))))
         self._head = hashlib.sha256(line.octets).hexdigest()
+        if record is not None:
+            self._last = self._head
         if self._head == self._wanted:
             self._seen["head"] = True
         if self._expected is not None and record is not None and self._number == self._expected.number:

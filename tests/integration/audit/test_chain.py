@@ -318,6 +318,24 @@ async def test_finished_files_are_compressed_and_read_as_before(directory: Path)
     assert verify(directory).problems == ()
 
 
+async def test_a_file_that_is_compressed_while_it_is_about_to_be_read_is_read(directory: Path) -> None:
+    small_files(directory)
+    reading = records(directory)
+    first = next(reading)
+    await compress_finished(directory)
+    assert [each["count"] for each in (first, *reading)] == list(range(40))
+
+
+def test_a_line_whose_end_is_being_written_is_read_whole(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_files(directory, 3)
+    [path] = directory.iterdir()
+    octets = path.read_bytes()
+    path.write_bytes(octets[:-20])
+    monkeypatch.setattr("relay.audit.chain.sleep", lambda _: path.write_bytes(octets))
+    found = verify(directory)
+    assert (found.number, found.problems, found.broken_off) == (3, (), ())
+
+
 async def test_what_a_kill_leaves_half_compressed_is_no_part_of_it_and_is_compressed_again(directory: Path) -> None:
     small_files(directory)
     oldest = min(directory.iterdir())

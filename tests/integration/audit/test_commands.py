@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from relay import app
 from relay.audit import checkpoint
+from relay.audit.chain import Chain
 from relay.audit.reading import verify
 from relay.cli.audit import audit
 from relay.errors import ConfigError
@@ -74,12 +75,50 @@ def test_export_hands_out_what_was_asked_for(run: Run) -> None:
         ("mail", "delivered"), ("plaintext", None), ("mail", "delivered"), ("mail", "held"),
     ]  # fmt: skip
     assert {each["peer"] for each in lines(run("export", "--peer", "bob"))} == {"bob"}
-    assert lines(run("export", "--since", "9999")) == lines(run("export", "--until", "2020")) == []
-    assert len(lines(run("export", "--since", "2020", "--until", "9999"))) == 4
+    assert lines(run("export", "--since", "9999-01-01")) == lines(run("export", "--until", "2020-01-01")) == []
+    assert len(lines(run("export", "--since", "2020-01-01 00:00", "--until", "9999-01-01"))) == 4
     below = lines(run("export", "--below", "rsa"))
     assert [(each["event"], each["level"]) for each in below] == [("plaintext", "plaintext"), ("mail", "plaintext")]
     assert [each["level"] for each in lines(run("export", "--below", "otp"))] == ["aes", "plaintext", "plaintext"]
     assert run("export", "--below", "nothing").exit_code == 2
+
+
+def test_times_are_compared_as_times_in_the_zone_that_stands_there(tmp_path: Path) -> None:
+    at = ["2026-11-27T06:59:59.999Z", "2026-11-27T07:00:00.123Z", "2026-11-27T07:00:01.000Z"]
+    text = "".join(json.dumps({"number": n, "time": each, "event": "mail"}) + "\n" for n, each in enumerate(at, 1))
+    (tmp_path / "000000000001-2026-11-27.jsonl").write_text(text)
+
+    def numbers(*words: str) -> list[int]:
+        return [
+            each["number"]
+            for each in lines(CliRunner().invoke(audit, ["export", "--directory", str(tmp_path), *words]))
+        ]
+
+    assert numbers("--since", "2026-11-27T07:00:00Z") == numbers("--since", "2026-11-27 07:00") == [2, 3]
+    assert numbers("--since", "2026-11-27T12:00:00+05:00") == [2, 3]
+    assert numbers("--until", "2026-11-27T07:00:00Z") == [1]
+    assert numbers("--until", "2026-11-27 23:59") == [1, 2, 3]
+    assert numbers("--until", "2026-11-27") == []
+    for wrong in ("27.11.2026", "yesterday", "2026-13-45", ""):
+        result = CliRunner().invoke(audit, ["export", "--directory", str(tmp_path), "--since", wrong])
+        assert (result.exit_code, "is no time" in result.stderr) == (2, True)
+
+
+def test_a_peer_that_is_neither_configured_nor_recorded_is_an_error_that_names_those_who_are(run: Run) -> None:
+    result = run("export", "--peer", "bbo")
+    assert (result.stdout, str(result.exception)) == ("", "no peer 'bbo'; known are bob")
+
+
+def test_what_was_released_from_quarantine_is_told_with_what_had_protected_it_and_what_was_dropped_is_not(
+    tmp_path: Path,
+) -> None:
+    said = [("released", "plaintext"), ("released", "pqc"), ("released", "aes"), ("dropped", "nothing")]
+    text = "".join(
+        json.dumps({"number": n, "event": event, "level": level}) + "\n" for n, (event, level) in enumerate(said)
+    )
+    (tmp_path / "000000000001-2026-11-27.jsonl").write_text(text)
+    found = CliRunner().invoke(audit, ["export", "--directory", str(tmp_path), "--below", "aes"])
+    assert [each["level"] for each in lines(found)] == ["plaintext", "pqc"]
 
 
 def test_a_table_has_the_same_records_and_no_formulas(run: Run, tmp_path: Path, alice: Site) -> None:
@@ -115,6 +154,29 @@ def test_a_checkpoint_fits_what_was_there_and_comes_later_and_nothing_else(
     file.write_bytes(b"".join(kept[:-1]))
     assert run("verify").exit_code == 0, "the chain alone does not show it"
     assert run("verify", "--checkpoint", str(path)).exit_code == 1
+
+
+def test_a_checkpoint_that_was_taken_while_the_last_line_was_broken_off_fits_ever_after(
+    run: Run, alice: Site, tmp_path: Path
+) -> None:
+    [file] = alice.config.audit_directory.iterdir()
+    with file.open("ab") as opened:
+        opened.write(b'{"number": 5, "ti')
+    path = str(tmp_path / "checkpoint.json")
+    assert run("checkpoint", "-o", path).exit_code == 0
+    assert run("verify", "--checkpoint", path).exit_code == 0
+    chain = Chain(alice.config.audit_directory)
+    chain.append([b'"event": "test"'], flush=False)
+    assert run("verify", "--checkpoint", path).exit_code == 0
+
+
+def test_a_checkpoint_of_an_empty_record_fits_whatever_is_recorded_later(alice: Site, tmp_path: Path) -> None:
+    words = ["-o", str(tmp_path / "checkpoint.json")]
+    environment = {"QUMAIL_RELAY_CONFIG": str(alice.config_file)}
+    assert CliRunner().invoke(audit, ["checkpoint", *words], env=environment).exit_code == 0
+    Chain(alice.config.audit_directory).append([b'"event": "test"'], flush=False)
+    result = CliRunner().invoke(audit, ["verify", "--checkpoint", words[1]], env=environment)
+    assert (result.exit_code, "fits the checkpoint" in result.stdout) == (0, True)
 
 
 def test_a_record_that_was_changed_is_not_signed(run: Run, alice: Site) -> None:

@@ -35,7 +35,7 @@ async def test_mail_that_came_unsealed_is_put_aside_and_released_with_its_mark(b
     assert got.message.startswith(b"Received: from ")
     assert got.message.endswith(b"X-QuMail-Protection: none; required=aes\r\n" + mails.plain())
     [line] = bob.ledger()
-    assert (line["event"], line["level"]) == ("released", "none")
+    assert (line["event"], line["level"]) == ("released", "plaintext")
 
 
 async def test_mail_that_was_sealed_too_weakly_is_put_aside_and_needs_no_key_when_it_is_released(
