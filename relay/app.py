@@ -23,6 +23,7 @@ from relay.aio import in_background
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash
 from relay.audit.pending import Pending
+from relay.audit.sole import sole_recorder
 from relay.audit.writing import Audit
 from relay.budget import Budget
 from relay.canary.asking import Asking
@@ -254,9 +255,11 @@ async def running(
             folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
         sockets = worker.listening() if worker is not None else await bound(config)
         stack.callback(close_all, sockets)
-        if worker is None and isinstance(config.store.database, Path):
-            database = await asyncio.to_thread(config.store.database.resolve)
-            await stack.enter_async_context(sole_relay(database))
+        if worker is None:
+            if isinstance(config.store.database, Path):
+                database = await asyncio.to_thread(config.store.database.resolve)
+                await stack.enter_async_context(sole_relay(database))
+            await stack.enter_async_context(sole_recorder(config.audit_directory))
         board = worker.shared_board if worker is not None else Board()
         if worker is None:
             await stack.enter_async_context(held_mail_kept(board.held, config.held_file))

@@ -26,6 +26,7 @@ import structlog
 
 from relay import app, toml
 from relay.aio import in_background
+from relay.audit.sole import sole_recorder
 from relay.config import Config, TCPAddress, load_config
 from relay.config.reloaded import taken_over
 from relay.counting.board import Places, held_on, shared_board
@@ -311,6 +312,7 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
             if isinstance(config.store.database, Path):
                 database = await asyncio.to_thread(config.store.database.resolve)
                 lock = await stack.enter_async_context(sole_relay(database))
+            await stack.enter_async_context(sole_recorder(config.audit_directory))
             await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))
             relay_toml_here = os.memfd_create("relay.toml")
             stack.callback(os.close, relay_toml_here)

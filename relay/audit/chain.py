@@ -166,13 +166,13 @@ class Chain:
 
     def _locked(self) -> bool:
         if self._lock < 0:
-            _make(self.directory)
+            make_directory(self.directory)
             self._lock = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if _leads_to(self.directory, self._lock):
+        if leads_to(self.directory, self._lock):
             return True
         os.close(self._lock)  # somebody has moved or deleted it
         self._lock = -1
@@ -202,7 +202,7 @@ class Chain:
             self._size, self._end = found.st_size, end._replace(number=end.number or self._end.number)
         if not found.st_mode & stat.S_IWUSR:
             self._close_file()
-        elif not _leads_to(self._newest.path, self._file):
+        elif not leads_to(self._newest.path, self._file):
             log.error("audit_file_gone", file=str(self._newest.path), last=self._end.number, head=self._end.head)
             self._close_file()
             return self._end
@@ -249,7 +249,7 @@ class Chain:
         self._file = -1
 
 
-def _leads_to(path: Path, descriptor: int) -> bool:
+def leads_to(path: Path, descriptor: int) -> bool:
     """Whether what is open is still what has this name."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
@@ -329,7 +329,8 @@ def _opened(file: ChainFile) -> BufferedIOBase:
         return gzip.open(f"{file.path}.gz", "rb")
 
 
-def _make(directory: Path) -> None:
+def make_directory(directory: Path) -> None:
+    """Makes it where it is missing, for the owner of the one above it. Raises OSError."""
     if not directory.exists():
         directory.mkdir(mode=0o700, exist_ok=True)
         if os.geteuid() == 0 and (owner := directory.parent.stat()).st_uid:

@@ -5,18 +5,20 @@ Standard: deploy/AUDIT.md; that lines are deleted is recorded before they are, s
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gzip
 import os
 import shutil
 import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from io import BufferedReader, BufferedWriter
 from itertools import pairwise, takewhile
 from pathlib import Path
 
 import structlog
 
-from relay.audit.chain import ChainFile, end_of_file, ended, files_of
+from relay.audit.chain import ChainFile, end_of_file, ended, files_of, leads_to
 from relay.audit.entries import event_members
 from relay.audit.reading import REMOVED
 from relay.audit.writing import Audit
@@ -66,20 +68,36 @@ def _octets(directory: Path) -> int:
 
 
 def _compress(path: Path) -> None:
-    """The file as a gzip file; whoever looks sees one of the two, or both, whole."""
+    """The file as a gzip file; whoever looks sees one of the two, or both, whole. What another process does is left."""
     beside, to = path.with_name(f".{path.name}.gz"), path.with_name(f"{path.name}.gz")
-    found = path.stat()
-    with path.open("rb") as plain, beside.open("wb") as file:
-        os.fchmod(file.fileno(), stat.S_IRUSR)
-        if os.geteuid() == 0:
-            os.fchown(file.fileno(), found.st_uid, found.st_gid)
-        with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
-            shutil.copyfileobj(plain, compressed, COPY_OCTETS)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(to)
+    with os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        if not leads_to(beside, file.fileno()):  # it is done already, and called otherwise
+            return
+        try:
+            with path.open("rb") as plain:
+                _write_compressed(plain, file)
+        except FileNotFoundError:
+            beside.unlink()
+            return
+        beside.replace(to)
     sync_directory(path.parent)
-    path.unlink()
+    path.unlink(missing_ok=True)
+
+
+def _write_compressed(plain: BufferedReader, file: BufferedWriter) -> None:
+    found = os.fstat(plain.fileno())
+    file.truncate(0)
+    with gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as compressed:
+        shutil.copyfileobj(plain, compressed, COPY_OCTETS)
+    file.flush()
+    os.fchmod(file.fileno(), stat.S_IRUSR)
+    if os.geteuid() == 0:
+        os.fchown(file.fileno(), found.st_uid, found.st_gid)
+    os.fsync(file.fileno())
 
 
 def _delete(files: Sequence[ChainFile]) -> None:

@@ -8,7 +8,7 @@ import csv
 import json
 import socket
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import click
 from relay.audit.chain import GENESIS
 from relay.audit.reading import ExpectedLine, Verified, records
 from relay.audit.reading import verify as verified_chain
-from relay.cli.options import config_option
+from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.config import load_config
 from relay.errors import ConfigError
 from relay.policy.names import printable
@@ -34,21 +34,6 @@ COLUMNS = (
 directory_option = click.option(
     "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
 )
-
-
-class Time(click.ParamType):
-    """A time as records have it, which can be compared with theirs: RFC 3339, UTC, with milliseconds."""
-
-    name = "time"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Without a zone it is UTC, as in the record."""
-        try:
-            when = datetime.fromisoformat(value)
-            when = when.astimezone(UTC) if when.tzinfo is not None else when.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):
-            self.fail(f"{value!r} is no time; write 2026-11-25, 2026-11-25T10:00 or 2026-11-25T10:00+01:00", param, ctx)
-        return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 @click.group()
@@ -129,8 +114,8 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
 @audit.command()
 @config_option
 @directory_option
-@click.option("--since", type=Time(), help="From this time on: 2026-11-25, 2026-11-25T10:00 (UTC), or with a zone.")
-@click.option("--until", type=Time(), help="Before this time.")
+@since_option
+@until_option
 @click.option("--peer", help="Only mail to and from this peer.")
 @click.option(
     "--below", type=click.Choice(SEALING), help="Only mail that was protected by less than this level, or not at all."
@@ -154,29 +139,13 @@ def export(
     config = load_config(config_file) if directory is None else None
     where = directory or config.audit_directory  # type: ignore[union-attr]
     every = records(where, since or "") if where.exists() else iter(())
-    found = (
-        record
-        for record in (every if peer is None else _of_peer(every, peer, config.peers if config is not None else ()))
-        if (since is None or str(record.get("time", "")) >= since)
-        and (until is None or str(record.get("time", "")) < until)
-        and (below is None or _is_below(record, below))
-    )
+    asked = chosen(every, since, until, peer, config.peers if config is not None else ())
+    found = (record for record in asked if below is None or _is_below(record, below))
     if output is None:
         _export(found, form, sys.stdout)
     else:
         with _opened(output) as file:
             _export(found, form, file)
-
-
-def _of_peer(every: Iterator[dict[str, Any]], peer: str, configured: Collection[str]) -> Iterator[dict[str, Any]]:
-    """The records of this one. Raises ConfigError where it is not configured, and none of the records has it."""
-    known = set(configured)
-    for record in every:
-        known.add(str(record.get("peer") or ""))
-        if record.get("peer") == peer:
-            yield record
-    if peer not in known:
-        raise ConfigError(f"no peer {peer!r}; known are {', '.join(sorted(filter(None, known))) or 'none'}")
 
 
 def _is_below(record: dict[str, Any], level: str) -> bool:

@@ -13,7 +13,7 @@ import click
 
 from relay.audit.entries import LEDGER, AddressHash
 from relay.audit.reading import records
-from relay.cli.options import config_option
+from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.cli.tables import plain_console, table
 from relay.config import Config, load_config
 from relay.policy.names import printable
@@ -30,8 +30,8 @@ def ledger() -> None:
 @click.option(
     "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
 )
-@click.option("--since", help="From this time on, as it stands in the file: 2026-11-25 or 2026-11-25T10:00.")
-@click.option("--until", help="Before this time.")
+@since_option
+@until_option
 @click.option("--peer", help="Only mail for this peer.")
 @click.option("--event", type=click.Choice(LEDGER), help="Only lines of this kind.")
 @click.option("--address", help="Only mail from or to this address (the site secret is needed).")
@@ -52,13 +52,12 @@ def show(
     config = None if directory is not None and address is None else load_config(config_file)
     directory = directory or (config.audit_directory if config is not None else Path())
     spellings = spellings_of(config, address) if address is not None and config is not None else None
-    wanted = {"peer": peer, "event": event, "message": digest}
+    wanted = {"event": event, "message": digest}
+    every = records(directory, since or "", LEDGER) if directory.exists() else iter(())
     entries = [
         entry
-        for entry in (records(directory, since or "", LEDGER) if directory.exists() else ())
-        if (since is None or str(entry.get("time", "")) >= since)
-        and (until is None or str(entry.get("time", "")) < until)
-        and all(value is None or entry.get(name) == value for name, value in wanted.items())
+        for entry in chosen(every, since, until, peer, config.peers if config is not None else ())
+        if all(value is None or entry.get(name) == value for name, value in wanted.items())
         and (spellings is None or not spellings.isdisjoint(addresses_in(entry)))
     ]
     if as_json:

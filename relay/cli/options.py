@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from relay.errors import ConfigError
 
 T = TypeVar("T")
 
@@ -40,3 +43,38 @@ def as_relay_option(command: Callable[..., T]) -> Callable[..., T]:
         return command(*arguments, config_file=config_file, **options)
 
     return config_option(as_relay)
+
+
+class Time(click.ParamType):
+    """A time as the audit record has it, which can be compared with theirs: RFC 3339, UTC, with milliseconds."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Without a zone it is UTC, as in the record."""
+        try:
+            when = datetime.fromisoformat(value)
+            when = when.astimezone(UTC) if when.tzinfo is not None else when.replace(tzinfo=UTC)
+        except (ValueError, OverflowError):
+            self.fail(f"{value!r} is no time; write 2026-11-25, 2026-11-25T10:00 or 2026-11-25T10:00+01:00", param, ctx)
+        return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+since_option = click.option(
+    "--since", type=Time(), help="From this time on: 2026-11-25, 2026-11-25T10:00 (UTC), or with a zone."
+)
+until_option = click.option("--until", type=Time(), help="Before this time.")
+
+
+def chosen(
+    records: Iterable[dict[str, Any]], since: str | None, until: str | None, peer: str | None, peers: Collection[str]
+) -> Iterator[dict[str, Any]]:
+    """Those of this time and peer. Raises ConfigError for a peer who is not one of `peers`, and whom no record has."""
+    known = set(peers)
+    for record in records:
+        known.add(str(record.get("peer") or ""))
+        time = str(record.get("time", ""))
+        if (since or "") <= time and (until is None or time < until) and peer in (None, record.get("peer")):
+            yield record
+    if peer is not None and peer not in known:
+        raise ConfigError(f"no peer {peer!r}; known are {', '.join(sorted(filter(None, known))) or 'none'}")

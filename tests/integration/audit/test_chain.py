@@ -5,9 +5,11 @@ Standard: JSON lines chained by SHA-256; addresses under a key that follows from
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gzip
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -334,6 +336,22 @@ def test_a_line_whose_end_is_being_written_is_read_whole(directory: Path, monkey
     monkeypatch.setattr("relay.audit.chain.sleep", lambda _: path.write_bytes(octets))
     found = verify(directory)
     assert (found.number, found.problems, found.broken_off) == (3, (), ())
+
+
+async def test_two_processes_that_compress_at_once_leave_what_the_other_one_does(directory: Path) -> None:
+    small_files(directory)
+    before, oldest = verify(directory), min(directory.iterdir())
+    with (directory / f".{oldest.name}.gz").open("wb") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        other.write(b"half")
+        other.flush()
+        await compress_finished(directory)
+        assert oldest.exists()
+        assert os.fstat(other.fileno()).st_size == 4
+    assert verify(directory) == before
+    await asyncio.gather(*(compress_finished(directory) for _ in range(4)))
+    assert verify(directory) == before
+    assert not [path for path in directory.iterdir() if path.name.startswith(".")]
 
 
 async def test_what_a_kill_leaves_half_compressed_is_no_part_of_it_and_is_compressed_again(directory: Path) -> None:

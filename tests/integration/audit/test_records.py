@@ -24,6 +24,7 @@ from relay import app, mime
 from relay.audit.entries import AddressHash
 from relay.audit.reading import records, verify
 from relay.config import TCPAddress
+from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.store.secret import SiteSecret
 from relay.store.secret_file import locked
@@ -326,7 +327,7 @@ async def test_a_relay_that_was_killed_while_mail_left_records_it_when_it_starts
         relay.kill()
         await relay.process.wait()
         await asyncio.gather(sending, return_exceptions=True)
-    assert not alice.config.audit_directory.exists()
+    assert of(alice) == []
     async with relay_process(alice):
         pass
     [record] = of(alice)
@@ -387,6 +388,23 @@ async def send_until_broken(address: TCPAddress, name: str) -> None:
         for number in itertools.count():
             message = mails.plain().replace(b"Message-ID: <", b"Message-ID: <%b.%d." % (name.encode(), number))
             await submit(address, message)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_second_relay_with_the_same_directory_does_not_start_and_says_why(
+    alice: Site, bob: Site, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr("relay.audit.sole.WAIT_S", 0.1)
+    with bob.config_file.open("a") as file:
+        file.write(f'\n[audit]\ndirectory = "{alice.config.audit_directory}"\n')
+    alice.set_workers(workers)
+    async with relay_process(alice):
+        with pytest.raises(ConfigError, match="another relay has its audit record there"):
+            async with app.running(bob.config):
+                pass
+    async with app.running(bob.config):
+        pass
+    assert not (alice.config.audit_directory / ".relay").exists()
 
 
 async def test_several_workers_write_one_chain(alice: Site, sink: Sink) -> None:

@@ -1,0 +1,74 @@
+"""One relay adds to an audit record: the second one that is given the same directory does not start.
+Standard: flock(2) on a file in the directory, for as long as the relay serves; a killed relay's ends with it.
+
+Two would delete each other's files, and tell each other's mail as their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+
+from relay.audit.chain import leads_to, make_directory
+from relay.errors import ConfigError
+
+log = structlog.get_logger(__name__)
+
+WAIT_S, LOOK_S = 5.0, 0.05
+"""So long one that ends is waited for, and so often it is looked."""
+_NAME = ".relay"
+
+
+@asynccontextmanager
+async def sole_recorder(directory: Path) -> AsyncIterator[None]:
+    """To the end of the block no other relay records there. Raises ConfigError where one does.
+
+    Where nothing can be written, mail is to go on as [audit] says.
+    """
+    path = directory / _NAME
+    try:
+        file = await _waited_for(path)
+    except OSError as error:
+        file = -1
+        log.error("audit_not_locked", directory=str(directory), cause=error.strerror)
+    try:
+        yield
+    finally:
+        if file >= 0:
+            if leads_to(path, file):
+                path.unlink()
+            os.close(file)
+
+
+async def _waited_for(path: Path) -> int:
+    """The descriptor of the file under its lock. Raises ConfigError and OSError."""
+    until = asyncio.get_running_loop().time() + WAIT_S
+    while (file := await asyncio.to_thread(_locked, path)) is None:
+        if asyncio.get_running_loop().time() > until:
+            raise ConfigError(
+                f"{path.parent}: another relay has its audit record there: set a directory for each in [audit]"
+            )
+        await asyncio.sleep(LOOK_S)
+    return file
+
+
+def _locked(path: Path) -> int | None:
+    """The file under its lock, as a descriptor; None where another process has it. Raises OSError."""
+    make_directory(path.parent)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    held = False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = leads_to(path, file)  # whoever has just ended has taken it away
+    except BlockingIOError:
+        pass
+    finally:
+        if not held:
+            os.close(file)
+    return file if held else None
