@@ -45,7 +45,7 @@ def as_relay_option(command: Callable[..., T]) -> Callable[..., T]:
     return config_option(as_relay)
 
 
-class Time(click.ParamType):
+class Time(click.ParamType[str]):
     """A time as the audit record has it, which can be compared with theirs: RFC 3339, UTC, with milliseconds."""
 
     name = "time"

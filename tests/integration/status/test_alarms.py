@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay import app
+from relay.audit.reading import records
 from relay.counting import Board
 from relay.counting.alarms import ALARMS
 from relay.kme import DevelopmentKMEs
@@ -165,6 +166,8 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
         found = await numbers(addresses["status"])
         assert found.sum("qumail_alarm_notices_total", way="mail", outcome="sent") >= 2
         assert found.sum("qumail_mails_total", door="relay", peer="bob", level="aes", outcome="delivered") >= 1
+    recorded = [each["mail"] for each in records(site.config.audit_directory, events=("mail",))]
+    assert len(set(recorded)) == len(recorded) >= 4, "a relay that is killed knows of each whether it has its record"
 
 
 async def test_each_address_is_told_each_word_once_also_where_another_cannot_be_told(
