@@ -32,7 +32,8 @@ from typing import ClassVar
 class RelayError(Exception):
     """Root of all. `str(error)` is the cause, for the log; `public` is what an SMTP client hears.
 
-    `own_words` is the cause without what others have said, who may name anybody; "" where that is all of it.
+    `own_words` is the cause without the parts of addresses, and without what others have said, who may name anybody; ""
+    where that is all of it.
     """
 
     own_words = ""

@@ -140,11 +140,13 @@ class PolicySet:
         try:
             address = parse_address(recipient)
         except ValueError as error:
-            raise PolicyHolds(f"no policy can cover {recipient[:200]!r}: {error}") from error
+            raise _held(
+                f"no policy can cover {recipient[:200]!r}: {error}", f"no policy can cover it: {error}"
+            ) from error
         routed = may_be_route(address)
         file = self._find(islice(candidates(address), 1 if routed else None), lookups)
         if file is None:
-            raise PolicyHolds(self._may_be_routed(address) if routed else self._nobody_covers(address))
+            raise self._may_be_routed(address) if routed else self._nobody_covers(address)
         if held := self._held_in_clear(file, address, sender, recipient):
             raise PolicyHolds(held)
         return address, file
@@ -233,12 +235,11 @@ class PolicySet:
             None if sender else self.max_bounce,
         )
 
-    def _may_be_routed(self, address: FoldedAddress) -> str:
+    def _may_be_routed(self, address: FoldedAddress) -> PolicyHolds:
         own, _ = next(candidates(address))
-        return (
-            f"{address.local[:200]!r} at {address.domain} may be read as a route to another domain, so only a file of "
-            f"its own can cover it: {self.directory / own}"
-        )
+        cause = "may be read as a route to another domain, so only a file of its own can cover it"
+        who = f"{address.local[:200]!r} at {address.domain}"
+        return _held(f"{who} {cause}: {self.directory / own}", f"its address {cause}")
 
     def _held_in_clear(self, file: PolicyFile, address: FoldedAddress, sender: str, recipient: str) -> str:
         """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
@@ -256,12 +257,18 @@ class PolicySet:
             f"create {self.directory / domain_file(address)}; only a file of its own lets mail to a peer out in clear"
         )
 
-    def _nobody_covers(self, address: FoldedAddress) -> str:
+    def _nobody_covers(self, address: FoldedAddress) -> PolicyHolds:
         domain, default = self.directory / domain_file(address), self.directory / DEFAULT_FILE
-        return (
-            f"no policy covers {address.local!r} at {address.domain}: "
-            f"create {domain}, or {default} for everybody without a file of their own"
+        create = f"create {domain}, or {default} for everybody without a file of their own"
+        return _held(
+            f"no policy covers {address.local!r} at {address.domain}: {create}", f"no policy covers it: {create}"
         )
+
+
+def _held(cause: str, own_words: str) -> PolicyHolds:
+    error = PolicyHolds(cause)
+    error.own_words = own_words
+    return error
 
 
 _DOUBT = "mail whose sender or authors cannot be read without doubt counts as from everybody; it"

@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from relay.audit.entries import AddressHash
 from relay.errors import ConfigError, PolicyHolds, RelayError
 from relay.policy import walk as policy_walk
 from relay.policy.decide import PolicySet
@@ -28,6 +29,7 @@ from relay.policy.file import Policy
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.names import candidates, fold_domain, parse_address, printable, scope_of
 from relay.policy.strength import LevelName
+from relay.store.secret import SiteSecret
 
 POLICIES = Path(__file__).parents[3] / "policies"
 TABLE = tomllib.loads((Path(__file__).parents[2] / "data" / "decisions.toml").read_text(encoding="utf-8"))
@@ -102,6 +104,16 @@ def test_the_table_of_decisions(without_default: PolicySet, with_default: Policy
         with pytest.raises(PolicyHolds, match=r"no policy covers .* create .*default\.toml"):
             without_default.decide("alice@alice.example", row["to"])
         expect(with_default, row, "default.toml")
+
+
+@pytest.mark.parametrize(
+    "recipient", ["kurt%x@bob.example", '"kurt x"@bob.example', "kurt@nowhere.example", "kurt kurt@", "kurt@a..b"]
+)
+def test_why_nobody_covers_a_recipient_is_recorded_without_his_name(without_default: PolicySet, recipient: str) -> None:
+    with pytest.raises(PolicyHolds, match="kurt") as held:
+        without_default.decide("alice@alice.example", recipient)
+    assert "kurt" not in AddressHash(SiteSecret(bytes(32))).cause(held.value)
+    assert AddressHash(None).cause(held.value) == str(held.value)
 
 
 def test_the_table_has_every_file_decide_something() -> None:
