@@ -106,9 +106,7 @@ def test_the_table_of_decisions(without_default: PolicySet, with_default: Policy
         expect(with_default, row, "default.toml")
 
 
-@pytest.mark.parametrize(
-    "recipient", ["kurt%x@bob.example", '"kurt x"@bob.example', "kurt@nowhere.example", "kurt kurt@", "kurt@a..b"]
-)
+@pytest.mark.parametrize("recipient", ["kurt%x@bob.example", "kurt@nowhere.example", "kurt kurt@", "kurt@a..b"])
 def test_why_nobody_covers_a_recipient_is_recorded_without_his_name(without_default: PolicySet, recipient: str) -> None:
     with pytest.raises(PolicyHolds, match="kurt") as held:
         without_default.decide("alice@alice.example", recipient)
