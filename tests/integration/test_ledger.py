@@ -117,7 +117,9 @@ async def test_the_command_shows_what_is_in_the_ledger(tmp_path: Path, kmes: Dev
     assert "3 entries" in show().stdout
     assert len(json.loads(show("--address", "Carol@bob.example", "--json").stdout)) == 1
     assert len(json.loads(show("--event", "downgrade", "--json").stdout)) == 0
-    assert len(json.loads(show("--since", "2020", "--until", "9999", "--peer", "bob", "--json").stdout)) == 3
+    assert (
+        len(json.loads(show("--since", "2020-01-01", "--until", "9999-01-01", "--peer", "bob", "--json").stdout)) == 3
+    )
     assert show("--event", "nonsense").exit_code == 2
 
 
