@@ -82,9 +82,13 @@ class AuditSettings(toml.Table):
     }
 
     directory: PathSetting | None = None
-    """The directory of its files, which are only ever added to; by default audit beside the site secret."""
+    """The directory of its files, which are only ever added to; by default audit beside the site secret. Each relay has
+    its own: a second one with the same does not start.
+    """
     addresses: Literal["hashed", "clear"] = "hashed"
-    """Addresses are hashed under the site secret, or stand there as they are: "clear"."""
+    """Addresses are hashed under the site secret, and of what next hops answer the codes stand there alone; or all
+    stands there as it is: "clear".
+    """
     every_mail: bool = True
     """Whether every mail has a record. Without, there is the ledger alone."""
     when_unwritable: Literal["deliver", "hold"] = "deliver"
@@ -92,7 +96,9 @@ class AuditSettings(toml.Table):
     on, its records wait in memory, 20000 of them, and the log has `audit_not_written`; or it is held until they can be.
     """
     keep_days: int = Field(default=366, ge=1, le=36_500)
-    """Files of which all records are older are deleted, the ledger's with them. Export what has to be kept longer."""
+    """Files of which all records, and those of all before, are older are deleted, the ledger's with them. Export what
+    has to be kept longer.
+    """
     max_size: SizeSetting = 32 * 2**30
     """What all files may take, those of earlier days being compressed; beyond it the oldest are deleted early, and the
     log has `audit_full`. Ten mails a second take about 4 GiB a month.

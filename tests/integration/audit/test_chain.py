@@ -328,6 +328,24 @@ async def test_a_file_that_is_compressed_while_it_is_about_to_be_read_is_read(di
     assert [each["count"] for each in (first, *reading)] == list(range(40))
 
 
+async def test_old_files_that_are_removed_while_the_record_is_verified_are_no_fault(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(directory)
+    await remove_old(Audit(Chain(directory), AddressHash(SECRET)), 10, 2**30, time.time() + 12 * 86400)
+    there = [each for each in directory.iterdir() if each.suffix == ".jsonl"]
+    gone = there[0].with_name("000000000001-2026-11-20.jsonl")
+    gone.touch()
+
+    def removed_meanwhile(*_: object) -> str:
+        gone.unlink(missing_ok=True)
+        return "9999"
+
+    monkeypatch.setattr("relay.audit.reading.ended", removed_meanwhile)
+    found = verify(directory)
+    assert (found.first > 1, found.problems, gone.exists()) == (True, (), False)
+
+
 def test_a_line_whose_end_is_being_written_is_read_whole(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small_files(directory, 3)
     [path] = directory.iterdir()
