@@ -28,6 +28,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
+RECIPIENT = "(the recipient)"
+"""Stands in causes that are recorded, where his address stood."""
+
 
 class RelayError(Exception):
     """Root of all. `str(error)` is the cause, for the log; `public` is what an SMTP client hears.

@@ -20,6 +20,7 @@ from relay.audit.entries import as_time, in_lines, now
 from relay.audit.pending import Announced
 from relay.audit.writing import Audit
 from relay.deliveries import Delivery
+from relay.errors import RECIPIENT
 from relay.fates import Fate
 from relay.keys import KeyReference
 from relay.mail import Mail, Recipient
@@ -28,8 +29,6 @@ from relay.sealing import SealedCopy
 
 MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
 """So many key_IDs stand in a record, and so many octets of them; of more, their number and a digest do."""
-RECIPIENT = "(the recipient)"
-"""Stands in causes where an address of the record stood."""
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
 
 

@@ -142,6 +142,8 @@ class AddressHash:
     def __init__(self, secret: SiteSecret | None) -> None:
         """Without a secret addresses are written as they are."""
         self._keys = secret.derived(b"ledger addresses") if secret is not None else ()
+        self.hide_in: Callable[[str], str] = lru_cache(maxsize=100)(self._hide_in)
+        """The text, with each address in it as `write` has it; of many recipients mostly the same is said."""
         self.quoted: Callable[[str], str] = lru_cache(maxsize=_ADDRESSES)(self._quoted)
         """As `write`, as a JSON string; mostly it was asked for before."""
 
@@ -156,8 +158,7 @@ class AddressHash:
         own = error.own_words if self._keys and isinstance(error, RelayError) else ""
         return self.hide_in((own or str(error))[:MAX_REASON])
 
-    def hide_in(self, text: str) -> str:
-        """The text, with each address in it as `write` has it."""
+    def _hide_in(self, text: str) -> str:
         return _ADDRESS.sub(lambda found: self.write(found[0]), text) if self._keys and "@" in text else text
 
     def spellings(self, address: str) -> set[str]:

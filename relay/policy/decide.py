@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay.addresses import read_addresses
 from relay.config import MAX_BOUNCE
-from relay.errors import PolicyHolds
+from relay.errors import RECIPIENT, PolicyHolds
 from relay.policy.chosen import RuleLook, choose, meaning
 from relay.policy.content import MessageFacts
 from relay.policy.decision import Decision, Explanation, Lookup
@@ -141,7 +141,7 @@ class PolicySet:
             address = parse_address(recipient)
         except ValueError as error:
             raise _held(
-                f"no policy can cover {recipient[:200]!r}: {error}", f"no policy can cover it: {error}"
+                f"no policy can cover {recipient[:200]!r}: {error}", f"no policy can cover {RECIPIENT}: {error}"
             ) from error
         routed = may_be_route(address)
         file = self._find(islice(candidates(address), 1 if routed else None), lookups)
@@ -239,7 +239,7 @@ class PolicySet:
         own, _ = next(candidates(address))
         cause = "may be read as a route to another domain, so only a file of its own can cover it"
         who = f"{address.local[:200]!r} at {address.domain}"
-        return _held(f"{who} {cause}: {self.directory / own}", f"its address {cause}")
+        return _held(f"{who} {cause}: {self.directory / own}", f"{RECIPIENT} {cause}")
 
     def _held_in_clear(self, file: PolicyFile, address: FoldedAddress, sender: str, recipient: str) -> str:
         """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
@@ -261,7 +261,8 @@ class PolicySet:
         domain, default = self.directory / domain_file(address), self.directory / DEFAULT_FILE
         create = f"create {domain}, or {default} for everybody without a file of their own"
         return _held(
-            f"no policy covers {address.local!r} at {address.domain}: {create}", f"no policy covers it: {create}"
+            f"no policy covers {address.local!r} at {address.domain}: {create}",
+            f"no policy covers {RECIPIENT}: {create}",
         )
 
 
