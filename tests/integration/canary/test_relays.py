@@ -84,9 +84,10 @@ async def test_two_relays_on_one_database_ask_once_between_them(making: Making, 
 
 
 def share(site: Site, backend: Backend, directory: Path) -> None:
-    """The site's relay has this database, and the secret of all that have it."""
+    """The site's relay has this database, and the secret of all that have it; its audit record is its own."""
     text = site.config_file.read_text().replace('database = "relay.db"', f'database = "{backend.where}"')
-    site.config_file.write_text(text.replace('secret = "site.secret"', f'secret = "{directory}/alice.secret"'))
+    text = text.replace('secret = "site.secret"', f'secret = "{directory}/alice.secret"')
+    site.config_file.write_text(f'{text}\n[audit]\ndirectory = "audit"\n')
 
 
 async def until_sum(relays: list[dict[str, TCPAddress]], name: str, value: float) -> None:
