@@ -44,8 +44,10 @@ async def test_two_workers_ask_once_and_whichever_gets_the_receipt_counts_it(mak
     alice.set_workers(2)
     to_bob, to_alice = making.wires
     to_alice.is_open = False
-    async with app.running(bob.config) as addresses, relay_process(alice, before=AT_ONCE) as relay:
-        to_bob.to, to_alice.to = addresses["incoming"], relay.addresses["incoming"]
+    async with AsyncExitStack() as stack:
+        to_bob.to = (await stack.enter_async_context(app.running(bob.config)))["incoming"]  # it is asked at once
+        relay = await stack.enter_async_context(relay_process(alice, before=AT_ONCE))
+        to_alice.to = relay.addresses["incoming"]
         [receipt] = await to_alice.messages(1)
 
         async def asked() -> Numbers:
