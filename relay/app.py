@@ -1,4 +1,4 @@
-"""Builds the parts of a running relay out of relay.toml; it alone picks concrete classes, save levels (levels/all.py).
+"""Runs a relay: its doors, what it does beside mail, its alarms; assembly.py builds what seals and opens.
 Standard: whatever is started is stopped, in the opposite order, also when starting fails half-way.
 """
 
@@ -8,52 +8,34 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
 import structlog
 
 from relay.aio import in_background
-from relay.audit.chain import Chain
-from relay.audit.entries import AddressHash
-from relay.audit.pending import Pending
+from relay.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
 from relay.audit.sole import sole_recorder
-from relay.audit.writing import Audit
 from relay.budget import Budget
 from relay.canary.asking import Asking
-from relay.canary.box import CanaryBox
 from relay.canary.post import Post
 from relay.config import Config, TCPAddress
 from relay.counting import Board
-from relay.deliveries import Deliveries
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
-from relay.forward import NextHop
-from relay.incoming import Incoming
-from relay.key_receiver import Receiving
-from relay.keys.build import key_ring
 from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount
-from relay.keys.ring import KeyRing
-from relay.levels.all import all_levels
 from relay.notify import READY, STOPPING, notify, stay_alive
-from relay.opening import MailOpener
-from relay.opening.original import Originals
 from relay.outgoing import Outgoing
 from relay.policy.findings import kems_not_here
 from relay.policy.last_good import KEPT_POLICIES, LastGood
-from relay.policy.reload import PoliciesInForce
-from relay.quarantine.triage import Notices, Triage
-from relay.reloading import Reloading, Settings, SitesInForce
-from relay.sealing import Sealer
-from relay.shadow import Shadow, ShadowRecord
+from relay.reloading import Reloading, Settings
 from relay.status import StatusModule, Watched
 from relay.status.alarms import Alarms
 from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
@@ -63,15 +45,9 @@ from relay.status.telling import AlarmTelling
 from relay.stopping import Stop, Stopped, end_at_last, told_to_stop
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
-from relay.store.sent import SentRecords
 from relay.store.sqlite import sole_relay
-from relay.store.store import Store, open_store
-from relay.tally import Tally
-from relay.trail import Trail
 from relay.upkeep import (
     ALONE,
-    ANNOUNCED,
-    SENT,
     KeysFile,
     end_what_the_dead_had,
     give_memory_back,
@@ -84,7 +60,7 @@ from relay.upkeep import (
 from relay.worker import Worker
 
 if TYPE_CHECKING:
-    from relay.dkim.in_force import DKIMInForce
+    pass
 
 log = structlog.get_logger(__name__)
 
@@ -96,105 +72,6 @@ DOORS = {
     "imap": ("imap",),
 }
 """Where mail can come in: each folder of relay/entry, and the settings that need it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What seals and opens, without any entry: enough for `seal` and `open` on files."""
-
-    config: Config
-    settings: Settings
-    sites: SitesInForce
-    policies: PoliciesInForce
-    store: Store
-    keys: KeyRing
-    audit: Audit
-    algorithms: Mapping[str, str]
-    sealer: Sealer
-    originals: Originals
-    triage: Triage
-    canaries: CanaryBox
-    next_hops: dict[str, NextHop]
-    dkim: DKIMInForce | None
-    receiving: Receiving
-    sent: SentRecords
-    board: Board
-
-
-@asynccontextmanager
-async def parts(
-    settings: Config | Settings,
-    *,
-    prefetch: bool = True,
-    key_receiver: socket.socket | None = None,
-    board: Board | None = None,
-    last_good: LastGood | None = None,
-) -> AsyncIterator[Parts]:
-    """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
-
-    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
-    `key_receiver` (relay/key_receiver.py) another process asks for received keys, which outlives this one. What
-    is counted is on the `board`. Where policy files are wrong, those of `last_good` are in force.
-    """
-    board = board or Board()
-    async with AsyncExitStack() as stack:
-        settings = settings if isinstance(settings, Settings) else Settings(settings)
-        sites, dkim = SitesInForce(settings), _dkim(settings)
-        config = sites.config()
-        policies = PoliciesInForce(
-            config.policies.directory, sites.domains, max_bounce=config.max_bounce, board=board, last_good=last_good
-        )
-        secret = SiteSecret.load_or_create(config.store.secret)
-        audit = _audit(config, secret, board)
-        stack.push_async_callback(audit.close)
-        beat_file = config.store.secret.with_name("store.beat")
-        store = await open_store(config.store.database, secret, beat_file=beat_file, board=board)
-        sent = SentRecords(config.state_directory / SENT, secret, lambda: store.deliveries.settled)
-        stack.callback(sent.close)  # after the store, whose last words may fail
-        stack.push_async_callback(store.close)
-        receiving = Receiving(config, secret, store.received, key_receiver)
-        stack.push_async_callback(receiving.close)
-        await receiving.take_over()
-        stores = (store.received, store.issued_keys, store.trials)
-        keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch, board=board)
-        stack.push_async_callback(keys.close)
-        levels = all_levels(config)
-        sites.use(levels, keys)
-        opener = MailOpener(sites.layers, store.received, store.deliveries, beat=store.beat, board=board)
-        next_hops = _next_hops(stack, config)
-        yield Parts(
-            config,
-            settings,
-            sites,
-            policies,
-            store,
-            keys,
-            audit,
-            {name: level.algorithms for name, level in levels.items()},
-            Sealer(sites.planner, policies, keys, board),
-            Originals(opener, policies, dkim.arrivals if dkim is not None else _nothing, board),
-            _triage(config, sites, store, next_hops, board),
-            CanaryBox(sites.config, store.canaries, board),
-            next_hops,
-            dkim,
-            receiving,
-            sent,
-            board,
-        )
-
-
-def _dkim(settings: Settings) -> DKIMInForce | None:
-    """What [dkim] wants done with mail that leaves and that arrives. Raises ConfigError."""
-    if settings().dkim is None:
-        return None
-    # Loaded here, for it takes 10 MB that most relays have no use for.
-    from relay.dkim.in_force import DKIMInForce
-
-    return DKIMInForce(settings)
-
-
-def _nothing() -> None:
-    """Where there is no [dkim]."""
 
 
 def doors(config: Config) -> dict[str, DoorModule]:
@@ -255,15 +132,12 @@ async def running(
             folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
         sockets = worker.listening() if worker is not None else await bound(config)
         stack.callback(close_all, sockets)
-        if worker is None:
-            if isinstance(config.store.database, Path):
-                database = await asyncio.to_thread(config.store.database.resolve)
-                await stack.enter_async_context(sole_relay(database))
-            await stack.enter_async_context(sole_recorder(config.audit_directory))
+        first = worker is None or worker.first
         board = worker.shared_board if worker is not None else Board()
         if worker is None:
+            await stack.enter_async_context(_alone(config))
             await stack.enter_async_context(held_mail_kept(board.held, config.held_file))
-        last_good = LastGood(config.state_directory / KEPT_POLICIES, writes=worker is None or worker.first)
+        last_good = LastGood(config.state_directory / KEPT_POLICIES, writes=first)
         built = await stack.enter_async_context(
             parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
         )
@@ -276,36 +150,17 @@ async def running(
             take_over = partial(take_over_what_was_sent, config, built.store, secret, built.audit)
             _share(built, worker, neighbours, take_over)
         await end_what_the_dead_had(config, built.store, secret, built.audit)
-        if worker is None or worker.first:
+        if first:
             await built.triage.refresh()
-        for finding in kems_not_here(built.policies()):
-            log.warning("kem_not_available", cause=str(finding))
-        for kme in (name for name, each in built.config.kmes.items() if from_development_kme(each.ca)):
-            log.warning("development_keys", kme=kme, quantum=False, cause=f"KME {kme} is one of `qumail-relay kme`")
-        for peer, cause in built.config.peers_without_keys.items():
-            log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
+        _tell_what_is_missing(built)
         budget = Budget(config.limits.messages_in_flight)
         watched = _watched(built, budget)
-        report = KeysFile(config.keys_file, secret.ids[0], built.keys, built.receiving, worker)
-        work = {
-            "key intake": built.receiving.go_on(),
-            "memory": give_memory_back(),
-            "late words": write_what_is_late(built.store, built.sent),
-            "key report": report.keep_up(),
-        }
-        work |= {"measures": keep_own(watched), "loop lag": keep_lag(watched)}
         readiness = Readiness(watched)
-        if worker is None or worker.first:
+        if first:
             await readiness.look()
-            work |= {
-                "forecasts": keep_forecasts(watched), "site": keep_site(watched), "readiness": readiness.keep_up(),
-            }  # fmt: skip
-            work["sweep"] = sweep(config, built.store, secret, built.triage, built.audit)
-            work["policy ends"] = tell_of_endings(built.policies)
-        if worker is not None and stop is not None:
-            work["supervisor"] = worker.stop_with_supervisor(stop)
-        if stop is not None:
-            work["second process"] = report.stop_without_receiver(stop)
+        work = _work_beside_mail(built, watched, secret, worker, stop)
+        if first:
+            work |= _work_of_the_first(built, watched, secret, readiness)
         for name, doing in work.items():
             await stack.enter_async_context(in_background(name, doing))
         inside = Inside(
@@ -324,13 +179,8 @@ async def running(
         post = Post(config, built.policies, inside.outgoing, config.policies.shadow) if inside.outgoing else None
         await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
-        if worker is None or worker.first:
-            telling = AlarmTelling(config, board, inside.outgoing, built.next_hops)
-            alarms = Alarms(board, config.alarms_file, telling)
-            stack.push_async_callback(alarms.write)  # last: what is told until then is not told again
-            await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
-            looking = Looking(watched, readiness, built.next_hops)
-            await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
+        if first:
+            alarms = await stack.enter_async_context(_alarms(built, watched, readiness, inside.outgoing))
             ready += [
                 await stack.enter_async_context(each.door(watched, readiness, alarms, sockets))
                 for each in status(config)
@@ -352,7 +202,7 @@ async def running(
         addresses: dict[str, TCPAddress] = {}
         for each in ready:
             addresses |= await each.start()
-        if post is not None and config.canary.every is not None and (worker is None or worker.first):
+        if post is not None and config.canary.every is not None and first:
             asking = Asking(
                 built.sites.config, built.store.canaries, post, board, config.canary.every, config.canary.limit
             )
@@ -366,6 +216,75 @@ async def running(
         yield addresses
         log.info("relay_stops")
         built.keys.wait_no_more()
+
+
+@asynccontextmanager
+async def _alone(config: Config) -> AsyncIterator[None]:
+    """No other relay has this site's embedded database or audit record meanwhile. Raises ConfigError."""
+    async with AsyncExitStack() as stack:
+        if isinstance(config.store.database, Path):
+            database = await asyncio.to_thread(config.store.database.resolve)
+            await stack.enter_async_context(sole_relay(database))
+        await stack.enter_async_context(sole_recorder(config.audit_directory))
+        yield
+
+
+def _tell_what_is_missing(built: Parts) -> None:
+    """Into the log: what does less than its administrator may believe."""
+    for finding in kems_not_here(built.policies()):
+        log.warning("kem_not_available", cause=str(finding))
+    for kme in (name for name, each in built.config.kmes.items() if from_development_kme(each.ca)):
+        log.warning("development_keys", kme=kme, quantum=False, cause=f"KME {kme} is one of `qumail-relay kme`")
+    for peer, cause in built.config.peers_without_keys.items():
+        log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
+
+
+def _work_beside_mail(
+    built: Parts, watched: Watched, secret: SiteSecret, worker: Worker | None, stop: Stop | None
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What each process of a relay does as long as it serves, by name."""
+    report = KeysFile(built.config.keys_file, secret.ids[0], built.keys, built.receiving, worker)
+    work = {
+        "key intake": built.receiving.go_on(),
+        "memory": give_memory_back(),
+        "late words": write_what_is_late(built.store, built.sent),
+        "key report": report.keep_up(),
+        "measures": keep_own(watched),
+        "loop lag": keep_lag(watched),
+    }
+    if worker is not None and stop is not None:
+        work["supervisor"] = worker.stop_with_supervisor(stop)
+    if stop is not None:
+        work["second process"] = report.stop_without_receiver(stop)
+    return work
+
+
+def _work_of_the_first(
+    built: Parts, watched: Watched, secret: SiteSecret, readiness: Readiness
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What one process does for all of them."""
+    return {
+        "forecasts": keep_forecasts(watched),
+        "site": keep_site(watched),
+        "readiness": readiness.keep_up(),
+        "sweep": sweep(built.config, built.store, secret, built.triage, built.audit),
+        "policy ends": tell_of_endings(built.policies),
+    }
+
+
+@asynccontextmanager
+async def _alarms(
+    built: Parts, watched: Watched, readiness: Readiness, outgoing: Outgoing | None
+) -> AsyncIterator[Alarms]:
+    """The alarms, which begin and end, and are told, meanwhile."""
+    telling = AlarmTelling(built.config, built.board, outgoing, built.next_hops)
+    alarms = Alarms(built.board, built.config.alarms_file, telling)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(alarms.write)  # last: what is told until then is not told again
+        await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
+        looking = Looking(watched, readiness, built.next_hops)
+        await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
+        yield alarms
 
 
 def _watched(built: Parts, budget: Budget) -> Watched:
@@ -386,37 +305,6 @@ def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Call
         return CountedTogether(neighbours, crc32(f"{kme} {sae}".encode()) % COUNTERS)
 
     built.keys.share(draws_of, first=worker.first)
-
-
-def outgoing_recipe(built: Parts) -> Outgoing:
-    """The journey out; [outgoing] must be set."""
-    config = built.config
-    assert config.outgoing is not None  # noqa: S101 - whoever calls has looked
-    return Outgoing(
-        config.outgoing,
-        built.sealer,
-        built.next_hops["outgoing"],
-        built.audit,
-        Deliveries("outgoing", built.store.deliveries, built.sent),
-        _shadow(config, built),
-        built.dkim.signer if built.dkim is not None else _nothing,
-        tally(built, "outgoing"),
-    )
-
-
-def incoming_recipe(built: Parts) -> Incoming:
-    """The journey in; [incoming] must be set."""
-    config = built.config
-    assert config.incoming is not None  # noqa: S101 - whoever calls has looked
-    return Incoming(
-        config.incoming,
-        built.originals,
-        built.next_hops["incoming"],
-        Deliveries("incoming", built.store.deliveries, built.sent),
-        built.triage,
-        built.canaries,
-        tally(built, "incoming"),
-    )
 
 
 async def serve(
@@ -465,45 +353,3 @@ async def _retire(told: asyncio.Event, ready: list[Door], stop: Stop) -> None:
 async def _stopped(ready: list[Door]) -> None:
     """All at once, so that they share the time that mails in flight are given."""
     await asyncio.gather(*(each.stop() for each in ready))
-
-
-def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
-    """The audit record, as this process writes it."""
-    settings = config.audit
-    addresses = AddressHash(secret if settings.addresses == "hashed" else None)
-    pending = Pending(config.state_directory / ANNOUNCED) if settings.every_mail else None
-    chain = Chain(config.audit_directory)
-    chain.look()
-    return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=settings.holds)
-
-
-def tally(built: Parts, direction: str) -> Tally:
-    """What counts each mail of this direction, and writes it into the audit record."""
-    trail = Trail(direction, built.audit, built.algorithms)
-    return Tally(direction, built.sites.config, built.board, trail)
-
-
-def _shadow(config: Config, built: Parts) -> Shadow | None:
-    """Where policies are only tried out: what tells what would happen."""
-    if not config.policies.shadow:
-        return None
-    log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
-    record = config.policies.shadow_record
-    return Shadow(built.sealer, ShadowRecord(record) if record is not None else None)
-
-
-def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:
-    """The next hop of each direction; whoever uses it shares its connections."""
-    directions = {"outgoing": config.outgoing, "incoming": config.incoming}
-    hops = {name: NextHop(each, config.site.hostname) for name, each in directions.items() if each is not None}
-    for hop in hops.values():
-        stack.push_async_callback(hop.close)
-    return hops
-
-
-def _triage(config: Config, sites: SitesInForce, store: Store, next_hops: dict[str, NextHop], board: Board) -> Triage:
-    """What decides about arriving mail that cannot be opened."""
-    notices = None
-    if config.incoming is not None and config.quarantine.notice:
-        notices = Notices(config.site, next_hops["incoming"], board)
-    return Triage(config, sites.config, store, board, notices)

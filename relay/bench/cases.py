@@ -49,6 +49,8 @@ WAYS = (
     BenchWay("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
     *(BenchWay("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in LEVELS),
     BenchWay("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers"),
+    BenchWay("watched", "aes, not watched", "alice-not-watched", "sealed", (4 * KB, 1 * MB), told="alice-not-watched"),
+    BenchWay("watched", "aes, watched", "alice-watched", "sealed", (4 * KB, 1 * MB), told="alice-watched"),
     BenchWay("lmtp", "pass-through, LMTP", "pass-through-lmtp", "same", lmtp=True, told="pass-through-lmtp"),
     BenchWay("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, told="alice"),
     *(
@@ -79,6 +81,7 @@ OTHERS = {
 PARTS = {
     "sealing": "each level by SMTP, beside the limit, a bare pass-through and Postfix",
     "workers": "a relay with 2 workers",
+    "watched": "a relay with [status] and an audit record of every mail, beside one without",
     "lmtp": "level aes by LMTP",
     "opening": "mail of each level opened, beside the same mail passed through",
     "both": "sealed by one relay and opened by the next, beside two pass-throughs in a row",
@@ -111,6 +114,8 @@ class BenchComparison:
 COMPARISONS = (
     BenchComparison("aes 4 KB", "pass-through 4 KB", 1.5, "0.90"),
     BenchComparison("aes, 2 workers 4 KB", "Postfix 4 KB", 1.5, "0.97 with 1"),
+    BenchComparison("aes, watched 4 KB", "aes, not watched 4 KB", 0.97, "none"),
+    BenchComparison("aes, watched 1 MB", "aes, not watched 1 MB", 0.97, "none"),
     BenchComparison("otp 4 KB", "aes 4 KB", 0.9, "0.83"),
     BenchComparison("pqc 4 KB", "aes 4 KB", 0.6, "0.44"),
     BenchComparison("rsa 4 KB", "aes 4 KB", 0.45, "0.37"),

@@ -64,6 +64,8 @@ _OUTGOING = (
     '[outgoing]\nlisten = "127.0.0.1:0"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
 )
 _INCOMING = '[incoming]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:{}"\n'
+_WATCHED = '\n[status]\nlisten = "127.0.0.1:0"\n'
+_NOT_WATCHED = "\n[audit]\nevery_mail = false\n"
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
 _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
 """How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
@@ -143,6 +145,10 @@ class Servers:
                 return await self._relay(name, _OUTGOING.format(self.sink))
             case "alice-2-workers":
                 return await self._relay(name, _OUTGOING.format(self.sink), workers=2)
+            case "alice-watched":
+                return await self._relay(name, _OUTGOING.format(self.sink), tables=_WATCHED)
+            case "alice-not-watched":
+                return await self._relay(name, _OUTGOING.format(self.sink), tables=_NOT_WATCHED)
             case "alice-then-bob":
                 return await self._relay(name, _OUTGOING.format(await self.port("bob")))
             case "alice-to-bag":
@@ -161,8 +167,11 @@ class Servers:
                 return await self._postfix()
         raise AssertionError(name)
 
-    async def config_file(self, name: str, direction: str, *, workers: int = 1) -> Path:
-        """The configuration of a relay of Alice's site or Bob's, as its `name` begins, in a directory of its own."""
+    async def config_file(self, name: str, direction: str, *, workers: int = 1, tables: str = "") -> Path:
+        """The configuration of a relay of Alice's site or Bob's, as its `name` begins, in a directory of its own.
+
+        It ends with `tables`.
+        """
         kmes = self.directory / "kme" / "endpoints.json"
         await self.server("kmes")
         site, sae, kme, peer, peer_sae = ("alice", "2", "KM1", "bob", "1")
@@ -175,18 +184,21 @@ class Servers:
                 workers=workers, site=site, sae=sae, peer=peer,
                 peer_sae=peer_sae, kme=json.loads(kmes.read_text())[kme], files=self.directory, direction=direction,
             )
+            + tables
         )  # fmt: skip
         return directory / "relay.toml"
 
-    async def _relay(self, name: str, direction: str, *, workers: int = 1) -> BenchServer:
-        config_file = await self.config_file(name, direction, workers=workers)
+    async def _relay(self, name: str, direction: str, *, workers: int = 1, tables: str = "") -> BenchServer:
+        config_file = await self.config_file(name, direction, workers=workers, tables=tables)
         ready, log = config_file.with_name("ready"), config_file.with_name("relay.log")
         serve = command(
             "serve", "--config", str(config_file), "--ready-file", str(ready), ready_file=ready, log_file=log
         )
         text, pid = await self._stack.enter_async_context(serve)
         words = [line.split() for line in text.splitlines()]
-        doors = {entry.partition("_")[2]: int(address.rpartition(":")[2]) for entry, address in words}
+        doors = {
+            entry.partition("_")[2]: int(address.rpartition(":")[2]) for entry, address in words if entry != "status"
+        }
         return BenchServer(doors, pid, log)
 
     async def _kmes(self) -> BenchServer:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import click
 
-from relay import app, key_receiver
+from relay import assembly, key_receiver
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings, load_config
@@ -57,7 +57,7 @@ def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
 
 async def _seal(config: Config, mail: Mail) -> bytes:
     with told_to_stop() as stop:
-        async with app.parts(config, prefetch=False) as parts:
+        async with assembly.parts(config, prefetch=False) as parts:
             sealed = await stop.or_end(parts.sealer.seal(mail))
     for failure in sealed.failures.values():
         raise failure
@@ -69,7 +69,7 @@ async def _seal(config: Config, mail: Mail) -> bytes:
 
 async def _open(config: Config, message: bytes, sender: str, receiver: socket.socket) -> bytes:
     with told_to_stop() as stop:
-        async with app.parts(config, prefetch=False, key_receiver=receiver) as parts:
+        async with assembly.parts(config, prefetch=False, key_receiver=receiver) as parts:
             opened = await stop.or_end(parts.originals.opener.open(message, sender))
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")

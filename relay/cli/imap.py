@@ -15,7 +15,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from relay import app, key_receiver
+from relay import assembly, key_receiver
 from relay.budget import Budget
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
@@ -60,9 +60,9 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
 async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket) -> list[Visited]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with told_to_stop() as stop:
-        async with app.parts(config, prefetch=False, key_receiver=receiver) as built:
+        async with assembly.parts(config, prefetch=False, key_receiver=receiver) as built:
             budget = Budget(config.limits.messages_in_flight)
-            watched = mailboxes(config, built.originals, budget, app.tally(built, "incoming"))
+            watched = mailboxes(config, built.originals, budget, assembly.tally(built, "incoming"))
             console = Console(stderr=True)
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 report = _shown(progress)

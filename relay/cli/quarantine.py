@@ -180,11 +180,11 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
         raise ConfigError("[incoming] is not set: decide where the relay runs that opens this site's mail")
     fine = True
     # Here, for it is all of a relay: to look at what is kept needs little of it.
-    from relay import app
+    from relay import assembly
     from relay.quarantine.release import Release
 
     with told_to_stop() as stop:
-        async with app.parts(_impatient(config), prefetch=False) as parts:
+        async with assembly.parts(_impatient(config), prefetch=False) as parts:
             decide = Release(
                 parts.store.quarantine,
                 parts.originals,

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
-from relay import app
+from relay import assembly
 from relay.config import Config
 from relay.errors import RelayError
 from relay.mail import Envelope, Mail, Recipient
@@ -27,7 +27,7 @@ async def rehearse(config: Config) -> list[Result]:
     """
     own = config.site.domains[0]
     with tempfile.TemporaryDirectory(prefix="qumail-relay-test-") as work:
-        async with app.parts(_aside(config, Path(work)), prefetch=False) as parts:
+        async with assembly.parts(_aside(config, Path(work)), prefetch=False) as parts:
             results = [_inside(own, await _sealed(parts, own, own))]
             for name, peer in parts.config.peers.items():
                 domain = peer.domains[0]
@@ -42,7 +42,7 @@ def _aside(config: Config, work: Path) -> Config:
     return config.model_copy(update={"store": store, "audit": audit})
 
 
-async def _sealed(parts: app.Parts, own: str, domain: str) -> SealedCopy | RelayError:
+async def _sealed(parts: assembly.Parts, own: str, domain: str) -> SealedCopy | RelayError:
     sender, recipient = f"postmaster@{own}", f"postmaster@{domain}"
     message = (
         f"From: {sender}\r\nTo: {recipient}\r\nSubject: test of QuMail Relay\r\n"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from tests.conftest import Pair
@@ -63,7 +63,7 @@ async def test_in_the_body_of_ordinary_mail_it_passes(doors: dict[str, Any], wir
 
 
 async def test_what_a_peer_has_sealed_with_it_in_the_header_is_not_handed_on(pair: Pair, sink: Sink) -> None:
-    async with app.parts(pair.alice.config) as built:
+    async with assembly.parts(pair.alice.config) as built:
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
         sealed = await built.sealer.seal(Mail(envelope, HEADER))
     [form] = sealed.copies

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.entry import Recipe
 from relay.errors import RelayError, TryLater
 from relay.incoming import Incoming
@@ -73,8 +73,8 @@ async def outgoing(
     async def make(number: int) -> Mail:
         return _mail(numbered(number), RECIPIENTS)
 
-    async with app.parts(site.config, prefetch=False) as parts:
-        yield Journey(app.outgoing_recipe(parts), sink, make)
+    async with assembly.parts(site.config, prefetch=False) as parts:
+        yield Journey(assembly.outgoing_recipe(parts), sink, make)
 
 
 @asynccontextmanager
@@ -94,14 +94,14 @@ async def incoming(
         identities=identities,
     )
     async with AsyncExitStack() as stack:
-        sealing = await stack.enter_async_context(app.parts(alice.config, prefetch=False))
-        opening = await stack.enter_async_context(app.parts(bob.config, prefetch=False))
+        sealing = await stack.enter_async_context(assembly.parts(alice.config, prefetch=False))
+        opening = await stack.enter_async_context(assembly.parts(bob.config, prefetch=False))
 
         async def make(number: int) -> Mail:
             [form] = (await sealing.sealer.seal(_mail(numbered(number), BOTH))).copies
             return _mail(form.message, BOTH)
 
-        yield Journey(app.incoming_recipe(opening), sink, make)
+        yield Journey(assembly.incoming_recipe(opening), sink, make)
 
 
 class Milter:

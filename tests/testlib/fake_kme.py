@@ -104,3 +104,8 @@ class FakeKME(DevelopmentKME):
 
 
 MakeKME = Callable[..., FakeKME]
+
+
+def is_the_servers(task: asyncio.Task[Any]) -> bool:
+    """Whether it is one of the fake KME's own, which may end later than its client's connection."""
+    return any(name in repr(task) for name in ("_serve", "RequestHandler"))

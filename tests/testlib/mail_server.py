@@ -12,14 +12,13 @@ from relay.config import TCPAddress
 from tests.testlib.sink import Got, Sink
 from tests.testlib.submit import submit, submit_lmtp
 
-AGAIN_S = 0.05
-
 
 @dataclass
 class MailServer(Sink):
     """What one site sends goes on to the relay `to`, by SMTP or LMTP; where it is not open it is lost.
 
-    `carries` says which mails are for there at all. `answers` are what the relay has said to each mail.
+    `carries` says which mails are for there at all. `answers` are what the relay has said to each mail. What is put off
+    is tried again after `again_s` seconds, `tries` times in all.
     """
 
     to: TCPAddress = TCPAddress("", 0)
@@ -27,6 +26,8 @@ class MailServer(Sink):
     is_open: bool = True
     carries: Callable[[Got], bool] = lambda _: True
     answers: list[str] = field(default_factory=list)
+    again_s: float = 0.05
+    tries: int = 1000
 
     async def carry(self) -> None:
         """Hands on what comes, for ever."""
@@ -39,8 +40,11 @@ class MailServer(Sink):
 
     async def hand_on(self, got: Got) -> str:
         """The last word to one mail."""
-        while (answer := await self.handed(got)).startswith("4"):
-            await asyncio.sleep(AGAIN_S)
+        answer = ""
+        for _ in range(self.tries):
+            if not (answer := await self.handed(got)).startswith("4"):
+                break
+            await asyncio.sleep(self.again_s)
         self.answers.append(answer)
         return answer
 

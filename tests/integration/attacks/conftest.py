@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.pieces import Pieces
@@ -112,7 +112,8 @@ async def scene(
     ]  # fmt: skip
     for each in bobs:
         text = each.config_file.read_text().replace('database = "relay.db"', f'database = "{backend.where}"')
-        each.config_file.write_text(text.replace('secret = "site.secret"', f'secret = "{tmp_path}/bob.secret"'))
+        text = text.replace('secret = "site.secret"', f'secret = "{tmp_path}/bob.secret"')
+        each.config_file.write_text(f'{text}\n[audit]\ndirectory = "audit"\n')  # each has a record of its own
     async with AsyncExitStack() as stack:
         incoming = [(await stack.enter_async_context(serving(each)))["incoming"] for each in bobs]
         outgoing = (await stack.enter_async_context(serving(alice)))["outgoing"]
@@ -121,5 +122,5 @@ async def scene(
 
 async def quarantined(site: Site) -> list[str]:
     """The reason of each message that is put aside at a site, oldest first."""
-    async with app.parts(site.config, prefetch=False) as parts:
+    async with assembly.parts(site.config, prefetch=False) as parts:
         return [kept.reason for kept in await parts.store.quarantine.all()]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from relay import app, cms, mime
+from relay import assembly, cms, mime
 from tests.integration.attacks import forger
 from tests.integration.attacks.conftest import Scene, quarantined
 from tests.testlib import mails
@@ -61,7 +61,7 @@ async def test_a_key_that_opened_a_pad_opens_nothing_at_level_aes_even_for_who_k
     known = forger.read_off(message, scene.payloads[-1])
     assert (await scene.sent(message, to=BEN)).code == 250
     key_ID = known.content.key_IDs[0]
-    async with app.parts(scene.bob.config, prefetch=False) as parts:
+    async with assembly.parts(scene.bob.config, prefetch=False) as parts:
         held, _ = await parts.store.received.look("alice-bob", "2", [key_ID])
     payload = forger.forged_payload("aes", recipients=(BEN,))
     await scene.sent(forger.key_wrap_forgery(known, key_ID, held[key_ID], payload), to=BEN, relay=1)
@@ -80,7 +80,7 @@ async def test_keys_of_a_pad_in_another_order_are_refused_before_any_is_asked_fo
     forged = cms.AuthEnveloped(enveloped.recipients, swapped, enveloped.ciphertext, enveloped.tag)
     await scene.sent(forger.outer(cms.encode_enveloped(forged)), to=BEN)
     assert await quarantined(scene.bob) == ["unknown-format"]
-    async with app.parts(scene.bob.config, prefetch=False) as parts:
+    async with assembly.parts(scene.bob.config, prefetch=False) as parts:
         assert await parts.store.received.look("alice-bob", "2", of.key_IDs) == ({}, frozenset())
     assert (await scene.sent(message, to=BEN)).code == 250
     assert len(scene.delivered) == 1

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay import app
+from relay import assembly
 from relay.errors import OutsideWindow
 from tests.integration.attacks.conftest import LEVELS, Scene, quarantined
 
@@ -45,7 +45,7 @@ async def test_outer_fields_that_the_attacker_writes_anew_make_no_new_mail_of_it
 async def test_what_was_sealed_before_the_store_was_restored_opens_no_more(scene: Scene) -> None:
     """Who has waited for it could else have yesterday's mail delivered once more."""
     message = await scene.captured("pqc")
-    async with app.parts(scene.bob.config, prefetch=False) as parts:
+    async with assembly.parts(scene.bob.config, prefetch=False) as parts:
         parts.store.beat.trusted_from = time.time() + 60
         opener = replace(parts.originals.opener, beat=parts.store.beat)
         with pytest.raises(OutsideWindow, match="restored"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
+from relay import app, assembly
 from relay.canary import asking
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
@@ -100,7 +100,7 @@ class Scene:
         assert [each.got for each in self.inboxes] == [[], []]
         assert [each.kept for each in self.wires] == [[], []]
         for each in self.sites:
-            async with app.parts(each.config, prefetch=False) as parts:
+            async with assembly.parts(each.config, prefetch=False) as parts:
                 assert await parts.store.quarantine.all() == []
                 assert await parts.store.deliveries.waiting() == 0
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from relay import app
+from relay import assembly
 from relay.cli import cli
 from relay.kme import DevelopmentKMEs
 from relay.store import store
@@ -64,7 +64,7 @@ async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_not
 ) -> None:
     monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.5)
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
-    async with app.parts(site.config, prefetch=False) as parts:
+    async with assembly.parts(site.config, prefetch=False) as parts:
         await parts.keys.take("bob", level="otp")
         pool = parts.keys.groups["alice-bob"].pools[0]
         pool.withheld = "no space left on device"

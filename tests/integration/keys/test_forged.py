@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
+from relay import app, assembly
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKME, Misbehaviour
 from relay.kme.certificates import prepare, server_context
@@ -79,7 +79,7 @@ class World:
         )  # fmt: skip
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
         found = []
-        async with app.parts(site.config, prefetch=False) as parts:
+        async with assembly.parts(site.config, prefetch=False) as parts:
             for each in range(number):
                 body = f"number {each}".ljust(size, "x") + "\r\n"
                 sealed = await parts.sealer.seal(Mail(envelope, mails.plain(body=body)))

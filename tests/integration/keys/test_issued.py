@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app
+from relay import assembly
 from relay.errors import KeyUnavailable, KMEBadReply, StoreUnavailable
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing
@@ -73,7 +73,7 @@ class World:
     @asynccontextmanager
     async def keys(self) -> AsyncIterator[KeyRing]:
         """The keys of a relay of hers that runs."""
-        async with app.parts(self.site.config, prefetch=False) as parts:
+        async with assembly.parts(self.site.config, prefetch=False) as parts:
             yield parts.keys
 
 
@@ -266,7 +266,7 @@ async def test_keys_that_wait_to_be_remembered_do_not_outlive_their_time(kme: Fa
 async def test_mail_is_held_and_not_sealed_otherwise_while_keys_cannot_be_remembered(world: World) -> None:
     world.site.write_policies({"default.toml": 'levels = ["aes", "otp"]\n'})
     envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
-    async with app.parts(world.site.config, prefetch=False) as parts:
+    async with assembly.parts(world.site.config, prefetch=False) as parts:
         parts.keys.groups["alice-bob"].remember_in(Forgetful())
         sealed = await parts.sealer.seal(Mail(envelope, mails.plain()))
     assert not sealed.copies

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from relay import app
+from relay import assembly
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails
@@ -34,7 +34,7 @@ async def plan(*arguments: str | Path) -> dict[str, Any]:
 
 async def seal(site: Site, number: int, size: int) -> None:
     """So many different mails of this size are sealed, and go nowhere."""
-    async with app.parts(site.config, prefetch=False) as parts:
+    async with assembly.parts(site.config, prefetch=False) as parts:
         for each in range(number):
             message = mails.plain(f"Number {each:04}")
             message += b"x" * (size - len(message) - 2) + b"\r\n"

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from relay import app
+from relay import app, assembly
 from relay.counting import Board, metrics
 from relay.errors import KMEExhausted
 from relay.keys.etsi014 import OptimizedKMClient
@@ -257,7 +257,7 @@ async def test_what_alice_was_told_250_for_can_be_opened_when_it_has_waited_in_a
         async with app.running(alice.config) as addresses:
             replies = [await submit(addresses["outgoing"], mails.plain(f"Number {n}")) for n in range(9)]
         assert {reply.code for reply in replies} == {250, 451}
-        async with app.parts(alice.config, prefetch=False) as parts:
+        async with assembly.parts(alice.config, prefetch=False) as parts:
             assert await parts.store.received.counts() == {}, "a trial leaves nothing behind"
         bob = make_site(
             tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,

@@ -24,7 +24,7 @@ from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1.type.univ import ObjectIdentifier
 from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
 
-from relay import app, cms, mime
+from relay import assembly, cms, mime
 from relay.cli.check import check as check_command
 from relay.cli.identity import identity as identity_command
 from relay.cli.policy import policy as policy_command
@@ -546,7 +546,7 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
 
 async def seal(site: Site, *names: str) -> list[SealedCopy]:
     recipients = tuple(Recipient(f"{name}@bob.example") for name in names)
-    async with app.parts(site.config, prefetch=False) as parts:
+    async with assembly.parts(site.config, prefetch=False) as parts:
         mail = Mail(Envelope("ann@alice.example", recipients), mails.random_attachment(20_000))
         sealed = await parts.sealer.seal(mail)
         for failure in sealed.failures.values():
@@ -560,7 +560,7 @@ async def test_mail_goes_through_every_layer_and_back(sites: tuple[Site, Site]) 
     for name, protection in protections.items():
         [form] = await seal(alice, name)
         assert form.protection == protection
-        async with app.parts(bob.config, prefetch=False) as parts:
+        async with assembly.parts(bob.config, prefetch=False) as parts:
             opened = await parts.originals.opener.open(form.message, "ann@alice.example")
         assert opened is not None
         assert (opened.original, opened.protection, opened.peer) == (
@@ -614,7 +614,7 @@ async def test_layers_in_another_order_than_we_write_are_refused(
     """Above all, whoever knows Bob's public key alone must not pass for Alice."""
     _, bob = sites
     message = await layered(people, *layers)
-    async with app.parts(bob.config, prefetch=False) as parts:
+    async with assembly.parts(bob.config, prefetch=False) as parts:
         with pytest.raises((BadStructure, BadSignature), match=expected):
             await parts.originals.opener.open(message, "ann@alice.example")
 
@@ -625,7 +625,7 @@ async def test_a_layer_for_somebody_else_is_left_as_it_is(
     _, bob = sites
     eve = with_kems(people.eve, tmp_path / "eve", "eve", "3", (HQC,))
     message = await layered(replace(people, bob=eve), "pqc", HQC)
-    async with app.parts(bob.config, prefetch=False) as parts:
+    async with assembly.parts(bob.config, prefetch=False) as parts:
         assert await parts.originals.opener.open(message, "ann@alice.example") is None
 
 

@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from relay import app, opening, planner
+from relay import app, assembly, opening, planner
 from relay.config import TCPAddress
 from relay.keys.pads import Pad, PadKey
 from relay.keys.refill import Supply
@@ -87,7 +87,7 @@ def _copied(keys: Sequence[PadKey]) -> list[PadKey]:
 class Alice:
     """Seals as Alice's relay does; `directory` is for policies, `keys` where they come from if not from her KME."""
 
-    parts: app.Parts
+    parts: assembly.Parts
     directory: Path
     keys: SameKeys | None = None
 
@@ -121,7 +121,7 @@ async def alice(tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities) -
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE,
         identities=identities,
     )  # fmt: skip
-    async with app.parts(site.config, prefetch=False) as parts:
+    async with assembly.parts(site.config, prefetch=False) as parts:
         yield Alice(parts, tmp_path / "levels")
 
 

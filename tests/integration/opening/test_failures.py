@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.audit.writing import Audit
 from relay.dkim import Arrivals
 from relay.errors import DeliveryUnderWay, KeyNotFound, NextHopUnavailable, QuarantineFull, StoreUnavailable
@@ -149,7 +149,7 @@ async def wait_in_quarantine(alice: Alice, bob: Bob) -> bytes:
 
 async def release(bob: Bob) -> Released:
     """Releases what is in quarantine, in this process."""
-    async with app.parts(bob.site.config, prefetch=False) as parts:
+    async with assembly.parts(bob.site.config, prefetch=False) as parts:
         [kept] = await parts.store.quarantine.all()
         hop = parts.next_hops["incoming"]
         decide = Release(parts.store.quarantine, parts.originals, hop, parts.audit, 50, "me")
@@ -298,8 +298,8 @@ async def test_mail_whose_keys_may_still_come_is_held_for_whomever_it_is(
 
 
 async def test_a_try_that_is_cancelled_at_any_moment_keeps_nobody_from_the_mail(alice: Alice, bob: Bob) -> None:
-    async with app.parts(bob.site.config, prefetch=False) as parts:
-        incoming = app.incoming_recipe(parts)
+    async with assembly.parts(bob.site.config, prefetch=False) as parts:
+        incoming = assembly.incoming_recipe(parts)
         for steps in range(0, 120, 4):
             sealed = await alice.seal(message=mails.plain(body=f"{steps}\r\n"))
             mail = Mail(Envelope(ANN, (Recipient(BEN),)), sealed)

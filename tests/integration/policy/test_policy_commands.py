@@ -337,7 +337,7 @@ def test_simulate_refuses_what_has_been_held_for_too_long_as_the_relay_does(
 
 def test_simulate_counts_the_key_of_a_copy_once_for_all_who_share_it(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
     _, run = site_of(tmp_path, kmes, {"bob.example.toml": 'levels = ["aes"]\n'})
-    (tmp_path / "mail").write_bytes(mails.plain().replace(b"ben@bob.example", b"ben@bob.example, bea@bob.example"))
+    (tmp_path / "mail").write_bytes(mails.plain().replace(b"<ben@bob.example>", b"<ben@bob.example>, bea@bob.example"))
     found = json.loads(run("simulate", "--json", str(tmp_path / "mail")).stdout)
     assert ([each["recipients"] for each in found["results"]], found["quantum_bits"]) == ([2], {"bob": 256})
 

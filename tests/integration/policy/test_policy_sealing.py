@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.aio import SMALL_OCTETS
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -116,8 +116,8 @@ async def test_one_pad_does_for_recipients_whose_policies_differ_in_what_means_n
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
     assert [each.recipients for each in sink.got] == [tuple(recipients)]
 
-    async with app.parts(site.config) as built:  # nor is a milter's mail held that must not be split
-        recipe = app.outgoing_recipe(built)
+    async with assembly.parts(site.config) as built:  # nor is a milter's mail held that must not be split
+        recipe = assembly.outgoing_recipe(built)
         whole = replace(recipe, direction=recipe.direction.model_copy(update={"milter_split": False}))
         mail = Mail(Envelope("ann@alice.example", tuple(map(Recipient, recipients))), mails.plain(subject="other"))
         answer = await whole.in_place(mail, lambda _: True)
@@ -242,7 +242,7 @@ async def test_large_mails_that_are_sealed_at_once_do_not_meet_in_what_is_known_
 ) -> None:
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     noted = Noted()
-    async with app.parts(site.config) as built:
+    async with assembly.parts(site.config) as built:
         sealer = replace(built.sealer, made=noted)
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
         sealed = await sealer.seal(Mail(envelope, mails.plain(body="x" * 70 + "\r\n" * octets)))

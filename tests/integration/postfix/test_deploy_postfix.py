@@ -119,6 +119,6 @@ async def test_the_systemd_unit_is_valid_and_gives_the_relay_next_to_no_rights(t
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     unit = tmp_path / "qumail-relay.service"
-    unit.write_text(re.sub(r"^(ExecStart(?:Pre)?=)\S+", rf"\g<1>{program}", service_file, flags=re.MULTILINE))
+    unit.write_text(re.sub(r"^(Exec\w+=)/opt/\S+", rf"\g<1>{program}", service_file, flags=re.MULTILINE))
     assert await postfix.run("systemd-analyze", "verify", "--man=no", str(unit)) == ""
     await postfix.run("systemd-analyze", "security", "--offline=yes", "--threshold=20", str(unit))

@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import LogCapture
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.cli.quarantine import quarantine
@@ -141,7 +141,7 @@ def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identiti
                 policies={"default.toml": how}, identities=identities,
             )  # fmt: skip
         mail = Mail(Envelope(sender, tuple(map(Recipient, recipients))), message or mails.plain())
-        async with app.parts(site.config, prefetch=False) as parts:
+        async with assembly.parts(site.config, prefetch=False) as parts:
             sealed = await parts.sealer.seal(mail)
         [form] = sealed.copies
         assert not form.in_clear

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.mail import Envelope, Mail, Recipient
 from relay.quarantine.triage import identity
 from relay.store import store
@@ -200,8 +200,8 @@ async def test_a_mail_that_is_given_up_at_any_moment_is_kept_once_or_asked_for_a
     """Cancelled after more and more steps, as when the relay is stopped; each time the client tries again."""
     message = flipped(await seal())
     given_up = 0
-    async with app.parts(bob.site.config, prefetch=False) as parts:
-        incoming = app.incoming_recipe(parts)
+    async with assembly.parts(bob.site.config, prefetch=False) as parts:
+        incoming = assembly.incoming_recipe(parts)
         for steps in range(0, 90, 3):
             work = asyncio.create_task(incoming.process(mail(message, "ann@alice.example", BEN)))
             for _ in range(steps):

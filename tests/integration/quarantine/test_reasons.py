@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app
+from relay import assembly
 from relay.counting import metrics
 from relay.errors import BadTag, KeyNotFound
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -270,7 +270,7 @@ async def test_what_people_sealed_for_each_other_passes_unopened(bob: Bob, seal:
 async def test_what_comes_and_what_is_there_is_counted(bob: Bob, seal: Seal) -> None:
     message = flipped(await seal())
     mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), message)
-    async with app.parts(bob.site.config, prefetch=False) as parts:
+    async with assembly.parts(bob.site.config, prefetch=False) as parts:
         for _ in range(2):
             await parts.triage.cannot_open(mail, BadTag("changed"))
         with pytest.raises(KeyNotFound):

@@ -13,7 +13,7 @@ from importlib import import_module
 
 import pytest
 
-from relay import app
+from relay import assembly
 from relay.errors import StoreUnavailable
 from relay.quarantine.release import Release
 from relay.stopping import Stop
@@ -282,7 +282,7 @@ async def test_a_release_that_is_given_up_while_it_waits_for_the_store_leaves_no
         return await asyncio.shield(tasks[0])
 
     monkeypatch.setattr(Quarantine, "claim", slow)
-    async with app.parts(bob.site.config, prefetch=False) as parts:
+    async with assembly.parts(bob.site.config, prefetch=False) as parts:
         decide = Release(
             parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.audit, 50, "me"
         )  # fmt: skip

@@ -478,4 +478,3 @@ def test_keys_and_secret_belong_to_the_relays_user_who_can_serve_with_them(
         for path in (directory / "alice/state").rglob("*"):
             assert path.stat().st_uid == nobody.uid, path
         assert (directory / "alice/relay.toml").stat().st_uid == 0
-        assert stat.S_IMODE((directory / "alice/kme/sae.key").stat().st_mode) == 0o640

@@ -22,7 +22,7 @@ from relay.errors import (
 )
 from relay.keys.client import Quirks
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
-from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 
 
 @pytest.mark.parametrize(
@@ -408,7 +408,7 @@ async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: Fak
     client = kme.client()
     await asyncio.gather(*(client.check_key_status("bob") for _ in range(5)))
     await client.close()
-    mine = {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)}
+    mine = {task for task in asyncio.all_tasks() - before if not is_the_servers(task)}
     assert mine == set()
     while kme.open_connections:
         await asyncio.sleep(0)

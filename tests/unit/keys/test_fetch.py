@@ -15,7 +15,7 @@ from relay.keys import fetch
 from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
 from relay.kme import Misbehaviour
-from tests.testlib.fake_kme import FakeKME, FakeTime
+from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
 
 
 class Kept:
@@ -415,4 +415,4 @@ async def test_closing_answers_everybody_and_leaves_no_task(kme: FakeKME) -> Non
     await group.close()
     results = await asyncio.gather(*asking, return_exceptions=True)
     assert all(isinstance(result, KMEUnreachable) for result in results)
-    assert {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)} == set()
+    assert {task for task in asyncio.all_tasks() - before if not is_the_servers(task)} == set()

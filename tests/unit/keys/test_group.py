@@ -15,7 +15,7 @@ from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachab
 from relay.keys import Key
 from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
-from tests.testlib.fake_kme import FakeKME, FakeTime
+from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
 
 NO_PREFETCH = Prefetch(low=0, high=0)
 
@@ -223,7 +223,7 @@ async def test_a_stopped_pool_leaves_no_task_and_no_connection(kme: FakeKME) -> 
     await group.close()
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(result, KMEUnreachable) for result in results)
-    left = {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)}
+    left = {task for task in asyncio.all_tasks() - before if not is_the_servers(task)}
     assert left == set()
     while kme.open_connections:
         await asyncio.sleep(0)

@@ -28,7 +28,7 @@ from relay.keys.types import KeyReference, SealingKey
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.neighbours import CountedTogether, Neighbours, shared_memory
 from tests.testlib.counted import counted
-from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 from tests.testlib.sites import make_site
 
 
@@ -431,7 +431,7 @@ async def test_a_running_ring_warms_its_pools_and_a_closed_one_leaves_nothing(km
     async with KeyRing("sae-alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing):
         while group.pools[0].ready("bob", 256) < 4:
             await kme.next_request()
-    left = {task for task in asyncio.all_tasks() - before if "_serve" not in repr(task)}
+    left = {task for task in asyncio.all_tasks() - before if not is_the_servers(task)}
     assert left == set()
     totals = group.pools[0].client.accounts.totals()
     assert (totals["issued"], totals["burnt"], totals["in_pool"]) == (4, 4, 0)

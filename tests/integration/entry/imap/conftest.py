@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay import app
+from relay import assembly
 from relay.budget import Budget
 from relay.config import TCPAddress
 from relay.entry.imap.watch import Visited
@@ -38,7 +38,7 @@ def original(subject: str, body: str = "The figures are 42 and 43.\r\n") -> byte
 class Alice:
     """Seals as Alice's relay does."""
 
-    parts: app.Parts
+    parts: assembly.Parts
 
     async def seal(self, message: bytes, recipient: str = "ben@bob.example") -> bytes:
         """The sealed form of a message, as it would leave."""
@@ -55,7 +55,7 @@ def _tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 async def alice(tmp_path: Path, kmes: DevelopmentKMEs) -> AsyncIterator[Alice]:
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE)
-    async with app.parts(site.config) as parts:
+    async with assembly.parts(site.config) as parts:
         yield Alice(parts)
 
 
@@ -116,8 +116,8 @@ def bob_at(provider: IMAPDouble, directory: Path, kmes: DevelopmentKMEs, more: s
 
 async def visit(site: Site) -> list[Visited]:
     """Opens what is in Ben's mailbox now, as `imap once` does."""
-    async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), app.tally(built, "incoming"))
+    async with assembly.parts(site.config, prefetch=False) as built:
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), assembly.tally(built, "incoming"))
         return await mailboxes.once("ben", lambda *_: None)
 
 
@@ -132,8 +132,8 @@ def opened(messages: list[bytes]) -> list[bytes]:
 @asynccontextmanager
 async def watching(site: Site) -> AsyncIterator[None]:
     """A watcher beside a relay; that there are two relays at once needs PostgreSQL, and makes no difference here."""
-    async with app.parts(site.config, prefetch=False) as built:
-        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), app.tally(built, "incoming"))
+    async with assembly.parts(site.config, prefetch=False) as built:
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), assembly.tally(built, "incoming"))
         task = asyncio.create_task(mailboxes.watch())
         try:
             yield

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app, mime, opening
+from relay import assembly, mime, opening
 from relay.entry.imap.marks import OriginalMarks
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -120,7 +120,7 @@ async def test_where_something_fails_before_the_original_is_there_the_next_look_
         patched.setattr(mime, "marked", fails)
         [visited] = await visit(bob)
         assert (visited.opened, visited.unopened) == (0, 1)
-    async with app.parts(bob.config, prefetch=False) as parts:
+    async with assembly.parts(bob.config, prefetch=False) as parts:
         found = await parts.originals.opener.open(sealed, mailboxes=["ben@bob.example"])
         assert found is not None
         assert found.due == ("ben@bob.example",), "nobody is claimed any more"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.entry.imap.marks import OriginalMarks
 from relay.kme import DevelopmentKMEs
 from relay.store.secret import SiteSecret
@@ -160,7 +160,7 @@ async def test_killed_anywhere_and_run_again_each_message_is_there_once(
 
 
 async def test_two_watchers_at_once_leave_one_copy(bob: Site, server: Dovecot, tmp_path: Path) -> None:
-    async with app.parts(bob.config):
+    async with assembly.parts(bob.config):
         pass  # the secret is made
     twin = another(bob, tmp_path / "twin")
     messages = [mails.plain(subject=f"number {number}") for number in range(8)]

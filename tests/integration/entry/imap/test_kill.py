@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
+from relay import assembly
 from relay.entry.imap import watch
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
@@ -126,7 +126,7 @@ async def test_once_that_is_stopped_keeps_the_keys_that_are_on_their_way(
     server: Dovecot, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE)
-    async with app.parts(site.config) as parts:
+    async with assembly.parts(site.config) as parts:
         sealed = await fill(Alice(parts), server)
     bob = bob_site(tmp_path / "bob", kmes, imap_table(server.tls, server.ca))
     answer, before = asyncio.Event(), kmes.link.delivered
@@ -154,7 +154,7 @@ def another(bob: Site, directory: Path) -> Site:
 async def test_two_watchers_at_once_leave_each_original_once(
     alice: Alice, bob: Site, server: Dovecot, tmp_path: Path
 ) -> None:
-    async with app.parts(bob.config):
+    async with assembly.parts(bob.config):
         pass  # the secret is made
     twin = another(bob, tmp_path / "twin")
     async with AsyncExitStack() as both:
@@ -172,7 +172,7 @@ async def test_a_double_that_two_watchers_have_made_is_removed(
     alice: Alice, bob: Site, server: Dovecot, tmp_path: Path
 ) -> None:
     sealed = await fill(alice, server)
-    async with app.parts(bob.config):
+    async with assembly.parts(bob.config):
         pass
     async with IMAPWire(server, Point("APPEND", 1, "before")) as wire:
         twin = another(bob, tmp_path / "twin")

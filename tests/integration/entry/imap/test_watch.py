@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
+from relay import assembly
 from relay.config import parse_address
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit
@@ -278,7 +278,7 @@ async def test_whom_a_message_is_from_is_sealed_and_what_return_path_says_does_n
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE, policies=pqc,
         identities=identities,
     )  # fmt: skip
-    async with app.parts(site.config) as parts:
+    async with assembly.parts(site.config) as parts:
         sealed = [await Alice(parts).seal(original(subject)) for subject in ("one", "two", "three")]
     returned = [b"Return-Path: <ann@alice.example>\r\n", b"Return-Path: <eve@eve.example>\r\n", b""]
     with server.client() as client:

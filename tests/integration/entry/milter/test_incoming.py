@@ -12,7 +12,7 @@ from pathlib import Path
 import miltertest
 import pytest
 
-from relay import app, mime
+from relay import assembly, mime
 from relay.config import TCPAddress
 from relay.errors import QuarantineFull
 from relay.kme import DevelopmentKMEs
@@ -34,7 +34,7 @@ class Place:
     address: TCPAddress
     fields: list[Field]
     body: str
-    bob: app.Parts
+    bob: assembly.Parts
     sink: Sink
 
     async def mail(
@@ -71,7 +71,7 @@ async def place_of(
     bob = make_site(
         directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address, settings=MILTER
     )
-    async with app.parts(alice.config, prefetch=False) as parts:
+    async with assembly.parts(alice.config, prefetch=False) as parts:
         recipients = (Recipient("ben@bob.example"), Recipient("bea@bob.example"))
         sealed = await parts.sealer.seal(Mail(Envelope("ann@alice.example", recipients), original))
         header, body = mime.split(on_the_way + sealed.copies[0].message)
@@ -79,7 +79,7 @@ async def place_of(
         (name.decode(), value.decode().removesuffix("\r\n").replace("\r\n", "\n"))
         for name, _, value in (raw.partition(b":") for _, raw in mime.fields(header))
     ]
-    async with serving(bob) as addresses, app.parts(bob.config, prefetch=False) as beside:
+    async with serving(bob) as addresses, assembly.parts(bob.config, prefetch=False) as beside:
         try:
             yield Place(addresses["incoming_milter"], fields, body.decode(), beside, sink)
         finally:

@@ -98,7 +98,9 @@ async def _does_not_start(path: Path, why: str) -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 async def test_the_drop_in_for_low_ports_gives_the_unit_that_right_and_hardly_another(tmp_path: Path) -> None:
     unit = tmp_path / "qumail-relay.service"
-    unit.write_text(re.sub(r"^(ExecStart=)\S+", r"\1/bin/true", (DEPLOY / unit.name).read_text(), flags=re.MULTILINE))
+    unit.write_text(
+        re.sub(r"^(Exec\w+=)/opt/\S+", r"\1/bin/true", (DEPLOY / unit.name).read_text(), flags=re.MULTILINE)
+    )
     before = await _rights(unit)
     shutil.copytree(DEPLOY / "qumail-relay.service.d", tmp_path / "qumail-relay.service.d")
     assert await postfix.run("systemd-analyze", "verify", "--man=no", str(unit)) == ""
