@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from io import BufferedReader, BufferedWriter
 from itertools import pairwise, takewhile
@@ -60,7 +61,14 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
 
 def _finished(directory: Path) -> list[ChainFile]:
     files = files_of(directory) if directory.is_dir() else []
-    return [each for each in files[:-NEWEST] if not each.path.stat().st_mode & stat.S_IWUSR]
+    return [each for each in files[:-NEWEST] if _is_finished(each.path)]
+
+
+def _is_finished(path: Path) -> bool:
+    """Nothing is added to it any more; one that another process has compressed meanwhile is gone."""
+    with suppress(FileNotFoundError):
+        return not path.stat().st_mode & stat.S_IWUSR
+    return False
 
 
 def _octets(directory: Path) -> int:

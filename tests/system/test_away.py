@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app, upkeep
+from relay import app, assembly, upkeep
 from relay.config import TCPAddress
 from relay.keys.build import key_ring
 from relay.keys.types import Timing
@@ -94,7 +94,7 @@ class DrivenTime:
 def time(monkeypatch: pytest.MonkeyPatch) -> DrivenTime:
     """The time of keys, for relays in this process."""
     driven = DrivenTime()
-    monkeypatch.setattr(app, "key_ring", partial(key_ring, timing=driven.timing))
+    monkeypatch.setattr(assembly, "key_ring", partial(key_ring, timing=driven.timing))
     monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.02)
     return driven
 

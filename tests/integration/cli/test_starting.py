@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay import app
+from relay import app, assembly
 from relay.config import TCPAddress
 from relay.entry.listening import GRACE_S, address_of, all_bound
 from relay.errors import StoreUnavailable
@@ -57,7 +57,7 @@ class Start:
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Start:
     made = Start()
-    monkeypatch.setattr(app, "open_store", made.open_store)
+    monkeypatch.setattr(assembly, "open_store", made.open_store)
     monkeypatch.setattr(app, "all_bound", made.all_bound)
     return made
 

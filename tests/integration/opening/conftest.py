@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from relay import app, assembly, opening, planner
+from relay import assembly, opening, planner
 from relay.config import TCPAddress
 from relay.keys.pads import Pad, PadKey
 from relay.keys.refill import Supply
@@ -151,7 +151,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Bob's clock, for relays in this process."""
     clock = Clock()
-    monkeypatch.setattr(app, "open_store", partial(open_store, clock=clock))
+    monkeypatch.setattr(assembly, "open_store", partial(open_store, clock=clock))
     monkeypatch.setattr(opening, "datetime", clock.moved())
     return clock
 
@@ -196,7 +196,7 @@ class Bob:
         """Another host of the site, with the same secret and database."""
         SiteSecret.load_or_create(self.site.config.store.secret)
         directory = self.site.directory.with_name(f"twin-{len(self._twins)}")
-        shutil.copytree(self.site.directory, directory)
+        shutil.copytree(self.site.directory, directory, ignore=shutil.ignore_patterns(".*"))  # what is being written
         self._twins.append(Site(directory))
         return replace(self, site=Site(directory))
 
