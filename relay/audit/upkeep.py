@@ -60,19 +60,21 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
 
 
 def _finished(directory: Path) -> list[ChainFile]:
-    files = files_of(directory) if directory.is_dir() else []
-    return [each for each in files[:-NEWEST] if _is_finished(each.path)]
-
-
-def _is_finished(path: Path) -> bool:
-    """Nothing is added to it any more; one that another process has compressed meanwhile is gone."""
-    with suppress(FileNotFoundError):
-        return not path.stat().st_mode & stat.S_IWUSR
-    return False
+    """To which nothing is added any more."""
+    return [file for file, found in _found(directory)[:-NEWEST] if not found.st_mode & stat.S_IWUSR]
 
 
 def _octets(directory: Path) -> int:
-    return sum(each.path.stat().st_size for each in files_of(directory)) if directory.is_dir() else 0
+    return sum(found.st_size for _, found in _found(directory))
+
+
+def _found(directory: Path) -> list[tuple[ChainFile, os.stat_result]]:
+    """All files, but for those that another process has compressed or deleted meanwhile. Raises OSError."""
+    there = []
+    for file in files_of(directory) if directory.is_dir() else []:
+        with suppress(FileNotFoundError):
+            there.append((file, file.path.stat()))
+    return there
 
 
 def _compress(path: Path) -> None:

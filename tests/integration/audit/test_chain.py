@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from relay.audit.chain import Chain
+from relay.audit import upkeep
+from relay.audit.chain import Chain, ChainFile, files_of
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.reading import ExpectedLine, records, verify
 from relay.audit.upkeep import compress_finished, remove_old
@@ -370,6 +371,17 @@ async def test_two_processes_that_compress_at_once_leave_what_the_other_one_does
     await asyncio.gather(*(compress_finished(directory) for _ in range(4)))
     assert verify(directory) == before
     assert not [path for path in directory.iterdir() if path.name.startswith(".")]
+
+
+async def test_a_file_that_another_process_takes_away_meanwhile_keeps_nobody_from_tidying_up(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(directory)
+    gone = ChainFile(1, "2026-11-01", directory / "000000000001-2026-11-01.jsonl")
+    monkeypatch.setattr(upkeep, "files_of", lambda there: [gone, *files_of(there)])
+    await compress_finished(directory)
+    await remove_old(Audit(Chain(directory), AddressHash(SECRET)), 10, 2**30, time.time())
+    assert verify(directory).problems == ()
 
 
 async def test_what_a_kill_leaves_half_compressed_is_no_part_of_it_and_is_compressed_again(directory: Path) -> None:
