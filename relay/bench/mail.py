@@ -27,6 +27,7 @@ class Run:
     """Names of parts, ways or cases; none are all."""
     quick: bool
     progress: Progress
+    full_rounds: int = ROUNDS
     figures: Figures = field(default_factory=Figures)
     _done_s: float = 0.0
     """Seconds of work that are done, as they were expected."""
@@ -34,7 +35,7 @@ class Run:
     @property
     def rounds(self) -> int:
         """0: each case is measured just once, with few mails."""
-        return 0 if self.quick else ROUNDS
+        return 0 if self.quick else self.full_rounds
 
     @property
     def cases(self) -> list[Case]:

@@ -1,5 +1,5 @@
-"""Processor time and memory of a process and all that it has started, as the kernel counts them.
-Standard: proc(5) of Linux; elsewhere nothing is told.
+"""Processor time and memory of a process and all that it has started, and processor time that nobody here had.
+Standard: proc(5) of Linux, as the kernel counts them; elsewhere nothing is told.
 """
 
 from __future__ import annotations
@@ -9,6 +9,30 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+_STEAL = 8
+"""The place of `steal` in a line of proc_stat(5); what follows it is told twice there."""
+
+
+class ProcessorTime(NamedTuple):
+    """Of all processors since the machine began, in ticks: all of it, and what the host of a virtual machine took."""
+
+    all: int
+    taken: int
+
+    @classmethod
+    def now(cls) -> ProcessorTime:
+        """Nothing at all where the system does not tell."""
+        try:
+            fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1 : _STEAL + 1]
+        except OSError:
+            return cls(0, 0)
+        return cls(sum(map(int, fields)), int(fields[-1]))
+
+    def taken_since(self, begin: ProcessorTime) -> float:
+        """The share (0 to 1) that the host took."""
+        return (self.taken - begin.taken) / (self.all - begin.all) if self.all > begin.all else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,7 @@ def test_each_direction_door_and_part_is_measured_and_nothing_is_left_behind(tmp
     assert figures["memory, one 25 MB mail above idle"]["x size"][0] > 0
     assert figures["command, --help"]["s"][0] > 0
     assert "memory, kept above idle" in result["notes"]
+    assert 0 <= result["taken"] <= 1
     [ratio] = [one for one in result["ratios"] if one["this"] == "aes 4 KB"]
     assert ratio["value"] == figures["aes 4 KB"]["mails/s"][0] / figures["pass-through 4 KB"]["mails/s"][0]
 
