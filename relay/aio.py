@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 
@@ -28,6 +28,22 @@ async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.k
     if size <= SMALL_OCTETS:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def in_thread(items: Generator[T]) -> AsyncGenerator[T]:
+    """What a generator gives that blocks; it goes on only when the next one is asked for. To be closed (`aclosing`)."""
+    looking: asyncio.Task[T | None] | None = None
+    try:
+        while True:
+            looking = asyncio.create_task(asyncio.to_thread(next, items, None))
+            if (item := await asyncio.shield(looking)) is None:
+                return
+            yield item
+    finally:
+        # One that runs in a thread cannot be closed, and whoever is cancelled must not leave what it holds.
+        if looking is not None:
+            await asyncio.wait([looking])
+        items.close()
 
 
 class Turns:

@@ -147,9 +147,9 @@ async def running(
         if worker is not None:
             neighbours = Neighbours(worker.neighbours, worker.life)
             present = PresentTogether(neighbours)
-            take_over = partial(take_over_what_was_sent, config, built.store, secret, built.audit)
+            take_over = partial(take_over_what_was_sent, config, built.store, built.audit)
             _share(built, worker, neighbours, take_over)
-        await end_what_the_dead_had(config, built.store, secret, built.audit)
+        await end_what_the_dead_had(config, built.store, built.audit)
         if first:
             await built.triage.refresh()
         _tell_what_is_missing(built)
@@ -267,7 +267,7 @@ def _work_of_the_first(
         "forecasts": keep_forecasts(watched),
         "site": keep_site(watched),
         "readiness": readiness.keep_up(),
-        "sweep": sweep(built.config, built.store, secret, built.triage, built.audit),
+        "sweep": sweep(built.config, built.store, built.triage, built.audit),
         "policy ends": tell_of_endings(built.policies),
     }
 

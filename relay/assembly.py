@@ -102,7 +102,7 @@ async def parts(
         stack.push_async_callback(audit.close)
         beat_file = config.store.secret.with_name("store.beat")
         store = await open_store(config.store.database, secret, beat_file=beat_file, board=board)
-        sent = SentRecords(config.state_directory / SENT, secret, lambda: store.deliveries.settled)
+        sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
         stack.callback(sent.close)  # after the store, whose last words may fail
         stack.push_async_callback(store.close)
         receiving = Receiving(config, secret, store.received, key_receiver)

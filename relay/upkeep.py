@@ -32,7 +32,6 @@ from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage
 from relay.stopping import Stop
 from relay.store import claims
-from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords, sent_of_late, take_over_sent
 from relay.store.store import Store
 from relay.worker import Worker
@@ -43,7 +42,7 @@ SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
 GIVE_BACK_S = 30.0
 """How often memory that is free goes back to the system."""
-SENT = "sent.spool"
+SENT = "sent.recent"
 """Where it is written at once what has left: the directory's name."""
 ANNOUNCED = "audit.pending"
 """Where it is written at once what is about to leave, for the audit record: the directory's name."""
@@ -58,7 +57,7 @@ ALONE = "the second process, which asks KMEs for received keys, has ended: the r
 """Why a relay stops that nobody has told to."""
 
 
-async def take_over_what_was_sent(config: Config, store: Store, secret: SiteSecret, audit: Audit) -> None:
+async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) -> None:
     """What a killed relay had sent goes into the store, before a retry of it comes. Raises StoreUnavailable.
 
     First the mail that was leaving gets its record, while it is known here by name who has it. Two workers do that one
@@ -66,10 +65,8 @@ async def take_over_what_was_sent(config: Config, store: Store, secret: SiteSecr
     """
     directory = config.state_directory / SENT
     async with _alone(directory):
-        # A worker that was started later may have written under a secret that is newer than ours.
-        renewed = await asyncio.to_thread(secret.renewed, config.store.secret)
-        await _complete_audit(config, audit, partial(sent_of_late, directory, renewed))
-        number = await take_over_sent(directory, renewed, store.deliveries)
+        await _complete_audit(config, audit, partial(sent_of_late, directory))
+        number = await take_over_sent(directory, store.deliveries)
     if number:
         log.warning("relay_was_killed", mails_sent_shortly_before=number)
 
@@ -110,24 +107,24 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-async def end_what_the_dead_had(config: Config, store: Store, secret: SiteSecret, audit: Audit) -> None:
+async def end_what_the_dead_had(config: Config, store: Store, audit: Audit) -> None:
     """Takes over what killed processes had sent, then ends their claims. Raises StoreUnavailable.
 
     In the other order another worker could claim, and send again, what is not known to have been sent yet; so could it
     with the claims of one that ends meanwhile.
     """
     dead = await store.claims.dead_processes()
-    await take_over_what_was_sent(config, store, secret, audit)
+    await take_over_what_was_sent(config, store, audit)
     await store.claims.end_claims(dead)
 
 
-async def sweep(config: Config, store: Store, secret: SiteSecret, triage: Triage, audit: Audit) -> None:
+async def sweep(config: Config, store: Store, triage: Triage, audit: Audit) -> None:
     """Ends what has expired, every SWEEP_S seconds."""
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
             await store.beat.go_on()
-            await end_what_the_dead_had(config, store, secret, audit)
+            await end_what_the_dead_had(config, store, audit)
             if destroyed := await store.received.destroy_expired(store.beat.past):
                 log.info("received_keys_destroyed", number=destroyed)
             if forgotten := await store.deliveries.expire(store.beat.past):

@@ -1,41 +1,30 @@
 """What this process has yet to write into the audit record of mail that is about to leave: a killed one leaves it.
-Standard: mmap(2), MAP_SHARED: what was put there is the kernel's, and so there after a kill, without a call to it.
+Standard: store/mapped_file.py; an announcement is a JSON object.
 
-A file is taken up by one process, which holds its lock (flock), with room in it from the start, so that a full disk is
-noticed before there is something to write. An announcement is 4 octets with its length, most significant first, which
-are written last, and then a JSON object. A length of 0 ends a file; what is behind it was recorded before. There is
-nothing in it but what stands in the audit record, or will, and names of recipients as the store has them.
+There is nothing in it but what stands in the audit record, or will, and names of recipients as the store has them.
 """
 
 from __future__ import annotations
 
-import fcntl
-import mmap
-import os
-from collections.abc import Generator, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from relay.errors import StoreUnavailable
-from relay.store.spool import new_file
+from relay.store.mapped_file import OVERHEAD_OCTETS, MappedFile
 
 FILE_OCTETS = 4 * 2**20
 TURN_OCTETS = 64 * 1024
-_LENGTH_OCTETS = 4
-_END = bytes(_LENGTH_OCTETS)
-_SUFFIX = ".announced"
+SUFFIX = ".announced"
 
 
-@dataclass(slots=True, eq=False)
-class Announced:
-    """The file in which mails were announced, how far, and how many of them are not recorded yet."""
+class Announced(MappedFile):
+    """A file in which mails were announced, and how many of them are not recorded yet."""
 
-    path: Path
-    file: int
-    memory: mmap.mmap
-    end: int = 0
-    open: int = 0
+    __slots__ = ("open",)
+
+    def __init__(self, directory: Path, octets: int) -> None:
+        super().__init__(directory, SUFFIX, octets)
+        self.open = 0
 
 
 class Pending:
@@ -50,14 +39,9 @@ class Pending:
     def add(self, record: bytes) -> Announced:
         """Before the mail leaves; there is no await in here. Raises StoreUnavailable where it cannot be written."""
         where = self._now
-        if where is None or where.end + len(record) + 2 * _LENGTH_OCTETS > len(where.memory):
+        if where is None or not where.fits(len(record)):
             where = self._another(len(record))
-        begin = where.end + _LENGTH_OCTETS
-        end = begin + len(record)
-        # Behind it may stand what was told before the file was written anew: its length comes last.
-        where.memory[begin : end + _LENGTH_OCTETS] = record + _END
-        where.memory[where.end : begin] = len(record).to_bytes(_LENGTH_OCTETS, "big")
-        where.end = end
+        where.add(record)
         where.open += 1
         return where
 
@@ -71,7 +55,7 @@ class Pending:
             return
         if not self._others:
             with suppress(StoreUnavailable):  # then it is filled first
-                self._others.append(self._made(FILE_OCTETS))
+                self._others.append(Announced(self._directory, FILE_OCTETS))
         if (empty := self._empty()) is not None:
             self._others.append(self._now)
             self._now = empty
@@ -81,19 +65,18 @@ class Pending:
         where.open -= number
         if where.open:
             return
-        where.memory[:_LENGTH_OCTETS] = _END
-        where.end = 0
+        where.empty()
         if where is not self._now and any(not each.open for each in self._others if each is not where):
             self._others.remove(where)
-            _discard(where)
+            where.discard()
 
     def close(self) -> None:
         """What is not recorded is left for the next relay."""
         for where in (*self._others, *([self._now] if self._now is not None else [])):
             if where.open:
-                _let_go(where)
+                where.close()
             else:
-                _discard(where)
+                where.discard()
         self._now, self._others = None, []
 
     def _empty(self) -> Announced | None:
@@ -107,63 +90,9 @@ class Pending:
     def _another(self, octets: int) -> Announced:
         """One with room for so many. Raises StoreUnavailable."""
         where = self._empty()
-        if where is None or octets + 2 * _LENGTH_OCTETS > len(where.memory):
+        if where is None or not where.fits(octets):
             self._others += [where] if where is not None else []
-            where = self._made(max(FILE_OCTETS, octets + 2 * _LENGTH_OCTETS))
+            where = Announced(self._directory, max(FILE_OCTETS, octets + 2 * OVERHEAD_OCTETS))
         self._others += [self._now] if self._now is not None else []
         self._now = where
         return where
-
-    def _made(self, size: int) -> Announced:
-        """A file of so many octets. Raises StoreUnavailable."""
-        try:
-            path, file = new_file(self._directory, "", _SUFFIX)
-            try:
-                os.posix_fallocate(file, 0, size)  # else a full disk would end this process
-                memory = mmap.mmap(file, size)
-            except OSError:
-                path.unlink()
-                os.close(file)
-                raise
-        except OSError as error:
-            raise StoreUnavailable(f"{self._directory}: no file can be made there: {error.strerror}") from error
-        return Announced(path, file, memory)
-
-
-def left_behind(directory: Path) -> Generator[list[bytes]]:
-    """The announcements in each file that nobody adds to; it is removed once the next one is asked for.
-
-    Blocks, and raises OSError.
-    """
-    for path in sorted(directory.glob(f"*{_SUFFIX}")) if directory.is_dir() else ():
-        try:
-            file = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file).st_nlink:
-                yield list(_announcements(os.pread(file, os.fstat(file).st_size, 0)))
-                path.unlink()
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(file)
-
-
-def _announcements(octets: bytes) -> Iterator[bytes]:
-    at = 0
-    while length := int.from_bytes(octets[at : at + _LENGTH_OCTETS], "big"):
-        at += _LENGTH_OCTETS
-        yield octets[at : at + length]
-        at += length
-
-
-def _discard(where: Announced) -> None:
-    where.path.unlink(missing_ok=True)
-    _let_go(where)
-
-
-def _let_go(where: Announced) -> None:
-    where.memory.close()
-    os.close(where.file)

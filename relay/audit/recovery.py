@@ -7,17 +7,20 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from relay.aio import in_thread
 from relay.audit.chain import Place
 from relay.audit.entries import in_lines
-from relay.audit.pending import left_behind
+from relay.audit.pending import SUFFIX
 from relay.audit.reading import lines
 from relay.audit.writing import Audit
+from relay.store.mapped_file import left_behind
 
 log = structlog.get_logger(__name__)
 
@@ -29,24 +32,24 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
     not, and their outcome is "unknown". It blocks.
     """
     number = 0
-    files = left_behind(directory)
-    try:
-        while (found := await asyncio.to_thread(next, files, None)) is not None:
-            announced = [said for each in found if (said := _read(each)) is not None]
+    async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
+        async for file in files:
+            if file.torn:
+                log.error("announcement_not_read", file=str(file.path), records=file.torn)
+            announced = [said for each in file.records if (said := _read(each)) is not None]
             missing = await asyncio.to_thread(lambda: list(_records(_missing(announced, audit.directory), sent())))  # noqa: B023
             for each in missing:
                 audit.note(partial(_members, each))
             # Before the file goes: until then it is the only place where they stand.
             await audit.flush()
+            await asyncio.to_thread(file.remove)
             number += len(missing)
-    finally:
-        files.close()
     if number:
         log.warning("audit_completed", records=number, cause="the relay was killed before it could write them")
 
 
 def _read(announced: bytes) -> dict[str, Any] | None:
-    """None for what is none: a machine that lost its power may have left anything."""
+    """None for what is none."""
     try:
         said = json.loads(announced)
     except ValueError:

@@ -14,6 +14,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import LogSettings, load_config
 from relay.key_receiver import SPOOL
+from relay.store import sent, spool
 from relay.store.backup import copy_state
 from relay.upkeep import SENT
 
@@ -32,7 +33,7 @@ def backup(config_file: Path, to: Path) -> None:
     """
     configure_logging(LogSettings(level="error"))
     config = load_config(config_file)
-    for copy, original in copy_state(config, (SPOOL, SENT), to):
+    for copy, original in copy_state(config, {SPOOL: spool.SUFFIX, SENT: sent.SUFFIX}, to):
         click.echo(f"{copy}: for {original}")
     if not isinstance(config.store.database, Path):
         click.echo("the database: not copied; PostgreSQL has pg_dump for that")

@@ -43,16 +43,12 @@ from relay.status import StatusModule
 from relay.status.alarms import of_the_serving_relay
 from relay.store.database import transport_problem
 from relay.store.secret import SECRET_LENGTH, SiteSecret
+from relay.store.sent import SentRecords, sent_of_late
 from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
 from relay.store.store import Store, open_store
 
 HELD = "mail is held (451)"
-SPOOLS = (
-    (SPOOL, "received keys", f"no KME is asked for keys of arriving mail, and such {HELD}"),
-    (upkeep.SENT, "sent mails", f"all {HELD}"),
-)
-"""What is written at once: the directory's name, what it holds, and what happens where it cannot be written."""
 
 
 @click.command()
@@ -259,7 +255,7 @@ def file_states(config: Config) -> list[State]:
 
     Looking leaves nothing behind and gets in the way of no relay that serves.
     """
-    return [*_state(config), *_spools(config), *_audit(config)]
+    return [*_state(config), *_received(config), *_sent(config), *_audit(config)]
 
 
 def _state(config: Config) -> list[State]:
@@ -276,35 +272,58 @@ def _state(config: Config) -> list[State]:
     return [("state directory", f"{directory}{will_be_made}", (problem,) if problem else ())]
 
 
-def _spools(config: Config) -> list[State]:
-    """What waits there for the store, and whether more could be written down; of one that is not there, nothing."""
-    secret = None
-    with suppress(RelayError, OSError):  # which is found elsewhere
-        secret = SiteSecret.load(config.store.secret) if config.store.secret.exists() else None
-    states: list[State] = []
-    for name, what, until in SPOOLS:
-        directory = config.state_directory / name
-        if not directory.is_dir():
-            if os.path.lexists(directory):
-                problem = f"{directory}: is no directory: move it away; until then {until}"
-                states.append((what, str(directory), (problem,)))
-        elif secret is not None:
-            records, problems = _waiting(directory, secret, config.store.secret)
-            detail = str(directory)
-            if name == SPOOL:
-                try:
-                    number = sum(len(Delivered.decoded(record).keys()) for record in records)
-                    detail += f": {number} keys wait to be taken over into the store"
-                except ValueError:
-                    problems.append(f"{directory}: was written by a newer relay")
-            try:
-                spool = Spool(directory, secret)
-                spool.ready()
-                spool.close()
-            except StoreUnavailable as error:
-                problems.append(f"{error}; until there is, {until}")
-            states.append((what, detail, tuple(problems)))
-    return states
+def _received(config: Config) -> list[State]:
+    """The keys that wait for the store, and whether more could be written down; where nothing is there, nothing."""
+    directory, what = config.state_directory / SPOOL, "received keys"
+    until = f"no KME is asked for keys of arriving mail, and such {HELD}"
+    if not directory.is_dir():
+        return _no_directory(directory, what, until)
+    try:
+        secret = SiteSecret.load(config.store.secret)
+    except (RelayError, OSError):  # which is found elsewhere
+        return []
+    records, problems = _waiting(directory, secret, config.store.secret)
+    detail = str(directory)
+    try:
+        number = sum(len(Delivered.decoded(record).keys()) for record in records)
+        detail += f": {number} keys wait to be taken over into the store"
+    except ValueError:
+        problems.append(f"{directory}: was written by a newer relay")
+    try:
+        spool = Spool(directory, secret)
+        spool.ready()
+        spool.close()
+    except StoreUnavailable as error:
+        problems.append(f"{error}; until there is, {until}")
+    return [(what, detail, tuple(problems))]
+
+
+def _sent(config: Config) -> list[State]:
+    """Whether it could be written down what has left; where nothing is there, nothing."""
+    directory, what, until = config.state_directory / upkeep.SENT, "sent mails", f"all {HELD}"
+    if not directory.is_dir():
+        return _no_directory(directory, what, until)
+    problems = []
+    try:
+        sent_of_late(directory)
+    except ValueError:
+        problems.append(f"{directory}: was written by a newer relay")
+    except OSError as error:
+        problems.append(_not_read(directory, error))
+    try:
+        sent = SentRecords(directory)
+        sent.ready()
+        sent.close()
+    except StoreUnavailable as error:
+        problems.append(f"{error}; until there is, {until}")
+    return [(what, str(directory), tuple(problems))]
+
+
+def _no_directory(directory: Path, what: str, until: str) -> list[State]:
+    """What stands where a directory is to be made, if anything does."""
+    if not os.path.lexists(directory):
+        return []
+    return [(what, str(directory), (f"{directory}: is no directory: move it away; until then {until}",))]
 
 
 def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[list[bytes], list[str]]:
@@ -317,8 +336,12 @@ def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[li
                 ids = ", ".join(sorted(missing))
                 problems.append(f"{file.path}: holds what is under site secret {ids}, whose line {secret_file} lacks")
     except OSError as error:
-        problems.append(f"{error.filename or directory}: {error.strerror}: no relay reads it: move it away")
+        problems.append(_not_read(directory, error))
     return records, problems
+
+
+def _not_read(directory: Path, error: OSError) -> str:
+    return f"{error.filename or directory}: {error.strerror}: no relay reads it: move it away"
 
 
 def _audit(config: Config) -> list[State]:

@@ -10,7 +10,6 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,13 +106,11 @@ async def _reseal(config: Config) -> tuple[int, int]:
         )
     from relay.key_receiver import SPOOL, take_over_keys
     from relay.store.store import open_store
-    from relay.upkeep import SENT
 
     async with await open_store(config.store.database, secret) as store:
         taken_over = await take_over_keys(config.state_directory / SPOOL, secret, store.received)
         resealed = await store.reseal()
-    spools = [config.state_directory / name for name in (SPOOL, SENT)]
-    if older := await asyncio.to_thread(_under_older_secrets, spools, secret):
+    if older := await asyncio.to_thread(_under_older_secrets, config.state_directory / SPOOL, secret):
         raise StoreUnavailable(
             f"{older[0]}: is under an older secret, which is needed until a relay that was restarted has taken it over "
             f"({len(older)} such files): restart the relay, then run this again"
@@ -121,12 +118,10 @@ async def _reseal(config: Config) -> tuple[int, int]:
     return taken_over, resealed
 
 
-def _under_older_secrets(spools: Sequence[Path], secret: SiteSecret) -> list[Path]:
+def _under_older_secrets(spool: Path, secret: SiteSecret) -> list[Path]:
     from relay.store.spool import spool_contents
 
-    return [
-        each.path for spool in spools for each in spool_contents(spool, secret) if each.secret_ids - {secret.ids[0]}
-    ]
+    return [each.path for each in spool_contents(spool, secret) if each.secret_ids - {secret.ids[0]}]
 
 
 async def _report(config: Config) -> dict[str, Any]:

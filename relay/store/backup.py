@@ -1,8 +1,8 @@
 """A copy of what a relay writes down by itself, made while it serves; whoever starts from it knows that it is one.
 Standard: SQLite's VACUUM INTO, one read transaction; a file of the copy is on the disk when this returns.
 
-Spools are copied first: a record leaves one only once the database has it, and in the other order it might be in
-neither copy. A record that is in both counts once.
+What is on its way into the store is copied first: a record leaves its file only once the database has it, and in the
+other order it might be in neither copy. A record that is in both counts once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from relay.store.secret_file import locked, open_regular, sync_directory
 from relay.store.sqlite import said_by_sqlite
 
 
-def copy_state(config: Config, spools: Sequence[str], to: Path) -> list[tuple[Path, Path]]:
+def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> list[tuple[Path, Path]]:
     """Copies into the directory `to`, which is made; each copy beside what it is of. A PostgreSQL store is left out.
 
-    `spools` are names of directories. Blocks. Raises ConfigError where `to` is there or cannot be made, and
-    StoreUnavailable where something cannot be read or written.
+    `on_their_way` into the store are the files in these directories whose names end so. Blocks. Raises ConfigError
+    where `to` is there or cannot be made, and StoreUnavailable where something cannot be read or written.
     """
     try:
         to.mkdir(mode=0o700)
@@ -33,8 +33,8 @@ def copy_state(config: Config, spools: Sequence[str], to: Path) -> list[tuple[Pa
         raise ConfigError(f"{to}: cannot be made: {error.strerror}; it must not be there yet") from error
     made: list[tuple[Path, Path]] = []
     try:
-        for name in spools:
-            made += _copied_spool(config.state_directory / name, to / name)
+        for name, suffix in on_their_way.items():
+            made += _copied_files(config.state_directory / name, suffix, to / name)
         if isinstance(config.store.database, Path):
             made.append((_copied_database(config.store.database, to), config.store.database))
         made += _copied_records(config.audit_directory, to / "audit")
@@ -44,13 +44,14 @@ def copy_state(config: Config, spools: Sequence[str], to: Path) -> list[tuple[Pa
     return made
 
 
-def _copied_spool(directory: Path, to: Path) -> list[tuple[Path, Path]]:
+def _copied_files(directory: Path, suffix: str, to: Path) -> list[tuple[Path, Path]]:
     if not directory.is_dir():
         return []
     to.mkdir(mode=0o700)
-    for path in directory.glob("*.spool"):
+    for path in directory.glob(f"*{suffix}"):
         with suppress(FileNotFoundError):  # the database has it by now
-            _copied(path, to / path.name)
+            # Whoever writes such a file keeps its lock, and a torn record is told from others.
+            _copied(path, to / path.name, lock=False)
     sync_directory(to)
     return [(to, directory)]
 
@@ -89,11 +90,11 @@ def _copied_database(path: Path, to: Path) -> Path:
     return copy
 
 
-def _copied(path: Path, copy: Path) -> Path:
+def _copied(path: Path, copy: Path, *, lock: bool = True) -> Path:
     """A file that others append to, as it stands between two of their lines."""
     with os.fdopen(open_regular(path, os.O_RDONLY), "rb") as source, copy.open("xb") as target:
         os.fchmod(target.fileno(), 0o600)
-        if path.suffix != ".spool":  # whoever appends to a spool keeps its lock, and a torn record is told from others
+        if lock:
             fcntl.flock(source, fcntl.LOCK_SH)
         while piece := source.read(2**20):
             target.write(piece)

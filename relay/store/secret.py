@@ -73,14 +73,6 @@ class SiteSecret:
         secret_file.replace(path, with_fresh)
         return cls.load(path)
 
-    def renewed(self, path: Path) -> SiteSecret:
-        """These and what was put into the file since, newest first; these alone where it cannot be read."""
-        try:
-            now = SiteSecret.load(path)
-        except ConfigError:
-            return self
-        return SiteSecret(*(now._secrets | self._secrets).values())
-
     @property
     def ids(self) -> tuple[str, ...]:
         """The ids of all secrets, newest first; they tell nothing about the secrets."""

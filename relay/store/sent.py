@@ -2,30 +2,57 @@
 Standard: RFC 1047: who is killed between a next hop's 250 and the record of it sends a mail twice. No await is between.
 
 The store would know as well, but it is written with the disk's and the database's leave, some milliseconds later, and
-not at all for mail whose client hears at once that all is well. Here a record costs one write. It is of use only to a
-relay that starts after a kill, so the file is thrown away when its last client must have heard.
+not at all for mail whose client hears at once that all is well. Here a record costs no system call (mapped_file.py). It
+is of use only to a relay that starts after a kill, so a file is thrown away when its last client must have heard.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import struct
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import structlog
 
+from relay.aio import in_thread
 from relay.errors import StoreUnavailable
 from relay.store.database import batches
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.secret import SiteSecret
-from relay.store.spool import Spool, spool_contents, take_over
+from relay.store.mapped_file import MappedFile, left_behind, records_in
 
 log = structlog.get_logger(__name__)
 
 KEPT_S = 30.0
 """Seconds after which a client has heard its answer, or has a retry that the store knows of."""
+SUFFIX = ".sent"
+FILE_OCTETS = 4 * 2**20
+ROOM_OCTETS = 2**20
+"""So much of a file is free before it is needed: the names of 32,000 recipients."""
+_VERSION, _NAME_OCTETS = 1, 32
+_HEAD = struct.Struct(f">BBd{_NAME_OCTETS}s")
+"""Version, whether the mail was opened here, seconds of the clock, name of the mail; those of its recipients follow."""
+
+
+class _Sent(NamedTuple):
+    """A record: when (seconds), the names of the mail and of those who have it, and whether it was opened here."""
+
+    at: float
+    mail: bytes
+    recipients: list[bytes]
+    opened: bool
+
+    @classmethod
+    def read(cls, record: bytes) -> _Sent:
+        """Raises ValueError where another version has written it."""
+        if record[0] != _VERSION or (len(record) - _HEAD.size) % _NAME_OCTETS:
+            raise ValueError("written by a newer relay")
+        _, opened, at, mail = _HEAD.unpack_from(record)
+        names = [record[begin : begin + _NAME_OCTETS] for begin in range(_HEAD.size, len(record), _NAME_OCTETS)]
+        return cls(at, mail, names, bool(opened))
 
 
 class SentRecords:
@@ -34,7 +61,6 @@ class SentRecords:
     def __init__(
         self,
         directory: Path,
-        secret: SiteSecret,
         settled: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = monotonic,
     ) -> None:
@@ -43,18 +69,19 @@ class SentRecords:
         `clock` gives seconds that never go back, the same for all processes of this machine.
         """
         self._directory = directory
-        self._secret = secret
         self._settled = settled
         self._clock = clock
+        self._before: list[MappedFile] = []
+        self._files: list[MappedFile] = []
+        """Those that were begun since, of which the last one is written; mostly there is one."""
         self._began = clock()
-        self._now = Spool(directory, secret)
-        self._before = Spool(directory, secret)
         self._failed = False
 
     def ready(self) -> None:
         """Takes room for the next records. To be called before a mail leaves. Raises StoreUnavailable."""
         self.tidy()
-        self._now.ready()
+        if not self._files or not self._files[-1].fits(ROOM_OCTETS):
+            self._files.append(MappedFile(self._directory, SUFFIX, FILE_OCTETS))
 
     def note(self, mail: bytes, recipients: Sequence[bytes], opened: bool = False) -> None:
         """These have the mail, by the names of mail_identity.py; `opened`: its name is that of its sealed envelope.
@@ -63,14 +90,16 @@ class SentRecords:
         """
         if not recipients:
             return
+        record = _HEAD.pack(_VERSION, opened, self._clock(), mail) + b"".join(recipients)
         try:
-            names = [each.hex() for each in recipients]
-            self._now.append(json.dumps([self._clock(), mail.hex(), names, opened]).encode())
+            if not self._files or not self._files[-1].fits(len(record)):
+                self._files.append(MappedFile(self._directory, SUFFIX, max(FILE_OCTETS, 2 * len(record))))
         except StoreUnavailable as error:  # the mail has left, whatever fails now
             if not self._failed:
                 log.error("sent_not_noted", cause=str(error), meaning="a killed relay may send mail twice")
             self._failed = True
         else:
+            self._files[-1].add(record)
             self._failed = False
 
     def tidy(self) -> None:
@@ -78,48 +107,53 @@ class SentRecords:
         now = self._clock()
         if now - self._began <= KEPT_S or not self._settled():
             return
-        before, fresh = Spool(self._directory, self._secret), self._now
-        if self._now.written:
-            before, fresh = self._now, Spool(self._directory, self._secret)
+        before: list[MappedFile] = []
+        if any(each.end for each in self._files):
             try:
-                fresh.ready()
-            except StoreUnavailable:  # mail that is on its way has been promised room, and this one has it
+                fresh = MappedFile(self._directory, SUFFIX, FILE_OCTETS)
+            except StoreUnavailable:  # mail that is on its way has been promised room, and these have it
                 return
-        self._before.discard()
-        self._began, self._before, self._now = now, before, fresh
+            before, self._files = self._files, [fresh]
+        for each in self._before:
+            each.discard()
+        self._before, self._began = before, now
 
     def close(self) -> None:
         """All clients have heard, and the store is closed: nothing needs to be known here, unless that could not."""
-        for spool in (self._before, self._now):
-            if self._settled():
-                spool.discard()
+        for each in (*self._before, *self._files):
+            if self._settled() or not each.end:
+                each.discard()
             else:
-                spool.close()
+                each.close()
+        self._before, self._files = [], []
 
 
-def sent_of_late(directory: Path, secret: SiteSecret) -> frozenset[str]:
-    """The names, in hexadecimal, of all recipients of whom that stands there. Blocks; raises OSError."""
-    found: set[str] = set()
-    for file in spool_contents(directory, secret):
-        for record in file.records:
-            _, _, names, _ = json.loads(record)
-            found.update(names)
-    return frozenset(found)
+def sent_of_late(directory: Path) -> frozenset[str]:
+    """The names, in hexadecimal, of all recipients of whom that stands there. Blocks; raises OSError and ValueError."""
+    return frozenset(name.hex() for record in records_in(directory, SUFFIX) for name in _Sent.read(record).recipients)
 
 
-async def take_over_sent(directory: Path, secret: SiteSecret, deliveries: DeliveryRecords) -> int:
-    """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable."""
+async def take_over_sent(directory: Path, deliveries: DeliveryRecords) -> int:
+    """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable, OSError."""
+    number = 0
+    async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
+        async for file in files:
+            try:
+                number += await _put([_Sent.read(record) for record in file.records], deliveries)
+            except ValueError:
+                log.error("sent_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
+                continue
+            if file.torn:
+                log.error("sent_torn", file=str(file.path), records=file.torn, meaning="such mail may be sent again")
+            # Not before all of it is in the store: until then the file is the only copy.
+            await asyncio.to_thread(file.remove)
+    return number
 
-    async def put(found: Sequence[bytes]) -> int:
-        records = [json.loads(record) for record in found]
-        last = max((at for at, *_ in records), default=0.0)
-        recent = [each for each in records if each[0] > last - KEPT_S]
-        for together in batches(recent):
-            remembered = (
-                deliveries.remember(bytes.fromhex(mail), [bytes.fromhex(each) for each in names], opened=opened)
-                for _, mail, names, opened in together
-            )
-            await asyncio.gather(*remembered)
-        return len(recent)
 
-    return await take_over(directory, secret, put, "sent_not_read")
+async def _put(found: Sequence[_Sent], deliveries: DeliveryRecords) -> int:
+    last = max((each.at for each in found), default=0.0)
+    recent = [each for each in found if each.at > last - KEPT_S]
+    for together in batches(recent):
+        remembered = (deliveries.remember(each.mail, each.recipients, opened=each.opened) for each in together)
+        await asyncio.gather(*remembered)
+    return len(recent)

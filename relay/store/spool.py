@@ -15,21 +15,23 @@ import os
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
+from relay.aio import in_thread
 from relay.errors import StoreUnavailable
 from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.secret_file import open_regular, sync_directory
 
 log = structlog.get_logger(__name__)
 
+SUFFIX = ".spool"
 ROOM_OCTETS = 2 * 2**20
 """So much of a file is free before it is needed: more than the largest reply of a real KME."""
-TORN = "what was written there is lost: keys that a KME has given, or that a mail was sent, which may be sent again"
+TORN = "keys that a KME has given are lost"
 _ID_OCTETS = 8
 _ID = re.compile(r"[0-9a-f]{8}")
 _LENGTH_OCTETS = 4
@@ -70,7 +72,7 @@ class Spool:
 
     def _begin(self) -> None:
         """A file with room. Raises OSError."""
-        path, file = new_file(self._directory, f"{self._secret.ids[0]}-", ".spool")
+        path, file = new_file(self._directory, f"{self._secret.ids[0]}-", SUFFIX)
         try:
             os.posix_fallocate(file, 0, 2 * ROOM_OCTETS)
         except OSError:
@@ -198,10 +200,8 @@ async def take_over(
     Raises StoreUnavailable: the rest is for the next time.
     """
     number = 0
-    files = left_behind(directory, secret)
-    looking = asyncio.create_task(asyncio.to_thread(next, files, None))
-    try:
-        while (file := await asyncio.shield(looking)) is not None:
+    async with aclosing(in_thread(left_behind(directory, secret))) as files:
+        async for file in files:
             try:
                 number += await put(file.records)
             except ValueError:
@@ -209,11 +209,6 @@ async def take_over(
             else:
                 # Not before all of it is in the store: until then these octets are the only copy.
                 await asyncio.to_thread(file.remove)
-            looking = asyncio.create_task(asyncio.to_thread(next, files, None))
-    finally:
-        # A generator that runs in a thread cannot be closed, and whoever is cancelled must not leave it its lock.
-        await asyncio.wait([looking])
-        files.close()
     return number
 
 
@@ -230,7 +225,7 @@ def spool_contents(directory: Path, secret: SiteSecret) -> Iterator[SpoolFile]:
 
 
 def _paths(directory: Path) -> list[Path]:
-    return sorted(directory.glob("*.spool")) if directory.is_dir() else []
+    return sorted(directory.glob(f"*{SUFFIX}")) if directory.is_dir() else []
 
 
 def _context(directory: Path) -> bytes:

@@ -423,7 +423,7 @@ async def test_a_relay_killed_right_after_the_next_hop_has_said_250_sends_nothin
 
 def sent_so_far(site: Site) -> bytes:
     """What was written down at once of what has left."""
-    return b"".join(path.read_bytes().rstrip(b"\0") for path in (site.directory / "sent.spool").glob("*"))
+    return b"".join(path.read_bytes().rstrip(b"\0") for path in (site.directory / "sent.recent").glob("*"))
 
 
 @pytest.mark.in_process

@@ -125,7 +125,7 @@ def problem_texts(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[
                 told = [node.value]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("problems.append"):
             told = list(node.args)
-        elif isinstance(node, ast.Return) and function.name in ("_missing_secrets", "peers_without_keys"):
+        elif isinstance(node, ast.Return) and function.name in ("_missing_secrets", "_not_read", "peers_without_keys"):
             told = [node.value]
         for each in told:
             parts = [each] if each is not None else []

@@ -22,10 +22,12 @@ from structlog.testing import LogCapture
 
 from relay import app, mime
 from relay.audit.entries import AddressHash
+from relay.audit.pending import SUFFIX
 from relay.audit.reading import records, verify
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
+from relay.store.mapped_file import records_in
 from relay.store.secret import SiteSecret
 from relay.store.secret_file import locked
 from tests.integration.test_refusals import log as log  # a fixture
@@ -462,9 +464,8 @@ async def test_a_relay_that_starts_after_a_kill_reads_of_the_record_what_may_be_
         relay.kill()
         await relay.process.wait()
         await asyncio.gather(sending, return_exceptions=True)
-    [announced] = (alice.config.state_directory / "audit.pending").iterdir()
-    octets = announced.read_bytes()
-    said = json.loads(octets[4 : 4 + int.from_bytes(octets[:4], "big")])
+    [announced] = records_in(alice.config.state_directory / "audit.pending", SUFFIX)
+    said = json.loads(announced)
     claim = json.dumps({"event": "mail", "mail": said["mail"], "recipients": said["recipients"]}).encode()
     path.write_bytes(claim.ljust(len(before) - 1) + b"\n")  # whoever reads that takes it for recorded
     async with relay_process(alice):

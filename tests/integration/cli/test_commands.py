@@ -226,7 +226,7 @@ async def test_check_says_which_line_of_the_secrets_file_is_missing_for_what_the
 
 
 @pytest.mark.parametrize(
-    ("spool", "what"), [("keys.spool", "received keys"), ("sent.spool", "sent mails"), ("", "state directory")]
+    ("spool", "what"), [("keys.spool", "received keys"), ("sent.recent", "sent mails"), ("", "state directory")]
 )
 async def test_check_says_when_what_must_be_written_at_once_cannot_be(
     sites: tuple[Site, Site], tmp_path: Path, spool: str, what: str
@@ -254,7 +254,11 @@ async def test_check_looks_at_all_of_a_site_that_has_served_and_leaves_nothing(s
     async with app.running(sites[1].config):
         before = set(sites[1].directory.rglob("*"))
         assert await wrong(sites[1]) == {}
-    left = {path for path in sites[1].directory.rglob("*") if path.suffix != ".spool" and path.name != "alarms.json"}
+    left = {
+        path
+        for path in sites[1].directory.rglob("*")
+        if path.suffix not in (".spool", ".sent") and path.name != "alarms.json"
+    }
     assert left <= before  # those two are the relay's
 
 

@@ -55,7 +55,7 @@ async def send(relay: RelayProcess, way: str, message: bytes, level: str) -> Rep
 async def backup(site: Site, to: Path) -> Path:
     status, err, out = await run("backup", "--config", site.config_file, to)
     assert (status, err) == (0, "")
-    for name in ("relay.db", "sent.spool"):
+    for name in ("relay.db", "sent.recent"):
         assert f"{to / name}: for {site.directory / name}" in out.decode()
     assert f"not copied: store.secret: {site.directory / 'site.secret'}" in out.decode()
     return to

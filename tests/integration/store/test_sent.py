@@ -11,19 +11,17 @@ from structlog.testing import capture_logs
 
 from relay import mime
 from relay.store.mail_identity import recipient_name
-from relay.store.secret import SiteSecret
-from relay.store.sent import KEPT_S, SentRecords, take_over_sent
-from relay.store.spool import Spool, left_behind
+from relay.store.mapped_file import MappedFile, left_behind
+from relay.store.sent import FILE_OCTETS, KEPT_S, ROOM_OCTETS, SUFFIX, SentRecords, sent_of_late, take_over_sent
 from relay.store.store import Store
 
-SECRET = SiteSecret(bytes(range(32)))
 BEN = [recipient_name(bytes(32), "ben@bob.example")]
 BEA = [recipient_name(bytes(32), "bea@bob.example")]
 
 
 def left(directory: Path) -> int:
     """How many records a relay would find that starts now."""
-    return sum(len(file.records) for file in left_behind(directory, SECRET))
+    return sum(len(file.records) for file in left_behind(directory, SUFFIX))
 
 
 class Clock:
@@ -35,7 +33,7 @@ class Clock:
 
 def test_after_a_stop_nothing_is_left_unless_the_store_does_not_know_yet(tmp_path: Path) -> None:
     for number, settled in enumerate((True, False)):
-        sent = SentRecords(tmp_path / str(number), SECRET, lambda settled=settled: settled)  # type: ignore[misc]
+        sent = SentRecords(tmp_path / str(number), lambda settled=settled: settled)  # type: ignore[misc]
         sent.note(bytes(32), BEN)
         sent.close()
         assert left(tmp_path / str(number)) == (0 if settled else 1)
@@ -43,36 +41,54 @@ def test_after_a_stop_nothing_is_left_unless_the_store_does_not_know_yet(tmp_pat
 
 def test_without_further_mail_it_is_thrown_away_as_well(tmp_path: Path) -> None:
     clock = Clock()
-    sent = SentRecords(tmp_path, SECRET, clock=clock)
+    sent = SentRecords(tmp_path, clock=clock)
     sent.note(bytes(32), BEN)
     for _ in range(2):
         clock.now += KEPT_S + 1
         sent.tidy()
-    sent._now.close()
-    sent._before.close()
-    assert left(tmp_path) == 0
+    assert sent_of_late(tmp_path) == frozenset()
+
+
+def test_what_fills_a_file_within_its_time_is_kept_as_long_as_all_else(tmp_path: Path) -> None:
+    clock = Clock()
+    sent = SentRecords(tmp_path, clock=clock)
+    many = [bytes([each]) * 32 for each in range(256)] * ((FILE_OCTETS - ROOM_OCTETS) // 32 // 256)
+    clock.now = KEPT_S - 1
+    sent.ready()
+    sent.note(bytes(32), many)  # nearly fills the first file
+    sent.ready()
+    assert len([*tmp_path.iterdir()]) == 2
+    clock.now = KEPT_S + 1
+    sent.note(bytes(32), BEN)
+    sent.ready()
+    assert {BEN[0].hex(), many[0].hex()} <= sent_of_late(tmp_path)
+    clock.now = 2 * KEPT_S + 2
+    sent.tidy()
+    clock.now = 3 * KEPT_S + 3
+    sent.tidy()
+    assert sent_of_late(tmp_path) == frozenset()
 
 
 def test_what_the_store_does_not_know_yet_is_kept_for_longer(tmp_path: Path) -> None:
     clock, known = Clock(), [False]
-    sent = SentRecords(tmp_path, SECRET, lambda: known[0], clock)
+    sent = SentRecords(tmp_path, lambda: known[0], clock)
     sent.note(bytes(32), BEN)
     for _ in range(5):
         clock.now += KEPT_S + 1
         sent.note(bytes(32), BEA)
-    sent._now.close()
+    sent.close()
     assert left(tmp_path) == 6
 
 
 async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: Path, store: Store) -> None:
-    spool = Spool(tmp_path, SECRET)
-    spool.append(b"something else")
-    spool.close()
-    sent = SentRecords(tmp_path, SECRET, lambda: False)
+    newer = MappedFile(tmp_path, SUFFIX, FILE_OCTETS)
+    newer.add(b"something else")
+    newer.close()
+    sent = SentRecords(tmp_path, lambda: False)
     sent.note(bytes(32), BEN)
     sent.close()
     with capture_logs() as logs:
-        assert await take_over_sent(tmp_path, SECRET, store.deliveries) == 1
+        assert await take_over_sent(tmp_path, store.deliveries) == 1
     assert [line["event"] for line in logs] == ["sent_not_read"]
     assert left(tmp_path) == 1
     assert (await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"])).delivered == {"ben@bob.example"}
@@ -81,18 +97,18 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
 async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_others_count(
     tmp_path: Path, store: Store
 ) -> None:
-    sent = SentRecords(tmp_path, SECRET, lambda: False)
+    sent = SentRecords(tmp_path, lambda: False)
     for mail in (b"1" * 32, b"2" * 32):
         sent.note(mail, [recipient_name(mail, "ben@bob.example")])
     sent.close()
-    [path] = tmp_path.glob("*.spool")
+    [path] = tmp_path.glob(f"*{SUFFIX}")
     content = bytearray(path.read_bytes())
     content[30] ^= 1
     path.write_bytes(content)
     with capture_logs() as logs:
         for taken_over in (1, 0):
-            assert await take_over_sent(tmp_path, SECRET, store.deliveries) == taken_over
-    assert [(line["event"], line["log_level"]) for line in logs] == [("spool_torn", "error")]
+            assert await take_over_sent(tmp_path, store.deliveries) == taken_over
+    assert [(line["event"], line["log_level"]) for line in logs] == [("sent_torn", "error")]
     assert (await store.deliveries.begin("outgoing", b"2" * 32, ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
 

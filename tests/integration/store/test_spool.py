@@ -11,18 +11,18 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay.audit.pending import Pending
-from relay.audit.pending import left_behind as announcements_left_behind
+from relay.audit.pending import SUFFIX, Pending
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over_keys
 from relay.keys.receiver import Delivered
+from relay.store import mapped_file
 from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.spool import Spool, left_behind, spool_contents
 from relay.store.store import Store
@@ -133,7 +133,9 @@ def test_a_file_that_somebody_looks_at_as_soon_as_it_is_made_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Whoever looks goes on with the event loop that would wait."""
-    found = left_behind(tmp_path, SECRET) if kind == "spool" else announcements_left_behind(tmp_path)
+    found: Generator[object] = (
+        left_behind(tmp_path, SECRET) if kind == "spool" else mapped_file.left_behind(tmp_path, SUFFIX)
+    )
     really, looked = os.open, threading.Event()
 
     def open_and_look(path: Path, flags: int, mode: int = 0o777) -> int:

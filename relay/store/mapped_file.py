@@ -1,0 +1,139 @@
+"""Records in a file that is mapped into memory: they survive a killed process, and to write one costs no system call.
+Standard: mmap(2), MAP_SHARED: what was put there is the kernel's. A file has one writer, which holds its lock (flock).
+
+A record is 4 octets with the length of what follows, most significant first, its CRC-32, and its octets. The length is
+written last, so that a killed writer leaves a record or none; the CRC-32 tells what a machine that lost its power has
+kept of one. A length of 0 ends a file; what is behind it was written before the file was emptied. Room is taken first,
+so that a full disk is noticed before there is something to write, and not by a signal that ends the process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import zlib
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from relay.errors import StoreUnavailable
+from relay.store.secret_file import open_regular
+from relay.store.spool import new_file
+
+_LENGTH_OCTETS = _CRC_OCTETS = 4
+_END = bytes(_LENGTH_OCTETS)
+OVERHEAD_OCTETS = _LENGTH_OCTETS + _CRC_OCTETS
+"""What a record takes besides its own octets."""
+
+
+class MappedFile:
+    """One that this process writes, from its start on."""
+
+    __slots__ = ("_file", "_memory", "end", "path")
+
+    def __init__(self, directory: Path, suffix: str, octets: int) -> None:
+        """A new file with room for so many octets, whose name ends with `suffix`. Raises StoreUnavailable."""
+        try:
+            self.path, self._file = new_file(directory, "", suffix)
+            try:
+                os.posix_fallocate(self._file, 0, octets)
+                self._memory = mmap.mmap(self._file, octets)
+            except OSError:
+                self.path.unlink()
+                os.close(self._file)
+                raise
+        except OSError as error:
+            raise StoreUnavailable(f"{directory}: no file can be made there: {error.strerror}") from error
+        self.end = 0
+        """So many octets are taken."""
+
+    def fits(self, octets: int) -> bool:
+        """Whether there is room for a record of so many octets."""
+        return self.end + OVERHEAD_OCTETS + octets + _LENGTH_OCTETS <= len(self._memory)
+
+    def add(self, record: bytes) -> None:
+        """Writes one for which there is room; there is no await in here."""
+        begin, memory = self.end, self._memory
+        body = begin + _LENGTH_OCTETS
+        end = body + _CRC_OCTETS + len(record)
+        memory[body : end + _LENGTH_OCTETS] = zlib.crc32(record).to_bytes(_CRC_OCTETS, "big") + record + _END
+        # Last: behind it may stand what was written before the file was emptied.
+        memory[begin:body] = (end - body).to_bytes(_LENGTH_OCTETS, "big")
+        self.end = end
+
+    def empty(self) -> None:
+        """From here on there is nothing in it."""
+        self._memory[:_LENGTH_OCTETS] = _END
+        self.end = 0
+
+    def close(self) -> None:
+        """Leaves it to the next process."""
+        self._memory.close()
+        os.close(self._file)
+
+    def discard(self) -> None:
+        """Deletes it: nobody needs what is in it."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftFile:
+    """One that nobody writes any more: its records in order, and how many cannot be read."""
+
+    path: Path
+    records: list[bytes] = field(repr=False)
+    torn: int
+
+    def remove(self) -> None:
+        """Deletes it. Raises OSError."""
+        self.path.unlink()
+
+
+def left_behind(directory: Path, suffix: str) -> Generator[LeftFile]:
+    """The files that nobody writes, each for this caller alone until the next one is asked for.
+
+    Blocks, and raises OSError.
+    """
+    for path in _paths(directory, suffix):
+        with suppress(FileNotFoundError):
+            file = open_regular(path, os.O_RDWR)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.fstat(file).st_nlink:
+                    yield _read(path, file)
+            except BlockingIOError:
+                continue
+            finally:
+                os.close(file)
+
+
+def records_in(directory: Path, suffix: str) -> Iterator[bytes]:
+    """What stands in all files, those in use too, without getting in anybody's way. Blocks, and raises OSError."""
+    for path in _paths(directory, suffix):
+        with suppress(FileNotFoundError):
+            file = open_regular(path, os.O_RDONLY)
+            try:
+                yield from _read(path, file).records
+            finally:
+                os.close(file)
+
+
+def _paths(directory: Path, suffix: str) -> list[Path]:
+    return sorted(directory.glob(f"*{suffix}")) if directory.is_dir() else []
+
+
+def _read(path: Path, file: int) -> LeftFile:
+    octets = os.pread(file, os.fstat(file).st_size, 0)
+    records, torn, at = [], 0, 0
+    while length := int.from_bytes(octets[at : at + _LENGTH_OCTETS], "big"):
+        at += _LENGTH_OCTETS
+        crc, record = octets[at : at + _CRC_OCTETS], octets[at + _CRC_OCTETS : at + length]
+        if len(crc) + len(record) == length and zlib.crc32(record).to_bytes(_CRC_OCTETS, "big") == crc:
+            records.append(record)
+        else:
+            torn += 1
+        at += length
+    return LeftFile(path, records, torn)

@@ -1,0 +1,125 @@
+"""Records in mapped memory: a killed writer leaves each of them whole or not at all, and a torn one is told from others.
+Standard: what the next process finds, without a word from the one that wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.errors import StoreUnavailable
+from relay.store.mapped_file import MappedFile, left_behind, records_in
+
+SUFFIX = ".records"
+OCTETS = 1 << 16
+
+
+def found(directory: Path) -> tuple[list[bytes], int]:
+    """All records that were left behind, and how many cannot be read; looking changes nothing."""
+    files = list(left_behind(directory, SUFFIX))
+    return [record for file in files for record in file.records], sum(file.torn for file in files)
+
+
+def written(directory: Path, records: list[bytes], before: list[bytes] | None = None) -> Path:
+    """A file with these records, in which others stood `before`."""
+    file = MappedFile(directory, SUFFIX, OCTETS)
+    for record in before or []:
+        file.add(record)
+    file.empty()
+    for record in records:
+        file.add(record)
+    file.close()
+    return file.path
+
+
+some = st.lists(st.binary(max_size=200), max_size=8)
+
+
+@given(some, some)
+def test_what_was_written_is_found_and_nothing_of_what_stood_there_before(
+    records: list[bytes], before: list[bytes]
+) -> None:
+    with TemporaryDirectory() as name:
+        written(Path(name), records, before)
+        assert found(Path(name)) == (records, 0)
+
+
+@settings(max_examples=300)
+@given(some.filter(bool), st.data())
+def test_whatever_a_disk_has_made_of_a_file_no_other_record_is_read(records: list[bytes], data: st.DataObject) -> None:
+    """A page that was not written is zeros; else octets may have changed, or the end is missing."""
+    with TemporaryDirectory() as name:
+        path = written(Path(name), records)
+        octets = bytearray(path.read_bytes())
+        end = sum(8 + len(record) for record in records)
+        begin = data.draw(st.integers(0, end - 1))
+        how = data.draw(st.sampled_from(["changed", "zeros", "cut"]))
+        if how == "cut":
+            del octets[begin:]
+        else:
+            count = data.draw(st.integers(1, 64))
+            octets[begin : begin + count] = bytes(count) if how == "zeros" else os.urandom(count)
+        path.write_bytes(octets)
+        rest, _ = found(Path(name))
+        assert [each for each in records if each in rest] == rest or set(rest) <= set(records)
+
+
+def test_a_changed_record_is_counted_and_those_around_it_are_read(tmp_path: Path) -> None:
+    path = written(tmp_path, [b"first", b"second", b"third"])
+    octets = bytearray(path.read_bytes())
+    octets[octets.index(b"second")] ^= 1
+    path.write_bytes(octets)
+    assert found(tmp_path) == ([b"first", b"third"], 1)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from relay.store.mapped_file import MappedFile
+file = MappedFile(Path(sys.argv[1]), ".records", 1 << 20)
+for number in range(1 << 40):
+    if not file.fits(100):
+        file.empty()
+    file.add(b"%d " % number * 5)
+    if number == 1000:
+        print("writes", flush=True)
+"""
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_killed_writer_leaves_whole_records_in_order_and_no_gap(tmp_path: Path, attempt: int) -> None:
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"writes\n"
+        assert not list(left_behind(tmp_path, SUFFIX)), "it is still written"
+        assert len(list(records_in(tmp_path, SUFFIX))) >= 0
+        writer.send_signal(signal.SIGKILL)
+    records, torn = found(tmp_path)
+    assert torn == 0
+    numbers = [int(record.split()[0]) for record in records]
+    assert all(record == b"%d " % number * 5 for record, number in zip(records, numbers, strict=True))
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers))) if numbers else True
+
+
+def test_without_room_no_file_is_made_and_none_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, offset: int, octets: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(StoreUnavailable, match="no file can be made there: No space left on device"):
+        MappedFile(tmp_path, SUFFIX, OCTETS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_file_is_no_reason_to_wait(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f"1{SUFFIX}")
+    with pytest.raises(OSError, match="not a regular file"):
+        found(tmp_path)
