@@ -16,7 +16,7 @@ from json.encoder import encode_basestring_ascii as _text
 from time import time_ns
 from typing import NamedTuple
 
-from relay.audit.entries import as_time, in_lines, now
+from relay.audit.entries import as_time, in_lines
 from relay.audit.pending import Announced
 from relay.audit.writing import Audit
 from relay.deliveries import Delivery
@@ -94,7 +94,7 @@ class Try:
         if audit is None or (of and recipients[0].mailbox in of):
             return
         quoted, (first, at) = audit.addresses.quoted, audit.place
-        begin = f'{{"time": "{now()}", "behind": [{first}, {at}]'
+        begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
             members = self._members(audit, delivery, copy, policy, octets)
             whom = ", ".join(map(quoted, mailboxes))

@@ -126,13 +126,15 @@ class Chain:
         with self._one_at_a_time:
             with self._alone():
                 self._open()
-                end = self._end
-                pieces = [b"\n"] if end.broken else []
+                number, head = self._end.number, self._end.head.encode()
+                pieces = [b"\n"] if self._end.broken else []
                 for body in bodies:
-                    line = b'{"number": %d, %b, "previous": "%b"}' % (end.number + 1, body, end.head.encode())
-                    end = End(end.number + 1, hashlib.sha256(line).hexdigest())
+                    number += 1
+                    line = b'{"number": %d, %b, "previous": "%b"}' % (number, body, head)
+                    head = hashlib.sha256(line).hexdigest().encode()
                     pieces += (line, b"\n")
                 self._write(b"".join(pieces))
+                end = End(number, head.decode()) if bodies else self._end
                 self._end, self.place = end, Place(self._newest.first, self._size)
             if flush:  # whoever adds meanwhile does not wait for the disk
                 os.fsync(self._file)

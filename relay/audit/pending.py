@@ -39,9 +39,9 @@ class Pending:
     def add(self, record: bytes) -> Announced:
         """Before the mail leaves; there is no await in here. Raises StoreUnavailable where it cannot be written."""
         where = self._now
-        if where is None or not where.fits(len(record)):
+        if where is None or not where.add(record):
             where = self._another(len(record))
-        where.add(record)
+            where.add(record)
         where.open += 1
         return where
 

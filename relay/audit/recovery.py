@@ -16,7 +16,7 @@ import structlog
 
 from relay.aio import in_thread
 from relay.audit.chain import Place
-from relay.audit.entries import in_lines
+from relay.audit.entries import as_time, in_lines
 from relay.audit.pending import SUFFIX
 from relay.audit.reading import lines
 from relay.audit.writing import Audit
@@ -54,8 +54,8 @@ def _read(announced: bytes) -> dict[str, Any] | None:
         said = json.loads(announced)
     except ValueError:
         said = None
-    if isinstance(said, dict) and said.keys() >= {"time", "behind", "mail", "recipients", "names"}:
-        return said
+    if isinstance(said, dict) and said.keys() >= {"when", "behind", "mail", "recipients", "names"}:
+        return {"time": as_time(said.pop("when")), **said}
     log.error("announcement_not_read", octets=len(announced))
     return None
 

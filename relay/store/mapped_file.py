@@ -31,7 +31,7 @@ OVERHEAD_OCTETS = _LENGTH_OCTETS + _CRC_OCTETS
 class MappedFile:
     """One that this process writes, from its start on."""
 
-    __slots__ = ("_file", "_memory", "end", "path")
+    __slots__ = ("_file", "_memory", "_most", "end", "path")
 
     def __init__(self, directory: Path, suffix: str, octets: int) -> None:
         """A new file with room for so many octets, whose name ends with `suffix`. Raises StoreUnavailable."""
@@ -46,22 +46,26 @@ class MappedFile:
                 raise
         except OSError as error:
             raise StoreUnavailable(f"{directory}: no file can be made there: {error.strerror}") from error
+        self._most = octets - _LENGTH_OCTETS
         self.end = 0
         """So many octets are taken."""
 
     def fits(self, octets: int) -> bool:
         """Whether there is room for a record of so many octets."""
-        return self.end + OVERHEAD_OCTETS + octets + _LENGTH_OCTETS <= len(self._memory)
+        return self.end + OVERHEAD_OCTETS + octets <= self._most
 
-    def add(self, record: bytes) -> None:
-        """Writes one for which there is room; there is no await in here."""
+    def add(self, record: bytes) -> bool:
+        """Writes one, and tells whether it did, since there was room; there is no await in here."""
         begin, memory = self.end, self._memory
         body = begin + _LENGTH_OCTETS
         end = body + _CRC_OCTETS + len(record)
+        if end > self._most:
+            return False
         memory[body : end + _LENGTH_OCTETS] = zlib.crc32(record).to_bytes(_CRC_OCTETS, "big") + record + _END
         # Last: behind it may stand what was written before the file was emptied.
         memory[begin:body] = (end - body).to_bytes(_LENGTH_OCTETS, "big")
         self.end = end
+        return True
 
     def empty(self) -> None:
         """From here on there is nothing in it."""

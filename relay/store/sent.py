@@ -92,14 +92,14 @@ class SentRecords:
             return
         record = _HEAD.pack(_VERSION, opened, self._clock(), mail) + b"".join(recipients)
         try:
-            if not self._files or not self._files[-1].fits(len(record)):
+            if not self._files or not self._files[-1].add(record):
                 self._files.append(MappedFile(self._directory, SUFFIX, max(FILE_OCTETS, 2 * len(record))))
+                self._files[-1].add(record)
         except StoreUnavailable as error:  # the mail has left, whatever fails now
             if not self._failed:
                 log.error("sent_not_noted", cause=str(error), meaning="a killed relay may send mail twice")
             self._failed = True
         else:
-            self._files[-1].add(record)
             self._failed = False
 
     def tidy(self) -> None:
