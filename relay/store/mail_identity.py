@@ -34,8 +34,8 @@ def name_as_it_came(direction: str, mail: Mail) -> bytes:
 
 
 def recipient_name(mail: bytes, mailbox: str) -> bytes:
-    """What a recipient of the mail with this name is called: 32 octets, so that the store names nobody."""
-    return hashlib.sha256(mail + mailbox.encode("utf-8", "surrogatepass")).digest()
+    """What a recipient of the mail with this name is called: 32 octets, so that the store names nobody (RFC 7693)."""
+    return hashlib.blake2b(mail + mailbox.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 def sealed_name(envelope_id: bytes, master_sae: str) -> bytes:
