@@ -149,6 +149,7 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         _shadow(config, built),
         built.dkim.signer if built.dkim is not None else _nothing,
         tally(built, "outgoing"),
+        built.canaries.takes,
     )
 
 

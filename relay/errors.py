@@ -12,7 +12,7 @@ The tree::
     │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable
     └── Refuse                 5xx: the sender is told
-        ├── MessageTooBig, PolicyRefuses, NextHopRefused
+        ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
         ├── MalformedMessage   MailLoop
         └── CannotOpen         BadStructure, BadTag, BadSignature, UnknownSigner, UnknownPeer, KeyDestroyed, KeyLost,
                                KeyUsed, NotAccepted, NotNamed, OutsideWindow, Replayed, NotForUs
@@ -229,6 +229,12 @@ class PolicyRefuses(Refuse):
     """None of the policy's levels can be had, and it says refuse."""
 
     public = "No permitted protection for this recipient"
+
+
+class ReservedSender(Refuse):
+    """Somebody else sends from the address that only the relay itself sends from: the canary's."""
+
+    public = "Only the relay itself sends from this address"
 
 
 class NextHopRefused(Refuse):

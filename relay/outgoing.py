@@ -30,9 +30,9 @@ from relay.audit.entries import LedgerEntry
 from relay.audit.writing import Audit
 from relay.config import OutgoingSettings
 from relay.deliveries import Deliveries, Delivery
-from relay.errors import MalformedMessage, RelayError, StoreUnavailable, TrippedWire, TryLater, for_all
+from relay.errors import MalformedMessage, RelayError, ReservedSender, StoreUnavailable, TrippedWire, TryLater, for_all
 from relay.forward import NextHop, NextHopResult, Supervision
-from relay.mail import InPlace, Mail, Outcomes
+from relay.mail import OURS, InPlace, Mail, Outcomes
 from relay.plan import Planned
 from relay.sealing import SealedCopy, SealedMail, Sealer
 from relay.shadow import Shadow
@@ -55,8 +55,8 @@ SHADOW = "shadow mode"
 class Outgoing:
     """What the recipe works with; one value for the life of the relay.
 
-    `signer` gives what signs now. `entered` has what stands in the ledger of mails of which nothing has left yet; the
-    `tally` tells of mails.
+    `signer` gives what signs now; `is_own_canary` tells the address from which only the relay sends. `entered` has what
+    stands in the ledger of mails of which nothing has left yet; the `tally` tells of mails.
     """
 
     direction: OutgoingSettings
@@ -67,13 +67,23 @@ class Outgoing:
     shadow: Shadow | None = None
     signer: Callable[[], Signer | None] = lambda: None
     tally: Tally = field(default_factory=partial(Tally, "outgoing"), repr=False)
+    is_own_canary: Callable[[str], bool] = lambda _: False
     entered: dict[bytes, frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
-        """The answer to RCPT TO: raises PolicyHolds or PolicyRefuses where policy can already say so."""
+        """The answer to RCPT TO: raises ReservedSender, PolicyHolds and PolicyRefuses where that is known already."""
+        self._check_sender(sender)
         if self.shadow is None:
             with self.tally.at_rcpt(sender, recipient):
                 self.sealer.check(sender, recipient)
+
+    def _check_sender(self, sender: str) -> None:
+        """A question that somebody else asks in the canary's name would use up the receipt of a genuine one.
+
+        Raises ReservedSender.
+        """
+        if self.is_own_canary(sender):
+            raise ReservedSender("this sender address is the relay's own, for canaries")
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
         """Tells of those whom RCPT has held or refused, once their transaction is over."""
@@ -85,6 +95,8 @@ class Outgoing:
         A group of recipients for whom something fails does not stop the others.
         """
         with self.tally.of(mail) as trial:
+            if mail.door != OURS:
+                self._check_sender(mail.envelope.sender)
             await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
                 trial.begins(delivery)
@@ -207,6 +219,7 @@ class Outgoing:
         """
         message: bytes | None = None
         with self.tally.of(mail) as trial:
+            self._check_sender(mail.envelope.sender)
             await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
                 trial.begins(delivery)

@@ -17,6 +17,7 @@ from relay import app, assembly
 from relay.canary import asking
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.outgoing import Outgoing
 from relay.status import exposition
 from tests.integration.entry.milter.mta import MTA, Field, in_thread
 from tests.integration.status.test_metrics import Numbers, numbers
@@ -117,6 +118,12 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody waits to be asked, and what is told is never a moment old."""
     monkeypatch.setattr(asking, "LOOK_S", 0.05)
     monkeypatch.setattr(exposition, "SHARE", float("inf"))
+
+
+@pytest.fixture
+def dishonest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relays seal for everybody who says that he is the canary, as that of a dishonest peer may."""
+    monkeypatch.setattr(Outgoing, "_check_sender", lambda *_: None)
 
 
 @pytest.fixture

@@ -10,7 +10,9 @@ import os
 import pytest
 
 from relay.canary.message import Note, write
+from relay.config import TCPAddress
 from tests.integration.canary.conftest import ALICE, BOB, Making, Scene, asked_long_ago
+from tests.integration.entry.milter.mta import MTA, Answer, in_thread
 from tests.testlib import mails
 from tests.testlib.sink import Got
 from tests.testlib.submit import submit, submit_lmtp
@@ -100,6 +102,7 @@ async def test_a_receipt_counts_once(making: Making) -> None:
         await scene.nothing_is_left()
 
 
+@pytest.mark.usefixtures("dishonest")
 async def test_a_receipt_that_the_peer_has_sealed_for_another_nonce_counts_for_nothing(making: Making) -> None:
     async with making.both() as scene:
         scene.wires[0].is_open = False  # no genuine one comes
@@ -126,6 +129,7 @@ async def test_a_receipt_for_a_canary_that_was_followed_by_another_counts_for_no
         assert alice.sum("qumail_canary_returned_total") == 0
 
 
+@pytest.mark.usefixtures("dishonest")
 @pytest.mark.parametrize(
     ("message", "sender"),
     [
@@ -149,6 +153,7 @@ async def test_a_question_of_another_sender_than_the_peers_canary_is_not_answere
         await nothing_came_of_it(scene, 0, other_sender=1)
 
 
+@pytest.mark.usefixtures("dishonest")
 async def test_a_flood_of_questions_gets_one_receipt(making: Making) -> None:
     async with making.both(alice="") as scene:
         for number in range(20):
@@ -203,3 +208,25 @@ async def test_what_came_with_less_than_policy_requires_counts_for_nothing(makin
         alice = await scene.until(scene.alice, "qumail_canary_dropped_total", reason="unprotected")
         assert alice.sum("qumail_canary_returned_total") == 0
         await scene.nothing_is_left()
+
+
+async def test_nobody_but_the_relay_sends_in_the_canarys_name_by_any_door(making: Making) -> None:
+    """So no user of either site can use up the receipt that a genuine canary would get."""
+    async with making.both(alice="") as scene:
+        doors, forged = scene.addresses[0], canary(QUESTION)
+        for sender in (ALICE, "QuMail-Canary@ALICE.example"):
+            said = [await submit(doors["outgoing"], forged, sender=sender, recipients=[BOB])]
+            said += await submit_lmtp(doors["outgoing_lmtp"], forged, sender=sender, recipients=[BOB])
+            assert [str(reply) for reply in said] == ["550 5.7.1 Only the relay itself sends from this address"] * 2
+            answer = await in_thread(_by_milter, doors["outgoing_milter"], sender)
+            assert answer.text == "550 5.7.1 Only the relay itself sends from this address"
+        assert not scene.wires[0].got
+
+
+def _by_milter(door: TCPAddress, sender: str) -> Answer:
+    mta = MTA(door)
+    try:
+        mta.negotiate()
+        return mta.mail([("From", f" <{sender}>")], "", sender=f"<{sender}>", recipients=[f"<{BOB}>"])
+    finally:
+        mta.close()

@@ -24,6 +24,7 @@ ALIAS = {"alias_maps": "inline:{ {qumail-canary = /dev/null} }"}
 pytestmark = requires_postfix
 
 
+@pytest.mark.usefixtures("dishonest")
 @pytest.mark.parametrize("way", ["lmtp", "smtp", "incoming-proxy", "milter"])
 async def test_postfix_takes_a_canary_and_the_relay_answers_it(
     way: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink
