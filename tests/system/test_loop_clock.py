@@ -35,6 +35,7 @@ from tests.testlib.exact_sink import ExactSink
 from tests.testlib.hostile import MAKERS
 from tests.testlib.loop_clock import CALLBACK_S, TIMES, Slow, loop_clock, slow
 from tests.testlib.sites import make_site
+from tests.testlib.speed import slowness
 from tests.testlib.submit import submit
 from tests.testlib.zone import zone_server
 from tests.unit.dkim.conftest import Keys, pem
@@ -339,9 +340,11 @@ async def test_no_conversation_holds_the_loop(place: Place) -> None:
 async def test_what_holds_the_loop_or_a_thread_is_found(
     octets: int, doors: Doors, allowed: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    much = 4 * slowness()
+
     def slow_work(message: bytes) -> bytes:
         began = time.thread_time()
-        while time.thread_time() - began < 1.2 * CALLBACK_S + 10 * (len(message) > SMALL_OCTETS) * SLACK_S:
+        while time.thread_time() - began < much * (CALLBACK_S if len(message) <= SMALL_OCTETS else 10 * SLACK_S):
             pass
         return message
 

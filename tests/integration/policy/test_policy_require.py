@@ -4,7 +4,6 @@ Standard: policies/README.md; the mark is a field that nobody else can write.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
+from tests.testlib.speed import seconds
 from tests.testlib.submit import Reply, submit
 from tests.unit.policy.test_policy import AES, PEERS, write
 
@@ -268,14 +268,16 @@ def test_the_author_is_the_peers_only_where_that_is_beyond_doubt(header: str, wh
 def test_no_sender_takes_long(tmp_path: Path) -> None:
     marks = "\u0315\u0300" * 250_000
     policies = load_policies(write(tmp_path, {"bob.example.toml": REFUSE}), PEERS)
-    began = time.process_time()
-    for sender in (f"a{marks}@bob.example", f"a@{marks}.example", f'"{marks}"@bob.example'):
-        assert policies.require(sender).missed("", "") is not None
-    with pytest.raises(ValueError, match="longer than"):
-        fold_domain(f"{marks}.example")
-    with pytest.raises(ValueError, match="longer than"):
-        fold_domain("\u0315" * 300 + ".example")
-    assert time.process_time() - began < 0.2
+
+    def ask() -> None:
+        for sender in (f"a{marks}@bob.example", f"a@{marks}.example", f'"{marks}"@bob.example'):
+            assert policies.require(sender).missed("", "") is not None
+        with pytest.raises(ValueError, match="longer than"):
+            fold_domain(f"{marks}.example")
+        with pytest.raises(ValueError, match="longer than"):
+            fold_domain("\u0315" * 300 + ".example")
+
+    assert seconds(ask) < 0.2
 
 
 async def through_bob(

@@ -34,6 +34,7 @@ from tests.system.fuzz import workers
 from tests.system.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
 from tests.system.fuzz.target import Found, Target
 from tests.system.fuzz.targets import all_targets, found
+from tests.testlib.speed import slowness
 from tests.vectors import parts
 
 TARGETS = all_targets()
@@ -118,9 +119,11 @@ def test_inputs_made_to_take_long_do_not(name: str, what: str) -> None:
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
 def test_an_input_that_takes_long_is_found(exponent: float) -> None:
+    much = 3 * slowness() if exponent > 1 else 1.0
+
     def takes(data: bytes) -> None:
         began = time.process_time()
-        while time.process_time() - began < 2e-10 * len(data) ** exponent:
+        while time.process_time() - began < much * 2e-10 * len(data) ** exponent:
             pass
 
     target = Target("planted", takes, lambda: [b""], ())

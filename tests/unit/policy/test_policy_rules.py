@@ -26,6 +26,7 @@ from relay.policy.load import load_policies
 from relay.policy.patterns import Glob
 from relay.policy.strength import NAMES, SEALING, LevelName, strength
 from relay.policy.units import parse_duration
+from tests.testlib.speed import seconds
 from tests.unit.policy.test_policy import PEERS, write
 
 TABLE = tomllib.loads((Path(__file__).parents[2] / "data" / "rules.toml").read_text(encoding="utf-8"))
@@ -419,10 +420,13 @@ def test_of_more_authors_than_anybody_has_nobody_is_guessed() -> None:
 
 @pytest.mark.parametrize("name", [b"From", b"Sender"])
 def test_marks_that_could_be_put_in_order_for_seconds_are_not_looked_at(name: bytes) -> None:
-    content = MessageFacts(name + b": a@" + "\u0315\u0300".encode() * 250_000 + b".example\r\n\r\n")
-    began = time.process_time()
-    assert None in (content.authors, content.senders)
-    assert time.process_time() - began < 0.1
+    message = name + b": a@" + "\u0315\u0300".encode() * 250_000 + b".example\r\n\r\n"
+
+    def look() -> None:
+        content = MessageFacts(message)
+        assert None in (content.authors, content.senders)
+
+    assert seconds(look) < 0.1
 
 
 def test_more_fields_of_one_name_than_are_looked_at_count_as_matching(tmp_path: Path) -> None:
