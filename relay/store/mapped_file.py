@@ -18,9 +18,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from relay.errors import StoreUnavailable
 from relay.store.secret_file import open_regular
-from relay.store.spool import new_file
+from relay.store.spool import new_file, not_made
 
 _LENGTH_OCTETS = _CRC_OCTETS = 4
 _END = bytes(_LENGTH_OCTETS)
@@ -45,7 +44,7 @@ class MappedFile:
                 os.close(self._file)
                 raise
         except OSError as error:
-            raise StoreUnavailable(f"{directory}: no file can be made there: {error.strerror}") from error
+            raise not_made(directory, error, octets) from error
         self._most = octets - _LENGTH_OCTETS
         self.end = 0
         """So many octets are taken."""

@@ -64,11 +64,7 @@ class Spool:
                 os.posix_fallocate(self._file, self._end, 2 * ROOM_OCTETS)
                 self._room = self._end + 2 * ROOM_OCTETS
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                said = f"no room: {error.strerror}: {2 * ROOM_OCTETS // 2**20} MiB are needed there"
-            else:
-                said = f"no file can be made there: {error.strerror}"
-            raise StoreUnavailable(f"{self._directory}: {said}") from error
+            raise not_made(self._directory, error, 2 * ROOM_OCTETS) from error
 
     def _begin(self) -> None:
         """A file with room. Raises OSError."""
@@ -247,6 +243,13 @@ def new_file(directory: Path, before: str, behind: str) -> tuple[Path, int]:
             if os.fstat(file).st_nlink:
                 return path, file
         os.close(file)
+
+
+def not_made(directory: Path, error: OSError, octets: int) -> StoreUnavailable:
+    """What is to be said where a file with room for so many octets could not be made."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StoreUnavailable(f"{directory}: no room: {error.strerror}: {octets // 2**20} MiB are needed there")
+    return StoreUnavailable(f"{directory}: no file can be made there: {error.strerror}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from relay.errors import StoreUnavailable
 from relay.store.mapped_file import MappedFile, left_behind, records_in
 
 SUFFIX = ".records"
-OCTETS = 1 << 16
+OCTETS = 1 << 13
 
 
 def found(directory: Path) -> tuple[list[bytes], int]:
@@ -114,8 +114,8 @@ def test_without_room_no_file_is_made_and_none_stays(tmp_path: Path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    with pytest.raises(StoreUnavailable, match="no file can be made there: No space left on device"):
-        MappedFile(tmp_path, SUFFIX, OCTETS)
+    with pytest.raises(StoreUnavailable, match="no room: No space left on device: 1 MiB are needed there"):
+        MappedFile(tmp_path, SUFFIX, 1 << 20)
     assert not list(tmp_path.iterdir())
 
 
