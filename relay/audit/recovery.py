@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from relay.audit.entries import as_time, in_lines
 from relay.audit.pending import SUFFIX
 from relay.audit.reading import lines
 from relay.audit.writing import Audit
-from relay.store.mapped_file import left_behind
+from relay.store.mapped_file import left_behind, records_in
 
 log = structlog.get_logger(__name__)
 
@@ -28,16 +28,19 @@ log = structlog.get_logger(__name__)
 async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
     """Writes the records that are missing. Raises ConfigError, OSError and StoreUnavailable.
 
+    Who has the mail has it by the last try; of those before it nobody knows what the next hop said.
+
     `sent` gives the names of recipients of whom it is known that the next hop has taken their mail; of others it is
     not, and their outcome is "unknown". It blocks.
     """
-    number = 0
+    number, last = 0, await asyncio.to_thread(_last_tries, directory)
     async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
         async for file in files:
             if file.torn:
                 log.error("announcement_not_read", file=str(file.path), records=file.torn)
             announced = [said for each in file.records if (said := _read(each)) is not None]
-            missing = await asyncio.to_thread(lambda: list(_records(_missing(announced, audit.directory), sent())))  # noqa: B023
+            known = await asyncio.to_thread(sent)
+            missing = await asyncio.to_thread(_missing_records, announced, audit.directory, known, last)
             for each in missing:
                 audit.note(partial(_members, each))
             # Before the file goes: until then it is the only place where they stand.
@@ -55,9 +58,18 @@ def _read(announced: bytes) -> dict[str, Any] | None:
     except ValueError:
         said = None
     if isinstance(said, dict) and said.keys() >= {"when", "behind", "mail", "recipients", "names"}:
-        return {"time": as_time(said.pop("when")), **said}
+        return {"time": as_time(said["when"]), **said}
     log.error("announcement_not_read", octets=len(announced))
     return None
+
+
+def _last_tries(directory: Path) -> dict[str, int]:
+    """When a mail was last about to leave for a recipient, by what the store calls him, in nanoseconds since 1970."""
+    last: dict[str, int] = {}
+    for said in filter(None, map(_read, records_in(directory, SUFFIX))):
+        for name in said["names"]:
+            last[name] = max(last.get(name, 0), said["when"])
+    return last
 
 
 def _members(record: dict[str, Any]) -> bytes:
@@ -85,8 +97,18 @@ def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[t
             yield each, rest
 
 
-def _records(missing: Iterator[tuple[dict[str, Any], _Recipients]], sent: frozenset[str]) -> Iterator[dict[str, Any]]:
+def _missing_records(
+    announced: Sequence[dict[str, Any]], directory: Path, sent: frozenset[str], last: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    return list(_records(_missing(announced, directory), sent, last))
+
+
+def _records(
+    missing: Iterator[tuple[dict[str, Any], _Recipients]], sent: frozenset[str], last: Mapping[str, int]
+) -> Iterator[dict[str, Any]]:
     for said, whom in missing:
+        when = said.pop("when")
+        taken = {name for name in whom.values() if name in sent and when >= last.get(name, 0)}
         for outcome, has_it in (("delivered", True), ("unknown", False)):
-            for recipients in in_lines([who for who, name in whom.items() if (name in sent) == has_it]):
+            for recipients in in_lines([who for who, name in whom.items() if (name in taken) == has_it]):
                 yield said | {"outcome": outcome, "reason": "Killed", "recipients": recipients}

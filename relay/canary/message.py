@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,6 @@ from typing import Any, Literal
 
 from relay import mime
 from relay.errors import BadStructure, MalformedMessage
-from relay.mail import domain_of
 from relay.opening.recipients import folded_domain
 
 LOCAL_PART = "qumail-canary"
@@ -24,6 +24,8 @@ NONCE_OCTETS = 32
 MAX_OCTETS = 4096
 """The whole message; of a larger one nothing is read."""
 _NONCE = re.compile(rf"[0-9a-f]{{{2 * NONCE_OCTETS}}}")
+_QUOTING = re.compile(r'["\\]')
+"""A local part means the same without it, where that needs none (RFC 5321, 4.1.2)."""
 _EXPECTED = {b"auto-submitted": b"auto-generated", b"content-type": CONTENT_TYPE.encode(), b"mime-version": b"1.0"}
 """Fields that stand in it once, with these values."""
 
@@ -45,10 +47,12 @@ def canary_address(domains: Sequence[str]) -> str:
 
 
 def is_canary(mailbox: str, domains: Collection[str]) -> bool:
-    """Whether this is the canary address of a site with these mail domains, at any of them."""
-    if mailbox.rpartition("@")[0].lower() != LOCAL_PART:
+    """Whether this is the canary address of a site with these mail domains, at any of them, however it is spelt."""
+    local, _, domain = mailbox.rpartition("@")
+    if _QUOTING.sub("", local).lower() != LOCAL_PART:
         return False
-    return folded_domain(domain_of(mailbox)) in map(folded_domain, domains)
+    plain = unicodedata.normalize("NFKC", domain).replace("\u3002", ".").rstrip(".")  # RFC 3490, 3.1; RFC 1035, 3.1
+    return folded_domain(plain.lower()) in map(folded_domain, domains)
 
 
 def write(note: Note, from_: str, to: str, hostname: str) -> bytes:

@@ -41,7 +41,13 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write all figures of all rounds; - is stdout.")
 @click.option("--compare", type=_FILE, metavar="FILE", help="Beside an earlier run, which --json has written.")
 @click.option("--plot", "picture", type=_FILE, metavar="FILE", help="Draw a PNG (needs matplotlib: the extra `bench`).")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=ROUNDS, show_default=True, help="More are surer.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, 1000),
+    default=ROUNDS,
+    show_default=True,
+    help="More are surer; --quick has none.",
+)
 @click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow development KME.")
 @click.option("--levels", "what", flag_value="levels", help="What each level costs instead, without any network.")
 @click.option("--policy", "what", flag_value="policy", help="100,000 policy files instead: load, reload, decide.")

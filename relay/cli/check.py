@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay import app, postfix, upkeep
+from relay.audit import pending
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
@@ -41,9 +42,10 @@ from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.status import StatusModule
 from relay.status.alarms import of_the_serving_relay
+from relay.store import sent
 from relay.store.database import transport_problem
+from relay.store.mapped_file import MappedFile, unreadable
 from relay.store.secret import SECRET_LENGTH, SiteSecret
-from relay.store.sent import SentRecords, sent_of_late
 from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
 from relay.store.store import Store, open_store
@@ -255,7 +257,7 @@ def file_states(config: Config) -> list[State]:
 
     Looking leaves nothing behind and gets in the way of no relay that serves.
     """
-    return [*_state(config), *_received(config), *_sent(config), *_audit(config)]
+    return [*_state(config), *_received(config), *_sent(config), *_announced(config), *_audit(config)]
 
 
 def _state(config: Config) -> list[State]:
@@ -300,20 +302,21 @@ def _received(config: Config) -> list[State]:
 
 def _sent(config: Config) -> list[State]:
     """Whether it could be written down what has left; where nothing is there, nothing."""
-    directory, what, until = config.state_directory / upkeep.SENT, "sent mails", f"all {HELD}"
+    return _mapped(config.state_directory / upkeep.SENT, sent.SUFFIX, "sent mails", f"all {HELD}")
+
+
+def _announced(config: Config) -> list[State]:
+    """Whether it could be noted what is about to leave; where nothing is there, nothing."""
+    until = "a kill costs records of the audit"
+    return _mapped(config.state_directory / upkeep.ANNOUNCED, pending.SUFFIX, "announcements", until)
+
+
+def _mapped(directory: Path, suffix: str, what: str, until: str) -> list[State]:
     if not directory.is_dir():
         return _no_directory(directory, what, until)
-    problems = []
+    problems = [_not_read(directory, error) for error in unreadable(directory, suffix)]
     try:
-        sent_of_late(directory)
-    except ValueError:
-        problems.append(f"{directory}: was written by a newer relay")
-    except OSError as error:
-        problems.append(_not_read(directory, error))
-    try:
-        sent = SentRecords(directory)
-        sent.ready()
-        sent.close()
+        MappedFile(directory, suffix, sent.FILE_OCTETS).discard()
     except StoreUnavailable as error:
         problems.append(f"{error}; until there is, {until}")
     return [(what, str(directory), tuple(problems))]

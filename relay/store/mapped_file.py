@@ -9,6 +9,7 @@ so that a full disk is noticed before there is something to write, and not by a 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import mmap
 import os
@@ -18,11 +19,17 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from relay.store.secret_file import open_regular
 from relay.store.spool import new_file, not_made
 
+log = structlog.get_logger(__name__)
+
 _LENGTH_OCTETS = _CRC_OCTETS = 4
 _END = bytes(_LENGTH_OCTETS)
+MAX_OCTETS = 64 * 2**20
+"""No file of ours is larger, and of none is more read."""
 OVERHEAD_OCTETS = _LENGTH_OCTETS + _CRC_OCTETS
 """What a record takes besides its own octets."""
 
@@ -96,32 +103,59 @@ class LeftFile:
 
 
 def left_behind(directory: Path, suffix: str) -> Generator[LeftFile]:
-    """The files that nobody writes, each for this caller alone until the next one is asked for.
+    """The files that nobody writes, each for this caller alone until the next one is asked for. Blocks.
 
-    Blocks, and raises OSError.
+    What cannot be read stays where it is, is logged, and keeps nothing else back.
     """
     for path in _paths(directory, suffix):
-        with suppress(FileNotFoundError):
+        try:
             file = open_regular(path, os.O_RDWR)
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.fstat(file).st_nlink:
-                    yield _read(path, file)
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(file)
+        except OSError as error:
+            _tell(path, error)
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left = _read(path, file) if os.fstat(file).st_nlink else None
+            if left is not None:
+                yield left
+        except BlockingIOError:
+            continue
+        except OSError as error:
+            _tell(path, error)
+        finally:
+            os.close(file)
 
 
 def records_in(directory: Path, suffix: str) -> Iterator[bytes]:
-    """What stands in all files, those in use too, without getting in anybody's way. Blocks, and raises OSError."""
+    """What stands in all files that can be read, those in use too, without getting in anybody's way. Blocks."""
     for path in _paths(directory, suffix):
-        with suppress(FileNotFoundError):
-            file = open_regular(path, os.O_RDONLY)
-            try:
-                yield from _read(path, file).records
-            finally:
-                os.close(file)
+        with suppress(OSError):
+            yield from _look(path).records
+
+
+def unreadable(directory: Path, suffix: str) -> Iterator[OSError]:
+    """What cannot be read, and why. Blocks."""
+    for path in _paths(directory, suffix):
+        try:
+            _look(path)
+        except FileNotFoundError as error:
+            if path.is_symlink():
+                yield error
+        except OSError as error:
+            yield OSError(error.errno, error.strerror, str(path))
+
+
+def _look(path: Path) -> LeftFile:
+    file = open_regular(path, os.O_RDONLY)
+    try:
+        return _read(path, file)
+    finally:
+        os.close(file)
+
+
+def _tell(path: Path, error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError) or path.is_symlink():
+        log.error("mapped_file_not_read", file=str(path), cause=error.strerror, meaning="it stays; move it away")
 
 
 def _paths(directory: Path, suffix: str) -> list[Path]:
@@ -129,7 +163,10 @@ def _paths(directory: Path, suffix: str) -> list[Path]:
 
 
 def _read(path: Path, file: int) -> LeftFile:
-    octets = os.pread(file, os.fstat(file).st_size, 0)
+    size = os.fstat(file).st_size
+    if size > MAX_OCTETS:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    octets = os.pread(file, size, 0)
     records, torn, at = [], 0, 0
     while length := int.from_bytes(octets[at : at + _LENGTH_OCTETS], "big"):
         at += _LENGTH_OCTETS

@@ -473,6 +473,35 @@ async def test_a_relay_that_starts_after_a_kill_reads_of_the_record_what_may_be_
     assert [each.get("outcome") for each in records(alice.config.audit_directory)][1:] == ["unknown"]
 
 
+async def test_of_several_tries_before_a_kill_the_last_one_alone_has_delivered(alice: Site, sink: Sink) -> None:
+    unwritten = "from relay.audit import writing; writing.FLUSH_S = 3600"
+    async with relay_process(alice, before=unwritten) as relay:
+        for answers in (["451 4.3.0 later"], ["451 4.3.0 later"], []):
+            sink.on_data = answers
+            await submit(relay.addresses["outgoing"], mails.plain())
+        relay.kill()
+        await relay.process.wait()
+    async with relay_process(alice):
+        pass
+    outcomes = [each.get("outcome") for each in records(alice.config.audit_directory)]
+    assert outcomes == ["unknown", "unknown", "delivered"]
+
+
+async def test_an_odd_file_beside_them_keeps_no_announcement_and_no_start_back(alice: Site, sink: Sink) -> None:
+    async with relay_process(alice, before="from relay.audit import writing; writing.FLUSH_S = 3600") as relay:
+        await submit(relay.addresses["outgoing"], mails.plain())
+        relay.kill()
+        await relay.process.wait()
+    for directory, suffix in (("audit.pending", SUFFIX), ("sent.recent", ".sent")):
+        os.mkfifo(alice.config.state_directory / directory / f"0{suffix}")
+    status, _, said = await run("check", "--config", alice.config_file)
+    assert status == 1
+    assert said.count(b"not a regular file: no relay reads it: move it away") == 2
+    async with relay_process(alice):
+        pass
+    assert [each.get("outcome") for each in records(alice.config.audit_directory)] == ["delivered"]
+
+
 def message_no(number: int) -> bytes:
     return mails.plain().replace(b"Message-ID: <", b"Message-ID: <%d." % number)
 

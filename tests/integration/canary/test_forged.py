@@ -214,7 +214,8 @@ async def test_nobody_but_the_relay_sends_in_the_canarys_name_by_any_door(making
     """So no user of either site can use up the receipt that a genuine canary would get."""
     async with making.both(alice="") as scene:
         doors, forged = scene.addresses[0], canary(QUESTION)
-        for sender in (ALICE, "QuMail-Canary@ALICE.example"):
+        spellings = ('"qumail-canary"@alice.example', '"q\\umail-canary"@alice.example', "qumail-canary@alice.example.")
+        for sender in (ALICE, "QuMail-Canary@ALICE.example", *spellings):
             said = [await submit(doors["outgoing"], forged, sender=sender, recipients=[BOB])]
             said += await submit_lmtp(doors["outgoing_lmtp"], forged, sender=sender, recipients=[BOB])
             assert [str(reply) for reply in said] == ["550 5.7.1 Only the relay itself sends from this address"] * 2

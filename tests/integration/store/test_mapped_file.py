@@ -14,9 +14,10 @@ from tempfile import TemporaryDirectory
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from relay.errors import StoreUnavailable
-from relay.store.mapped_file import MappedFile, left_behind, records_in
+from relay.store.mapped_file import MAX_OCTETS, MappedFile, left_behind, records_in, unreadable
 
 SUFFIX = ".records"
 OCTETS = 1 << 13
@@ -119,7 +120,23 @@ def test_without_room_no_file_is_made_and_none_stays(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_file_is_no_reason_to_wait(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / f"1{SUFFIX}")
-    with pytest.raises(OSError, match="not a regular file"):
-        found(tmp_path)
+@pytest.mark.parametrize("odd", ["FIFO", "directory", "link to nowhere", "huge"])
+def test_what_cannot_be_read_stays_is_told_and_keeps_nothing_back(tmp_path: Path, odd: str) -> None:
+    """It comes first in the order of names."""
+    there = tmp_path / f"0{SUFFIX}"
+    match odd:
+        case "FIFO":
+            os.mkfifo(there)
+        case "directory":
+            there.mkdir()
+        case "link to nowhere":
+            there.symlink_to("/nowhere/at/all")
+        case "huge":
+            with there.open("wb") as file:
+                file.truncate(MAX_OCTETS + 1)
+    written(tmp_path, [b"good"])
+    with capture_logs() as logs:
+        assert found(tmp_path) == ([b"good"], 0)
+    assert [(each["event"], each["file"]) for each in logs] == [("mapped_file_not_read", str(there))]
+    assert [*map(str, unreadable(tmp_path, SUFFIX))]
+    assert os.path.lexists(there)
