@@ -70,6 +70,8 @@ _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no
 _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
 """How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
 of the two it is, and why, stands in its log."""
+_TOLD_OF_LATE = 20_000
+"""So many characters of a log are about the mail that was not accepted, and what went on beside it."""
 _TOO_LOW = "key pool too low"
 """What the development KMEs say then."""
 
@@ -121,12 +123,11 @@ class Servers:
         """What is given. Raises KeysRunOut or BenchmarkFailed where a mail was not accepted."""
         if not sent.fault:
             return sent
-        ends = [
-            f"{name}: {one.log.read_text(errors='replace')[-600:]}" for name, one in self._running.items() if one.log
-        ]
-        logs = "\n".join(ends)
-        kind = KeysRunOut if _NO_KEY.search(sent.fault) and _TOO_LOW in logs else BenchmarkFailed
-        raise kind(f"{what}: a mail was not accepted: {sent.fault}\n{logs}")
+        logs = {name: one.log.read_text(errors="replace") for name, one in self._running.items() if one.log}
+        too_low = any(_TOO_LOW in said[-_TOLD_OF_LATE:] for said in logs.values())
+        kind = KeysRunOut if _NO_KEY.search(sent.fault) and too_low else BenchmarkFailed
+        ends = "\n".join(f"{name}: {said[-600:]}" for name, said in logs.items())
+        raise kind(f"{what}: a mail was not accepted: {sent.fault}\n{ends}")
 
     async def _started(self, name: str) -> BenchServer:
         enter = self._stack.enter_async_context

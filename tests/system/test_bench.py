@@ -108,7 +108,7 @@ async def test_it_is_said_at_which_level_and_size_the_keys_run_out(
     monkeypatch.setattr(servers, "STOCK_OF_KEYS", 200_000)
     run = Run(("otp 4 KB", "otp 1 MB"), quick=True, progress=lambda *_: None)
     await run.measure()
-    assert run.figures.notes == {"otp 1 MB": KEYS_RUN_OUT}
+    assert run.figures.notes == {"otp 1 MB": KEYS_RUN_OUT}, run.figures.faults
     assert run.figures.median("otp 4 KB", "mails/s")
     show(run.figures, "")
     assert f"otp 1 MB: {KEYS_RUN_OUT}" in capsys.readouterr().out

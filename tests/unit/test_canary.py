@@ -79,9 +79,11 @@ def test_an_address_is_known_in_any_spelling_and_others_are_not() -> None:
         "QuMail-Canary@Bob.Example",
         "qumail-canary@xn--bcher-kva.example",
         "qumail-canary@BÜCHER.example",
+        "qumail-canary@bob.example.",
+        '"qumail-canary"@bob.example',
     ):
         assert is_canary(address, domains)
-    for address in (ALICE, "qumail-canary", "@bob.example", "qumail-canary+x@bob.example", '"qumail-canary"@bob.example',
+    for address in (ALICE, "qumail-canary", "@bob.example", "qumail-canary+x@bob.example", '"qumail canary"@bob.example',
                     "qumail-canary@sub.bob.example", "", "x@qumail-canary@bob.example"):  # fmt: skip
         assert not is_canary(address, domains)
     assert canary_address(domains[::-1]) == "qumail-canary@xn--bcher-kva.example"
