@@ -80,6 +80,7 @@ def test_an_address_is_known_in_any_spelling_and_others_are_not() -> None:
         "qumail-canary@xn--bcher-kva.example",
         "qumail-canary@BÜCHER.example",
         "qumail-canary@bob.example.",
+        "qumail-canary@\uff42ob\u3002example",
         '"qumail-canary"@bob.example',
     ):
         assert is_canary(address, domains)
