@@ -95,8 +95,13 @@ async def _alone(directory: Path) -> AsyncIterator[None]:
 
 
 def _opened(directory: Path) -> int:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
+    except OSError as error:
+        raise StoreUnavailable(
+            f"{directory}: {error.strerror}; it has to be a directory of the relay's user"
+        ) from error
 
 
 def _locked(descriptor: int) -> bool:

@@ -33,14 +33,18 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
     `sent` gives the names of recipients of whom it is known that the next hop has taken their mail; of others it is
     not, and their outcome is "unknown". It blocks.
     """
-    number, last = 0, await asyncio.to_thread(_last_tries, directory)
+    number = 0
+    known: tuple[frozenset[str], dict[str, int]] | None = None
     async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
         async for file in files:
-            if file.torn:
-                log.error("announcement_not_read", file=str(file.path), records=file.torn)
+            # Before the first file goes: a later one may tell of an earlier try.
+            if known is None:
+                known = await asyncio.to_thread(lambda: (sent(), _last_tries(directory)))
             announced = [said for each in file.records if (said := _read(each)) is not None]
-            known = await asyncio.to_thread(sent)
-            missing = await asyncio.to_thread(_missing_records, announced, audit.directory, known, last)
+            if unread := file.torn + len(file.records) - len(announced):
+                log.error("announcement_not_read", file=str(file.path), records=unread)
+            taken, last = known
+            missing = await asyncio.to_thread(_missing_records, announced, audit.directory, taken, last)
             for each in missing:
                 audit.note(partial(_members, each))
             # Before the file goes: until then it is the only place where they stand.
@@ -59,7 +63,6 @@ def _read(announced: bytes) -> dict[str, Any] | None:
         said = None
     if isinstance(said, dict) and said.keys() >= {"when", "behind", "mail", "recipients", "names"}:
         return {"time": as_time(said["when"]), **said}
-    log.error("announcement_not_read", octets=len(announced))
     return None
 
 
@@ -100,15 +103,11 @@ def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[t
 def _missing_records(
     announced: Sequence[dict[str, Any]], directory: Path, sent: frozenset[str], last: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    return list(_records(_missing(announced, directory), sent, last))
-
-
-def _records(
-    missing: Iterator[tuple[dict[str, Any], _Recipients]], sent: frozenset[str], last: Mapping[str, int]
-) -> Iterator[dict[str, Any]]:
-    for said, whom in missing:
+    records = []
+    for said, whom in _missing(announced, directory):
         when = said.pop("when")
         taken = {name for name in whom.values() if name in sent and when >= last.get(name, 0)}
         for outcome, has_it in (("delivered", True), ("unknown", False)):
-            for recipients in in_lines([who for who, name in whom.items() if (name in taken) == has_it]):
-                yield said | {"outcome": outcome, "reason": "Killed", "recipients": recipients}
+            groups = in_lines([who for who, name in whom.items() if (name in taken) == has_it])
+            records += [said | {"outcome": outcome, "reason": "Killed", "recipients": each} for each in groups]
+    return records

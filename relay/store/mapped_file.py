@@ -99,7 +99,7 @@ class LeftFile:
 
     def remove(self) -> None:
         """Deletes it. Raises OSError."""
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
 
 def left_behind(directory: Path, suffix: str) -> Generator[LeftFile]:

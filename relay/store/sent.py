@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -48,7 +48,8 @@ class _Sent(NamedTuple):
     @classmethod
     def read(cls, record: bytes) -> _Sent:
         """Raises ValueError where another version has written it."""
-        if record[0] != _VERSION or (len(record) - _HEAD.size) % _NAME_OCTETS:
+        rest = len(record) - _HEAD.size
+        if rest < 0 or rest % _NAME_OCTETS or record[0] != _VERSION:
             raise ValueError("written by a newer relay")
         _, opened, at, mail = _HEAD.unpack_from(record)
         names = [record[begin : begin + _NAME_OCTETS] for begin in range(_HEAD.size, len(record), _NAME_OCTETS)]
@@ -129,8 +130,12 @@ class SentRecords:
 
 
 def sent_of_late(directory: Path) -> frozenset[str]:
-    """The names, in hexadecimal, of all recipients of whom that stands there. Blocks; raises OSError and ValueError."""
-    return frozenset(name.hex() for record in records_in(directory, SUFFIX) for name in _Sent.read(record).recipients)
+    """The names, in hexadecimal, of all recipients of whom that stands there, as far as it can be read. Blocks."""
+    found: set[str] = set()
+    for record in records_in(directory, SUFFIX):
+        with suppress(ValueError):  # take_over_sent says so
+            found.update(name.hex() for name in _Sent.read(record).recipients)
+    return frozenset(found)
 
 
 async def take_over_sent(directory: Path, deliveries: DeliveryRecords) -> int:

@@ -15,7 +15,7 @@ _WORDS = re.compile(rb"(\w+)[ \r\n]")
 
 def slowness() -> float:
     """So many times longer than that machine this one takes now, at least once."""
-    return max(1.0, *(_seconds() / _TYPICAL_S for _ in range(3)))
+    return max(1.0, *(_work_seconds() / _TYPICAL_S for _ in range(3)))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -28,7 +28,7 @@ def seconds(work: Callable[[], object]) -> float:
     return min(times) / slowness()
 
 
-def _seconds() -> float:
+def _work_seconds() -> float:
     began = time.thread_time()
     _work()
     return time.thread_time() - began

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from relay.canary.message import MAX_OCTETS, Kind, Note, canary_address, is_canary, read, write
 from relay.errors import BadStructure
+from tests.testlib.speed import seconds
 
 ALICE, BOB = "qumail-canary@alice.example", "qumail-canary@bob.example"
 NOTE = Note("question", bytes(range(32)))
@@ -70,6 +71,12 @@ def test_whatever_is_put_into_it_is_read_or_refused(octets: bytes, begin: int, e
     except BadStructure:
         return
     assert len(note.nonce) == 32
+
+
+def test_an_address_made_to_be_slow_is_none() -> None:
+    marks = "\u0315\u0300" * 100_000
+    assert not is_canary(f"qumail-canary@b{marks}.example", ("bob.example",))
+    assert seconds(lambda: is_canary(f"qumail-canary@b{marks}.example", ("bob.example",))) < 0.05
 
 
 def test_an_address_is_known_in_any_spelling_and_others_are_not() -> None:

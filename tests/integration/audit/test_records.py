@@ -502,6 +502,19 @@ async def test_an_odd_file_beside_them_keeps_no_announcement_and_no_start_back(a
     assert [each.get("outcome") for each in records(alice.config.audit_directory)] == ["delivered"]
 
 
+@pytest.mark.parametrize("odd", ["a file", "a link to nowhere"])
+async def test_where_it_cannot_be_written_down_what_has_left_a_start_ends_with_a_word_of_what_to_do(
+    alice: Site, odd: str
+) -> None:
+    path = alice.config.state_directory / "sent.recent"
+    path.touch() if odd == "a file" else path.symlink_to("/nowhere/at/all/it/is")
+    status, said, _ = await run("serve", "--config", alice.config_file)
+    assert status == 1
+    assert f"{path}: " in said
+    assert "it has to be a directory of the relay's user" in said
+    assert "Traceback" not in said
+
+
 def message_no(number: int) -> bytes:
     return mails.plain().replace(b"Message-ID: <", b"Message-ID: <%d." % number)
 

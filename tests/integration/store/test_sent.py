@@ -4,6 +4,7 @@ Standard: RFC 1047; an old record would take the same octets sent anew for a ret
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ class Clock:
 
 def test_after_a_stop_nothing_is_left_unless_the_store_does_not_know_yet(tmp_path: Path) -> None:
     for number, settled in enumerate((True, False)):
-        sent = SentRecords(tmp_path / str(number), lambda settled=settled: settled)  # type: ignore[misc]
+        sent = SentRecords(tmp_path / str(number), partial(bool, settled))
         sent.note(bytes(32), BEN)
         sent.close()
         assert left(tmp_path / str(number)) == (0 if settled else 1)
@@ -80,13 +81,17 @@ def test_what_the_store_does_not_know_yet_is_kept_for_longer(tmp_path: Path) -> 
     assert left(tmp_path) == 6
 
 
-async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: Path, store: Store) -> None:
+@pytest.mark.parametrize("written", [b"something else", b"", b"\x01", b"\x02" + bytes(73)])
+async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(
+    tmp_path: Path, store: Store, written: bytes
+) -> None:
     newer = MappedFile(tmp_path, SUFFIX, FILE_OCTETS)
-    newer.add(b"something else")
+    newer.add(written)
     newer.close()
     sent = SentRecords(tmp_path, lambda: False)
     sent.note(bytes(32), BEN)
     sent.close()
+    assert sent_of_late(tmp_path) == {BEN[0].hex()}
     with capture_logs() as logs:
         assert await take_over_sent(tmp_path, store.deliveries) == 1
     assert [line["event"] for line in logs] == ["sent_not_read"]
