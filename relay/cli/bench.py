@@ -104,11 +104,9 @@ def _mail(
     began, where, interrupted, processors = time.monotonic(), machine(), False, ProcessorTime.now()
     with Console(stderr=True).status("") as status:
         run = Run(only, quick, lambda doing, share: status.update(f"{share:.0%} {doing}"), rounds)
-        # Like Ctrl-C: what was started is ended, and what is known is shown.
-        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         try:
-            uvloop.run(run.measure())
-        except KeyboardInterrupt:
+            uvloop.run(_measured(run))
+        except (KeyboardInterrupt, asyncio.CancelledError):
             interrupted = True
         except BenchmarkFailed as error:
             run.figures.faults.append(str(error))
@@ -130,6 +128,13 @@ def _mail(
         sys.exit(130)
     if run.figures.faults:
         sys.exit(1)
+
+
+async def _measured(run: Run) -> None:
+    """SIGTERM is like Ctrl-C: what was started is ended, and what is known is shown."""
+    measuring = asyncio.ensure_future(run.measure())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, measuring.cancel)
+    await measuring
 
 
 def _check_writable(file: Path) -> None:
