@@ -26,7 +26,7 @@ from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, relay_command
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
-from tests.testlib.sites import RelayProcess, Site, children, make_site, relay_process
+from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit, talking
 
 POLICIES = {"default.toml": 'levels = ["aes"]\n'}
@@ -59,11 +59,11 @@ def pids(relay: RelayProcess) -> dict[int, int]:
 
 
 @asynccontextmanager
-async def workers(site: Site, number: int, *, before: str = "") -> AsyncIterator[RelayProcess]:
+async def workers(site: Site, number: int, *, before: str = "", executes: bool = False) -> AsyncIterator[RelayProcess]:
     text = site.config_file.read_text()
     if "[limits]" not in text:
         site.config_file.write_text(f"{text}\n[limits]\nworkers = {number}\n")
-    async with relay_process(site, before=before) as relay:
+    async with relay_process(site, before=before, executes=executes) as relay:
         yield relay
 
 
@@ -84,12 +84,15 @@ async def test_all_mail_arrives_once_and_the_keys_of_all_are_reported(site: Site
         assert len(how_often(sink)) == 30
         assert set(pids(relay)) == {1, 2, 3}
         async with asyncio.timeout(60):
-            used = 0
-            while used < 30:
-                _, _, said = await run("keys", "status", "--json", "--config", site.config_file)
-                used = sum(row["used"] for row in json.loads(said)["pools"])
-                await asyncio.sleep(0.2)
-        assert used == 30
+            while sum(row["used"] for row in _pools(site.config.keys_file)) < 30:
+                await asyncio.sleep(0.05)
+        _, _, said = await run("keys", "status", "--json", "--config", site.config_file)
+        assert sum(row["used"] for row in json.loads(said)["pools"]) == 30
+
+
+def _pools(report: Path) -> list[dict[str, int]]:
+    found: list[dict[str, int]] = json.loads(report.read_text())["pools"] if report.exists() else []
+    return found
 
 
 async def test_one_mail_at_two_workers_at_once_leaves_once(site: Site, sink: Sink) -> None:
@@ -182,7 +185,7 @@ async def test_what_a_killed_worker_had_sent_another_one_sends_no_second_time(
 
 
 async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, sink: Sink) -> None:
-    async with workers(site, 2) as relay:
+    async with workers(site, 2, executes=True) as relay:
         before = pids(relay)
         stop, replies = asyncio.Event(), []
 
@@ -314,7 +317,7 @@ async def test_the_service_manager_hears_of_the_relay_as_a_whole(
         manager.bind(str(tmp_path / "notify"))
         manager.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        async with workers(site, 2):
+        async with workers(site, 2, executes=True):
             pass
         said = []
         with suppress(BlockingIOError):
@@ -325,7 +328,7 @@ async def test_the_service_manager_hears_of_the_relay_as_a_whole(
 
 async def test_a_worker_that_cannot_be_started_at_once_is_started_later(site: Site, sink: Sink) -> None:
     """There is no descriptor left for a while."""
-    async with workers(site, 2) as relay:
+    async with workers(site, 2, executes=True) as relay:
         before = pids(relay)
         limits = resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE)
         used = len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
@@ -372,7 +375,7 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
     text = site.config_file.read_text()
     site.config_file.write_text(f"{text}\n[limits]\nworkers = 2\n")
     with (site.directory / "relay.log").open("ab") as log:
-        process = await relay_command.start("serve", "--config", site.config_file, stderr=log)
+        process = await relay_command.start("serve", "--config", site.config_file, stderr=log, executes=True)
     relay = RelayProcess(process, {}, site.directory / "relay.log")
     try:
         await until(relay, "worker_started", 2)
@@ -388,10 +391,11 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
 
 async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: Sink) -> None:
     """As `systemctl kill --signal=USR1` sends it."""
-    async with workers(site, 2) as relay:
+    async with workers(site, 2, executes=True) as relay:
         before = pids(relay)
         for pid in before.values():
-            for process in (pid, *children(pid)):
+            receivers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            for process in (pid, *map(int, receivers)):
                 os.kill(process, signal.SIGUSR1)
         os.kill(relay.process.pid, signal.SIGUSR1)
         await until(relay, "workers_started_anew")
@@ -405,7 +409,7 @@ async def test_a_worker_runs_no_program_out_of_the_current_directory(
     for name in ("relay.py", "structlog.py"):
         (tmp_path / name).write_text(f"raise SystemExit('{name} of somebody else')")
     monkeypatch.chdir(tmp_path)
-    async with workers(site, 2) as relay:
+    async with workers(site, 2, executes=True) as relay:
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 TARGETS = all_targets()
 SIZES = (250_000, 1_000_000)
 """Just under what is worked on beside the loop, and much over it."""
-FACTOR, SLACK_S = 8.0, 0.1
+FACTOR, SLACK_S = 8.0, 0.3
 """What threads may take: so many times what a plain message takes, and some more."""
 RULES = """
 [[when]]
@@ -307,12 +307,12 @@ async def test_nothing_that_a_mail_server_says_to_the_milter_holds_the_loop(door
     inputs = {name: packets for name, packets in PACKETS.items() if door.startswith("out") or "rules" not in name}
     inputs |= {f"seed {number}": seed.removeprefix(milter.OFFER) for number, seed in enumerate(milter.seeds())}
     inputs |= {name: handed_over(make(250_000)) for name, make in MAKERS.items()}
-    inputs |= {case.name: handed_over(case.message) for case in list(corpus())[::10]}
+    inputs |= {case.name: handed_over(case.message) for case in list(corpus())[::10] if len(case.message) < 1_000_000}
     slow_inputs = []
     with loop_clock() as clock:
         for name, octets in inputs.items():
             whole = milter.OFFER + milter.CONNECT + octets + packet(b"Q")
-            if one := await slow(clock, name, partial(said, doors.addresses[door], whole), 10 * SLACK_S):
+            if one := await slow(clock, name, partial(said, doors.addresses[door], whole), SLACK_S):
                 slow_inputs.append(one)
     assert not slow_inputs, "\n".join(map(str, slow_inputs))
 
@@ -340,11 +340,11 @@ async def test_no_conversation_holds_the_loop(place: Place) -> None:
 async def test_what_holds_the_loop_or_a_thread_is_found(
     octets: int, doors: Doors, allowed: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    much = 4 * slowness()
+    much = 4 * slowness() * (CALLBACK_S if octets <= SMALL_OCTETS else allowed("out", octets))
 
     def slow_work(message: bytes) -> bytes:
         began = time.thread_time()
-        while time.thread_time() - began < much * (CALLBACK_S if len(message) <= SMALL_OCTETS else 10 * SLACK_S):
+        while time.thread_time() - began < much:
             pass
         return message
 

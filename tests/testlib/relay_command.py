@@ -1,11 +1,14 @@
 """`qumail-relay ...` as a process of its own, forked from one that has loaded everything: loading takes over a second.
 Standard: what a test can tell from `python -m relay` is how long it takes; some tests start that one nevertheless.
+
+So are the workers of a relay, but for one that `executes`: it starts them as it does where it is installed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import atexit
+import fcntl
 import json
 import os
 import selectors
@@ -14,7 +17,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from asyncio.subprocess import Process
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -23,7 +27,9 @@ from typing import IO, Any
 import click
 
 ROOT = Path(__file__).parents[2]
-MOST = 65_536
+MOST, MOST_FILES = 65_536, 250
+WORKER_OF = "worker {}"
+"""The name of the process of one that was forked for the relay that is process {}."""
 
 
 class RelayCommand:
@@ -34,6 +40,7 @@ class RelayCommand:
         self.pid = pid
         self._status = status
         self._returncode: int | None = None
+        self._waiting: list[asyncio.Future[None]] = []
 
     def __del__(self) -> None:
         if self._status >= 0:
@@ -49,14 +56,24 @@ class RelayCommand:
 
     async def wait(self) -> int:
         """The exit status, when it has ended."""
+        loop = asyncio.get_running_loop()
         while (ended := self.returncode) is None:
-            ready = asyncio.get_running_loop().create_future()
-            asyncio.get_running_loop().add_reader(self._status, ready.set_result, None)
+            if not self._waiting:
+                loop.add_reader(self._status, self._wake)
+            ready = loop.create_future()
+            self._waiting.append(ready)
             try:
                 await ready
             finally:
-                asyncio.get_running_loop().remove_reader(self._status)
+                self._waiting.remove(ready)
+                if not self._waiting:
+                    loop.remove_reader(self._status)
         return ended
+
+    def _wake(self) -> None:
+        for each in self._waiting:
+            if not each.done():
+                each.set_result(None)
 
     def send_signal(self, number: int) -> None:
         """Unless it has ended."""
@@ -72,6 +89,25 @@ class RelayCommand:
         self.send_signal(signal.SIGKILL)
 
 
+def workers_of(pid: int) -> list[int]:
+    """The processes of the workers of this relay that have not ended, however they were started."""
+    processes: dict[int, tuple[str, int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it has ended
+            head, _, rest = stat.read_text().rpartition(")")
+            processes[int(stat.parent.name)] = head.partition("(")[2], int(rest.split()[1])
+    name = WORKER_OF.format(pid)
+    # What a worker forks has its name as well.
+    forked = [each for each, (its, parent) in processes.items() if its == name != processes.get(parent, ("", 0))[0]]
+    return forked + [each for each, (_, parent) in processes.items() if parent == pid and _executes_as_worker(each)]
+
+
+def _executes_as_worker(pid: int) -> bool:
+    with suppress(OSError):
+        return b"\0--worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
 async def start(
     *arguments: str | Path,
     stdin: IO[bytes] | None = None,
@@ -80,6 +116,7 @@ async def start(
     environment: Mapping[str, str] | None = None,
     group: int | None = None,
     before: str = "",
+    executes: bool = False,
 ) -> RelayCommand:
     """Starts it. Files that are not given lead nowhere.
 
@@ -91,18 +128,28 @@ async def start(
         "directory": str(Path.cwd()),
         "group": group,
         "before": before,
+        "executes": executes,
     }
-    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
-        files = [file.fileno() if file is not None else nowhere for file in (stdin, stdout, stderr)]
+        return _forked(asked, [file.fileno() if file is not None else nowhere for file in (stdin, stdout, stderr)])
+    finally:
+        os.close(nowhere)
+
+
+def _forked(asked: dict[str, Any], files: Sequence[int]) -> RelayCommand:
+    """The first three files are the standard ones; the others it has under the numbers that it `keeps`."""
+    read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
         connection = _forker()
         # At once and without an await: answers come in the order of the questions.
-        socket.send_fds(connection, [json.dumps(asked).encode()], [*files, write])
+        socket.send_fds(connection, [json.dumps({"keeps": [], **asked}).encode()], [write, *files])
         pid = int(connection.recv(MOST))
+    except BaseException:
+        os.close(read)
+        raise
     finally:
         os.close(write)
-        os.close(nowhere)
     return RelayCommand(pid, read)
 
 
@@ -125,6 +172,10 @@ async def run(
 @cache
 def _forker() -> socket.socket:
     """The way to the process that forks, one for each process that runs tests; it ends with that."""
+    if _LISTENING:  # this one was forked by it
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.connect(_LISTENING[0])
+        return connection
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -149,30 +200,52 @@ def fork_for_ever(descriptor: int) -> None:
     from relay.cli import cli
 
     _load(cli)
-    connection = socket.socket(fileno=descriptor)
+    first = socket.socket(fileno=descriptor)
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     running: dict[int, int] = {}
-    with selectors.DefaultSelector() as selector:
-        selector.register(connection, selectors.EVENT_READ)
-        selector.register(ended, selectors.EVENT_READ)
+    with selectors.DefaultSelector() as selector, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+        listening.bind(f"\0qumail-relay-tests-{os.getpid()}")
+        listening.listen()
+        _LISTENING.append(listening.getsockname())
+        for each in (first, listening, ended):
+            selector.register(each, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
-                if key.fileobj is not connection:
+                if key.fileobj == ended:
                     os.read(ended, MOST)
                     _tell_who_ended(running)
-                    continue
-                message, files, _, _ = socket.recv_fds(connection, MOST, 4)
-                if not message:
-                    return
-                pid = os.fork()
-                if pid == 0:
-                    _become(json.loads(message), files)
-                connection.send(str(pid).encode())
-                running[pid] = files.pop()
-                for file in files:
-                    os.close(file)
+                elif key.fileobj is listening:
+                    selector.register(listening.accept()[0], selectors.EVENT_READ)
+                elif isinstance(key.fileobj, socket.socket) and not _fork(key.fileobj, running):
+                    if key.fileobj is first:
+                        return
+                    selector.unregister(key.fileobj)
+                    key.fileobj.close()
+
+
+_LISTENING: list[str | bytes] = []
+"""Where it listens, for processes that it has forked and that have others forked."""
+
+
+def _fork(connection: socket.socket, running: dict[int, int]) -> bool:
+    """Answers one question; False where there is none any more."""
+    try:
+        message, files, _, _ = socket.recv_fds(connection, MOST, MOST_FILES)
+    except ConnectionError:
+        return False
+    if not message:
+        return False
+    pid = os.fork()
+    if pid == 0:
+        _become(json.loads(message), files[1:])
+    running[pid] = files[0]
+    for file in files[1:]:
+        os.close(file)
+    with suppress(OSError):  # who asked may have been killed
+        connection.send(str(pid).encode())
+    return True
 
 
 def _load(group: click.Group) -> None:
@@ -199,9 +272,7 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for number in range(3):
-            os.dup2(files[number], number)
-        os.closerange(3, 1024)
+        _take(files, [0, 1, 2, *asked["keeps"]])
         os.setsid()
         os.chdir(asked["directory"])
         os.environ.clear()
@@ -210,6 +281,10 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
             os.setregid(asked["group"], asked["group"])
         from relay.cli import main
 
+        if not asked["executes"]:
+            asyncio.create_subprocess_exec = _workers_forked  # type: ignore[assignment]
+        if "worker_of" in asked:
+            Path("/proc/self/comm").write_text(WORKER_OF.format(asked["worker_of"]))
         exec(asked["before"], {})
         sys.argv = ["qumail-relay", *asked["arguments"]]
         main()
@@ -223,3 +298,31 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(status)
+
+
+def _take(files: Sequence[int], numbers: Sequence[int]) -> None:
+    """The files under these numbers, and no others."""
+    above = max(*files, *numbers) + 1
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD, above) for file in files]
+    for file, number in zip(high, numbers, strict=True):
+        os.dup2(file, number)
+    for number in range(max(high) + 1):
+        if number not in numbers:
+            with suppress(OSError):
+                os.close(number)
+    os.closerange(max(high) + 1, MOST)
+
+
+_execute = asyncio.create_subprocess_exec
+
+
+async def _workers_forked(*command: str, **how: Any) -> Process | RelayCommand:
+    """asyncio.create_subprocess_exec of a relay, but for its workers."""
+    if command[1:5] != ("-P", "-m", "relay", "serve"):
+        return await _execute(*command, **how)
+    kept = list(how["pass_fds"])
+    asked = {
+        "arguments": command[4:], "environment": dict(how["env"]), "directory": str(Path.cwd()), "keeps": kept,
+        "group": None, "before": "", "executes": False, "worker_of": os.getpid(),
+    }  # fmt: skip
+    return _forked(asked, [0, 1, 2, *kept])

@@ -17,7 +17,7 @@ from relay import app
 from relay.config import Config, TCPAddress, load_config
 from tests.testlib import relay_command
 from tests.testlib.identities import Identities
-from tests.testlib.relay_command import RelayCommand
+from tests.testlib.relay_command import RelayCommand, workers_of
 
 POLICIES: Mapping[str, str] = {"default.toml": 'levels = ["aes"]\n'}
 
@@ -154,7 +154,7 @@ class RelayProcess:
 
     def kill(self) -> None:
         """SIGKILL to all of it but the processes that ask for keys: no goodbye."""
-        workers = [pid for pid in children(self.process.pid) if _is_worker(pid)]
+        workers = workers_of(self.process.pid)
         self.process.kill()
         for pid in workers:
             with suppress(ProcessLookupError):
@@ -163,22 +163,6 @@ class RelayProcess:
     @property
     def log(self) -> str:
         return self.log_file.read_text()
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has started, and that have not ended."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
-
-
-def _is_worker(pid: int) -> bool:
-    with suppress(OSError):
-        return b"\0--worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
 
 
 class DidNotStart(AssertionError):
@@ -192,10 +176,12 @@ async def relay_process(
     listen: Mapping[str, TCPAddress] | None = None,
     group: int | None = None,
     before: str = "",
+    executes: bool = False,
 ) -> AsyncIterator[RelayProcess]:
     """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again.
 
-    `group` is the group it runs under, where root may choose; `before` is a program that it runs first.
+    `group` is the group it runs under, where root may choose; `before` is a program that it runs first; one that
+    `executes` starts its workers as it does where it is installed, which takes each a second.
     """
     site.set_workers(WORKERS)
     text = site.config_file.read_text()
@@ -210,8 +196,9 @@ async def relay_process(
     ready.unlink(missing_ok=True)
     with log_file.open("ab") as log:
         process = await relay_command.start(
-            "serve", "--config", site.config_file, "--ready-file", ready, stderr=log, group=group, before=before
-        )
+            "serve", "--config", site.config_file, "--ready-file", ready,
+            stderr=log, group=group, before=before, executes=executes,
+        )  # fmt: skip
     try:
         addresses = await _read_when_ready(process, ready, log_file)
         yield RelayProcess(process, addresses, log_file)

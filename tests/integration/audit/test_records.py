@@ -33,9 +33,9 @@ from relay.store.secret_file import locked
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
-from tests.testlib.relay_command import run
+from tests.testlib.relay_command import run, workers_of
 from tests.testlib.sink import Sink
-from tests.testlib.sites import RelayProcess, Site, children, make_site, relay_process
+from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit
 
 
@@ -436,16 +436,12 @@ async def test_what_a_killed_worker_had_delivered_is_recorded_so_though_another_
                 for message, reply in zip(messages, replies, strict=True)
                 if not isinstance(reply, BaseException) and reply.code == 250
             }
-            os.kill(workers_of(relay)[0], signal.SIGKILL)
+            os.kill(workers_of(relay.process.pid)[0], signal.SIGKILL)
             retries = (submit(relay.addresses["outgoing"], each) for each in messages)
             await asyncio.gather(*retries, return_exceptions=True)
     assert told
     found = of(alice)
     assert told <= {each["message_id"] for each in found if each["outcome"] == "delivered"}
-
-
-def workers_of(relay: RelayProcess) -> list[int]:
-    return [pid for pid in children(relay.process.pid) if b"--worker" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def test_a_relay_that_starts_after_a_kill_reads_of_the_record_what_may_be_about_its_mail_alone(

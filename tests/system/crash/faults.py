@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.integration.store.backends import PostgreSQLServer
 from tests.testlib.mail_site import MailSite
+from tests.testlib.relay_command import workers_of
 from tests.testlib.wire import Wire
 
 REPLACED_S = 20.0
@@ -52,16 +53,16 @@ async def relay_stopped(site: MailSite, chance: random.Random) -> None:
 async def worker_killed(site: MailSite, chance: random.Random) -> None:
     """One of several processes that serve as one relay; over when another one has taken its place by itself."""
     relay = chance.choice(site.relays).process.pid
-    if before := children(relay):
+    if before := workers_of(relay):
         killed = chance.choice(before)
         with suppress(ProcessLookupError):
             os.kill(killed, signal.SIGKILL)
-        await _until(lambda: killed not in (now := children(relay)) and len(now) >= len(before))
+        await _until(lambda: killed not in (now := workers_of(relay)) and len(now) >= len(before))
 
 
 async def worker_frozen(site: MailSite, chance: random.Random) -> None:
     """One of them, while the others go on."""
-    if found := children(chance.choice(site.relays).process.pid):
+    if found := workers_of(chance.choice(site.relays).process.pid):
         frozen = chance.choice(found)
         with suppress(ProcessLookupError):
             os.kill(frozen, signal.SIGSTOP)
@@ -72,9 +73,9 @@ async def worker_frozen(site: MailSite, chance: random.Random) -> None:
 async def workers_started_anew(site: MailSite, chance: random.Random) -> None:
     """Each in turn, while the others serve; over when none of those before is there any more."""
     relay = chance.choice(site.relays).process
-    before = set(children(relay.pid))
+    before = set(workers_of(relay.pid))
     relay.send_signal(signal.SIGUSR1)
-    await _until(lambda: before.isdisjoint(now := children(relay.pid)) and len(now) >= len(before))
+    await _until(lambda: before.isdisjoint(now := workers_of(relay.pid)) and len(now) >= len(before))
 
 
 async def _until(happened: Callable[[], bool]) -> None:
@@ -83,13 +84,6 @@ async def _until(happened: Callable[[], bool]) -> None:
         async with asyncio.timeout(REPLACED_S):
             while not happened():
                 await asyncio.sleep(0.05)
-
-
-def children(pid: int) -> list[int]:
-    """The processes that this one has started, and that are there."""
-    with suppress(OSError):
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 async def mail_server_killed(site: MailSite, chance: random.Random) -> None:
