@@ -23,12 +23,13 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 
 LONG_FIRST = (
-    "system/test_crash.py", "deploy/test_package.py", "system/test_loop_clock.py", "fuzz/test_fuzz.py",
-    "test_corpus.py", "opening/test_failures.py",
-    "milter/test_alone.py", "keys/test_forged.py", "store/test_received.py", "test_conversations.py",
-    "opening/test_late.py", "imap/test_kill.py", "test_bench.py", "/postfix/", "test_policy_postfix.py",
-    "cli/test_commands.py", "test_addresses.py", "test_liboqs_real.py", "test_bouncycastle.py", "test_key_receiver.py",
-    "unit/identity/", "unit/policy/",
+    "system/test_loop_clock.py", "fuzz/test_fuzz.py", "deploy/test_operating.py", "system/test_crash.py",
+    "integration/test_workers.py", "deploy/test_package.py", "deploy/test_two_machines.py", "test_reloading.py",
+    "system/test_bench.py", "milter/test_alone.py", "status/test_alarms.py", "cli/test_commands.py",
+    "audit/test_records.py", "opening/test_failures.py", "postfix/test_check_postfix.py", "test_two_relays.py",
+    "deploy/test_mail_servers.py", "test_conversations.py", "keys/test_forged.py", "imap/test_kill.py",
+    "setup/test_two_sites.py", "status/test_page.py", "test_addresses.py", "test_corpus.py",
+    "unit/identity/", "unit/policy/", "unit/cms/", "unit/levels/",
 )  # fmt: skip
 """Files that take long: begun last, one of them would keep the others' processes waiting at the end."""
 
