@@ -96,10 +96,13 @@ def workers_of(pid: int) -> list[int]:
         with suppress(OSError):  # it has ended
             head, _, rest = stat.read_text().rpartition(")")
             processes[int(stat.parent.name)] = head.partition("(")[2], int(rest.split()[1])
-    name = WORKER_OF.format(pid)
-    # What a worker forks has its name as well.
-    forked = [each for each, (its, parent) in processes.items() if its == name != processes.get(parent, ("", 0))[0]]
-    return forked + [each for each, (_, parent) in processes.items() if parent == pid and _executes_as_worker(each)]
+    # What a worker forks has its name as well, and outlives it.
+    forked = WORKER_OF.format(pid), _forker_and_way()[0]
+    return [
+        each
+        for each, (name, parent) in processes.items()
+        if (name, parent) == forked or (parent == pid and _executes_as_worker(each))
+    ]
 
 
 def _executes_as_worker(pid: int) -> bool:
@@ -141,7 +144,7 @@ def _forked(asked: dict[str, Any], files: Sequence[int]) -> RelayCommand:
     """The first three files are the standard ones; the others it has under the numbers that it `keeps`."""
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        connection = _forker()
+        _, connection = _forker_and_way()
         # At once and without an await: answers come in the order of the questions.
         socket.send_fds(connection, [json.dumps({"keeps": [], **asked}).encode()], [write, *files])
         pid = int(connection.recv(MOST))
@@ -170,12 +173,12 @@ async def run(
 
 
 @cache
-def _forker() -> socket.socket:
-    """The way to the process that forks, one for each process that runs tests; it ends with that."""
+def _forker_and_way() -> tuple[int, socket.socket]:
+    """The process that forks, and the way to it: one for each process that runs tests; it ends with that."""
     if _LISTENING:  # this one was forked by it
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(_LISTENING[0])
-        return connection
+        return os.getppid(), connection
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -192,7 +195,7 @@ def _forker() -> socket.socket:
         process.wait()
 
     atexit.register(end)
-    return ours
+    return process.pid, ours
 
 
 def fork_for_ever(descriptor: int) -> None:
@@ -270,6 +273,8 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
     """The forked process is `qumail-relay` from here on; does not return."""
     status = 1
     try:
+        if "worker_of" in asked:  # first: who kills its relay looks for it
+            Path("/proc/self/comm").write_text(WORKER_OF.format(asked["worker_of"]))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         _take(files, [0, 1, 2, *asked["keeps"]])
@@ -283,8 +288,6 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
 
         if not asked["executes"]:
             asyncio.create_subprocess_exec = _workers_forked  # type: ignore[assignment]
-        if "worker_of" in asked:
-            Path("/proc/self/comm").write_text(WORKER_OF.format(asked["worker_of"]))
         exec(asked["before"], {})
         sys.argv = ["qumail-relay", *asked["arguments"]]
         main()
@@ -323,6 +326,6 @@ async def _workers_forked(*command: str, **how: Any) -> Process | RelayCommand:
     kept = list(how["pass_fds"])
     asked = {
         "arguments": command[4:], "environment": dict(how["env"]), "directory": str(Path.cwd()), "keeps": kept,
-        "group": None, "before": "", "executes": False, "worker_of": os.getpid(),
+        "group": os.getgid(), "before": "", "executes": False, "worker_of": os.getpid(),
     }  # fmt: skip
     return _forked(asked, [0, 1, 2, *kept])
