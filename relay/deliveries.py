@@ -27,15 +27,16 @@ from typing import Protocol
 
 import structlog
 
+from relay import mime
 from relay.aio import off_loop
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.keys import KeyReference
 from relay.mail import OURS, Mail, Outcomes, Recipient
-from relay.mime import is_like_no_other
 from relay.opening import Opened
 from relay.plan import Planned
 from relay.sealing import SealedCopy
-from relay.store.delivery_records import LINGER_S, Begun, DeliveryRecords, WaitingCopy
+from relay.store.delivery_records import LINGER_S, DeliveryRecords
+from relay.store.delivery_tries import Begun, WaitingCopy
 from relay.store.mail_identity import name_as_it_came, recipient_name
 from relay.store.sent import SentRecords
 
@@ -180,7 +181,7 @@ class Deliveries:
         DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
         another relay, and StoreUnavailable where what is delivered could not be remembered.
         """
-        name, like_no_other = await off_loop(len(mail.message), _described, self._direction, mail)
+        name, like_no_other = await off_loop(mime.work(mail.message), _described, self._direction, mail)
         recipients = {(name, mailbox) for mailbox in mail.envelope.mailboxes}
         if recipients & self._under_way:
             raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
@@ -327,7 +328,7 @@ class Deliveries:
             self._records.unmark(name, delivered)
 
     async def _name(self, mail: Mail) -> bytes:
-        return await off_loop(len(mail.message), name_as_it_came, self._direction, mail)
+        return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
 
     def _note_name(self, delivery: Delivery) -> None:
         """For `unheard`, which may come next."""
@@ -381,7 +382,7 @@ _OPENED = b""
 
 
 def _described(direction: str, mail: Mail) -> tuple[bytes, bool]:
-    return name_as_it_came(direction, mail), is_like_no_other(mail.message)
+    return name_as_it_came(direction, mail), mime.is_like_no_other(mail.message)
 
 
 def _not_remembered(error: Exception) -> None:

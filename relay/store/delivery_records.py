@@ -17,33 +17,28 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import Connection, delete, func, select
 
-from relay.errors import DeliveryUnderWay, RelayError, Replayed, StoreUnavailable
+from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable
 from relay.store.claims import Claims, ClaimsTransaction
-from relay.store.database import Database, batches, to_its_end
+from relay.store.database import Database, to_its_end
 from relay.store.delivery_tables import (
     all_known,
     copy_rows,
-    destroy_copies,
-    mails_of,
     opened_rows,
-    recipient_row,
     recipient_rows,
 )
+from relay.store.delivery_tries import KEEP_FOR_S, Beginning, Begun, Settlement, Tries, WaitingCopy
 from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.neighbours import Neighbours
-from relay.store.one_step import InsertNew, PutRows
 from relay.store.received import ReceivedKeys
-from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
+from relay.store.received_table import Bound, KeysUsed
 
-KEEP_FOR_S = 5 * 86400.0
-"""How long what is known of a mail waits for a retry: as long as mail servers keep trying."""
 MOST_LATE_OCTETS = 32 * 2**20
 """So much of sealed copies is kept in memory while the store cannot be written."""
 
@@ -52,55 +47,7 @@ LINGER_S = 1.0
 PATIENCE_S, LOOK_S = 1.5 * LINGER_S, 0.05
 """So long the same mail waits at another worker for the end of its mark, and so often that is looked at."""
 
-RecipientState = Literal["due", "served", "busy"]
-"""A recipient who is to get the mail now, has it, or gets it at this moment from another try."""
-
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingCopy:
-    """A sealed copy of a mail that waits for its recipients, who are given as mailboxes.
-
-    `facts` are whatever its maker wants back, as JSON; `name` is "" for one that is not in the store yet.
-    """
-
-    recipients: tuple[str, ...]
-    facts: dict[str, Any]
-    message: bytes = field(repr=False)
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """What earlier tries of a mail have left: mailboxes that have it, and copies that wait.
-
-    Those who are `busy` are served by another try at this moment; only of an opened mail are there any. `relay` is the
-    name under which its recipients are claimed, "" where nobody else could claim them.
-    """
-
-    delivered: frozenset[str] = frozenset()
-    copies: tuple[WaitingCopy, ...] = ()
-    busy: frozenset[str] = frozenset()
-    relay: str = ""
-
-    def state(self, mailbox: str) -> RecipientState:
-        """What is to be done for this one, of those that were asked about."""
-        return "served" if mailbox in self.delivered else "busy" if mailbox in self.busy else "due"
-
-
-@dataclass(slots=True)
-class _Beginning:
-    """A try that begins, for these mailboxes by their names, and what was found; `first`: nobody tried it before."""
-
-    kind: str
-    mail: bytes
-    mailboxes: dict[bytes, str]
-    opened: OpenedMail | None = None
-    bound: Sequence[Bound] = ()
-    first: bool = False
-    begun: Begun = field(default_factory=Begun)
-    trouble: RelayError | None = None
 
 
 @dataclass(slots=True)
@@ -108,31 +55,6 @@ class _Writing:
     """Somebody waits until all that was said is written, and what went wrong."""
 
     trouble: RelayError | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Settlement:
-    """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
-
-    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written;
-    where these are `complete`, `used` are keys for which nobody waits any more.
-    """
-
-    mail: bytes
-    delivered: Collection[bytes] = ()
-    waiting: dict[bytes, str] = field(default_factory=dict)
-    copies: list[dict[str, Any]] = field(default_factory=list, repr=False)
-    replaced: Collection[bytes] = ()
-    claims: Mapping[bytes, str] = field(default_factory=dict)
-    opened: bool = False
-    served: set[bytes] = field(default_factory=set)
-    complete: Callable[[set[bytes]], bool] = lambda _: False
-    used: Sequence[KeysUsed] = ()
-
-    @property
-    def octets(self) -> int:
-        """How much there is of its copies."""
-        return sum(len(copy["message"]) for copy in self.copies)
 
 
 class DeliveryRecords:
@@ -150,16 +72,11 @@ class DeliveryRecords:
         self._neighbours: Neighbours | None = None
         self._take_over: Callable[[], Awaitable[object]] = _nothing
         self._marked_still: dict[bytes, set[bytes]] = {}
-        self._unwritten: list[_Settlement] = []
+        self._unwritten: list[Settlement] = []
+        self._tries = Tries(database)
         self._write_together = GroupCommit(self._commit)
         # On a server a mail that begins may have to wait for another relay, and none that has left may wait for that.
         self._begin_together = self._write_together if database.is_sqlite else GroupCommit(self._commit)
-        new = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
-        self._new_opened = InsertNew(opened_rows.c.mail, new)
-        put = database.insert(recipient_rows)
-        # Another relay may have written of the same recipient meanwhile.
-        newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
-        self._put = PutRows(put.on_conflict_do_update(index_elements=["recipient"], set_=newer))
 
     @to_its_end
     async def load(self) -> None:
@@ -255,7 +172,7 @@ class DeliveryRecords:
             return Begun()
         names = {recipient_name(mail, mailbox): mailbox for mailbox in mailboxes}
         self._claims.drop(names)  # what a try of ours has left that ended in a way nobody foresaw
-        return await self._begun(_Beginning(direction, mail, names))
+        return await self._begun(Beginning(direction, mail, names))
 
     async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
         """Binds the keys, and claims those of the mailboxes that are due; what becomes of each of these.
@@ -264,12 +181,12 @@ class DeliveryRecords:
         KeyDestroyed, Replayed and StoreUnavailable.
         """
         if opened is None:
-            return await self._begun(_Beginning("", b"", {}, bound=bound)) if bound else Begun()
+            return await self._begun(Beginning("", b"", {}, bound=bound)) if bound else Begun()
         await self._written_of(opened.name)
         names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}
-        return await self._begun(_Beginning("opened", opened.name, names, opened, bound))
+        return await self._begun(Beginning("opened", opened.name, names, opened, bound))
 
-    async def _begun(self, this: _Beginning) -> Begun:
+    async def _begun(self, this: Beginning) -> Begun:
         beginning = self._database.later(self._begin_together(this))
         try:
             await asyncio.shield(beginning)
@@ -280,62 +197,12 @@ class DeliveryRecords:
             raise this.trouble
         return this.begun
 
-    async def _break_off(self, beginning: asyncio.Task[None], this: _Beginning) -> None:
+    async def _break_off(self, beginning: asyncio.Task[None], this: Beginning) -> None:
         """Nobody does anything with what was claimed, if it was."""
         await asyncio.wait([beginning])
         if beginning.exception() is None and this.trouble is None:
             others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
             self._claims.drop(at for at, mailbox in this.mailboxes.items() if mailbox not in others)
-
-    def _begin(
-        self, beginnings: Sequence[_Beginning], fresh: Mapping[bytes, FreshKey], new: NewRows, change: ClaimsTransaction
-    ) -> None:
-        """In the order in which they came; what was written by whoever had it before is seen."""
-        bound = bind_keys(change.connection, [each.bound for each in beginnings], fresh, new)
-        for each, trouble in zip(beginnings, bound, strict=True):
-            each.trouble = trouble
-        self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
-        known, copies = self._find(change.connection, beginnings)
-        free = set(change.taken)
-        for each in beginnings:
-            if each.trouble is None:
-                free -= _found(each, known, copies, free, change.relay)
-        change.give_back(free)
-
-    def _refuse_replays(self, connection: Connection, beginnings: Sequence[_Beginning]) -> None:
-        """Adds rows for what is new; two relays that write the same ones wait for each other here."""
-        rows: dict[bytes, dict[str, Any]] = {}
-        for opened in (each.opened for each in beginnings if each.opened):
-            row = {"mail": opened.name, "fingerprint": opened.fingerprint, "forget_at": opened.forget_at}
-            rows.setdefault(opened.name, row)
-        if not rows:
-            return
-        added = self._new_opened.add(connection, [rows[mail] for mail in sorted(rows)])
-        first: dict[bytes, bytes] = {mail: rows[mail]["fingerprint"] for mail in added}
-        for some in batches(sorted(rows.keys() - added)):
-            query = select(opened_rows.c.mail, opened_rows.c.fingerprint).where(opened_rows.c.mail.in_(some))
-            first.update({row.mail: row.fingerprint for row in connection.execute(query)})
-        for each in beginnings:
-            each.first = each.mail in added
-            if each.opened and first[each.mail] != each.opened.fingerprint:
-                each.trouble = Replayed("the id in its sealed envelope was seen in another message")
-
-    def _find(
-        self, connection: Connection, beginnings: Sequence[_Beginning]
-    ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
-        """The rows that there are, as the copy of each recipient, and these copies."""
-        known: dict[bytes, str | None] = {}
-        tried = [each for each in beginnings if not each.first and (each.opened or self._may_know(each.mail))]
-        for some in batches([at for each in tried for at in each.mailboxes]):
-            query = select(recipient_rows.c.recipient, recipient_rows.c.copy).where(
-                recipient_rows.c.recipient.in_(some)
-            )
-            known.update({row.recipient: row.copy for row in connection.execute(query)})
-        copies: dict[str, Row[Any]] = {}
-        for names in batches(sorted({copy for copy in known.values() if copy})):
-            waiting = connection.execute(select(copy_rows).where(copy_rows.c.copy.in_(names)))
-            copies.update({row.copy: row for row in waiting})
-        return known, copies
 
     # A try ends
 
@@ -344,7 +211,7 @@ class DeliveryRecords:
 
         Raises StoreUnavailable.
         """
-        await self._write(_Settlement(mail, list(recipients), opened=opened))
+        await self._write(Settlement(mail, list(recipients), opened=opened))
 
     async def settle(
         self,
@@ -360,7 +227,7 @@ class DeliveryRecords:
         it is written later, without its copies where there are too many of them.
         """
         names = {mailbox: recipient_name(mail, mailbox) for mailbox in mailboxes}
-        outcome = _Settlement(mail, [names[mailbox] for mailbox in delivered])
+        outcome = Settlement(mail, [names[mailbox] for mailbox in delivered])
         for copy in copies:
             name = copy.name or secrets.token_hex(16)
             outcome.waiting.update((names[mailbox], name) for mailbox in copy.recipients)
@@ -395,7 +262,7 @@ class DeliveryRecords:
         def nobody_waits(served: set[bytes]) -> bool:
             return complete({names[at] for at in served if at in names})
 
-        outcome = _Settlement(opened.name, has_it, claims=claimed, opened=True, complete=nobody_waits, used=used)
+        outcome = Settlement(opened.name, has_it, claims=claimed, opened=True, complete=nobody_waits, used=used)
         await self._write(outcome)
         return {mailbox for at, mailbox in names.items() if at in outcome.served}
 
@@ -411,7 +278,7 @@ class DeliveryRecords:
             await self.go_on()
 
     @to_its_end
-    async def _write(self, outcome: _Settlement) -> None:
+    async def _write(self, outcome: Settlement) -> None:
         self._unwritten.append(outcome)
         try:
             await self._write_now()
@@ -431,7 +298,7 @@ class DeliveryRecords:
 
     # What begins and what ends, together
 
-    async def _commit(self, items: Sequence[_Beginning | _Writing]) -> None:
+    async def _commit(self, items: Sequence[Beginning | _Writing]) -> None:
         """Writes what was said, in the order in which it was, and begins what is to begin; what is written twice
         changes nothing.
 
@@ -439,7 +306,7 @@ class DeliveryRecords:
         have some for what begins. Nor on a server, where two relays with the same mails would wait for each other.
         """
         outcomes = list(self._unwritten)
-        beginnings = [each for each in items if isinstance(each, _Beginning)]
+        beginnings = [each for each in items if isinstance(each, Beginning)]
         if self._database.is_sqlite and not any(each.copies for each in outcomes):
             await self._transact(outcomes, beginnings, items)
             return
@@ -449,9 +316,9 @@ class DeliveryRecords:
 
     async def _transact(
         self,
-        outcomes: Sequence[_Settlement],
-        beginnings: Sequence[_Beginning],
-        items: Sequence[_Beginning | _Writing],
+        outcomes: Sequence[Settlement],
+        beginnings: Sequence[Beginning],
+        items: Sequence[Beginning | _Writing],
     ) -> None:
         """One transaction; what went wrong with it, where it did, is noted in these items."""
         if not outcomes and not beginnings:
@@ -460,9 +327,9 @@ class DeliveryRecords:
         new = self._received.new_rows()
 
         def work(change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
-            forgotten_and_known = self._put_down(outcomes, change)
+            forgotten_and_known = self._tries.put_down(outcomes, change, self._clock())
             if beginnings:
-                self._begin(beginnings, fresh, new, change)
+                self._tries.begin(beginnings, fresh, new, change, self._may_know)
             return forgotten_and_known
 
         if self._neighbours is not None:
@@ -485,48 +352,6 @@ class DeliveryRecords:
         elif self._neighbours is not None:
             for mail in self._marked_still.keys() - {each.mail for each in self._unwritten}:
                 self._neighbours.end(self._marked_still.pop(mail))
-
-    def _put_down(self, outcomes: Sequence[_Settlement], change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
-        """The mails of which there is nothing any more, and those, not opened ones, of which there is something."""
-        rows: dict[bytes, dict[str, Any] | None] = {}
-        forget_at = self._clock() + KEEP_FOR_S
-        ours = change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
-        for each in outcomes:
-            # What whoever has claimed somebody meanwhile knows of them is newer.
-            lost = each.claims.keys() - ours
-            until = None if each.opened else forget_at
-            rows.update((at, None) for at in each.replaced if at not in lost)
-            rows.update(
-                (at, recipient_row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost
-            )
-            rows.update((at, recipient_row(each.mail, at, None, until)) for at in each.delivered)
-        put = [row for at in sorted(rows) if (row := rows[at])]
-        wanted = {row["copy"] for row in put}
-        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
-            change.connection.execute(self._database.insert(copy_rows).on_conflict_do_nothing(), new)
-        for some in batches([at for at in sorted(rows) if rows[at] is None]):
-            change.connection.execute(delete(recipient_rows).where(recipient_rows.c.recipient.in_(some)))
-        self._put.put(change.connection, put)
-        replaced = {each.mail for each in outcomes if each.replaced}
-        destroy_copies(change.connection, replaced)
-        left = mails_of(change.connection, replaced)
-        self._note_served(change.connection, [each for each in outcomes if each.opened])
-        used = [keys for each in outcomes if each.used and each.complete(each.served) for keys in each.used]
-        if used:
-            mark_used(change.connection, used, self._clock())
-        return replaced - left, {row["mail"] for row in put if row["forget_at"] is not None}
-
-    def _note_served(self, connection: Connection, outcomes: Sequence[_Settlement]) -> None:
-        for each in outcomes:
-            each.served = set(each.delivered)
-        asked = [each for each in outcomes if not each.complete(each.served)]
-        for some in batches(list({each.mail: None for each in asked})):
-            query = select(recipient_rows.c.mail, recipient_rows.c.recipient).where(recipient_rows.c.mail.in_(some))
-            served: dict[bytes, set[bytes]] = {mail: set() for mail in some}
-            for row in connection.execute(query):
-                served[row.mail].add(row.recipient)
-            for each in asked:
-                each.served |= served.get(each.mail, set())
 
     def _may_know(self, mail: bytes) -> bool:
         """Whether there may be something of this mail, that is none that was opened."""
@@ -559,32 +384,3 @@ class DeliveryRecords:
 
 async def _nothing() -> None:
     """Nobody else has anything to be taken over."""
-
-
-def _found(
-    this: _Beginning, known: Mapping[bytes, str | None], copies: Mapping[str, Row[Any]], free: set[bytes], relay: str
-) -> set[bytes]:
-    """Notes what was found for a try; the claims that it has. Unless it was opened, it has all recipients or none.
-
-    `known` is the copy of each recipient who has a row, `free` are the claims that nobody has.
-    """
-    served = {at for at in this.mailboxes if at in known and known[at] is None}
-    claimed = set(this.mailboxes) if this.opened is None else free & (this.mailboxes.keys() - served)
-    if not claimed <= free:
-        this.trouble = DeliveryUnderWay("another relay, or another try, has the same mail to the same recipient now")
-        return set()
-    waiting: dict[str, list[str]] = {}
-    for at, mailbox in this.mailboxes.items():
-        if (copy := known.get(at)) and copy in copies:
-            waiting.setdefault(copy, []).append(mailbox)
-    busy = this.mailboxes.keys() - served - claimed
-    this.begun = Begun(
-        frozenset(this.mailboxes[at] for at in served),
-        tuple(
-            WaitingCopy(tuple(mailboxes), json.loads(copies[name].facts), copies[name].message, name)
-            for name, mailboxes in waiting.items()
-        ),
-        frozenset(this.mailboxes[at] for at in busy),
-        relay,
-    )
-    return claimed

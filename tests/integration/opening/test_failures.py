@@ -22,7 +22,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.quarantine.release import Release, Released
 from relay.quarantine.triage import Triage
-from relay.store.delivery_records import DeliveryRecords
+from relay.store.delivery_tries import Tries
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails
 from tests.testlib.hop import HANG_UP, SILENCE, Answer
@@ -74,7 +74,7 @@ async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
         (PolicySet, "require", RuntimeError("a fault of ours")),
         (mime, "marked", RuntimeError("a fault of ours")),
         (Arrivals, "with_results", RuntimeError("a fault of ours")),
-        (DeliveryRecords, "_find", StoreUnavailable("disk full")),
+        (Tries, "find", StoreUnavailable("disk full")),
     ],
 )
 async def test_whatever_fails_between_opening_and_handing_on_holds_the_mail_once(

@@ -16,7 +16,7 @@ from relay.aio import boot_time
 from relay.counting import metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store.claims import LEASE_S, PATIENCE_S
-from relay.store.delivery_records import KEEP_FOR_S, Begun, WaitingCopy
+from relay.store.delivery_tries import KEEP_FOR_S, Begun, WaitingCopy
 from relay.store.mail_identity import recipient_name
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
@@ -217,12 +217,12 @@ async def test_a_claim_of_which_nobody_heard_whether_it_was_made_does_not_stay(
 ) -> None:
     """The connection to the database breaks as the transaction is committed."""
 
-    def broken(connection: Connection, _: object) -> None:
+    def broken(connection: Connection, *_: object) -> None:
         connection.commit()
         raise StoreUnavailable("connection lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries, "_find", broken)
+        patched.setattr(store.deliveries._tries, "find", broken)
         with pytest.raises(StoreUnavailable):
             await begin(store)
     assert (await begin(store)).relay

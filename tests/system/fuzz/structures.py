@@ -25,7 +25,8 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
-from relay.store.delivery_records import Begun, DeliveryRecords
+from relay.store.delivery_records import DeliveryRecords
+from relay.store.delivery_tries import Begun
 from relay.store.mail_identity import OpenedMail
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound

@@ -28,7 +28,7 @@ from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
-from relay.store.delivery_records import Begun
+from relay.store.delivery_tries import Begun
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.unit.identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
 from tests.unit.identity.homes import NOW, Home

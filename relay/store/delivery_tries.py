@@ -1,0 +1,252 @@
+"""What one transaction writes and finds when tries of mails begin and end; delivery_records.py has the rules.
+Standard: many tries share a transaction, in the order in which they came; who has a claim (claims.py) writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, delete, select
+
+from relay.errors import DeliveryUnderWay, RelayError, Replayed
+from relay.store.claims import ClaimsTransaction
+from relay.store.database import Database, batches
+from relay.store.delivery_tables import (
+    copy_rows,
+    destroy_copies,
+    mails_of,
+    opened_rows,
+    recipient_row,
+    recipient_rows,
+)
+from relay.store.mail_identity import OpenedMail
+from relay.store.one_step import InsertNew, PutRows
+from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
+
+KEEP_FOR_S = 5 * 86400.0
+"""How long what is known of a mail waits for a retry: as long as mail servers keep trying."""
+
+RecipientState = Literal["due", "served", "busy"]
+"""A recipient who is to get the mail now, has it, or gets it at this moment from another try."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingCopy:
+    """A sealed copy of a mail that waits for its recipients, who are given as mailboxes.
+
+    `facts` are whatever its maker wants back, as JSON; `name` is "" for one that is not in the store yet.
+    """
+
+    recipients: tuple[str, ...]
+    facts: dict[str, Any]
+    message: bytes = field(repr=False)
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """What earlier tries of a mail have left: mailboxes that have it, and copies that wait.
+
+    Those who are `busy` are served by another try at this moment; only of an opened mail are there any. `relay` is the
+    name under which its recipients are claimed, "" where nobody else could claim them.
+    """
+
+    delivered: frozenset[str] = frozenset()
+    copies: tuple[WaitingCopy, ...] = ()
+    busy: frozenset[str] = frozenset()
+    relay: str = ""
+
+    def state(self, mailbox: str) -> RecipientState:
+        """What is to be done for this one, of those that were asked about."""
+        return "served" if mailbox in self.delivered else "busy" if mailbox in self.busy else "due"
+
+
+@dataclass(slots=True)
+class Beginning:
+    """A try that begins, for these mailboxes by their names, and what was found; `first`: nobody tried it before."""
+
+    kind: str
+    mail: bytes
+    mailboxes: dict[bytes, str]
+    opened: OpenedMail | None = None
+    bound: Sequence[Bound] = ()
+    first: bool = False
+    begun: Begun = field(default_factory=Begun)
+    trouble: RelayError | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Settlement:
+    """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
+
+    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written;
+    where these are `complete`, `used` are keys for which nobody waits any more.
+    """
+
+    mail: bytes
+    delivered: Collection[bytes] = ()
+    waiting: dict[bytes, str] = field(default_factory=dict)
+    copies: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    replaced: Collection[bytes] = ()
+    claims: Mapping[bytes, str] = field(default_factory=dict)
+    opened: bool = False
+    served: set[bytes] = field(default_factory=set)
+    complete: Callable[[set[bytes]], bool] = lambda _: False
+    used: Sequence[KeysUsed] = ()
+
+    @property
+    def octets(self) -> int:
+        """How much there is of its copies."""
+        return sum(len(copy["message"]) for copy in self.copies)
+
+
+class Tries:
+    """The beginnings and ends of tries, in a transaction of the caller's."""
+
+    def __init__(self, database: Database) -> None:
+        """Of one store."""
+        self._database = database
+        new = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
+        self._new_opened = InsertNew(opened_rows.c.mail, new)
+        put = database.insert(recipient_rows)
+        # Another relay may have written of the same recipient meanwhile.
+        newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
+        self._put = PutRows(put.on_conflict_do_update(index_elements=["recipient"], set_=newer))
+
+    def begin(
+        self,
+        beginnings: Sequence[Beginning],
+        fresh: Mapping[bytes, FreshKey],
+        new: NewRows,
+        change: ClaimsTransaction,
+        may_know: Callable[[bytes], bool],
+    ) -> None:
+        """In the order in which they came; what was written by whoever had it before is seen.
+
+        `may_know` says whether there may be something of a mail that was not opened. What was found, or the trouble, is
+        noted in each.
+        """
+        bound = bind_keys(change.connection, [each.bound for each in beginnings], fresh, new)
+        for each, trouble in zip(beginnings, bound, strict=True):
+            each.trouble = trouble
+        self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
+        known, copies = self.find(change.connection, beginnings, may_know)
+        free = set(change.taken)
+        for each in beginnings:
+            if each.trouble is None:
+                free -= _found(each, known, copies, free, change.relay)
+        change.give_back(free)
+
+    def _refuse_replays(self, connection: Connection, beginnings: Sequence[Beginning]) -> None:
+        """Adds rows for what is new; two relays that write the same ones wait for each other here."""
+        rows: dict[bytes, dict[str, Any]] = {}
+        for opened in (each.opened for each in beginnings if each.opened):
+            row = {"mail": opened.name, "fingerprint": opened.fingerprint, "forget_at": opened.forget_at}
+            rows.setdefault(opened.name, row)
+        if not rows:
+            return
+        added = self._new_opened.add(connection, [rows[mail] for mail in sorted(rows)])
+        first: dict[bytes, bytes] = {mail: rows[mail]["fingerprint"] for mail in added}
+        for some in batches(sorted(rows.keys() - added)):
+            query = select(opened_rows.c.mail, opened_rows.c.fingerprint).where(opened_rows.c.mail.in_(some))
+            first.update({row.mail: row.fingerprint for row in connection.execute(query)})
+        for each in beginnings:
+            each.first = each.mail in added
+            if each.opened and first[each.mail] != each.opened.fingerprint:
+                each.trouble = Replayed("the id in its sealed envelope was seen in another message")
+
+    def find(
+        self, connection: Connection, beginnings: Sequence[Beginning], may_know: Callable[[bytes], bool]
+    ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
+        """The rows that there are, as the copy of each recipient, and these copies."""
+        known: dict[bytes, str | None] = {}
+        tried = [each for each in beginnings if not each.first and (each.opened or may_know(each.mail))]
+        for some in batches([at for each in tried for at in each.mailboxes]):
+            query = select(recipient_rows.c.recipient, recipient_rows.c.copy).where(
+                recipient_rows.c.recipient.in_(some)
+            )
+            known.update({row.recipient: row.copy for row in connection.execute(query)})
+        copies: dict[str, Row[Any]] = {}
+        for names in batches(sorted({copy for copy in known.values() if copy})):
+            waiting = connection.execute(select(copy_rows).where(copy_rows.c.copy.in_(names)))
+            copies.update({row.copy: row for row in waiting})
+        return known, copies
+
+    def put_down(
+        self, outcomes: Sequence[Settlement], change: ClaimsTransaction, now: float
+    ) -> tuple[set[bytes], set[bytes]]:
+        """The mails of which there is nothing any more, and those, not opened ones, of which there is something.
+
+        `now` is in seconds since 1970.
+        """
+        rows: dict[bytes, dict[str, Any] | None] = {}
+        forget_at = now + KEEP_FOR_S
+        ours = change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
+        for each in outcomes:
+            # What whoever has claimed somebody meanwhile knows of them is newer.
+            lost = each.claims.keys() - ours
+            until = None if each.opened else forget_at
+            rows.update((at, None) for at in each.replaced if at not in lost)
+            rows.update(
+                (at, recipient_row(each.mail, at, copy, until)) for at, copy in each.waiting.items() if at not in lost
+            )
+            rows.update((at, recipient_row(each.mail, at, None, until)) for at in each.delivered)
+        put = [row for at in sorted(rows) if (row := rows[at])]
+        wanted = {row["copy"] for row in put}
+        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
+            change.connection.execute(self._database.insert(copy_rows).on_conflict_do_nothing(), new)
+        for some in batches([at for at in sorted(rows) if rows[at] is None]):
+            change.connection.execute(delete(recipient_rows).where(recipient_rows.c.recipient.in_(some)))
+        self._put.put(change.connection, put)
+        replaced = {each.mail for each in outcomes if each.replaced}
+        destroy_copies(change.connection, replaced)
+        left = mails_of(change.connection, replaced)
+        self._note_served(change.connection, [each for each in outcomes if each.opened])
+        used = [keys for each in outcomes if each.used and each.complete(each.served) for keys in each.used]
+        if used:
+            mark_used(change.connection, used, now)
+        return replaced - left, {row["mail"] for row in put if row["forget_at"] is not None}
+
+    def _note_served(self, connection: Connection, outcomes: Sequence[Settlement]) -> None:
+        for each in outcomes:
+            each.served = set(each.delivered)
+        asked = [each for each in outcomes if not each.complete(each.served)]
+        for some in batches(list({each.mail: None for each in asked})):
+            query = select(recipient_rows.c.mail, recipient_rows.c.recipient).where(recipient_rows.c.mail.in_(some))
+            served: dict[bytes, set[bytes]] = {mail: set() for mail in some}
+            for row in connection.execute(query):
+                served[row.mail].add(row.recipient)
+            for each in asked:
+                each.served |= served.get(each.mail, set())
+
+
+def _found(
+    this: Beginning, known: Mapping[bytes, str | None], copies: Mapping[str, Row[Any]], free: set[bytes], relay: str
+) -> set[bytes]:
+    """Notes what was found for a try; the claims that it has. Unless it was opened, it has all recipients or none.
+
+    `known` is the copy of each recipient who has a row, `free` are the claims that nobody has.
+    """
+    served = {at for at in this.mailboxes if at in known and known[at] is None}
+    claimed = set(this.mailboxes) if this.opened is None else free & (this.mailboxes.keys() - served)
+    if not claimed <= free:
+        this.trouble = DeliveryUnderWay("another relay, or another try, has the same mail to the same recipient now")
+        return set()
+    waiting: dict[str, list[str]] = {}
+    for at, mailbox in this.mailboxes.items():
+        if (copy := known.get(at)) and copy in copies:
+            waiting.setdefault(copy, []).append(mailbox)
+    busy = this.mailboxes.keys() - served - claimed
+    this.begun = Begun(
+        frozenset(this.mailboxes[at] for at in served),
+        tuple(
+            WaitingCopy(tuple(mailboxes), json.loads(copies[name].facts), copies[name].message, name)
+            for name, mailboxes in waiting.items()
+        ),
+        frozenset(this.mailboxes[at] for at in busy),
+        relay,
+    )
+    return claimed
