@@ -73,7 +73,7 @@ class Incoming:
     async def _process(self, mail: Mail, kept: _KeptMail | None) -> Delivery:
         """What became of the mail, which is over. Raises TryLater or Refuse, where nothing could be begun."""
         with self.tally.of(mail) as trial:
-            await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+            await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail, begin=False) as delivery:
                 trial.begins(delivery)
                 try:
@@ -258,7 +258,7 @@ class Incoming:
         await self.unheard(mail.to(has.values()), tuple(outcomes[each] for each in has))
         if kept.mail is None:
             return InPlace(delivery.answer)  # the next hop has it, or it is in quarantine
-        opened = await off_loop(len(mail.message), _has_other_body, mail.message, kept.mail.message)
+        opened = await off_loop(mime.work(mail.message), _has_other_body, mail.message, kept.mail.message)
         taken = partial(self._taken, kept.claimed) if kept.claimed is not None else None
         return InPlace(delivery.answer, kept.mail.message, kept.mail.envelope.addresses, opened=opened, taken=taken)
 
@@ -289,7 +289,7 @@ class _KeptMail:
         told = {each.mailbox: each.notify for each in self.envelope.recipients}
         asked = any(each.notify != told.get(each.mailbox) for each in leaving.envelope.recipients)
         other = asked or leaving.envelope.sender != self.envelope.sender
-        if other or not await off_loop(len(leaving.message), self.fits, leaving.message):
+        if other or not await off_loop(mime.work(leaving.message), self.fits, leaving.message):
             self.handed_on = True
             return None
         check()

@@ -34,6 +34,8 @@ MAX_HEADER_OCTETS = 2 * 1024 * 1024
 """A longer header is refused: no real message has one, and each line costs memory."""
 MAX_HEADER_LINES = 20_000
 """So is one of more lines, folded ones counted."""
+HEADER_COSTS = 8
+"""An octet of a header is so much more work than one of a body: each few of them may be a field."""
 MAX_STRUCTURED_FIELD_OCTETS = 8192
 MAX_PARAMETERS = 20
 """Of a Content-Type that is looked at; the standard library's parser takes the square of their number."""
@@ -219,9 +221,14 @@ def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def header_work(message: bytes) -> int:
-    """How many octets work on the header alone has to do with: all before the first empty line, at most."""
+    """As many octets of a body cost what work on the header alone costs (aio.off_loop)."""
     end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
-    return end if end >= 0 else min(len(message), MAX_HEADER_OCTETS)
+    return HEADER_COSTS * (end if end >= 0 else min(len(message), MAX_HEADER_OCTETS))
+
+
+def work(message: bytes) -> int:
+    """As many octets of a body cost what work on all of the message costs (aio.off_loop)."""
+    return len(message) + header_work(message)
 
 
 def without_hidden_fields(message: bytes) -> bytes:

@@ -97,7 +97,7 @@ class Outgoing:
         with self.tally.of(mail) as trial:
             if mail.door != OURS:
                 self._check_sender(mail.envelope.sender)
-            await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+            await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
                 trial.begins(delivery)
                 await self._add_copies(delivery)
@@ -200,8 +200,8 @@ class Outgoing:
         if copy.in_clear:
             return trace
         if (signer := self.signer()) is not None:
-            trace += await off_loop(len(copy.message), signer.fields, copy.message)
-        await off_loop(len(copy.message), check_sealed, copy.message, copy.protection, trace)
+            trace += await off_loop(mime.work(copy.message), signer.fields, copy.message)
+        await off_loop(mime.work(copy.message), check_sealed, copy.message, copy.protection, trace)
         return trace
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
@@ -220,7 +220,7 @@ class Outgoing:
         message: bytes | None = None
         with self.tally.of(mail) as trial:
             self._check_sender(mail.envelope.sender)
-            await off_loop(len(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
+            await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
                 trial.begins(delivery)
                 await self._add_copies(delivery)
@@ -256,7 +256,7 @@ class Outgoing:
         delivery.step("check")
         top = await self._top(copy)
         message = top + copy.message if top else copy.message
-        if not await off_loop(len(message), fits, message):
+        if not await off_loop(mime.work(message), fits, message):
             return None
         self.deliveries.check(delivery, delivery.mail.to(copy.recipients).with_message(message), copy)
         delivery.note(copy.recipients, (None,) * len(copy.recipients), "milter")
@@ -329,7 +329,7 @@ async def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
             if each.downgrade:
                 alike.setdefault((number, each.policy["policy"], each.downgrade), []).append(each)
     return [
-        await off_loop(len(mail.message), _entry, mail, copies[number], planned)
+        await off_loop(mime.work(mail.message), _entry, mail, copies[number], planned)
         for (number, _, _), planned in alike.items()
     ]
 

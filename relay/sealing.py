@@ -221,7 +221,7 @@ class Sealer:
         """As `_sealed_before`, beside the loop where that takes time."""
         if not await off_loop(mime.header_work(message), mime.is_sealed, message):
             return None
-        return await off_loop(len(message), self._sealed_before, planner, message, group, copy)
+        return await off_loop(mime.work(message), self._sealed_before, planner, message, group, copy)
 
     def _sealed_before(self, planner: Planner, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
         """Protection and outer message again where this is what we sealed for the same people of late.
@@ -259,7 +259,7 @@ async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], byte
     """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
     content = MessageFacts(mail.message)
     decided = await _decided(policies, mail, mail.envelope.recipients, content)
-    original = await off_loop(content.size, mime.without_hidden_fields, mail.message)
+    original = await off_loop(content.work, mime.without_hidden_fields, mail.message)
     return decided, original, seconds_waited(content, decided)
 
 
@@ -267,7 +267,7 @@ async def _decided(
     policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: MessageFacts
 ) -> list[Decided]:
     """The decision for each recipient, or why there is none; beside the loop where that may take time."""
-    read = content.size * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
+    read = content.work * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
     work = read + RECIPIENT_OCTETS * len(recipients)
     return await off_loop(work, decide, policies, mail.envelope.sender, recipients, content)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import structlog
 
+from relay import mime
 from relay.aio import off_loop
 from relay.audit.entries import LedgerEntry
 from relay.errors import ConfigError, RelayError
@@ -46,7 +47,9 @@ class Shadow:
             log.info("shadow", **{name: said for name, said in asdict(outcome).items() if name not in _ADDRESSES})
         if self.record is not None:
             self.record.add(outcomes)
-        return await off_loop(len(mail.message), lambda: [each for group in plan for each in _entries(mail, group)])
+        return await off_loop(
+            mime.work(mail.message), lambda: [each for group in plan for each in _entries(mail, group)]
+        )
 
 
 _ADDRESSES = ("sender", "recipient")

@@ -119,7 +119,7 @@ def _work(message: bytes) -> int:
     """How many octets of work it is: many signatures take a thread's time, however small the message."""
     header = mime.header_of(message).lower()
     few = header.count(b"dkim-signature") + header.count(b"arc-") <= FEW_FIELDS
-    return len(message) if few else SMALL_OCTETS + 1
+    return mime.work(message) if few else SMALL_OCTETS + 1
 
 
 def _result(checked: Checked, signature: Signature, answers: Answers) -> AuthResult:
@@ -160,13 +160,13 @@ class Arrivals:
 
     async def without_forged(self, message: bytes) -> bytes:
         """A message from outside, without results that claim to be ours."""
-        return await off_loop(len(message), without_forged, message, self.authserv_id)
+        return await off_loop(mime.work(message), without_forged, message, self.authserv_id)
 
     async def _seal(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
         if self.sealer is None:
             return b""
         chain = await self.verifier.arc(original)
-        seal = await off_loop(len(original), self.sealer.seal, original, chain, results)
+        seal = await off_loop(mime.work(original), self.sealer.seal, original, chain, results)
         if not seal:
             log.debug("not_sealed_in_arc", chain=chain.result, length=chain.length)
         return seal

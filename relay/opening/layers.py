@@ -78,7 +78,7 @@ class Layers:
         BadStructure where it was, UnknownPeer and NotAccepted.
         """
         try:
-            return await off_loop(len(message), self._outermost, message)
+            return await off_loop(mime.work(message), self._outermost, message)
         except BadStructure:
             if self.config.peer_by_domain(domain_of(sender)) is not None:
                 raise

@@ -84,7 +84,7 @@ class Originals:
             # From the sealed sender: what MAIL FROM says can be forged, and would choose the policy.
             content = MessageFacts(opened.original)
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
-            marked = await off_loop(content.size, _marked, opened, content, (missed.mark if missed else "") + mark)
+            marked = await off_loop(content.work, _marked, opened, content, (missed.mark if missed else "") + mark)
             if dkim:
                 marked = await (dkim.without_forged(marked) if mailbox else dkim.with_results(marked, results))
         except BaseException:
@@ -94,13 +94,13 @@ class Originals:
 
     async def unopened(self, message: bytes) -> bytes:
         """A message as it came, without marks and results that only we may write: it must not claim to be opened."""
-        message = await off_loop(len(message), mime.without_fields, message, mime.OUR_MARKS)
+        message = await off_loop(mime.work(message), mime.without_fields, message, mime.OUR_MARKS)
         dkim = self.dkim()
         return await dkim.without_forged(message) if dkim else message
 
     async def missed(self, sender: str, content: MessageFacts, protection: str, peer: str) -> Missed | None:
         """What a mail lacks that came with this protection from this peer ("", "" for unsealed); None for nothing."""
-        required = await off_loop(content.size, self.policies().require, sender, content)
+        required = await off_loop(content.work, self.policies().require, sender, content)
         missed = required.missed(protection, peer)
         if missed is not None:
             log.warning(

@@ -74,7 +74,7 @@ class Triage:
         """
         if self.config.quarantine.action == "refuse" and not (isinstance(error, CannotOpen) and error.silent):
             raise error
-        key = await off_loop(len(mail.message), identity, mail)
+        key = await off_loop(mime.work(mail.message), identity, mail)
         if isinstance(error, KeyNotFound) and await self._may_still_come(key):
             self.board.add(metrics.QUARANTINE_LAG)
             raise error
@@ -89,7 +89,7 @@ class Triage:
         """
         if self.config.quarantine.action == "refuse" and not protection:
             raise PolicyRefuses(cause)
-        key = await off_loop(len(mail.message), identity, mail)
+        key = await off_loop(mime.work(mail.message), identity, mail)
         if protection:  # it can be read: nobody may get into it by sending the sealed message to somebody else
             key = hashlib.sha256(b"opened\0" + key).digest()
         arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail), stored, protection, peer)
@@ -97,7 +97,7 @@ class Triage:
 
     async def waits_for_key(self, mail: Mail) -> bool:
         """Whether a mail whose key no KME knows is to be held: it may only be late. Raises StoreUnavailable."""
-        return await self._may_still_come(await off_loop(len(mail.message), identity, mail))
+        return await self._may_still_come(await off_loop(mime.work(mail.message), identity, mail))
 
     async def refresh(self) -> None:
         """Brings the gauges up to date, and forgets mail that waited for its key long ago."""
