@@ -96,9 +96,14 @@ class Scene:
     async def until(self, alarm: str, *, stands: bool, limit: float) -> float:
         """How many seconds it took."""
         began = time.monotonic()
-        async with asyncio.timeout(limit):
-            while (alarm in await self.standing()) != stands:
-                await asyncio.sleep(0.05)
+        standing: set[str] = set()
+        try:
+            async with asyncio.timeout(limit):
+                while (alarm in (standing := await self.standing())) != stands:
+                    await asyncio.sleep(0.05)
+        except TimeoutError as error:
+            what = "begun" if stands else "ended"
+            raise AssertionError(f"{alarm} has not {what} within {limit:.0f} s; there are {standing}") from error
         return time.monotonic() - began
 
     def give_certificate(self, days: float) -> None:

@@ -23,5 +23,5 @@ async def test_each_fault_raises_its_alarm_within_a_minute_and_its_repair_ends_i
             for fault in once:
                 of_it = [each for each in began if each["alarm"] == fault.alarm]
                 ended = [each for each in logs if each["event"] == "alarm_ends" and each["alarm"] == fault.alarm]
-                assert (len(of_it), len(ended)) == (1, 1), fault.name
+                assert (len(of_it), len(ended)) == (1, 1), (fault.name, of_it, ended)
                 assert of_it[0]["what_to_do"] == ALARMS[fault.alarm].what_to_do
