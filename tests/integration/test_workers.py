@@ -317,7 +317,7 @@ async def test_the_service_manager_hears_of_the_relay_as_a_whole(
         manager.bind(str(tmp_path / "notify"))
         manager.setblocking(False)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-        async with workers(site, 2, executes=True):
+        async with workers(site, 2):
             pass
         said = []
         with suppress(BlockingIOError):
@@ -328,7 +328,7 @@ async def test_the_service_manager_hears_of_the_relay_as_a_whole(
 
 async def test_a_worker_that_cannot_be_started_at_once_is_started_later(site: Site, sink: Sink) -> None:
     """There is no descriptor left for a while."""
-    async with workers(site, 2, executes=True) as relay:
+    async with workers(site, 2) as relay:
         before = pids(relay)
         limits = resource.prlimit(relay.process.pid, resource.RLIMIT_NOFILE)
         used = len(list(Path(f"/proc/{relay.process.pid}/fd").iterdir()))
@@ -391,7 +391,7 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
 
 async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: Sink) -> None:
     """As `systemctl kill --signal=USR1` sends it."""
-    async with workers(site, 2, executes=True) as relay:
+    async with workers(site, 2) as relay:
         before = pids(relay)
         for pid in before.values():
             receivers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
