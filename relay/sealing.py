@@ -259,7 +259,7 @@ async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], byte
     """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
     content = MessageFacts(mail.message)
     decided = await _decided(policies, mail, mail.envelope.recipients, content)
-    original = await off_loop(content.work, mime.without_hidden_fields, mail.message)
+    original = await off_loop(mime.work(mail.message), mime.without_hidden_fields, mail.message)
     return decided, original, seconds_waited(content, decided)
 
 
@@ -267,7 +267,7 @@ async def _decided(
     policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: MessageFacts
 ) -> list[Decided]:
     """The decision for each recipient, or why there is none; beside the loop where that may take time."""
-    read = content.work * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
+    read = mime.work(content.message) * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
     work = read + RECIPIENT_OCTETS * len(recipients)
     return await off_loop(work, decide, policies, mail.envelope.sender, recipients, content)
 

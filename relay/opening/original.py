@@ -84,7 +84,9 @@ class Originals:
             # From the sealed sender: what MAIL FROM says can be forged, and would choose the policy.
             content = MessageFacts(opened.original)
             missed = await self.missed(opened.envelope.sender, content, opened.protection, opened.peer)
-            marked = await off_loop(content.work, _marked, opened, content, (missed.mark if missed else "") + mark)
+            marked = await off_loop(
+                mime.work(opened.original), _marked, opened, content, (missed.mark if missed else "") + mark
+            )
             if dkim:
                 marked = await (dkim.without_forged(marked) if mailbox else dkim.with_results(marked, results))
         except BaseException:
@@ -100,7 +102,7 @@ class Originals:
 
     async def missed(self, sender: str, content: MessageFacts, protection: str, peer: str) -> Missed | None:
         """What a mail lacks that came with this protection from this peer ("", "" for unsealed); None for nothing."""
-        required = await off_loop(content.work, self.policies().require, sender, content)
+        required = await off_loop(mime.work(content.message), self.policies().require, sender, content)
         missed = required.missed(protection, peer)
         if missed is not None:
             log.warning(

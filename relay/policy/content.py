@@ -68,11 +68,6 @@ class MessageFacts:
         """Octets."""
         return len(self.message)
 
-    @property
-    def work(self) -> int:
-        """As many octets of a body cost what it costs to read what policies ask for (aio.off_loop)."""
-        return mime.work(self.message)
-
     def once(self, what: Hashable, work: Callable[[], T]) -> T:
         """What `work` gives, which is done once for each `what`: many recipients ask the same of a message."""
         if what not in self._once:

@@ -26,12 +26,7 @@ from sqlalchemy import Connection, delete, func, select
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable
 from relay.store.claims import Claims, ClaimsTransaction
 from relay.store.database import Database, to_its_end
-from relay.store.delivery_tables import (
-    all_known,
-    copy_rows,
-    opened_rows,
-    recipient_rows,
-)
+from relay.store.delivery_tables import all_known, copy_rows, opened_rows, recipient_rows
 from relay.store.delivery_tries import KEEP_FOR_S, Beginning, Begun, Settlement, Tries, WaitingCopy
 from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name

@@ -133,7 +133,7 @@ class Tries:
         for each, trouble in zip(beginnings, bound, strict=True):
             each.trouble = trouble
         self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
-        known, copies = self.find(change.connection, beginnings, may_know)
+        known, copies = self._find(change.connection, beginnings, may_know)
         free = set(change.taken)
         for each in beginnings:
             if each.trouble is None:
@@ -158,7 +158,7 @@ class Tries:
             if each.opened and first[each.mail] != each.opened.fingerprint:
                 each.trouble = Replayed("the id in its sealed envelope was seen in another message")
 
-    def find(
+    def _find(
         self, connection: Connection, beginnings: Sequence[Beginning], may_know: Callable[[bytes], bool]
     ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
         """The rows that there are, as the copy of each recipient, and these copies."""

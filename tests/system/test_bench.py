@@ -138,7 +138,9 @@ def test_when_interrupted_it_shows_what_it_knows_and_ends_all_that_it_started(
     tmp_path: Path, number: int, sigint: signal.Handlers
 ) -> None:
     """What a shell starts in the background ignores SIGINT, and SIGTERM still ends it."""
-    command, environment = _command(tmp_path, "--quick", *_only("pass-through 4 KB", "memory"))
+    command, environment = _command(
+        tmp_path, "--quick", *_only("pass-through 4 KB", "sealed and opened 4 KB", "memory")
+    )
     before = partial(signal.signal, signal.SIGINT, sigint)
     bench = subprocess.Popen(command, stdout=PIPE, stderr=PIPE, text=True, env=environment, preexec_fn=before)
     until = time.monotonic() + 100

@@ -307,7 +307,7 @@ async def test_nothing_that_a_mail_server_says_to_the_milter_holds_the_loop(door
     inputs = {name: packets for name, packets in PACKETS.items() if door.startswith("out") or "rules" not in name}
     inputs |= {f"seed {number}": seed.removeprefix(milter.OFFER) for number, seed in enumerate(milter.seeds())}
     inputs |= {name: handed_over(make(250_000)) for name, make in MAKERS.items()}
-    inputs |= {case.name: handed_over(case.message) for case in list(corpus())[::10] if len(case.message) < 1_000_000}
+    inputs |= {case.name: handed_over(case.message) for case in list(corpus())[::10]}
     slow_inputs = []
     with loop_clock() as clock:
         for name, octets in inputs.items():

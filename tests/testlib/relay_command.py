@@ -23,6 +23,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
+from unittest.mock import patch
 
 import click
 
@@ -123,7 +124,8 @@ async def start(
 ) -> RelayCommand:
     """Starts it. Files that are not given lead nowhere.
 
-    `group` is the group it runs under, where root may choose; `before` is a program that it runs first.
+    `group` is the group it runs under, where root may choose; `before` is a program that it runs first. A relay that
+    `executes` starts its workers as it does where it is installed.
     """
     asked = {
         "arguments": [str(each) for each in arguments],
@@ -287,7 +289,7 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
         from relay.cli import main
 
         if not asked["executes"]:
-            asyncio.create_subprocess_exec = _workers_forked  # type: ignore[assignment]
+            patch.object(asyncio, "create_subprocess_exec", _workers_forked).start()
         exec(asked["before"], {})
         sys.argv = ["qumail-relay", *asked["arguments"]]
         main()

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay import mime
+from relay.aio import SMALL_OCTETS
 from relay.dkim.results import without_forged
 from relay.errors import BadStructure, MalformedMessage
 from tests.testlib import mails
@@ -271,6 +272,14 @@ def test_content_types_made_to_be_slow_do_not_stop_all_other_mail(parameters: by
     header = field * min(mime.MAX_HEADER_LINES - 1, mime.MAX_HEADER_OCTETS // len(field))
     assert not mime.is_sealed(header + b"\r\n")
     assert seconds(lambda: mime.is_sealed(header + b"\r\n")) < 0.1
+
+
+def test_a_long_header_is_work_for_a_thread_and_a_body_of_the_same_size_is_not() -> None:
+    """48 KB of short fields would hold the event loop for some ten milliseconds."""
+    header = b"a: b\r\n" * 8000
+    assert mime.work(header + b"\r\n") > SMALL_OCTETS
+    assert mime.header_work(header + b"\r\n") > SMALL_OCTETS
+    assert mime.work(mails.plain() + bytes(len(header))) <= SMALL_OCTETS
 
 
 @given(st.binary(max_size=2000))

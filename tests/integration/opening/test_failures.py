@@ -74,7 +74,7 @@ async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
         (PolicySet, "require", RuntimeError("a fault of ours")),
         (mime, "marked", RuntimeError("a fault of ours")),
         (Arrivals, "with_results", RuntimeError("a fault of ours")),
-        (Tries, "find", StoreUnavailable("disk full")),
+        (Tries, "_find", StoreUnavailable("disk full")),
     ],
 )
 async def test_whatever_fails_between_opening_and_handing_on_holds_the_mail_once(

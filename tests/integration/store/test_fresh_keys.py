@@ -165,7 +165,7 @@ async def test_where_the_store_fails_the_key_stays_at_hand_and_opens_the_mail_wh
         raise StoreUnavailable("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries._tries, "find", full)
+        patched.setattr(store.deliveries._tries, "_find", full)
         with pytest.raises(StoreUnavailable):
             await store.deliveries.admit([bound("k")], opened(clock))
     assert (await store.received.look("g", "2", ["k"]))[0] == {"k": KEY}

@@ -222,7 +222,7 @@ async def test_a_claim_of_which_nobody_heard_whether_it_was_made_does_not_stay(
         raise StoreUnavailable("connection lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries._tries, "find", broken)
+        patched.setattr(store.deliveries._tries, "_find", broken)
         with pytest.raises(StoreUnavailable):
             await begin(store)
     assert (await begin(store)).relay

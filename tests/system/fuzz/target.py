@@ -14,7 +14,7 @@ from tests.testlib.speed import slowness
 
 SECONDS = 0.2
 SECONDS_A_MIB = 1.0
-"""What any input may take, and what each MiB of it may take beside that; the slowest take a third of it, most a tenth."""
+"""What any input may take, and what each MiB of it may take beside that; the slowest take two thirds of it, most a tenth."""
 TIMES = 3
 """An input is slow that is slow so often in a row: the collector of garbage may have been at work."""
 MEMORY_OCTETS = 64 * 1024 * 1024
