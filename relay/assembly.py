@@ -31,6 +31,7 @@ from relay.opening.original import Originals
 from relay.outgoing import Outgoing
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
+from relay.policy.site import SiteFacts
 from relay.quarantine.triage import Notices, Triage
 from relay.reloading import Settings, SitesInForce
 from relay.sealing import Sealer
@@ -95,7 +96,7 @@ async def parts(
         sites, dkim = SitesInForce(settings), _dkim(settings)
         config = sites.config()
         policies = PoliciesInForce(
-            config.policies.directory, sites.domains, max_bounce=config.max_bounce, board=board, last_good=last_good
+            config.policies.directory, sites.domains, site=SiteFacts.of(config), board=board, last_good=last_good
         )
         secret = SiteSecret.load_or_create(config.store.secret)
         audit = _audit(config, secret, board)

@@ -67,7 +67,8 @@ class Origin:
 
     `name` and `addr` are the client's host name and IP address, `port` its port, `proto` SMTP or ESMTP, `helo` what
     it said, `ident` the queue ID of the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is
-    the name under which a user has authenticated; it is never sent on.
+    the name under which a user has authenticated; it is never sent on. `asks_user` says that the listener learns of
+    every client whether it has authenticated: then no `user` means that it has not.
     """
 
     name: str = ""
@@ -78,6 +79,12 @@ class Origin:
     ident: str = ""
     source: str = ""
     user: str = ""
+    asks_user: bool = False
+
+    @property
+    def login(self) -> str | None:
+        """The user's name, "" for a client that has not authenticated; None where that is not known."""
+        return self.user if self.user or self.asks_user else None
 
 
 UNKNOWN = Origin()

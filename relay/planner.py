@@ -216,7 +216,7 @@ class Planner:
     def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
         """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
         if level == "plaintext":
-            return ""
+            return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
         if too_big := decision.too_big(level, octets):
             return too_big
         layers = decision.layers(level)

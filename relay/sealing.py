@@ -159,7 +159,7 @@ class Sealer:
         None of them is for a peer that is no peer any more.
         """
         planner, policies = self.planner(), self.policies()
-        content = MessageFacts(mail.message)
+        content = MessageFacts(mail.message, mail.origin.login)
         for copy in copies:
             decided = await _decided(policies, mail, copy.recipients, content)
             copy.recipients = [each for each, decision in decided if _permits(planner, decision, copy)]
@@ -257,7 +257,7 @@ def _depends_on_message(decision: Decision) -> bool:
 
 async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
     """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
-    content = MessageFacts(mail.message)
+    content = MessageFacts(mail.message, mail.origin.login)
     decided = await _decided(policies, mail, mail.envelope.recipients, content)
     original = await off_loop(mime.work(mail.message), mime.without_hidden_fields, mail.message)
     return decided, original, seconds_waited(content, decided)

@@ -40,6 +40,7 @@ from relay.key_receiver import SPOOL
 from relay.keys.receiver import Delivered
 from relay.policy.findings import kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
+from relay.policy.site import SiteFacts
 from relay.status import StatusModule
 from relay.status.alarms import of_the_serving_relay
 from relay.store import sent
@@ -185,7 +186,7 @@ async def _states(
 def _policies(config: Config) -> State:
     directory = config.policies.directory
     try:
-        policies = PolicyFolder(directory, config.peer_domains, max_bounce=config.max_bounce).read_tested()
+        policies = PolicyFolder(directory, config.peer_domains, site=SiteFacts.of(config)).read_tested()
     except ConfigError as error:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
@@ -200,7 +201,7 @@ def _canary(config: Config) -> Iterator[State]:
     if every is None:
         return
     with suppress(ConfigError):
-        policies = PolicyFolder(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce).read()
+        policies = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config)).read()
         to = {name: canary_address(peer.domains) for name, peer in config.peers.items()}
         why = {name: obstacle(policies, from_, each, shadow=config.policies.shadow) for name, each in to.items()}
         asked = ", ".join(to[name] for name, cause in why.items() if not cause) or "nobody"

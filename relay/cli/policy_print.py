@@ -19,6 +19,7 @@ from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
 from relay.policy.names import printable
 from relay.policy.strength import LevelName
+from relay.policy.units import duration_text
 
 if TYPE_CHECKING:
     from relay.cli.policy_site import OutcomeNow
@@ -110,7 +111,7 @@ def _add_decision(table: Table, decision: Decision, peer_because: str, *, inside
     if decision.impossible not in (None, decision.otherwise):
         table.add_row("Impossible", _OTHERWISE[decision.impossible or decision.otherwise])
     if decision.hold_for is not None and decision.otherwise == "hold":
-        table.add_row("", f"for {decision.hold_for:.0f} s at most, then refused")
+        table.add_row("", f"for {duration_text(decision.hold_for)} at most, then refused")
 
 
 def _add_now(table: Table, now: OutcomeNow) -> None:
@@ -147,14 +148,14 @@ def _rule(look: RuleLook) -> Text:
 def _found(lookup: Lookup) -> str:
     if lookup.decides:
         return "decides"
-    if lookup.ended:
-        return "is there, but its time is over"
+    if lookup.not_now:
+        return f"is there, but {lookup.not_now}"
     return "is there, but without `subdomains = true`" if lookup.exists else "not there"
 
 
 def _covered(file: PolicyFile) -> str:
-    if file.policy.ended:
-        return f"nobody: it ended on {file.policy.until}"
+    if file.policy.not_now:
+        return f"nobody: {file.policy.not_now}"
     if file.scope == "default":
         return "everybody else"
     if file.scope == "person":

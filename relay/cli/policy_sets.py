@@ -30,6 +30,7 @@ from relay.errors import ConfigError
 from relay.policy.compare import Comparison, compare
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
+from relay.policy.site import SiteFacts
 
 _directory = click.Path(path_type=Path, exists=True, file_okay=False)
 _strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
@@ -136,7 +137,7 @@ def _wait_for_others(context: click.Context, parent: Path) -> None:
 def _compared_with_present(after: PolicySite) -> Comparison | None:
     """None where what is there cannot be used, which may be just what is being mended."""
     config = after.config
-    folder = PolicyFolder(config.policies.directory, config.peer_domains, max_bounce=config.max_bounce)
+    folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
     try:
         return compare(folder.read(), after.policies)
     except ConfigError as error:

@@ -28,6 +28,7 @@ from relay.policy.decision import Decision
 from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
+from relay.policy.site import SiteFacts
 from relay.policy.traffic import Sample
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def load_site(config_file: Path, directory: Path | None = None, *, tested: bool 
     """
     config, certificates = load_configuration(config_file)
     read_from = directory or config.policies.directory
-    folder = PolicyFolder(read_from, config.peer_domains, max_bounce=config.max_bounce)
+    folder = PolicyFolder(read_from, config.peer_domains, site=SiteFacts.of(config))
     try:
         policies = folder.read_tested() if tested else folder.read()
     except ConfigError as error:

@@ -24,6 +24,7 @@ from relay.config.doors import (
 )
 from relay.config.kmes import KMESettings, PeerSettings
 from relay.config.tables import (
+    DEFAULT_TAG_SEPARATORS,
     AlarmSettings,
     AuditSettings,
     CanarySettings,
@@ -54,6 +55,7 @@ from relay.config.values import (
 from relay.errors import ConfigError
 
 __all__ = [
+    "DEFAULT_TAG_SEPARATORS",
     "MAX_BOUNCE",
     "AlarmSettings",
     "CanarySettings",

@@ -49,8 +49,11 @@ class SiteSettings(toml.Table):
     """What the relay calls itself in SMTP (EHLO, greeting, Received); by default this host's name."""
 
 
+DEFAULT_TAG_SEPARATORS = "+"
+
+
 class PolicySettings(toml.Table):
-    """Where the policy files lie, and whether they are only tried out."""
+    """Where the policy files lie, how addresses are read there, and whether they are only tried out."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "directory": "/etc/qumail-relay/policies",
@@ -59,6 +62,10 @@ class PolicySettings(toml.Table):
 
     directory: PathSetting
     """The directory of policy files: who gets which level (policies/README.md)."""
+    tag_separators: Annotated[str, Field(pattern=r"^[-#$&'+./=?^_`{|}~]{1,10}$")] = DEFAULT_TAG_SEPARATORS
+    """The characters that separate a local part from its tag, as in `ben+invoices@bob.example`. Write what Postfix has
+    in `recipient_delimiter`: a file or pattern for a person is then for the same addresses as the mailbox.
+    """
     shadow: bool = False
     """Try the policies out: every outgoing mail leaves AS IT CAME, UNSEALED, and the log says what would have become
     of it.

@@ -147,7 +147,7 @@ def parse_xforward(arg: str | None, known: Origin) -> Origin:
     words = (arg or "").split()
     if not words:
         raise BadParameter(501, "5.5.4", "Syntax: XFORWARD attribute=value...")
-    changes: dict[str, str] = {}
+    changes: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not value or name.upper() not in _ATTRIBUTES:

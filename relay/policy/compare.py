@@ -17,7 +17,8 @@ from relay.policy.decision import Decision
 from relay.policy.expected import DescribedMessage
 from relay.policy.file import PolicyFile
 from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates, encode_local, parse_address
-from relay.policy.patterns import NULL_SENDER, AddressPatterns, Glob
+from relay.policy.patterns import AddressPatterns, Glob
+from relay.policy.people import NULL_SENDER
 from relay.policy.require import Demand
 from relay.policy.rules import When
 from relay.policy.settings import SealingSettings, today
@@ -271,7 +272,7 @@ def _of_file(name: str, file: PolicyFile) -> Iterator[_Kind]:
 def _deciding(policies: PolicySet, address: FoldedAddress) -> PolicyFile | None:
     for name, step in candidates(address):
         file = policies.files.get(name)
-        if file is not None and not file.policy.ended and (step != "parent domain" or file.policy.subdomains):
+        if file is not None and not file.policy.not_now and (step != "parent domain" or file.policy.subdomains):
             return file
     return None
 
@@ -295,7 +296,8 @@ def _tries(
     rules: list[When], old: PolicySet, new: PolicySet, *, pairs: bool = True
 ) -> Iterator[tuple[str, _SampleMessage]]:
     """Senders and messages: those that no rule looks for, those of each rule, and with `pairs` those of any two."""
-    globs = list(dict.fromkeys(glob for rule in rules for each in (old, new) for glob in rule.senders.all(each.groups)))
+    wanted = ((_senders(rule), each.groups) for rule in rules for each in (old, new))
+    globs = list(dict.fromkeys(glob for patterns, groups in wanted for glob in patterns.all(groups)))
     senders = dict.fromkeys(["", f"{_ANYBODY}@{_ELSEWHERE}", *map(_witness, globs)])
     messages = dict.fromkeys([_SampleMessage("any"), *(message for rule in rules for message in _messages(rule))])
     if pairs:
@@ -354,6 +356,10 @@ def _joined(*messages: _SampleMessage) -> _SampleMessage:
         tuple(dict.fromkeys(name for each in messages for name in each.attachments)),
         max((each.octets for each in messages if each.octets is not None), default=None),
     )
+
+
+def _senders(rule: When) -> AddressPatterns:
+    return rule.people.get("sender", AddressPatterns())
 
 
 def _witness(glob: Glob) -> str:

@@ -57,9 +57,13 @@ class Part:
 class MessageFacts:
     """One message, asked by any number of rules for any number of recipients."""
 
-    def __init__(self, message: bytes) -> None:
-        """Reads nothing yet. Asking raises MalformedMessage where the header has no end."""
+    def __init__(self, message: bytes, login: str | None = None) -> None:
+        """Reads nothing yet. Asking raises MalformedMessage where the header has no end.
+
+        `login` is the name under which the client has authenticated, "" for none; None where that is not known.
+        """
         self.message = message
+        self.login = login
         self._values: dict[str, list[str] | None] = {}
         self._once: dict[object, object] = {}
 

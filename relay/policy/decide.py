@@ -6,32 +6,33 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from relay.addresses import read_addresses
-from relay.config import MAX_BOUNCE
 from relay.errors import RECIPIENT, PolicyHolds
 from relay.policy.chosen import RuleLook, choose, meaning
+from relay.policy.conditions import Asked
 from relay.policy.content import MessageFacts
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
+from relay.policy.floors import Floor
 from relay.policy.names import (
     DEFAULT_FILE,
     FoldedAddress,
     Step,
     candidates,
     domain_file,
-    fold_address,
     may_be_route,
     parse_address,
     printable,
 )
-from relay.policy.patterns import Groups, spellings
+from relay.policy.patterns import Groups
+from relay.policy.people import read_mailbox, read_recipient, read_sender
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import Chosen, MaxSize
+from relay.policy.site import ANY_SITE, SiteFacts
+from relay.policy.units import duration_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class PolicySet:
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain,
     `version` is 12 hexadecimal digits that follow from all names and contents, `patterns` says how many texts and sizes
     the rules of all files compare with a message, `demands` are what files ask of arriving mail, each kind once.
-    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad: such mail is what
-    outsiders can have us send. `floors` raise what any file says, `groups` are the patterns that stand for a name.
+    `site` is what counts of relay.toml. `floors` raise what any file says, `groups` are the patterns that stand for a
+    name.
     """
 
     directory: Path
@@ -51,7 +52,7 @@ class PolicySet:
     version: str
     patterns: int = 0
     demands: tuple[Demand, ...] = ()
-    max_bounce: int = MAX_BOUNCE
+    site: SiteFacts = ANY_SITE
     floors: tuple[PlacedRule, ...] = ()
     groups: Groups = field(default_factory=dict)
 
@@ -69,7 +70,7 @@ class PolicySet:
         mail nor let it out in clear.
         """
         address, file = self._covering(sender, recipient)
-        chosen = self._choose(file, sender, recipient, content)
+        chosen = self._choose(file, sender, address, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
     def explain(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Explanation:
@@ -82,10 +83,10 @@ class PolicySet:
             return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=str(error))
         rules: list[RuleLook] = []
         floors: list[RuleLook] = []
-        chosen = self._choose(file, sender, recipient, content, rules, floors)
+        chosen = self._choose(file, sender, address, content, rules, floors)
         peer = self._peer(file, address)
         decision = self._decision(sender, recipient, file, chosen, peer)
-        without = replace(self, floors=())._choose(file, sender, recipient, content)
+        without = replace(self, floors=())._choose(file, sender, address, content)
         bare = self._decision(sender, recipient, file, without, peer)
         return Explanation(
             sender,
@@ -102,7 +103,10 @@ class PolicySet:
 
     def covering(self, domain: str) -> PolicyFile | None:
         """The file that decides for those at a domain (in A-labels) who have no file of their own."""
-        return self._find(candidates(FoldedAddress("", domain)))
+        return self._find(self._candidates(FoldedAddress("", domain)))
+
+    def _candidates(self, address: FoldedAddress) -> Iterator[tuple[str, Step]]:
+        return candidates(address, self.site.tag_separators)
 
     def require(self, sender: str, content: MessageFacts | None = None) -> Requirements:
         """All that mail from `sender`, and from everybody whom its From and Sender fields name, must arrive with.
@@ -110,7 +114,10 @@ class PolicySet:
         Where one of them cannot be read without doubt, the mail counts as from everybody of whom a file requires
         something. Raises MalformedMessage where the header of `content` has no end.
         """
-        named = [_reverse_path(sender)] if sender else []
+        named: list[tuple[FoldedAddress, ...] | None] = []
+        if sender:
+            mailbox = read_mailbox(sender)
+            named.append(None if mailbox is None else (mailbox,))
         if content is not None:
             named += [content.authors, content.senders]
         people = dict.fromkeys(address for addresses in named for address in addresses or ())
@@ -121,7 +128,7 @@ class PolicySet:
     def _required_from(self, address: FoldedAddress) -> Iterator[Requirement]:
         """What the deciding file requires, and the files of all domains above it, up to one that drops it."""
         deciding: PolicyFile | None = None
-        for name, step in candidates(address):
+        for name, step in self._candidates(address):
             file = self._find([(name, step)])
             if file is None or (deciding is not None and file.scope != "domain"):
                 continue
@@ -144,10 +151,10 @@ class PolicySet:
                 f"no policy can cover {recipient[:200]!r}: {error}", f"no policy can cover {RECIPIENT}: {error}"
             ) from error
         routed = may_be_route(address)
-        file = self._find(islice(candidates(address), 1 if routed else None), lookups)
+        file = self._find(islice(self._candidates(address), 1 if routed else None), lookups)
         if file is None:
             raise self._may_be_routed(address) if routed else self._nobody_covers(address)
-        if held := self._held_in_clear(file, address, sender, recipient):
+        if held := self._held_in_clear(file, address, sender):
             raise PolicyHolds(held)
         return address, file
 
@@ -155,10 +162,10 @@ class PolicySet:
         """The first of these files that covers its address; every one looked for is put into `lookups`."""
         for name, step in names:
             file = self.files.get(name)
-            ended = file is not None and file.policy.until is not None and file.policy.ended
-            decides = file is not None and not ended and (step != "parent domain" or file.policy.subdomains)
+            not_now = file.policy.not_now if file is not None else ""
+            decides = file is not None and not not_now and (step != "parent domain" or file.policy.subdomains)
             if lookups is not None:
-                lookups.append(Lookup(name, step, file is not None, decides, ended))
+                lookups.append(Lookup(name, step, file is not None, decides, not_now))
             if decides:
                 return file
         return None
@@ -167,7 +174,7 @@ class PolicySet:
         self,
         file: PolicyFile,
         sender: str,
-        recipient: str,
+        recipient: FoldedAddress,
         content: MessageFacts | None,
         looks: list[RuleLook] | None = None,
         floor_looks: list[RuleLook] | None = None,
@@ -177,31 +184,33 @@ class PolicySet:
         Its mail is of low priority. What is too large for a pad, and may have nothing else, is refused: it would wait
         for nothing.
         """
-        floors = self._floors(sender, recipient, content, floor_looks) if self.floors else ()
+        asked = Asked(read_sender(sender, self.site.tag_separators), content, self.groups, self.site.tag_separators)
+        floors = self._floors(asked, sender, recipient, floor_looks) if self.floors else ()
         if not file.policy.when and not floors:
             chosen = file.own
         elif content is None or looks is not None:
-            chosen = choose(file, floors, sender, content, self.groups, looks)
+            chosen = choose(file, floors, asked, looks)
         else:
             what = (self.version, file.digest, sender, tuple(floor.number for floor in floors))
-            chosen = content.once(what, lambda: choose(file, floors, sender, content, self.groups))
+            chosen = content.once(what, lambda: choose(file, floors, asked))
         return chosen if sender else replace(chosen, priority="low", impossible="refuse")
 
     def _floors(
-        self, sender: str, recipient: str, content: MessageFacts | None, looks: list[RuleLook] | None
+        self, asked: Asked, sender: str, recipient: FoldedAddress, looks: list[RuleLook] | None
     ) -> tuple[PlacedRule, ...]:
         """The floors that are for this mail; each is put into `looks`."""
 
         def mismatches() -> list[str]:
-            spelled = spellings(sender)
-            return [floor.when.mismatch(spelled, content, self.groups) for floor in self.floors]
+            return [why for _, why in (floor.when.fit(asked) for floor in self.floors)]
 
+        content = asked.content
         found = mismatches() if content is None else content.once((self.version, sender), mismatches)
-        to = spellings(recipient)
+        to = read_recipient(recipient, self.site.tag_separators)
+        inside = recipient.domain in self.site.domains
         applying: list[PlacedRule] = []
         for floor, mismatch in zip(self.floors, found, strict=True):
-            if not mismatch and not floor.when.is_for(to, self.groups):
-                mismatch = "the recipient is another one"
+            assert isinstance(floor.when, Floor)  # noqa: S101 - what else floors.toml has
+            mismatch = mismatch or floor.when.mismatch_of(to, self.groups, inside=inside)
             if not mismatch:
                 applying.append(floor)
             if looks is not None:
@@ -232,16 +241,16 @@ class PolicySet:
             chosen.reason,
             chosen.rule,
             file.policy.looks_inside or any(floor.when.looks_inside for floor in self.floors),
-            None if sender else self.max_bounce,
+            None if sender else self.site.max_bounce,
         )
 
     def _may_be_routed(self, address: FoldedAddress) -> PolicyHolds:
-        own, _ = next(candidates(address))
+        own, _ = next(self._candidates(address))
         cause = "may be read as a route to another domain, so only a file of its own can cover it"
         who = f"{address.local[:200]!r} at {address.domain}"
         return _held(f"{who} {cause}: {self.directory / own}", f"{RECIPIENT} {cause}")
 
-    def _held_in_clear(self, file: PolicyFile, address: FoldedAddress, sender: str, recipient: str) -> str:
+    def _held_in_clear(self, file: PolicyFile, address: FoldedAddress, sender: str) -> str:
         """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
 
         The one rule: mail to a peer's domain leaves in clear only where a file of that domain, or of the address, says
@@ -250,7 +259,7 @@ class PolicySet:
         owner = self.owners.get(address.domain)
         if owner is None or file.scope == "person" or file.domain == address.domain:
             return ""
-        if not file.policy.in_clear or self._choose(file, sender, recipient, None).levels != ("plaintext",):
+        if not file.policy.in_clear or self._choose(file, sender, address, None).levels != ("plaintext",):
             return ""
         return (
             f"{file.source} says plaintext, but {address.domain} belongs to peer {owner!r}: "
@@ -275,31 +284,27 @@ def _held(cause: str, own_words: str) -> PolicyHolds:
 _DOUBT = "mail whose sender or authors cannot be read without doubt counts as from everybody; it"
 
 
-@lru_cache(maxsize=1024)
-def _reverse_path(sender: str) -> tuple[FoldedAddress, ...] | None:
-    """The envelope sender; None where it cannot be read without doubt."""
-    try:
-        return tuple(fold_address(*each) for each in read_addresses(f"<{sender}>".encode("utf-8", "surrogateescape")))
-    except ValueError:
-        return None
-
-
 def _differences(before: Decision, after: Decision) -> tuple[str, ...]:
     """What the floors have changed."""
-    before, after = (replace(each, max_size=_limits(each)) for each in (before, after))
     names = ("levels", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
-    values = ((name, getattr(before, name), getattr(after, name)) for name in names)
-    return tuple(f"{name}: {_said(new)} instead of {_said(old)}" for name, old, new in values if old != new)
+    values = ((name, _said(name, before), _said(name, after)) for name in names)
+    return tuple(f"{name}: {new} instead of {old}" for name, old, new in values if old != new)
+
+
+def _said(name: str, decision: Decision) -> str:
+    """A setting as people write it; what is not said follows from another one."""
+    if name == "max_size":
+        return ", ".join(f"{level} {size}" for level, size in _limits(decision)) or "none"
+    if name == "hold_for":
+        return "none" if decision.hold_for is None else duration_text(decision.hold_for)
+    if name == "impossible":
+        return decision.impossible or decision.otherwise
+    value = getattr(decision, name)
+    return ", ".join(value) if isinstance(value, tuple) else str(value)
 
 
 def _limits(decision: Decision) -> MaxSize:
     return tuple(sorted(each for each in decision.max_size if each[0] in decision.levels))
-
-
-def _said(value: object) -> str:
-    if isinstance(value, tuple):
-        return ", ".join(f"{each[0]} {each[1]}" if isinstance(each, tuple) else str(each) for each in value) or "none"
-    return str(value)
 
 
 def _because(file: PolicyFile, address: FoldedAddress, peer: str | None) -> str:

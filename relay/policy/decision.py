@@ -51,7 +51,7 @@ class Decision:
     @property
     def in_clear(self) -> bool:
         """True where policy lets this mail out unsealed; nothing else ever does."""
-        return self.levels == ("plaintext",)
+        return self.levels == ("plaintext",) and self.quantum != "required"
 
     def layers(self, level: LevelName) -> tuple[str, ...]:
         """The level and the further KEMs around it, from the inside out, without the layer under a quantum key."""
@@ -59,7 +59,9 @@ class Decision:
 
     def hopeless(self, octets: int) -> bool:
         """Whether a message of so many octets can never have any of the levels, whatever keys come."""
-        return not self.in_clear and (self.peer is None or all(self.too_big(level, octets) for level in self.levels))
+        if self.levels == ("plaintext",):
+            return not self.in_clear
+        return self.peer is None or all(self.too_big(level, octets) for level in self.levels)
 
     def without_level(self, octets: int) -> tuple[str, Otherwise]:
         """What happens to a message of so many octets that gets none of the levels, and the setting that says so."""
@@ -83,13 +85,13 @@ class Decision:
 
 
 class Lookup(NamedTuple):
-    """One file that was looked for: its name, why, whether it is there, has ended, decides."""
+    """One file that was looked for: its name, why, whether it is there, decides, and why it does not count today."""
 
     file: str
     step: Step
     exists: bool
     decides: bool
-    ended: bool = False
+    not_now: str = ""
 
 
 @dataclass(frozen=True, slots=True)

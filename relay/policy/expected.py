@@ -22,6 +22,8 @@ from relay.policy.strength import LevelName, Quantum, parse_levels
 from relay.policy.units import Texts
 
 MAX_TESTS = 10_000
+NOBODY = "mailer-daemon@localhost.invalid"
+"""Who stands in From of a bounce that a test describes."""
 
 Expectation = tuple[LevelName, ...] | Literal["held", "refused"]
 """The levels that are tried, in order, or what becomes of mail that gets none."""
@@ -45,6 +47,8 @@ class Test(toml.Table):
 
     sender: str
     recipient: Annotated[str, BeforeValidator(_address)]
+    author: str | None = None
+    login: str = ""
     subject: str = ""
     header: Texts = ()
     attachments: Texts = ()
@@ -62,10 +66,11 @@ class Test(toml.Table):
     def _sender_is_an_address(cls, text: str) -> str:
         return "" if text == "<>" else _address(text)
 
-    @field_validator("subject", "header", "attachments")
+    @field_validator("author", "login", "subject", "header", "attachments")
     @classmethod
-    def _one_line_each(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if any("\r" in text or "\n" in text or '"' in text for text in ([value] if isinstance(value, str) else value)):
+    def _one_line_each(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        texts = [value] if isinstance(value, str) else value or ()
+        if any("\r" in text or "\n" in text or '"' in text for text in texts):
             raise ValueError("write it without quotes in it and without line ends")
         return value
 
@@ -78,8 +83,11 @@ class Test(toml.Table):
 
     @property
     def content(self) -> MessageFacts:
-        """A message with these facts."""
-        return DescribedMessage(self.subject, self.header, self.attachments, self.size)
+        """A message with these facts; without an author it is from its sender."""
+        named = any(field.partition(":")[0].strip().lower() == "from" for field in self.header)
+        author = self.author or self.sender or NOBODY
+        fields = self.header if named and self.author is None else (f"From: {author}", *self.header)
+        return DescribedMessage(self.subject, fields, self.attachments, self.size, self.login)
 
 
 class Tests(toml.Table):
@@ -94,7 +102,12 @@ class DescribedMessage(MessageFacts):
     """A message made of what rules may ask: its size need not be that of what is there."""
 
     def __init__(
-        self, subject: str, fields: tuple[str, ...] = (), attachments: tuple[str, ...] = (), octets: int | None = None
+        self,
+        subject: str,
+        fields: tuple[str, ...] = (),
+        attachments: tuple[str, ...] = (),
+        octets: int | None = None,
+        login: str | None = "",
     ) -> None:
         """`fields` are `Name: value`, `attachments` are file names, or `name: type/subtype`."""
         lines = [f"Subject: {subject}", *fields, "MIME-Version: 1.0"]
@@ -110,7 +123,7 @@ class DescribedMessage(MessageFacts):
                     "",
                 ]
             lines += ["--=--"]
-        super().__init__("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"))
+        super().__init__("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"), login)
         self._octets = len(self.message) if octets is None else octets
 
     @property

@@ -73,7 +73,9 @@ class Policy(SealingSettings):
     @property
     def in_clear(self) -> bool:
         """True where these settings let mail out unsealed today, by themselves or by a rule."""
-        return not self.ended and any(each.levels == ("plaintext",) and not each.ended for each in (self, *self.when))
+        return not self.not_now and any(
+            each.levels == ("plaintext",) and not each.not_now for each in (self, *self.when)
+        )
 
     @cached_property
     def looks_inside(self) -> bool:

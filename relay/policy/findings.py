@@ -12,6 +12,7 @@ from urllib.parse import unquote
 from relay import toml
 from relay.errors import ConfigError
 from relay.identity import liboqs
+from relay.policy.conditions import NOT, ON_PEOPLE
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
@@ -154,10 +155,10 @@ def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Locat
 def _hides(file: PolicyFile, first: tuple[When, int], second: tuple[When, int], groups: Groups) -> str:
     """What is doubtful about the second of two rules because of the first, with {} for that one; or ""."""
     (rule, _), (other, _) = second, first
-    if rule.looks_inside != other.looks_inside:
+    if rule.only_raises != other.only_raises or other.since is not None or other.until is not None:
         return ""
     covers = all(_condition_covers(name, other, rule, groups) for name in other.conditions)
-    if rule.looks_inside:
+    if rule.only_raises:
         only_levels = rule.model_fields_set <= {*rule.conditions, "levels"}
         same = rule.levels and other.levels and strongest((other.levels, rule.levels)) == other.levels
         idle = covers and only_levels and same
@@ -179,8 +180,11 @@ def _condition_covers(name: str, first: When, second: When, groups: Groups) -> b
     if name == "smaller_than":
         return bool(mine >= other)
     # A pattern covers another one if it matches that one's own text, stars and all.
-    if name == "sender":
-        wide, texts = tuple(first.senders.all(groups)), map(str, second.senders.all(groups))
+    if name in ON_PEOPLE:
+        wide, texts = tuple(first.people[name].all(groups)), map(str, second.people[name].all(groups))
+        if name.startswith(NOT):  # whom the first leaves out, the second has to leave out
+            narrow = tuple(second.people[name].all(groups))
+            return all(any(glob.matches(str(each)) for glob in narrow) for each in wide)
     else:
         wide, texts = tuple(Glob.of(text.casefold()) for text in mine), map(str.casefold, other)
     if name == "subject_tag":
@@ -189,9 +193,11 @@ def _condition_covers(name: str, first: When, second: When, groups: Groups) -> b
 
 
 def _meet(first: When, second: When, groups: Groups) -> bool:
-    """Whether mail of some sender is for both rules."""
-    others = list(second.senders.all(groups))
-    return any(glob.meets(other) for glob in first.senders.all(groups) for other in others)
+    """Whether mail of some sender is for both rules, as far as patterns tell."""
+    if "sender" not in first.people or "sender" not in second.people:
+        return True
+    others = list(second.people["sender"].all(groups))
+    return any(glob.meets(other) for glob in first.people["sender"].all(groups) for other in others)
 
 
 def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str) -> Iterator[tuple[toml.Location, str]]:

@@ -9,24 +9,26 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from relay import toml
 from relay.errors import ConfigError
+from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable
 from relay.policy.patterns import GROUP, AddressPatterns, Groups
+from relay.policy.people import Reading
 from relay.policy.rules import PlacedRule, When, list_as_tuple
 from relay.policy.units import Texts
 
 
 class Floor(When):
-    """One rule of floors.toml."""
+    """One rule of floors.toml. It leaves mail to our own domains alone unless it is for mail `inside`, too."""
 
     recipient: Texts | None = None
+    not_recipient: Texts | None = None
+    inside: bool = False
 
-    _recipients: AddressPatterns = PrivateAttr(AddressPatterns())
-
-    @field_validator("recipient")
+    @field_validator("recipient", "not_recipient")
     @classmethod
     def _recipient_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
         AddressPatterns.of(texts)
@@ -40,29 +42,26 @@ class Floor(When):
             raise ValueError('a floor may only raise, and quantum = "off" or priority = "low" raises nothing')
         if self.max_size is not None and self.levels is None:
             raise ValueError("a size counts only together with levels; add them")
-        if self.until is not None:
-            raise ValueError("a floor is no exception that ends; leave `until` out")
-        self._recipients = AddressPatterns.of(self.recipient or ())
+        if self.until is not None or self.since is not None:
+            raise ValueError("a floor is no exception that ends; leave `since` and `until` out")
         return self
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """The names of the conditions that this rule has."""
-        return (*(("recipient",) if self.recipient else ()), *super().conditions)
-
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups that its patterns name."""
-        return (*super().groups, *self._recipients.groups)
+        return (*(name for name in ON_RECIPIENTS if getattr(self, name)), *super().conditions)
 
     @property
     def only_raises(self) -> bool:
         """Always."""
         return True
 
-    def is_for(self, recipient: tuple[str, ...], groups: Groups) -> bool:
-        """Whether it is for this recipient (`spellings`)."""
-        return not self.recipient or self._recipients.match(recipient, groups)
+    def mismatch_of(self, recipient: Reading, groups: Groups, *, inside: bool) -> str:
+        """Why it is not for this recipient, of whom `inside` says whether they are at a domain of ours; or ""."""
+        if inside and not self.inside:
+            return "the recipient is at one of our own domains, and the floor does not say inside = true"
+        _, why = self.recipient_fit(recipient, groups)
+        return why
 
 
 class _FloorsFile(toml.Table):

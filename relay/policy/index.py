@@ -22,28 +22,36 @@ from relay.policy.settings import today
 from relay.policy.walk import Listing, read_file
 from relay.stamps import Stamp
 
-_FORM = 1
+_FORM = 2
 
 
 class Facts(NamedTuple):
-    """What a file says, as far as lists ask: `rules` has levels and end of each rule; ends are ISO dates or None."""
+    """What a file says, as far as lists ask: `rules` has levels, beginning and end of each rule.
+
+    Beginnings and ends are ISO dates, or None.
+    """
 
     levels: tuple[str, ...]
     peer: str | None
+    since: str | None
     until: str | None
     subdomains: bool
-    rules: tuple[tuple[tuple[str, ...], str | None], ...]
+    rules: tuple[tuple[tuple[str, ...], str | None, str | None], ...]
 
     @property
     def all_levels(self) -> set[str]:
         """Those of the file and of its rules."""
-        return {*self.levels, *(level for levels, _ in self.rules for level in levels)}
+        return {*self.levels, *(level for levels, *_ in self.rules for level in levels)}
 
     def in_force(self, day: str) -> Facts:
-        """Without rules that had ended before this day; of a file that had, nothing is left but its end."""
-        if self.ended(day):
+        """Without rules that do not count on this day; of a file that does not, nothing is left but its dates."""
+        if self.ended(day) or not self.begun(day):
             return self._replace(levels=(), rules=())
-        return self._replace(rules=tuple(rule for rule in self.rules if rule[1] is None or rule[1] >= day))
+        return self._replace(rules=tuple(rule for rule in self.rules if _counts(rule[1], rule[2], day)))
+
+    def begun(self, day: str) -> bool:
+        """Whether the time of the whole file had begun by this day."""
+        return self.since is None or self.since <= day
 
     def ended(self, day: str) -> bool:
         """Whether the time of the whole file was over before this day."""
@@ -51,7 +59,7 @@ class Facts(NamedTuple):
 
     def rule_ended(self, day: str) -> bool:
         """Whether that of one of its rules was."""
-        return any(until is not None and until < day for _, until in self.rules)
+        return any(until is not None and until < day for _, _, until in self.rules)
 
 
 class ListedFile(NamedTuple):
@@ -120,11 +128,12 @@ def _row(name: str, facts: Facts, owners: Mapping[str, str], day: str) -> Listed
     ended, counts = facts.ended(day), facts.in_force(day)
     says = {
         "clear": counts.levels == ("plaintext",),
-        "clear_by_rule": any("plaintext" in levels for levels, _ in counts.rules),
+        "clear_by_rule": any("plaintext" in levels for levels, *_ in counts.rules),
         "expired": ended,
         "rule_expired": facts.rule_ended(day),
         "ends": facts.until is not None and not ended,
-        "rule_ends": any(until is not None for _, until in counts.rules),
+        "rule_ends": any(until is not None for _, _, until in counts.rules),
+        "begins": not facts.begun(day),
         "no_peer": peer is None and scope != "default" and facts.levels != ("plaintext",),
     }
     codes = tuple(code for code, is_so in says.items() if is_so)
@@ -166,8 +175,13 @@ def _facts(directory: Path, peers: Mapping[str, Sequence[str]], index: Path) -> 
 
 
 def _of(file: PolicyFile) -> Facts:
-    rules = tuple((rule.levels or (), _iso(rule.until)) for rule in file.policy.when)
-    return Facts(file.policy.levels, file.policy.peer, _iso(file.policy.until), file.policy.subdomains, rules)
+    policy = file.policy
+    rules = tuple((rule.levels or (), _iso(rule.since), _iso(rule.until)) for rule in policy.when)
+    return Facts(policy.levels, policy.peer, _iso(policy.since), _iso(policy.until), policy.subdomains, rules)
+
+
+def _counts(since: str | None, until: str | None, day: str) -> bool:
+    return (since is None or since <= day) and (until is None or until >= day)
 
 
 def _iso(day: date | None) -> str | None:
@@ -189,8 +203,8 @@ def _read_index(index: Path, key: str) -> dict[str, tuple[Facts, Stamp]]:
         return {}
 
 
-def _from_json(levels: Any, peer: Any, until: Any, subdomains: Any, rules: Any) -> Facts:
-    return Facts(tuple(levels), peer, until, subdomains, tuple((tuple(each), end) for each, end in rules))
+def _from_json(levels: Any, peer: Any, since: Any, until: Any, subdomains: Any, rules: Any) -> Facts:
+    return Facts(tuple(levels), peer, since, until, subdomains, tuple((tuple(each), *days) for each, *days in rules))
 
 
 def _write_index(index: Path, key: str, files: Mapping[str, tuple[Facts, Stamp]]) -> None:

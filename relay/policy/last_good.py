@@ -17,6 +17,7 @@ import structlog
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
+from relay.policy.site import SiteFacts
 from relay.policy.walk import Listing
 
 log = structlog.get_logger(__name__)
@@ -38,9 +39,9 @@ class LastGood:
     _there: Collection[str] | None = None
     """The files in the copy, once it was looked through."""
 
-    def read(self, of: Path, peers: Mapping[str, Sequence[str]], max_bounce: int) -> tuple[PolicySet, frozenset[str]]:
+    def read(self, of: Path, peers: Mapping[str, Sequence[str]], site: SiteFacts) -> tuple[PolicySet, frozenset[str]]:
         """The set that was in force last, and which files there were for no domain. Raises ConfigError."""
-        folder = PolicyFolder(self.copy, peers, max_bounce=max_bounce)
+        folder = PolicyFolder(self.copy, peers, site=site)
         try:
             version, _, directory = (self.copy / _VERSION).read_text().partition("\n")
         except OSError as error:

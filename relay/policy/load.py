@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from relay.config import MAX_BOUNCE
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, failures, read_tests
@@ -21,6 +20,7 @@ from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain
 from relay.policy.patterns import Groups, read_groups
 from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule
+from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.walk import MAX_FILES, FileText, Listing, read_file
 from relay.stamps import Stamp, stamp_of
 
@@ -33,15 +33,14 @@ BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """Files that are for no domain and belong to the set all the same."""
 
 
-def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, max_bounce: int = MAX_BOUNCE) -> PolicySet:
+def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, site: SiteFacts = ANY_SITE) -> PolicySet:
     """Read every policy file below `directory`; `peers` gives each configured peer's mail domains.
 
-    `max_bounce` is the largest message from the null sender, in octets, that gets a one-time pad. What tests.toml
-    expects is read and not tried.
+    `site` is what else counts of relay.toml. What tests.toml expects is read and not tried.
 
     Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
     """
-    return PolicyFolder(directory, peers, max_bounce=max_bounce).read()
+    return PolicyFolder(directory, peers, site=site).read()
 
 
 class PolicyFolder:
@@ -52,13 +51,13 @@ class PolicyFolder:
         directory: Path,
         peers: Mapping[str, Sequence[str]],
         *,
-        max_bounce: int = MAX_BOUNCE,
+        site: SiteFacts = ANY_SITE,
         texts: dict[str, str] | None = None,
     ) -> None:
         """Reads nothing yet. What is read and understood goes into `texts` as well, by name."""
         self.directory = directory
         self._texts = texts
-        self._max_bounce = max_bounce
+        self._site = site
         self._take_peers(peers)
         self._files: dict[str, PolicyFile] = {}
         self._beside: dict[str, int] = {}
@@ -278,7 +277,7 @@ class PolicyFolder:
             _version(self._total),
             self._patterns + sum(floor.when.patterns for floor in self._floors),
             tuple(demand for demand, number in self._demands.items() if number),
-            self._max_bounce,
+            self._site,
             self._floors,
             self._groups,
         )

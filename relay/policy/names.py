@@ -11,6 +11,8 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
+from relay.config import DEFAULT_TAG_SEPARATORS
+
 SUFFIX = ".toml"
 DEFAULT_FILE = "default.toml"
 FLOORS_FILE = "floors.toml"
@@ -135,16 +137,24 @@ def encode_local(local: str) -> str:
     )
 
 
-def candidates(address: FoldedAddress) -> Iterator[tuple[str, Step]]:
+def untagged(local: str, separators: str) -> str:
+    """The local part without its tag: what stands before the first of these characters, if anything does.
+
+    Postfix splits so at recipient_delimiter; the tag itself may be empty.
+    """
+    at = min((found for each in separators if (found := local.find(each)) > 0), default=len(local))
+    return local[:at]
+
+
+def candidates(address: FoldedAddress, separators: str = DEFAULT_TAG_SEPARATORS) -> Iterator[tuple[str, Step]]:
     """The names of the files that may cover `address`, the most specific first, and why each is looked for.
 
-    A "parent domain" file covers the address only if it says `subdomains = true`.
+    A "parent domain" file covers the address only if it says `subdomains = true`. `separators` are those of tags.
     """
     local, domain = address
     yield f"{domain}/{encode_local(local)}{SUFFIX}", "person"
-    untagged, tag, _ = local.partition("+")
-    if tag and untagged:
-        yield f"{domain}/{encode_local(untagged)}{SUFFIX}", "person without tag"
+    if (bare := untagged(local, separators)) != local:
+        yield f"{domain}/{encode_local(bare)}{SUFFIX}", "person without tag"
     step: Step = "domain"
     while domain:
         if (name := domain + SUFFIX) not in NO_DOMAIN:

@@ -12,10 +12,10 @@ from pydantic import ConfigDict, RootModel
 
 from relay import toml
 from relay.errors import ConfigError
-from relay.policy.names import fold_domain, fold_local, parse_address
+from relay.policy.names import fold_domain, fold_local
+from relay.policy.people import NULL_SENDER, Fit, Reading
 from relay.policy.units import Texts
 
-NULL_SENDER = "<>"
 GROUP = "group:"
 """What stands before the name of a group where a pattern may be."""
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -77,28 +77,32 @@ class AddressPatterns:
         named = tuple(text.removeprefix(GROUP) for text in texts if text.startswith(GROUP))
         return cls(tuple(address_pattern(text) for text in texts if not text.startswith(GROUP)), named)
 
+    @classmethod
+    def of_logins(cls, texts: Iterable[str]) -> AddressPatterns:
+        """Patterns for the names of users, which need not be addresses; raises ValueError."""
+        if groups := [text for text in texts if text.startswith(GROUP)]:
+            raise ValueError(f"{groups[0]!r}: groups are of addresses; list the names of users")
+        return cls(tuple(Glob.of(text.casefold()) for text in texts))
+
     def all(self, groups: Groups) -> Iterator[Glob]:
         """These and those of the groups."""
         yield from self.globs
         for name in self.groups:
             yield from groups.get(name, ())
 
-    def match(self, address: tuple[str, ...], groups: Groups) -> bool:
-        """Whether one of them fits one of these `spellings`."""
-        return any(glob.matches(each) for glob in self.all(groups) for each in address)
+    def fit(self, person: Reading, groups: Groups) -> Fit:
+        """How far one of them fits this person."""
+        if person.doubt:
+            return Fit.MAYBE
+        globs = tuple(self.all(groups))
+        if any(glob.matches(each) for glob in globs for each in person.surely):
+            return Fit.SURELY
+        return Fit.MAYBE if any(glob.matches(each) for glob in globs for each in person.maybe) else Fit.NOT
 
-
-def spellings(address: str) -> tuple[str, ...]:
-    """An address of an SMTP envelope as patterns are compared with it: with and without its tag; "" is "<>"."""
-    if not address:
-        return (NULL_SENDER,)
-    try:
-        local, domain = parse_address(address)
-    except ValueError:
-        return (address.lower(),)
-    untagged, tag, _ = local.partition("+")
-    whole = f"{local}@{domain}"
-    return (whole, f"{untagged}@{domain}") if tag and untagged else (whole,)
+    @property
+    def said(self) -> str:
+        """As a person reads them."""
+        return listed((*map(str, self.globs), *(GROUP + name for name in self.groups)))
 
 
 def address_pattern(text: str) -> Glob:
@@ -113,6 +117,11 @@ def address_pattern(text: str) -> Glob:
     elif not domain.isascii():
         raise ValueError(f"{text!r}: write a domain with * in A-labels (xn--...)")
     return Glob.of(f"{fold_local(local)}@{domain.lower()}")
+
+
+def listed(texts: tuple[str, ...]) -> str:
+    """Some texts as a person reads them."""
+    return " or ".join(map(repr, texts[:5])) + (" or ..." if len(texts) > 5 else "")
 
 
 class _GroupsFile(RootModel[dict[str, Texts]]):

@@ -23,7 +23,6 @@ from typing import TypeVar
 
 import structlog
 
-from relay.config import MAX_BOUNCE
 from relay.counting import Board, metrics
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
@@ -31,6 +30,7 @@ from relay.policy.expected import failures
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.names import SUFFIX
+from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 from relay.stamps import Stamp
 
@@ -74,7 +74,7 @@ class PoliciesInForce:
         clock: Callable[[], float] = time.monotonic,
         *,
         board: Board | None = None,
-        max_bounce: int = MAX_BOUNCE,
+        site: SiteFacts = ANY_SITE,
         last_good: LastGood | None = None,
     ) -> None:
         """Reads the directory, and tries its tests.
@@ -89,7 +89,7 @@ class PoliciesInForce:
         self._peers = peers
         self._last_good = last_good
         texts = last_good.texts if last_good is not None and last_good.writes else None
-        self._folder = PolicyFolder(directory, peers, max_bounce=max_bounce, texts=texts)
+        self._folder = PolicyFolder(directory, peers, site=site, texts=texts)
         self._problems: tuple[str, ...] = ()
         self._pending: dict[str, Stamp | None] = {}
         self._missing: list[str] = []
@@ -101,10 +101,10 @@ class PoliciesInForce:
         self._step_began: float | None = None
         self._rescan_at = self._links_at = float("-inf")
         self._thread: _Thread | None = None
-        self._begin(max_bounce)
+        self._begin(site)
         self._show()
 
-    def _begin(self, max_bounce: int) -> None:
+    def _begin(self, site: SiteFacts) -> None:
         """Raises ConfigError."""
         try:
             self._current, self._beside = self._folder.read_tested(), self._folder.beside
@@ -113,7 +113,7 @@ class PoliciesInForce:
             if self._last_good is None:
                 raise
             try:
-                before, self._beside = self._last_good.read(self._folder.directory, self._peers, max_bounce)
+                before, self._beside = self._last_good.read(self._folder.directory, self._peers, site)
             except ConfigError as none:
                 raise ConfigError([*error.problems, *none.problems]) from error
             self._current = before

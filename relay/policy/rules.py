@@ -11,8 +11,10 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from relay.config import SizeSetting
+from relay.policy.conditions import BY_ENVELOPE, Asked, PeopleConditions
 from relay.policy.content import MessageFacts, Part, plain
-from relay.policy.patterns import AddressPatterns, Glob, Groups
+from relay.policy.patterns import Glob, listed
+from relay.policy.people import Fit
 from relay.policy.settings import SealingSettings
 from relay.policy.units import Texts
 
@@ -33,10 +35,9 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
     return name.strip().lower(), Glob.of(plain(value)) if colon else None
 
 
-class When(SealingSettings):
+class When(PeopleConditions):
     """One rule. Its settings are those of the file, each of them optional."""
 
-    sender: Texts | None = None
     subject_tag: Texts | None = None
     header: Texts | None = None
     larger_than: SizeSetting | None = None
@@ -45,17 +46,10 @@ class When(SealingSettings):
     attachment_name: Texts | None = None
 
     _inside: bool = PrivateAttr(default=False)
-    _senders: AddressPatterns = PrivateAttr(AddressPatterns())
     _fields: tuple[tuple[str, Glob | None], ...] = PrivateAttr(())
     _tags: tuple[str, ...] = PrivateAttr(())
     _types: tuple[Glob, ...] = PrivateAttr(())
     _names: tuple[Glob, ...] = PrivateAttr(())
-
-    @field_validator("sender")
-    @classmethod
-    def _sender_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
-        AddressPatterns.of(texts)
-        return texts
 
     @field_validator("header")
     @classmethod
@@ -75,17 +69,16 @@ class When(SealingSettings):
     def _says_something(self) -> When:
         if not self.conditions:
             raise ValueError(f"a rule needs a condition: {', '.join(CONDITIONS)}")
-        if not self.model_fields_set - {*self.conditions, "until", "reason"}:
+        if not self.model_fields_set - {*self.conditions, *NO_CHANGE}:
             raise ValueError("a rule needs a setting that it changes, for instance levels")
         if self.smaller_than is not None and self.larger_than is not None and self.smaller_than <= self.larger_than + 1:
             raise ValueError("no message is larger_than and smaller_than at once; widen one of them")
-        self._inside = not set(self.conditions) <= {"sender", "recipient"}
+        self._inside = not BY_ENVELOPE.issuperset(self.conditions)
         if self._inside and self.levels == ("plaintext",):
             raise ValueError(
                 'a rule that looks into the message may only raise the level, and "plaintext" is the lowest; '
-                "decide by sender, or in the file of the recipient"
+                "decide by sender alone, or in the file of the recipient"
             )
-        self._senders = AddressPatterns.of(self.sender or ())
         self._fields = tuple(map(_field_pattern, self.header or ()))
         self._tags = tuple(map(plain, self.subject_tag or ()))
         self._types = tuple(map(_type_pattern, self.attachment_type or ()))
@@ -111,38 +104,27 @@ class When(SealingSettings):
     def patterns(self) -> int:
         """How many texts and sizes are compared with the message."""
         texts = (self.subject_tag, self.header, self.attachment_type, self.attachment_name)
-        return sum(map(len, filter(None, texts))) + (self.larger_than is not None) + (self.smaller_than is not None)
+        people = (self.author, self.not_author, self.login, self.not_login)
+        sizes = (self.larger_than, self.smaller_than)
+        return sum(map(len, filter(None, (*texts, *people)))) + sum(each is not None for each in sizes)
 
     @property
     def _looks_at_parts(self) -> bool:
         return bool(self._types or self._names)
 
-    @property
-    def senders(self) -> AddressPatterns:
-        """What the envelope sender has to fit; nothing where any does."""
-        return self._senders
+    def fit(self, asked: Asked) -> tuple[Fit, str]:
+        """How far the rule is for a mail, as its weakest condition is, and why it is not, if it is not.
 
-    @property
-    def groups(self) -> tuple[str, ...]:
-        """The groups that its patterns name."""
-        return self._senders.groups
-
-    def is_for(self, recipient: tuple[str, ...], groups: Groups) -> bool:
-        """Whether it is for this recipient (`spellings`), as all rules are in the file that covers them."""
-        return True
-
-    def mismatch(self, sender: tuple[str, ...], content: MessageFacts | None, groups: Groups) -> str:
-        """Why the rule does not apply to mail from this sender (`spellings`), or "" where it does.
-
-        Without content no rule that looks inside applies.
+        Without content no rule applies that looks inside. Which recipients a floor is for is not looked at.
         """
-        if self.until is not None and self.ended:
-            return f"it ended on {self.until}"
-        if self.sender and not self._senders.match(sender, groups):
-            return f"the sender is not {_listed(self.sender)}"
-        if content is None:
-            return "it looks into the message, and there is none" if self.looks_inside else ""
-        return next(self._mismatches(content), "")
+        if why := self.not_now:
+            return Fit.NOT, why
+        if asked.content is None and self.looks_inside:
+            return Fit.NOT, "it looks into the message, and there is none"
+        fit, why = self.people_fit(asked)
+        if fit and asked.content is not None and (why := next(self._mismatches(asked.content), "")):
+            return Fit.NOT, why
+        return fit, why
 
     def _mismatches(self, content: MessageFacts) -> Iterator[str]:
         if self.larger_than is not None and content.size <= self.larger_than:
@@ -151,11 +133,11 @@ class When(SealingSettings):
             yield f"the message has {content.size} octets, not fewer than {self.smaller_than}"
         subjects = content.values("subject") if self._tags else []
         if self._tags and subjects is not None and not any(tag in each for tag in self._tags for each in subjects):
-            yield f"the subject does not have {_listed(self.subject_tag)}"
+            yield f"the subject does not have {listed(self.subject_tag or ())}"
         if self._fields and not any(_has_field(content, name, glob) for name, glob in self._fields):
-            yield f"no header field is {_listed(self.header)}"
+            yield f"no header field is {listed(self.header or ())}"
         if self._looks_at_parts and not content.unclear and not any(map(self._fits, content.parts)):
-            yield f"no attachment is {_listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
+            yield f"no attachment is {listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
 
     def _fits(self, part: Part) -> bool:
         """Whether one part has the type and the name that are asked for."""
@@ -164,6 +146,8 @@ class When(SealingSettings):
         return right_type and right_name
 
 
+NO_CHANGE = ("since", "until", "reason")
+"""Settings of a rule that change nothing by themselves."""
 CONDITIONS = tuple(name for name in When.model_fields if name not in SealingSettings.model_fields)
 """The names of all conditions, in the order in which they are documented."""
 
@@ -173,10 +157,6 @@ def _has_field(content: MessageFacts, name: str, glob: Glob | None) -> bool:
     if values is None:
         return True
     return bool(values) and (glob is None or any(glob.matches(value) for value in values))
-
-
-def _listed(texts: tuple[str, ...] | None) -> str:
-    return " or ".join(repr(text) for text in (texts or ())[:5]) + (" or ..." if len(texts or ()) > 5 else "")
 
 
 class PlacedRule(NamedTuple):

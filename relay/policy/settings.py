@@ -67,8 +67,16 @@ class SealingSettings(toml.Table):
     impossible: Otherwise | None = None
     hold_for: Duration | None = None
     priority: Priority | None = None
+    since: date | None = None
     until: date | None = None
     reason: Annotated[str, Field(min_length=1, max_length=500)] | None = None
+
+    @field_validator("until")
+    @classmethod
+    def _ends_after_it_begins(cls, until: date, info: ValidationInfo) -> date:
+        if (since := info.data.get("since")) is not None and until < since:
+            raise ValueError(f"it would end before it begins, on {since}; mend one of them")
+        return until
 
     @field_validator("quantum")
     @classmethod
@@ -91,6 +99,15 @@ class SealingSettings(toml.Table):
     def ended(self) -> bool:
         """Whether the last day on which this counts is over."""
         return self.until is not None and self.until < today()
+
+    @property
+    def not_now(self) -> str:
+        """Why this does not count today, or ""."""
+        if self.since is None and self.until is None:  # as of most
+            return ""
+        if self.since is not None and today() < self.since:
+            return f"it begins on {self.since}"
+        return f"it ended on {self.until}" if self.ended else ""
 
     @property
     def limits(self) -> MaxSize:
@@ -125,6 +142,11 @@ class Chosen:
     source: str = ""
     line: int = 0
     rule: int = 0
+
+    @property
+    def forbids_clear(self) -> bool:
+        """Whether a quantum key is required of what would leave in clear: then it does not leave."""
+        return self.levels == ("plaintext",) and self.quantum == "required"
 
     def instead(self, settings: SealingSettings, line: int, rule: int = 0) -> Chosen:
         """These settings, as far as they are said, in place of those here."""

@@ -27,6 +27,12 @@ def parse_duration(value: object) -> float:
     return seconds
 
 
+def duration_text(seconds: float) -> str:
+    """Seconds in the largest unit that needs no fraction: "12 h" for 43200."""
+    unit = max((unit for unit, length in _UNITS.items() if seconds % length == 0), key=_UNITS.__getitem__, default="s")
+    return f"{seconds / _UNITS[unit]:g} {unit}"
+
+
 def parse_texts(value: object) -> tuple[str, ...]:
     """One text, or a list of them, as a tuple; raises ValueError."""
     texts = [value] if isinstance(value, str) else value

@@ -28,7 +28,7 @@ from kilter.protocol import (
     RemoveRecipient,
     ReplyCode,
 )
-from kilter.protocol.core import FilterMessage, MTAMessage
+from kilter.protocol.core import FilterMessage, MTAMessage, Stage
 
 from relay import mime
 from relay.aio import Turns, off_loop
@@ -370,6 +370,7 @@ class MilterSession:
             port=self._macro("client_port"),
             ident=self._macro("i"),
             user=self._macro("auth_authen"),
+            asks_user="{client_addr}" in self._macros.get(Stage.ENVELOPE_FROM, ()),
         )
 
     def _log_words(self) -> dict[str, str]:

@@ -172,7 +172,7 @@ class SubmissionSession(SMTPSession):
     def origin(self) -> Origin:
         """Whoever has connected, and the user's name."""
         helo = self.session.host_name or ""
-        return Origin(addr=self.client, port=self.port, proto="ESMTP", helo=helo, user=self._user)
+        return Origin(addr=self.client, port=self.port, proto="ESMTP", helo=helo, user=self._user, asks_user=True)
 
     # STARTTLS.
 

@@ -142,7 +142,7 @@ def test_after_its_last_day_a_file_or_rule_counts_as_if_it_were_not_there(tmp_pa
     assert policies.decide(SENDER, "x@last.example").in_clear
     assert policies.decide(SENDER, "x@rules.example").levels == ("pqc",)
     assert not policies.require("x@over.example").each
-    [ended] = [look for look in policies.explain(SENDER, "x@over.example").lookups if look.ended]
+    [ended] = [look for look in policies.explain(SENDER, "x@over.example").lookups if look.not_now]
     assert (ended.file, ended.exists, ended.decides) == ("over.example.toml", True, False)
     told = [f"{Path(each.source).name}:{each.line} {each.what.partition(' on ')[0]}" for each in endings(policies)]
     assert told == [

@@ -1,0 +1,110 @@
+"""The conditions of a rule on people: who sends a mail, who stands in From, who has logged in; and their opposites.
+Standard: policies/README.md; who cannot be read beyond doubt may be anybody, so that every such condition may hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
+
+from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
+
+from relay.policy.content import MessageFacts
+from relay.policy.patterns import AddressPatterns, Groups
+from relay.policy.people import Fit, Reading, read_authors, read_login
+from relay.policy.settings import SealingSettings
+from relay.policy.units import Texts
+
+NOT = "not_"
+"""What the name of an opposite condition begins with."""
+ON_RECIPIENTS = ("recipient", "not_recipient")
+ON_PEOPLE = ("sender", "not_sender", "author", "not_author", "login", "not_login", *ON_RECIPIENTS)
+BY_ENVELOPE = frozenset({"sender", "not_sender", *ON_RECIPIENTS})
+"""Conditions that the envelope alone answers."""
+
+
+class Asked(NamedTuple):
+    """One mail as rules are asked about it; `content` is None while the message has not come."""
+
+    sender: Reading
+    content: MessageFacts | None
+    groups: Groups
+    tag_separators: str
+
+    def people(self, condition: str) -> tuple[Reading, ...]:
+        """Whom a condition is about; nobody where only the message tells and there is none."""
+        who = condition.removeprefix(NOT)
+        if who == "sender":
+            return (self.sender,)
+        if self.content is None:
+            return ()
+        if who == "login":
+            return (read_login(self.content.login),)
+        content = self.content
+        return content.once(
+            ("authors", self.tag_separators), lambda: read_authors(content.authors, self.tag_separators)
+        )
+
+
+class PeopleConditions(SealingSettings):
+    """The conditions on people that a rule may have; a floor has more of them."""
+
+    sender: Texts | None = None
+    not_sender: Texts | None = None
+    author: Texts | None = None
+    not_author: Texts | None = None
+    login: Texts | None = None
+    not_login: Texts | None = None
+
+    _people: Mapping[str, AddressPatterns] = PrivateAttr({})
+
+    @field_validator("sender", "not_sender", "author", "not_author", "login", "not_login")
+    @classmethod
+    def _can_be_compared(cls, texts: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        _patterns(str(info.field_name), texts)
+        return texts
+
+    @model_validator(mode="after")
+    def _read_patterns(self) -> PeopleConditions:
+        said = ((name, getattr(self, name, None)) for name in ON_PEOPLE)
+        self._people = {name: _patterns(name, texts) for name, texts in said if texts}
+        return self
+
+    @property
+    def people(self) -> Mapping[str, AddressPatterns]:
+        """The patterns of each condition on people that this rule has."""
+        return self._people
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The groups that its patterns name."""
+        return tuple(group for patterns in self._people.values() for group in patterns.groups)
+
+    def people_fit(self, asked: Asked) -> tuple[Fit, str]:
+        """How far all of these conditions hold but those on recipients; and which does not, if one does not."""
+        who = ((name, asked.people(name)) for name in self._people if name not in ON_RECIPIENTS)
+        return weakest(self._each(who, asked.groups))
+
+    def recipient_fit(self, recipient: Reading, groups: Groups) -> tuple[Fit, str]:
+        """The same of those on recipients, which only floors have: a file's rules are for whom the file covers."""
+        who = ((name, (recipient,)) for name in self._people if name in ON_RECIPIENTS)
+        return weakest(self._each(who, groups))
+
+    def _each(self, who: Iterable[tuple[str, tuple[Reading, ...]]], groups: Groups) -> Iterator[tuple[Fit, str]]:
+        """How far each condition holds: of several people one is enough, for the opposite as well."""
+        for name, people in who:
+            patterns, opposite = self._people[name], name.startswith(NOT)
+            fits = (patterns.fit(each, groups) for each in people)
+            fit = max((each.negated if opposite else each for each in fits), default=Fit.NOT)
+            yield fit, f"the {name.removeprefix(NOT)} is {'' if opposite else 'not '}{patterns.said}"
+
+
+def weakest(fits: Iterable[tuple[Fit, str]]) -> tuple[Fit, str]:
+    """The weakest of several conditions that must all hold, and why it does not hold, "" where it may."""
+    fit, why = min(fits, key=lambda each: each[0], default=(Fit.SURELY, ""))
+    return fit, "" if fit else why
+
+
+def _patterns(name: str, texts: Iterable[str]) -> AddressPatterns:
+    """Raises ValueError saying how to write what is wrong."""
+    return AddressPatterns.of_logins(texts) if name.endswith("login") else AddressPatterns.of(texts)

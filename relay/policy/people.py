@@ -1,0 +1,114 @@
+"""Reads who a mail is from or for as policies compare it, and says how far a pattern fits: surely, maybe, or not.
+Standard: RFC 5321 4.1.2, RFC 5322 3.4; SRS and BATV forms; doubt is on the strict side (policies/README.md).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from enum import IntEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+from relay.addresses import read_addresses
+from relay.policy.names import FoldedAddress, fold_address, may_be_route, untagged
+
+NULL_SENDER = "<>"
+"""The null sender as patterns write it; as a login, a client that has not authenticated."""
+
+_SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=@]+)=(.+)")
+_SRS1 = re.compile(r"srs1[=+-][^=]+=[^=]+=([=+-][^=]+=[^=]+=[^=@]+=.+)")
+_BATV = re.compile(r"prvs=[0-9a-z]+=(.+)")
+"""In lower case, as addresses are compared. SRS1 holds an SRS0 without its first four letters."""
+
+
+class Fit(IntEnum):
+    """How far a condition fits a mail. What may be so raises; only what is surely so may lower."""
+
+    NOT = 0
+    MAYBE = 1
+    SURELY = 2
+
+    @property
+    def negated(self) -> Fit:
+        """That of the opposite condition."""
+        return Fit(Fit.SURELY - self)
+
+
+class Reading(NamedTuple):
+    """One person as patterns compare them.
+
+    A pattern fits surely where it fits one of the texts in `surely`, and maybe where it fits one of those in `maybe`.
+    Where the person is in `doubt`, every pattern fits maybe.
+    """
+
+    surely: tuple[str, ...] = ()
+    maybe: tuple[str, ...] = ()
+    doubt: bool = False
+
+
+IN_DOUBT = Reading(doubt=True)
+
+
+@lru_cache(maxsize=1024)
+def read_mailbox(address: str) -> FoldedAddress | None:
+    """An address of an SMTP envelope; None where it cannot be read without doubt.
+
+    One dot behind the domain is left out: Postfix takes it away, but only after a milter has seen the address.
+    """
+    try:
+        [mailbox] = read_addresses(f"<{address.removesuffix('.')}>".encode("utf-8", "surrogateescape"))
+        return fold_address(*mailbox)
+    except ValueError:
+        return None
+
+
+@lru_cache(maxsize=1024)
+def read_sender(address: str, separators: str) -> Reading:
+    """The envelope sender; "" is the null sender. `separators` are those of tags."""
+    if not address:
+        return Reading((NULL_SENDER,))
+    folded = read_mailbox(address)
+    if folded is None or folded.domain.startswith("[") or may_be_route(folded):
+        return IN_DOUBT
+    rewritten = _rewritten(folded)
+    maybe = spellings(rewritten, separators) if rewritten is not None else ()
+    return Reading(spellings(folded, separators), maybe)
+
+
+@lru_cache(maxsize=1024)
+def read_recipient(address: FoldedAddress, separators: str) -> Reading:
+    """A recipient; one whose local part may be a route is in doubt."""
+    return IN_DOUBT if may_be_route(address) else Reading(spellings(address, separators))
+
+
+def read_authors(authors: Iterable[FoldedAddress] | None, separators: str) -> tuple[Reading, ...]:
+    """Everybody in From (`MessageFacts.authors`); where nobody is named, or it is in doubt, one who is in doubt."""
+    return tuple(Reading(spellings(each, separators)) for each in authors or ()) or (IN_DOUBT,)
+
+
+def read_login(name: str | None) -> Reading:
+    """The name under which a client has authenticated, "" for none; None where that is not known."""
+    return IN_DOUBT if name is None else Reading((name.casefold() or NULL_SENDER,))
+
+
+def spellings(address: FoldedAddress, separators: str) -> tuple[str, ...]:
+    """An address as patterns are compared with it: whole, and without its tag."""
+    local, domain = address
+    bare = untagged(local, separators)
+    whole = f"{local}@{domain}"
+    return (whole,) if bare == local else (whole, f"{bare}@{domain}")
+
+
+def _rewritten(address: FoldedAddress) -> FoldedAddress | None:
+    """Whom an SRS or BATV address stands for, or None where it is neither."""
+    local, domain = address
+    if srs1 := _SRS1.fullmatch(local):
+        local = f"srs0{srs1[1]}"
+    if srs0 := _SRS0.fullmatch(local):
+        local, domain = srs0[2], srs0[1]
+    elif batv := _BATV.fullmatch(local):
+        local = batv[1]
+    else:
+        return None
+    return read_mailbox(f"{local}@{domain}")

@@ -1,0 +1,149 @@
+"""Raises what holds for a mail by all rules that only raise: it never leaves weaker than any of them, or without them.
+Standard: policies/README.md; lists of levels are compared for the size of each message, after their limits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple, TypeVar
+
+from relay.policy.kems import KEMNames, with_kems
+from relay.policy.rules import PlacedRule
+from relay.policy.settings import Chosen, MaxSize, Otherwise, Priority
+from relay.policy.strength import LevelName, Quantum, raised_quantum, strongest
+
+T = TypeVar("T")
+
+_Lists = Sequence[tuple[tuple[LevelName, ...], dict[LevelName, int]]]
+"""Levels that are tried in turn, and the largest message for those that have a limit."""
+
+
+class Raising(NamedTuple):
+    """One outcome that counts beside what holds without it, and where it stands; None: it says nothing of this."""
+
+    levels: tuple[LevelName, ...] | None
+    limits: MaxSize | None
+    quantum: Quantum | None
+    kem: KEMNames | None
+    priority: Priority | None
+    otherwise: Otherwise | None
+    impossible: Otherwise | None
+    hold_for: float | None
+    source: str
+    line: int
+    number: int
+
+    @classmethod
+    def of(cls, rule: PlacedRule) -> Raising:
+        """That of a rule that only raises."""
+        when = rule.when
+        limits = when.limits if when.max_size is not None else None
+        return cls(
+            when.levels, limits, when.quantum, when.kem, when.priority,
+            when.otherwise, when.impossible, when.hold_for, rule.source, rule.line, rule.number,
+        )  # fmt: skip
+
+    @classmethod
+    def instead(cls, own: Chosen, rule: PlacedRule) -> Raising:
+        """That of a rule by sender which may be meant: all that would hold with it in the file's place."""
+        would, when = own.instead(rule.when, rule.line, rule.number), rule.when
+        return cls(
+            would.levels, would.max_size, would.quantum, would.kem, would.priority,
+            when.otherwise, when.impossible, when.hold_for, rule.source, rule.line, rule.number,
+        )  # fmt: skip
+
+
+def raised(base: Chosen, rules: Sequence[Raising], size: int) -> Chosen:
+    """What holds without these rules, raised by all of them, for a message of `size` bytes.
+
+    A rule whose levels are all weaker than what comes out has no say in levels, sizes, and what happens without any.
+    """
+    whole = strongest((base.levels, *(rule.levels for rule in rules if rule.levels)))
+    counting = [rule for rule in rules if not rule.levels or not set(whole).isdisjoint(rule.levels)]
+    levels, max_size = _for_size(base, [rule for rule in counting if rule.levels], whole, size)
+    quantum, kem, priority = base.quantum, base.kem, base.priority
+    for rule in rules:
+        quantum = raised_quantum(quantum, rule.quantum or quantum)
+        kem = with_kems(kem, rule.kem) if rule.kem else kem
+        priority = "normal" if rule.priority == "normal" else priority
+    result = replace(
+        base,
+        levels=levels,
+        quantum=quantum,
+        kem=kem,
+        max_size=max_size,
+        otherwise=_first([rule.otherwise for rule in counting], base.otherwise),
+        impossible=_first([rule.impossible for rule in counting], base.impossible),
+        hold_for=_first([rule.hold_for for rule in counting], base.hold_for),
+        priority=priority,
+    )
+    decides = _deciding(base, result, counting)
+    return result if decides is None else replace(result, source=decides.source, line=decides.line, rule=decides.number)
+
+
+def _for_size(
+    base: Chosen, rules: Sequence[Raising], whole: tuple[LevelName, ...], size: int
+) -> tuple[tuple[LevelName, ...], MaxSize]:
+    """The levels for a message of this size, with those that are too small for it, and the limits.
+
+    A size for which one of the lists has no level at all is too large for every level: the mail must not leave because
+    of a rule, nor weaker than the rule wants.
+    """
+    if not rules:
+        return base.levels, base.max_size
+    own = dict(base.max_size)
+    lists = [(base.levels, own), *((rule.levels or (), _limits(base, rule, own)) for rule in rules)]
+    most = min((most for levels, limits in lists if (most := _most(levels, limits)) is not None), default=None)
+    fitting = [tuple(level for level in levels if size <= limits.get(level, size)) for levels, limits in lists]
+    # Where one list has nothing left, `most` says so of all levels.
+    chosen = strongest(tuple(fitting)) if all(fitting) else whole
+    too_small = {level for level in whole if all(level not in each for each in fitting)}
+    listed = tuple(level for level in whole if level in chosen or level in too_small)
+    if tuple(level for level in listed if level in chosen) != chosen:
+        listed = (*chosen, *(level for level in listed if level not in chosen))
+    limits = _together(listed, lists, most)
+    return listed, base.max_size if dict(limits) == {level: own[level] for level in listed if level in own} else limits
+
+
+def _limits(base: Chosen, rule: Raising, own: dict[LevelName, int]) -> dict[LevelName, int]:
+    """The limits of a rule's list: where the file lists a level as well, the file's own limit goes on."""
+    if rule.limits is None:
+        return own
+    limits = dict(rule.limits)
+    for level in base.levels:
+        if level in own:
+            limits[level] = min(own[level], limits.get(level, own[level]))
+    return limits
+
+
+def _most(levels: Sequence[LevelName], limits: dict[LevelName, int]) -> int | None:
+    """The largest message for which a list has a level; None for any."""
+    sizes = [limits.get(level) for level in levels]
+    return None if None in sizes else max(size for size in sizes if size is not None)
+
+
+def _together(listed: Sequence[LevelName], lists: _Lists, most: int | None) -> MaxSize:
+    """The largest message for each level: what the most generous list allows, and no more than each list can have."""
+    found: list[tuple[LevelName, int]] = []
+    for level in listed:
+        sizes = [limits.get(level) for levels, limits in lists if level in levels]
+        largest = None if None in sizes else max(size for size in sizes if size is not None)
+        limit = min((each for each in (largest, most) if each is not None), default=None)
+        if limit is not None:
+            found.append((level, limit))
+    return tuple(found)
+
+
+def _deciding(base: Chosen, result: Chosen, rules: Sequence[Raising]) -> Raising | None:
+    """The rule to be named as what decided: only one that brought the level tried first, or forbids clear text."""
+    if result.forbids_clear and not base.forbids_clear:
+        return next((rule for rule in rules if rule.quantum == "required"), None)
+    if result.levels == base.levels:
+        return None
+    with_levels = [rule for rule in rules if rule.levels]
+    return min(with_levels, key=lambda rule: result.levels[0] not in (rule.levels or ()), default=None)
+
+
+def _first(said: Sequence[T | None], otherwise: T) -> T:
+    return next((each for each in said if each is not None), otherwise)

@@ -1,0 +1,32 @@
+"""What policies have to know of the site that they are for: its own domains, how it writes tags, its limit for bounces.
+Standard: policies/README.md; the values stand in relay.toml.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from relay.config import DEFAULT_TAG_SEPARATORS, MAX_BOUNCE, Config
+from relay.policy.names import fold_domain
+
+
+class SiteFacts(NamedTuple):
+    """`domains` are `site.domains` in A-labels: mail to them stays inside.
+
+    Any character of `tag_separators` separates a local part from its tag. `max_bounce` is the largest message from the
+    null sender, in bytes, that gets a one-time pad.
+    """
+
+    domains: frozenset[str] = frozenset()
+    tag_separators: str = DEFAULT_TAG_SEPARATORS
+    max_bounce: int = MAX_BOUNCE
+
+    @classmethod
+    def of(cls, config: Config) -> SiteFacts:
+        """Those of a configuration."""
+        domains = frozenset(map(fold_domain, config.site.domains))
+        return cls(domains, config.policies.tag_separators, config.max_bounce)
+
+
+ANY_SITE = SiteFacts()
+"""A site of which nothing is known."""
