@@ -200,7 +200,7 @@ def test_an_explanation_is_plain_json_types(without_default: PolicySet) -> None:
         "version": without_default.version,
         "directory": str(without_default.directory),
         "looked_for": [
-            {"file": "bob.example/alice.toml", "step": "person", "exists": True, "decides": True, "ended": False},
+            {"file": "bob.example/alice.toml", "step": "person", "exists": True, "decides": True, "not_now": ""},
         ],
         "decision": {
             "sender": "a@b",
@@ -576,7 +576,7 @@ def test_too_many_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (AES + '\notherwize = "hold"', ":3: otherwize: unknown setting; did you mean 'otherwise'?"),
         (
             AES + "[[rules]]\nx = 1",
-            ":2: rules: unknown setting; known here: hold_for, impossible, kem, levels, max_size, otherwise, peer, priority, quantum, reason, require, sign, subdomains, unprotected, until, when",
+            ":2: rules: unknown setting; known here: hold_for, impossible, kem, levels, max_size, otherwise, peer, priority, quantum, reason, require, sign, since, subdomains, unprotected, until, when",
         ),
         (AES + 'otherwise = "bounce"', ":2: otherwise: input should be 'hold' or 'refuse'"),
         (AES + 'quantum = "on"', ":2: quantum: input should be 'off', 'preferred' or 'required'"),

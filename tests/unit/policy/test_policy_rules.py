@@ -153,6 +153,18 @@ def policy_texts(draw: st.DrawFn) -> str:
     return text
 
 
+@st.composite
+def floor_texts(draw: st.DrawFn) -> str:
+    """A floors.toml, or nothing."""
+    sealing = LEVELS.filter(lambda levels: "plaintext" not in levels)
+    text = ""
+    for condition in draw(st.lists(st.sampled_from(CONDITIONS), max_size=3)):
+        quantum = draw(st.sampled_from(["", 'quantum = "required"\n']))
+        levels = f"levels = {list(draw(sealing))}\n".replace("'", '"')
+        text += f"[[floor]]\n{condition}\n{levels}{quantum}{draw(SIZES)}"
+    return text
+
+
 def what_leaves(decision: Decision, can: set[LevelName], octets: int) -> int | None:
     """The strength of the first level that can be had, or None where the mail stays."""
     for level in decision.levels:
@@ -163,13 +175,18 @@ def what_leaves(decision: Decision, can: set[LevelName], octets: int) -> int | N
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    text=policy_texts(), content=CONTENTS, can=st.sets(st.sampled_from(NAMES)), sender=st.sampled_from(["ann", "bob"])
+    text=policy_texts(),
+    floors=floor_texts(),
+    content=CONTENTS,
+    can=st.sets(st.sampled_from(NAMES)),
+    sender=st.sampled_from(["ann", "bob"]),
 )
 def test_no_message_can_lower_the_level(
-    tmp_path_factory: pytest.TempPathFactory, text: str, content: bytes, can: set[LevelName], sender: str
+    tmp_path_factory: pytest.TempPathFactory, text: str, floors: str, content: bytes, can: set[LevelName], sender: str
 ) -> None:
+    files = {"bob.example.toml": text, **({"floors.toml": floors} if floors else {})}
     try:
-        policies = load_policies(write(tmp_path_factory.mktemp("p"), {"bob.example.toml": text}), PEERS)
+        policies = load_policies(write(tmp_path_factory.mktemp("p"), files), PEERS)
     except ConfigError:
         return  # a rule that plainly lowers is not loaded at all
     with_message = policies.decide(f"{sender}@alice.example", "x@bob.example", MessageFacts(content))
@@ -179,6 +196,7 @@ def test_no_message_can_lower_the_level(
     assert (with_message.priority, without.priority) != ("low", "normal")
     assert min(map(strength, with_message.levels)) >= min(map(strength, without.levels))
     leaves, would_leave = (what_leaves(each, can, len(content)) for each in (with_message, without))
+    assert with_message.hopeless(len(content)) or not without.hopeless(len(content))
     if leaves is not None:
         assert leaves >= (would_leave if would_leave is not None else min(map(strength, without.levels)))
 
@@ -293,7 +311,7 @@ RULE = 'levels = ["aes"]\n[[when]]\n'
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (RULE + 'levels = ["otp"]', ":2: when.0: a rule needs a condition: sender, subject_tag, header,"),
+        (RULE + 'levels = ["otp"]', ":2: when.0: a rule needs a condition: sender, not_sender, author,"),
         (RULE + 'sender = "a@b.example"', ":2: when.0: a rule needs a setting that it changes, for instance levels"),
         (RULE + 'sendr = "a@b"\nlevels = [1]', ":3: when.0.sendr: unknown setting; did you mean 'sender'?"),
         (RULE + 'sender = "bob.example"\nlevels = [1]', ':3: when.0.sender: \'bob.example\': write an address, "*@'),

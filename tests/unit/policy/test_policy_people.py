@@ -1,0 +1,296 @@
+"""Who a mail is from, for rules and floors: senders, authors, logins, their opposites, and those who are in doubt.
+Standard: policies/README.md; doubt fits what protects, and never what permits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from relay.errors import ConfigError
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.load import load_policies
+from relay.policy.site import SiteFacts
+from tests.unit.policy.test_policy import AES, PEERS, write
+
+CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
+BOARD = "*@board.alice.example"
+SITE = SiteFacts(frozenset({"alice.example", "board.alice.example"}))
+
+
+def loaded(directory: Path, files: Mapping[str, str], site: SiteFacts = SITE) -> PolicySet:
+    return load_policies(write(directory, files), PEERS, site=site)
+
+
+def mail(author: str | None = "ann@alice.example", login: str | None = "") -> MessageFacts:
+    field = "" if author is None else f"From: {author}\r\n"
+    return MessageFacts(f"{field}Subject: x\r\n\r\nx\r\n".encode(), login)
+
+
+DOUBTFUL = [
+    "ceo@[board.alice.example]",
+    "ceo@[192.0.2.1]",
+    "ceo@board..alice.example",
+    "ceo@board.alice.example..",
+    "ceo@board\u200b.alice.example",
+    "ceo@board\u3002alice.example",
+    "c\u200beo@board.alice.example",
+    "ceo@\uff42oard.alice.example",
+    "ceo%board.alice.example@alice.example",
+    "board.alice.example!ceo@alice.example",
+    '"ceo@board.alice.example"@alice.example',
+    "ceo",
+    "ceo@board.alice.example@evil.example",
+    "c\\eo@board.alice.example",
+    "@relay.example:ceo@board.alice.example",
+]
+SURE = [
+    "ceo@board.alice.example",
+    "CEO@Board.Alice.Example",
+    "ceo@board.alice.example.",
+    '"ceo"@board.alice.example',
+    '"c\\eo"@board.alice.example',
+    "ceo+x@board.alice.example",
+    "ceo+@board.alice.example",
+]
+REWRITTEN = [
+    "SRS0=abcd=TT=board.alice.example=ceo@forwarder.example",
+    "SRS0+abcd=TT=board.alice.example=ceo@forwarder.example",
+    "SRS1=efgh=first.example==abcd=TT=board.alice.example=ceo@second.example",
+    "prvs=1234abcdef=ceo@board.alice.example",
+]
+
+
+@pytest.mark.parametrize("sender", [*SURE, *DOUBTFUL, *REWRITTEN])
+@pytest.mark.parametrize("place", ["a floor", "a rule that replaces", "a rule that raises"])
+def test_who_may_be_the_sender_a_rule_names_gets_what_it_protects_with(tmp_path: Path, sender: str, place: str) -> None:
+    files = {"default.toml": CLEAR}
+    if place == "a floor":
+        files["floors.toml"] = f'[[floor]]\nsender = "{BOARD}"\nlevels = ["otp"]\n'
+    elif place == "a rule that replaces":
+        files["default.toml"] += f'[[when]]\nsender = "ceo@board.alice.example"\nlevels = ["otp"]\n'
+    else:
+        files["default.toml"] += f'[[when]]\nsender = "{BOARD}"\nsmaller_than = "1 GiB"\nlevels = ["otp"]\n'
+    policies = loaded(tmp_path, files)
+    assert policies.decide(sender, "x@else.example", mail()).levels == ("otp",)
+    assert policies.decide("ann@alice.example", "x@else.example", mail()).levels == ("plaintext",)
+    assert policies.decide("", "x@else.example", mail()).levels == ("plaintext",)
+
+
+@pytest.mark.parametrize("sender", [*DOUBTFUL, "SRS0=abcd=TT=alice.example=press@forwarder.example"])
+def test_who_only_may_be_the_sender_gets_nothing_that_a_rule_permits(tmp_path: Path, sender: str) -> None:
+    rule = '[[when]]\nsender = "*@*"\nlevels = ["plaintext"]\nquantum = "off"\npriority = "low"\nreason = "press"\n'
+    policies = loaded(tmp_path, {"default.toml": AES + rule.replace("*@*", "press@alice.example")})
+    assert policies.decide("press@alice.example", "x@else.example").levels == ("plaintext",)
+    decision = policies.decide(sender, "x@else.example")
+    assert (decision.levels, decision.quantum, decision.priority) == (("aes",), "preferred", "normal")
+
+
+@pytest.mark.parametrize(
+    ("author", "fits"),
+    [
+        ("ceo@board.alice.example", True),
+        ("The CEO <CEO@board.alice.example>", True),
+        ("ceo+x@board.alice.example", True),
+        ("ann@alice.example, ceo@board.alice.example", True),
+        ("ann@alice.example", False),
+        ('"ceo@board.alice.example" <ann@alice.example>', False),
+        (None, True),
+        ("Foo, Inc. <x@foo.example>", True),
+        ("=?utf-8?q?ceo=40board.alice.example?= <ann@alice.example>", True),
+        ("ceo", True),
+    ],
+)
+def test_an_author_in_doubt_counts_as_the_one_a_floor_names(tmp_path: Path, author: str | None, fits: bool) -> None:
+    floor = f'[[floor]]\nauthor = "{BOARD}"\nlevels = ["otp"]\n'
+    policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
+    decision = policies.decide("bounce@alice.example", "x@else.example", mail(author))
+    assert decision.levels == (("otp",) if fits else ("plaintext",))
+    # Until the message is there, nothing is known of its author.
+    assert policies.decide("bounce@alice.example", "x@else.example").levels == ("plaintext",)
+
+
+@pytest.mark.parametrize(
+    ("login", "fits", "opposite"),
+    [("ceo", True, False), ("CEO", True, False), ("ceo2", False, True), ("", False, True), (None, True, True)],
+)
+def test_a_login_that_is_not_known_may_be_anybodys(
+    tmp_path: Path, login: str | None, fits: bool, opposite: bool
+) -> None:
+    for condition, wanted in (("login", fits), ("not_login", opposite)):
+        floor = f'[[floor]]\n{condition} = "ceo"\nlevels = ["otp"]\n'
+        policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
+        assert policies.decide("x@alice.example", "x@else.example", mail(login=login)).in_clear is not wanted
+
+
+def test_clients_that_have_not_authenticated_have_a_name(tmp_path: Path) -> None:
+    floor = '[[floor]]\nlogin = "<>"\nlevels = ["otp"]\n'
+    policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
+    assert not policies.decide("x@alice.example", "x@else.example", mail(login="")).in_clear
+    assert policies.decide("x@alice.example", "x@else.example", mail(login="ceo")).in_clear
+
+
+@pytest.mark.parametrize(
+    ("condition", "clear", "sealed"),
+    [
+        ("not_sender", ["press@alice.example", "press+x@alice.example"], ["ann@alice.example", "", *DOUBTFUL[:3]]),
+        ("not_author", ["press@alice.example"], ["ann@alice.example", "press@alice.example, ann@alice.example", ""]),
+    ],
+)
+def test_the_opposite_of_a_condition_holds_for_all_others_and_for_who_is_in_doubt(
+    tmp_path: Path, condition: str, clear: list[str], sealed: list[str]
+) -> None:
+    floor = f'[[floor]]\n{condition} = "press@alice.example"\nlevels = ["otp"]\n'
+    policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
+
+    def leaves_in_clear(who: str) -> bool:
+        sender = who if condition == "not_sender" else "ann@alice.example"
+        return policies.decide(sender, "x@else.example", mail(who or None)).in_clear
+
+    assert all(map(leaves_in_clear, clear))
+    assert not any(map(leaves_in_clear, sealed))
+
+
+def test_a_rule_by_who_the_sender_is_not_takes_the_place_of_the_file(tmp_path: Path) -> None:
+    rule = f'[[when]]\nnot_sender = "{BOARD}"\nlevels = ["rsa"]\n'
+    policies = loaded(tmp_path, {"default.toml": AES + rule})
+    for sender, levels in (("ann@alice.example", ("rsa",)), ("a@board.alice.example", ("aes",)), ("a@[b]", ("aes",))):
+        assert policies.decide(sender, "x@bob.example").levels == levels
+
+
+def test_a_floor_is_for_recipients_of_whom_it_names_none(tmp_path: Path) -> None:
+    floor = '[[floor]]\nsender = "*@alice.example"\nnot_recipient = "*@public.example"\nlevels = ["otp"]\n'
+    policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
+    assert policies.decide("ann@alice.example", "x@public.example").in_clear
+    assert not policies.decide("ann@alice.example", "x@else.example").in_clear
+
+
+# --- mail inside -----------------------------------------------------------------------------------------------------
+
+
+def test_a_floor_leaves_mail_to_our_own_domains_alone_unless_it_says_otherwise(tmp_path: Path) -> None:
+    floor = '[[floor]]\nsubject_tag = "[insider]"\nlevels = ["otp"]\n'
+    content = MessageFacts(b"Subject: [insider]\r\n\r\n")
+    policies = loaded(tmp_path, {"default.toml": CLEAR, "floors.toml": floor})
+    assert policies.decide("ann@alice.example", "ben@alice.example", content).in_clear
+    assert policies.decide("ann@alice.example", "ben@ALICE.example", content).in_clear
+    assert not policies.decide("ann@alice.example", "ben@sub.alice.example", content).in_clear
+    assert not policies.decide("ann@alice.example", "ben@else.example", content).in_clear
+    [look] = policies.explain("ann@alice.example", "ben@alice.example", content).floors
+    assert "inside = true" in look.because
+    write(tmp_path, {"floors.toml": floor + "inside = true\n"})
+    policies = loaded(tmp_path, {})
+    assert not policies.decide("ann@alice.example", "ben@alice.example", content).in_clear
+
+
+# --- tags --------------------------------------------------------------------------------------------------------------
+
+
+def test_tags_are_separated_as_the_site_says(tmp_path: Path) -> None:
+    files = {
+        "bob.example.toml": AES,
+        "bob.example/ben.toml": 'levels = ["otp"]\n',
+        "floors.toml": '[[floor]]\nsender = "ceo@alice.example"\nquantum = "required"\n',
+    }
+    separated = loaded(tmp_path, files, SITE._replace(tag_separators="-="))
+    for recipient, levels in (
+        ("ben-x@bob.example", ("otp",)),
+        ("ben=@bob.example", ("otp",)),
+        ("ben-a=b@bob.example", ("otp",)),
+        ("ben+x@bob.example", ("aes",)),
+        ("-ben@bob.example", ("aes",)),
+    ):
+        assert separated.decide("ann@alice.example", recipient).levels == levels, recipient
+    assert separated.decide("ceo-x@alice.example", "x@bob.example").quantum == "required"
+    assert separated.decide("ceo+x@alice.example", "x@bob.example").quantum == "preferred"
+    usual = loaded(tmp_path, {})
+    assert usual.decide("ann@alice.example", "ben+@bob.example").levels == ("otp",)
+    assert usual.decide("ann@alice.example", "ben-x@bob.example").levels == ("aes",)
+
+
+# --- since -------------------------------------------------------------------------------------------------------------
+
+
+def test_before_its_first_day_a_file_or_rule_counts_as_if_it_were_not_there(tmp_path: Path) -> None:
+    today = datetime.now(UTC).date()
+    rule = '[[when]]\nsender = "ann@*"\nlevels = ["otp"]\nsince = {}\n'
+    policies = loaded(
+        tmp_path,
+        {
+            "default.toml": 'levels = ["pqc"]\n',
+            "later.example.toml": f"{AES}since = {today + timedelta(days=1)}\n",
+            "now.example.toml": f"{AES}since = {today}\nuntil = {today}\n",
+            "rules.example.toml": AES
+            + rule.format(today + timedelta(days=1))
+            + rule.format(today).replace("otp", "rsa"),
+        },
+    )
+    for domain, levels in (("later", ("pqc",)), ("now", ("aes",)), ("rules", ("rsa",))):
+        assert policies.decide("ann@alice.example", f"x@{domain}.example").levels == levels
+    assert "it begins on" in str(policies.explain("ann@alice.example", "x@later.example").as_dict())
+
+
+def test_what_ends_before_it_begins_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it would end before it begins"):
+        loaded(tmp_path, {"default.toml": AES + "since = 2030-01-02\nuntil = 2030-01-01\n"})
+
+
+# --- what raising changes, and what is said of it ----------------------------------------------------------------------
+
+
+def test_quantum_keys_that_a_floor_requires_hold_what_would_leave_in_clear(tmp_path: Path) -> None:
+    floor = '[[floor]]\nsender = "*@board.alice.example"\nquantum = "required"\n'
+    policies = loaded(tmp_path, {"default.toml": CLEAR, "bob.example.toml": 'levels = ["pqc"]\n', "floors.toml": floor})
+    held = policies.decide("ceo@board.alice.example", "x@else.example")
+    assert (held.in_clear, held.hopeless(0), Path(held.source).name) == (False, True, "floors.toml")
+    assert policies.decide("ceo@board.alice.example", "x@bob.example").levels == ("pqc",)
+    assert policies.decide("ann@alice.example", "x@else.example").in_clear
+
+
+def test_a_floor_without_levels_is_not_named_as_what_decided(tmp_path: Path) -> None:
+    floor = '[[floor]]\nsender = "*@alice.example"\npriority = "normal"\nkem = ["ml-kem-1024", "hqc-256"]\n'
+    policies = loaded(
+        tmp_path,
+        {"default.toml": CLEAR, "bob.example.toml": 'levels = ["pqc"]\npriority = "low"\n', "floors.toml": floor},
+    )
+    for recipient, file in (("x@else.example", "default.toml"), ("x@bob.example", "bob.example.toml")):
+        decision = policies.decide("ann@alice.example", recipient)
+        assert (Path(decision.source).name, decision.rule) == (file, 0)
+
+
+def test_an_explanation_has_times_and_actions_as_people_write_them(tmp_path: Path) -> None:
+    floor = '[[floor]]\nsender = "*@alice.example"\nlevels = ["otp"]\nhold_for = "12 h"\nimpossible = "refuse"\n'
+    policies = loaded(tmp_path, {"default.toml": AES, "floors.toml": floor})
+    assert policies.explain("ann@alice.example", "x@bob.example").raised == (
+        "levels: otp instead of aes",
+        "impossible: refuse instead of hold",
+        "hold_for: 12 h instead of none",
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "rule", "octets", "levels"),
+    [
+        # Text in a message once took a file's limit away, so that the mail left by a weaker level.
+        ('levels = ["otp", "aes"]\nmax_size = { aes = "1 KiB" }', 'levels = ["otp", "aes"]\nmax_size = { otp = "1 MiB" }', 5000, ["otp"]),
+        ('levels = ["aes"]\nmax_size = "1 KiB"', 'levels = ["otp"]\nmax_size = { otp = "1 MiB" }', 5000, []),
+        ('levels = ["aes"]\nmax_size = "1 KiB"', 'levels = ["otp", "aes"]\nmax_size = { otp = 100 }', 500, ["aes"]),
+        ('levels = ["aes"]', 'levels = ["otp"]\nmax_size = { otp = 100 }', 500, []),
+        ('levels = ["aes", "pqc"]\nmax_size = { aes = 1000 }', 'levels = ["aes"]', 5000, []),
+        ('levels = ["otp", "rsa"]\nmax_size = { otp = 100 }', 'levels = ["pqc"]', 500, ["pqc"]),
+        ('levels = ["otp", "rsa"]\nmax_size = { otp = 100 }', 'levels = ["pqc"]', 50, ["otp", "pqc"]),
+        ('levels = ["otp", "aes"]\nmax_size = { otp = 100 }', 'levels = ["pqc"]\nmax_size = { pqc = 10 }', 500, ["aes"]),
+    ],
+)  # fmt: skip
+def test_lists_are_compared_after_their_limits_and_the_files_own_limit_goes_on(
+    tmp_path: Path, file: str, rule: str, octets: int, levels: list[str]
+) -> None:
+    floor = f'[[floor]]\nsubject_tag = "[x]"\n{rule}\n'
+    policies = loaded(tmp_path, {"default.toml": f'peer = "bob"\n{file}\n', "floors.toml": floor})
+    content = MessageFacts(b"Subject: [x]\r\n\r\n".ljust(octets, b"x"))
+    decision = policies.decide("ann@alice.example", "x@else.example", content)
+    assert [level for level in decision.levels if not decision.too_big(level, octets)] == levels
