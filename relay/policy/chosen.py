@@ -49,7 +49,7 @@ def choose(file: PolicyFile, floors: Sequence[PlacedRule], asked: Asked, looks: 
             chosen, instead = chosen.instead(rule, line, number), True
         if looks is not None:
             looks.append(RuleLook(number, line, fit is not Fit.NOT, does or meaning(rule)))
-    size = asked.content.size if asked.content is not None else 0
+    size = asked.content.sealed_size if asked.content is not None else 0
     return raised(chosen, raising, size) if raising else chosen
 
 

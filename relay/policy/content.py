@@ -72,6 +72,12 @@ class MessageFacts:
         """Octets."""
         return len(self.message)
 
+    @property
+    def sealed_size(self) -> int:
+        """Octets of what would be sealed: without the fields that are never carried, such as Bcc."""
+        hidden = self.once("hidden", lambda: len(self.message) - len(mime.without_hidden_fields(self.message)))
+        return self.size - hidden
+
     def once(self, what: Hashable, work: Callable[[], T]) -> T:
         """What `work` gives, which is done once for each `what`: many recipients ask the same of a message."""
         if what not in self._once:

@@ -163,9 +163,10 @@ def becomes(
         decision = policies.decide(sender, recipient, content)
     except RelayError as error:
         return "held" if isinstance(error, TryLater) else "refused", None, str(error)
-    levels = tuple(level for level in decision.levels if not decision.too_big(level, content.size))
-    if not levels or decision.hopeless(content.size):
-        _, action = decision.without_level(content.size)
+    size = content.sealed_size
+    levels = tuple(level for level in decision.levels if not decision.too_big(level, size))
+    if not levels or decision.hopeless(size):
+        _, action = decision.without_level(size)
         return "held" if action == "hold" else "refused", decision, f"decided by {decision.where}"
     return levels, decision, f"decided by {decision.where}"
 

@@ -142,8 +142,8 @@ def untagged(local: str, separators: str) -> str:
 
     Postfix splits so at recipient_delimiter; the tag itself may be empty.
     """
-    at = min((found for each in separators if (found := local.find(each)) > 0), default=len(local))
-    return local[:at]
+    at = min((found for each in separators if (found := local.find(each)) >= 0), default=0)
+    return local[:at] or local
 
 
 def candidates(address: FoldedAddress, separators: str = DEFAULT_TAG_SEPARATORS) -> Iterator[tuple[str, Step]]:

@@ -146,7 +146,7 @@ class When(PeopleConditions):
         return right_type and right_name
 
 
-NO_CHANGE = ("since", "until", "reason")
+NO_CHANGE = ("since", "until", "reason", "inside")
 """Settings of a rule that change nothing by themselves."""
 CONDITIONS = tuple(name for name in When.model_fields if name not in SealingSettings.model_fields)
 """The names of all conditions, in the order in which they are documented."""

@@ -101,6 +101,7 @@ def test_edits_of_floors_and_groups_count_and_change_the_version(tmp_path: Path)
     [
         ("floors.toml", '[[floor]]\nlevels = ["otp"]', "floors.toml:1: floor.0: a rule needs a condition"),
         ("floors.toml", '[[floor]]\nsender = "x@y"', "floors.toml:1: floor.0: a rule needs a setting"),
+        ("floors.toml", '[[floor]]\nsender = "x@y"\ninside = true', "floors.toml:1: floor.0: a rule needs a setting"),
         ("floors.toml", '[[floor]]\nsender = "x@y"\nlevels = ["plaintext"]', "floors.toml:1: floor.0: a floor may only"),
         ("floors.toml", '[[floor]]\nsender = "x@y"\nquantum = "off"', "floors.toml:1: floor.0: a floor may only"),
         ("floors.toml", '[[floor]]\nsender = "x@y"\nlevels = [1]\nuntil = 2030-01-01', "floors.toml:1: floor.0: a floor is"),

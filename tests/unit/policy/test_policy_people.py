@@ -194,6 +194,7 @@ def test_tags_are_separated_as_the_site_says(tmp_path: Path) -> None:
     files = {
         "bob.example.toml": AES,
         "bob.example/ben.toml": 'levels = ["otp"]\n',
+        "bob.example/%3Dben.toml": 'levels = ["otp"]\n',
         "floors.toml": '[[floor]]\nsender = "ceo@alice.example"\nquantum = "required"\n',
     }
     separated = loaded(tmp_path, files, SITE._replace(tag_separators="-="))
@@ -203,6 +204,7 @@ def test_tags_are_separated_as_the_site_says(tmp_path: Path) -> None:
         ("ben-a=b@bob.example", ("otp",)),
         ("ben+x@bob.example", ("aes",)),
         ("-ben@bob.example", ("aes",)),
+        ("=ben-x@bob.example", ("aes",)),
     ):
         assert separated.decide("ann@alice.example", recipient).levels == levels, recipient
     assert separated.decide("ceo-x@alice.example", "x@bob.example").quantum == "required"
@@ -294,3 +296,14 @@ def test_lists_are_compared_after_their_limits_and_the_files_own_limit_goes_on(
     content = MessageFacts(b"Subject: [x]\r\n\r\n".ljust(octets, b"x"))
     decision = policies.decide("ann@alice.example", "x@else.example", content)
     assert [level for level in decision.levels if not decision.too_big(level, octets)] == levels
+
+
+def test_lists_are_compared_for_the_size_that_is_sealed(tmp_path: Path) -> None:
+    # A field that does not leave once made a level look too small, and another one left out for it.
+    file = 'peer = "bob"\nlevels = ["rsa", "aes", "otp"]\nmax_size = { pqc = 100 }\n'
+    floor = '[[floor]]\nsubject_tag = "[x]"\nlevels = ["pqc", "aes"]\n'
+    policies = loaded(tmp_path, {"default.toml": file, "floors.toml": floor})
+    for bcc in b"", b"Bcc: " + b"x" * 200 + b"\r\n":
+        content = MessageFacts(b"Subject: [x]\r\n" + bcc + b"\r\nx\r\n")
+        decision = policies.decide("ann@alice.example", "x@else.example", content)
+        assert [level for level in decision.levels if not decision.too_big(level, 50)] == ["otp", "aes", "pqc"]
