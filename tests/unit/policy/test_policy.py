@@ -22,12 +22,16 @@ from hypothesis import strategies as st
 
 from relay.audit.entries import AddressHash
 from relay.errors import ConfigError, PolicyHolds, RelayError
+from relay.policy import expected
 from relay.policy import walk as policy_walk
+from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import Policy
+from relay.policy.floors import Floor
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.names import candidates, fold_domain, parse_address, printable, scope_of
+from relay.policy.rules import CONDITIONS, When
 from relay.policy.strength import LevelName
 from relay.store.secret import SiteSecret
 
@@ -645,8 +649,12 @@ def test_peers_that_share_a_domain_or_have_none_are_errors(tmp_path: Path) -> No
 # --- the files that come with the relay ------------------------------------------------------------------
 
 README = (POLICIES / "README.md").read_text(encoding="utf-8")
-EXAMPLES = dict(re.findall(r"^```toml\n# (\S+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE))
-ORGANISATIONS = re.findall(r"^```toml\n# (\w+): (\S+)\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(r"^```toml\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+HEADING = r"^# (?:\w+: )?\S+\.toml\n"
+FILES = re.findall(rf"^# (?:(\w+): )?(\S+\.toml)\n(.*?)(?={HEADING}|\Z)", "".join(BLOCKS), re.DOTALL | re.MULTILINE)
+"""Organisation ("" for none), name and text of each file: a comment with its name stands above it."""
+EXAMPLES = {file: text for organisation, file, text in FILES if not organisation}
+ORGANISATIONS = [each for each in FILES if each[0]]
 ROWS = re.findall(r"^\| `(\S+@\S+)` \| `(\S+\.toml)`", README, re.MULTILINE)
 
 
@@ -661,7 +669,9 @@ def test_the_working_set_seals_for_the_other_site_at_both(site: str, other: str)
 
 
 def test_every_example_of_the_readme_loads(tmp_path: Path) -> None:
-    assert README.count("```toml") == len(EXAMPLES) + len(ORGANISATIONS)
+    assert len(BLOCKS) == README.count("```toml")
+    assert all(re.match(HEADING, block) for block in BLOCKS)
+    assert len({(organisation, file) for organisation, file, _ in FILES}) == len(FILES)
     policies = PolicyFolder(write(tmp_path, EXAMPLES), PEERS).read_tested()
     assert set(policies.files) == set(EXAMPLES) - {"floors.toml", "groups.toml", "tests.toml"}
     assert policies.floors
@@ -680,3 +690,11 @@ def test_the_readme_has_every_setting_and_every_level() -> None:
         assert f"\n| `{key}` |" in README
     for level in get_args(LevelName):
         assert f'\n| `"{level}"` |' in README
+
+
+def test_the_readme_has_every_condition_and_every_key_of_a_test() -> None:
+    rows = "".join(re.findall(r"^\| (`\w+`(?:, `\w+`)*) \|", README, re.MULTILINE))
+    for name in (*CONDITIONS, *ON_RECIPIENTS, *expected.Test.model_fields):
+        assert f"`{name}`" in rows
+    for name in Floor.model_fields.keys() - When.model_fields.keys():
+        assert f"`{name}" in README

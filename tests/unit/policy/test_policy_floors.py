@@ -19,6 +19,7 @@ from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.findings import endings
 from relay.policy.load import PolicyFolder, load_policies
+from relay.policy.site import SiteFacts
 from relay.sealing import Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
@@ -172,12 +173,19 @@ async def test_a_copy_that_waits_leaves_no_more_when_the_rule_that_wanted_it_has
 
 
 ORGANISATIONS_PEERS = {name: [f"{name}.example"] for name in ("fund", "agency", "lab", "clinic")}
+ORGANISATIONS_DOMAINS = {
+    "bank": ["bank.example", "board.bank.example"],
+    "ministry": ["ministry.example"],
+    "hospital": ["hospital.example", "wards.hospital.example"],
+}
 
 
 @pytest.mark.parametrize("name", sorted({organisation for organisation, _, _ in ORGANISATIONS}))
 def test_an_organisation_of_the_readme_decides_as_its_tests_say(tmp_path: Path, name: str) -> None:
     files = {file: text for organisation, file, text in ORGANISATIONS if organisation == name}
-    folder = PolicyFolder(write(tmp_path, files), ORGANISATIONS_PEERS)
+    folder = PolicyFolder(
+        write(tmp_path, files), ORGANISATIONS_PEERS, site=SiteFacts(frozenset(ORGANISATIONS_DOMAINS[name]))
+    )
     folder.read_tested()
     assert len(folder.tests) >= 6
 
