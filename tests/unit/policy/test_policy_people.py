@@ -72,7 +72,7 @@ def test_who_may_be_the_sender_a_rule_names_gets_what_it_protects_with(tmp_path:
     if place == "a floor":
         files["floors.toml"] = f'[[floor]]\nsender = "{BOARD}"\nlevels = ["otp"]\n'
     elif place == "a rule that replaces":
-        files["default.toml"] += f'[[when]]\nsender = "ceo@board.alice.example"\nlevels = ["otp"]\n'
+        files["default.toml"] += '[[when]]\nsender = "ceo@board.alice.example"\nlevels = ["otp"]\n'
     else:
         files["default.toml"] += f'[[when]]\nsender = "{BOARD}"\nsmaller_than = "1 GiB"\nlevels = ["otp"]\n'
     policies = loaded(tmp_path, files)
