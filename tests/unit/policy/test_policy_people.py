@@ -103,6 +103,8 @@ def test_who_only_may_be_the_sender_gets_nothing_that_a_rule_permits(tmp_path: P
         ("Foo, Inc. <x@foo.example>", True),
         ("=?utf-8?q?ceo=40board.alice.example?= <ann@alice.example>", True),
         ("ceo", True),
+        ("ceo@[board.alice.example]", True),
+        ("ceo%board.alice.example@alice.example", True),
     ],
 )
 def test_an_author_in_doubt_counts_as_the_one_a_floor_names(tmp_path: Path, author: str | None, fits: bool) -> None:
