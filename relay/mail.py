@@ -19,6 +19,21 @@ MAILBOX = re.compile(r"""([^@"\\]+|"(?:[^"\\]|\\.)*")@(\[[^\[\]@"\\]+\]|[^\s@"\\
 """RFC 5321, 4.1.2, but for characters of the local part that are of no danger; exactly one "@" is outside quotes."""
 
 
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_DOT_STRING = re.compile(r"[^\x00-\x20\x7f-\x9f\"(),.:;<>@\[\\\]]+(?:\.[^\x00-\x20\x7f-\x9f\"(),.:;<>@\[\\\]]+)*")
+
+
+def one_quoting(local: str) -> str:
+    """The one way to write a local part: without quotes and backslashes that change nothing (RFC 5321, 4.1.2)."""
+    quoted = _QUOTED.fullmatch(local)
+    if quoted is None:
+        return local
+    text = re.sub(r"\\(.)", r"\1", quoted[1])
+    if _DOT_STRING.fullmatch(text):
+        return text
+    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
 @dataclass(frozen=True, slots=True)
 class Recipient:
     """One RCPT TO: the address without angle brackets, and its DSN parameters as they were given.
@@ -30,11 +45,11 @@ class Recipient:
     notify: str | None = None
     orcpt: str | None = None
     mailbox: str = field(init=False, repr=False, compare=False)
-    """The address with its domain in lower case: who differs in that alone is the same (RFC 5321, 2.4)."""
+    """The address with its domain in lower case and no needless quotes: who differs in that alone is the same."""
 
     def __post_init__(self) -> None:
         local, at, domain = self.address.rpartition("@")
-        object.__setattr__(self, "mailbox", local + at + domain.lower() if at else self.address)
+        object.__setattr__(self, "mailbox", one_quoting(local) + at + domain.lower() if at else self.address)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,8 +106,13 @@ class Outgoing:
 
     async def _add_copies(self, delivery: Delivery) -> None:
         """Adds the copies of those recipients who have none from an earlier try, or none that policy wants now."""
+        kept: list[LedgerEntry] = []
         if delivery.copies and self.shadow is None:
             delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)
+            kept = await _entries(delivery.mail, delivery.copies)
+            if kept:
+                await self._enter(delivery, kept)
+                _warn_of_downgrades(kept)
         rest = delivery.rest
         if not rest.envelope.recipients:
             return
@@ -121,13 +126,11 @@ class Outgoing:
                 sealed = await self.sealer.seal(rest)
                 entries = await _entries(rest, sealed.copies)
             # Before anything leaves: who gets less than the first level listed for him.
-            await self._enter(delivery, entries)
+            await self._enter(delivery, [*kept, *entries])
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
             return
-        for each in entries:
-            if each.event == "downgrade":
-                log.warning("downgraded", protection=each.level, peer=each.peer, policy=each.policy, cause=each.reason)
+        _warn_of_downgrades(entries)
         delivery.copies += sealed.copies
         delivery.without |= sealed.without
         if sealed.failures:
@@ -144,7 +147,7 @@ class Outgoing:
             return
         delivery.step("ledger")
         await self.audit.record(*(entry for entry in entries if entry not in known))
-        self.entered[delivery.name] = frozenset(entries)
+        self.entered[delivery.name] = known.union(entries)
         if len(self.entered) > MAX_ENTERED:
             del self.entered[next(iter(self.entered))]
 
@@ -319,6 +322,12 @@ def _report_of(
         next_hop=result.next_hop,
         answer=result.answer,
     )
+
+
+def _warn_of_downgrades(entries: Sequence[LedgerEntry]) -> None:
+    for each in entries:
+        if each.event == "downgrade":
+            log.warning("downgraded", protection=each.level, peer=each.peer, policy=each.policy, cause=each.reason)
 
 
 async def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:

@@ -247,6 +247,10 @@ class Planner:
                 found.add("+".join((*decision.layers(level), "aes")))
         return found
 
+    def first(self, decision: Decision) -> Copy:
+        """What a decision lists first, whether it can be had or not."""
+        return _copies(decision, decision.levels[0])[0]
+
     def _best(
         self, decision: Decision, octets: int, missing: Mapping[Copy, str]
     ) -> tuple[Copy | None, tuple[str, ...]]:

@@ -154,15 +154,22 @@ class Sealer:
         return await planner.foresee(decided, len(original), seconds, self.keys, original)
 
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
-        """These copies of an earlier try, without recipients whose policy has changed and wants another one now.
+        """These copies of an earlier attempt, without recipients whose policy has changed and wants another one now.
 
-        None of them is for a peer that is no peer any more.
+        None of them is for a peer that is no peer any more. A copy that is less than policy lists first by now has
+        that `planned`, for the ledger.
         """
         planner, policies = self.planner(), self.policies()
         content = MessageFacts(mail.message, mail.origin.login)
         for copy in copies:
             decided = await _decided(policies, mail, copy.recipients, content)
-            copy.recipients = [each for each, decision in decided if _permits(planner, decision, copy)]
+            kept = [(each, decision) for each, decision in decided if _permits(planner, decision, copy)]
+            copy.recipients = [each for each, _ in kept]
+            copy.planned = tuple(
+                Planned(each, decision, (f"{copy.protection}: sealed at an earlier attempt, under other policies",))
+                for each, decision in kept
+                if isinstance(decision, Decision) and _falls_short(planner, decision, copy)
+            )
         return [copy for copy in copies if copy.recipients]
 
     async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
@@ -247,6 +254,12 @@ def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy
         return False
     known = copy.peer is None or planner.knows(copy.peer)
     return known and decision.peer == copy.peer and copy.protection in planner.acceptable(decision)
+
+
+def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool:
+    """Whether a copy that was sealed under other policies is weaker than what this decision lists first."""
+    first = planner.first(decision)
+    return copy.policy_version != decision.version and strength_of(copy.protection) < strength_of(first.protection)
 
 
 def _depends_on_message(decision: Decision) -> bool:

@@ -38,7 +38,7 @@ from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.keys.receiver import Delivered
-from relay.policy.findings import kems_not_here, peers_held
+from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.status import StatusModule
@@ -191,7 +191,7 @@ def _policies(config: Config) -> State:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies))))
+    problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies), *floors_in_vain(policies))))
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}", problems
 
 

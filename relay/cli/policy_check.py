@@ -94,11 +94,18 @@ def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
 @config_option
 @_offline
 @click.option("--message", type=click.File("rb"), help="A message file, for rules that look into messages.")
+@click.option("--login", help='Who submits it, with --message: a user\'s name, or "<>" for nobody; not known without.')
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 @click.argument("sender")
 @click.argument("recipient")
 def explain(
-    config_file: Path, offline: bool, message: BinaryIO | None, as_json: bool, sender: str, recipient: str
+    config_file: Path,
+    offline: bool,
+    message: BinaryIO | None,
+    login: str | None,
+    as_json: bool,
+    sender: str,
+    recipient: str,
 ) -> None:
     """Say how mail from SENDER to RECIPIENT is sealed, which file and line decide it, and what would happen now.
 
@@ -108,7 +115,10 @@ def explain(
     if sender and not MAILBOX.fullmatch(sender):  # no door takes such mail, whatever the policies say
         raise click.BadParameter("write user@domain, or <>; SMTP refuses any other", param_hint="SENDER")
     site = load_site(config_file)
-    content = MessageFacts(_message(message)) if message is not None else None
+    if login is not None and message is None:
+        raise click.UsageError("--login is for a message: give --message as well")
+    user = "" if login == "<>" else login
+    content = MessageFacts(_message(message), user) if message is not None else None
     explanation = site.policies.explain(sender, recipient, content)
     now = None
     if explanation.decision is not None and not offline:

@@ -98,7 +98,9 @@ class PolicySite:
         for name, peer in self.config.peers.items():
             if keys is not None and (most := await _most(keys, peer.sae_id, peer.kme_groups)):
                 pads[name] = most
-        return Capabilities(self.planner().obstacle, pads, self.largest)
+        outgoing = self.config.outgoing
+        asks_login = outgoing is None or (outgoing.lmtp is None and outgoing.listen is None)
+        return Capabilities(self.planner().obstacle, pads, self.largest, asks_login)
 
 
 async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import replace
+from typing import Any
 
 from relay.errors import MessageTooBig, Refuse
 from relay.mail import MAILBOX, Envelope, Origin, Recipient

@@ -12,7 +12,7 @@ from relay import cms
 from relay.cms import SealedEnvelope
 from relay.config import Config
 from relay.errors import BadSignature, BadStructure, NotAccepted, NotNamed, OutsideWindow
-from relay.mail import domain_of
+from relay.mail import domain_of, one_quoting
 from relay.opening.layers import OpenedLayers
 from relay.policy.names import fold_domain
 
@@ -84,9 +84,9 @@ def all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
 
 @lru_cache(maxsize=1024)
 def folded_mailbox(mailbox: str) -> str:
-    """A mailbox as they are compared: the local part as it is (RFC 5321, 2.4), the domain folded."""
+    """A mailbox as they are compared: the local part without needless quotes (RFC 5321, 4.1.2), the domain folded."""
     local, at, domain = mailbox.rpartition("@")
-    return local + at + folded_domain(domain) if at else mailbox
+    return one_quoting(local) + at + folded_domain(domain) if at else mailbox
 
 
 def folded_domain(domain: str) -> str:

@@ -4,7 +4,7 @@ Standard: policies/README.md; who cannot be read beyond doubt may be anybody, so
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from pydantic import PrivateAttr, ValidationInfo, field_validator, model_validator
@@ -31,9 +31,8 @@ class Asked(NamedTuple):
     groups: Groups
     tag_separators: str
 
-    def people(self, condition: str) -> tuple[Reading, ...]:
-        """Whom a condition is about; nobody where only the message tells and there is none."""
-        who = condition.removeprefix(NOT)
+    def people(self, who: str) -> tuple[Reading, ...]:
+        """Whom conditions on the sender, author or login are about; nobody where only the message tells."""
         if who == "sender":
             return (self.sender,)
         if self.content is None:
@@ -44,6 +43,25 @@ class Asked(NamedTuple):
         return content.once(
             ("authors", self.tag_separators), lambda: read_authors(content.authors, self.tag_separators)
         )
+
+
+class _Condition(NamedTuple):
+    """One condition on people, as it is asked again and again; `why_not` says so where it does not hold."""
+
+    who: str
+    patterns: AddressPatterns
+    opposite: bool
+    why_not: str
+
+    @classmethod
+    def of(cls, name: str, patterns: AddressPatterns) -> _Condition:
+        who, opposite = name.removeprefix(NOT), name.startswith(NOT)
+        return cls(who, patterns, opposite, f"the {who} is {'' if opposite else 'not '}{patterns.said}")
+
+    def fit(self, people: tuple[Reading, ...], groups: Groups) -> Fit:
+        """How far it holds: of several people one is enough, for the opposite as well."""
+        fits = [self.patterns.fit(each, groups) for each in people]
+        return max([each.negated for each in fits] if self.opposite else fits, default=Fit.NOT)
 
 
 class PeopleConditions(SealingSettings):
@@ -57,6 +75,8 @@ class PeopleConditions(SealingSettings):
     not_login: Texts | None = None
 
     _people: Mapping[str, AddressPatterns] = PrivateAttr({})
+    _of_mail: tuple[_Condition, ...] = PrivateAttr(())
+    _of_recipient: tuple[_Condition, ...] = PrivateAttr(())
 
     @field_validator("sender", "not_sender", "author", "not_author", "login", "not_login")
     @classmethod
@@ -68,6 +88,9 @@ class PeopleConditions(SealingSettings):
     def _read_patterns(self) -> PeopleConditions:
         said = ((name, getattr(self, name, None)) for name in ON_PEOPLE)
         self._people = {name: _patterns(name, texts) for name, texts in said if texts}
+        each = {name: _Condition.of(name, patterns) for name, patterns in self._people.items()}
+        self._of_mail = tuple(condition for name, condition in each.items() if name not in ON_RECIPIENTS)
+        self._of_recipient = tuple(condition for name, condition in each.items() if name in ON_RECIPIENTS)
         return self
 
     @property
@@ -82,27 +105,20 @@ class PeopleConditions(SealingSettings):
 
     def people_fit(self, asked: Asked) -> tuple[Fit, str]:
         """How far all of these conditions hold but those on recipients; and which does not, if one does not."""
-        who = ((name, asked.people(name)) for name in self._people if name not in ON_RECIPIENTS)
-        return weakest(self._each(who, asked.groups))
+        fit = Fit.SURELY
+        for each in self._of_mail:
+            one = each.fit(asked.people(each.who), asked.groups)
+            if one is Fit.NOT:
+                return one, each.why_not
+            fit = one if one is Fit.MAYBE else fit
+        return fit, ""
 
     def recipient_fit(self, recipient: Reading, groups: Groups) -> tuple[Fit, str]:
         """The same of those on recipients, which only floors have: a file's rules are for whom the file covers."""
-        who = ((name, (recipient,)) for name in self._people if name in ON_RECIPIENTS)
-        return weakest(self._each(who, groups))
-
-    def _each(self, who: Iterable[tuple[str, tuple[Reading, ...]]], groups: Groups) -> Iterator[tuple[Fit, str]]:
-        """How far each condition holds: of several people one is enough, for the opposite as well."""
-        for name, people in who:
-            patterns, opposite = self._people[name], name.startswith(NOT)
-            fits = (patterns.fit(each, groups) for each in people)
-            fit = max((each.negated if opposite else each for each in fits), default=Fit.NOT)
-            yield fit, f"the {name.removeprefix(NOT)} is {'' if opposite else 'not '}{patterns.said}"
-
-
-def weakest(fits: Iterable[tuple[Fit, str]]) -> tuple[Fit, str]:
-    """The weakest of several conditions that must all hold, and why it does not hold, "" where it may."""
-    fit, why = min(fits, key=lambda each: each[0], default=(Fit.SURELY, ""))
-    return fit, "" if fit else why
+        for each in self._of_recipient:
+            if each.fit((recipient,), groups) is Fit.NOT:
+                return Fit.NOT, each.why_not
+        return Fit.SURELY, ""
 
 
 def _patterns(name: str, texts: Iterable[str]) -> AddressPatterns:

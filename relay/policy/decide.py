@@ -184,6 +184,8 @@ class PolicySet:
         Its mail is of low priority. What is too large for a pad, and may have nothing else, is refused: it would wait
         for nothing.
         """
+        if not file.policy.when and not self.floors:  # as of most mail
+            return file.own if sender else replace(file.own, priority="low", impossible="refuse")
         asked = Asked(read_sender(sender, self.site.tag_separators), content, self.groups, self.site.tag_separators)
         floors = self._floors(asked, sender, recipient, floor_looks) if self.floors else ()
         if not file.policy.when and not floors:

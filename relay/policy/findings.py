@@ -16,6 +16,7 @@ from relay.policy.conditions import NOT, ON_PEOPLE
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.file import PolicyFile
+from relay.policy.floors import Floor
 from relay.policy.names import SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.patterns import Glob, Groups
 from relay.policy.rules import When
@@ -45,12 +46,13 @@ class Capabilities:
 
     `obstacle` says why a level cannot be done for a message of so many octets, or "". `pads` has for each peer the
     octets of key that its KMEs can hold at most (missing: unknown), `largest` is the largest message that the relay
-    takes, in octets.
+    takes, in octets. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
     """
 
     obstacle: Callable[[Decision, LevelName, int], str]
     pads: Mapping[str, int]
     largest: int
+    asks_login: bool = True
 
 
 def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
@@ -63,7 +65,58 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
         for location, what in (*_of_file(file, peer), *rules, *_kems_not_here(file), *levels):
             yield _doubt(policies.directory, file, location, what)
     yield from _floors_not_here(policies)
+    yield from floors_in_vain(policies)
+    if not can.asks_login:
+        yield from _logins_unknown(policies)
     yield from endings(policies)
+
+
+def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
+    """Floors that ask for levels of mail to recipients who have no peer: nothing can be sealed for them.
+
+    A floor that says what is `impossible` is meant so.
+    """
+    unsealed = [file for _, file in sorted(policies.files.items()) if _seals_for_nobody(policies, file)]
+    for placed in policies.floors:
+        floor = placed.when
+        asks = (floor.levels is not None or floor.quantum == "required") and floor.impossible is None
+        whom = [file for file in unsealed if asks and isinstance(floor, Floor) and _may_be_for(policies, floor, file)]
+        if whom:
+            more = f" and {len(whom) - 1} more files" if len(whom) > 1 else ""
+            remedy = 'say impossible = "refuse" (or "hold") if that is meant, or leave them out with not_recipient'
+            what = f"nothing can fulfil this floor for recipients of {whom[0].name}{more}, who have no peer; {remedy}"
+            yield Doubt(placed.source, placed.line, 1, what)
+
+
+def _seals_for_nobody(policies: PolicySet, file: PolicyFile) -> bool:
+    return file.policy.peer is None and file.domain not in policies.owners and not file.policy.not_now
+
+
+def _may_be_for(policies: PolicySet, floor: Floor, file: PolicyFile) -> bool:
+    """Whether the floor may be for somebody whom the file covers, as far as patterns tell."""
+    if file.domain in policies.site.domains and not floor.inside and not file.policy.subdomains:
+        return False
+    whom = floor.people.get("recipient")
+    if whom is None:
+        return True
+    if file.scope == "default":
+        domains = (str(glob).rpartition("@")[2] for glob in whom.all(policies.groups))
+        return any("*" in domain or policies.covering(domain) is file for domain in domains)
+    covered = [Glob.of(f"*@{file.domain}"), *([Glob.of(f"*@*.{file.domain}")] if file.policy.subdomains else [])]
+    return any(glob.meets(each) for glob in whom.all(policies.groups) for each in covered)
+
+
+def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:
+    """Rules that ask for a login, at a site whose mail does not come from clients that log in here."""
+    remedy = "it counts as anybody's, so that the rule is for all mail; take mail by milter or submission"
+    what = f"mail comes in from a mail server, which does not say who has logged in: {remedy}"
+    for placed in policies.floors:
+        if {"login", "not_login"} & set(placed.when.conditions):
+            yield Doubt(placed.source, placed.line, 1, what)
+    for _, file in sorted(policies.files.items()):
+        for number, rule in enumerate(file.policy.when):
+            if {"login", "not_login"} & set(rule.conditions):
+                yield _doubt(policies.directory, file, ("when", number), what)
 
 
 def endings(policies: PolicySet) -> Iterator[Doubt]:

@@ -94,7 +94,7 @@ class AddressPatterns:
         """How far one of them fits this person."""
         if person.doubt:
             return Fit.MAYBE
-        globs = tuple(self.all(groups))
+        globs = tuple(self.all(groups)) if self.groups else self.globs
         if any(glob.matches(each) for glob in globs for each in person.surely):
             return Fit.SURELY
         return Fit.MAYBE if any(glob.matches(each) for glob in globs for each in person.maybe) else Fit.NOT

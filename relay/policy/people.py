@@ -69,11 +69,9 @@ def read_sender(address: str, separators: str) -> Reading:
     if not address:
         return Reading((NULL_SENDER,))
     folded = read_mailbox(address)
-    if folded is None or folded.domain.startswith("[") or may_be_route(folded):
-        return IN_DOUBT
-    rewritten = _rewritten(folded)
-    maybe = spellings(rewritten, separators) if rewritten is not None else ()
-    return Reading(spellings(folded, separators), maybe)
+    reading = IN_DOUBT if folded is None else _read(folded, separators)
+    rewritten = None if folded is None or reading.doubt else _rewritten(folded)
+    return reading if rewritten is None else reading._replace(maybe=spellings(rewritten, separators))
 
 
 @lru_cache(maxsize=1024)
@@ -84,7 +82,13 @@ def read_recipient(address: FoldedAddress, separators: str) -> Reading:
 
 def read_authors(authors: Iterable[FoldedAddress] | None, separators: str) -> tuple[Reading, ...]:
     """Everybody in From (`MessageFacts.authors`); where nobody is named, or it is in doubt, one who is in doubt."""
-    return tuple(Reading(spellings(each, separators)) for each in authors or ()) or (IN_DOUBT,)
+    return tuple(_read(each, separators) for each in authors or ()) or (IN_DOUBT,)
+
+
+def _read(address: FoldedAddress, separators: str) -> Reading:
+    """One whom an address literal names, or who may be elsewhere by a route, may be anybody."""
+    literal = address.domain.startswith("[")
+    return IN_DOUBT if literal or may_be_route(address) else Reading(spellings(address, separators))
 
 
 def read_login(name: str | None) -> Reading:

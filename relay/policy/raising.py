@@ -92,6 +92,8 @@ def _for_size(
     """
     if not rules:
         return base.levels, base.max_size
+    if not base.max_size and not any(rule.limits for rule in rules):  # as of most
+        return whole, ()
     own = dict(base.max_size)
     lists = [(base.levels, own), *((rule.levels or (), _limits(base, rule, own)) for rule in rules)]
     most = min((most for levels, limits in lists if (most := _most(levels, limits)) is not None), default=None)

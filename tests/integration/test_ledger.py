@@ -68,6 +68,23 @@ async def test_a_weaker_level_leaves_a_line_that_says_why(tmp_path: Path, kmes: 
     assert entries[0]["message"] == hashlib.sha256(mails.plain()).hexdigest()
 
 
+async def test_a_copy_that_waited_while_policy_rose_leaves_a_line_when_it_leaves(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = alice(tmp_path, kmes, sink, 'levels = ["aes"]\n')
+    async with serving(site) as addresses:
+        sink.on_data = ["451 4.3.0 later"]
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+    assert not found_in(site)
+    (site.directory / "policies" / "bob.example.toml").write_text('levels = ["otp", "aes"]\n')
+    async with serving(site) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+    assert len(sink.got) == 1
+    [entry] = found_in(site)
+    assert (entry["event"], entry["listed"], entry["level"]) == ("downgrade", ["otp", "aes"], "aes")
+    assert entry["reason"] == "aes: sealed at an earlier attempt, under other policies"
+
+
 async def test_mail_in_clear_leaves_a_line_and_is_held_where_it_cannot_be_written(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:

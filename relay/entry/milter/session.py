@@ -28,7 +28,7 @@ from kilter.protocol import (
     RemoveRecipient,
     ReplyCode,
 )
-from kilter.protocol.core import FilterMessage, MTAMessage, Stage
+from kilter.protocol.core import FilterMessage, MTAMessage
 
 from relay import mime
 from relay.aio import Turns, off_loop
@@ -370,7 +370,8 @@ class MilterSession:
             port=self._macro("client_port"),
             ident=self._macro("i"),
             user=self._macro("auth_authen"),
-            asks_user="{client_addr}" in self._macros.get(Stage.ENVELOPE_FROM, ()),
+            # Asked for beside the user: where it came, a mail server without user has none.
+            asks_user="{client_addr}" in self._macros.get(EnvelopeFrom.ident, ()),
         )
 
     def _log_words(self) -> dict[str, str]:

@@ -53,6 +53,19 @@ async def test_a_recipient_is_the_same_however_the_domain_is_written(alice: Alic
 
 
 @pytest.mark.parametrize("sender", [ANN, ""])
+@pytest.mark.parametrize(
+    ("sealed_for", "arrives_for"),
+    [('"ben"@bob.example', "ben@bob.example"), ("ben@bob.example", '"b\\en"@bob.example')],
+)
+async def test_a_recipient_is_the_same_with_needless_quotes(
+    alice: Alice, bob_on_sqlite: Bob, sealed_for: str, arrives_for: str
+) -> None:
+    sealed = await alice.seal(sealed_for)
+    async with bob_on_sqlite.running() as relay:
+        assert (await submit(relay, sealed, recipients=[arrives_for])).code == 250
+    assert [each for _, each in bob_on_sqlite.got] == [(arrives_for,)]
+
+
 async def test_the_sender_is_the_sealed_one_and_nobody_hears_that_the_mail_arrived(
     alice: Alice, bob_on_sqlite: Bob, sender: str
 ) -> None:

@@ -235,6 +235,40 @@ async def test_check_says_where_nothing_can_be_enough(tmp_path: Path, kmes: Deve
     ]
 
 
+FLOOR = '[[floor]]\nsubject_tag = "[x]"\nlevels = ["otp"]\nmax_size = 5\n'
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ("", "default.toml and 1 more files"),
+        ('recipient = "*@stranger.example"\n', "stranger.example.toml"),
+        ('recipient = "*@else.example"\n', "default.toml"),
+        ('recipient = "*@bob.example"\n', ""),
+        ('impossible = "refuse"\n', ""),
+    ],
+)
+async def test_check_names_a_floor_that_nothing_can_fulfil(
+    tmp_path: Path, kmes: DevelopmentKMEs, more: str, named: str
+) -> None:
+    clear = 'levels = ["plaintext"]\nreason = "public"\n'
+    files = {
+        "default.toml": clear, "stranger.example.toml": clear, "alice.example.toml": clear,
+        "bob.example.toml": 'levels = ["aes"]\n', "floors.toml": FLOOR + more,
+    }  # fmt: skip
+    said = [line for line in await doubts(tmp_path, kmes, files) if line.startswith("floors.toml")]
+    begin = f"floors.toml:3:1: nothing can fulfil this floor for recipients of {named}, who have no peer; "
+    assert [line.startswith(begin) for line in said] == [True] * bool(named)
+
+
+async def test_check_says_where_a_login_is_not_known(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    files = {"bob.example.toml": 'levels = ["aes"]\n[[when]]\nlogin = "ceo"\nquantum = "required"\n'}
+    [said] = await doubts(tmp_path, kmes, files)
+    assert said.startswith(
+        "bob.example.toml:2:1: mail comes in from a mail server, which does not say who has logged in"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -72,7 +72,7 @@ def test_who_may_be_the_sender_a_rule_names_gets_what_it_protects_with(tmp_path:
     if place == "a floor":
         files["floors.toml"] = f'[[floor]]\nsender = "{BOARD}"\nlevels = ["otp"]\n'
     elif place == "a rule that replaces":
-        files["default.toml"] += f'[[when]]\nsender = "ceo@board.alice.example"\nlevels = ["otp"]\n'
+        files["default.toml"] += '[[when]]\nsender = "ceo@board.alice.example"\nlevels = ["otp"]\n'
     else:
         files["default.toml"] += f'[[when]]\nsender = "{BOARD}"\nsmaller_than = "1 GiB"\nlevels = ["otp"]\n'
     policies = loaded(tmp_path, files)
@@ -103,6 +103,8 @@ def test_who_only_may_be_the_sender_gets_nothing_that_a_rule_permits(tmp_path: P
         ("Foo, Inc. <x@foo.example>", True),
         ("=?utf-8?q?ceo=40board.alice.example?= <ann@alice.example>", True),
         ("ceo", True),
+        ("ceo@[board.alice.example]", True),
+        ("ceo%board.alice.example@alice.example", True),
     ],
 )
 def test_an_author_in_doubt_counts_as_the_one_a_floor_names(tmp_path: Path, author: str | None, fits: bool) -> None:

@@ -59,13 +59,17 @@ async def alone(
     relay: bool = True,
     postfix_settings: Mapping[str, str] | None = None,
     changes: str = "",
+    files: Mapping[str, str] = {},
 ) -> AsyncIterator[tuple[Alone, Wire]]:
-    """With `wire` the way from Postfix to the outgoing milter can be cut; without `relay` it does not run yet."""
+    """With `wire` the way from Postfix to the outgoing milter can be cut; without `relay` it does not run yet.
+
+    `files` are further policy files.
+    """
     smtp, again, outgoing, incoming = postfix.free_addresses(4)
     hop = copies.address if copies else again
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=hop,
-        incoming=hop, settings=settings, policies=policies("alice", "bob"),
+        incoming=hop, settings=settings, policies={**policies("alice", "bob"), **files},
     )  # fmt: skip
     async with AsyncExitStack() as stack:
         if relay:
