@@ -17,7 +17,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy import settings as policy_settings
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
-from relay.policy.findings import endings
+from relay.policy.findings import endings, floors_in_vain
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.site import SiteFacts
 from relay.sealing import Sealer
@@ -186,8 +186,9 @@ def test_an_organisation_of_the_readme_decides_as_its_tests_say(tmp_path: Path, 
     folder = PolicyFolder(
         write(tmp_path, files), ORGANISATIONS_PEERS, site=SiteFacts(frozenset(ORGANISATIONS_DOMAINS[name]))
     )
-    folder.read_tested()
+    policies = folder.read_tested()
     assert len(folder.tests) >= 6
+    assert list(floors_in_vain(policies)) == []
 
 
 @pytest.mark.parametrize(
