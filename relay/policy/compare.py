@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from relay.policy.comparing.differences import ARRIVING, ORDER, Difference, Direction
 from relay.policy.comparing.expectations import weakened_tests
 from relay.policy.comparing.unproven import Unproven
-from relay.policy.comparing.whole import Whole
+from relay.policy.comparing.whole import Whole, renamed
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected
 
@@ -52,14 +52,15 @@ def compare(
     left: dict[object, Unproven] = {}
     if old.site != new.site:
         left[None] = Unproven("relay.toml", "everybody", "the two sets are not for one site", "", "", "")
-    for kind in whole.kinds:
+    for kind in (*whole.kinds, *whole.kinds.named()):
         of_kind = whole.of_kind(kind)
-        found += [replace(each, recipients=kind.called) for each in of_kind.differences]
+        found += [renamed(each, kind) for each in of_kind.differences]
         coarse += [kind.called] if of_kind.coarse else []
         for each in of_kind.unproven:
             known = left.get((each.rule, each.why))
             left[each.rule, each.why] = each if known is None else replace(known, kinds=known.kinds + 1)
     if not any(each.weaker and each.message.startswith(ARRIVING) for each in found):
         found += whole.in_doubt()
+    found = list({(each.recipients, each.direction, each.changed): each for each in reversed(found)}.values())[::-1]
     found.sort(key=lambda each: ORDER.index(each.direction))
     return Comparison(tuple(found), tuple(coarse), tuple(left.values()))

@@ -5,11 +5,11 @@ Standard: what is weaker is what outcomes.py calls so; sizes that limits can tel
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 from relay.errors import RelayError
-from relay.policy.comparing.outcomes import HELD, Outcome, weaker
+from relay.policy.comparing.outcomes import HELD, NOBODY_YET, Outcome, weaker
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
@@ -41,6 +41,8 @@ class Difference:
     direction: Direction
     senders: str = ""
     """Whose mail it is: all of whom something was tried, all but a few of them, or those few."""
+    alone: bool = False
+    """It is about one recipient, and not about all of their kind."""
 
     @property
     def weaker(self) -> bool:
@@ -78,20 +80,28 @@ def look(old: PolicySet, new: PolicySet, sender: str, recipient: str, mails: Ite
     for content in mails:
         before, after = (_decide(policies, sender, recipient, content) for policies in (old, new))
         if changed := _changed(before, after):
-            way = direction(outcome_of(before, content.size), outcome_of(after, content.size))
+            # Who has no peer today may have one tomorrow, without any edit of policies.
+            peer = NOBODY_YET if after is not None and after.peer is None else None
+            was, now = (outcome_of(each, content.size, peer) for each in (before, after))
+            way = direction(was, now)
             known = found.get(changed)
             if known is None or ORDER.index(way) < ORDER.index(known.direction):
                 found[changed] = Look(content.size, before, after, changed, way)
     return list(found.values())
 
 
-def outcome_of(decision: Decision | None, octets: int) -> Outcome:
-    """What a decision comes to for a message of this size in bytes, as far as strength goes."""
-    if decision is None or decision.hopeless(octets):
+def outcome_of(decision: Decision | None, octets: int, peer: str | None = None) -> Outcome:
+    """What a decision comes to for a message of this size in bytes, as far as strength goes.
+
+    `peer` is whose keys there would be where the decision names nobody.
+    """
+    if decision is None:
+        return HELD
+    decision = replace(decision, peer=decision.peer or peer)
+    if decision.hopeless(octets):
         return HELD
     levels = tuple(level for level in decision.levels if not decision.too_big(level, octets))
-    peer = None if decision.in_clear else decision.peer
-    return Outcome(levels, decision.quantum, decision.kem, peer)
+    return Outcome(levels, decision.quantum, decision.kem, None if decision.in_clear else decision.peer)
 
 
 def direction(before: Outcome, after: Outcome) -> Direction:

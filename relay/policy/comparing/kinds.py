@@ -11,7 +11,7 @@ from typing import Literal
 from urllib.parse import unquote
 
 from relay.policy.comparing.items import Conditions
-from relay.policy.comparing.languages import apart, contains
+from relay.policy.comparing.languages import apart, contains, filled
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.decide import PolicySet
 from relay.policy.file import PolicyFile
@@ -26,6 +26,8 @@ Part = Literal["one", "tagged", "domain", "below", "else"]
 
 ELSEWHERE = "elsewhere.invalid{}"
 ANYBODY = "anybody"
+MAX_NAMED = 1000
+"""Maximum number of recipients who are looked at because floors name them."""
 _ANY_ADDRESS = Glob.of("*@*")
 
 
@@ -83,6 +85,30 @@ class Kinds:
                 yield Kind("below", address, f"everybody below {domain}")
         yield Kind("else", FoldedAddress(ANYBODY, self._unknown(ELSEWHERE, None)), "everybody else")
 
+    def named(self) -> Iterator[Kind]:
+        """Somebody for each pattern for recipients that floors have, at each domain; up to MAX_NAMED."""
+        globs = dict.fromkeys(
+            glob
+            for each in self._sets
+            for floor in each.floors
+            for name in ON_RECIPIENTS
+            if name in floor.when.people
+            for glob in floor.when.people[name].all(each.groups)
+        )
+        found: dict[FoldedAddress, None] = {}
+        for glob in globs:
+            local, _, domain = filled(glob).rpartition("@")
+            domains = self._domains if "*" in str(glob).rpartition("@")[2] else ()
+            for each in (domain, *domains):
+                if (
+                    local
+                    and glob.matches(f"{local}@{each}")
+                    and not self._has_file(local, each)
+                    and len(found) < MAX_NAMED
+                ):
+                    found[FoldedAddress(local, each)] = None
+        yield from (Kind("one", address, f"{address.local}@{address.domain}") for address in found)
+
     def files(self, kind: Kind) -> list[Files]:
         """The files of either set that may cover them, the first that decides first, as it is in each set."""
         found: list[Files] = []
@@ -128,6 +154,11 @@ class Kinds:
         return (
             "some" if above == (self._nearest_above(kind.address.domain) if kind.part == "below" else None) else "none"
         )
+
+    def untagged(self, kind: Kind) -> Kind:
+        """The person of whom a kind is all with a tag."""
+        local, domain = kind.address
+        return Kind("one", FoldedAddress(untagged(local, self.separators), domain), kind.called)
 
     def patterns(self, kind: Kind) -> tuple[tuple[Glob, ...], ...]:
         """Sets of patterns, of each of which one fits each recipient of a kind."""

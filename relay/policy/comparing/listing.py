@@ -4,13 +4,13 @@ Standard: each kind of recipient alike is looked at once; where there is too muc
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from itertools import combinations
 
 from relay.policy.comparing.differences import Difference, Direction, Look, look
-from relay.policy.comparing.items import Conditions, Item
+from relay.policy.comparing.items import Item
 from relay.policy.comparing.samples import (
     ANY_MESSAGE,
     MAX_IN_PAIRS,
@@ -26,26 +26,24 @@ from relay.policy.comparing.sides import Side
 from relay.policy.decide import PolicySet
 from relay.policy.people import NULL_SENDER
 
-MAX_TRIES = 4000
-"""Maximum number of mails made for one kind of recipient; where there would be more, rules are tried one by one."""
-MAX_LOOKS = 200_000
-"""Maximum number of mails made for all kinds of recipients, in pairs of rules; then rules are tried one by one."""
+MAX_WORK = 20_000
+"""Maximum number of rules looked at for one kind of recipient, each once for a mail; else rules are tried alone."""
+MAX_WORK_IN_ALL = 200_000
+"""The same for all kinds of recipients."""
 MAX_CALLED = 3
 """Maximum number of senders named."""
 
 
 @dataclass(slots=True)
-class Tries:
+class _Tries:
     """The mails that are tried for one kind of recipient: each message from each sender."""
 
     senders: list[str]
     messages: list[Message]
-    coarse: bool = False
 
-    @property
-    def number(self) -> int:
+    def number(self, sizes: Sequence[int]) -> int:
         """How many there are."""
-        return len(self.senders) * len(self.messages)
+        return len(self.senders) * sum(len(message.of_sizes(sizes)) for message in self.messages)
 
 
 class Listing:
@@ -54,77 +52,74 @@ class Listing:
     def __init__(self, old: PolicySet, new: PolicySet, separators: str) -> None:
         self._sets = (old, new)
         self._separators = separators
-        self._looks = 0
+        self._left = MAX_WORK_IN_ALL
 
     def differences(
-        self, recipient: str, called: str, old: Side, new: Side, day: date | None, *, same_file: bool
+        self, recipient: str, called: str, old: Side, new: Side, day: date | None, *, same_settings: bool
     ) -> tuple[list[Difference], bool]:
         """Those for one kind of recipient on a day (None: today), and whether not all was tried.
 
-        `same_file` says that only what stands beside the files differs.
+        `same_settings` says that only rules and floors differ.
         """
-        tries = self._tries(old, new, same_file=same_file)
         sizes = sorted({*old.limits(), *new.limits(), self._sets[0].site.max_bounce + 1})
-        seen: dict[tuple[str, ...], tuple[Look, str, Message]] = {}
+        tries, coarse = self._tries(old, new, sizes, same_settings=same_settings)
         whose: dict[tuple[Direction, tuple[str, ...]], dict[str, None]] = {}
         found: dict[tuple[Direction, tuple[str, ...]], Difference] = {}
         for message in tries.messages:
             mails = [described(message, octets) for octets in message.of_sizes(sizes)]
-            self._looks += len(mails) * len(tries.senders)
             for sender in tries.senders:
                 for each in look(*self._sets, sender, recipient, mails):
                     told = (each.direction, each.changed)
                     whose.setdefault(told, {})[sender or NULL_SENDER] = None
                     if told not in found:
                         found[told] = _difference(called, sender, message, each, day)
-        del seen
         every = dict.fromkeys(sender or NULL_SENDER for sender in tries.senders)
-        return [replace(each, senders=_called(every, whose[told])) for told, each in found.items()], tries.coarse
+        return [replace(each, senders=_called(every, whose[told])) for told, each in found.items()], coarse
 
-    def _tries(self, old: Side, new: Side, *, same_file: bool) -> Tries:
-        """All rules alone, in pairs and together, as far as they may make a difference and there are not too many."""
-        rules = list({each.key: each for each in (*old.replacing, *old.raising, *new.replacing, *new.raising)}.values())
-        shared = {each.key for each in (*old.replacing, *old.raising)} & {
-            each.key for each in (*new.replacing, *new.raising)
-        }
-        about = [each for each in rules if each.key not in shared] if same_file else rules
+    def _tries(self, old: Side, new: Side, sizes: Sequence[int], *, same_settings: bool) -> tuple[_Tries, bool]:
+        """The mails to try, and whether there would be too many with rules in pairs, and all together."""
+        rules = list({each.key: each for side in (old, new) for each in (*side.replacing, *side.raising)}.values())
+        about = _about(old, new, rules) if same_settings else rules
         conditions = [each.conditions for each in rules]
-        if self._looks < MAX_LOOKS:
-            tries = Tries(
-                senders(conditions, self._separators, pairs=True), _messages(about, rules, alone=same_file, pairs=True)
-            )
-            if tries.number <= MAX_TRIES:
-                return tries
-        asked = [each.conditions for each in about]
-        tries = Tries(
-            senders(asked, self._separators, pairs=False), _messages(about, rules, alone=same_file), coarse=True
-        )
-        del tries.messages[max(1, MAX_TRIES // max(1, len(tries.senders))) :]
-        return tries
+        work = 2 * (len(rules) + 1)
+        tries = _Tries(senders(conditions, self._separators, pairs=True), _messages(about, rules, pairs=True))
+        coarse = tries.number(sizes) * work > min(MAX_WORK, self._left)
+        if coarse:
+            asked = [each.conditions for each in about]
+            tries = _Tries(senders(asked, self._separators, pairs=False), _messages(about, rules))
+            while len(tries.messages) > 1 and tries.number(sizes) * work > MAX_WORK:
+                del tries.messages[-len(tries.messages) // 2 :]
+            del tries.senders[max(2, MAX_WORK // work) :]
+        self._left -= tries.number(sizes) * work
+        return tries, coarse
 
 
-def _messages(about: Sequence[Item], rules: Sequence[Item], *, alone: bool, pairs: bool = False) -> list[Message]:
+def _about(old: Side, new: Side, rules: Sequence[Item]) -> list[Item]:
+    """The rules that are not the same in both; of rules by sender all, where their order may matter."""
+    in_order = [[each.key for each in side.replacing] for side in (old, new)]
+    shared = {each.key for each in old.raising} & {each.key for each in new.raising}
+    shared |= set(in_order[0]) if in_order[0] == in_order[1] else set()
+    return [each for each in rules if each.key not in shared]
+
+
+def _messages(about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = False) -> list[Message]:
     """A message that no rule looks for, and those of some rules; with `pairs`, each with those of all others."""
-    asked = {each.key: list(_of_rule(each.conditions)) for each in rules}
+    asked = {each.key: list(messages(each.conditions)) for each in rules}
     found = dict.fromkeys([ANY_MESSAGE])
     for each in about:
         found |= dict.fromkeys(asked[each.key])
-        if (too_large := outside(each.conditions)) is not None and not alone:
+        if (too_large := outside(each.conditions)) is not None:
             found[too_large] = None
     if not pairs:
         return list(found)
-    first = {message: None for each in rules[:MAX_IN_PAIRS] for message in asked[each.key]}
     own = dict.fromkeys(message for each in about[:MAX_IN_PAIRS] for message in asked[each.key])
-    for one, other in combinations(first, 2):
-        if (one in own or other in own) and (both := joined([one, other])) is not None:
+    others = dict.fromkeys(message for each in rules[:MAX_IN_PAIRS] for message in asked[each.key])
+    for one, other in combinations(own | others, 2):
+        if one in own and (both := joined([one, other])) is not None:
             found[both] = None
-    if len(first) > 2 and (all_of_them := joined(list(first))) is not None:
+    if len(others) > 2 and (all_of_them := joined(list(others))) is not None:
         found[all_of_them] = None
     return list(found)
-
-
-def _of_rule(conditions: Conditions) -> Iterator[Message]:
-    yield from messages(conditions)
 
 
 def _difference(called: str, sender: str, message: Message, each: Look, day: date | None) -> Difference:

@@ -28,6 +28,7 @@ from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Judged
 from relay.policy.comparing.implied import Known, in_single_texts
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import REWRITTEN, TooHard, Who, address
+from relay.policy.comparing.outcomes import NOBODY_YET
 from relay.policy.comparing.sides import Side, who
 from relay.policy.floors import Floor
 from relay.policy.patterns import Glob
@@ -181,7 +182,8 @@ class Proof:
         bases = self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]]
         for sizes in self._sizes(max_bounce):
             old, new = (tuple(each for each in side if each.conditions.for_size(sizes.whole)) for side in rules)
-            old_mail, new_mail = (side.mail(sizes.octets, max_bounce) for side in (self._old, self._new))
+            nobody = NOBODY_YET if self._new.peer is None else None
+            old_mail, new_mail = (side.mail(sizes.octets, max_bounce, nobody) for side in (self._old, self._new))
             context = Context(*bases, old, new, old_mail, new_mail, known)
             for failure in self._in_context(context, case, cell, sizes):
                 if only_look:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import lru_cache
 from itertools import combinations
 
@@ -14,6 +15,7 @@ from relay.policy.comparing.languages import Who, filled, guessed
 from relay.policy.expected import DescribedMessage
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER
+from relay.policy.settings import today
 
 SOMEBODY = "anybody@elsewhere.invalid"
 """The sender and author whom no rule looks for."""
@@ -42,9 +44,14 @@ class Message:
         return [self.least, *(each for each in sizes if self.least < each and (self.most is None or each <= self.most))]
 
 
-@lru_cache(maxsize=2000)
 def described(message: Message, octets: int) -> DescribedMessage:
-    """The message with this size in bytes; the same object for the same message, since many ask the same of it."""
+    """The message with this size in bytes. It is the same object on the same day, since many ask the same of it."""
+    return _described(message, octets, today())
+
+
+@lru_cache(maxsize=2000)
+def _described(message: Message, octets: int, day: date) -> DescribedMessage:
+    """What was decided about a message is remembered in it, and may be otherwise on another day."""
     named = any(each.partition(":")[0].strip().lower() == "from" for each in message.fields)
     fields = message.fields if named else (f"From: {message.author}", *message.fields)
     return DescribedMessage(message.subject, fields, message.attachments, octets, message.login)

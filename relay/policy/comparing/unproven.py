@@ -69,6 +69,8 @@ class Witness:
     sender: str
     recipient: str
     message: Message
+    alone: bool = False
+    """The recipient is not the one who stands for a kind."""
 
 
 def witnesses(failure: Failure, new: Side, recipient: str) -> Iterator[Witness]:
@@ -83,7 +85,7 @@ def witnesses(failure: Failure, new: Side, recipient: str) -> Iterator[Witness]:
     to = [filled(glob) for glob in failure.conditions.people.get("recipient", ())[:1]]
     for address in (*filter(_is_address, to), recipient):
         for sender in _senders(failure):
-            yield Witness(sender, address, message)
+            yield Witness(sender, address, message, address != recipient)
 
 
 def _senders(failure: Failure) -> Iterator[str]:
@@ -123,7 +125,10 @@ def shown_by(old: PolicySet, new: PolicySet, witness: Witness, called: str, day:
     for each in look(old, new, witness.sender, witness.recipient, [mail]):
         sender = witness.sender or NULL_SENDER
         said = witness.message.called if day is None else f"{witness.message.called}, from {day} on"
-        found = Difference(called, sender, said, each.before, each.after, each.changed, each.direction, sender)
+        whom = witness.recipient if witness.alone else called
+        found = Difference(
+            whom, sender, said, each.before, each.after, each.changed, each.direction, sender, witness.alone
+        )
         if found.weaker:
             return found
     return None

@@ -5,7 +5,7 @@ Standard: policies/README.md; what is the same for many kinds, since their files
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 
 from relay.policy.comparing.demands import changed_demands
@@ -34,6 +34,9 @@ class Found:
     coarse: bool = False
 
 
+_NOTHING = Found()
+
+
 @dataclass(frozen=True, slots=True)
 class _Span:
     """Days on which the same holds for one kind of recipient, from `day` on; None: from today on."""
@@ -52,13 +55,15 @@ class Whole:
         self._views = (View(old, self.kinds), View(new, self.kinds))
         self._listing = Listing(old, new, self.kinds.separators)
         self._numbers: dict[object, int] = {}
-        self._policies: dict[int, int] = {}
+        self._policies: dict[tuple[int, bool], int] = {}
         self._sides: dict[int, int] = {}
         self._found: dict[object, Found] = {}
         self._proofs: dict[object, list[Failure]] = {}
 
     def of_kind(self, kind: Kind) -> Found:
         """What is found for one kind of recipient, or was for another one like it."""
+        if kind.part == "tagged" and self._beside(kind)[:2] == self._beside(self.kinds.untagged(kind))[:2]:
+            return _NOTHING  # the same as without a tag
         files = self.kinds.files(kind)
         what = (*self._beside(kind), *((step, self._number(old), self._number(new)) for step, old, new in files))
         if what not in self._found:
@@ -80,14 +85,15 @@ class Whole:
         owners = tuple(each.owners.get(kind.address.domain) for each in self._sets)
         return *(tuple(map(id, some)) for some in floors), owners, self.kinds.patterns(kind) if asked else None
 
-    def _number(self, file: PolicyFile | None) -> int:
-        """The same for files that say the same."""
+    def _number(self, file: PolicyFile | None, *, rules: bool = True) -> int:
+        """The same for files that say the same, or do without their `rules`."""
         if file is None:
             return 0
-        number = self._policies.get(id(file.policy))
+        number = self._policies.get((id(file.policy), rules))
         if number is None:
-            what = tuple(getattr(file.policy, name) for name in Policy.model_fields if name != "reason")
-            number = self._policies[id(file.policy)] = self._numbers.setdefault(what, len(self._numbers) + 1)
+            without = {"reason"} if rules else {"reason", "when"}
+            what = tuple((name, getattr(file.policy, name)) for name in Policy.model_fields if name not in without)
+            number = self._policies[id(file.policy), rules] = self._numbers.setdefault(what, len(self._numbers) + 1)
         return number
 
     def _side(self, side: Side) -> int:
@@ -105,9 +111,9 @@ class Whole:
         coarse = len(spans) > MAX_DAYS
         for span in spans[:MAX_DAYS]:
             with on_day(span.day or today()):
-                same_file = self._number(span.covered[0]) == self._number(span.covered[1])
+                same = self._number(span.covered[0], rules=False) == self._number(span.covered[1], rules=False)
                 shown, rough = self._listing.differences(
-                    kind.text, kind.called, *span.sides, span.day, same_file=same_file
+                    kind.text, kind.called, *span.sides, span.day, same_settings=same
                 )
             coarse = coarse or rough
             for each in shown:
@@ -202,3 +208,8 @@ def _all_of(side: Side) -> object:
     rules = (each.rule.when for each in (*side.replacing, *side.raising))
     more = tuple((each.otherwise, each.impossible, each.hold_for, each.priority) for each in rules)
     return side.key, more
+
+
+def renamed(difference: Difference, kind: Kind) -> Difference:
+    """The same difference for another kind of recipient, unless it is about one recipient alone."""
+    return difference if difference.alone else replace(difference, recipients=kind.called)
