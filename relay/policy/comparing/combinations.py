@@ -4,15 +4,14 @@ Standard: rules that do the same count as one; where there are too many left, no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from typing import NamedTuple
 
 from relay.policy.comparing.context import NO_CONDITIONS, Context
-from relay.policy.comparing.implied import in_single_texts
+from relay.policy.comparing.implied import in_single_texts, never_together
 from relay.policy.comparing.items import Conditions, Item
-from relay.policy.comparing.outcomes import weaker
+from relay.policy.comparing.outcomes import Outcome, weaker
 
 MAX_RULES = 12
 """Maximum number of rules of different meaning that are combined."""
@@ -46,6 +45,8 @@ class _Unit:
     members: list[int] = field(default_factory=list)
     needs: frozenset[int] = frozenset()
     """The numbers of the units that apply where this one does."""
+    excludes: frozenset[int] = frozenset()
+    """The numbers of those that then do not."""
 
 
 def combined(context: Context) -> Found:
@@ -53,16 +54,34 @@ def combined(context: Context) -> Found:
     units, always = _units(context)
     if len(units) > MAX_RULES:
         return Found(f"{len(units)} rules may count together, which is more than can be tried")
-    for applying in sorted(product((False, True), repeat=len(units)), key=sum):
-        numbers = {number for number, applies in enumerate(applying) if applies}
-        if not always <= numbers or any(not units[number].needs <= numbers for number in numbers):
+    firsts = [unit.first for unit in units]
+    in_old = sorted((each.old, number) for number, each in enumerate(firsts) if each.old is not None)
+    in_new = sorted((each.new, number) for number, each in enumerate(firsts) if each.new is not None)
+    before: dict[int, Outcome] = {}
+    after: dict[int, Outcome] = {}
+
+    def rules(some: Sequence[tuple[int, int]], applying: int) -> list[Item]:
+        return [firsts[number].item for _, number in some if applying >> number & 1]
+
+    old_bits, new_bits = (sum(1 << number for _, number in some) for some in (in_old, in_new))
+    needs = [_bits(unit.needs) for unit in units]
+    for applying in sorted(range(1 << len(units)), key=int.bit_count):
+        if _bits(always) & ~applying or any(
+            needs[each] & ~applying for each in range(len(units)) if applying >> each & 1
+        ):
             continue
-        some = [units[number].first for number in numbers]
-        old = [part.item for part in sorted(some, key=lambda part: part.old or 0) if part.old is not None]
-        new = [part.item for part in sorted(some, key=lambda part: part.new or 0) if part.new is not None]
-        if why := weaker(context.after(new), context.before(old)):
-            return Found(why, tuple(old))
+        old, new = applying & old_bits, applying & new_bits
+        if old not in before:
+            before[old] = context.before(rules(in_old, old))
+        if new not in after:
+            after[new] = context.after(rules(in_new, new))
+        if why := weaker(after[new], before[old]):
+            return Found(why, tuple(rules(in_old, old)))
     return NOTHING
+
+
+def _bits(numbers: Collection[int]) -> int:
+    return sum(1 << number for number in numbers)
 
 
 def _units(context: Context) -> tuple[list[_Unit], frozenset[int]]:
@@ -82,6 +101,15 @@ def _units(context: Context) -> tuple[list[_Unit], frozenset[int]]:
     for unit in units.values():
         every = (frozenset(unit_of[other] for other in needs[number]) for number in unit.members)
         unit.needs = frozenset.intersection(*every)
+        unit.excludes = frozenset(
+            number
+            for number, other in enumerate(units.values())
+            if all(
+                never_together(parts[one].item.conditions, parts[another].item.conditions, context.known)
+                for one in unit.members
+                for another in other.members
+            )
+        )
     return list(units.values()), frozenset(unit_of[number] for number in _needed(context, NO_CONDITIONS, None, parts))
 
 

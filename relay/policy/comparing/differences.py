@@ -5,14 +5,16 @@ Standard: what is weaker is what outcomes.py calls so; sizes that limits can tel
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from datetime import date
 from typing import Any, Literal, NamedTuple
 
 from relay.errors import RelayError
-from relay.policy.comparing.outcomes import HELD, NOBODY_YET, Outcome, weaker
+from relay.policy.comparing.outcomes import HELD, Outcome, weaker
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
+from relay.policy.settings import today
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
 """Of what leaves, or stops to leave: what is weaker anywhere counts as down."""
@@ -23,6 +25,15 @@ WEAKER: frozenset[Direction] = frozenset({"down", "let go"})
 ARRIVING = "arriving"
 """What the message of a difference begins with that is about mail from the recipients."""
 _COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
+
+
+class Sample(NamedTuple):
+    """The mail that shows a difference: the SMTP envelope, the message, and the day on which it is decided about."""
+
+    sender: str
+    recipient: str
+    content: MessageFacts
+    day: date
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +54,8 @@ class Difference:
     """Whose mail it is: all of whom something was tried, all but a few of them, or those few."""
     alone: bool = False
     """It is about one recipient, and not about all of their kind."""
+    sample: Sample | None = None
+    """The mail that shows it; None where it is not about one mail."""
 
     @property
     def weaker(self) -> bool:
@@ -67,7 +80,7 @@ class Difference:
 class Look(NamedTuple):
     """What two sets decide about a mail of one size in bytes."""
 
-    octets: int
+    sample: Sample
     before: Decision | None
     after: Decision | None
     changed: tuple[str, ...]
@@ -80,25 +93,16 @@ def look(old: PolicySet, new: PolicySet, sender: str, recipient: str, mails: Ite
     for content in mails:
         before, after = (_decide(policies, sender, recipient, content) for policies in (old, new))
         if changed := _changed(before, after):
-            # Who has no peer today may have one tomorrow, without any edit of policies.
-            peer = NOBODY_YET if after is not None and after.peer is None else None
-            was, now = (outcome_of(each, content.size, peer) for each in (before, after))
-            way = direction(was, now)
+            way = direction(*(outcome_of(each, content.sealed_size) for each in (before, after)))
             known = found.get(changed)
             if known is None or ORDER.index(way) < ORDER.index(known.direction):
-                found[changed] = Look(content.size, before, after, changed, way)
+                found[changed] = Look(Sample(sender, recipient, content, today()), before, after, changed, way)
     return list(found.values())
 
 
-def outcome_of(decision: Decision | None, octets: int, peer: str | None = None) -> Outcome:
-    """What a decision comes to for a message of this size in bytes, as far as strength goes.
-
-    `peer` is whose keys there would be where the decision names nobody.
-    """
-    if decision is None:
-        return HELD
-    decision = replace(decision, peer=decision.peer or peer)
-    if decision.hopeless(octets):
+def outcome_of(decision: Decision | None, octets: int) -> Outcome:
+    """What a decision comes to for a message of this size in bytes, as far as strength goes."""
+    if decision is None or decision.hopeless(octets):
         return HELD
     levels = tuple(level for level in decision.levels if not decision.too_big(level, octets))
     return Outcome(levels, decision.quantum, decision.kem, None if decision.in_clear else decision.peer)

@@ -103,6 +103,26 @@ def _has_field(field: tuple[str, Glob | None], wide: Collection[tuple[str, Glob 
     )
 
 
+def never_together(one: Conditions, other: Conditions, known: Known) -> bool:
+    """Whether it is sure that no mail fits both."""
+    return any(_exclude(who, one, other, known) or _exclude(who, other, one, known) for who in ("sender", "recipient"))
+
+
+def _exclude(who: str, one: Conditions, other: Conditions, known: Known) -> bool:
+    mine = one.people.get(who)
+    if mine is None or who in known.holds:
+        return False
+    if who == "sender" and known.rewritten:
+        every = (*mine, *other.people.get(who, ()))
+        if any(may_be_rewritten(glob, known.separators) for glob in every):
+            return False  # one of them may be for the address as it is, and the other one for whom it stands for
+    elif NOT + who in other.people and _within(who, mine, other.people[NOT + who], known):
+        return True
+    return who in other.people and all(
+        apart(glob, each, known.separators) for glob in mine for each in other.people[who]
+    )
+
+
 def in_single_texts(conditions: Conditions) -> Iterator[Conditions]:
     """The rule as several that apply where it does: one for each text of the first condition that has several."""
     for name, globs in conditions.people.items():

@@ -4,15 +4,18 @@ Standard: policies/README.md; two items that say the same are equal, whatever th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from relay.policy.comparing.languages import contains
 from relay.policy.patterns import Glob, Groups
 from relay.policy.raising import Raising
 from relay.policy.rules import LookedFor, PlacedRule, When
 from relay.policy.settings import Chosen, MaxSize
 
+MAX_SORTED = 50
+"""Maximum number of patterns of which those are left out that lie within others."""
 People = Mapping[str, tuple[Glob, ...]]
 """The patterns of each condition on people."""
 
@@ -94,8 +97,23 @@ class Item:
 
 def conditions_of(when: When, groups: Groups) -> Conditions:
     """The conditions of a rule, but not its time."""
-    people = {name: tuple(dict.fromkeys(patterns.all(groups))) for name, patterns in when.people.items()}
-    return Conditions(people, when.looked_for, when.larger_than, when.smaller_than)
+    people = {name: _fewest(patterns.all(groups)) for name, patterns in when.people.items()}
+    tags, fields, types, names = when.looked_for
+    looked_for = LookedFor(tags, fields, _fewest(types), _fewest(names))
+    return Conditions(people, looked_for, when.larger_than, when.smaller_than)
+
+
+def _fewest(globs: Iterable[Glob]) -> tuple[Glob, ...]:
+    """The same patterns without needless stars, and without those that lie within others, as far as they are few."""
+    found = list(dict.fromkeys(map(_plain, globs)))
+    if len(found) > MAX_SORTED:
+        return tuple(found)
+    return tuple(each for each in found if not any(other != each and contains(other, each) for other in found))
+
+
+def _plain(glob: Glob) -> Glob:
+    first, *rest = glob.parts
+    return Glob((first, *(part for part in rest[:-1] if part), rest[-1])) if rest else glob
 
 
 def _bare(raising: Raising) -> Raising:

@@ -31,7 +31,7 @@ GUESSED_OF = 5
 """Maximum number of patterns of one rule that are guessed from."""
 FILLING = "anybody"
 """Stands in the place of a star, where any text may."""
-_DOMAIN_LETTERS = frozenset(string.ascii_lowercase + string.digits + "-_")
+_DOMAIN_LETTERS = string.ascii_lowercase + string.digits + "-_"
 
 
 class TooHard(Exception):
@@ -101,7 +101,7 @@ def _apart(one: Glob, other: Glob, separators: str) -> bool:
     if domains[0] != domains[1] and "*" not in "".join(domains):
         return True
     try:
-        return address((Who((one,)), Who((other,))), (), separators, at_in_local=True) is None
+        return address((Who((one,)), Who((other,))), (), separators) is None
     except TooHard:
         return False
 
@@ -124,20 +124,18 @@ def guessed(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> 
     return None
 
 
-def address(
-    wanted: Sequence[Who], unwanted: Sequence[Who], separators: str, *, at_in_local: bool = False
-) -> str | None:
+def address(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> str | None:
     """An address that is one of all `wanted` and of none of `unwanted`; None where there is none.
 
-    `at_in_local` says that a local part may have an @, as one in quotes may. Raises TooHard where it would take too
-    long to find out.
+    No address with an @ in its local part is looked for: whose it is, is in doubt. Raises TooHard where it would take
+    too long to find out.
     """
     for who in unwanted:
         if who == Who() or (who.fits and not who.misses and _lie_within(wanted, who.fits, separators)):
             return None
     if (guess := guessed(wanted, unwanted, separators)) is not None:
         return guess
-    return _searched(_Search(wanted, unwanted, separators, at_in_local=at_in_local))
+    return _searched(_Search(wanted, unwanted, separators))
 
 
 def _lie_within(wanted: Sequence[Who], wide: tuple[Glob, ...], separators: str) -> bool:
@@ -149,6 +147,7 @@ def _guesses(wanted: Sequence[Who]) -> Iterator[str]:
     globs = [who.fits[:GUESSED_OF] for who in wanted if who.fits]
     if not globs:
         yield f"{FILLING}@{FILLING}.invalid"
+        return
     for some in islice(product(*globs), GUESSED):
         yield from (guess for each in some if "@" in (guess := filled(each)))
         local, domain = (_common([str(glob).rpartition("@")[place] for glob in some]) for place in (0, 2))
@@ -174,17 +173,15 @@ class _State(NamedTuple):
     """How far an address has been read.
 
     `whole` and `bare` have the places reached in each pattern by the address, and by what it is without its tag.
-    `spent` are separators that the address begins with, which separate nothing.
     """
 
     part: str
     whole: tuple[int, ...]
     bare: tuple[int, ...]
-    spent: str
 
 
-_BEGIN, _LOCAL, _TAG, _LABEL, _DOMAIN = "begin", "local", "tag", "label", "domain"
-"""Before everything, in the local part, in its tag, where a label has to begin, and within a label."""
+_BEGIN, _LOCAL, _UNTAGGED, _TAG, _LABEL, _DOMAIN = "begin", "local", "untagged", "tag", "label", "domain"
+"""Before everything, in a local part, in one that has no tag, in a tag, before a label, and within a label."""
 
 
 def _searched(search: _Search) -> str | None:
@@ -217,8 +214,7 @@ def _spelled(came: dict[_State, tuple[_State, str] | None], state: _State) -> st
 class _Search:
     """The automaton of all addresses, with how far each pattern has been read."""
 
-    def __init__(self, wanted: Sequence[Who], unwanted: Sequence[Who], separators: str, *, at_in_local: bool) -> None:
-        """`at_in_local` says that a local part may have an @, as one in quotes may."""
+    def __init__(self, wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> None:
         globs = list(dict.fromkeys(glob for who in (*wanted, *unwanted) for glob in (*(who.fits or ()), *who.misses)))
         self._automata = [_automaton(glob) for glob in globs]
         self.width = len(globs) + 1
@@ -231,33 +227,34 @@ class _Search:
 
         self._wanted, self._unwanted = list(map(places, wanted)), list(map(places, unwanted))
         self._separators = separators
-        own = {letter for glob in globs for part in glob.parts for letter in part} - {"@"}
-        others = [letter for letter in string.ascii_lowercase + string.digits if letter not in own]
-        other = others[:1] or [_letter_outside("".join(own))]
         # Those that patterns tell apart, and one that stands for all others.
-        self._local_letters = (*other, *sorted(own | set(separators)), *("@" * at_in_local))
-        self._domain_letters = (*others[:1], *sorted(own & _DOMAIN_LETTERS))
+        own = {letter for glob in globs for part in glob.parts for letter in part} - {"@"}
+        local = own | set(separators)
+        other = next((letter for letter in _DOMAIN_LETTERS if letter not in local), _letter_outside("".join(local)))
+        self._local_letters = (other, *sorted(local))
+        others = [letter for letter in _DOMAIN_LETTERS if letter not in own]
+        self._domain_letters = (*others[:1], *sorted(own & set(_DOMAIN_LETTERS)))
         start = (1,) * len(globs)
-        self.first = _State(_BEGIN, start, start, "")
+        self.first = _State(_BEGIN, start, start)
 
     def steps(self, state: _State) -> Iterator[tuple[str, _State]]:
         """Each letter that may come next, and where it leads."""
-        part, whole, bare, spent = state
+        part, whole, bare = state
         if part in (_LABEL, _DOMAIN):
             for letter in self._domain_letters:
-                yield letter, _State(_DOMAIN, self._moved(whole, letter), self._moved(bare, letter), "")
+                yield letter, _State(_DOMAIN, self._moved(whole, letter), self._moved(bare, letter))
             if part == _DOMAIN:
-                yield ".", _State(_LABEL, self._moved(whole, "."), self._moved(bare, "."), "")
+                yield ".", _State(_LABEL, self._moved(whole, "."), self._moved(bare, "."))
             return
         for letter in self._local_letters:
-            after = self._moved(whole, letter)
-            if part == _TAG or (part == _LOCAL and letter in self._separators and letter not in spent):
-                yield letter, _State(_TAG, after, bare, "")
-            else:
-                more = letter if part == _BEGIN and letter in self._separators else ""
-                yield letter, _State(_LOCAL, after, self._moved(bare, letter), spent + more)
+            after, separates = self._moved(whole, letter), letter in self._separators
+            if part == _TAG or (part == _LOCAL and separates):
+                yield letter, _State(_TAG, after, bare)
+            else:  # nothing stands before a separator at the beginning
+                begun = _UNTAGGED if part == _UNTAGGED or separates else _LOCAL
+                yield letter, _State(begun, after, self._moved(bare, letter))
         if part != _BEGIN:
-            yield "@", _State(_LABEL, self._moved(whole, "@"), self._moved(bare, "@"), "")
+            yield "@", _State(_LABEL, self._moved(whole, "@"), self._moved(bare, "@"))
 
     def alive(self, state: _State) -> bool:
         """Whether those wanted may still be found behind this state."""

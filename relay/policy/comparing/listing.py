@@ -124,12 +124,13 @@ def _messages(about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = Fal
 
 def _difference(called: str, sender: str, message: Message, each: Look, day: date | None) -> Difference:
     said = [message.called]
-    if each.octets > message.least:
-        said.append(f"{each.octets} octets")
+    if (octets := each.sample.content.size) > message.least:
+        said.append(f"{octets} octets")
     if day is not None:
         said.append(f"from {day} on")
     sender = sender or NULL_SENDER
-    return Difference(called, sender, ", ".join(said), each.before, each.after, each.changed, each.direction)
+    shown = (each.before, each.after, each.changed, each.direction)
+    return Difference(called, sender, ", ".join(said), *shown, sample=each.sample)
 
 
 def _called(every: Collection[str], some: Collection[str]) -> str:

@@ -18,10 +18,6 @@ from relay.policy.strength import SEALING, LevelName, Quantum, never_weaker, str
 _QUANTA: tuple[Quantum, ...] = ("off", "preferred", "required")
 
 
-NOBODY_YET = "nobody yet"
-"""The peer of recipients who have none on either side: what would be sealed for them is compared all the same."""
-
-
 class Outcome(NamedTuple):
     """The levels that are tried, () where the mail does not leave; the peer whose keys seal it."""
 

@@ -28,7 +28,6 @@ from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Judged
 from relay.policy.comparing.implied import Known, in_single_texts
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import REWRITTEN, TooHard, Who, address
-from relay.policy.comparing.outcomes import NOBODY_YET
 from relay.policy.comparing.sides import Side, who
 from relay.policy.floors import Floor
 from relay.policy.patterns import Glob
@@ -136,7 +135,9 @@ class Proof:
             cells.setdefault(said, []).append(cell)
         for some in cells.values():
             rough = _Cell(some[0].bases)
-            if not self._in_cell(case, rough, (old, new), self._known(rewritten=rewritten), only_look=True):
+            alone = some[0].bases == (0, 0) and not some[0].unwanted
+            known = self._known(rewritten=rewritten)
+            if not alone and not self._in_cell(case, rough, (old, new), known, only_look=True):
                 continue
             for cell in some:
                 in_cell = cell._replace(wanted=(*cell.wanted, Who(REWRITTEN))) if rewritten else cell
@@ -182,10 +183,9 @@ class Proof:
         bases = self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]]
         for sizes in self._sizes(max_bounce):
             old, new = (tuple(each for each in side if each.conditions.for_size(sizes.whole)) for side in rules)
-            nobody = NOBODY_YET if self._new.peer is None else None
-            old_mail, new_mail = (side.mail(sizes.octets, max_bounce, nobody) for side in (self._old, self._new))
+            old_mail, new_mail = (side.mail(sizes.octets, max_bounce) for side in (self._old, self._new))
             context = Context(*bases, old, new, old_mail, new_mail, known)
-            for failure in self._in_context(context, case, cell, sizes):
+            for failure in self._in_context(context, case, cell, sizes, only_look=only_look):
                 if only_look:
                     return True
                 self._failed.add(_key(failure.item))
@@ -208,7 +208,9 @@ class Proof:
                     found.append(Sizes(larger, larger if end is None or larger < end else octets))
         return found
 
-    def _in_context(self, context: Context, case: Case, cell: _Cell, sizes: Sizes) -> Iterator[Failure]:
+    def _in_context(
+        self, context: Context, case: Case, cell: _Cell, sizes: Sizes, *, only_look: bool
+    ) -> Iterator[Failure]:
         left = [] if context.same else [each for each in context.to_be_shown() if _key(each) not in self._failed]
         unsure = bool(left) and not context.a_lattice
         for item in left if context.a_lattice else ():
@@ -218,7 +220,9 @@ class Proof:
             if judged.verdict is Verdict.WEAKER:
                 sender = self._sender(case, cell, show.part)
                 yield Failure(item, show.part, case, sizes, cell.bases, judged.why, (), sender)
-        if unsure and (found := combined(context)).why:
+        if unsure and only_look:
+            yield Failure(None, NO_CONDITIONS, case, sizes, cell.bases, "")
+        elif unsure and (found := combined(context)).why:
             item = next((each for each in found.together if each.key not in context.shared), None)
             item = item or next(iter(found.together), None)
             if _key(item) not in self._failed:

@@ -59,9 +59,9 @@ class Side:
         """Whom each rule by sender is for."""
         return tuple(who(each.conditions) for each in self.replacing)
 
-    def mail(self, octets: int, max_bounce: int | None, peer: str | None) -> Mail:
-        """A mail of so many bytes to these recipients; `peer` is whose keys there are where the side names nobody."""
-        return Mail(octets, max_bounce, self.peer or peer, self.guarded)
+    def mail(self, octets: int, max_bounce: int | None) -> Mail:
+        """A mail of so many bytes to these recipients."""
+        return Mail(octets, max_bounce, self.peer, self.guarded)
 
     def limits(self) -> Iterator[int]:
         """The sizes in bytes at which a limit of any of its levels begins to count."""

@@ -126,9 +126,8 @@ def shown_by(old: PolicySet, new: PolicySet, witness: Witness, called: str, day:
         sender = witness.sender or NULL_SENDER
         said = witness.message.called if day is None else f"{witness.message.called}, from {day} on"
         whom = witness.recipient if witness.alone else called
-        found = Difference(
-            whom, sender, said, each.before, each.after, each.changed, each.direction, sender, witness.alone
-        )
+        shown = (each.before, each.after, each.changed, each.direction)
+        found = Difference(whom, sender, said, *shown, sender, witness.alone, each.sample)
         if found.weaker:
             return found
     return None
