@@ -49,8 +49,9 @@ def choose(file: PolicyFile, floors: Sequence[PlacedRule], asked: Asked, looks: 
             chosen, instead = chosen.instead(rule, line, number), True
         if looks is not None:
             looks.append(RuleLook(number, line, fit is not Fit.NOT, does or meaning(rule)))
-    size = asked.content.sealed_size if asked.content is not None else 0
-    return raised(chosen, raising, size) if raising else chosen
+    if not raising:
+        return chosen
+    return raised(chosen, raising, asked.content.sealed_size if asked.content is not None else 0)
 
 
 def meaning(rule: When) -> str:
