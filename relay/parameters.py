@@ -224,7 +224,7 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     else:
         inner, bare = whole, _without_quotes(joined)
         first = whole.split(None, 1)[0] if whole else b""
-    kinds = (inner, bare, first, whole.strip(b'"'), whole)
+    kinds = (inner, bare, first, whole.strip(b'"'))
     escaped = b"\\" in joined or b"\\" in whole
     return (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
 
