@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relay.parameters import MAX_OCTETS, parse, texts_of
+from relay.parameters import MAX_OCTETS, Structured, _parsed, parse, texts_of
 
 
 @pytest.mark.parametrize(
@@ -124,10 +124,32 @@ def test_the_value_and_what_else_is_read_there(value: bytes, read: str, others: 
 
 def test_a_plain_field_has_one_reading() -> None:
     structured = parse(b" multipart/mixed; charset=utf-8;\r\n\tboundary=abc")
+    assert structured.plain
     assert structured.values == ("multipart/mixed",)
     assert structured.octets("boundary") == (b"abc",)
     assert structured.readings("charset") == ("utf-8",)
     assert structured.readings("filename") == ()
+
+
+_plain_texts = st.text(st.sampled_from("ab=_-. /"), min_size=1, max_size=8)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["a", "b-", "name"]), _plain_texts, st.booleans()), max_size=3), st.text(" ;\t")
+)
+def test_what_is_plain_has_no_other_reading(pairs: list[tuple[str, str, bool]], end: str) -> None:
+    """The fast way and the thorough one agree."""
+    value = "".join(f';\r\n {name}="{text}"' if quoted else f"; {name}={text}" for name, text, quoted in pairs)
+    field = f"a/b{value}{end}".encode()
+    found, thorough = parse(field), _parsed(field)
+    if found.plain:
+        names = {name for name, _, _ in pairs}
+        assert found.values == thorough.values
+        assert [_all_of(found, name) for name in names] == [_all_of(thorough, name) for name in names]
+
+
+def _all_of(structured: Structured, name: str) -> object:
+    return structured.octets(name), structured.readings(name)
 
 
 def test_a_boundary_is_octets() -> None:
@@ -169,6 +191,6 @@ def test_the_cost_is_linear(start: bytes, piece: bytes) -> None:
 
 def test_what_passes_a_bound_is_unclear() -> None:
     assert parse(b"a" * (MAX_OCTETS + 1)).unclear
-    assert parse(b"a; " + b"; ".join(b"x%d=1" % number for number in range(200))).unclear
+    assert parse(b"a; " + b"; ".join(b"x%d= 1" % number for number in range(200))).unclear
     assert parse(b"a" + b"()" * 200).unclear
     assert not parse(b"a; " + b"; ".join(b"filename*%d=%s" % (number, b"a" * 50) for number in range(100))).unclear
