@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from relay.cms import AuthEnveloped, CertificateID
@@ -58,9 +57,9 @@ class SealedPayload:
     keys: tuple[KeyReference, ...] = ()
     quantum_bits: int = 0
 
-    @cached_property
+    @property
     def der(self) -> bytes:
-        """Takes the pieces."""
+        """All pieces; they are encrypted once more each time that it is asked for."""
         return bytes(self.pieces)
 
 

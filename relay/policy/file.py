@@ -8,7 +8,6 @@ import difflib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
@@ -75,17 +74,17 @@ class Policy(SealingSettings):
         """True where these settings let mail out unsealed today, by themselves or by a rule."""
         return not self.ended and any(each.levels == ("plaintext",) and not each.ended for each in (self, *self.when))
 
-    @cached_property
+    @property
     def looks_inside(self) -> bool:
         """True where a rule asks about the message, so that the envelope alone does not decide."""
-        return self.patterns > 0
+        return any(rule.patterns for rule in self.when)
 
-    @cached_property
+    @property
     def groups(self) -> frozenset[str]:
         """The groups that its rules name."""
         return frozenset(group for rule in self.when for group in rule.groups)
 
-    @cached_property
+    @property
     def patterns(self) -> int:
         """How many texts and sizes the rules compare with a message, which says how much work that is."""
         return sum(rule.patterns for rule in self.when)
