@@ -56,11 +56,14 @@ class SealedPayload:
     pieces: Pieces = field(repr=False)
     keys: tuple[KeyReference, ...] = ()
     quantum_bits: int = 0
+    _whole: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def der(self) -> bytes:
-        """All pieces; they are encrypted once more each time that it is asked for."""
-        return bytes(self.pieces)
+        """All pieces. They are taken once and kept, since nothing is encrypted twice."""
+        if not self._whole:
+            self._whole.append(bytes(self.pieces))
+        return self._whole[0]
 
 
 @dataclass(frozen=True, slots=True)
