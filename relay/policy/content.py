@@ -6,10 +6,6 @@ A rule that looks into a message can only raise the level, so counting the uncle
 
 from __future__ import annotations
 
-import email.errors
-import email.header
-import re
-import unicodedata
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,17 +14,23 @@ from typing import TypeVar, cast
 
 from relay import mime
 from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
+from relay.parameters import parse
+from relay.policy import texts
 from relay.policy.names import FoldedAddress, fold_address
 from relay.policy.structure import find_parts
 
 MAX_FIELD_OCTETS = 16 * 1024
 """A longer header field counts as having any text: decoding it takes too long."""
 MAX_VALUES = 20
+MAX_TEXT_WORK = 16 * 1024
+"""Maximum work on the fields of one name, in octets (words.readings)."""
+MAX_NAME_WORK, NAME_WORK_SHARE = 16 * 1024, 16
+"""Maximum work on all file names, in octets: this, and one for so many octets of the message."""
+MAX_CHARSETS = 3
 MAX_DATE_OCTETS = 200
 
 T = TypeVar("T")
 
-_MANY_MARKS = re.compile(r"([^\w\x00-\x7f]{31,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,6 @@ class MessageFacts:
     def __init__(self, message: bytes) -> None:
         """Reads nothing yet. Asking raises MalformedMessage where the header has no end."""
         self.message = message
-        self._values: dict[str, list[str] | None] = {}
         self._once: dict[object, object] = {}
 
     @property
@@ -70,21 +71,42 @@ class MessageFacts:
 
     def _by_name(self) -> dict[bytes, list[bytes]]:
         found: dict[bytes, list[bytes]] = {}
-        for name, raw in mime.fields(mime.searched_header(self.message[: mime.MAX_HEADER_OCTETS + 4])):
-            found.setdefault(name, []).append(raw)
+        for name, raw in mime.lines_by_field(mime.searched_header(self.message[: mime.MAX_HEADER_OCTETS + 4])):
+            if name := name or _lenient_name(raw):
+                found.setdefault(name, []).append(raw)
         return found
 
     def values(self, name: str) -> list[str] | None:
-        """All values of a field (its name in lower case) as `plain`, unfolded, decoded; [] where it is not there.
+        """All values of a field (its name in lower case) as they are compared; [] where it is not there.
 
-        A field that can be read in two ways has two. None where there are so many, or one that is so long, that not all
-        is looked at.
+        A field that programs read in several ways has several. None where it counts as having any text: it is too long,
+        there are too many of it or of its readings, or nobody can tell what it shows.
         """
-        if name not in self._values:
-            raw = self._fields.get(name.encode("ascii", "replace"), [])
-            many = len(raw) > MAX_VALUES or any(len(each) > MAX_FIELD_OCTETS for each in raw)
-            self._values[name] = None if many else [text for each in raw for text in readings(each.partition(b":")[2])]
-        return self._values[name]
+        return self.once(("values", name), lambda: self._read_values(name))
+
+    def _read_values(self, name: str) -> list[str] | None:
+        fields = self._fields.get(name.encode("ascii", "replace"), [])
+        if len(fields) > MAX_VALUES or any(len(each) > MAX_FIELD_OCTETS for each in fields):
+            return None
+        values: set[str] = set()
+        left = MAX_TEXT_WORK
+        for field in fields:
+            found, work = texts.values(field.partition(b":")[2], left, self._charsets)
+            if found is None:
+                return None
+            values |= found
+            left -= work
+        return sorted(values)
+
+    @property
+    def _charsets(self) -> tuple[str, ...]:
+        """The charsets that the outermost Content-Type names."""
+        return self.once("charsets", self._read_charsets)
+
+    def _read_charsets(self) -> tuple[str, ...]:
+        types = self._fields.get(b"content-type", [])[:MAX_CHARSETS]
+        named = {name for each in types for name in parse(each.partition(b":")[2]).readings("charset")}
+        return tuple(sorted(named)[:MAX_CHARSETS])
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -102,7 +124,17 @@ class MessageFacts:
 
     def _walk(self) -> tuple[tuple[Part, ...], bool]:
         found, unclear = find_parts(self.message)
-        return tuple([Part(kind, _names(names)) for kind, names in found]), unclear
+        left = MAX_NAME_WORK + len(self.message) // NAME_WORK_SHARE
+        parts = []
+        for kind, names in found:
+            compared: set[str] = set()
+            for name in names:
+                saved, work = texts.file_names(name.encode("utf-8", "replace"), left)
+                unclear = unclear or saved is None
+                compared |= saved or set()
+                left -= work
+            parts.append(Part(kind, tuple(sorted(compared))))
+        return tuple(parts), unclear
 
     @property
     def authors(self) -> tuple[FoldedAddress, ...] | None:
@@ -145,51 +177,17 @@ class MessageFacts:
         return _seconds_since(received.decode("ascii", "replace").rpartition(";")[2].strip(), now)
 
 
-def plain(text: str) -> str:
-    """As texts are compared: in lower case, in one form of Unicode (NFC), blanks made single.
+_NO_NAME = bytes(each for each in range(256) if not 33 <= each <= 126)
 
-    So many marks as no letter has stay as they are: to sort them takes the square of their number.
+
+def _lenient_name(line: bytes) -> bytes:
+    """The name in lower case that lenient programs read in a line that is no field, or b"".
+
+    They drop what stands around it: blanks, even folded, a byte order mark, the no-break space of Latin-1.
     """
-    pieces = _MANY_MARKS.split(text.casefold())
-    pieces[::2] = [unicodedata.normalize("NFC", piece) for piece in pieces[::2]]
-    return " ".join("".join(pieces).split())
-
-
-def readings(value: bytes) -> Iterable[str]:
-    """A field's value unfolded, with encoded words read (RFC 2047), as `plain`.
-
-    Octets that are no UTF-8 are read as Latin-1, too: old programs write a subject so, and mail programs show it.
-    """
-    unfolded = value.replace(b"\r\n", b"")
-    texts = {unfolded.decode("utf-8", "replace"), unfolded.decode("utf-8" if _is_utf8(unfolded) else "iso-8859-1")}
-    return {plain(_words(text)) for text in texts}
-
-
-def _is_utf8(octets: bytes) -> bool:
-    try:
-        octets.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _words(text: str) -> str:
-    """The text with each encoded word read where it stands; as it is where one is broken."""
-    if "=?" not in text:
-        return text
-    try:
-        parts = email.header.decode_header(text)
-    except (ValueError, email.errors.MessageError):
-        return text
-    return "".join(part if isinstance(part, str) else _text(part, charset) for part, charset in parts)
-
-
-def _text(octets: bytes, charset: str | None) -> str:
-    """What these octets are, as far as that can be told; without a character set, decode_header has encoded text."""
-    try:
-        return octets.decode(charset or "raw-unicode-escape", "replace")
-    except (ValueError, LookupError):
-        return octets.decode("iso-8859-1")
+    name, colon, _ = line.partition(b":")
+    name = name.strip(_NO_NAME)
+    return name.lower() if colon and name.translate(None, _NO_NAME) == name else b""
 
 
 def _seconds_since(date: str, now: datetime) -> float | None:
@@ -199,8 +197,3 @@ def _seconds_since(date: str, now: datetime) -> float | None:
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return max(0.0, (now - then).total_seconds())
-
-
-def _names(found: tuple[str, ...]) -> tuple[str, ...]:
-    """File names as they are compared (RFC 2047 is for other texts, and yet programs write names so)."""
-    return tuple({plain(_words(name)) for name in found} - {""})

@@ -11,9 +11,10 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from relay.config import SizeSetting
-from relay.policy.content import MessageFacts, Part, plain
+from relay.policy.content import MessageFacts, Part
 from relay.policy.patterns import AddressPatterns, Glob, Groups
 from relay.policy.settings import SealingSettings
+from relay.policy.texts import plain
 from relay.policy.units import Texts
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+")

@@ -76,7 +76,7 @@ def spellings() -> Iterator[Spelling]:
     yield Spelling("charset iso-2022-kr", "subject_tag", "[기밀]", mail(b"Subject: " + b("[기밀]".encode("iso-2022-kr"), "iso-2022-kr")))
     for charset in ("cp037", "ibm500", "ebcdic-cp-us", "scsu", "bocu-1", "utf-ebcdic", "iso-2022-cn"):
         yield Spelling(f"charset {charset}, of programs with ICU or iconv", "subject_tag", "[secret]",
-                       mail(b"Subject: " + b("[secret]".encode("cp037"), charset)))  # fmt: skip
+                       mail(b"Subject: " + b("[secret]".encode("cp500" if charset == "ibm500" else "cp037"), charset)))  # fmt: skip
     for tag, codec in RAW:
         kind = b"Content-Type: text/plain; charset=" + codec.encode()
         yield Spelling(f"raw {codec}", "subject_tag", tag, mail(b"Subject: " + tag.encode(codec), kind))

@@ -117,6 +117,8 @@ SEVERAL = {
     "behind half a UTF-8 character": b"=?utf-8?Q?=C3?= " + q(TAG, every=True),
     "behind half a UTF-8 character, B": b(b"\xc3") + b" " + b(TAG),
     "behind half a Shift_JIS character": q(b"\x81", "shift_jis", every=True) + b" " + q(TAG, "shift_jis", every=True),
+    "two charsets of two octets": q("[sec".encode("utf-16-be"), "utf-16be") + b" " + q("ret]".encode("utf-16-le"), "unicode"),
+    "two byte order marks": q("[sec".encode("utf-16"), "utf-16") + b" " + q(b"\xfe\xff" + "ret]".encode("utf-16-be"), "utf-16"),
     "behind half a GBK character": q(b"\x81", "gbk", every=True) + b" " + q(TAG, "gbk", every=True),
     "behind an escape that does not end": q(b"\x1b$B", "iso-2022-jp", every=True) + b" " + q(TAG, "iso-2022-jp", every=True),
 }
@@ -149,7 +151,6 @@ BROKEN = {
     "charset with blanks around": b"=? utf-8 ?Q?=5Bsecret=5D?=",
     "charset in quotes": b'=?"utf-8"?B?' + b64(TAG) + b"?=",
     "charset with odd characters": b"=?utf-8!?B?" + b64(TAG) + b"?=",
-    "charset that names a codec of Python": b("[frperg]", "rot13"),
     "charset that names a slow codec of Python": b("[secret]", "punycode"),
     "text that a word has within": b"=?x-none?Q?=?= " + b(TAG),
     "a control character in it": b"=?utf-8?Q?=07=5Bsecret=5D?=",
