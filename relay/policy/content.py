@@ -16,6 +16,7 @@ from relay import mime
 from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
 from relay.parameters import parse
 from relay.policy import texts
+from relay.policy.extensions import GENERIC, types_of
 from relay.policy.names import FoldedAddress, fold_address
 from relay.policy.structure import find_parts
 
@@ -124,17 +125,13 @@ class MessageFacts:
 
     def _walk(self) -> tuple[tuple[Part, ...], bool]:
         found, unclear = find_parts(self.message)
-        left = MAX_NAME_WORK + len(self.message) // NAME_WORK_SHARE
+        names = _FileNames(MAX_NAME_WORK + len(self.message) // NAME_WORK_SHARE)
         parts = []
-        for kind, names in found:
-            compared: set[str] = set()
-            for name in names:
-                saved, work = texts.file_names(name.encode("utf-8", "replace"), left)
-                unclear = unclear or saved is None
-                compared |= saved or set()
-                left -= work
-            parts.append(Part(kind, tuple(sorted(compared))))
-        return tuple(parts), unclear
+        for kind, written in found:
+            compared = names.of(written)
+            kinds = (kind, *types_of(compared)) if kind in GENERIC else (kind,)
+            parts += [Part(each, compared) for each in kinds]
+        return tuple(parts), unclear or names.unclear
 
     @property
     def authors(self) -> tuple[FoldedAddress, ...] | None:
@@ -197,3 +194,22 @@ def _seconds_since(date: str, now: datetime) -> float | None:
         return None
     then = then if then.tzinfo else then.replace(tzinfo=UTC)
     return max(0.0, (now - then).total_seconds())
+
+
+class _FileNames:
+    """Reads the file names of one message; `unclear` where there may be others."""
+
+    def __init__(self, max_work: int) -> None:
+        self.unclear = False
+        self._left = max_work
+        self._known: dict[str, set[str]] = {}
+
+    def of(self, written: tuple[str, ...]) -> tuple[str, ...]:
+        """All names under which some program may save a part that has these."""
+        for name in written:
+            if name not in self._known:
+                found, work = texts.file_names(name.encode("utf-8", "replace"), self._left)
+                self._left -= work
+                self._known[name] = found or set()
+                self.unclear = self.unclear or found is None
+        return tuple(sorted(set().union(*[self._known[name] for name in written])))

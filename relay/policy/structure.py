@@ -29,7 +29,7 @@ ODD_FIELD_OCTETS, ODD_FIELD_SHARE = 16 * 1024, 32
 """Maximum length of all fields with several readings, in octets: this, and one for so many octets of the message."""
 
 _FIELD = re.compile(
-    rb"[\r\n](content-(?:type|disposition|transfer-encoding|name)|x-sun-data-name)[ \t\r\n]*+:"
+    rb"[\r\n][^ -~\t\r\n]*+(content-(?:type|disposition|transfer-encoding|name)|x-sun-data-name)[^!-~]*+:"
     rb"((?:[^\r\n]++|(?:\r\n|\r|\n)[ \t])*+)",
     re.IGNORECASE,
 )
