@@ -12,8 +12,9 @@ import binascii
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from encodings.aliases import aliases
 from typing import NamedTuple
+
+from relay import charsets
 
 MAX_OCTETS = 8192
 """Maximum length of a field, in octets; no mail program writes as many."""
@@ -41,6 +42,7 @@ _PARAMETER = re.compile(
 """Name, number of the section, and the sign of an encoded value (RFC 2231, 7)."""
 _QUOTED = re.compile(rb'"((?:[^"\\]++|\\.)*+)"?', re.DOTALL)
 _UNTIL_SEMICOLON = re.compile(rb'(?:[^";]++|"(?:[^"\\]++|\\.)*+"?)*+', re.DOTALL)
+_WORDS = re.compile(rb"(?:=\?[^?]*+\?[BbQq]\?[^?]*+\?=[ \t]*+)++")
 _COMMENT_SIGN = re.compile(rb'\\.|[()"]', re.DOTALL)
 _ODD_FOLD = re.compile(rb"[^; \t\r\n][ \t]*+\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]*+")
@@ -48,15 +50,6 @@ _NO_STAND_INS = bytes.maketrans(b"\0\1\r\n", b"\2\2  ")
 """Frees two octets, which take the place of a backslash or a quote for a moment."""
 _HEAD = re.compile(rb"[ \t]*+([^ \t;/]*+)(?:[ \t]*+/[ \t]*+([^ \t;/]*+))?")
 _NO_HEXADECIMAL = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-
-_CODECS = (frozenset(aliases) | frozenset(aliases.values())) - frozenset(
-    name
-    for name in (*aliases, *aliases.values())
-    if aliases.get(name, name)
-    in {"base64_codec", "bz2_codec", "hex_codec", "mbcs", "quopri_codec", "rot_13", "uu_codec", "zlib_codec"}
-)
-"""Charsets that Python reads in linear time. To ask it for an unknown name would search files and keep the name."""
-_OTHER_LABELS = {"unicode": "utf_16_le", "ucs_2": "utf_16_le", "iso_10646_ucs_2": "utf_16_le"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +131,9 @@ def _parsed(value: bytes) -> Structured:
         found_texts: dict[str, None] = {}
         for candidate, charset in dict.fromkeys(each for sections in variants for each in _candidates(sections)):
             candidates[candidate] = None
-            found_texts.update(dict.fromkeys(texts_of(candidate, charset)))
+            texts_found = texts_of(candidate, charset)
+            clear = clear and texts_found is not None
+            found_texts.update(dict.fromkeys(texts_found or ()))
             budget -= len(candidate)
             if budget < 0:
                 return Structured(next(iter(values)), tuple(values), unclear=True)
@@ -146,30 +141,13 @@ def _parsed(value: bytes) -> Structured:
     return Structured(next(iter(values)), tuple(values), False, not clear, octets, readings)
 
 
-def texts_of(octets: bytes, charset: str | None) -> Iterator[str]:
-    """Each text that programs read in octets of this charset (its name from the message), the named one first.
+def texts_of(octets: bytes, charset: str | None) -> tuple[str, ...] | None:
+    """The texts that programs read in octets of this charset (its name from the message), the named one first.
 
-    None is for none named; then, and where it is unknown or does not fit, they try UTF-8 and Latin-1.
+    None where nobody can tell. With no charset named they try UTF-8, and then what is usual where they are used.
     """
-    named = _codec(charset or "")
-    if named == "utf_8" and not charset:
-        named = ""
-    if named:
-        yield octets.decode(named, "replace")
-        if named in {"utf_16", "utf_32"}:
-            yield octets.decode(named + "_be", "replace")
-    try:
-        yield octets.decode("utf-8")
-    except UnicodeDecodeError:
-        yield octets.decode("iso-8859-1")
-        yield octets.decode("utf-8", "replace")
-
-
-def _codec(charset: str) -> str:
-    """Python's name of a charset, or ""."""
-    name = charset.strip().lower().replace("-", "_").replace(" ", "_")
-    name = _OTHER_LABELS.get(name, name)
-    return aliases.get(name, name) if name in _CODECS else ""
+    codecs = charsets.codecs_of(charset) if charset else charsets.raw_codecs(octets)
+    return None if codecs is None else charsets.texts(octets, codecs)
 
 
 def _without_comments(value: bytes) -> tuple[list[bytes], bool]:
@@ -241,7 +219,8 @@ def _sections(text: bytes, budget: int) -> tuple[dict[str, list[_Section]], int]
 def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     """The value that begins there as kinds of programs read it, the standards' kind first.
 
-    They differ in whether a backslash counts (even before a quote), and in whether the value goes on behind the quotes.
+    They differ in whether a backslash counts (even before a quote), in whether the value goes on behind the quotes, and
+    in whether encoded words may have a semicolon in them.
     """
     end = text.find(b";", at)
     whole = text[at : end if end >= 0 else len(text)].strip()
@@ -255,7 +234,8 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     else:
         inner, bare = whole, _without_quotes(joined)
         first = whole.split(None, 1)[0] if whole else b""
-    kinds = (inner, bare, first, whole.strip(b'"'))
+    words = _WORDS.match(text, at)
+    kinds = (inner, bare, first, whole.strip(b'"'), words[0].strip() if words else inner)
     escaped = b"\\" in joined or b"\\" in whole
     return (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
 

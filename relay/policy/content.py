@@ -6,7 +6,7 @@ A rule that looks into a message can only raise the level, so counting the uncle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -31,7 +31,6 @@ MAX_CHARSETS = 3
 MAX_DATE_OCTETS = 200
 
 T = TypeVar("T")
-
 
 
 @dataclass(frozen=True, slots=True)

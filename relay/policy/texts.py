@@ -23,22 +23,28 @@ _UNSEEN = re.compile(
     "]++"
 )
 """Unicode's Default_Ignorable_Code_Point, and what programs drop besides."""
-_MARKS_IN_A_ROW = re.compile("((?:[^\\w\x00-\x7f]|[\uff9e\uff9f]){8})(?![\x00-\x7f]|\\Z)")
+_MARKS_IN_A_ROW = re.compile("((?:[^\\w\x00-\x7f]|[\uff9e\uff9f]){8})")
 _JOINER = "\u034f"
 """Put among many marks it keeps linear what takes the square of their number: to order them (UAX #15, 13)."""
 _LINE_ENDS = re.compile("[\n\x0b\x0c\r\x1c-\x1f\x85\u2028\u2029]++")
 _OVERRIDES = re.compile("[\u202d\u202e]")
+_USUAL_NAME = re.compile(rb"[A-Za-z0-9 ,;'()\[\]{}+_.&#!~@^$=-]*+")
+"""A file name that is read and saved alike by all programs, but for dots and blanks at its end."""
 _BRAILLE_BLANK = "\u2800"
+_EIGHTEEN, _FOUR = "\ufdfa", "\ufdf2"
+MAX_EIGHTEENS = 50
+"""Maximum number of the one character that NFKC makes eighteen of; more are compared as one that it makes four of."""
 _STREAM = "::$"
 """What stands between a file's name and that of a stream of it (NTFS)."""
 
 
 def plain(text: str) -> str:
-    """As texts are compared: without case and invisible characters, in one form of Unicode (NFKC), blanks made single."""
+    """As texts are compared: no case, no invisible characters, one form of Unicode (NFKC), blanks made single."""
     if text.isascii():
         folded = text.lower()
         return " ".join((folded if folded.isprintable() else _UNSEEN.sub("", folded)).split())
-    compatible = _compatible(_UNSEEN.sub("", text).replace(_BRAILLE_BLANK, " "))
+    text = _UNSEEN.sub("", text).replace(_BRAILLE_BLANK, " ")
+    compatible = _compatible(text if text.count(_EIGHTEEN) <= MAX_EIGHTEENS else text.replace(_EIGHTEEN, _FOUR))
     folded = compatible.casefold()
     return " ".join((folded if folded == compatible else _compatible(folded)).split())
 
@@ -82,6 +88,9 @@ def _forms(text: str) -> Iterator[str]:
 
 def file_names(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tuple[set[str] | None, int]:
     """The same of a file name: also as programs and operating systems cut it when they save the file."""
+    if _USUAL_NAME.fullmatch(octets):
+        name = plain(octets.decode("ascii"))
+        return {name, name.rstrip(" .")} - {""}, 0
     found, work = words.readings(octets.replace(b"\r\n", b""), max_work, labels)
     if found is None or any(map(_is_overridden, found)):
         return None, work
@@ -91,12 +100,13 @@ def file_names(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tupl
 def saved(name: str) -> set[str]:
     """The names as `plain` under which some program may save a file of this name.
 
-    Percent signs are read, directories left out, and so is what follows a NUL; Windows drops dots and blanks at the end.
+    Percent signs are read, and directories left out, and so is what follows a NUL. Windows drops dots and blanks at
+    the end.
     """
     names = {name}
     if "%" in name:
         octets = unquote_to_bytes(name)
-        names.update(charsets.texts(octets, charsets.raw_codecs(octets)[:2]))
+        names.update(charsets.texts(octets, (charsets.UTF_8, charsets.GUESS)))
     forms = {form for each in names for form in _forms(each)}
     forms |= {re.split(r"[/\\]", each)[-1] for each in forms}
     forms |= {each.partition(_STREAM)[0] for each in forms if _STREAM in each}

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import binascii
 import itertools
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from relay import charsets
@@ -144,24 +145,24 @@ def _choices(tokens: Sequence[bytes | Word], raw: tuple[str, ...]) -> tuple[int,
     octets: dict[tuple[str, ...], list[bytes]] = {}
     for word in words:
         octets.setdefault(word.codecs, []).append(_octets(word, usual))
-    if any(not charsets.is_plain(b"".join(each), codecs[0]) for codecs, each in octets.items() if len(each) > 1):
+    if any(not charsets.is_ascii(b"".join(each), codecs[0]) for codecs, each in octets.items() if len(each) > 1):
         joints.append("none")
     if len(words) > 1 and (odd or any(map(_HALF_ESCAPE.search, quoted))):
         joints.append("payloads")
     nul = [False, True] if any(b"\0" in octet for each in octets.values() for octet in each) else [False]
-    codecs = [[(label, codec) for codec in _different(b"".join(each), label)] for label, each in octets.items()]
-    if all(isinstance(each, Word) for each in tokens):
-        raw = raw[:1]
-    options = (raw, list(itertools.product(*codecs)), blanks, dangling, paddings, joints, nul)
-    count = 1
-    for each in options:
-        count *= len(each)
-    return count, (_Choice(first, dict(chosen), *rest) for first, chosen, *rest in itertools.product(*options))
+    codecs = [[(named, codec) for codec in _different(b"".join(each), named)] for named, each in octets.items()]
+    raw = raw if any(isinstance(each, bytes) for each in tokens) else raw[:1]
+    count = math.prod(map(len, (raw, *codecs, blanks, dangling, paddings, joints, nul)))
+    chosen = itertools.product(raw, itertools.product(*codecs), blanks, dangling, paddings, joints, nul)
+    return count, (
+        _Choice(one, dict(pairs), kept, dangles, padding, joint, cut)
+        for one, pairs, kept, dangles, padding, joint, cut in chosen
+    )
 
 
-def _different(octets: bytes, codecs: tuple[str, ...]) -> Iterable[str]:
+def _different(octets: bytes, codecs: tuple[str, ...]) -> Collection[str]:
     """Those of the codecs that make different texts of the octets."""
-    if len(codecs) == 1 or charsets.is_plain(octets, codecs[0]):
+    if len(codecs) == 1 or charsets.is_ascii(octets, codecs[0]):
         return codecs[:1]
     return {charsets.decode(octets, codec): codec for codec in reversed(codecs)}.values()
 
@@ -186,11 +187,11 @@ def _run(words: list[Word], choice: _Choice) -> Iterator[str]:
         return
     if choice.joint == "payloads":
         words = [
-            Word(*kind, b"".join([word.payload for word in same]))
-            for kind, same in itertools.groupby(words, lambda word: word[:2])
+            Word(codecs, encoding, b"".join([word.payload for word in same]))
+            for (codecs, encoding), same in itertools.groupby(words, lambda word: (word.codecs, word.encoding))
         ]
-    for codecs, same in itertools.groupby(words, lambda word: word.codecs):
-        yield charsets.decode(b"".join([_octets(word, choice) for word in same]), choice.codecs[codecs])
+    for named, same in itertools.groupby(words, lambda word: word.codecs):
+        yield charsets.decode(b"".join([_octets(word, choice) for word in same]), choice.codecs[named])
 
 
 def _octets(word: Word, choice: _Choice) -> bytes:

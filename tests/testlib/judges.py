@@ -6,15 +6,16 @@ from __future__ import annotations
 
 import base64
 import email
-import email.policy
 import email.header
+import email.policy
 import fnmatch
+import functools
 import json
 import re
 import shutil
 import subprocess
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
@@ -77,7 +78,7 @@ def shown_by_python(message: bytes) -> dict[str, Shown]:
     found = {}
     for name, policy in {"email": email.policy.default, "email, compat32": email.policy.compat32}.items():
         try:
-            found[name] = _shown(email.message_from_bytes(message, policy=policy))  # type: ignore[arg-type]
+            found[name] = _shown(email.message_from_bytes(message, policy=policy))
         except Exception:  # noqa: BLE001 - it raises many kinds
             found[name] = Shown({}, (), ())
     return found
@@ -97,6 +98,7 @@ def _shown(message: Message) -> Shown:
     return Shown(fields, names, tuple(each.get_content_type() for each in parts))
 
 
+@functools.cache
 def seen(text: str) -> str:
     """The text as somebody sees it: no case, no form of letters, nothing invisible, blanks made single."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
@@ -108,17 +110,21 @@ def _invisible(char: str) -> bool:
     if char.isspace():
         return False
     # Cf does not have the ignorable letters and marks, nor what is shown for octets that are no text.
-    ignorable = re.fullmatch("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f\ufffd\U000e0000-\U000e0fff]", char)
+    ignorable = re.fullmatch(
+        "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f\ufffd\U000e0000-\U000e0fff]", char
+    )
     return unicodedata.category(char) in {"Cf", "Cc"} or ignorable is not None
 
 
-def saved(name: str) -> Iterator[str]:
+@functools.cache
+def saved(name: str) -> frozenset[str]:
     """The names under which the attachment may be saved: as it is, and as an operating system or a program cuts it."""
+    forms = set()
     for each in (name, unquote_to_bytes(name).decode("utf-8", "replace")):
         for part in (each, re.split(r"[/\\]", each)[-1]):
             for cut in (part, part.partition("\0")[0], part.partition("::$")[0]):
-                yield cut
-                yield seen(cut).rstrip(" .")
+                forms |= {cut, seen(cut).rstrip(" .")}
+    return frozenset(forms)
 
 
 def _fits(text: str, pattern: str) -> bool:

@@ -158,7 +158,7 @@ def test_a_boundary_is_octets() -> None:
 
 @pytest.mark.parametrize("charset", ["punycode", "idna", "unicode_escape", "zlib", "base64", "../x", "mbcs", "\0"])
 def test_what_is_no_charset_of_mail_is_not_decoded_as_one(charset: str) -> None:
-    assert list(texts_of(b"abc-", charset)) == ["abc-"]
+    assert texts_of(b"abc-", charset) in (("abc-",), None)
 
 
 @given(st.binary(max_size=200) | st.lists(st.sampled_from([*b"a;=\"\\()*%'<, \r\n01/\xff"])).map(bytes))

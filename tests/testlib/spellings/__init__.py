@@ -10,3 +10,5 @@ from tests.testlib.spellings.spelling import Spelling
 ALL: tuple[Spelling, ...] = tuple(
     spelling for table in (subjects, charsets, fields, names, structure) for spelling in table.spellings()
 )
+
+__all__ = ["ALL", "Spelling"]

@@ -66,23 +66,34 @@ def spellings() -> Iterator[Spelling]:
         for name in names.split():
             for word in (q, b):
                 subject = b"Subject: =?utf-8?Q?plan?= " + word(tag.encode(codec), name)
-                yield Spelling(f"charset {name}, {codec}, {word.__name__.upper()}", "subject_tag", tag, mail(subject))
+                yield Spelling(
+                    f"charset {name}, {codec}, {tag}, {word.__name__.upper()}", "subject_tag", tag, mail(subject)
+                )
     for name in UTF_7.split():
         for text in ("+AFs-secret+AF0-", "+AFsAcwBlAGMAcgBlAHQAXQ-", "[se+AGM-ret]"):
-            yield Spelling(f"charset {name}, {text}", "subject_tag", "[secret]", mail(b"Subject: " + q(text, name, every=True)))
+            yield Spelling(
+                f"charset {name}, {text}", "subject_tag", "[secret]", mail(b"Subject: " + q(text, name, every=True))
+            )
     yield Spelling("charset iso-2022-jp, Roman letters", "subject_tag", "[secret]",
                    mail(b"Subject: " + b(b"\x1b(J[secret]\x1b(B", "iso-2022-jp")))  # fmt: skip
-    yield Spelling("charset hz-gb-2312", "subject_tag", "[绝密]", mail(b"Subject: " + b("[绝密]".encode("hz"), "hz-gb-2312")))
-    yield Spelling("charset iso-2022-kr", "subject_tag", "[기밀]", mail(b"Subject: " + b("[기밀]".encode("iso-2022-kr"), "iso-2022-kr")))
+    yield Spelling(
+        "charset hz-gb-2312", "subject_tag", "[绝密]", mail(b"Subject: " + b("[绝密]".encode("hz"), "hz-gb-2312"))
+    )
+    yield Spelling(
+        "charset iso-2022-kr",
+        "subject_tag",
+        "[기밀]",
+        mail(b"Subject: " + b("[기밀]".encode("iso-2022-kr"), "iso-2022-kr")),
+    )
     for charset in ("cp037", "ibm500", "ebcdic-cp-us", "scsu", "bocu-1", "utf-ebcdic", "iso-2022-cn"):
         yield Spelling(f"charset {charset}, of programs with ICU or iconv", "subject_tag", "[secret]",
                        mail(b"Subject: " + b("[secret]".encode("cp500" if charset == "ibm500" else "cp037"), charset)))  # fmt: skip
     for tag, codec in RAW:
         kind = b"Content-Type: text/plain; charset=" + codec.encode()
-        yield Spelling(f"raw {codec}", "subject_tag", tag, mail(b"Subject: " + tag.encode(codec), kind))
-        yield Spelling(f"raw {codec} beside an encoded word", "subject_tag", tag,
+        yield Spelling(f"raw {codec}, {tag}", "subject_tag", tag, mail(b"Subject: " + tag.encode(codec), kind))
+        yield Spelling(f"raw {codec}, {tag}, beside an encoded word", "subject_tag", tag,
                        mail(b"Subject: =?utf-8?Q?=C3=A4?= " + tag.encode(codec), kind))  # fmt: skip
-        yield Spelling(f"raw {codec}, its charset in quotes", "subject_tag", tag,
+        yield Spelling(f"raw {codec}, {tag}, its charset in quotes", "subject_tag", tag,
                        mail(b'Content-Type: text/plain; format=flowed; charset="%s"' % codec.encode(), b"Subject: " + tag.encode(codec)))  # fmt: skip
     japanese = "[極秘書類]".encode("iso-2022-jp")
     for at in range(2, len(japanese) - 2):

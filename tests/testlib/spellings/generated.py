@@ -82,7 +82,13 @@ def generated(number: int, seed: int) -> list[Spelling]:
         found.append(Spelling(f"generated {count}", "subject_tag", tag, mail(b"Subject: " + subject)))
         name = chance.choice(("plan.docx", "my plan.docx", "Größe.docx", "план.docx"))
         quoted = value(name, chance).replace(b'"', b"")
-        form = chance.choice((b'attachment; filename="%s"', b"attachment; filename=%s", b'attachment; filename*=utf-8\'\'x; filename="%s"'))
+        form = chance.choice(
+            (
+                b'attachment; filename="%s"',
+                b"attachment; filename=%s",
+                b"attachment; filename*=utf-8''x; filename=\"%s\"",
+            )
+        )
         part = b"Content-Type: a/b\r\nContent-Disposition: " + form % quoted
         found.append(Spelling(f"generated {count}", "attachment_name", "*.docx*", with_part(part)))
     return found

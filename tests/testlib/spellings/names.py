@@ -228,10 +228,17 @@ def spellings() -> Iterator[Spelling]:
                        mail(b"Content-Type: application/x-office", b"Content-Disposition: " + value))  # fmt: skip
     for name, value in PDF.items():
         yield Spelling(name, "attachment_type", "application/pdf", with_part(b"Content-Type: " + value))
-        yield Spelling(f"of the message itself, {name}", "attachment_type", "application/pdf", mail(b"Content-Type: " + value))
+        yield Spelling(
+            f"of the message itself, {name}", "attachment_type", "application/pdf", mail(b"Content-Type: " + value)
+        )
     for name, part in PDF_PARTS.items():
         yield Spelling(name, "attachment_type", "application/pdf", with_part(part))
-    yield Spelling("a message as an attachment", "attachment_type", "message/rfc822", with_part(b"Content-Type: message/rfc822\r\n\r\nSubject: x"))
+    yield Spelling(
+        "a message as an attachment",
+        "attachment_type",
+        "message/rfc822",
+        with_part(b"Content-Type: message/rfc822\r\n\r\nSubject: x"),
+    )
     umlaut = "*Gr\u00f6\u00dfe*.docx"
     for name, value in {
         "raw UTF-8": 'filename="die Gr\u00f6\u00dfe.docx"'.encode(), "raw Latin-1": b'filename="die Gr\xf6\xdfe.docx"',
@@ -245,4 +252,6 @@ def spellings() -> Iterator[Spelling]:
         "Q, Latin-1": b'filename="' + q("Gr\u00f6\u00dfe.docx".encode("latin-1"), "iso-8859-1") + b'"',
         "percent signs in a plain name": b'filename="Gr%C3%B6%C3%9Fe.docx"',
     }.items():  # fmt: skip
-        yield Spelling(f"umlaut: {name}", "attachment_name", umlaut, with_part(b"Content-Disposition: attachment; " + value))
+        yield Spelling(
+            f"umlaut: {name}", "attachment_name", umlaut, with_part(b"Content-Disposition: attachment; " + value)
+        )

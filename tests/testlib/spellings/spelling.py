@@ -31,8 +31,14 @@ def mail(*header: bytes, body: bytes = BODY) -> bytes:
 def q(octets: bytes | str, charset: str = "utf-8", every: bool = False) -> bytes:
     """An encoded word in the Q encoding, with as few octets encoded as the syntax needs, or all of them."""
     octets = octets.encode() if isinstance(octets, str) else octets
-    plain = b"" if every else b"[]()<>@,;:./!'*+-&#$%{}|~^" + bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123))
-    text = b"".join(b"_" if each == 32 and not every else bytes([each]) if each in plain else b"=%02X" % each for each in octets)
+    plain = (
+        b""
+        if every
+        else b"[]()<>@,;:./!'*+-&#$%{}|~^" + bytes(range(48, 58)) + bytes(range(65, 91)) + bytes(range(97, 123))
+    )
+    text = b"".join(
+        b"_" if each == 32 and not every else bytes([each]) if each in plain else b"=%02X" % each for each in octets
+    )
     return b"=?%s?Q?%s?=" % (charset.encode(), text)
 
 

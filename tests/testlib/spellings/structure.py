@@ -95,27 +95,42 @@ def messages() -> Iterator[tuple[str, bytes]]:
         yield f"multipart {name}", multipart(kind, body)
     for name, lines in LINES.items():
         yield name, multipart(b"multipart/mixed; boundary=b", lines)
-    both = {"b": "c", "c": "b"}
-    for first, second in both.items():
-        yield f"two types, boundary {first} first", mail(
-            b"Content-Type: multipart/mixed; boundary=%s" % first.encode(),
-            b"Content-Type: multipart/mixed; boundary=%s" % second.encode(), body=body)  # fmt: skip
-    yield "two types, text first", mail(b"Content-Type: text/plain", b"Content-Type: multipart/mixed; boundary=b", body=body)
-    yield "two types, text second", mail(b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: text/plain", body=body)
+    right, wrong = b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: multipart/mixed; boundary=c"
+    yield "two types, the boundary of the first", mail(right, wrong, body=body)
+    yield "two types, the boundary of the second", mail(wrong, right, body=body)
+    yield (
+        "two types, text first",
+        mail(b"Content-Type: text/plain", b"Content-Type: multipart/mixed; boundary=b", body=body),
+    )
+    yield (
+        "two types, text second",
+        mail(b"Content-Type: multipart/mixed; boundary=b", b"Content-Type: text/plain", body=body),
+    )
     yield "type folded before the colon", mail(b"X: y", b"Content-Type\r\n : multipart/mixed; boundary=b", body=body)
-    yield "type with a no-break space before the colon", mail(b"X: y", b"Content-Type\xa0: multipart/mixed; boundary=b", body=body)
-    yield "type behind a line of no field", mail(b"X: y", b"no field", b"Content-Type: multipart/mixed; boundary=b", body=body)
+    yield (
+        "type with a no-break space before the colon",
+        mail(b"X: y", b"Content-Type\xa0: multipart/mixed; boundary=b", body=body),
+    )
+    yield (
+        "type behind a line of no field",
+        mail(b"X: y", b"no field", b"Content-Type: multipart/mixed; boundary=b", body=body),
+    )
     yield "no MIME-Version", mail(b"Content-Type: multipart/mixed; boundary=b", body=body)
     long = b"b" * 200
     yield "a long boundary", multipart(b"multipart/mixed; boundary=" + long, body.replace(b"--b", b"--" + long))
     umlaut = "b\u00e4".encode()
-    yield "a boundary of UTF-8", multipart(b'multipart/mixed; boundary="' + umlaut + b'"', body.replace(b"--b", b"--" + umlaut))
+    yield (
+        "a boundary of UTF-8",
+        multipart(b'multipart/mixed; boundary="' + umlaut + b'"', body.replace(b"--b", b"--" + umlaut)),
+    )
     yield "a boundary of Latin-1", multipart(b'multipart/mixed; boundary="b\xe4"', body.replace(b"--b", b"--b\xe4"))
-    for kind in ("rfc822", "RFC822", "global", "news", "x-none", "partial; id=x; number=1; total=1"):
-        yield f"in message/{kind}", multipart(b"message/" + kind.encode(), INNER)
-        part = b"--b\r\nContent-Type: message/" + kind.encode() + b"\r\n\r\n" + INNER + b"\r\n--b--\r\n"
-        yield f"in a part of message/{kind}", multipart(b"multipart/mixed; boundary=b", part)
-    attached = b"--b\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n\r\n" + INNER + b"\r\n--b--\r\n"
+    for subtype in ("rfc822", "RFC822", "global", "news", "x-none", "partial; id=x; number=1; total=1"):
+        yield f"in message/{subtype}", multipart(b"message/" + subtype.encode(), INNER)
+        part = b"--b\r\nContent-Type: message/" + subtype.encode() + b"\r\n\r\n" + INNER + b"\r\n--b--\r\n"
+        yield f"in a part of message/{subtype}", multipart(b"multipart/mixed; boundary=b", part)
+    attached = (
+        b"--b\r\nContent-Type: message/rfc822\r\nContent-Disposition: attachment\r\n\r\n" + INNER + b"\r\n--b--\r\n"
+    )
     yield "in an attached message", multipart(b"multipart/mixed; boundary=b", attached)
     yield "in a digest", multipart(b"multipart/digest; boundary=b", b"--b\r\n\r\n" + INNER + b"\r\n--b--\r\n")
     yield "in a digest, of a type", multipart(b"multipart/digest; boundary=b", b"--b\r\n" + PART + b"\r\n--b--\r\n")
@@ -130,13 +145,26 @@ def messages() -> Iterator[tuple[str, bytes]]:
     yield "in a message in a message", multipart(b"message/rfc822", b"Content-Type: message/rfc822\r\n\r\n" + INNER)
     deep = PART
     for depth in range(6):
-        deep = b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n%s\r\n--b%d--" % (depth, depth, deep, depth)
+        deep = b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n%s\r\n--b%d--" % (
+            depth,
+            depth,
+            deep,
+            depth,
+        )
     yield "six deep", deep + b"\r\n"
     for depth in range(6, 40):
-        deep = b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n%s\r\n--b%d--" % (depth, depth, deep, depth)
+        deep = b"Content-Type: multipart/mixed; boundary=b%d\r\n\r\n--b%d\r\n%s\r\n--b%d--" % (
+            depth,
+            depth,
+            deep,
+            depth,
+        )
     yield "forty deep", deep + b"\r\n"
     nested = b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" + PART + b"\r\n--b--"
-    yield "the boundary of what is around", multipart(b"multipart/mixed; boundary=b", b"--b\r\n" + nested + b"\r\n--b--\r\n")
+    yield (
+        "the boundary of what is around",
+        multipart(b"multipart/mixed; boundary=b", b"--b\r\n" + nested + b"\r\n--b--\r\n"),
+    )
     yield "a boundary that begins like that around", multipart(
         b"multipart/mixed; boundary=b", b"--b\r\nContent-Type: multipart/mixed; boundary=b1\r\n\r\n--b1\r\n" + PART + b"\r\n--b1--\r\n--b--\r\n")  # fmt: skip
     yield "the boundary around within, not ended", multipart(

@@ -22,7 +22,7 @@ PLAIN = {
     "folded behind it": b"[secret]\r\n\tplan",
     "on a line of its own": b"\r\n [secret]\r\n plan",
     "behind an empty line that is folded": b"plan\r\n \r\n [secret]",
-    "in quotes": b'"[secret]" plan',
+    "in quotation marks": b'"[secret]" plan',
     "in a comment": b"plan ([secret])",
     "behind an encoded word": b"=?utf-8?q?pl=C3=A4ne?= [secret]",
     "before an encoded word": b"[secret] =?utf-8?q?pl=C3=A4ne?=",
@@ -104,7 +104,11 @@ SEVERAL = {
     "B and B, padded": b("[secr") + b" " + b("et]"),
     "B and B, padded twice": b("[") + b" " + b("secret]"),
     "B cut within four characters": b"=?utf-8?B?" + b64(TAG)[:5] + b"?= =?utf-8?B?" + b64(TAG)[5:] + b"?=",
-    "B cut within four characters, no blank between": b"=?utf-8?B?" + b64(TAG)[:6] + b"?==?utf-8?B?" + b64(TAG)[6:] + b"?=",
+    "B cut within four characters, no blank between": b"=?utf-8?B?"
+    + b64(TAG)[:6]
+    + b"?==?utf-8?B?"
+    + b64(TAG)[6:]
+    + b"?=",
     "Q cut within an escape": b"=?utf-8?Q?=5?= =?utf-8?Q?Bsecret]?=",
     "two names of a charset": q("[sec") + b" " + q("ret]", "UTF-8"),
     "two charsets": q("[sec") + b" " + q("ret]", "iso-8859-1"),
@@ -117,10 +121,16 @@ SEVERAL = {
     "behind half a UTF-8 character": b"=?utf-8?Q?=C3?= " + q(TAG, every=True),
     "behind half a UTF-8 character, B": b(b"\xc3") + b" " + b(TAG),
     "behind half a Shift_JIS character": q(b"\x81", "shift_jis", every=True) + b" " + q(TAG, "shift_jis", every=True),
-    "two charsets of two octets": q("[sec".encode("utf-16-be"), "utf-16be") + b" " + q("ret]".encode("utf-16-le"), "unicode"),
-    "two byte order marks": q("[sec".encode("utf-16"), "utf-16") + b" " + q(b"\xfe\xff" + "ret]".encode("utf-16-be"), "utf-16"),
+    "two charsets of two octets": q("[sec".encode("utf-16-be"), "utf-16be")
+    + b" "
+    + q("ret]".encode("utf-16-le"), "unicode"),
+    "two byte order marks": q("[sec".encode("utf-16"), "utf-16")
+    + b" "
+    + q(b"\xfe\xff" + "ret]".encode("utf-16-be"), "utf-16"),
     "behind half a GBK character": q(b"\x81", "gbk", every=True) + b" " + q(TAG, "gbk", every=True),
-    "behind an escape that does not end": q(b"\x1b$B", "iso-2022-jp", every=True) + b" " + q(TAG, "iso-2022-jp", every=True),
+    "behind an escape that does not end": q(b"\x1b$B", "iso-2022-jp", every=True)
+    + b" "
+    + q(TAG, "iso-2022-jp", every=True),
 }
 """Of more than one encoded word."""
 
