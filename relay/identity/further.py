@@ -18,7 +18,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -37,17 +36,19 @@ _NONCE_OCTETS = 12
 
 @dataclass(frozen=True)
 class FurtherKEMPair:
-    """A key pair of the KEM `name`; `made` (aware) tells the newest of several."""
+    """A key pair of the KEM `name`; `made` (aware) tells the newest of several.
+
+    `identifier` is how CMS names the recipient: 20 octets.
+    """
 
     name: str
     made: datetime
     public_key: bytes = field(repr=False)
     private_key: bytes = field(repr=False)
+    identifier: bytes = field(init=False)
 
-    @cached_property
-    def identifier(self) -> bytes:
-        """How CMS names the recipient: 20 octets."""
-        return key_identifier(self.public_key)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identifier", key_identifier(self.public_key))
 
 
 class _StrictFile(BaseModel):
