@@ -98,6 +98,8 @@ def read_note(link: Path, version: str, after: int) -> Note | None:
         with os.fdopen(number, "rb") as file:
             of_note = os.fstat(number)
             content = file.read(MAX_NOTE + 1) if stat.S_ISREG(of_note.st_mode) else b""
+        if len(content) > MAX_NOTE:
+            return None
         said = json.loads(content)
         written, user = said["time"], said.get("sudo_user", "")
         meant = (said["version"], said["link"]) == (version, of_link.st_ino)

@@ -35,9 +35,9 @@ _OVERHEAD = 64
 """What a file takes beside its name and text, in bytes, about."""
 
 _TABLES = (
-    "CREATE TABLE files (name TEXT, text BLOB, octets INTEGER, since INTEGER, until INTEGER)",
+    "CREATE TABLE files (name TEXT, since INTEGER, until INTEGER, octets INTEGER, text BLOB)",
     "CREATE UNIQUE INDEX of_now ON files (name) WHERE until IS NULL",
-    "CREATE INDEX of_before ON files (until) WHERE until IS NOT NULL",
+    "CREATE INDEX of_before ON files (until, octets) WHERE until IS NOT NULL",
     "CREATE TABLE sets (number INTEGER PRIMARY KEY, version TEXT, directory TEXT, step TEXT)",
     "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)",
     f"PRAGMA user_version = {FORMAT}",
