@@ -84,7 +84,7 @@ class _Part:
 
 
 def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_Part]:
-    people = _people(before, now)
+    people = _people(names, before, now)
     separators = now.policies.site.tag_separators
     for begin in range(0, max(len(names), 1), GROUP):
         group = names[begin : begin + GROUP]
@@ -96,15 +96,15 @@ def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_P
         yield _Part(frozenset(found), len(group))
 
 
-def _people(before: SetFiles, now: SetFiles) -> dict[str, list[str]]:
-    """The files of people, by domain."""
-    found: dict[str, dict[str, None]] = {}
-    for each in (before, now):
+def _people(names: Sequence[str], before: SetFiles, now: SetFiles) -> dict[str, set[str]]:
+    """The files of people at the domains whose files these are."""
+    found: dict[str, set[str]] = {name.removesuffix(SUFFIX): set() for name in names if "/" not in name}
+    for each in (before, now) if found else ():
         for name in each.policies.files:
             domain, person, _ = name.partition("/")
-            if person:
-                found.setdefault(domain, {}).setdefault(name)
-    return {domain: list(names) for domain, names in found.items()}
+            if person and domain in found:
+                found[domain].add(name)
+    return found
 
 
 def _address(name: str) -> FoldedAddress:
