@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from relay.config import Config
@@ -42,6 +42,14 @@ def _names(directory: Path) -> Iterator[Path]:
     for where, _, files in os.walk(directory, followlinks=True):
         yield Path(where)
         yield from (Path(where, name) for name in files if name.endswith(SUFFIX))
+
+
+@contextmanager
+def as_owner_of(directory: Path) -> Iterator[None]:
+    """For root, what is opened within is opened as whoever owns the directory: its files are nothing to trust."""
+    user = _user_of(directory) if os.geteuid() == 0 else None
+    with _as(user) if user is not None else nullcontext():
+        yield
 
 
 @contextmanager

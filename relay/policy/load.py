@@ -21,7 +21,7 @@ from relay.policy.patterns import Groups, read_groups
 from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule
 from relay.policy.site import ANY_SITE, SiteFacts
-from relay.policy.walk import MAX_FILES, FileText, Listing, read_file
+from relay.policy.walk import MAX_FILES, FileText, Listing, digest_of, read_file
 from relay.stamps import Stamp, stamp_of
 
 FREEZE_FILES = 1000
@@ -31,6 +31,9 @@ RELEASE_FILES = 1000
 
 BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """Files that are for no domain and belong to the set all the same."""
+
+NO_STAMP: Stamp = (0, 0, 0, 0, 0)
+"""That of a text that was read from no file."""
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, site: SiteFacts = ANY_SITE) -> PolicySet:
@@ -98,6 +101,11 @@ class PolicyFolder:
         """Which of BESIDE there are."""
         return frozenset(self._beside)
 
+    @property
+    def digests_beside(self) -> dict[str, int]:
+        """Of each of them the SHA-256 of name and text."""
+        return dict(self._beside)
+
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
         return self.read_again(self.outdated())
@@ -124,6 +132,18 @@ class PolicyFolder:
                 continue
             try:
                 self._take(name, read)
+            except ConfigError as error:
+                self._faulty[name] = error.problems
+        return self._set()
+
+    def read_texts(self, texts: Iterable[tuple[str, str]]) -> PolicySet:
+        """The set that these texts make, each with the name of its file; the directory is not looked at.
+
+        Raises ConfigError.
+        """
+        for name, text in texts:
+            try:
+                self._take(name, FileText(text, digest_of(name, text.encode()), NO_STAMP, settled=False))
             except ConfigError as error:
                 self._faulty[name] = error.problems
         return self._set()

@@ -121,7 +121,7 @@ class PoliciesInForce:
 
     def _keep_copy(self) -> None:
         if self._last_good is not None:
-            self._last_good.keep(self._current, self._beside)
+            self._last_good.keep(self._current, self._folder.directory, self._folder.digests_beside)
 
     def __call__(self) -> PolicySet:
         return self._current

@@ -121,7 +121,9 @@ def read_file(directory: str, name: str) -> FileText:
     plain = raw.isascii() and len(raw) == found.st_size
     text = raw.decode("ascii") if plain else toml.read(Path(path))
     octets = raw if plain else text.encode()
-    digest = int.from_bytes(
-        hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big"
-    )
-    return FileText(text, digest, stamped(found), now - found.st_ctime_ns > DOUBTFUL_NS)
+    return FileText(text, digest_of(name, octets), stamped(found), now - found.st_ctime_ns > DOUBTFUL_NS)
+
+
+def digest_of(name: str, octets: bytes) -> int:
+    """SHA-256 of a file's name and its text in UTF-8, as a number."""
+    return int.from_bytes(hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big")

@@ -348,7 +348,13 @@ def test_install_swaps_the_link_at_once_and_is_undone_by_another_install(
     assert f"Undo with: qumail-relay policy install {tmp_path / 'one'}" in result.stdout
     assert run("install", str(tmp_path / "one")).exit_code == 0
     assert (tmp_path / "policies").resolve() == tmp_path / "one"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".policies.installed",
+        "one",
+        "policies",
+        "relay.toml",
+        "two",
+    ]
 
 
 async def test_nothing_is_installed_that_cannot_be_said(
@@ -376,7 +382,13 @@ def test_what_was_swapped_is_called_installed_whatever_comes_after(
     result = run("install", str(write(tmp_path / "two", DEFAULT)))
     assert (result.exit_code, (tmp_path / "policies").resolve()) == (1, tmp_path / "two")
     assert result.stderr == f"Installed: {tmp_path / 'two'}; but afterwards: Input/output error\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".policies.installed",
+        "one",
+        "policies",
+        "relay.toml",
+        "two",
+    ]
 
 
 def test_two_installs_wait_for_each_other(
