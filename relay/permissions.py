@@ -43,9 +43,17 @@ def cause(path: str | Path, error: OSError, what: str = "cannot be read: ", *, p
 
 
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
-    """What keeps this process from reading a file or directory; None where nothing does, or the path leads nowhere."""
+    """What keeps this process from reading a file or directory; None where nothing does or nobody can tell."""
+    try:
+        return _denial_at(Path(path).absolute(), private=private)
+    except OSError:
+        return None
+
+
+def _denial_at(path: Path, *, private: bool) -> Denial | None:
+    """Walks along the path as the kernel does. Raises OSError."""
     place, links = Path("/"), 0
-    todo = list(reversed(Path(path).absolute().parts[1:]))
+    todo = list(reversed(path.parts[1:]))
     while todo:
         if not os.access(place, os.X_OK, effective_ids=True):
             return _denial(place, "x", private=private)
@@ -54,7 +62,7 @@ def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
             continue
         try:
             target = (place / part).readlink()
-        except OSError:  # no link, or nothing
+        except OSError:  # no link
             place /= part
             continue
         links += 1
@@ -73,11 +81,8 @@ def user() -> str:
     return _user(os.geteuid())
 
 
-def _denial(place: Path, lacks: str, *, private: bool = False) -> Denial | None:
-    try:
-        found = place.stat()
-    except OSError:  # gone meanwhile
-        return None
+def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
+    found = place.stat()
     rights = f"mode {found.st_mode & 0o7777:04o}, owner {_user(found.st_uid)}:{_group(found.st_gid)}"
     remedy = _remedy_of_owner(place, found) if private and found.st_uid != os.geteuid() else None
     right = "search" if lacks == "x" else "read"

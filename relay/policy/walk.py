@@ -135,7 +135,7 @@ def read_file(directory: str, name: str) -> FileText:
         finally:
             os.close(number)
     except OSError as error:
-        raise ConfigError(permissions.cause(path, error)) from error
+        raise ConfigError(_why_not_read(Path(path), error)) from error
     plain = raw.isascii() and len(raw) == found.st_size
     text = raw.decode("ascii") if plain else toml.read(Path(path))
     octets = raw if plain else text.encode()
@@ -143,3 +143,13 @@ def read_file(directory: str, name: str) -> FileText:
         hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big"
     )
     return FileText(text, digest, stamped(found), now - found.st_ctime_ns > DOUBTFUL_NS)
+
+
+def _why_not_read(path: Path, error: OSError) -> str:
+    """Of a directory that cannot be searched the same for each of its files."""
+    try:
+        searched(path.parent)
+    except OSError as of_all:
+        if not is_gone(of_all):
+            return permissions.cause(path.parent, of_all)
+    return permissions.cause(path, error)
