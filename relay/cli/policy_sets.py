@@ -14,7 +14,8 @@ from typing import Any, NoReturn
 import click
 from rich.text import Text
 
-from relay.cli.options import config_option
+from relay.cli.options import ThereIs, config_option
+from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
@@ -33,8 +34,9 @@ from relay.policy.installing import write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.site import SiteFacts
+from relay.stamps import stamp_of
 
-_directory = click.Path(path_type=Path, exists=True, file_okay=False)
+_directory = ThereIs(only_directory=True)
 _set = DirectoryOrVersion()
 _strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
 
@@ -99,11 +101,12 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     """
     after = load_site(config_file, directory, tested=True)
     link = after.config.policies.directory
-    if not link.is_symlink() and os.path.lexists(link):
+    if not link.is_symlink() and stamp_of(link, follow=False) is not None:
         moved = link.with_name(link.name + ".1")
         _fail(
             f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}"
         )
+    _relay_can_read(after, directory)
     try:
         _wait_for_others(click.get_current_context(), link.parent)
     except OSError as error:
@@ -131,6 +134,15 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
             click.echo(f"Undo with: qumail-relay policy install {before}")
     except OSError as error:
         _fail(f"Installed: {directory.resolve()}; but afterwards: {error.strerror}")
+
+
+def _relay_can_read(after: PolicySite, directory: Path) -> None:
+    try:
+        check_readable(after.config, directory)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        _fail(f"Not installed: the relay could not read all of {directory}.")
 
 
 def _wait_for_others(context: click.Context, parent: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from relay.cli.options import ThereIs
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.cli.policy_readable import as_owner_of
 from relay.cli.policy_site import PolicySite, load_site
@@ -31,12 +32,12 @@ class Version(NamedTuple):
     directory: Path | None = None
 
 
-class DirectoryOrVersion(click.Path):
+class DirectoryOrVersion(ThereIs):
     """What is written like a version may be one; a directory of that name counts where no kept version begins so."""
 
     def __init__(self) -> None:
         """As click has it for a directory, which is also what a shell completes."""
-        super().__init__(path_type=Path, exists=True, file_okay=False)
+        super().__init__(only_directory=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """A Version or a Path."""

@@ -29,6 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from relay.cms import FURTHER_KEMS, KEMS, KEY_IDENTIFIER_OCTETS
 from relay.errors import ConfigError, KEMUnavailable
 from relay.identity import files, liboqs
+from relay.stamps import files_in
 
 _SALT_OCTETS = 16
 _NONCE_OCTETS = 12
@@ -91,7 +92,7 @@ def check_names(names: Sequence[str]) -> None:
 
 def names_in(directory: Path) -> tuple[str, ...]:
     """The further KEMs that the identity in `directory` has keys for, in the order of the format's table."""
-    return tuple(name for name in FURTHER_KEMS if any(directory.glob(f"kem-{name}.*.pub")))
+    return tuple(name for name in FURTHER_KEMS if _public_files(directory, name))
 
 
 def make_pair(directory: Path, name: str, passphrase: bytes | None, now: datetime) -> None:
@@ -168,7 +169,7 @@ def _identifier(public_key: bytes) -> str:
 
 
 def _public_files(directory: Path, name: str) -> list[Path]:
-    return sorted(directory.glob(f"kem-{name}.*.pub"))
+    return files_in(directory, f"kem-{name}.*.pub")
 
 
 def _public(path: Path) -> _Public:

@@ -70,12 +70,12 @@ async def main(files: int) -> None:
         )
         await asyncio.sleep(2)
         await _measured("what was replaced is let go", lambda: _released(policies))
-        for each in (task, recording):
-            each.cancel()
+        for running in (task, recording):
+            running.cancel()
         await asyncio.gather(task, recording, return_exceptions=True)
         await audit.close()
-        for each in newest_first(top / "audit"):
-            print(f"recorded: {each['way']}, compared: {each['compared']}, weaker: {each['weaker']}")  # noqa: T201
+        for line in newest_first(top / "audit"):
+            print(f"recorded: {line['way']}, compared: {line['compared']}, weaker: {line['weaker']}")  # noqa: T201
 
 
 async def _settled(policies: PoliciesInForce) -> None:
