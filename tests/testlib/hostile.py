@@ -68,6 +68,23 @@ def _two_boundaries(octets: int) -> bytes:
     return _message(b"", without="-")[:-9] + text
 
 
+def _everything(octets: int) -> bytes:
+    """Long fields that rules ask for, and parts of each odd kind by turns."""
+    words = _filled(b"=?utf-8?b?" + base64.b64encode(_TWO_MARKS * 6) + b"?=\r\n ", 15_000)
+    fields = (
+        b"Subject: " + words + b"x\r\n" + _filled(b"X-Secret: y" + _filled(_TWO_MARKS, 15_000) + b"\r\n", octets // 8)
+    )
+    kinds = (
+        b';name="' + b";" * 1900 + b'"', b";name=(a" * 40 + b")" * 40, b';name="' + b'\\"' * 900 + b'"', b";name=" + b'"a' * 900,
+        b";name*=utf-8''" + b"%CC%A7%CC%81" * 150, b";name=x" + _TWO_MARKS * 450, b';name="' + b"name=" * 380 + b'"',
+        _parameters(1800), b';name="=?utf-8?q?' + b"=41" * 600 + b'?="', b';name="' + b"a*" * 900 + b'"',
+    )  # fmt: skip
+    parts = b"".join(b"--b\r\n" + _file(kind) + b"\r\n" for kind in kinds)
+    return _message(
+        fields + b"Content-Type: multipart/mixed; boundary=b\r\n", _filled(parts, octets - len(fields)) + b"--b--\r\n"
+    )
+
+
 def _parameters(octets: int) -> bytes:
     """A file name in as many pieces as there is room for (RFC 2231, 3)."""
     text, number = b"", 0
@@ -139,6 +156,7 @@ MAKERS: dict[str, Maker] = {
     "parts with long headers": lambda n: _message(
         b"Content-Type: multipart/mixed; boundary=b\r\n", _filled(b"\r\n--b\r\n" + _filled(b"X: y\r\n", 16_000) + b"\r\nx", n)
     ),
+    "everything that rules ask for": _everything,
     "semicolons in quotes": lambda n: _multipart(_file(b';name="' + b";" * 7900 + b'"'), n),
     "semicolons in quotes in small parts": lambda n: _multipart(_file(b';name="' + b";" * 500 + b'"'), n),
     "equal signs in quotes": lambda n: _multipart(_file(b';name="' + b"name=" * 1500 + b'"'), n),
