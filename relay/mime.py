@@ -63,8 +63,8 @@ _BINARY_HEADER = (
     b"Content-Transfer-Encoding: binary\r\n\r\n"
 )
 
-_FIELD_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
-_NO_FIELD = (re.compile(rb"\n(?![!-9;-~]+[ \t]*:|[ \t])"), re.compile(rb"\r(?!\n|[!-9;-~]+[ \t]*:|[ \t])"))
+_FIELD_NAME = re.compile(rb"([!-9;-~]++)[ \t]*+:")
+_NO_FIELD = (re.compile(rb"\n(?![!-9;-~]++[ \t]*+:|[ \t])"), re.compile(rb"\r(?!\n|[!-9;-~]++[ \t]*+:|[ \t])"))
 """A line's end behind which neither a field nor a continuation stands; patterns that begin with one octet are fast."""
 _MAILBOX_LINE = re.compile(rb">*From ")
 

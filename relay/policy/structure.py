@@ -35,7 +35,7 @@ _FIELD = re.compile(
     rb"((?:[^\r\n]++|(?:\r\n|\r|\n)[ \t])*+)",
     re.IGNORECASE,
 )
-_NO_FIELD = re.compile(rb"\n(?![\r\n]|[!-9;-~]+[ \t]*:|[ \t]+[^ \t\r\n]|\Z)")
+_NO_FIELD = re.compile(rb"\n(?![\r\n]|[!-9;-~]++[ \t]*+:|[ \t]++[^ \t\r\n]|\Z)")
 """A line at which some programs see the end of the header."""
 _MESSAGES = frozenset({"message/rfc822", "message/global", "message/news"})
 _FAMILIES = frozenset({"multipart", "message"})
