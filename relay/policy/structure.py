@@ -70,13 +70,14 @@ class _Delimiter(NamedTuple):
 
 
 def find_parts(message: bytes) -> tuple[list[FoundPart], bool]:
-    """The parts, in the order in which they begin, and whether there may be others."""
+    """The parts, each kind once, in the order in which they begin, and whether there may be others."""
     walk = _Walk(message)
+    unclear = False
     try:
         walk.entity(0, len(message), 0)
     except (MalformedMessage, _Unclear):
-        return walk.parts, True
-    return walk.parts, False
+        unclear = True
+    return list(dict.fromkeys(walk.parts)), unclear
 
 
 class _Walk:
