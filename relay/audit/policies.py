@@ -22,7 +22,7 @@ from relay.audit.policy_fields import of_comparison, of_step
 from relay.audit.policy_places import POLICIES, Places, newest_first, records_behind
 from relay.audit.writing import RETRY_S, Audit
 from relay.errors import ConfigError, StoreUnavailable
-from relay.policy.comparing import Compared, compare_within
+from relay.policy.compare_within import Compared, compare_within
 from relay.policy.kept import KeptTexts
 from relay.policy.last_good import Came, LastGood
 from relay.policy.load import PolicyFolder

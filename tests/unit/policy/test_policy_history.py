@@ -23,8 +23,9 @@ from relay.audit.policy_fields import MAX_DIFFERENCES, of_comparison, of_step
 from relay.audit.policy_places import POLICIES, Places, newest_first
 from relay.audit.reading import records
 from relay.errors import ConfigError
-from relay.policy import comparing, kept
-from relay.policy.comparing import Compared, compare_within
+from relay.policy import compare_within as within
+from relay.policy import kept
+from relay.policy.compare_within import Compared, compare_within
 from relay.policy.installing import LinkId, Who, link_of, owner_of_link, read_note, write_note
 from relay.policy.kept import KeptSets
 from relay.policy.last_good import MAX_COMPARED, LastGood
@@ -267,8 +268,8 @@ def test_a_few_files_at_once_show_what_all_at_once_do(
 ) -> None:
     before, now = both(tmp_path, MANY, MANY | changes)
     whole = compare_within(60, before, now)
-    monkeypatch.setattr(comparing, "WHOLE", 0)
-    monkeypatch.setattr(comparing, "GROUP", 2)
+    monkeypatch.setattr(within, "WHOLE", 0)
+    monkeypatch.setattr(within, "GROUP", 2)
     parts = compare_within(60, before, now)
 
     def shown(found: Compared) -> set[tuple[str, ...]]:
@@ -281,8 +282,8 @@ def test_a_few_files_at_once_show_what_all_at_once_do(
 
 
 def test_what_takes_too_long_is_compared_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparing, "WHOLE", 0)
-    monkeypatch.setattr(comparing, "GROUP", 1)
+    monkeypatch.setattr(within, "WHOLE", 0)
+    monkeypatch.setattr(within, "GROUP", 1)
     before, now = both(tmp_path, MANY, dict.fromkeys(MANY, PQC))
     ticks = iter(range(100))
     found = compare_within(4, before, now, lambda: float(next(ticks)))
