@@ -22,8 +22,8 @@ from relay.audit.policy_fields import of_comparison, of_step
 from relay.audit.policy_places import POLICIES, Places, newest_first, records_behind
 from relay.audit.writing import RETRY_S, Audit
 from relay.errors import ConfigError, StoreUnavailable
-from relay.policy.comparing import Compared, compare_within
-from relay.policy.kept import Book, KeptSet
+from relay.policy.compare_within import Compared, compare_within
+from relay.policy.kept import KeptTexts
 from relay.policy.last_good import Came, LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.step import Names, SetFiles, Step, digest_of_all
@@ -98,10 +98,9 @@ class PolicyRecords:
 
     def _left(self) -> list[Came]:
         """What a process before this one has kept and not recorded, the oldest first."""
-        mine = [each.step for each in self._last_good.came]
         try:
             with self._last_good.sets.reading() as book:
-                steps = [step for _, step in book.steps() if step not in mine]
+                steps = [step for _, step in book.steps() if step.time not in self._last_good.mine]
         except (OSError, sqlite3.Error, ConfigError, *NOT_A_STEP):
             steps = []  # where nothing is kept, or can be
         written = self._written(steps)
@@ -171,27 +170,29 @@ class PolicyRecords:
         if came.step.files > MAX_LOADED:
             missing = missing or f"more than {MAX_LOADED} files to read again"
         try:
-            with self._last_good.sets.reading() as book:
-                return self._kept(book, came, missing)
+            return self._kept(came, missing)
         except (OSError, sqlite3.Error, ConfigError, *NOT_A_STEP) as error:
             digest = digest_of_all(came.now.digests()) if came.now is not None else ""
             return _Sets(missing=missing or f"the set before cannot be read again: {error}", digest=digest)
 
-    def _kept(self, book: Book, came: Came, missing: str) -> _Sets:
-        """Raises ConfigError."""
-        kept = next((kept for kept, step in book.steps() if step == came.step), None)
-        if came.now is not None:
-            digest = digest_of_all(came.now.digests())
-        else:
-            digest = digest_of_all(each for _, each in book.digests(kept.number)) if kept is not None else ""
-        if missing or kept is None:
-            return _Sets(missing=missing or "the set is not kept", digest=digest)
-        before = next((each for each in book.sets() if each.number == kept.number - 1), None)
-        if before is None or before.version != came.step.before:
-            return _Sets(missing="the set before is not kept", digest=digest)
-        now = came.now if came.now is not None else self._read(book, kept)
-        return _Sets(self._read(book, before), now, "", digest)
+    def _kept(self, came: Came, missing: str) -> _Sets:
+        """Raises ConfigError, OSError and sqlite3.Error."""
+        with self._last_good.sets.reading() as book:
+            kept = next((kept for kept, step in book.steps() if step == came.step), None)
+            if came.now is not None:
+                digest = digest_of_all(came.now.digests())
+            else:
+                digest = digest_of_all(each for _, each in book.digests(kept.number)) if kept is not None else ""
+            if missing or kept is None:
+                return _Sets(missing=missing or "the set is not kept", digest=digest)
+            before = next((each for each in book.sets() if each.number == kept.number - 1), None)
+            if before is None or before.version != came.step.before:
+                return _Sets(missing="the set before is not kept", digest=digest)
+            texts = [book.texts(before), book.texts(kept)]
+        # Not while the file is locked, for the next set may wait to be kept.
+        now = came.now if came.now is not None else self._read(texts[1])
+        return _Sets(self._read(texts[0]), now, "", digest)
 
-    def _read(self, book: Book, kept: KeptSet) -> SetFiles:
-        folder = self._folder(self._last_good.sets.file.with_name(kept.version))
-        return SetFiles(book.read(kept, folder), folder.digests_beside)
+    def _read(self, texts: KeptTexts) -> SetFiles:
+        folder = self._folder(self._last_good.sets.file.with_name(texts.version))
+        return SetFiles(texts.read(folder), folder.digests_beside)

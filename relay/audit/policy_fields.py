@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from relay.audit.entries import AddressHash
 from relay.policy.compare import Difference
-from relay.policy.comparing import Compared
+from relay.policy.compare_within import Compared
 from relay.policy.installing import Who
 from relay.policy.names import SUFFIX
 from relay.policy.step import Step

@@ -80,14 +80,12 @@ def records_behind(directory: Path, place: Place) -> Iterator[dict[str, Any]]:
 
     Raises ConfigError.
     """
-    if directory.is_dir() and not _is_gone(_files(directory), place):
+    if not _is_gone(_files(directory), place):
         yield from filter(None, map(_record, lines(directory, behind=place)))
 
 
 def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
     """All records of policies. Raises ConfigError."""
-    if not directory.is_dir():
-        return
     places = Places.read(directory)
     found = _first_behind(directory, (places.behind, places.earlier)) if places is not None else None
     if found is None:
@@ -100,7 +98,10 @@ def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
             yield from _backwards(directory, found["number"])
             return
         before = _first_behind(directory, (earlier,))
-        if before is not None and before["number"] >= found["number"]:
+        if before is None:  # removed as too old; or it stands at the beginning of the file after that
+            yield from _backwards(directory, found["number"], _files(directory)[:1])
+            return
+        if before["number"] >= found["number"]:
             yield from _backwards(directory, found["number"])
             return
         found = before
@@ -116,17 +117,22 @@ def _is_gone(files: Sequence[ChainFile], place: Place) -> bool:
     return all(file.first != (place.first or 1) for file in files)
 
 
-def _backwards(directory: Path, below: int | None = None) -> Iterator[dict[str, Any]]:
-    """Those with a number `below` that, file by file."""
-    for file in reversed(_files(directory)):
+def _backwards(
+    directory: Path, below: int | None = None, files: Sequence[ChainFile] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Those with a number `below` that, in these files or all, file by file."""
+    for file in reversed(_files(directory) if files is None else files):
         if below is None or file.first < below:
             found = [each for each in map(_record, lines_in(file)) if each is not None]
             yield from (each for each in reversed(found) if below is None or each["number"] < below)
 
 
 def _files(directory: Path) -> list[ChainFile]:
+    """Raises ConfigError."""
     try:
         return files_of(directory)
+    except FileNotFoundError:  # nothing is recorded yet
+        return []
     except OSError as error:
         raise ConfigError(f"{directory}: cannot be read: {error.strerror}") from error
 

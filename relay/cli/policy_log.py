@@ -23,7 +23,6 @@ from relay.audit.policy_places import newest_first
 from relay.cli.options import as_relay_option, since_option
 from relay.cli.tables import plain_console
 from relay.config import Config, load_config
-from relay.errors import ConfigError
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.names import SUFFIX, encode_local, printable
 from relay.store.secret import SiteSecret
@@ -78,13 +77,14 @@ def _spell_out(config: Config, records: list[dict[str, Any]]) -> set[str]:
     Gives the versions of all sets that are kept.
     """
     kept: set[str] = set()
+    names: list[str] = []
     people: dict[str, str] = {}
-    with suppress(ConfigError, OSError, sqlite3.Error), KeptSets(kept_file(config)).reading() as book:
-        kept = {each.version for each in book.sets()}
-        if any(map(_HASH.search, map(json.dumps, records))) and config.store.secret.exists():
-            addresses = AddressHash(SiteSecret.load(config.store.secret))
-            every = filter(None, map(person_of, book.names()))
-            people = {hashed: each for each in every for hashed in addresses.spellings(each)}
+    with suppress(OSError, sqlite3.Error), KeptSets(kept_file(config)).reading() as book:
+        kept, names = {each.version for each in book.sets()}, list(book.names())
+    if any(map(_HASH.search, map(json.dumps, records))) and config.store.secret.exists():
+        addresses = AddressHash(SiteSecret.load(config.store.secret))
+        every = filter(None, map(person_of, names))
+        people = {hashed: each for each in every for hashed in addresses.spellings(each)}
     for record in records:
         record["kept"] = record.get("version") in kept
         for what in _FILES:

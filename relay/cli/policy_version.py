@@ -78,9 +78,10 @@ def _kept(config: Config, which: Version) -> tuple[PolicySet, tuple[Expected, ..
                 what = "several versions begin so: " if found else "no directory, and no set of this version is kept; "
                 known = ", ".join(each.version for each in found) or "`policy log` says which are"
                 raise ConfigError(f"{which.digits}: {what}{known}")
-            folder = PolicyFolder(sets.file.with_name(found[0].version), config.peer_domains, site=SiteFacts.of(config))
-            return book.read(found[0], folder), folder.tests
+            texts = book.texts(found[0])
     except (OSError, sqlite3.Error) as error:
         if directory is not None:
             return None
         raise ConfigError(f"{sets.file}: cannot be read: {error}") from error
+    folder = PolicyFolder(sets.file.with_name(texts.version), config.peer_domains, site=SiteFacts.of(config))
+    return texts.read(folder), folder.tests

@@ -53,6 +53,23 @@ class KeptSet(NamedTuple):
     directory: str
 
 
+class KeptTexts(NamedTuple):
+    """The files of a set that is kept, each with its name and its text in UTF-8."""
+
+    version: str
+    files: list[tuple[str, bytes]]
+
+    def read(self, folder: PolicyFolder) -> PolicySet:
+        """The set, read into an empty folder; raises ConfigError where it is not what it was."""
+        try:
+            policies = folder.read_texts((name, bytes(text).decode()) for name, text in self.files)
+        except (UnicodeDecodeError, TypeError) as error:
+            raise ConfigError(f"{folder.directory}: not the texts that were kept") from error
+        if policies.version != self.version:
+            raise ConfigError(f"{folder.directory}: not the whole of the set of this version")
+        return policies
+
+
 def kept_file(config: Config) -> Path:
     """Where a relay keeps its sets: one file for each audit record, for each is the history of one relay."""
     of = hashlib.sha256(os.fsencode(config.audit_directory.absolute())).hexdigest()[:8]
@@ -159,20 +176,10 @@ class Book:
         found = {each.version: each for each in self.sets() if each.version.startswith(digits)}
         return list(found.values())
 
-    def read(self, kept: KeptSet, folder: PolicyFolder) -> PolicySet:
-        """The set, read into an empty folder; raises ConfigError where it is not what it was."""
-        policies = folder.read_texts(self._texts(kept))
-        if policies.version != kept.version:
-            raise ConfigError(f"{folder.directory}: not the whole of the set of this version")
-        return policies
-
-    def _texts(self, kept: KeptSet) -> Iterator[tuple[str, str]]:
+    def texts(self, kept: KeptSet) -> KeptTexts:
+        """The files of a set, which can be read once nobody waits for this transaction any more."""
         rows = self._connection.execute(f"SELECT name, text FROM files WHERE {_OF_SET}", {"number": kept.number})  # noqa: S608
-        for name, text in rows:
-            try:
-                yield name, text.decode()
-            except (AttributeError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{kept.version}: not the text that was kept of {name}") from error
+        return KeptTexts(kept.version, rows.fetchall())
 
     def digests(self, number: int) -> Iterator[tuple[str, int]]:
         """The files of a set, with the SHA-256 of name and text."""

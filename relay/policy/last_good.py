@@ -61,6 +61,8 @@ class LastGood:
     """What is to be recorded, the oldest first."""
     tell: Callable[[], object] = lambda: None
     """Called once there is something in `came`, in any thread."""
+    mine: set[int] = field(default_factory=set)
+    """The times of the steps of this process (ns since 1970); others that are kept were left by one before it."""
     _now: SetFiles | None = None
     _number: int = 0
     """That of the set in force, among those that are kept; 0 where it is not."""
@@ -77,11 +79,12 @@ class LastGood:
                 newest = book.newest
                 if newest is None or newest.directory != text_of_path(of):
                     raise ConfigError(f"{self.sets.file}: no set from before is kept")
-                folder = PolicyFolder(self.sets.file.with_name(newest.version), peers, site=site)
-                policies = book.read(newest, folder)
+                texts = book.texts(newest)
                 self._recall(book)
         except (OSError, sqlite3.Error) as error:
             raise ConfigError(f"{self.sets.file}: no set from before is kept: {error}") from error
+        folder = PolicyFolder(self.sets.file.with_name(newest.version), peers, site=site)
+        policies = texts.read(folder)
         if failed := failures(folder.tests, policies):
             raise ConfigError(failed)
         self._now, self._number = SetFiles(policies, folder.digests_beside), newest.number
@@ -143,7 +146,8 @@ class LastGood:
             who = owners_of_files(directory, chain(edits.added, edits.changed))
         names = map(Names.of, edits)
         way = way or ("install" if note is not None else "edit")
-        return Step(now.policies.version, before, time.time_ns(), len(now.policies.files), way, who, *names)
+        self.mine.add(when := time.time_ns())
+        return Step(now.policies.version, before, when, len(now.policies.files), way, who, *names)
 
     def _recall(self, book: Book) -> None:
         """What the process before this one knew."""

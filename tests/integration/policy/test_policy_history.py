@@ -8,7 +8,9 @@ import asyncio
 import getpass
 import json
 import os
+import shutil
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import until as logged
 from tests.integration.test_workers import workers
 from tests.testlib import relay_command
+from tests.testlib.nobody import AS_NOBODY, NOBODY, by_root, give_to_nobody
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process, serving
 
@@ -228,6 +231,35 @@ async def test_diff_takes_versions_of_sets_that_are_kept(site: Site, monkeypatch
     (site.directory / "20260301").symlink_to("policies")
     for directory in ("20260301", f"./{old[:6]}"):
         assert "0 decisions differ" in (await policy(site, "diff", directory, there))[0]
+
+
+@by_root
+async def test_a_relay_without_rights_knows_who_of_others_has_put_policies_there(
+    site: Site, kmes: DevelopmentKMEs
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        top = Path(name)
+        top.chmod(0o755)
+        text = site.config_file.read_text().replace(str(kmes.state_dir), f"{top}/kme")
+        site.config_file.write_text(text.replace('"policies"', '"../policies"'))
+        shutil.copytree(kmes.state_dir, top / "kme")
+        linked(site, one=AES, two=CLEAR)
+        for each in ("one", "two", "policies"):
+            (site.directory / each).rename(top / each)
+        site = Site(site.directory.rename(top / "alice"))
+        give_to_nobody(top / "alice", top / "kme")
+        async with relay_process(site, before=AS_NOBODY):
+            await told(site, 1)
+            await policy(site, "install", str(top / "two"), user="ann")
+            installed, first = await told(site, 2)
+            (top / "two" / "bob.example.toml").write_text(PQC)
+            os.chown(top / "two" / "bob.example.toml", 12345, 0)
+            edited, *_ = await told(site, 3)
+        assert (installed["way"], installed["by"], installed["sudo_user"]) == ("install", "root", "ann")
+        assert (edited["way"], edited["by"], edited["uid"]) == ("edit", "12345", [12345])
+        await policy(site, "diff", first["version"], installed["version"], "--strict", status=1)
+        state = [kept_file(site.config), *site.config.audit_directory.iterdir()]
+        assert {each.stat().st_uid for each in state} == {NOBODY.pw_uid}
 
 
 async def test_what_is_kept_is_for_the_relays_user_alone(site: Site) -> None:
