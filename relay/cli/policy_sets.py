@@ -8,7 +8,9 @@ import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 import click
@@ -29,7 +31,7 @@ from relay.cli.policy_traffic import (
 from relay.cli.policy_version import DirectoryOrVersion, Version, site_of
 from relay.cli.tables import plain_console, table
 from relay.errors import ConfigError
-from relay.policy.compare import Comparison, compare
+from relay.policy.compare import Comparison, Unproven, compare
 from relay.policy.installing import write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
@@ -38,7 +40,7 @@ from relay.stamps import stamp_of
 
 _directory = ThereIs(only_directory=True)
 _set = DirectoryOrVersion()
-_strict = click.option("--strict", is_flag=True, help="Exit with 1 where anything is weaker, or leaves only now.")
+_strict = click.option("--strict", is_flag=True, help="Exit with 1 unless it is shown that nothing is weaker.")
 
 
 @click.command()
@@ -72,19 +74,24 @@ def diff(
     if shadow and messages:
         raise click.UsageError("give messages, or --shadow, and not both")
     before, after = (site_of(config_file, each) for each in (old, new))
-    if not shadow and not messages:
-        comparison = compare(before.policies, after.policies)
-        weaker = comparison.weaker
+    by_traffic = shadow or bool(messages)
+    comparison = None if by_traffic and not strict else _compared(before, after)
+    if not by_traffic and comparison is not None:
         _show(comparison, as_json=as_json)
     else:
         differences = compared_by_traffic(before, after, messages, since if shadow else None)
-        weaker = bool(differences.directions["down"] or differences.directions["let go"])
         if as_json:
             _print_json(differences.as_dict())
         else:
             print_traffic_differences(plain_console(), differences)
-    if strict and weaker:
+    if strict and comparison is not None and not comparison.proven:
+        if by_traffic:
+            click.echo("This traffic is not all: see `policy diff` of the two without it.", err=True)
         sys.exit(1)
+
+
+def _compared(before: PolicySite, after: PolicySite) -> Comparison:
+    return compare(before.policies, after.policies, before.tests, after.tests)
 
 
 @click.command()
@@ -113,10 +120,12 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
         _fail(f"Not installed: {link.parent}: {error.strerror}")
     before = str(link.resolve()) if link.exists() else None
     comparison = _compared_with_present(after)
-    if strict and (comparison is None or comparison.weaker):
+    if strict and (comparison is None or not comparison.proven):
         if comparison is not None:
             _show(comparison, as_json=as_json)
-        _fail("Not installed: something would be weaker." if comparison else "Not installed: nothing to compare with.")
+        why = "nothing to compare with" if comparison is None else "something would be weaker"
+        unproven = comparison is not None and not comparison.weaker
+        _fail(f"Not installed: {'it is not shown that nothing would be weaker' if unproven else why}.")
     if comparison is not None and not as_json:
         _show(comparison, as_json=False)  # what cannot be said, because nobody reads it, does not happen either
     try:
@@ -157,7 +166,8 @@ def _compared_with_present(after: PolicySite) -> Comparison | None:
     config = after.config
     folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
     try:
-        return compare(folder.read(), after.policies)
+        before = folder.read()
+        return compare(before, after.policies, folder.tests, after.tests)
     except ConfigError as error:
         click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
         return None
@@ -215,13 +225,32 @@ def _show(comparison: Comparison, *, as_json: bool) -> None:
         console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
     for who in comparison.coarse[:MAX_CHANGES]:
         console.print(printable(f"Not all was tried, because there is too much of it: {who}."))
+    for left in comparison.unproven[:MAX_CHANGES]:
+        console.print(*map(printable, _unproven(left)), sep="\n")
+    if len(comparison.unproven) > MAX_CHANGES:
+        console.print(f"... and {len(comparison.unproven) - MAX_CHANGES} more that are not proven")
     number = len(comparison.differences)
     console.print(f"{number} decisions differ." if number != 1 else "1 decision differs.")
 
 
+def _unproven(each: Unproven) -> Iterator[str]:
+    """What may be weaker, and how to look at it."""
+    more = f" and {each.kinds - 1} more" if each.kinds > 1 else ""
+    when = f", from {each.day} on" if each.day is not None else ""
+    yield f"Not proven: {each.rule}: mail to {each.recipients}{more} may be treated weaker{when}: {each.why}."
+    if each.recipient:
+        yield f"  Look at it with: qumail-relay policy explain {quote(each.sender)} {quote(each.recipient)}"
+        yield f"  and a message with: {each.message}"
+
+
 def _as_dict(comparison: Comparison) -> dict[str, Any]:
-    differences = [each.as_dict() for each in comparison.differences]
-    return {"differences": differences, "weaker": comparison.weaker, "coarse": list(comparison.coarse)}
+    return {
+        "differences": [each.as_dict() for each in comparison.differences],
+        "weaker": comparison.weaker,
+        "proven": comparison.proven,
+        "unproven": [each.as_dict() for each in comparison.unproven],
+        "coarse": list(comparison.coarse),
+    }
 
 
 def _print_json(value: object) -> None:

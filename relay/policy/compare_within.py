@@ -56,7 +56,7 @@ def compare_within(
     for part in _parts(names, before, now):
         if clock() > until:
             break
-        comparison = compare(*(_only(policies, part.names) for policies in (old, new)))
+        comparison = compare(_only(old, part.names), _only(new, part.names))
         weaker |= comparison.weaker
         for each in comparison.differences:
             seen.setdefault((each.direction, each.recipients, each.senders, each.message, *each.changed), each)

@@ -121,11 +121,11 @@ class PolicySet:
         if content is not None:
             named += [content.authors, content.senders]
         people = dict.fromkeys(address for addresses in named for address in addresses or ())
-        found = dict.fromkeys(each for address in people for each in self._required_from(address))
+        found = dict.fromkeys(each for address in people for each in self.required_from(address))
         doubt = [Requirement(each, _DOUBT) for each in self.demands] if None in named else []
         return Requirements((*found, *doubt), self.version)
 
-    def _required_from(self, address: FoldedAddress) -> Iterator[Requirement]:
+    def required_from(self, address: FoldedAddress) -> Iterator[Requirement]:
         """What the deciding file requires, and the files of all domains above it, up to one that drops it."""
         deciding: PolicyFile | None = None
         for name, step in self._candidates(address):

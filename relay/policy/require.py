@@ -13,7 +13,7 @@ from relay.policy.file import Unprotected
 from relay.policy.names import fold_domain
 from relay.policy.strength import Required
 
-_SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)
+SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)
 _MET_BY: dict[Required, frozenset[str]] = {
     "otp": frozenset({"otp"}),
     "aes": frozenset({"aes", "otp"}),
@@ -84,7 +84,7 @@ class Requirements:
         causes = [cause for cause, _ in found[:_CAUSES]]
         more = [f"and {len(found) - _CAUSES} more"] if len(found) > _CAUSES else []
         layers = dict.fromkeys(layer for _, demand in found for layer in demand.layers)
-        otherwise = min((demand.otherwise for _, demand in found), key=_SEVEREST_FIRST.index)
+        otherwise = min((demand.otherwise for _, demand in found), key=SEVEREST_FIRST.index)
         return Missed("; ".join(causes + more), f"; required={','.join(layers)}", otherwise)
 
 

@@ -36,6 +36,15 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
     return name.strip().lower(), Glob.of(plain(value)) if colon else None
 
 
+class LookedFor(NamedTuple):
+    """What a rule looks for in a message, as it is compared: one of each that is not empty has to be there."""
+
+    tags: tuple[str, ...] = ()
+    fields: tuple[tuple[str, Glob | None], ...] = ()
+    types: tuple[Glob, ...] = ()
+    names: tuple[Glob, ...] = ()
+
+
 class When(PeopleConditions):
     """One rule. Its settings are those of the file, each of them optional."""
 
@@ -108,6 +117,11 @@ class When(PeopleConditions):
         people = (self.author, self.not_author, self.login, self.not_login)
         sizes = (self.larger_than, self.smaller_than)
         return sum(map(len, filter(None, (*texts, *people)))) + sum(each is not None for each in sizes)
+
+    @property
+    def looked_for(self) -> LookedFor:
+        """The texts that it looks for in the message."""
+        return LookedFor(self._tags, self._fields, self._types, self._names)
 
     @property
     def _looks_at_parts(self) -> bool:

@@ -4,6 +4,9 @@ Standard: policies/README.md is the reference and has every setting that stands 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal
@@ -117,9 +120,22 @@ class SealingSettings(toml.Table):
         return self.max_size or ()
 
 
+_day: ContextVar[date | None] = ContextVar("policy_day", default=None)
+
+
 def today() -> date:
-    """The day in UTC."""
-    return datetime.now(UTC).date()
+    """The day in UTC, or the one that is looked at (`on_day`)."""
+    return _day.get() or datetime.now(UTC).date()
+
+
+@contextmanager
+def on_day(day: date) -> Iterator[None]:
+    """Within it, what policies decide is what they decide on another day."""
+    token = _day.set(day)
+    try:
+        yield
+    finally:
+        _day.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

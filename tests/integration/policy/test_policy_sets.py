@@ -18,10 +18,9 @@ from click.testing import Result
 from structlog.testing import LogCapture
 
 from relay.errors import ConfigError
-from relay.policy import compare as policy_compare
 from relay.policy import reload as policy_reload
 from relay.policy.compare import Comparison, Difference, compare
-from relay.policy.decide import PolicySet
+from relay.policy.comparing import whole
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
@@ -199,7 +198,8 @@ def test_the_commands_run_the_tests(site: Callable[[Mapping[str, str]], Run], tm
 
 def differences(tmp_path: Path, old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
     sets = [load_policies(write(tmp_path / name, each), PEERS) for name, each in (("old", old), ("new", new))]
-    return list(compare(*sets).differences)
+    old_set, new_set = sets
+    return list(compare(old_set, new_set).differences)
 
 
 RULE = '\n[[when]]\nsender = "{}"\nlevels = ["{}"]\n'
@@ -232,7 +232,8 @@ DEFAULT = {"default.toml": AES}
         pytest.param({"bob.example.toml": AES + '[[when]]\nsubject_tag = ["a", "b"]\nlevels = ["otp"]'}, {"bob.example.toml": AES + '[[when]]\nsubject_tag = "a"\nlevels = ["otp"]'},
             [("down", "everybody else at bob.example", "levels: aes instead of otp")], id="the second of two texts"),
         pytest.param({"bob.example.toml": AES + '[[when]]\nlarger_than = "1 MiB"\nattachment_name = "*.docx"\nlevels = ["otp"]'}, {"bob.example.toml": AES},
-            [("down", "everybody else at bob.example", "levels: aes instead of otp")], id="a large attachment"),
+            [("down", "everybody else at bob.example", "levels: aes instead of otp"),
+             ("let go", "everybody else at bob.example", "levels: aes instead of otp")], id="a large attachment, also of a bounce"),
         pytest.param({"floors.toml": '[[floor]]\nsender = "legal@alice.example"\nrecipient = "vip*@bob.example"\nlevels = ["otp"]'}, {},
             [("down", "vipanybody@bob.example", "levels: aes instead of otp")], id="a floor"),
         pytest.param({"groups.toml": 'staff = ["*@x.example", "a@y.example"]', "bob.example.toml": AES + RULE.format("group:staff", "otp")},
@@ -287,10 +288,12 @@ def test_diff_looks_at_the_days_after_what_ends(
 
 
 def test_diff_says_where_more_ends_than_it_can_look_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy_compare, "MAX_DAYS", 1)
-    old = {f"bob.example/{number}.toml": CLEAR + UNTIL.format(f"299{number}-01-31") for number in (1, 2)}
-    sets = [load_policies(write(tmp_path / name, DEFAULT | each), PEERS) for name, each in (("old", old), ("new", {}))]
-    assert compare(*sets).coarse == ("everybody, after 2991-02-01",)
+    monkeypatch.setattr(whole, "MAX_DAYS", 1)
+    rules = "".join(RULE.format(f"a{number}@*", "rsa") + UNTIL.format(f"299{number}-01-31") for number in (1, 2))
+    old, new = {"bob.example/x.toml": AES + rules}, {"bob.example/x.toml": CLEAR + rules}
+    sets = [load_policies(write(tmp_path / name, DEFAULT | each), PEERS) for name, each in (("old", old), ("new", new))]
+    old_set, new_set = sets
+    assert compare(old_set, new_set).coarse == ("x@bob.example",)
 
 
 def test_diff_is_for_pipelines_too(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
@@ -399,7 +402,7 @@ def test_two_installs_wait_for_each_other(
     write(tmp_path / "two", SETS)
     refused: list[bool] = []
 
-    def compared(old: PolicySet, new: PolicySet) -> Comparison:
+    def compared(*what: Any) -> Comparison:
         other = os.open(tmp_path, os.O_RDONLY)
         try:
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -408,7 +411,7 @@ def test_two_installs_wait_for_each_other(
             refused.append(True)
         finally:
             os.close(other)
-        return compare(old, new)
+        return compare(*what)
 
     monkeypatch.setattr("relay.cli.policy_sets.compare", compared)
     assert run("install", str(tmp_path / "two")).exit_code == 0

@@ -1,0 +1,187 @@
+"""All mails that two sides cannot tell apart but by their rules: two bases, and the rules that may raise them.
+Standard: policies/README.md; for lists in descending order, what is shown of each rule alone holds of all (proof.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+from typing import NamedTuple
+
+from relay.policy.comparing.implied import Known, implies
+from relay.policy.comparing.items import Conditions, Item
+from relay.policy.comparing.languages import may_be_rewritten
+from relay.policy.comparing.outcomes import (
+    Mail,
+    Outcome,
+    bare_levels,
+    descending,
+    outcome,
+    seals,
+    weaker,
+    weaker_with_more,
+)
+from relay.policy.settings import Chosen
+from relay.policy.strength import LevelName, strength
+
+NO_CONDITIONS = Conditions()
+_SIGNED: frozenset[LevelName] = frozenset({"pqc", "rsa"})
+
+
+class Verdict(Enum):
+    """Whether a rule is made up for: shown; not; or only all combinations of rules can tell."""
+
+    SHOWN = "shown"
+    WEAKER = "weaker"
+    UNSURE = "unsure"
+
+
+class Judged(NamedTuple):
+    """A verdict, and what is weaker."""
+
+    verdict: Verdict
+    why: str = ""
+
+
+SHOWN = Judged(Verdict.SHOWN)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Mails for which `old_base` and `new_base` hold, and which any of the rules `old` and `new` may raise."""
+
+    old_base: Chosen | None
+    new_base: Chosen | None
+    old: tuple[Item, ...]
+    new: tuple[Item, ...]
+    old_mail: Mail
+    new_mail: Mail
+    known: Known
+
+    @cached_property
+    def shared(self) -> frozenset[object]:
+        """The keys of rules that are in both sides: they apply to the same mails."""
+        return frozenset(each.key for each in self.old) & frozenset(each.key for each in self.new)
+
+    @cached_property
+    def added(self) -> tuple[Item, ...]:
+        """The new rules that are not among the old ones."""
+        return tuple(each for each in self.new if each.key not in self.shared)
+
+    @cached_property
+    def same_base(self) -> bool:
+        """Whether both sides say the same but for their rules."""
+        return (self.old_base, self.old_mail) == (self.new_base, self.new_mail)
+
+    @cached_property
+    def same(self) -> bool:
+        """Whether both sides say the same."""
+        return self.same_base and not self.added and all(each.key in self.shared for each in self.old)
+
+    @cached_property
+    def a_lattice(self) -> bool:
+        """Whether all lists of levels are in descending order."""
+        bases = (each.levels for each in (self.old_base, self.new_base) if each is not None)
+        rules = (each.effect.raising.levels for each in (*self.old, *self.new))
+        return all(map(descending, (*bases, *rules)))
+
+    @cached_property
+    def _comparable(self) -> frozenset[LevelName]:
+        """Of pqc and rsa those that both sides may come to: pqc for its KEMs, rsa for a layer around either."""
+
+        def levels(base: Chosen | None, rules: Iterable[Item]) -> set[LevelName]:
+            lists = [base.levels if base is not None else (), *(each.effect.raising.levels or () for each in rules)]
+            return {level for each in lists for level in each}
+
+        old, new = levels(self.old_base, self.old), levels(self.new_base, self.new)
+        found: set[LevelName] = {"rsa"} if _SIGNED & old and _SIGNED & new else set()
+        return frozenset(found | {"pqc"} if "pqc" in old and "pqc" in new else found)
+
+    def before(self, rules: Iterable[Item]) -> Outcome:
+        """What the old side makes of a mail to which these of its rules apply."""
+        return outcome(self.old_base, tuple(each.effect for each in rules), self.old_mail)
+
+    def after(self, rules: Iterable[Item]) -> Outcome:
+        """What the new side makes of it."""
+        return outcome(self.new_base, tuple(each.effect for each in rules), self.new_mail)
+
+    def to_be_shown(self) -> list[Item | None]:
+        """The old rules that have to be made up for, and None for what holds without any rule."""
+        if not self.same_base:
+            return [None, *self.old]
+        if not self.added:
+            return [each for each in self.old if each.key not in self.shared]
+        # A mail that is held for a rule of both sides may leave because of one that is added.
+        shared = [each for each in self.old if each.key in self.shared and self._before(each, each.conditions).held]
+        return [None, *(each for each in self.old if each.key not in self.shared), *shared]
+
+    def implies(self, conditions: Conditions, item: Item | None, other: Item) -> bool:
+        """Whether a rule of either side applies to every mail to which this one does, under these conditions."""
+        if item is not None and item.key == other.key:
+            return True
+        if other.maybe and not self._counts_if_maybe(other):
+            return False
+        return implies(conditions, other.conditions, self.known)
+
+    def _counts_if_maybe(self, item: Item) -> bool:
+        """Whether a rule by sender that may be meant is never surely meant, where it would be no rule that raises."""
+        if "sender" in self.known.holds:  # in doubt: no such rule is surely meant
+            return True
+        people = item.conditions.people
+        if "sender" not in people:
+            return False
+        globs = (*people["sender"], *people.get("not_sender", ()))
+        return not any(may_be_rewritten(glob, self.known.separators) for glob in globs)
+
+    def judged(self, item: Item | None, conditions: Conditions) -> Judged:
+        """Whether the new side is never weaker for mails that fit than what comes of the old rule.
+
+        The old rules that apply to all of these are no more than what holds of each rule that applies.
+        """
+        implied = [each for each in self.new if self.implies(conditions, item, each)]
+        old, new = self._before(item, conditions), self.after(implied)
+        if why := weaker(new, old):
+            return Judged(Verdict.WEAKER, why)
+        tied = self.same_base and (item is None or item.key in self.shared)
+        if new.held and not self._stays_held(implied, self.added if tied else self.new):
+            return Judged(Verdict.UNSURE, "held as long as no further rule applies")
+        if not new.held and (why := weaker_with_more(new, old, self._comparable)):
+            return Judged(Verdict.UNSURE, why)
+        return SHOWN
+
+    def _before(self, item: Item | None, conditions: Conditions) -> Outcome:
+        """What the old side makes of a mail to which an old rule applies, and all that apply wherever it does."""
+        return self.before(each for each in self.old if each is item or self.implies(conditions, item, each))
+
+    def _stays_held(self, rules: Collection[Item], others: Collection[Item]) -> bool:
+        """Whether mail that the new side holds where these rules apply is held where others apply as well."""
+        base, mail, effects = self.new_base, self.new_mail, [each.effect for each in rules]
+        if base is None:
+            return True
+        anybody = Mail(mail.octets, None, "anybody", guarded=False)
+        sealing = [each for each in others if seals(each.effect.raising.levels)]
+        if seals(base.levels) and outcome(base, (), anybody).held:  # too large for all that the base lists
+            return True
+        never_clear = seals(base.levels) or any(seals(each.raising.levels) for each in effects)
+        if mail.peer is None and never_clear:
+            return True
+        too_large = [each for each in effects if seals(each.raising.levels) and outcome(base, (each,), anybody).held]
+        least = max(map(_weakest, (base.levels, *(each.effect.raising.levels or () for each in sealing))))
+        if any(_strongest(each.raising.levels or ()) >= least for each in too_large):  # a rule has a say up to there
+            return True
+        bounce_too_large = mail.max_bounce is not None and mail.octets > mail.max_bounce
+        if bounce_too_large and outcome(base, tuple(effects), anybody).levels == ("otp",):
+            return True
+        if mail.guarded and bare_levels(base, effects) == ("plaintext",):
+            return not any(each.effect.by_envelope for each in sealing)
+        return not never_clear and not sealing  # plaintext that needs a quantum key
+
+
+def _weakest(levels: Collection[LevelName]) -> int:
+    return min(map(strength, levels), default=0)
+
+
+def _strongest(levels: Collection[LevelName]) -> int:
+    return max(map(strength, levels), default=0)

@@ -1,0 +1,128 @@
+"""The rules and floors of one set as a proof takes them: conditions with their groups resolved, and what each does.
+Standard: policies/README.md; two items that say the same are equal, whatever the order of their texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from relay.policy.comparing.languages import contains
+from relay.policy.patterns import Glob, Groups
+from relay.policy.raising import Raising
+from relay.policy.rules import LookedFor, PlacedRule, When
+from relay.policy.settings import Chosen, MaxSize
+
+MAX_SORTED = 50
+"""Maximum number of patterns of which those are left out that lie within others."""
+People = Mapping[str, tuple[Glob, ...]]
+"""The patterns of each condition on people."""
+
+
+_NOTHING = LookedFor()
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """When a rule applies: each that is not empty has to hold. `larger_than` and `smaller_than` are in bytes."""
+
+    people: People = field(default_factory=dict)
+    looked_for: LookedFor = _NOTHING
+    larger_than: int | None = None
+    smaller_than: int | None = None
+
+    def for_size(self, octets: int) -> bool:
+        """Whether the conditions on the size hold for so many bytes."""
+        return (self.larger_than is None or octets > self.larger_than) and (
+            self.smaller_than is None or octets < self.smaller_than
+        )
+
+    def with_people(self, **people: tuple[Glob, ...] | None) -> Conditions:
+        """With other patterns in some conditions on people, and without those for which there is None."""
+        changed = {**self.people, **people}
+        return replace(self, people={name: globs for name, globs in changed.items() if globs is not None})
+
+    @property
+    def senders(self) -> bool:
+        """Whether one of them is on the envelope sender."""
+        return "sender" in self.people or "not_sender" in self.people
+
+
+class Effect(NamedTuple):
+    """What a rule does to what holds without it, as far as strength goes."""
+
+    raising: Raising
+    by_envelope: bool
+    """It counts before the message has come."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Item:
+    """One rule that raises, or a rule by sender that may.
+
+    `rule` is where it stands (`source` is "" in a file, since files share rules). What is `maybe` is a rule by sender
+    that raises because its sender is not sure.
+    """
+
+    rule: PlacedRule
+    conditions: Conditions
+    effect: Effect
+    maybe: bool = False
+    key: object = None
+    """The same for items of the same meaning."""
+
+    @classmethod
+    def of(cls, rule: PlacedRule, groups: Groups) -> Item:
+        """A rule with its groups resolved, which raises."""
+        effect = Effect(_bare(Raising.of(rule)), not rule.when.looks_inside)
+        return cls._of(rule, conditions_of(rule.when, groups), effect)
+
+    @classmethod
+    def _of(cls, rule: PlacedRule, conditions: Conditions, effect: Effect, *, maybe: bool = False) -> Item:
+        people = frozenset((name, frozenset(globs)) for name, globs in conditions.people.items())
+        texts = tuple(frozenset(each) for each in conditions.looked_for)
+        key = (maybe, people, texts, conditions.larger_than, conditions.smaller_than, effect)
+        return cls(rule, conditions, effect, maybe, key)
+
+    def having(self, conditions: Conditions) -> Item:
+        """The same under other conditions."""
+        return Item._of(self.rule, conditions, self.effect, maybe=self.maybe)
+
+    def that_may(self, own: Chosen) -> Item:
+        """A rule by sender as it counts where its sender is not sure: `own` is what its file says without it."""
+        effect = Effect(_bare(Raising.instead(own, self.rule)), by_envelope=True)
+        return Item._of(self.rule, self.conditions, effect, maybe=True)
+
+
+def conditions_of(when: When, groups: Groups) -> Conditions:
+    """The conditions of a rule, but not its time."""
+    people = {name: _fewest(patterns.all(groups)) for name, patterns in when.people.items()}
+    tags, fields, types, names = when.looked_for
+    looked_for = LookedFor(tags, fields, _fewest(types), _fewest(names))
+    return Conditions(people, looked_for, when.larger_than, when.smaller_than)
+
+
+def _fewest(globs: Iterable[Glob]) -> tuple[Glob, ...]:
+    """The same patterns without needless stars, and without those that lie within others, as far as they are few."""
+    found = list(dict.fromkeys(map(_plain, globs)))
+    if len(found) > MAX_SORTED:
+        return tuple(found)
+    return tuple(each for each in found if not any(other != each and contains(other, each) for other in found))
+
+
+def _plain(glob: Glob) -> Glob:
+    first, *rest = glob.parts
+    return Glob((first, *(part for part in rest[:-1] if part), rest[-1])) if rest else glob
+
+
+def _bare(raising: Raising) -> Raising:
+    """Without what is not about strength, so that more is equal."""
+    limits = None if raising.limits is None else tuple(sorted(raising.limits))
+    return Raising(raising.levels, limits, raising.quantum, raising.kem, None, None, None, None, "", 0, 0)
+
+
+def bare(chosen: Chosen) -> Chosen:
+    """What a file or a rule by sender says, as far as strength goes."""
+    limits: MaxSize = tuple(sorted(each for each in chosen.max_size if each[0] in chosen.levels))
+    return Chosen(chosen.levels, chosen.quantum, chosen.kem, max_size=limits)

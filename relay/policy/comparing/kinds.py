@@ -1,0 +1,228 @@
+"""The kinds of recipients that two sets can tell apart: each file's, those below a domain, and everybody else.
+Standard: policies/README.md; every address that a file can cover is of exactly one kind, and both sets cover it alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import Literal
+from urllib.parse import unquote
+
+from relay.policy.comparing.items import Conditions
+from relay.policy.comparing.languages import apart, contains, filled
+from relay.policy.conditions import ON_RECIPIENTS
+from relay.policy.decide import PolicySet
+from relay.policy.file import PolicyFile
+from relay.policy.names import SUFFIX, FoldedAddress, Step, candidates, encode_local, may_be_route, untagged
+from relay.policy.patterns import Glob
+from relay.policy.people import spellings
+
+Files = tuple[Step, PolicyFile | None, PolicyFile | None]
+"""A file that may cover an address: why it is looked for, and what it is in either set."""
+Part = Literal["one", "tagged", "domain", "below", "else"]
+"""One person; the same with a tag; all others at a domain; all others below it; everybody else."""
+
+ELSEWHERE = "elsewhere.invalid{}"
+ANYBODY = "anybody"
+MAX_NAMED = 1000
+"""Maximum number of recipients who are looked at because floors name them."""
+_ANY_ADDRESS = Glob.of("*@*")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Recipients for whom both sets look for the same files; `address` is one of them, `called` names them all."""
+
+    part: Part
+    address: FoldedAddress
+    called: str
+
+    @property
+    def text(self) -> str:
+        """The address as SMTP has it."""
+        local, domain = self.address
+        if encode_local(local) == local:
+            return f"{local}@{domain}"
+        quoted = local.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{quoted}"@{domain}'
+
+
+class Kinds:
+    """All kinds of recipients of two sets."""
+
+    def __init__(self, old: PolicySet, new: PolicySet) -> None:
+        """Looks at names alone; both sets are of one site."""
+        self._sets = (old, new)
+        self.separators = new.site.tag_separators
+        own = (domain for each in self._sets for domain in (*each.owners, *each.site.domains))
+        files = (file.domain for each in self._sets for file in each.files.values() if file.domain)
+        self._domains = dict.fromkeys([*files, *own])
+        self._above = frozenset(
+            file.domain for each in self._sets for file in each.files.values() if file.policy.subdomains
+        )
+
+    def __iter__(self) -> Iterator[Kind]:
+        """Each kind once; those of the tags of a person stand behind that person."""
+        persons = dict.fromkeys(
+            (name, file.domain) for each in self._sets for name, file in each.files.items() if file.scope == "person"
+        )
+        for name, domain in persons:
+            local = unquote(name.rpartition("/")[2].removesuffix(SUFFIX))
+            address = FoldedAddress(local, domain)
+            yield Kind("one", address, f"{local}@{domain}")
+            starts = [
+                start for each in self.separators if untagged(start := f"{local}{each}", self.separators) == local
+            ]
+            if starts and not may_be_route(address):
+                yield Kind("tagged", self._unused(starts[0], domain), f"{local}@{domain} with a tag")
+        for domain in self._domains:
+            yield Kind("domain", self._unused("", domain), f"everybody else at {domain}")
+        for domain in self._domains:
+            if domain in self._above:
+                address = FoldedAddress(ANYBODY, self._unknown(f"{ANYBODY}{{}}.{domain}", domain))
+                yield Kind("below", address, f"everybody below {domain}")
+        yield Kind("else", FoldedAddress(ANYBODY, self._unknown(ELSEWHERE, None)), "everybody else")
+
+    def named(self) -> Iterator[Kind]:
+        """Somebody for each pattern for recipients that floors have, at each domain; up to MAX_NAMED."""
+        globs = dict.fromkeys(
+            glob
+            for each in self._sets
+            for floor in each.floors
+            for name in ON_RECIPIENTS
+            if name in floor.when.people
+            for glob in floor.when.people[name].all(each.groups)
+        )
+        found: dict[FoldedAddress, None] = {}
+        for glob in globs:
+            local, _, domain = filled(glob).rpartition("@")
+            domains = self._domains if "*" in str(glob).rpartition("@")[2] else ()
+            for each in (domain, *domains):
+                if (
+                    local
+                    and glob.matches(f"{local}@{each}")
+                    and not self._has_file(local, each)
+                    and len(found) < MAX_NAMED
+                ):
+                    found[FoldedAddress(local, each)] = None
+        yield from (Kind("one", address, f"{address.local}@{address.domain}") for address in found)
+
+    def files(self, kind: Kind) -> list[Files]:
+        """The files of either set that may cover them, the first that decides first, as it is in each set."""
+        found: list[Files] = []
+        old, new = self._sets
+        for name, step in candidates(kind.address, self.separators):
+            before, after = old.files.get(name), new.files.get(name)
+            if before is not None or after is not None:
+                found.append((step, before, after))
+            if kind.part == "one" and may_be_route(kind.address):
+                break
+        return found
+
+    def meeting(self, kind: Kind, glob: Glob) -> Literal["all", "some", "none"]:
+        """How many of a kind a pattern for recipients fits, with their tag or without it; some may be none in truth."""
+        local, domain = kind.address
+        if kind.part == "one":
+            return "all" if any(map(glob.matches, spellings(kind.address, self.separators))) else "none"
+        if kind.part == "tagged":
+            bare, tagged = untagged(local, self.separators), self._tagged(kind.address)
+            if glob.matches(f"{bare}@{domain}") or all(contains(glob, each) for each in tagged):
+                return "all"
+            return "some" if any(map(glob.meets, tagged)) else "none"
+        if "*" not in str(glob).rpartition("@")[2]:
+            return self._meeting_domain(kind, glob)
+        everybody = self.pattern(kind)
+        if contains(glob, everybody):
+            return "all"
+        return "none" if apart(glob, everybody, self.separators) else "some"
+
+    def _meeting_domain(self, kind: Kind, glob: Glob) -> Literal["all", "some", "none"]:
+        """The same of a pattern for people at one domain, which may be of another kind."""
+        local, _, domain = str(glob).rpartition("@")
+        if kind.part == "domain":
+            if domain != kind.address.domain:
+                return "none"
+            if "*" not in local:
+                names = {local, untagged(local, self.separators)}
+                return "none" if any(self._has_file(each, domain) for each in names) else "some"
+            return "all" if contains(glob, self.pattern(kind)) else "some"
+        if domain in self._domains:
+            return "none"
+        above = self._nearest_above(domain)
+        return (
+            "some" if above == (self._nearest_above(kind.address.domain) if kind.part == "below" else None) else "none"
+        )
+
+    def untagged(self, kind: Kind) -> Kind:
+        """The person of whom a kind is all with a tag."""
+        local, domain = kind.address
+        return Kind("one", FoldedAddress(untagged(local, self.separators), domain), kind.called)
+
+    def patterns(self, kind: Kind) -> tuple[tuple[Glob, ...], ...]:
+        """Sets of patterns, of each of which one fits each recipient of a kind."""
+        if kind.part == "one":
+            return ()
+        if kind.part != "tagged":
+            return ((self.pattern(kind),),)
+        bare, domain = untagged(kind.address.local, self.separators), kind.address.domain
+        return self._tagged(kind.address), (Glob.of(f"{bare}@{domain}"),)
+
+    def _tagged(self, address: FoldedAddress) -> tuple[Glob, ...]:
+        """Patterns of which one fits everybody who is this person with any tag."""
+        bare = untagged(address.local, self.separators)
+        return tuple(Glob.of(f"{bare}{each}*@{address.domain}") for each in self.separators)
+
+    def pattern(self, kind: Kind) -> Glob:
+        """A pattern that fits all of a kind that is no person."""
+        if kind.part == "domain":
+            return Glob.of(f"*@{kind.address.domain}")
+        if kind.part == "below":
+            return Glob.of(f"*@*.{self._nearest_above(kind.address.domain)}")
+        return _ANY_ADDRESS
+
+    def _nearest_above(self, domain: str) -> str | None:
+        """The nearest domain above this one whose file in either set is for those below."""
+        while domain := domain.partition(".")[2]:
+            if domain in self._above:
+                return domain
+        return None
+
+    def _has_file(self, local: str, domain: str) -> bool:
+        name = f"{domain}/{encode_local(local)}{SUFFIX}"
+        return any(name in each.files for each in self._sets)
+
+    def _unused(self, start: str, domain: str) -> FoldedAddress:
+        """Somebody without a file of their own."""
+        local, number = f"{start}{ANYBODY}", 1
+        while self._has_file(local, domain):
+            local, number = f"{start}{ANYBODY}{number}", number + 1
+        return FoldedAddress(local, domain)
+
+    def _unknown(self, form: str, above: str | None) -> str:
+        """A domain that no file and no peer names, and whose nearest domain above with a file for it is this one."""
+        names = (form.format(number or "") for number in count())
+        return next(each for each in names if each not in self._domains and self._nearest_above(each) == above)
+
+
+def for_kind(kinds: Kinds, kind: Kind, conditions: Conditions) -> Conditions | None:
+    """The conditions of a floor but those on recipients that hold for all of a kind; None where one holds for none."""
+    changed: dict[str, tuple[Glob, ...] | None] = {}
+    routed = kind.part == "one" and may_be_route(kind.address)
+    for name in ON_RECIPIENTS:
+        globs = conditions.people.get(name)
+        if globs is None:
+            continue
+        if routed:  # in doubt, whom every condition on recipients fits
+            changed[name] = None
+            continue
+        meeting = {glob: kinds.meeting(kind, glob) for glob in globs}
+        some = tuple(glob for glob in globs if meeting[glob] == "some")
+        if "all" in meeting.values():
+            changed[name] = None if name == "recipient" else ()
+        else:
+            changed[name] = some or (() if name == "recipient" else None)
+        if changed[name] == ():
+            return None
+    return conditions.with_people(**changed)

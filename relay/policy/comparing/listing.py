@@ -1,0 +1,148 @@
+"""Lists the decisions that differ, by mails that rules look for: for people to read, not to prove anything.
+Standard: each kind of recipient alike is looked at once; where there is too much to try, it is said for whom.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from datetime import date
+from itertools import combinations
+
+from relay.policy.comparing.differences import Difference, Direction, Look, look
+from relay.policy.comparing.items import Item
+from relay.policy.comparing.samples import (
+    ANY_MESSAGE,
+    MAX_IN_PAIRS,
+    SOMEBODY,
+    Message,
+    described,
+    joined,
+    messages,
+    outside,
+    senders,
+)
+from relay.policy.comparing.sides import Side
+from relay.policy.decide import PolicySet
+from relay.policy.people import NULL_SENDER
+
+MAX_WORK = 20_000
+"""Maximum number of rules looked at for one kind of recipient, each once for a mail; else rules are tried alone."""
+MAX_WORK_IN_ALL = 200_000
+"""The same for all kinds of recipients."""
+MAX_CALLED = 3
+"""Maximum number of senders named."""
+
+
+@dataclass(slots=True)
+class _Tries:
+    """The mails that are tried for one kind of recipient: each message from each sender."""
+
+    senders: list[str]
+    messages: list[Message]
+
+    def number(self, sizes: Sequence[int]) -> int:
+        """How many there are."""
+        return len(self.senders) * sum(len(message.of_sizes(sizes)) for message in self.messages)
+
+
+class Listing:
+    """Finds differences between two sets; counts how much it has tried."""
+
+    def __init__(self, old: PolicySet, new: PolicySet, separators: str) -> None:
+        self._sets = (old, new)
+        self._separators = separators
+        self._left = MAX_WORK_IN_ALL
+
+    def differences(
+        self, recipient: str, called: str, old: Side, new: Side, day: date | None, *, same_settings: bool
+    ) -> tuple[list[Difference], bool]:
+        """Those for one kind of recipient on a day (None: today), and whether not all was tried.
+
+        `same_settings` says that only rules and floors differ.
+        """
+        sizes = sorted({*old.limits(), *new.limits(), self._sets[0].site.max_bounce + 1})
+        tries, coarse = self._tries(old, new, sizes, same_settings=same_settings)
+        whose: dict[tuple[Direction, tuple[str, ...]], dict[str, None]] = {}
+        found: dict[tuple[Direction, tuple[str, ...]], Difference] = {}
+        for message in tries.messages:
+            mails = [described(message, octets) for octets in message.of_sizes(sizes)]
+            for sender in tries.senders:
+                for each in look(*self._sets, sender, recipient, mails):
+                    told = (each.direction, each.changed)
+                    whose.setdefault(told, {})[sender or NULL_SENDER] = None
+                    if told not in found:
+                        found[told] = _difference(called, sender, message, each, day)
+        every = dict.fromkeys(sender or NULL_SENDER for sender in tries.senders)
+        return [replace(each, senders=_called(every, whose[told])) for told, each in found.items()], coarse
+
+    def _tries(self, old: Side, new: Side, sizes: Sequence[int], *, same_settings: bool) -> tuple[_Tries, bool]:
+        """The mails to try, and whether there would be too many with rules in pairs, and all together."""
+        rules = list({each.key: each for side in (old, new) for each in (*side.replacing, *side.raising)}.values())
+        about = _about(old, new, rules) if same_settings else rules
+        conditions = [each.conditions for each in rules]
+        work = 2 * (len(rules) + 1)
+        tries = _Tries(senders(conditions, self._separators, pairs=True), _messages(about, rules, pairs=True))
+        coarse = tries.number(sizes) * work > min(MAX_WORK, self._left)
+        if coarse:
+            asked = [each.conditions for each in about]
+            tries = _Tries(senders(asked, self._separators, pairs=False), _messages(about, rules))
+            while len(tries.messages) > 1 and tries.number(sizes) * work > MAX_WORK:
+                del tries.messages[-len(tries.messages) // 2 :]
+            del tries.senders[max(2, MAX_WORK // work) :]
+        self._left -= tries.number(sizes) * work
+        return tries, coarse
+
+
+def _about(old: Side, new: Side, rules: Sequence[Item]) -> list[Item]:
+    """The rules that are not the same in both; of rules by sender all, where their order may matter."""
+    in_order = [[each.key for each in side.replacing] for side in (old, new)]
+    shared = {each.key for each in old.raising} & {each.key for each in new.raising}
+    shared |= set(in_order[0]) if in_order[0] == in_order[1] else set()
+    return [each for each in rules if each.key not in shared]
+
+
+def _messages(about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = False) -> list[Message]:
+    """A message that no rule looks for, and those of some rules; with `pairs`, each with those of all others."""
+    asked = {each.key: list(messages(each.conditions)) for each in rules}
+    found = dict.fromkeys([ANY_MESSAGE])
+    for each in about:
+        found |= dict.fromkeys(asked[each.key])
+        if (too_large := outside(each.conditions)) is not None:
+            found[too_large] = None
+    if not pairs:
+        return list(found)
+    own = dict.fromkeys(message for each in about[:MAX_IN_PAIRS] for message in asked[each.key])
+    others = dict.fromkeys(message for each in rules[:MAX_IN_PAIRS] for message in asked[each.key])
+    for one, other in combinations(own | others, 2):
+        if one in own and (both := joined([one, other])) is not None:
+            found[both] = None
+    if len(others) > 2 and (all_of_them := joined(list(others))) is not None:
+        found[all_of_them] = None
+    return list(found)
+
+
+def _difference(called: str, sender: str, message: Message, each: Look, day: date | None) -> Difference:
+    said = [message.called]
+    if (octets := each.sample.content.size) > message.least:
+        said.append(f"{octets} octets")
+    if day is not None:
+        said.append(f"from {day} on")
+    sender = sender or NULL_SENDER
+    shown = (each.before, each.after, each.changed, each.direction)
+    return Difference(called, sender, ", ".join(said), *shown, sample=each.sample)
+
+
+def _called(every: Collection[str], some: Collection[str]) -> str:
+    """Some of all senders who were tried, in the shorter way."""
+    others = [sender for sender in every if sender not in some]
+    if not others:
+        return "anybody"
+    if SOMEBODY in some:
+        return f"anybody but {_listed(others)}"
+    return _listed(list(some))
+
+
+def _listed(some: Sequence[str]) -> str:
+    more = f" and {len(some) - MAX_CALLED} more" if len(some) > MAX_CALLED else ""
+    return ", ".join(some[:MAX_CALLED]) + more

@@ -1,0 +1,131 @@
+"""What becomes of a mail for which some rules apply, and whether one outcome is weaker than another.
+Standard: policies/README.md; decide.py decides the same for real mail (tests compare the two).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple
+
+from relay.policy.comparing.items import Effect
+from relay.policy.kems import KEMNames
+from relay.policy.raising import raised
+from relay.policy.settings import Chosen
+from relay.policy.strength import SEALING, LevelName, Quantum, never_weaker, strength
+
+_QUANTA: tuple[Quantum, ...] = ("off", "preferred", "required")
+
+
+class Outcome(NamedTuple):
+    """The levels that are tried, () where the mail does not leave; the peer whose keys seal it."""
+
+    levels: tuple[LevelName, ...]
+    quantum: Quantum = "off"
+    kem: KEMNames = ()
+    peer: str | None = None
+
+    @property
+    def held(self) -> bool:
+        """Whether the mail does not leave: it is held, or refused."""
+        return not self.levels
+
+    @property
+    def sealed(self) -> bool:
+        """Whether it leaves, and not in clear."""
+        return not self.held and self.levels != ("plaintext",)
+
+
+HELD = Outcome(())
+
+
+class Mail(NamedTuple):
+    """What counts of a mail beside the rules: its size that limits are about, in bytes, and for whom it is.
+
+    `max_bounce` is None where the sender is not the null sender. `guarded` says that a file for others may not let it
+    out in clear.
+    """
+
+    octets: int
+    max_bounce: int | None
+    peer: str | None
+    guarded: bool
+
+
+@lru_cache(maxsize=50_000)
+def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: Mail) -> Outcome:
+    """What becomes of a mail for which `base` holds, raised by these rules. Without a base it is held."""
+    if base is None:
+        return HELD
+    if mail.guarded and bare_levels(base, effects) == ("plaintext",):
+        return HELD
+    chosen = raised(base, [each.raising for each in effects], mail.octets) if effects else base
+    if chosen.levels == ("plaintext",):
+        return HELD if chosen.forbids_clear else Outcome(chosen.levels, chosen.quantum, chosen.kem)
+    if mail.peer is None:
+        return HELD
+    limits = dict(chosen.max_size)
+    levels = tuple(level for level in chosen.levels if mail.octets <= limits.get(level, mail.octets))
+    if mail.max_bounce is not None and mail.octets > mail.max_bounce:
+        levels = tuple(level for level in levels if level != "otp")
+    return Outcome(levels, chosen.quantum, chosen.kem, mail.peer) if levels else HELD
+
+
+def bare_levels(base: Chosen, effects: Sequence[Effect]) -> tuple[LevelName, ...]:
+    """The levels that are known before the message has come."""
+    known = [each.raising for each in effects if each.by_envelope]
+    return raised(base, known, 0).levels if known else base.levels
+
+
+def weaker(new: Outcome, old: Outcome) -> str:
+    """What is weaker in the new outcome than in the old one, or ""."""
+    if new.held:
+        return ""
+    if old.held:
+        return f"{_said(new)} instead of held or refused"
+    if not never_weaker(new.levels, old.levels):
+        return f"levels: {_said(new)} instead of {_said(old)}"
+    if new.sealed and old.sealed and new.peer != old.peer:
+        return f"peer: {new.peer} instead of {old.peer}"
+    signed = all({"pqc", "rsa"} & set(each.levels) for each in (new, old))
+    if signed and _QUANTA.index(new.quantum) < _QUANTA.index(old.quantum):
+        return f"quantum: {new.quantum} instead of {old.quantum}"
+    if all("pqc" in each.levels for each in (new, old)) and (dropped := set(old.kem) - set(new.kem)):
+        return f"kem: {', '.join(sorted(dropped))} no longer"
+    return ""
+
+
+def weaker_with_more(new: Outcome, old: Outcome, comparable: Collection[LevelName]) -> str:
+    """What may be weaker where more rules raise both outcomes, or ""; `comparable` are levels that both may come to.
+
+    For lists of levels in descending order, what holds of each rule alone then holds of all of them together.
+    """
+    if why := weaker(new, old):
+        return why
+    if _above_signatures(new) or _above_signatures(old):
+        return ""
+    if {"pqc", "rsa"} & set(comparable) and _QUANTA.index(new.quantum) < _QUANTA.index(old.quantum):
+        return f"quantum: {new.quantum} instead of {old.quantum}"
+    if "pqc" in comparable and (dropped := set(old.kem) - set(new.kem)):
+        return f"kem: {', '.join(sorted(dropped))} no longer"
+    return ""
+
+
+def _above_signatures(each: Outcome) -> bool:
+    """Whether all levels are above those that have a layer under a quantum key, or further KEMs."""
+    return all(strength(level) > strength("pqc") for level in each.levels)
+
+
+def descending(levels: Sequence[LevelName] | None) -> bool:
+    """Whether the strongest levels are tried first, as in nearly all lists."""
+    return levels is None or all(strength(one) > strength(other) for one, other in pairwise(levels))
+
+
+def seals(levels: Sequence[LevelName] | None) -> bool:
+    """Whether these are levels that seal."""
+    return bool(levels) and not set(levels or ()).isdisjoint(SEALING)
+
+
+def _said(each: Outcome) -> str:
+    return ", then ".join(each.levels) or "held"

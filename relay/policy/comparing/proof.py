@@ -1,0 +1,308 @@
+"""Proves that one side treats no mail weaker than another, or says for which rule that could not be shown.
+Standard: what passes is proven for every sender, message and size; what is not shown may be weaker, or not.
+
+A mail is one of four **cases** by its sender: the null sender; one that can be read; one that can be read and may stand
+for another one (SRS, BATV); and one in doubt, whom every condition on senders fits. In each case the old side has what
+holds for the mail, a **base**, and rules that raise it; so has the new side. By the sizes at which a limit or a
+condition begins to count, all mails fall into finitely many contexts.
+
+**One rule at a time.** Lists of levels in descending order, with "held" above all of them, are a lattice, of which
+`strongest` is the join (a test tries all lists). What comes of several new rules is no weaker than what comes of
+several old ones if it is no weaker than what comes of each of these alone. So it is enough to compare the base and each
+old rule with what comes of those new rules that apply wherever it does.
+
+**All together.** Two things are no join: a list that is not in descending order, and a mail that is held only as long
+as no further rule counts (plaintext under `quantum = "required"`, say). There all combinations of rules are gone
+through, as far as there are not too many of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from relay.policy.comparing.combinations import combined
+from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Judged, Verdict
+from relay.policy.comparing.implied import Known, in_single_texts
+from relay.policy.comparing.items import Conditions, Item
+from relay.policy.comparing.languages import REWRITTEN, TooHard, Who, address
+from relay.policy.comparing.sides import Side, who
+from relay.policy.floors import Floor
+from relay.policy.patterns import Glob
+from relay.policy.people import NULL_SENDER
+
+Case = Literal["null sender", "sender", "rewritten sender", "sender in doubt"]
+
+MAX_SPLIT = 3000
+"""Maximum number of parts of one rule that are looked at alone."""
+_NULL = Glob.of(NULL_SENDER)
+_ON_SENDERS = frozenset({"sender", "not_sender"})
+
+
+class Sizes(NamedTuple):
+    """The size of a message in bytes, and that without its Bcc field, which limits are about."""
+
+    whole: int
+    octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One old rule that nothing is shown to make up for; None: what holds without any rule that raises.
+
+    `conditions` are those of the part of the rule that is about. `bases` are the numbers of the rules by sender that
+    hold, 0 for none, before and after. `together` are old rules that count at once. `sender` is one whom it is about.
+    """
+
+    item: Item | None
+    conditions: Conditions
+    case: Case
+    sizes: Sizes
+    bases: tuple[int, int]
+    why: str
+    together: tuple[Item, ...] = ()
+    sender: str | None = None
+
+
+class _Cell(NamedTuple):
+    """Those senders for whom one rule of each side holds: who they are, and what is known of their address."""
+
+    bases: tuple[int, int]
+    wanted: tuple[Who, ...] = ()
+    unwanted: tuple[Who, ...] = ()
+    senders: tuple[tuple[Glob, ...], ...] = ()
+
+    def address(self, separators: str, *more: Who) -> str | None:
+        """A sender in the cell for whom these are as well; None where there is none. Raises TooHard."""
+        return _address((*self.wanted, *more), self.unwanted, separators)
+
+
+@lru_cache(maxsize=20_000)
+def _address(wanted: tuple[Who, ...], unwanted: tuple[Who, ...], separators: str) -> str | None:
+    return address(wanted, unwanted, separators)
+
+
+class Proof:
+    """One proof, of one kind of recipient on one day."""
+
+    def __init__(
+        self, old: Side, new: Side, separators: str, max_bounce: int, recipients: tuple[tuple[Glob, ...], ...] = ()
+    ) -> None:
+        """`recipients` are sets of patterns, of each of which one fits each recipient."""
+        self._old, self._new = old, new
+        self._separators, self._max_bounce, self._recipients = separators, max_bounce, recipients
+        self._failed: set[object] = set()
+        self._failures: list[Failure] = []
+
+    def failures(self) -> list[Failure]:
+        """What could not be shown; each rule at most once."""
+        if self._new.own is None:
+            return []
+        self._null_sender()
+        self._readable("sender")
+        if self._ask_for_senders():
+            self._readable("rewritten sender")
+            self._in_doubt()
+        return self._failures
+
+    def _ask_for_senders(self) -> bool:
+        sides = (self._old, self._new)
+        return any(each.replacing or any(item.conditions.senders for item in each.raising) for each in sides)
+
+    def _known(self, **more: object) -> Known:
+        return replace(Known(self._separators, recipients=self._recipients), **more)  # type: ignore[arg-type]
+
+    # --- the four cases ---------------------------------------------------------------------------------------------
+
+    def _null_sender(self) -> None:
+        cell = _Cell((_of_null_sender(self._old), _of_null_sender(self._new)))
+        old, new = (tuple(filter(_for_null_sender, each.raising)) for each in (self._old, self._new))
+        self._in_cell("null sender", cell, (old, new), self._known(holds=_ON_SENDERS), self._max_bounce)
+
+    def _in_doubt(self) -> None:
+        old, new = (_in_order(each.raising, each.maybe) for each in (self._old, self._new))
+        self._in_cell("sender in doubt", _Cell((0, 0)), (old, new), self._known(holds=_ON_SENDERS))
+
+    def _readable(self, case: Case) -> None:
+        """All senders together first, as if each rule by sender could meet each other one; else cell by cell."""
+        rewritten = case == "rewritten sender"
+        old, new = (_in_order(each.raising, each.maybe if rewritten else ()) for each in (self._old, self._new))
+        cells: dict[object, list[_Cell]] = {}
+        for cell in self._cells():
+            said = (self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]])
+            cells.setdefault(said, []).append(cell)
+        for some in cells.values():
+            rough = _Cell(some[0].bases)
+            alone = some[0].bases == (0, 0) and not some[0].unwanted
+            known = self._known(rewritten=rewritten)
+            if not alone and not self._in_cell(case, rough, (old, new), known, only_look=True):
+                continue
+            for cell in some:
+                in_cell = cell._replace(wanted=(*cell.wanted, Who(REWRITTEN))) if rewritten else cell
+                if self._nobody(in_cell):
+                    continue
+                known = self._known(rewritten=rewritten, senders=cell.senders)
+                self._in_cell(case, in_cell, (old, new), known)
+
+    def _cells(self) -> Iterator[_Cell]:
+        """Each pair of rules by sender that may hold; with the same rules on both sides, it is the same rule."""
+        old, new = self._old.replacing, self._new.replacing
+        same = [each.key for each in old] == [each.key for each in new]
+        for number in range(len(self._old.bases)):
+            for other in [number] if same else range(len(self._new.bases)):
+                wanted, unwanted = [], []
+                for senders, place in ((self._old.senders, number), (self._new.senders, other)):
+                    wanted += list(senders[place - 1 : place]) if place else []
+                    unwanted += list(senders[: place - 1] if place else senders)
+                known = tuple(who.fits for who in wanted if who.fits is not None)
+                unwanted = list(dict.fromkeys(unwanted))
+                yield _Cell((number, other), tuple(dict.fromkeys(wanted)), tuple(unwanted), known)
+
+    def _nobody(self, cell: _Cell, *more: Who) -> bool:
+        """Whether it is sure that no sender is in the cell."""
+        try:
+            return cell.address(self._separators, *more) is None
+        except TooHard:
+            return False
+
+    # --- one case ---------------------------------------------------------------------------------------------------
+
+    def _in_cell(
+        self,
+        case: Case,
+        cell: _Cell,
+        rules: tuple[Sequence[Item], Sequence[Item]],
+        known: Known,
+        max_bounce: int | None = None,
+        *,
+        only_look: bool = False,
+    ) -> bool:
+        """Whether something cannot be shown, which is kept unless it is asked `only_look`."""
+        bases = self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]]
+        for sizes in self._sizes(max_bounce):
+            old, new = (tuple(each for each in side if each.conditions.for_size(sizes.whole)) for side in rules)
+            old_mail, new_mail = (side.mail(sizes.octets, max_bounce) for side in (self._old, self._new))
+            context = Context(*bases, old, new, old_mail, new_mail, known)
+            for failure in self._in_context(context, case, cell, sizes, only_look=only_look):
+                if only_look:
+                    return True
+                self._failed.add(_key(failure.item))
+                self._failures.append(failure)
+        return False
+
+    def _sizes(self, max_bounce: int | None) -> list[Sizes]:
+        """Of each kind of sizes that rules and limits can tell apart, one; without a Bcc field if it can be."""
+        sides = (self._old, self._new)
+        limits = {octets for each in sides for octets in each.limits()} | {1}
+        limits |= {max_bounce + 1} if max_bounce is not None else set()
+        asked = sorted({octets for each in sides for octets in each.conditions_on_size()} | {1})
+        ends = dict(zip(asked, [*asked[1:], None], strict=True))
+        below = dict(zip(sorted(limits), [*sorted(limits)[1:], None], strict=True))
+        found: list[Sizes] = []
+        for octets, end in below.items():
+            for whole, whole_end in ends.items():
+                larger = max(octets, whole)
+                if whole_end is None or larger < whole_end:
+                    found.append(Sizes(larger, larger if end is None or larger < end else octets))
+        return found
+
+    def _in_context(
+        self, context: Context, case: Case, cell: _Cell, sizes: Sizes, *, only_look: bool
+    ) -> Iterator[Failure]:
+        left = [] if context.same else [each for each in context.to_be_shown() if _key(each) not in self._failed]
+        unsure = bool(left) and not context.a_lattice
+        for item in left if context.a_lattice else ():
+            show = _Showing(context, cell, case, item)
+            judged = show.of(NO_CONDITIONS if item is None else item.conditions)
+            unsure = unsure or judged.verdict is Verdict.UNSURE
+            if judged.verdict is Verdict.WEAKER:
+                sender = self._sender(case, cell, show.part)
+                yield Failure(item, show.part, case, sizes, cell.bases, judged.why, (), sender)
+        if unsure and only_look:
+            yield Failure(None, NO_CONDITIONS, case, sizes, cell.bases, "")
+        elif unsure and (found := combined(context)).why:
+            item = next((each for each in found.together if each.key not in context.shared), None)
+            item = item or next(iter(found.together), None)
+            if _key(item) not in self._failed:
+                part = NO_CONDITIONS if item is None else item.conditions
+                yield Failure(
+                    item, part, case, sizes, cell.bases, found.why, found.together, self._sender(case, cell, part)
+                )
+
+    def _sender(self, case: Case, cell: _Cell, part: Conditions) -> str | None:
+        """A sender whom it is about, if one is easily found."""
+        if case != "sender":
+            return None
+        try:
+            return cell.address(self._separators, who(part))
+        except TooHard:
+            return None
+
+
+class _Showing:
+    """Shows that the new side makes up for one old rule, by parts of the rule where that has to be."""
+
+    def __init__(self, context: Context, cell: _Cell, case: Case, item: Item | None) -> None:
+        self._context, self._cell, self._case, self._item = context, cell, case, item
+        self._left = MAX_SPLIT
+        self.part = NO_CONDITIONS
+        """The part of the rule that was looked at last."""
+
+    def of(self, conditions: Conditions, known: Known | None = None) -> Judged:
+        """Of the mails that fit these conditions."""
+        context = self._context if known is None else replace(self._context, known=known)
+        judged = context.judged(self._item, conditions)
+        self._left -= 1
+        self.part = conditions
+        if judged.verdict is Verdict.SHOWN or self._nobody(conditions, context.known):
+            return SHOWN
+        parts = [(each, context.known) for each in in_single_texts(conditions)]
+        parts = parts or [(conditions, each) for each in _single_senders(context.known)]
+        for part, about in parts if self._left > len(parts) else ():
+            if (found := self.of(part, about)).verdict is not Verdict.SHOWN:
+                return found
+        return SHOWN if parts and self._left > len(parts) else judged
+
+    def _nobody(self, conditions: Conditions, known: Known) -> bool:
+        """Whether it is sure that the rule is for no sender in the cell."""
+        if self._case != "sender" or not (self._cell.wanted or self._cell.unwanted):
+            return False
+        some = (who(conditions), *map(Who, known.senders))
+        try:
+            return self._cell.address(known.separators, *some) is None
+        except TooHard:
+            return False
+
+
+def _single_senders(known: Known) -> Iterator[Known]:
+    """What is known, once for each pattern of the first set that has several."""
+    for number, globs in enumerate(known.senders):
+        if len(globs) > 1:
+            for glob in globs:
+                yield replace(known, senders=(*known.senders[:number], (glob,), *known.senders[number + 1 :]))
+            return
+
+
+def _key(item: Item | None) -> object:
+    return None if item is None else item.key
+
+
+def _in_order(raising: Sequence[Item], maybe: Sequence[Item]) -> tuple[Item, ...]:
+    """The floors, and then the rules of the file as they stand there."""
+    if not maybe:
+        return tuple(raising)
+    floors = [each for each in raising if isinstance(each.rule.when, Floor)]
+    rules = [each for each in raising if not isinstance(each.rule.when, Floor)]
+    return (*floors, *sorted([*rules, *maybe], key=lambda each: each.rule.number))
+
+
+def _of_null_sender(side: Side) -> int:
+    """The number of the rule by sender that holds for the null sender, 0 for none."""
+    return next((number for number, each in enumerate(side.replacing, 1) if _for_null_sender(each)), 0)
+
+
+def _for_null_sender(item: Item) -> bool:
+    people = item.conditions.people
+    return _NULL in people.get("sender", (_NULL,)) and _NULL not in people.get("not_sender", ())

@@ -1,0 +1,144 @@
+"""What could not be shown to be safe: the rule that it is about, and a mail to look at it with.
+Standard: where the mail shows that the new set is weaker it is a difference like others, else it is unproven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from relay.policy.comparing.differences import Difference, look
+from relay.policy.comparing.items import Conditions, Item
+from relay.policy.comparing.languages import filled
+from relay.policy.comparing.proof import Failure
+from relay.policy.comparing.samples import (
+    ANY_MESSAGE,
+    DOUBTFUL,
+    SOMEBODY,
+    Message,
+    described,
+    joined,
+    messages,
+    with_size,
+)
+from relay.policy.comparing.sides import Side
+from relay.policy.decide import PolicySet
+from relay.policy.names import parse_address
+from relay.policy.patterns import Glob
+from relay.policy.people import NULL_SENDER
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """Mail that the new set may treat weaker; nothing shows that it does, and nothing shows that it does not.
+
+    `rule` is the file and line of the old set that nothing is shown to make up for, `why` says what may be weaker.
+    `sender`, `recipient` and `message` are a mail to look at it with, `day` the one from which on it may be so.
+    """
+
+    rule: str
+    recipients: str
+    why: str
+    sender: str
+    recipient: str
+    message: str
+    day: date | None = None
+    kinds: int = 1
+    """For how many kinds of recipients it is the same."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON's types, with stable names."""
+        return {
+            "rule": self.rule,
+            "recipients": self.recipients,
+            "kinds": self.kinds,
+            "why": self.why,
+            "sender": self.sender,
+            "recipient": self.recipient,
+            "message": self.message,
+            "day": self.day.isoformat() if self.day else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """A mail that a failure is about."""
+
+    sender: str
+    recipient: str
+    message: Message
+    alone: bool = False
+    """The recipient is not the one who stands for a kind."""
+
+
+def witnesses(failure: Failure, new: Side, recipient: str) -> Iterator[Witness]:
+    """Mails that the rule is for, and as few of the new rules as can be."""
+    avoided = [text for each in new.raising for text in _texts(each.conditions)]
+    some = list(messages(failure.conditions, avoided))[:1] or [ANY_MESSAGE]
+    for each in failure.together:
+        some += list(messages(each.conditions, avoided))[:1]
+    message = joined(some) or some[0]
+    if failure.sizes.whole > message.least:
+        message = with_size(message, failure.sizes.whole)
+    to = [filled(glob) for glob in failure.conditions.people.get("recipient", ())[:1]]
+    for address in (*filter(_is_address, to), recipient):
+        for sender in _senders(failure):
+            yield Witness(sender, address, message, address != recipient)
+
+
+def _senders(failure: Failure) -> Iterator[str]:
+    if failure.case == "null sender":
+        yield ""
+    elif failure.case == "sender in doubt":
+        yield DOUBTFUL
+    elif failure.case == "rewritten sender":
+        for glob in failure.conditions.people.get("sender", (Glob.of(SOMEBODY),))[:1]:
+            local, _, domain = filled(glob).rpartition("@")
+            yield f"SRS0=abcd=ef={domain}={local}@relay.invalid"
+    else:
+        if failure.sender is not None:
+            yield failure.sender
+        yield from (filled(glob) for glob in failure.conditions.people.get("sender", ())[:1])
+        yield SOMEBODY
+
+
+def _texts(conditions: Conditions) -> Iterator[str]:
+    tags, fields, types, names = conditions.looked_for
+    yield from tags
+    for globs in (types, names, [glob for _, glob in fields if glob is not None]):
+        yield from map(str, globs)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parse_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def shown_by(old: PolicySet, new: PolicySet, witness: Witness, called: str, day: date | None) -> Difference | None:
+    """The difference that a mail shows, if the new set treats it weaker."""
+    mail = described(witness.message, witness.message.least)
+    for each in look(old, new, witness.sender, witness.recipient, [mail]):
+        sender = witness.sender or NULL_SENDER
+        said = witness.message.called if day is None else f"{witness.message.called}, from {day} on"
+        whom = witness.recipient if witness.alone else called
+        shown = (each.before, each.after, each.changed, each.direction)
+        found = Difference(whom, sender, said, *shown, sender, witness.alone, each.sample)
+        if found.weaker:
+            return found
+    return None
+
+
+def unproven(failure: Failure, witness: Witness, where: str, called: str, day: date | None) -> Unproven:
+    """What is to be said of a failure that no mail shows."""
+    sender = witness.sender or NULL_SENDER
+    return Unproven(where, called, failure.why, sender, witness.recipient, witness.message.called, day)
+
+
+def placed(item: Item | None) -> str:
+    """Where a floor stands, "" for what stands in a file."""
+    return f"{item.rule.source}:{item.rule.line}" if item is not None and item.rule.source else ""

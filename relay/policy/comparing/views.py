@@ -1,0 +1,122 @@
+"""One set as comparisons look at it: what each kind of recipient gets on each day, made once for all files alike.
+Standard: policies/README.md; a file or rule counts from its `since` to its `until`, days are those of UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
+
+from relay.policy.comparing.items import Item
+from relay.policy.comparing.kinds import Kind, Kinds, for_kind
+from relay.policy.comparing.sides import Side
+from relay.policy.conditions import ON_RECIPIENTS
+from relay.policy.decide import PolicySet
+from relay.policy.file import Policy, PolicyFile
+from relay.policy.floors import Floor
+from relay.policy.names import Step
+from relay.policy.rules import PlacedRule, When
+from relay.policy.settings import Chosen, SealingSettings
+
+_ON_RECIPIENTS = frozenset(ON_RECIPIENTS)
+
+
+def counts(settings: SealingSettings, day: date) -> bool:
+    """Whether a file or rule counts on a day."""
+    return (settings.since is None or settings.since <= day) and (settings.until is None or day <= settings.until)
+
+
+def turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:
+    """The days later than this one on which one of them begins to count, or counts no more."""
+    for each in settings:
+        if each.since is not None and each.since > after:
+            yield each.since
+        if each.until is not None and after <= each.until < date.max:
+            yield each.until + timedelta(days=1)
+
+
+def covering(files: Iterable[tuple[Step, PolicyFile | None]], day: date) -> PolicyFile | None:
+    """The first file that covers those for whom all these are looked for."""
+    for step, file in files:
+        if file is not None and counts(file.policy, day) and (step != "parent domain" or file.policy.subdomains):
+            return file
+    return None
+
+
+_NOBODY = Side()
+"""Where no file covers anybody, and all mail is held."""
+
+
+class View:
+    """One of two sets."""
+
+    def __init__(self, policies: PolicySet, kinds: Kinds) -> None:
+        self.policies = policies
+        self._kinds = kinds
+        self._floors = tuple(Item.of(floor, policies.groups) for floor in policies.floors)
+        self._by_recipient = any(not _ON_RECIPIENTS.isdisjoint(each.conditions.people) for each in self._floors)
+        self._items: dict[int, Item] = {}
+        self._own: dict[int, Chosen] = {}
+        self._sides: dict[object, Side] = {}
+        self._for_kind: dict[object, Item] = {}
+
+    def floors(self, kind: Kind) -> tuple[Item, ...]:
+        """The floors that are for any of a kind, each without conditions on recipients that hold for all of them."""
+        inside = kind.address.domain in self.policies.site.domains
+        if not inside and not self._by_recipient:
+            return self._floors
+        found: list[Item] = []
+        for item in self._floors:
+            floor = item.rule.when
+            assert isinstance(floor, Floor)  # noqa: S101 - what else floors.toml has
+            if inside and not floor.inside:
+                continue
+            if "recipient" not in item.conditions.people and "not_recipient" not in item.conditions.people:
+                found.append(item)
+            elif (conditions := for_kind(self._kinds, kind, item.conditions)) is not None:
+                found.append(
+                    self._with(item, conditions.people.get("recipient"), conditions.people.get("not_recipient"))
+                )
+        return tuple(found)
+
+    def _with(self, item: Item, *recipients: tuple[object, ...] | None) -> Item:
+        """A floor with other conditions on recipients; the same one for all kinds with whom it is so."""
+        what = (id(item), recipients)
+        if what not in self._for_kind:
+            changed = dict(zip(("recipient", "not_recipient"), recipients, strict=True))
+            self._for_kind[what] = item.having(item.conditions.with_people(**changed))  # type: ignore[arg-type]
+        found = self._for_kind[what]
+        assert found is not None  # noqa: S101
+        return found
+
+    def side(self, kind: Kind, file: PolicyFile | None, floors: tuple[Item, ...], day: date) -> Side:
+        """What holds for a kind on a day on which this file covers it; the same object where it is the same."""
+        if file is None:
+            return _NOBODY
+        rules = tuple(number for number, rule in enumerate(file.policy.when, 1) if counts(rule, day))
+        owner = self.policies.owners.get(kind.address.domain)
+        peer = file.policy.peer or owner
+        guarded = owner is not None and file.scope != "person" and file.domain != kind.address.domain
+        what = (id(file.policy), rules, peer, guarded, tuple(map(id, floors)))
+        if what not in self._sides:
+            items = [self._item(file.policy.when[number - 1], number) for number in rules]
+            self._sides[what] = Side(
+                self._own_of(file.policy),
+                tuple(each for each in items if not each.rule.when.only_raises),
+                (*floors, *(each for each in items if each.rule.when.only_raises)),
+                peer,
+                guarded,
+            )
+        return self._sides[what]
+
+    def _item(self, rule: When, number: int) -> Item:
+        found = self._items.get(id(rule))
+        if found is None:
+            found = self._items[id(rule)] = Item.of(PlacedRule(rule, "", 0, number), self.policies.groups)
+        return found
+
+    def _own_of(self, policy: Policy) -> Chosen:
+        found = self._own.get(id(policy))
+        if found is None:
+            found = self._own[id(policy)] = Chosen(policy.levels).instead(policy, 0)
+        return found

@@ -1,0 +1,1 @@
+"""`policy diff --strict` against an independent reference, on generated pairs of sets: `python -m tests.system.gate`."""
