@@ -158,7 +158,8 @@ class _Walk:
         boundaries = {each for octets in named for each in (octets.rstrip(), octets.strip()) if each}
         if not boundaries or len(boundaries) > MAX_BOUNDARIES:
             raise _Unclear
-        return any([self._between(boundary, start, end, depth, in_digest=in_digest) for boundary in sorted(boundaries)])
+        found = [self._between(boundary, start, end, depth, in_digest=in_digest) for boundary in sorted(boundaries)]
+        return any(found)
 
     def _between(self, boundary: bytes, start: int, end: int, depth: int, *, in_digest: bool) -> bool:
         """The parts between the delimiters of a boundary; whether there are any of these."""

@@ -108,7 +108,7 @@ def of_structure(chance: random.Random) -> Spelling:
     if kind == 2:
         value = edited(chance.choice(list(PDF.values())), chance)
         return Spelling("", "attachment_type", "application/pdf", with_part(b"Content-Type: " + value))
-    name, message = chance.choice(MESSAGES)
+    _, message = chance.choice(MESSAGES)
     header, _, body = message.partition(b"\r\n\r\n")
     if chance.random() < 0.5:
         at = header.lower().rfind(b"content-type")
