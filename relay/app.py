@@ -20,6 +20,7 @@ import structlog
 
 from relay.aio import in_background
 from relay.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
+from relay.audit.policies import PolicyRecords
 from relay.audit.sole import sole_recorder
 from relay.budget import Budget
 from relay.canary.asking import Asking
@@ -34,7 +35,10 @@ from relay.keys.refill import DrawCount
 from relay.notify import READY, STOPPING, notify, stay_alive
 from relay.outgoing import Outgoing
 from relay.policy.findings import kems_not_here
-from relay.policy.last_good import KEPT_POLICIES, LastGood
+from relay.policy.kept import KeptSets, kept_file
+from relay.policy.last_good import LastGood
+from relay.policy.load import PolicyFolder
+from relay.policy.site import SiteFacts
 from relay.reloading import Reloading, Settings
 from relay.status import StatusModule, Watched
 from relay.status.alarms import Alarms
@@ -137,7 +141,7 @@ async def running(
         if worker is None:
             await stack.enter_async_context(_alone(config))
             await stack.enter_async_context(held_mail_kept(board.held, config.held_file))
-        last_good = LastGood(config.state_directory / KEPT_POLICIES, writes=first)
+        last_good = LastGood(KeptSets(kept_file(config)), writes=first)
         built = await stack.enter_async_context(
             parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
         )
@@ -160,7 +164,7 @@ async def running(
             await readiness.look()
         work = _work_beside_mail(built, watched, secret, worker, stop)
         if first:
-            work |= _work_of_the_first(built, watched, secret, readiness)
+            work |= _work_of_the_first(built, watched, secret, readiness, last_good)
         for name, doing in work.items():
             await stack.enter_async_context(in_background(name, doing))
         inside = Inside(
@@ -260,15 +264,20 @@ def _work_beside_mail(
 
 
 def _work_of_the_first(
-    built: Parts, watched: Watched, secret: SiteSecret, readiness: Readiness
+    built: Parts, watched: Watched, secret: SiteSecret, readiness: Readiness, last_good: LastGood
 ) -> dict[str, Coroutine[Any, Any, None]]:
     """What one process does for all of them."""
+
+    def folder(directory: Path) -> PolicyFolder:
+        return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.config))
+
     return {
         "forecasts": keep_forecasts(watched),
         "site": keep_site(watched),
         "readiness": readiness.keep_up(),
         "sweep": sweep(built.config, built.store, built.triage, built.audit),
         "policy ends": tell_of_endings(built.policies),
+        "policy records": PolicyRecords(built.audit, last_good, folder).keep_up(),
     }
 
 

@@ -18,7 +18,6 @@ import re
 import struct
 from collections.abc import Iterable, Iterator
 from datetime import datetime
-from email.message import Message
 from email.utils import format_datetime
 from functools import lru_cache
 from itertools import chain
@@ -27,6 +26,7 @@ from typing import Literal, NamedTuple
 
 import pybase64
 
+from relay import parameters
 from relay.errors import BadStructure, MailLoop, MalformedMessage
 from relay.pieces import PIECE_OCTETS, Octets, Pieces, joined, part_of
 
@@ -36,11 +36,9 @@ MAX_HEADER_LINES = 20_000
 """So is one of more lines, folded ones counted."""
 HEADER_COSTS = 8
 """An octet of a header is so much more work than one of a body: each few of them may be a field."""
-MAX_STRUCTURED_FIELD_OCTETS = 8192
-MAX_PARAMETERS = 20
-"""Of a Content-Type that is looked at; the standard library's parser takes the square of their number."""
+MAX_STRUCTURED_FIELD_OCTETS = parameters.MAX_OCTETS
 MAX_TYPES = 10
-"""So many fields Content-Type are looked at; a second one is a fault already."""
+"""Maximum number of Content-Type fields looked at; a second one is a fault already."""
 
 VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"received", b"auto-submitted"})
 """The only fields of the original that a sealed message shows on the outside, in lower case."""
@@ -52,16 +50,21 @@ _MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
 _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
 _ENVELOPE_LINE_OCTETS = 54
 """So many octets of the sealed envelope stand in a line: 72 characters behind a blank."""
-SEALED_TYPES = frozenset({"authenveloped-data", "authenticated-enveloped-data"})
-SIGNED_TYPES = frozenset({"signed-data"})
+_CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
+_CMS_KINDS: dict[str, Literal["enveloped", "signed"]] = {
+    "authenveloped-data": "enveloped",
+    "authenticated-enveloped-data": "enveloped",
+    "signed-data": "signed",
+}
+"""What the parameter smime-type says that the CMS is, in lower case (RFC 8551, 3.2.2)."""
 
 _BINARY_HEADER = (
     b'Content-Type: application/pkcs7-mime; smime-type=%s; name="smime.p7m"\r\n'
     b"Content-Transfer-Encoding: binary\r\n\r\n"
 )
 
-_FIELD_NAME = re.compile(rb"([!-9;-~]+)[ \t]*:")
-_NO_FIELD = (re.compile(rb"\n(?![!-9;-~]+[ \t]*:|[ \t])"), re.compile(rb"\r(?!\n|[!-9;-~]+[ \t]*:|[ \t])"))
+_FIELD_NAME = re.compile(rb"([!-9;-~]++)[ \t]*+:")
+_NO_FIELD = (re.compile(rb"\n(?![!-9;-~]++[ \t]*+:|[ \t])"), re.compile(rb"\r(?!\n|[!-9;-~]++[ \t]*+:|[ \t])"))
 """A line's end behind which neither a field nor a continuation stands; patterns that begin with one octet are fast."""
 _MAILBOX_LINE = re.compile(rb">*From ")
 
@@ -305,13 +308,11 @@ def unwrap(payload: bytes) -> Entity:
         raise BadStructure(f"the payload: {error}") from error
     if begin == end:
         raise BadStructure("the payload: no empty line ends its header")
-    entity = _entity(payload[:end])
-    encoding = entity.get("content-transfer-encoding", "binary").strip().lower()
-    if _announces(entity, SEALED_TYPES):
-        return Entity("enveloped", _decoded(encoding, payload, begin))
-    if _announces(entity, SIGNED_TYPES):
-        return Entity("signed", _decoded(encoding, payload, begin))
-    raise BadStructure("the payload is neither message/rfc822 with a sealed envelope nor CMS")
+    told = _mime_fields(payload[:end])
+    kind = _cms_kind(told.get(b"content-type", b""))
+    if kind is None:
+        raise BadStructure("the payload is neither message/rfc822 with a sealed envelope nor CMS")
+    return Entity(kind, _decoded(told.get(b"content-transfer-encoding", b"binary"), payload, begin))
 
 
 def _unwrap_message(payload: bytes) -> Entity:
@@ -357,20 +358,27 @@ def is_sealed(message: bytes) -> bool:
     if b"pkcs7-mime" not in header.lower():
         return False
     types = [raw for name, raw in fields(header) if name == b"content-type"]
-    return any(_announces_sealed(raw) for raw in types[:MAX_TYPES] if len(raw) <= MAX_STRUCTURED_FIELD_OCTETS)
+    return any(_cms_kind(raw.partition(b":")[2]) == "enveloped" for raw in types[:MAX_TYPES])
 
 
 @lru_cache(maxsize=64)
-def _announces_sealed(field: bytes) -> bool:
-    """Whether a Content-Type does; all that one program writes are alike."""
-    return field.count(b";") <= MAX_PARAMETERS and _announces(_entity(field), SEALED_TYPES)
+def _cms_kind(content_type: bytes) -> Literal["enveloped", "signed"] | None:
+    """What CMS a Content-Type announces; None also where some program may read something else in it.
+
+    All that one program writes are alike.
+    """
+    structured = parameters.parse(content_type)
+    kinds = {_CMS_KINDS.get(each.lower()) for each in structured.readings("smime-type")}
+    if structured.unclear or not _CMS_TYPES.issuperset(structured.values) or len(kinds) != 1:
+        return None
+    return kinds.pop()
 
 
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
     end, begin, _ = _bounds(message)
     told = _mime_fields(message[:end])
-    return _decoded(told.get(b"content-transfer-encoding", "7bit").strip().lower(), message, begin)
+    return _decoded(told.get(b"content-transfer-encoding", b"7bit"), message, begin)
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:
@@ -383,11 +391,11 @@ _date = lru_cache(maxsize=1)(format_datetime)
 """Mostly it was asked for in this second before."""
 
 
-def _decoded(encoding: str, entity: bytes, begin: int) -> bytes:
+def _decoded(encoding: bytes, entity: bytes, begin: int) -> bytes:
     """The body of an entity, which begins there; raises BadStructure where it is not clean base64."""
-    if encoding == "binary":
+    if encoding.lower() == b"binary":
         return entity[begin:]
-    if encoding != "base64":
+    if encoding.lower() != b"base64":
         raise BadStructure("the transfer encoding of CMS is not base64")
     decoded = io.BytesIO()
     rest, ended = b"", False
@@ -453,35 +461,19 @@ def _ends_of_lines(message: bytes) -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else found or ()
 
 
-def _announces(entity: Message, smime_types: frozenset[str]) -> bool:
-    """Whether the Content-Type is CMS of one of these kinds (RFC 8551, 3.2.2)."""
-    if entity.get_content_type() not in ("application/pkcs7-mime", "application/x-pkcs7-mime"):
-        return False
-    smime_type = entity.get_param("smime-type", "")
-    return isinstance(smime_type, str) and smime_type.lower() in smime_types
-
-
-def _entity(header: bytes) -> Message:
-    """The MIME fields of a header, for the standard library's parameter parser. Raises BadStructure."""
-    entity = Message()
-    for name, value in _mime_fields(header).items():
-        entity[name.decode()] = value
-    return entity
-
-
-def _mime_fields(header: bytes) -> dict[bytes, str]:
+def _mime_fields(header: bytes) -> dict[bytes, bytes]:
     """The MIME fields of a header (RFC 2045): their values, unfolded, by name in lower case.
 
     Raises BadStructure where a field is there twice, since two readers could then see two messages.
     """
-    found: dict[bytes, str] = {}
+    found: dict[bytes, bytes] = {}
     for name, raw in fields(header):
         if name in _MIME_FIELDS:
             if len(raw) > MAX_STRUCTURED_FIELD_OCTETS:
                 raise BadStructure(f"{name.decode()} is longer than {MAX_STRUCTURED_FIELD_OCTETS} octets")
             if name in found:
                 raise BadStructure(f"{name.decode()} is there twice")
-            found[name] = raw.split(b":", 1)[1].replace(b"\r\n", b"").strip().decode("utf-8", "replace")
+            found[name] = raw.split(b":", 1)[1].replace(b"\r\n", b"").strip()
     return found
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import structlog
 
@@ -17,7 +18,7 @@ from relay.config import Config
 from relay.config.reloaded import changed, needs_restart, taken_over
 from relay.entry import Reloadable
 from relay.errors import ConfigError
-from relay.identity import KnownSites, files_of
+from relay.identity import KnownSites, site_stamps
 from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
 from relay.levels import Level
@@ -25,11 +26,11 @@ from relay.opening.layers import Layers
 from relay.opening.recipients import folded_domain
 from relay.planner import Planner
 from relay.policy.reload import PoliciesInForce
-from relay.stamps import Stamps, stamps_of
+from relay.stamps import Stamps, Unknown
 
 log = structlog.get_logger(__name__)
 
-LOOK_S = 0.5
+LOOK_S = 0.3
 """How often the files are looked at (seconds)."""
 QUIET_S = 0.4
 """A file counts once it has not changed for so long: it may be half-written before (seconds)."""
@@ -102,7 +103,7 @@ class SitesInForce:
 
     def stamps(self) -> Stamps:
         """What differs once a document, key or certificate has changed."""
-        return stamps_of(files_of(self._settings()))
+        return site_stamps(self._settings())
 
     def read_again(self) -> KnownSites:
         """What the files say now: `domains` have it, and nothing else goes by it yet."""
@@ -198,5 +199,10 @@ class _Watched:
         read_at, stamps = self.what.read_at, self.what.stamps()
         if stamps != self._seen:
             self._seen, self._changed_at = stamps, now
-        gone = any(stamp is not None and stamps.get(path) is None for path, stamp in read_at.items())
+        gone = any(stamp is not None and _is_gone(path, stamps) for path, stamp in read_at.items())
         return stamps != read_at and now - self._changed_at >= (GONE_QUIET_S if gone else QUIET_S)
+
+
+def _is_gone(path: Path, stamps: Stamps) -> bool:
+    """Of a file in a directory that cannot be looked into nobody knows."""
+    return stamps.get(path) is None and not isinstance(stamps.get(path.parent), Unknown)

@@ -35,6 +35,8 @@ log = structlog.get_logger(__name__)
 PATTERNS = 10
 RECIPIENT_OCTETS = 512
 """Comparing so many texts with a message, or deciding for one recipient, takes as long as other work on such octets."""
+PARTS_COST = 4
+"""What finding the parts of a message costs, as a multiple of other work on its octets."""
 MAX_MADE = 10_000
 """How many sealed messages are known again when they come back; older ones are sealed once more."""
 
@@ -273,15 +275,15 @@ async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], byte
     content = MessageFacts(mail.message, mail.origin.login)
     decided = await _decided(policies, mail, mail.envelope.recipients, content)
     original = await off_loop(mime.work(mail.message), mime.without_hidden_fields, mail.message)
-    return decided, original, seconds_waited(content, decided)
+    return decided, original, await off_loop(mime.header_work(mail.message), seconds_waited, content, decided)
 
 
 async def _decided(
     policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: MessageFacts
 ) -> list[Decided]:
     """The decision for each recipient, or why there is none; beside the loop where that may take time."""
-    read = mime.work(content.message) * (1 + policies.patterns // PATTERNS) if policies.looks_inside else 0
-    work = read + RECIPIENT_OCTETS * len(recipients)
+    patterns = PARTS_COST + policies.patterns // PATTERNS if policies.looks_inside else 0
+    work = mime.work(content.message) * patterns + RECIPIENT_OCTETS * len(recipients)
     return await off_loop(work, decide, policies, mail.envelope.sender, recipients, content)
 
 

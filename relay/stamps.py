@@ -1,25 +1,68 @@
 """Tells whether files have changed: by what the file system says of each, as make(1) does, but of more than one time.
 Written in place, renamed over and removed are all seen, also on file systems of which the kernel tells nothing.
+
+Only ENOENT and ENOTDIR mean that nothing is there. Any other error, such as a directory that cannot be searched or a
+server that does not answer, leaves it open, and what was known before stays in force.
 """
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+
+from relay import permissions
+from relay.errors import ConfigError
 
 Stamp = tuple[int, int, int, int, int]
 """Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""
-Stamps = dict[Path, Stamp | None]
-"""Of each file its own, None where there is none."""
 
 
-def stamp_of(path: Path | os.DirEntry[str]) -> Stamp | None:
-    """What differs after a file was written to or replaced; None where there is no file."""
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """There may be a file or not: asking for it failed with this error number (EACCES, ELOOP, ESTALE, EIO, ...)."""
+
+    error: int
+
+
+Seen = Stamp | None | Unknown
+"""What is there: a file with this stamp, nothing, or cannot tell."""
+Stamps = dict[Path, Seen]
+"""Of each file what is there."""
+
+
+def stamp_of(path: str | Path | os.DirEntry[str], *, follow: bool = True) -> Seen:
+    """What is there. A stamp differs after a file was written to or replaced.
+
+    `follow` says whether what a link leads to counts, or the link itself.
+    """
     try:
-        return stamped(path.stat())
-    except OSError:
-        return None
+        if isinstance(path, os.DirEntry):  # which may have been asked before
+            return stamped(path.stat(follow_symlinks=follow))
+        return stamped(os.stat(path, follow_symlinks=follow))  # noqa: PTH116 - a Path takes as long again to be made
+    except OSError as error:
+        return unseen(error)
+
+
+def stamp_of_directory(path: str | Path) -> Seen:
+    """What is there, which is no directory where it cannot be searched: then no file in it can be looked at."""
+    try:
+        return stamped(searched(path))
+    except OSError as error:
+        return unseen(error)
+
+
+def searched(path: str | Path) -> os.stat_result:
+    """What the system says of a directory that can be searched. Raises OSError for any other."""
+    return os.stat(f"{path}/.")  # noqa: PTH116 - a Path would drop the dot
+
+
+def unseen(error: OSError) -> Unknown | None:
+    """What asking for a file that failed says of it."""
+    return None if is_gone(error) else Unknown(error.errno or errno.EIO)
 
 
 def stamped(found: os.stat_result) -> Stamp:
@@ -28,5 +71,47 @@ def stamped(found: os.stat_result) -> Stamp:
 
 
 def stamps_of(paths: Iterable[Path]) -> Stamps:
-    """The stamps of these files now."""
+    """What is there now at each of these paths."""
     return {path: stamp_of(path) for path in paths}
+
+
+def is_gone(error: OSError) -> bool:
+    """Whether this error means that nothing is there."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or directory is there. Raises ConfigError, with the remedy, where that cannot be told."""
+    try:
+        path.stat()
+    except OSError as error:
+        if is_gone(error):
+            return False
+        raise ConfigError(permissions.cause(path, error)) from error
+    return True
+
+
+def files_in(directory: Path, pattern: str = "*") -> list[Path]:
+    """The files whose names fit, sorted; none where the directory is gone.
+
+    Raises ConfigError, with the remedy, where that cannot be told: a directory that cannot be listed or searched.
+    """
+    try:
+        return _listed(directory, pattern)
+    except OSError as error:
+        if is_gone(error):
+            return []
+        raise ConfigError(permissions.cause(directory, error)) from error
+
+
+def stamps_in(directory: Path, pattern: str = "*") -> Stamps:
+    """What is there: the directory itself, which is Unknown where it cannot be listed or searched, and such files."""
+    try:
+        return stamps_of([directory, *_listed(directory, pattern)])
+    except OSError as error:
+        return {directory: unseen(error)}
+
+
+def _listed(directory: Path, pattern: str) -> list[Path]:
+    searched(directory)
+    return sorted(path for path in directory.iterdir() if fnmatch.fnmatchcase(path.name, pattern))

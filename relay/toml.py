@@ -16,6 +16,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from relay import permissions
 from relay.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -68,7 +69,7 @@ def read(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+        raise ConfigError(permissions.cause(path, error)) from error
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} octets; no such file needs to be")
     if raw.startswith(codecs.BOM_UTF8):

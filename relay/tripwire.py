@@ -19,7 +19,7 @@ MAY_SHOW = frozenset(
 )
 """The only header fields that a sealed message may have."""
 
-_LINE = re.compile(rb"(?:([A-Za-z0-9-]+)[ \t]*:|[ \t])[^\r\n]*\r\n")
+_LINE = re.compile(rb"(?:([A-Za-z0-9-]++)[ \t]*+:|[ \t])[^\r\n]*+\r\n")
 """A field, also in the old syntax with blanks before the colon (RFC 5322, 4.5), or its continuation."""
 _BLANKS = b" \t\r\n"
 """What may stand around a value; other readers take further control characters for a part of it."""

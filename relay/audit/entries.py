@@ -147,6 +147,11 @@ class AddressHash:
         self.quoted: Callable[[str], str] = lru_cache(maxsize=_ADDRESSES)(self._quoted)
         """As `write`, as a JSON string; mostly it was asked for before."""
 
+    @property
+    def hides(self) -> bool:
+        """Whether addresses are hashed."""
+        return bool(self._keys)
+
     def write(self, address: str) -> str:
         """How a new record names the address; "" stays so."""
         return _hashed(self._keys[0], address) if self._keys and address else address

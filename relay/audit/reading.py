@@ -77,7 +77,7 @@ def lines(directory: Path, since: str = "", behind: Place = START) -> Iterator[L
     for number, file in enumerate(files):
         if file.first < behind.first or (number + 1 < len(files) and ended(file, files[number + 1]) < since[:10]):
             continue
-        yield from _lines(file, behind)
+        yield from lines_in(file, behind)
 
 
 def records(directory: Path, since: str = "", events: Collection[str] = ()) -> Iterator[dict[str, Any]]:
@@ -178,7 +178,8 @@ def _files(directory: Path) -> list[ChainFile]:
         raise ConfigError(f"{directory}: cannot be read: {error.strerror}") from error
 
 
-def _lines(file: ChainFile, behind: Place) -> Iterator[Line]:
+def lines_in(file: ChainFile, behind: Place = START) -> Iterator[Line]:
+    """The lines of one file, none where it was removed meanwhile. Raises ConfigError."""
     try:
         for place, octets in enumerate(lines_of(file, behind), 1):
             if len(octets) > MAX_LINE_OCTETS:

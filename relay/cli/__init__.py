@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from relay import permissions
 from relay.cli.lazy import Later, LazyGroup
 from relay.errors import ConfigError, RelayError
 from relay.no_dumps import forbid_core_dumps
@@ -93,7 +94,7 @@ def main() -> None:
             click.echo(problem + _as_whom(problem), err=True)
         sys.exit(1)
     except PermissionError as error:
-        problem = f"{error.filename}: {error.strerror}"
+        problem = permissions.cause(str(error.filename), error, "")
         click.echo(problem + _as_whom(problem), err=True)
         sys.exit(1)
     except RelayError as error:
@@ -102,7 +103,7 @@ def main() -> None:
 
 
 def _as_whom(problem: str) -> str:
-    """What somebody can do who may not do this."""
-    if os.geteuid() == 0 or os.strerror(errno.EACCES) not in problem:
+    """What somebody can do who may not do this, where the problem itself does not say it."""
+    if os.geteuid() == 0 or not problem.endswith(os.strerror(errno.EACCES)):
         return ""
     return ": run this as root, or as the relay's user"

@@ -27,7 +27,10 @@ from relay.policy.strength import SEALING, strength, strength_of
 COLUMNS = (
     "number", "time", "event", "direction", "door", "mail", "queue_id", "message_id", "sealed", "peer", "level",
     "algorithms", "key_IDs", "kme_group", "quantum_bits", "policy", "policy_version", "listed", "outcome", "reason",
-    "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by", "previous",
+    "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by", "version",
+    "before", "way", "uid", "sudo_user", "known_by", "files", "files_sha256", "added", "added_more", "changed",
+    "changed_more", "removed", "removed_more", "compared", "weaker", "weakened", "weakened_more", "raised",
+    "raised_more", "otherwise", "otherwise_more", "earlier", "previous",
 )  # fmt: skip
 """Of a CSV file; lists are joined by a blank. A record has those that its event needs."""
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from relay.errors import ConfigError
+from relay.stamps import is_there
 
 T = TypeVar("T")
 
@@ -27,6 +28,22 @@ config_option = click.option(
     show_envvar=True,
     help="The relay's configuration file.",
 )
+
+
+class ThereIs(click.Path):
+    """A path at which something is. Where that cannot be told it is not said to be missing."""
+
+    def __init__(self, *, only_directory: bool = False) -> None:
+        """Gives a Path; with `only_directory` that of a directory."""
+        super().__init__(exists=True, file_okay=not only_directory, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Says what denies access, and what to do about it."""
+        try:
+            is_there(Path(os.fsdecode(value)))
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
+        return super().convert(value, param, ctx)
 
 
 def as_relay_option(command: Callable[..., T]) -> Callable[..., T]:

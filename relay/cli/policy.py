@@ -25,6 +25,10 @@ COMMANDS = {
         "Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.",
     ),
     "list": Later("policy_list:list_files", "List the policy files, or those of which all that is asked for is true."),
+    "log": Later(
+        "policy_log:show_log",
+        "Say which sets of policies came into force, who put them there, and what they weakened, the newest first.",
+    ),
     "simulate": Later(
         "policy_traffic:simulate",
         "Say what the policies would do with MESSAGES: files, directories, maildirs, mboxes.",

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import click
 
-from relay.cli.options import config_option
+from relay.cli.options import ThereIs, config_option
 from relay.cli.policy_print import print_explanation, print_policies
 from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
@@ -75,7 +75,7 @@ async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
 @click.command()
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
-@click.argument("directory", required=False, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("directory", required=False, type=ThereIs(only_directory=True))
 def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
     """Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails."""
     site = load_site(config_file, directory)

@@ -1,5 +1,5 @@
 """Whether the relay may read its policy files: for root, who may read all of them, and would find nothing wrong.
-Standard: the relay's user is whoever owns its state; each file is opened as that user, so that ACLs count as well.
+Standard: the relay's user is the owner of its state; the kernel is asked about each file as that user.
 """
 
 from __future__ import annotations
@@ -7,25 +7,29 @@ from __future__ import annotations
 import os
 import pwd
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.policy.names import SUFFIX, printable
+from relay.permissions import denial_at
+from relay.policy.walk import Listing
 
 
-def check_readable(config: Config) -> None:
-    """Raises ConfigError with a line for each directory and policy file that the relay's user may not read."""
+def check_readable(config: Config, directory: Path | None = None) -> None:
+    """Raises ConfigError with a line for all that keeps the relay's user from these policies, or those in use."""
     if os.geteuid() != 0 or (user := _user_of(config.state_directory)) is None:
         return
-    names = list(_names(config.policies.directory))
+    paths = list(_paths(directory or config.policies.directory))
     with _as(user):
-        closed = [name for name in names if not _may_read(name)]
-    if closed:
-        mend = f"chgrp {user.pw_name} and chmod g+r (a directory: g+rx)"
+        closed = (path for path, needed in paths if not os.access(path, needed, effective_ids=True))
+        denials = dict.fromkeys(denial for path in closed if (denial := denial_at(path)) is not None)
+    if denials:
         raise ConfigError(
-            [f"{printable(str(name))}:1: the relay, as {user.pw_name}, may not read it: {mend}" for name in closed]
+            [
+                f"{each.place}:1: the relay, as {user.pw_name}, may not {each.right} it ({each.rights}): {each.remedy}"
+                for each in denials
+            ]
         )
 
 
@@ -38,10 +42,20 @@ def _user_of(directory: Path) -> pwd.struct_passwd | None:
         return None
 
 
-def _names(directory: Path) -> Iterator[Path]:
-    for where, _, files in os.walk(directory, followlinks=True):
-        yield Path(where)
-        yield from (Path(where, name) for name in files if name.endswith(SUFFIX))
+def _paths(directory: Path) -> Iterator[tuple[Path, int]]:
+    """All that the relay reads, each with what it needs for that (os.R_OK, os.X_OK). Raises ConfigError if too much."""
+    listing = Listing(directory)
+    listing.look()
+    yield from ((directory / name, os.R_OK | os.X_OK) for name in listing.directories)
+    yield from ((directory / name, os.R_OK) for name in listing.files)
+
+
+@contextmanager
+def as_owner_of(directory: Path) -> Iterator[None]:
+    """For root, what is opened within is opened as whoever owns the directory: its files are nothing to trust."""
+    user = _user_of(directory) if os.geteuid() == 0 else None
+    with _as(user) if user is not None else nullcontext():
+        yield
 
 
 @contextmanager
@@ -57,14 +71,3 @@ def _as(user: pwd.struct_passwd) -> Iterator[None]:
         os.seteuid(0)
         os.setegid(gid)
         os.setgroups(groups)
-
-
-def _may_read(name: Path) -> bool:
-    try:
-        if name.is_dir():
-            next(name.iterdir(), None)
-        else:
-            name.open("rb").close()
-    except OSError:
-        return False
-    return True

@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 import click
 from rich.text import Text
 
-from relay.cli.options import config_option
+from relay.cli.options import ThereIs, config_option
+from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
@@ -27,14 +28,18 @@ from relay.cli.policy_traffic import (
     shadow_option,
     since_option,
 )
+from relay.cli.policy_version import DirectoryOrVersion, Version, site_of
 from relay.cli.tables import plain_console, table
 from relay.errors import ConfigError
 from relay.policy.compare import Comparison, Unproven, compare
+from relay.policy.installing import write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.site import SiteFacts
+from relay.stamps import stamp_of
 
-_directory = click.Path(path_type=Path, exists=True, file_okay=False)
+_directory = ThereIs(only_directory=True)
+_set = DirectoryOrVersion()
 _strict = click.option("--strict", is_flag=True, help="Exit with 1 unless it is shown that nothing is weaker.")
 
 
@@ -44,8 +49,8 @@ _strict = click.option("--strict", is_flag=True, help="Exit with 1 unless it is 
 @since_option
 @_strict
 @json_option
-@click.argument("old", type=_directory)
-@click.argument("new", type=_directory)
+@click.argument("old", type=_set)
+@click.argument("new", type=_set)
 @messages_argument
 def diff(
     config_file: Path,
@@ -53,8 +58,8 @@ def diff(
     since: float,
     strict: bool,
     as_json: bool,
-    old: Path,
-    new: Path,
+    old: Path | Version,
+    new: Path | Version,
     messages: tuple[Path, ...],
 ) -> None:
     """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.
@@ -62,10 +67,13 @@ def diff(
     Without MESSAGES, over all decisions that can differ: levels, fallbacks, holds, clear text, and what must arrive
     sealed. With MESSAGES, or what shadow mode has recorded, by these alone; a record holds no content, so rules that
     look into messages do not apply to it.
+
+    In place of a directory, OLD and NEW may be the version of a set that was in force and is kept, or its first digits;
+    `policy log` lists them.
     """
     if shadow and messages:
         raise click.UsageError("give messages, or --shadow, and not both")
-    before, after = load_site(config_file, old), load_site(config_file, new)
+    before, after = (site_of(config_file, each) for each in (old, new))
     by_traffic = shadow or bool(messages)
     comparison = None if by_traffic and not strict else _compared(before, after)
     if not by_traffic and comparison is not None:
@@ -100,11 +108,12 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     """
     after = load_site(config_file, directory, tested=True)
     link = after.config.policies.directory
-    if not link.is_symlink() and os.path.lexists(link):
+    if not link.is_symlink() and stamp_of(link, follow=False) is not None:
         moved = link.with_name(link.name + ".1")
         _fail(
             f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}"
         )
+    _relay_can_read(after, directory)
     try:
         _wait_for_others(click.get_current_context(), link.parent)
     except OSError as error:
@@ -120,7 +129,7 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     if comparison is not None and not as_json:
         _show(comparison, as_json=False)  # what cannot be said, because nobody reads it, does not happen either
     try:
-        _swap(link, directory.resolve())
+        _swap(link, directory.resolve(), after.policies.version)
     except OSError as error:
         _fail(f"Not installed: {link}: {error.strerror}")
     try:
@@ -134,6 +143,15 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
             click.echo(f"Undo with: qumail-relay policy install {before}")
     except OSError as error:
         _fail(f"Installed: {directory.resolve()}; but afterwards: {error.strerror}")
+
+
+def _relay_can_read(after: PolicySite, directory: Path) -> None:
+    try:
+        check_readable(after.config, directory)
+    except ConfigError as error:
+        for problem in error.problems:
+            click.echo(problem, err=True)
+        _fail(f"Not installed: the relay could not read all of {directory}.")
 
 
 def _wait_for_others(context: click.Context, parent: Path) -> None:
@@ -160,17 +178,26 @@ def _fail(why: str) -> NoReturn:
     sys.exit(1)
 
 
-def _swap(link: Path, directory: Path) -> None:
+def _swap(link: Path, directory: Path, version: str) -> None:
     """The link leads to the directory from one moment to the next. Raises OSError where it does not."""
     beside = link.with_name(f".{link.name}.new")
-    os.sync()  # the files themselves, before anything leads to them
     beside.unlink(missing_ok=True)  # of one that was killed here
     beside.symlink_to(directory)
     try:
+        _note(link, beside, version)
+        os.sync()  # the files themselves, before anything leads to them
         beside.replace(link)
     except OSError:
         beside.unlink()
         raise
+
+
+def _note(link: Path, beside: Path, version: str) -> None:
+    """Who installs it stands beside the link, for the relay; without, the relay goes by the owner of the link."""
+    try:
+        write_note(link, beside, version)
+    except OSError as error:
+        click.echo(f"Who installs this is not noted beside {link}: {error.strerror}", err=True)
 
 
 def _last(parent: Path) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from relay.cli.options import config_option
+from relay.cli.options import ThereIs, config_option
 from relay.cli.policy_print import CLEAR
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.tables import plain_console, table
@@ -48,7 +48,7 @@ since_option = click.option(
     "--since", type=click.FloatRange(0), default=24.0, show_default=True, help="Hours of that record."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
-messages_argument = click.argument("messages", nargs=-1, type=click.Path(path_type=Path, exists=True))
+messages_argument = click.argument("messages", nargs=-1, type=ThereIs())
 
 
 @dataclass

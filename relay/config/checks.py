@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relay.config.values import TCPAddress
+from relay.stamps import stamp_of
 
 if TYPE_CHECKING:
     from relay.config import Config
@@ -150,8 +151,5 @@ def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
 
 
 def _has_document(config: Config, peer: str) -> bool:
-    """Also where it cannot be looked at: whoever reads it then says so."""
-    try:
-        return config.identity is not None and config.identity.document(peer).exists()
-    except OSError:
-        return True
+    """Also where that cannot be told: reading it says so then."""
+    return config.identity is not None and stamp_of(config.identity.document(peer)) is not None

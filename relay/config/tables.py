@@ -97,7 +97,7 @@ class AuditSettings(toml.Table):
     stands there as it is: "clear".
     """
     every_mail: bool = True
-    """Whether every mail has a record. Without, there is the ledger alone."""
+    """Whether every mail has a record. Without, there are the ledger and the sets of policies alone."""
     when_unwritable: Literal["deliver", "hold"] = "deliver"
     """What becomes of mail that needs no line in the ledger while records cannot be written (the disk is full): it goes
     on, its records wait in memory, 20000 of them, and the log has `audit_not_written`; or it is held until they can be.

@@ -13,7 +13,7 @@ import structlog
 from cryptography import x509
 
 from relay.errors import ConfigError
-from relay.stamps import Stamps, stamps_of
+from relay.stamps import Stamps, is_there, stamps_of
 
 log = structlog.get_logger(__name__)
 
@@ -49,7 +49,7 @@ class ServerTLS:
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """TLS 1.2 or later with this certificate. Raises ConfigError where the two files cannot be used."""
     for path in (certificate, key):
-        if not path.is_file():
+        if not is_there(path):
             raise ConfigError(f"{path}: no such file; a certificate and its key are needed, in PEM")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -5,7 +5,6 @@ Standard: RFC 5321 6.1; a next hop is one server or several that are tried in tu
 from __future__ import annotations
 
 import asyncio
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import structlog
@@ -40,6 +39,7 @@ class NextHop:
         self._places = direction.next_hop
         self._connections = ConnectionPool(direction, hostname)
         self._hostname, self._resolver = hostname, resolver
+        self._mail_exchangers: MailExchangers | None = None
         self._avoided: dict[Server, float] = {}
 
     async def deliver(self, mail: Mail, supervision: Supervision = UNSUPERVISED) -> NextHopResult:
@@ -87,14 +87,14 @@ class NextHop:
         """Ends all connections on which no mail is in flight; those end after their mail."""
         await self._connections.close()
 
-    @cached_property
-    def _exchangers(self) -> MailExchangers:
-        from relay.forward.mx import MailExchangers
-
-        return MailExchangers(self._hostname, self._resolver)
-
     async def _resolved(self, place: Server | MailDomain) -> list[Server]:
-        return [place] if isinstance(place, Server) else await self._exchangers.servers(place)
+        if isinstance(place, Server):
+            return [place]
+        if self._mail_exchangers is None:
+            from relay.forward.mx import MailExchangers
+
+            self._mail_exchangers = MailExchangers(self._hostname, self._resolver)
+        return await self._mail_exchangers.servers(place)
 
     async def _hand_to(self, server: Server, attempt: _Attempt, supervision: Supervision) -> bool:
         """One transaction, or as many as it takes where the server limits their recipients; whether that was all."""

@@ -8,7 +8,7 @@ from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import key_identifier
 from relay.identity.invitation import is_invitation, read_invitation, write_invitation
-from relay.identity.known import KnownSites, files_of
+from relay.identity.known import KnownSites, site_stamps
 from relay.identity.make import (
     VALID_DAYS,
     About,
@@ -40,7 +40,6 @@ __all__ = [
     "domains_of",
     "examine",
     "expiring",
-    "files_of",
     "fingerprint",
     "identity_findings",
     "is_invitation",
@@ -59,6 +58,7 @@ __all__ = [
     "request_certificates",
     "same_fingerprint",
     "same_words",
+    "site_stamps",
     "trusted_peers",
     "valid_now",
     "with_documents",

@@ -53,6 +53,7 @@ from relay.identity.certificates import (
 )
 from relay.identity.further import read_pairs
 from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
+from relay.stamps import files_in, is_there
 
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"
@@ -77,7 +78,7 @@ def stem_of(directory: Path, role: Role, key: PublicKey) -> Path:
 
 def stems(directory: Path, role: Role) -> list[Path]:
     """All keys of one role, with or without a certificate."""
-    return [path.with_suffix("") for path in sorted(directory.glob(f"{role}.*.key"))]
+    return [path.with_suffix("") for path in files_in(directory, f"{role}.*.key")]
 
 
 def read_passphrase(path: Path | None) -> bytes | None:
@@ -96,7 +97,7 @@ def make_passphrase(path: Path, directory: Path) -> bool:
     Gives whether it did: a missing passphrase of keys that exist is not replaced. Raises ConfigError.
     """
     with files.changing(directory):
-        if path.exists() or any(directory.glob("*.key")):
+        if is_there(path) or files_in(directory, "*.key"):
             return False
         files.write(path, base64.b64encode(os.urandom(32)) + b"\n", owner_of=directory)
         return True
@@ -168,7 +169,7 @@ def as_rsa(key: object) -> RSAPrivateKey:
 
 def own_identity(config: Config) -> Identity | None:
     """This site's keys and certificates, or None where there are none yet. Raises ConfigError."""
-    if config.identity is None or not config.identity.directory.exists():
+    if config.identity is None or not is_there(config.identity.directory):
         return None
     return load_identity(config.identity.directory, passphrase=config.identity.passphrase)
 
@@ -203,7 +204,7 @@ def load_identity(directory: Path, *, passphrase: Path | None = None, now: datet
 def signing_keys(directory: Path) -> list[MLDSA87PublicKey]:
     """The public keys of all signing certificates, also of those that were renewed. Raises ConfigError."""
     paths = [file_of(stem, "pem") for stem in stems(directory, Role.SIGNING)]
-    keys = [read_certificate(path).public_key() for path in paths if path.exists()]
+    keys = [read_certificate(path).public_key() for path in paths if is_there(path)]
     return [key for key in keys if isinstance(key, MLDSA87PublicKey)]
 
 
@@ -213,8 +214,8 @@ class _Reader:
 
     def ca(self) -> x509.Certificate:
         path = file_of(ca_stem(self._directory), "pem")
-        if not path.exists():
-            requested = any(self._directory.glob("*.csr"))
+        if not is_there(path):
+            requested = files_in(self._directory, "*.csr")
             raise ConfigError(f"{path}: missing; {_PUT_CA if requested else _MAKE}")
         certificate = read_certificate(path)
         _named(path, check_ca, certificate)
@@ -225,7 +226,7 @@ class _Reader:
     ) -> tuple[KeyPair[Key], tuple[KeyPair[Key], ...]]:
         """The pair in use and the older ones, newest first."""
         every = stems(self._directory, role)
-        complete = [stem for stem in every if file_of(stem, "pem").exists()]
+        complete = [stem for stem in every if is_there(file_of(stem, "pem"))]
         if not every:
             raise ConfigError(
                 f"{self._directory}: no key for {role.label}; `qumail-relay identity new` completes the set"

@@ -54,6 +54,7 @@ from relay.identity.certificates import (
     valid_now,
 )
 from relay.identity.pairs import Identity, Role, fingerprint, public_key
+from relay.stamps import is_there
 
 FORMAT = 1
 MAX_DOCUMENT = 3 * 2**20
@@ -339,7 +340,7 @@ def peer_document(
 def _next_serial(path: Path, now: datetime) -> int:
     """A number above all before it, written down before it is used."""
     try:
-        last = int(files.read_public(path)) if path.exists() else 0
+        last = int(files.read_public(path)) if is_there(path) else 0
     except ValueError as error:
         raise ConfigError(f"{path}: not a number") from error
     serial = max(last + 1, int(now.timestamp()))

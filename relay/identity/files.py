@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from relay import permissions
 from relay.errors import AnothersFile, ConfigError
+from relay.stamps import is_there
 
 MAX_LENGTH = 3 * 2**20
 """Octets (3 MiB); no file here is longer."""
@@ -58,7 +60,7 @@ def changing(directory: Path) -> Iterator[None]:
     What a killed writer left half-written is removed first.
     """
     try:
-        if not directory.exists():
+        if not is_there(directory):
             _make(directory)
         check_directory(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
@@ -78,7 +80,7 @@ def check_directory(directory: Path) -> None:
     try:
         found = directory.stat()
     except OSError as error:
-        raise ConfigError(f"{directory}: {error.strerror}") from error
+        raise ConfigError(permissions.cause(directory, error, "", private=True)) from error
     if not stat.S_ISDIR(found.st_mode):
         raise ConfigError(f"{directory}: not a directory")
     _check_owner(found, directory)
@@ -107,7 +109,7 @@ def _read(path: Path, *, forbidden: int) -> bytes:
             _check_mode(found, path, forbidden)
             content = file.read(MAX_LENGTH + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(permissions.cause(path, error, "", private=True)) from error
     if len(content) > MAX_LENGTH:
         raise ConfigError(f"{path}: over {MAX_LENGTH} octets")
     return content

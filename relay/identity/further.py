@@ -18,7 +18,6 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -30,6 +29,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from relay.cms import FURTHER_KEMS, KEMS, KEY_IDENTIFIER_OCTETS
 from relay.errors import ConfigError, KEMUnavailable
 from relay.identity import files, liboqs
+from relay.stamps import files_in
 
 _SALT_OCTETS = 16
 _NONCE_OCTETS = 12
@@ -37,17 +37,19 @@ _NONCE_OCTETS = 12
 
 @dataclass(frozen=True)
 class FurtherKEMPair:
-    """A key pair of the KEM `name`; `made` (aware) tells the newest of several."""
+    """A key pair of the KEM `name`; `made` (aware) tells the newest of several.
+
+    `identifier` is how CMS names the recipient: 20 octets.
+    """
 
     name: str
     made: datetime
     public_key: bytes = field(repr=False)
     private_key: bytes = field(repr=False)
+    identifier: bytes = field(init=False)
 
-    @cached_property
-    def identifier(self) -> bytes:
-        """How CMS names the recipient: 20 octets."""
-        return key_identifier(self.public_key)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "identifier", key_identifier(self.public_key))
 
 
 class _StrictFile(BaseModel):
@@ -90,7 +92,7 @@ def check_names(names: Sequence[str]) -> None:
 
 def names_in(directory: Path) -> tuple[str, ...]:
     """The further KEMs that the identity in `directory` has keys for, in the order of the format's table."""
-    return tuple(name for name in FURTHER_KEMS if any(directory.glob(f"kem-{name}.*.pub")))
+    return tuple(name for name in FURTHER_KEMS if _public_files(directory, name))
 
 
 def make_pair(directory: Path, name: str, passphrase: bytes | None, now: datetime) -> None:
@@ -167,7 +169,7 @@ def _identifier(public_key: bytes) -> str:
 
 
 def _public_files(directory: Path, name: str) -> list[Path]:
-    return sorted(directory.glob(f"kem-{name}.*.pub"))
+    return files_in(directory, f"kem-{name}.*.pub")
 
 
 def _public(path: Path) -> _Public:

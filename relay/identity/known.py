@@ -4,9 +4,8 @@ Where a new file is wrong, what was known before stays in force, but for a peer 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import structlog
@@ -18,6 +17,7 @@ from relay.identity.directory import own_identity
 from relay.identity.document import PeerCertificates
 from relay.identity.pairs import Identity
 from relay.identity.peers import document_file, joined, trusted_peers
+from relay.stamps import Stamps, stamp_of, stamps_in, stamps_of
 
 log = structlog.get_logger(__name__)
 
@@ -71,11 +71,11 @@ class KnownSites:
         return {name: (peer, self.certificates.get(name)) for name, peer in self.config.peers.items()}
 
     def _still_pinned(self, settings: Config) -> dict[str, PeerCertificates]:
-        """Those of these documents whose files are there: that another one is wrong keeps nobody pinned."""
+        """Those of these documents whose files are not gone: that another one is wrong keeps nobody pinned."""
         if settings.identity is None:
             return {}
         directory = settings.identity.peers_directory
-        return {name: each for name, each in self.certificates.items() if document_file(directory, name).exists()}
+        return {name: each for name, each in self.certificates.items() if stamp_of(document_file(directory, name))}
 
 
 class _Marks(NamedTuple):
@@ -93,13 +93,12 @@ def _marks(identity: Identity | None) -> _Marks | None:
     return _Marks((identity.ca, *identity.certificates.values(), *older), further)
 
 
-def files_of(settings: Config) -> Iterator[Path]:
-    """The files and directories that it is read from: all that lies in the directories now, and these themselves."""
+def site_stamps(settings: Config) -> Stamps:
+    """What is there of what it is read from: all that lies in the directories now, and these themselves."""
     table = settings.identity
     if table is None:
-        return
-    if table.passphrase is not None:
-        yield table.passphrase
+        return {}
+    found = stamps_of([table.passphrase] if table.passphrase is not None else [])
     for directory in (table.directory, table.peers_directory):
-        yield directory
-        yield from sorted(each for each in directory.glob("[!.]*"))
+        found |= stamps_in(directory, "[!.]*")
+    return found

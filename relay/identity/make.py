@@ -42,6 +42,7 @@ from relay.identity.directory import (
     write_key,
 )
 from relay.identity.pairs import Identity, PrivateKey, Role
+from relay.stamps import files_in
 
 VALID_DAYS = 730
 """How long a certificate is valid unless something else is asked for."""
@@ -91,7 +92,7 @@ def create_identity(directory: Path, **about: Unpack[About]) -> Identity:
 
 def needs_nothing(directory: Path) -> bool:
     """Whether each role has a certificate, or a CA was asked for them: `create_identity` has nothing to do then."""
-    return all(_has_certificate(directory, role) for role in Role) or any(directory.glob("*.csr"))
+    return all(_has_certificate(directory, role) for role in Role) or bool(files_in(directory, "*.csr"))
 
 
 def renew_identity(directory: Path, **about: Unpack[About]) -> Identity:
@@ -148,7 +149,7 @@ def _untold(what: str) -> None:
 
 
 def _refuse_requested(directory: Path) -> None:
-    if any(directory.glob("*.csr")):
+    if bool(files_in(directory, "*.csr")):
         raise ConfigError(
             f"{directory}: an organisation's CA was asked for these certificates (*.csr): put them here as .pem files, "
             "renew them with --csr --renew, or use another directory to begin anew"

@@ -23,6 +23,7 @@ from relay.identity.directory import read_certificate
 from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
 from relay.identity.pairs import Role, public_key, subject_key_identifier
+from relay.stamps import files_in, is_there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -65,11 +66,11 @@ def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
 
     Certificates that expired since are no error here. Raises ConfigError with a line for each file at fault.
     """
-    if not directory.exists():
+    if not is_there(directory):
         return {}
     files.check_directory(directory)
     peers, faults = {}, []
-    for path in sorted(directory.glob("*" + DOCUMENT_SUFFIX)):
+    for path in files_in(directory, "*" + DOCUMENT_SUFFIX):
         try:
             peers[path.stem] = dataclasses.replace(read_document(files.read_public(path)), name=path.stem)
         except ConfigError as error:
@@ -272,7 +273,7 @@ def _names(peer: PeerCertificates) -> Iterator[tuple[str, Name]]:
 def _ours(directory: Path) -> Iterator[Name]:
     """Older pairs, which still open, included; private keys are not needed."""
     for role in Role:
-        for path in sorted(directory.glob(f"{role}.*.pem")):
+        for path in files_in(directory, f"{role}.*.pem"):
             try:
                 yield from _certificate_names(read_certificate(path))
             except UNREADABLE as error:

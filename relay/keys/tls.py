@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
 from relay.keys.events import Events
+from relay.stamps import Seen, is_there, stamp_of
 
 NameCheck = Literal["host", "kme_id", "both"]
 NameFrom = Literal["san", "cn", "either"]
@@ -50,7 +51,7 @@ def client_context(
     `seen` hears of the KME's certificate, as `getpeercert` gives it, after each handshake.
     """
     for path in (ca, certificate, key):
-        if not path.is_file():
+        if not is_there(path):
             raise ConfigError(f"{path}: no such file; it is needed to talk to the KME")
     try:
         context = ssl.create_default_context(cafile=str(ca))
@@ -114,7 +115,7 @@ log = Events(__name__)
 ENDS_SOON = timedelta(days=30)
 """A certificate that ends within this time is told of."""
 
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+_Stamp = tuple[Seen, ...]
 
 
 class CertificateEnd(NamedTuple):
@@ -186,15 +187,7 @@ class ClientTLS:
             self._kme_ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(until), UTC)
 
     def _stamp(self) -> _Stamp:
-        return tuple(map(_stamp_of, self._files))
-
-
-def _stamp_of(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
+        return tuple(map(stamp_of, self._files))
 
 
 def _certificates(path: Path) -> list[x509.Certificate]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from relay.cms import AuthEnveloped, CertificateID
@@ -57,11 +56,14 @@ class SealedPayload:
     pieces: Pieces = field(repr=False)
     keys: tuple[KeyReference, ...] = ()
     quantum_bits: int = 0
+    _whole: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
 
-    @cached_property
+    @property
     def der(self) -> bytes:
-        """Takes the pieces."""
-        return bytes(self.pieces)
+        """All pieces. They are taken once and kept, since nothing is encrypted twice."""
+        if not self._whole:
+            self._whole.append(bytes(self.pieces))
+        return self._whole[0]
 
 
 @dataclass(frozen=True, slots=True)

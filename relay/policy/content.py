@@ -6,48 +6,39 @@ A rule that looks into a message can only raise the level, so counting the uncle
 
 from __future__ import annotations
 
-import email.errors
-import email.header
-import re
-import unicodedata
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from email.message import Message
-from email.utils import collapse_rfc2231_value, parsedate_to_datetime
-from functools import cached_property
+from email.utils import parsedate_to_datetime
 from typing import TypeVar, cast
 
 from relay import mime
 from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
-from relay.errors import MalformedMessage
+from relay.parameters import parse
+from relay.policy import texts
+from relay.policy.extensions import GENERIC, types_of
 from relay.policy.names import FoldedAddress, fold_address
+from relay.policy.structure import find_parts
 
 MAX_FIELD_OCTETS = 16 * 1024
 """A longer header field counts as having any text: decoding it takes too long."""
 MAX_VALUES = 20
+MAX_TEXT_WORK = 16 * 1024
+"""Maximum work on the fields of one name, in octets (words.readings)."""
+MAX_NAME_WORK, NAME_WORK_SHARE = 16 * 1024, 16
+"""Maximum work on all file names, in octets: this, and one for so many octets of the message."""
+MAX_CHARSETS = 3
 MAX_DATE_OCTETS = 200
-MAX_DEPTH = 8
-MAX_PARTS = 500
-MAX_DELIMITERS = 2000
-MAX_LINE_OCTETS = 1000
-MAX_PART_HEADER_OCTETS = 16 * 1024
 
 T = TypeVar("T")
-
-_STRUCTURE = frozenset({b"content-type", b"content-disposition", b"content-transfer-encoding"})
-_MANY_MARKS = re.compile(r"([^\w\x00-\x7f]{31,})")
-_MESSAGES = frozenset({"message/rfc822", "message/global"})
-_FILE_NAMES = frozenset({"filename", "name"})
-_ENCODED = frozenset({"base64", "quoted-printable"})
-"""What no part that holds others may be (RFC 2045, 6.4)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One part of a message that is not a wrapper around others: MIME type and file names, in lower case.
+    """One part of a message: MIME type and file names, in lower case.
 
-    There may be several names, since mail programs do not agree which of two places counts.
+    There may be several names, since mail programs do not agree which of two places counts. Where they do not agree
+    about its type either, it is there once for each. One around others counts where it may be seen as an attachment.
     """
 
     type: str
@@ -64,7 +55,6 @@ class MessageFacts:
         """
         self.message = message
         self.login = login
-        self._values: dict[str, list[str] | None] = {}
         self._once: dict[object, object] = {}
 
     @property
@@ -84,27 +74,55 @@ class MessageFacts:
             self._once[what] = work()
         return cast("T", self._once[what])
 
-    @cached_property
+    @property
     def _fields(self) -> dict[bytes, list[bytes]]:
         """The raw fields by name in lower case."""
+        return self.once("fields", self._by_name)
+
+    def _by_name(self) -> dict[bytes, list[bytes]]:
         found: dict[bytes, list[bytes]] = {}
-        for name, raw in mime.fields(mime.searched_header(self.message[: mime.MAX_HEADER_OCTETS + 4])):
-            found.setdefault(name, []).append(raw)
+        last = b""
+        for name, raw in mime.lines_by_field(mime.searched_header(self.message[: mime.MAX_HEADER_OCTETS + 4])):
+            if name := name or _lenient_name(raw):
+                found.setdefault(name, []).append(raw)
+                last = name
+            elif last and raw.startswith(_ODD_BLANKS) and len(found[last]) <= MAX_VALUES:
+                found[last].append(found[last][-1] + raw)
         return found
 
     def values(self, name: str) -> list[str] | None:
-        """All values of a field (its name in lower case) as `plain`, unfolded, decoded; [] where it is not there.
+        """All values of a field (its name in lower case) as they are compared; [] where it is not there.
 
-        A field that can be read in two ways has two. None where there are so many, or one that is so long, that not all
-        is looked at.
+        A field that programs read in several ways has several. None where it counts as having any text: it is too long,
+        there are too many of it or of its readings, or nobody can tell what it shows.
         """
-        if name not in self._values:
-            raw = self._fields.get(name.encode("ascii", "replace"), [])
-            many = len(raw) > MAX_VALUES or any(len(each) > MAX_FIELD_OCTETS for each in raw)
-            self._values[name] = None if many else [text for each in raw for text in readings(each.partition(b":")[2])]
-        return self._values[name]
+        return self.once(("values", name), lambda: self._read_values(name))
 
-    @cached_property
+    def _read_values(self, name: str) -> list[str] | None:
+        fields = self._fields.get(name.encode("ascii", "replace"), [])
+        if len(fields) > MAX_VALUES or any(len(each) > MAX_FIELD_OCTETS for each in fields):
+            return None
+        values: set[str] = set()
+        left = MAX_TEXT_WORK
+        for field in fields:
+            found, work = texts.values(field.partition(b":")[2], left, self._charsets)
+            if found is None:
+                return None
+            values |= found
+            left -= work
+        return sorted(values)
+
+    @property
+    def _charsets(self) -> tuple[str, ...]:
+        """The charsets that the outermost Content-Type names."""
+        return self.once("charsets", self._read_charsets)
+
+    def _read_charsets(self) -> tuple[str, ...]:
+        types = self._fields.get(b"content-type", [])[:MAX_CHARSETS]
+        named = {name for each in types for name in parse(each.partition(b":")[2]).readings("charset")}
+        return tuple(sorted(named)[:MAX_CHARSETS])
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """Every part, that of a message without structure included."""
         return self._walked[0]
@@ -114,21 +132,26 @@ class MessageFacts:
         """True where the structure could not be followed to its end."""
         return self._walked[1]
 
-    @cached_property
+    @property
     def _walked(self) -> tuple[tuple[Part, ...], bool]:
-        walk = _PartFinder()
-        try:
-            walk.entity(self.message, 0, len(self.message), 0)
-        except (MalformedMessage, _Unclear):
-            walk.unclear = True
-        return tuple(walk.parts), walk.unclear
+        return self.once("parts", self._walk)
 
-    @cached_property
+    def _walk(self) -> tuple[tuple[Part, ...], bool]:
+        found, unclear = find_parts(self.message)
+        names = _FileNames(MAX_NAME_WORK + len(self.message) // NAME_WORK_SHARE)
+        parts = []
+        for kind, written in found:
+            compared = names.of(written)
+            kinds = (kind, *types_of(compared)) if kind in GENERIC else (kind,)
+            parts += [Part(each, compared) for each in kinds]
+        return tuple(parts), unclear or names.unclear
+
+    @property
     def authors(self) -> tuple[FoldedAddress, ...] | None:
         """Everybody whom From fields name; () without one, None where that cannot be read without doubt."""
         return self._addresses(b"from")
 
-    @cached_property
+    @property
     def senders(self) -> tuple[FoldedAddress, ...] | None:
         """The same of Sender fields: mail programs show "Sender on behalf of From" (RFC 5322, 3.6.2)."""
         return self._addresses(b"sender")
@@ -139,6 +162,9 @@ class MessageFacts:
         return len(self._fields.get(b"from", [])) == 1
 
     def _addresses(self, name: bytes) -> tuple[FoldedAddress, ...] | None:
+        return self.once(name, lambda: self._read_addresses(name))
+
+    def _read_addresses(self, name: bytes) -> tuple[FoldedAddress, ...] | None:
         fields = self._fields.get(name, [])
         if sum(map(len, fields)) > MAX_OCTETS:
             return None
@@ -161,51 +187,19 @@ class MessageFacts:
         return _seconds_since(received.decode("ascii", "replace").rpartition(";")[2].strip(), now)
 
 
-def plain(text: str) -> str:
-    """As texts are compared: in lower case, in one form of Unicode (NFC), blanks made single.
+_ODD_BLANKS = tuple(bytes([octet]) for octet in b"\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0")
+"""Beginnings of lines that continue the one before for some programs."""
+_NO_NAME = bytes(each for each in range(256) if not 33 <= each <= 126)
 
-    So many marks as no letter has stay as they are: to sort them takes the square of their number.
+
+def _lenient_name(line: bytes) -> bytes:
+    """The name in lower case that lenient programs read in a line that is no field, or b"".
+
+    They drop what stands around it: blanks, even folded, a byte order mark, the no-break space of Latin-1.
     """
-    pieces = _MANY_MARKS.split(text.casefold())
-    pieces[::2] = [unicodedata.normalize("NFC", piece) for piece in pieces[::2]]
-    return " ".join("".join(pieces).split())
-
-
-def readings(value: bytes) -> Iterable[str]:
-    """A field's value unfolded, with encoded words read (RFC 2047), as `plain`.
-
-    Octets that are no UTF-8 are read as Latin-1, too: old programs write a subject so, and mail programs show it.
-    """
-    unfolded = value.replace(b"\r\n", b"")
-    texts = {unfolded.decode("utf-8", "replace"), unfolded.decode("utf-8" if _is_utf8(unfolded) else "iso-8859-1")}
-    return {plain(_words(text)) for text in texts}
-
-
-def _is_utf8(octets: bytes) -> bool:
-    try:
-        octets.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _words(text: str) -> str:
-    """The text with each encoded word read where it stands; as it is where one is broken."""
-    if "=?" not in text:
-        return text
-    try:
-        parts = email.header.decode_header(text)
-    except (ValueError, email.errors.MessageError):
-        return text
-    return "".join(part if isinstance(part, str) else _text(part, charset) for part, charset in parts)
-
-
-def _text(octets: bytes, charset: str | None) -> str:
-    """What these octets are, as far as that can be told; without a character set, decode_header has encoded text."""
-    try:
-        return octets.decode(charset or "raw-unicode-escape", "replace")
-    except (ValueError, LookupError):
-        return octets.decode("iso-8859-1")
+    name, colon, _ = line.partition(b":")
+    name = name.strip(_NO_NAME)
+    return name.lower() if colon and name.translate(None, _NO_NAME) == name else b""
 
 
 def _seconds_since(date: str, now: datetime) -> float | None:
@@ -217,114 +211,20 @@ def _seconds_since(date: str, now: datetime) -> float | None:
     return max(0.0, (now - then).total_seconds())
 
 
-class _Unclear(Exception):
-    """The structure is deeper, larger or stranger than is followed."""
+class _FileNames:
+    """Reads the file names of one message; `unclear` where there may be others."""
 
-
-class _PartFinder:
-    """Finds the parts between boundaries, on the raw bytes and without copying bodies."""
-
-    def __init__(self) -> None:
-        self.parts: list[Part] = []
+    def __init__(self, max_work: int) -> None:
         self.unclear = False
+        self._left = max_work
+        self._known: dict[str, set[str]] = {}
 
-    def entity(self, message: bytes, start: int, end: int, depth: int, *, in_digest: bool = False) -> None:
-        """One entity between two offsets: header, empty line, body."""
-        if depth > MAX_DEPTH or len(self.parts) >= MAX_PARTS:
-            raise _Unclear
-        header, body = _header(message, start, end, outermost=depth == 0)
-        entity = _structured(header)
-        entity.set_default_type("message/rfc822" if in_digest else "text/plain")
-        kind = entity.get_content_type()
-        if kind == "message/partial" or not set(kind).isdisjoint(" \t()"):  # a piece, or with a comment in its type
-            raise _Unclear
-        wrapper = kind in _MESSAGES or kind.startswith("multipart/")
-        if wrapper and entity.get("content-transfer-encoding", "").strip().lower() in _ENCODED:
-            raise _Unclear
-        if kind in _MESSAGES:
-            self.entity(message, body, end, depth + 1)
-        elif wrapper:
-            self._multipart(message, body, end, entity, depth)
-        else:
-            self.parts.append(Part(kind, _file_names(entity)))
-
-    def _multipart(self, message: bytes, body: int, end: int, entity: Message, depth: int) -> None:
-        boundary = _boundary(entity)
-        if not boundary:
-            raise _Unclear
-        in_digest = entity.get_content_type() == "multipart/digest"
-        begin = -1
-        for start, after, last in _delimiters(message, boundary, max(0, body - 2), end):
-            if begin >= 0:
-                self.entity(message, begin, max(begin, start), depth + 1, in_digest=in_digest)
-            if last:
-                return
-            begin = min(after + 2, end)
-        if begin < 0:
-            raise _Unclear
-        self.entity(message, begin, end, depth + 1, in_digest=in_digest)
-
-
-def _delimiters(message: bytes, boundary: bytes, start: int, end: int) -> Iterator[tuple[int, int, bool]]:
-    """Each line of this boundary (RFC 2046, 5.1.1): where it begins and ends, and whether it is the last one."""
-    needle = b"\r\n--" + boundary
-    for _ in range(MAX_DELIMITERS):
-        at = message.find(needle, start, end)
-        if at < 0:
-            return
-        start = after = at + len(needle)
-        last = message.startswith(b"--", after)
-        line_end = message.find(b"\r\n", after, min(end, after + MAX_LINE_OCTETS))
-        line_end = min(end, after + MAX_LINE_OCTETS) if line_end < 0 else line_end
-        if not message[after + 2 * last : line_end].strip(b" \t"):
-            yield at, line_end, last
-    raise _Unclear
-
-
-def _header(message: bytes, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:
-    """An entity's header, and where its body begins; both are unclear where a line stands between that is no field."""
-    if outermost:
-        header_end, body = mime.bounds(message)
-        if header_end == body < end:
-            raise _Unclear
-        return message[:header_end], body
-    if message.startswith(b"\r\n", start):
-        return b"", start + 2
-    stop = message.find(b"\r\n\r\n", start, min(end, start + MAX_PART_HEADER_OCTETS))
-    if stop < 0:
-        if end - start > MAX_PART_HEADER_OCTETS:
-            raise _Unclear
-        return message[start:end], end
-    return message[start : stop + 2], stop + 4
-
-
-def _structured(header: bytes) -> Message:
-    """The fields that say what an entity is; two of one kind could be read in two ways."""
-    entity = Message()
-    for name, raw in mime.fields(header):
-        if name in _STRUCTURE:
-            if len(raw) > mime.MAX_STRUCTURED_FIELD_OCTETS or name.decode() in entity:
-                raise _Unclear
-            entity[name.decode()] = raw.partition(b":")[2].replace(b"\r\n", b"").strip().decode("utf-8", "replace")
-    return entity
-
-
-def _boundary(entity: Message) -> bytes:
-    try:
-        value = entity.get_param("boundary", "")
-    except (ValueError, LookupError, IndexError):
-        return b""
-    return value.rstrip().encode("utf-8") if isinstance(value, str) else b""
-
-
-def _file_names(entity: Message) -> tuple[str, ...]:
-    """Every name that a mail program may offer for saving the part (RFC 2183, RFC 2231, RFC 2047)."""
-    names = set()
-    try:
-        for field in ("content-disposition", "content-type"):
-            for key, value in entity.get_params([], header=field):
-                if key.lower() in _FILE_NAMES:
-                    names.add(plain(_words(collapse_rfc2231_value(value))))
-    except (ValueError, LookupError, TypeError) as error:
-        raise _Unclear from error
-    return tuple(names - {""})
+    def of(self, written: tuple[str, ...]) -> tuple[str, ...]:
+        """All names under which some program may save a part that has these."""
+        for name in written:
+            if name not in self._known:
+                found, work = texts.file_names(name.encode("utf-8", "replace"), self._left)
+                self._left -= work
+                self._known[name] = found or set()
+                self.unclear = self.unclear or found is None
+        return tuple(sorted(set().union(*[self._known[name] for name in written])))

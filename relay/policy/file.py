@@ -8,7 +8,6 @@ import difflib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
@@ -77,17 +76,17 @@ class Policy(SealingSettings):
             each.levels == ("plaintext",) and not each.not_now for each in (self, *self.when)
         )
 
-    @cached_property
+    @property
     def looks_inside(self) -> bool:
         """True where a rule asks about the message, so that the envelope alone does not decide."""
-        return self.patterns > 0
+        return any(rule.patterns for rule in self.when)
 
-    @cached_property
+    @property
     def groups(self) -> frozenset[str]:
         """The groups that its rules name."""
         return frozenset(group for rule in self.when for group in rule.groups)
 
-    @cached_property
+    @property
     def patterns(self) -> int:
         """How many texts and sizes the rules compare with a message, which says how much work that is."""
         return sum(rule.patterns for rule in self.when)

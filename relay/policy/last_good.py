@@ -1,104 +1,169 @@
-"""Keeps a copy of the policy files that are in force, for a process that starts while the files are broken.
-Standard: a copy counts only where it is whole: what is read of it has the version that was in force.
+"""Keeps the sets of policies that come into force: a process may start while files are broken, and each is recorded.
+Standard: a set counts only where it is whole: what is read of it has the version that was in force.
 
-The copy lies beside the store, as a directory of policy files. While it is being changed it has no version: a relay
-that is killed meanwhile leaves none that counts, and none of two sets mixed.
+One process of a relay does this. Whatever stands in the way, the set is in force by then: the log says so, and what is
+to be recorded waits in memory.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Mapping, Sequence
+import json
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
+from relay.policy.expected import failures
+from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_files, read_note
+from relay.policy.kept import Book, KeptSets, text_of_path
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
-from relay.policy.walk import Listing
+from relay.policy.step import Edits, Names, SetFiles, Step, Way
+from relay.policy.walk import read_file
 
 log = structlog.get_logger(__name__)
 
-KEPT_POLICIES = "policies.kept"
-"""What the copy is called in the state directory."""
-_VERSION = ".version"
-"""Has the version of the set, and on the second line the directory that it is of; no policy file is called so."""
+MAX_COMPARED = 8
+"""Maximum number of sets that wait to be compared; those beyond it are recorded without."""
+_NOTE, _LINK = "note", "link"
+
+
+class Came(NamedTuple):
+    """A set that came into force, with what is to be recorded; sets that are not in memory are None.
+
+    `missing` says why they are not to be compared.
+    """
+
+    step: Step
+    now: SetFiles | None = None
+    before: SetFiles | None = None
+    missing: str = ""
 
 
 @dataclass(slots=True)
 class LastGood:
-    """One such copy; of several processes one `writes`, and it alone has to be told of `texts`."""
+    """What is kept; of several processes one `writes`, and it alone has to be told of `texts`."""
 
-    copy: Path
+    sets: KeptSets
     writes: bool = True
     texts: dict[str, str] = field(default_factory=dict)
-    """What was read, by name, since the copy was written last."""
-    _there: Collection[str] | None = None
-    """The files in the copy, once it was looked through."""
+    """What was read, by name, since a set was kept last."""
+    came: deque[Came] = field(default_factory=deque)
+    """What is to be recorded, the oldest first."""
+    tell: Callable[[], object] = lambda: None
+    """Called once there is something in `came`, in any thread."""
+    mine: set[int] = field(default_factory=set)
+    """The times of the steps of this process (ns since 1970); others that are kept were left by one before it."""
+    _now: SetFiles | None = None
+    _number: int = 0
+    """That of the set in force, among those that are kept; 0 where it is not."""
+    _unkept: Step | None = None
+    """The last step that could not be kept."""
+    _link: LinkId | None = None
+    _note: int = 0
+    """Time of the last note that counted (ns since 1970)."""
 
     def read(self, of: Path, peers: Mapping[str, Sequence[str]], site: SiteFacts) -> tuple[PolicySet, frozenset[str]]:
         """The set that was in force last, and which files there were for no domain. Raises ConfigError."""
-        folder = PolicyFolder(self.copy, peers, site=site)
         try:
-            version, _, directory = (self.copy / _VERSION).read_text().partition("\n")
-        except OSError as error:
-            raise ConfigError(f"{self.copy}: no set from before is kept: {error.strerror}") from error
-        policies = folder.read_tested()
-        if (policies.version, str(of)) != (version, directory):
-            raise ConfigError(f"{self.copy}: not the whole of the set that was in force last")
+            with self.sets.reading() as book:
+                newest = book.newest
+                if newest is None or newest.directory != text_of_path(of):
+                    raise ConfigError(f"{self.sets.file}: no set from before is kept")
+                texts = book.texts(newest)
+                self._recall(book)
+        except (OSError, sqlite3.Error) as error:
+            raise ConfigError(f"{self.sets.file}: no set from before is kept: {error}") from error
+        folder = PolicyFolder(self.sets.file.with_name(newest.version), peers, site=site)
+        policies = texts.read(folder)
+        if failed := failures(folder.tests, policies):
+            raise ConfigError(failed)
+        self._now, self._number = SetFiles(policies, folder.digests_beside), newest.number
         return policies, folder.beside
 
-    def keep(self, policies: PolicySet, beside: Collection[str]) -> None:
-        """This set is in force now; where it cannot be written none is kept, and the log says so."""
+    def keep(self, policies: PolicySet, directory: Path, beside: Mapping[str, int]) -> None:
+        """This set, of the files in `directory`, is in force now; `beside` are the digests of those for no domain.
+
+        Where it cannot be written none is kept, and the log says so.
+        """
         if not self.writes:
             return
+        before, self._now = self._now, SetFiles(policies, beside)
+        now = self._now
+        edits = now.edits(before) if before is not None else None
+        came: Came | None = None
+        if before is not None and edits is not None and any(edits):
+            came = Came(self._step(now, before.policies.version, edits, directory), now, before)
+        number = 0
         try:
-            self._write(policies, beside)
-        except (OSError, ConfigError) as error:
-            log.warning("policies_not_kept", directory=str(self.copy), cause=str(error))
+            with self.sets.writing() as book:
+                newest = book.newest
+                if edits is None:
+                    self._recall(book)
+                is_kept = newest is not None and newest.number == self._number
+                apart = edits if edits is not None and is_kept else book.edits(now)
+                if edits is None and (newest is None or any(apart)):
+                    which = (newest.version, apart) if newest is not None else ("", Edits())
+                    came = Came(self._step(now, *which, directory, way="start"), now)
+                if newest is None or any(apart):
+                    step = came.step if came is not None else self._unkept
+                    number = book.put(now, apart, directory, step, partial(self._text, directory, now))
+                else:
+                    number = newest.number
+                    book.moved(number, directory)
+                self._remember(book)
+            self._number, self._unkept = number, None
+            while self.texts:  # one by one: to let 100,000 go at once would hold every thread
+                self.texts.popitem()
+        except (OSError, sqlite3.Error, ConfigError) as error:
+            log.warning("policies_not_kept", directory=str(self.sets.file), cause=str(error))
+            if edits is None and came is None:
+                came = Came(self._step(now, "", Edits(), directory, way="start"), now)
+            self._number, self._unkept = 0, came.step if came is not None else self._unkept
+        if came is not None:
+            many = len(self.came) >= MAX_COMPARED
+            self.came.append(Came(came.step, missing="too many sets came at once") if many else came)
+            self.tell()
 
-    def _write(self, policies: PolicySet, beside: Collection[str]) -> None:
-        self.copy.mkdir(mode=0o700, parents=True, exist_ok=True)
-        version, mark = self.copy / _VERSION, f"{policies.version}\n{policies.directory}"
-        is_so = version.exists() and version.read_text() == mark
-        if not is_so:
-            version.unlink(missing_ok=True)
-        there, self._there = self._there if self._there is not None else _files_in(self.copy), None
-        for name in there:
-            if name not in policies.files and name not in beside:
-                (self.copy / name).unlink()
-        while self.texts:  # one by one: to let 100,000 go at once would hold every thread
-            name, text = self.texts.popitem()
-            if name in policies.files or name in beside:
-                self._write_one(name, text)
-        if not is_so:
-            _write(version, mark.encode())
-        self._there = (*policies.files, *beside)
+    def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, way: Way | None = None) -> Step:
+        link, link_before = link_of(directory), self._link
+        note = read_note(directory, now.policies.version, self._note)
+        self._link = link
+        if note is not None:
+            self._note, who = note.time, note.who
+        elif link is not None and link_before not in (None, link):
+            who = owner_of_link(directory, link, chain(edits.added, edits.changed))
+        else:
+            who = owners_of_files(directory, chain(edits.added, edits.changed))
+        names = map(Names.of, edits)
+        way = way or ("install" if note is not None else "edit")
+        self.mine.add(when := time.time_ns())
+        return Step(now.policies.version, before, when, len(now.policies.files), way, who, *names)
 
-    def _write_one(self, name: str, text: str) -> None:
-        try:
-            _write(self.copy / name, text.encode())
-        except OSError:
-            self.texts[name] = text  # the next time it may succeed, and a copy without it would never be whole
-            raise
+    def _recall(self, book: Book) -> None:
+        """What the process before this one knew."""
+        self._note = int(book.state(_NOTE) or 0)
+        link = book.state(_LINK)
+        self._link = LinkId(*json.loads(link)) if link else None
 
+    def _remember(self, book: Book) -> None:
+        book.set_state(_NOTE, str(self._note))
+        book.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
 
-def _files_in(copy: Path) -> Collection[str]:
-    listing = Listing(copy)
-    listing.look()
-    return listing.files
-
-
-def _write(path: Path, octets: bytes) -> None:
-    """Writes it whole, unless it is there already."""
-    try:
-        if path.read_bytes() == octets:
-            return
-    except OSError:
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-    beside = path.with_name(f".{os.getpid()}")
-    beside.write_bytes(octets)
-    beside.replace(path)
+    def _text(self, directory: Path, now: SetFiles, name: str) -> str:
+        """That of a file of the set in force; read again where the file of sets was lost. Raises ConfigError."""
+        if (text := self.texts.get(name)) is not None:
+            return text
+        read = read_file(str(directory), name)
+        if read.digest != now.digest(name):
+            raise ConfigError(f"{directory / name}: has changed, so that the set is not kept whole")
+        return read.text

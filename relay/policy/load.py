@@ -5,9 +5,9 @@ All files or none: what is read again is only what changed, and the result is as
 from __future__ import annotations
 
 import gc
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,11 +18,12 @@ from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.floors import read_floors, unknown_groups
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain, printable
 from relay.policy.patterns import Groups, read_groups
+from relay.policy.polled import Polled
 from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule
 from relay.policy.site import ANY_SITE, SiteFacts
-from relay.policy.walk import MAX_FILES, FileText, Listing, read_file
-from relay.stamps import Stamp, stamp_of
+from relay.policy.walk import MAX_FILES, FileText, Listing, digest_of, read_file
+from relay.stamps import Seen, Stamp, stamp_of
 
 FREEZE_FILES = 1000
 """After so many files were read, they are put where the garbage collector does not look."""
@@ -31,6 +32,9 @@ RELEASE_FILES = 1000
 
 BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """Files that are for no domain and belong to the set all the same."""
+
+NO_STAMP: Stamp = (0, 0, 0, 0, 0)
+"""That of a text that was read from no file."""
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, site: SiteFacts = ANY_SITE) -> PolicySet:
@@ -56,15 +60,15 @@ class PolicyFolder:
     ) -> None:
         """Reads nothing yet. What is read and understood goes into `texts` as well, by name."""
         self.directory = directory
+        self.polled = Polled(directory)
         self._texts = texts
         self._site = site
         self._take_peers(peers)
         self._files: dict[str, PolicyFile] = {}
         self._beside: dict[str, int] = {}
-        self._stamps: dict[str, tuple[Stamp, bool]] = {}
+        self._stamps: dict[str, tuple[Seen, bool]] = {}
         self._faulty: dict[str, list[str]] = {}
         self._listing_faults: dict[str, list[str]] = {}
-        self._links: dict[str, Stamp | None] = {}
         self._tests: tuple[Expected, ...] = ()
         self._known: Known = {}
         self._unfrozen = 0
@@ -98,6 +102,11 @@ class PolicyFolder:
         """Which of BESIDE there are."""
         return frozenset(self._beside)
 
+    @property
+    def digests_beside(self) -> dict[str, int]:
+        """Of each of them the SHA-256 of name and text."""
+        return dict(self._beside)
+
     def read(self) -> PolicySet:
         """All files; those that did not change since the last time are not read again. Raises ConfigError."""
         return self.read_again(self.outdated())
@@ -117,10 +126,9 @@ class PolicyFolder:
                 read = read_file(directory, name)
             except ConfigError as error:
                 self._forget(name)
-                if os.path.lexists(f"{directory}/{name}"):
+                if stamp_of(f"{directory}/{name}", follow=False) is not None:  # else it is gone
                     self._faulty[name] = error.problems
-                    if stamp := stamp_of(self.directory / name):
-                        self._stamps[name] = (stamp, False)
+                    self._stamps[name] = (stamp_of(f"{directory}/{name}"), False)
                 continue
             try:
                 self._take(name, read)
@@ -128,19 +136,29 @@ class PolicyFolder:
                 self._faulty[name] = error.problems
         return self._set()
 
-    def look_at(self, names: Iterable[str]) -> dict[str, Stamp | None]:
-        """The stamps now of files that may have changed, None for one that is not there."""
-        found = {name: stamp_of(self.directory / name) for name in names}
-        for name, stamp in found.items():
-            self._links.pop(name, None)
-            if (self.directory / name).is_symlink():
-                self._links[name] = stamp
+    def read_texts(self, texts: Iterable[tuple[str, str]]) -> PolicySet:
+        """The set that these texts make, each with the name of its file; the directory is not looked at.
+
+        Raises ConfigError.
+        """
+        for name, text in texts:
+            try:
+                self._take(name, FileText(text, digest_of(name, text.encode()), NO_STAMP, settled=False))
+            except ConfigError as error:
+                self._faulty[name] = error.problems
+        return self._set()
+
+    def look_at(self, names: Iterable[str]) -> dict[str, Seen]:
+        """What is there now of files that may have changed."""
+        found = {name: stamp_of(f"{self.directory}/{name}") for name in names}
+        for name, seen in found.items():
+            self.polled.note_file(name, seen)
         return found
 
-    def outdated(self, directory: str = "") -> dict[str, Stamp | None]:
-        """Looks at one domain's directory, or at all: the files that are not as they were read, with their stamps now.
+    def outdated(self, directory: str = "") -> dict[str, Seen]:
+        """Looks at one domain's directory, or at all: what is there now of the files that are not as they were read.
 
-        None is for a file that is not there. Where the directory itself cannot be read, its files stay known.
+        Where a directory cannot be read, its files stay known.
         """
         listing = Listing(self.directory)
         try:
@@ -148,34 +166,24 @@ class PolicyFolder:
         except ConfigError as error:
             self._listing_faults = {"": error.problems}
             return {}
-        if not directory:
-            self._listing_faults = listing.faults
-            self._links = {}
-        else:
-            self._listing_faults.pop(directory, None)
-            self._links.pop(directory, None)
-            if os.path.lexists(self.directory / directory):  # it need not be there
-                self._listing_faults |= listing.faults
-            if (self.directory / directory).is_symlink():
-                listing.links.add(directory)
-        for name in listing.links:
-            self._links[name] = listing.files[name] if name in listing.files else stamp_of(self.directory / name)
-        if "" in listing.missing:
+        self._listing_faults.pop(directory, None)
+        self._listing_faults = (self._listing_faults if directory else {}) | listing.faults
+        if "" in listing.unread:
             return {}
-        found: dict[str, Stamp | None] = {name: None for name in self._names_in(directory) if name not in listing.files}
+        self.polled.note_listing(directory, listing)
+        found: dict[str, Seen] = {
+            name: None
+            for name in self._names_in(directory)
+            if name not in listing.files and name.rpartition("/")[0] not in listing.unread
+        }
         while listing.files:  # taken out one by one: to let 100,000 go at once would hold every thread
             name, stamp = listing.files.popitem()
             if not self._is_as_read(name, stamp):
                 found[name] = stamp
         return found
 
-    def moved_links(self) -> set[str]:
-        """The files and directories behind links that are not as they were, which no watch can tell for sure."""
-        links = ((name, stamp, self.directory / name) for name, stamp in self._links.items())
-        return {name for name, stamp, path in links if stamp_of(path) != stamp or not os.path.lexists(path)}
-
-    def stamp(self, name: str) -> Stamp | None:
-        """That of the file when it was read, faulty or not; None where it was not there."""
+    def stamp(self, name: str) -> Seen:
+        """What was there when it was read, faulty or not."""
         return self._stamps[name][0] if name in self._stamps else None
 
     def release(self) -> bool:
@@ -186,8 +194,8 @@ class PolicyFolder:
         del self._let_go[-RELEASE_FILES:]
         return bool(self._let_go)
 
-    def _is_as_read(self, name: str, stamp: Stamp | None) -> bool:
-        return stamp is not None and self._stamps.get(name) == (stamp, True)
+    def _is_as_read(self, name: str, stamp: Seen) -> bool:
+        return isinstance(stamp, tuple) and self._stamps.get(name) == (stamp, True)
 
     def _names_in(self, directory: str) -> list[str]:
         """The files known in a domain's directory, or all."""
@@ -283,9 +291,9 @@ class PolicyFolder:
         )
 
     def _faults_of_files(self) -> Iterator[str]:
-        for each in (self._listing_faults, self._faulty):
-            for name in sorted(each):
-                yield from each[name]
+        """One directory that denies access may be the cause for many files."""
+        faults = (each[name] for each in (self._listing_faults, self._faulty) for name in sorted(each))
+        yield from dict.fromkeys(chain.from_iterable(faults))
 
 
 def _version(total: int) -> str:

@@ -32,7 +32,7 @@ from relay.policy.load import PolicyFolder
 from relay.policy.names import SUFFIX
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
-from relay.stamps import Stamp
+from relay.stamps import Seen
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +46,7 @@ LOUD_S = 10.0
 """Where it takes longer than this until there is quiet, or to read the files (seconds), the log says so."""
 HANG_LOOK_S = 1.0
 """How often it is looked whether the thread that reads files still waits for one (seconds)."""
-LOOK_S = 0.5
+LOOK_S = 0.3
 """How often it is looked whether the directory, and what links lead to, is still the same (seconds)."""
 GATHER_S = 0.05
 """Changes that come one after the other are looked at together, so often (seconds)."""
@@ -91,7 +91,7 @@ class PoliciesInForce:
         texts = last_good.texts if last_good is not None and last_good.writes else None
         self._folder = PolicyFolder(directory, peers, site=site, texts=texts)
         self._problems: tuple[str, ...] = ()
-        self._pending: dict[str, Stamp | None] = {}
+        self._pending: dict[str, Seen] = {}
         self._missing: list[str] = []
         self._unsettled = False
         self._changed_at = self._began_at = clock()
@@ -99,7 +99,7 @@ class PoliciesInForce:
         self._asked = False
         self._anew = False
         self._step_began: float | None = None
-        self._rescan_at = self._links_at = float("-inf")
+        self._rescan_at = self._links_at = self._closed_at = float("-inf")
         self._thread: _Thread | None = None
         self._begin(site)
         self._show()
@@ -121,7 +121,7 @@ class PoliciesInForce:
 
     def _keep_copy(self) -> None:
         if self._last_good is not None:
-            self._last_good.keep(self._current, self._beside)
+            self._last_good.keep(self._current, self._folder.directory, self._folder.digests_beside)
 
     def __call__(self) -> PolicySet:
         return self._current
@@ -192,7 +192,7 @@ class PoliciesInForce:
         if not self._unsettled:
             self._unsettled, self._loud, self._began_at = True, False, self._clock()
 
-    def _take_down(self, found: Mapping[str, Stamp | None]) -> None:
+    def _take_down(self, found: Mapping[str, Seen]) -> None:
         for name, stamp in found.items():
             if stamp != (self._pending[name] if name in self._pending else self._folder.stamp(name)):
                 self._changed_at = self._clock()
@@ -324,15 +324,21 @@ class PoliciesInForce:
         return began
 
     def _pause_s(self) -> float:
-        return GATHER_S if self._unsettled and not self._loud else LOOK_S
+        if self._unsettled and not self._loud:
+            return GATHER_S
+        return max(0.0, min(LOOK_S, min(self._links_at, self._closed_at) - self._clock()))
 
     def _step(self, watch: DirectoryWatch) -> None:
         """One look at what has changed, and what follows from it."""
         now = self._clock()
         moved: set[str] = set()
         if now >= self._links_at:
-            moved, cost = _timed(self._folder.moved_links)
+            moved, cost = _timed(self._folder.polled.moved)
             self._links_at = now + max(LOOK_S, cost / SHARE)
+        if now >= self._closed_at:
+            closed, cost = _timed(self._folder.polled.closed)
+            self._closed_at = now + max(LOOK_S, cost / SHARE)
+            moved |= closed
         look_at_all = now >= self._rescan_at
         if self._asked:
             self._asked, look_at_all = False, True

@@ -12,10 +12,11 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from relay.config import SizeSetting
 from relay.policy.conditions import BY_ENVELOPE, Asked, PeopleConditions
-from relay.policy.content import MessageFacts, Part, plain
+from relay.policy.content import MessageFacts, Part
 from relay.policy.patterns import Glob, listed
 from relay.policy.people import Fit
 from relay.policy.settings import SealingSettings
+from relay.policy.texts import plain
 from relay.policy.units import Texts
 
 _FIELD_NAME = re.compile(r"[!-9;-~]+")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from relay import toml
+from relay import permissions, toml
 from relay.errors import ConfigError
 from relay.policy.names import SUFFIX, printable
-from relay.stamps import Stamp, stamp_of, stamped
+from relay.stamps import Seen, Stamp, is_gone, searched, stamp_of, stamped, unseen
 
 DOUBTFUL_NS = 2_000_000_000
 """A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
@@ -28,52 +28,60 @@ MAX_FILES = 200_000
 class Listing:
     """What lies in a directory of policies: files and the domains' directories, by their names from there.
 
-    Of each file the stamp, None where there is nothing behind a link. `links` are those of both that are links.
-    `faults` are by the directory that has them, "" for the top, as `missing` are those that cannot be read.
+    Of each what is there; of a file None where there is nothing behind a link. `links` are those of both that are
+    links. `faults` are by the directory that has them, "" for the top. Of what lies in those that are `unread`, or
+    below them, nothing is known: it is no less there than it was.
     """
 
     directory: Path
-    files: dict[str, Stamp | None] = field(default_factory=dict)
-    directories: set[str] = field(default_factory=set)
+    files: dict[str, Seen] = field(default_factory=dict)
+    directories: dict[str, Seen] = field(default_factory=dict)
     links: set[str] = field(default_factory=set)
     faults: dict[str, list[str]] = field(default_factory=dict)
-    missing: set[str] = field(default_factory=set)
+    unread: set[str] = field(default_factory=set)
 
     def look(self, name: str = "") -> None:
         """Lists one directory: a domain's, or the top with all below it. Raises ConfigError if files are too many."""
+        path = self.directory / name
         try:
-            with os.scandir(self.directory / name) as entries:
+            # A directory that can be listed and not searched shows names of which nothing can be said.
+            self.directories[name] = stamped(searched(path))
+            with os.scandir(path) as entries:
                 for entry in entries:
                     if not entry.name.startswith("."):  # editors, version control, mounted volumes
                         self._entry(name, entry)
         except OSError as error:
-            self.missing.add(name)
-            self._fault(name, f"{printable(str(self.directory / name))}: cannot be read: {error.strerror}")
+            self._not_listed(name, path, error)
+
+    def _not_listed(self, name: str, path: Path, error: OSError) -> None:
+        if name and is_gone(error) and _is_no_directory(path):
+            self.directories.pop(name, None)
+            return
+        self.directories[name] = unseen(error)
+        self.unread.add(name)
+        self._fault(name, permissions.cause(path, error))
 
     def _entry(self, directory: str, entry: os.DirEntry[str]) -> None:
         name = f"{directory}/{entry.name}" if directory else entry.name
         looks_like_policy = entry.name.lower().endswith(SUFFIX)
-        if _is_directory(entry):
-            if directory:
-                what = "a directory too deep; policies lie in a domain's directory"
-                self._fault(directory, f"{printable(entry.path)}: {what}")
-            elif looks_like_policy:
-                what = "a directory, but called like a file; call it after a domain"
-                self._fault(directory, f"{printable(entry.path)}: {what}")
-            else:
-                self.directories.add(name)
-                self._note_link(name, entry)
-                self.look(name)
+        is_directory = _is_directory(entry)
+        if is_directory and directory:
+            self._fault(
+                directory, f"{printable(entry.path)}: a directory too deep; policies lie in a domain's directory"
+            )
+        elif is_directory and looks_like_policy:
+            what = "a directory, but called like a file; call it after a domain"
+            self._fault(directory, f"{printable(entry.path)}: {what}")
         elif entry.name.endswith(SUFFIX):
             if len(self.files) >= MAX_FILES:
                 raise ConfigError(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
             self.files[name] = stamp_of(entry)
             self._note_link(name, entry)
-        elif not directory and _leads_nowhere(entry):  # it may be a domain's directory, whose files are missed then
-            self._note_link(name, entry)
-            self.look(name)
         elif looks_like_policy:  # README.md, `x.toml~` and `x.toml.bak` do not
             self._fault(directory, f"{printable(entry.path)}: write the ending as {SUFFIX!r}, in small letters")
+        elif not directory and (is_directory is not False or _leads_nowhere(entry)):
+            self._note_link(name, entry)
+            self.look(name)
 
     def _note_link(self, name: str, entry: os.DirEntry[str]) -> None:
         if entry.is_symlink():
@@ -83,15 +91,25 @@ class Listing:
         self.faults.setdefault(directory, []).append(what)
 
 
-def _is_directory(entry: os.DirEntry[str]) -> bool:
+def _is_directory(entry: os.DirEntry[str]) -> bool | None:
+    """None where nobody can tell to what a link leads: it may be a domain's directory."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself; reading it will say so
-        return False
+    except OSError:
+        return None
+
+
+def _is_no_directory(path: Path) -> bool:
+    """Whether there is nothing, or a file; a link that leads to nothing may be meant to lead to a directory."""
+    try:
+        return not stat.S_ISDIR(path.stat().st_mode)
+    except OSError as error:
+        return is_gone(error) and stamp_of(path, follow=False) is None
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    return entry.is_symlink() and not Path(entry.path).exists()
+    """It may be a domain's directory, whose files are missed then."""
+    return entry.is_symlink() and stamp_of(entry) is None
 
 
 class FileText(NamedTuple):
@@ -117,11 +135,23 @@ def read_file(directory: str, name: str) -> FileText:
         finally:
             os.close(number)
     except OSError as error:
-        raise ConfigError(f"{printable(path)}: cannot be read: {error.strerror}") from error
+        raise ConfigError(_why_not_read(Path(path), error)) from error
     plain = raw.isascii() and len(raw) == found.st_size
     text = raw.decode("ascii") if plain else toml.read(Path(path))
     octets = raw if plain else text.encode()
-    digest = int.from_bytes(
-        hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big"
-    )
-    return FileText(text, digest, stamped(found), now - found.st_ctime_ns > DOUBTFUL_NS)
+    return FileText(text, digest_of(name, octets), stamped(found), now - found.st_ctime_ns > DOUBTFUL_NS)
+
+
+def digest_of(name: str, octets: bytes) -> int:
+    """SHA-256 of a file's name and its text in UTF-8, as a number."""
+    return int.from_bytes(hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big")
+
+
+def _why_not_read(path: Path, error: OSError) -> str:
+    """Of a directory that cannot be searched the same for each of its files."""
+    try:
+        searched(path.parent)
+    except OSError as of_all:
+        if not is_gone(of_all):
+            return permissions.cause(path.parent, of_all)
+    return permissions.cause(path, error)

@@ -17,6 +17,7 @@ import structlog
 from relay.policy import inotify
 from relay.policy.inotify import Event, Inotify
 from relay.policy.names import SUFFIX
+from relay.stamps import searched, stamp_of
 
 log = structlog.get_logger(__name__)
 
@@ -78,8 +79,8 @@ class DirectoryWatch:
         could not give is tried again.
         """
         try:
-            found = self._directory.stat()
-        except OSError as error:  # not there just now, or a link to itself
+            found = searched(self._directory)
+        except OSError as error:  # not there just now, a link to itself, or not to be searched
             return self._lost(error)
         try:
             if self._inotify is None and self._exhausted and not anew:
@@ -123,7 +124,7 @@ class DirectoryWatch:
         self._places[top], self._watches[TOP] = {TOP}, top
         with os.scandir(self._directory) as entries:
             for entry in entries:
-                if not entry.name.startswith(".") and not entry.name.endswith(SUFFIX) and entry.is_dir():
+                if not entry.name.startswith(".") and not entry.name.endswith(SUFFIX) and _may_be_directory(entry):
                     self.follow(entry.name)
         if self._trouble:
             self._trouble = ""
@@ -164,9 +165,10 @@ class DirectoryWatch:
 
     def _understood(self, event: Event, place: str, names: set[str], directories: set[str]) -> bool:
         """Adds what the event means; True where it means that everything has to be looked at."""
-        if not event.name:
-            if event.mask & _ENDED:
-                directories.add(place)
+        if not event.name:  # it is gone, or others may look into it now
+            if place == TOP:
+                return True
+            directories.add(place)
             return False
         if event.name.startswith("."):
             # Mounted volumes are swapped by a hidden link.
@@ -188,9 +190,12 @@ class DirectoryWatch:
         return False
 
     def _may_lead_to_one(self, name: str) -> bool:
-        """Whether this is a link to a directory, or to what is not there and may become one."""
+        """Whether this is a link to a directory, or to what is not there, or cannot be looked at, and may be one."""
         path = self._directory / name
-        return path.is_dir() or (path.is_symlink() and not path.exists())
+        try:
+            return path.is_dir() or (path.is_symlink() and stamp_of(path) is None)
+        except OSError:
+            return True
 
     def _unfollow(self, directory: str) -> None:
         watch = self._watches.pop(directory, None)
@@ -203,3 +208,10 @@ class DirectoryWatch:
             del self._places[watch]
             if self._inotify is not None:
                 self._inotify.remove(watch)
+
+
+def _may_be_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link, to what cannot be looked at
+        return True

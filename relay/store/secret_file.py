@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from relay import permissions
 from relay.errors import AnothersFile, ConfigError
 
 MAX_LENGTH = 65_536
@@ -28,7 +29,7 @@ def read(path: Path) -> bytes:
             _check(os.fstat(descriptor), path)
             content = file.read(MAX_LENGTH + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from error
+        raise ConfigError(permissions.cause(path, error, "", private=True)) from error
     if len(content) > MAX_LENGTH:
         raise ConfigError(f"{path}: over {MAX_LENGTH} octets, so it is not a secret file")
     return content

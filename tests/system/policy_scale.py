@@ -17,7 +17,15 @@ from pathlib import Path
 import structlog
 import uvloop
 
+from relay.audit.chain import Chain
+from relay.audit.entries import AddressHash
+from relay.audit.policies import PolicyRecords
+from relay.audit.policy_places import newest_first
+from relay.audit.writing import Audit
 from relay.bench import policy as bench
+from relay.policy.kept import KeptSets
+from relay.policy.last_good import LastGood
+from relay.policy.load import PolicyFolder
 from relay.policy.reload import PoliciesInForce
 
 TICK_S = 0.001
@@ -38,22 +46,36 @@ async def main(files: int) -> None:
         link.symlink_to("one")
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
         began = time.perf_counter()
-        policies = PoliciesInForce(link, {"bob": ["bob.example"]})
+        peers = {"bob": ["bob.example"]}
+        last_good = LastGood(KeptSets(top / "sets.db"))
+        policies = PoliciesInForce(link, peers, last_good=last_good)
         print(f"{'first reading':<44} {time.perf_counter() - began:8.2f} s")  # noqa: T201
         task = asyncio.create_task(policies.watch())
+        audit = Audit(Chain(top / "audit"), AddressHash(None))
+        records = PolicyRecords(audit, last_good, lambda directory: PolicyFolder(directory, peers))
+        recording = asyncio.create_task(records.keep_up())
         await _settled(policies)
         await _measured("idle", lambda: asyncio.sleep(IDLE_S))
-        await _measured("one file edited", lambda: _counts(policies, lambda: _edit(link, 1)))
-        await _measured("2,000 files, sed -i", lambda: _counts(policies, lambda: _sed(link, files)))
-        await _measured("a new directory of one domain", lambda: _counts(policies, lambda: _new_domain(link)))
+        await _measured("one file edited", lambda: _counts(policies, top / "audit", lambda: _edit(link, 1)))
+        await _measured("2,000 files, sed -i", lambda: _counts(policies, top / "audit", lambda: _sed(link, files)))
         await _measured(
-            "link swapped, the same texts and one edit", lambda: _counts(policies, lambda: _swap(top, "same"))
+            "a new directory of one domain", lambda: _counts(policies, top / "audit", lambda: _new_domain(link))
         )
-        await _measured("link swapped, all files other ones", lambda: _counts(policies, lambda: _swap(top, "two")))
+        await _measured(
+            "link swapped, the same texts and one edit",
+            lambda: _counts(policies, top / "audit", lambda: _swap(top, "same")),
+        )
+        await _measured(
+            "link swapped, all files other ones", lambda: _counts(policies, top / "audit", lambda: _swap(top, "two"))
+        )
         await asyncio.sleep(2)
         await _measured("what was replaced is let go", lambda: _released(policies))
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        for running in (task, recording):
+            running.cancel()
+        await asyncio.gather(task, recording, return_exceptions=True)
+        await audit.close()
+        for line in newest_first(top / "audit"):
+            print(f"recorded: {line['way']}, compared: {line['compared']}, weaker: {line['weaker']}")  # noqa: T201
 
 
 async def _settled(policies: PoliciesInForce) -> None:
@@ -91,15 +113,22 @@ async def _measured(what: str, work: Callable[[], Awaitable[float | None]]) -> N
         print(f"{what:<44} {took:8.2f} s, {cpu:6.2f} s of CPU, {stood}")  # noqa: T201
 
 
-async def _counts(policies: PoliciesInForce, edit: Callable[[], None]) -> float:
-    """Seconds from the end of the edit, which is another process's work, until it is in force."""
+async def _counts(policies: PoliciesInForce, records: Path, edit: Callable[[], None]) -> float:
+    """Seconds from the end of the edit, which is another process's work, until it is in force; then it is recorded."""
     before = policies().version
     await asyncio.to_thread(edit)
     began = time.perf_counter()
     while policies().version == before and not policies.problems:
         await asyncio.sleep(TICK_S)
     assert not policies.problems, policies.problems[:3]
-    return time.perf_counter() - began
+    counts = time.perf_counter() - began
+    while await asyncio.to_thread(_recorded, records) != policies().version:
+        await asyncio.sleep(10 * TICK_S)
+    return counts
+
+
+def _recorded(directory: Path) -> str:
+    return str(next(newest_first(directory))["version"])
 
 
 def _edit(link: Path, number: int) -> None:

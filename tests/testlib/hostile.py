@@ -39,6 +39,52 @@ def _deep(octets: int) -> bytes:
     return text
 
 
+def _multipart(part: bytes, octets: int, boundary: bytes = b"b", *, outer: bytes = b"") -> bytes:
+    """A message of as many of these parts (fields, empty line, body) as there is room for; `outer` has more parameters."""
+    delimited = b"--" + boundary + b"\r\n" + part + b"\r\n"
+    kind = b'Content-Type: multipart/mixed; boundary="' + boundary + b'"' + outer + b"\r\n"
+    return _message(kind, _filled(delimited, octets) + b"--" + boundary + b"--\r\n")
+
+
+def _file(parameters: bytes) -> bytes:
+    """A part whose two fields both end with these parameters."""
+    return b"Content-Type: a/b" + parameters + b"\r\nContent-Disposition: attachment" + parameters + b"\r\n\r\nx"
+
+
+def _nested_parts(octets: int, kinds: bytes = b"multipart/mixed; boundary=") -> bytes:
+    """Parts nested as deep as is followed, around a body of so many octets that nearly has their delimiters."""
+    names = [b"-" * 60 + b"%d" % number for number in range(8)]
+    begins = b"".join(b"Content-Type: " + kinds + name + b"\r\n\r\n--" + name + b"\r\n" for name in names)
+    return _message(b"", without="-")[:-9] + begins + b"\r\n" + _filled(b"\r\n--" + b"-" * 60, octets)
+
+
+def _two_boundaries(octets: int) -> bytes:
+    """At each depth parts between two delimiters, and two parameters that name one of them each."""
+    text = _filled(b"The figures are 42 and 43.\r\n", octets // 3)
+    for number in range(8):
+        one, two = b"a%d" % number, b"b%d" % number
+        within = b"--" + one + b"\r\n--" + two + b"\r\n" + text
+        text = b"Content-Type: multipart/mixed; boundary=%b; boundary=%b\r\n\r\n" % (one, two) + within
+    return _message(b"", without="-")[:-9] + text
+
+
+def _everything(octets: int) -> bytes:
+    """Long fields that rules ask for, and parts of each odd kind by turns."""
+    words = _filled(b"=?utf-8?b?" + base64.b64encode(_TWO_MARKS * 6) + b"?=\r\n ", 15_000)
+    fields = (
+        b"Subject: " + words + b"x\r\n" + _filled(b"X-Secret: y" + _filled(_TWO_MARKS, 15_000) + b"\r\n", octets // 8)
+    )
+    kinds = (
+        b';name="' + b";" * 1900 + b'"', b";name=(a" * 40 + b")" * 40, b';name="' + b'\\"' * 900 + b'"', b";name=" + b'"a' * 900,
+        b";name*=utf-8''" + b"%CC%A7%CC%81" * 150, b";name=x" + _TWO_MARKS * 450, b';name="' + b"name=" * 380 + b'"',
+        _parameters(1800), b';name="=?utf-8?q?' + b"=41" * 600 + b'?="', b';name="' + b"a*" * 900 + b'"',
+    )  # fmt: skip
+    parts = b"".join(b"--b\r\n" + _file(kind) + b"\r\n" for kind in kinds)
+    return _message(
+        fields + b"Content-Type: multipart/mixed; boundary=b\r\n", _filled(parts, octets - len(fields)) + b"--b--\r\n"
+    )
+
+
 def _parameters(octets: int) -> bytes:
     """A file name in as many pieces as there is room for (RFC 2231, 3)."""
     text, number = b"", 0
@@ -110,6 +156,24 @@ MAKERS: dict[str, Maker] = {
     "parts with long headers": lambda n: _message(
         b"Content-Type: multipart/mixed; boundary=b\r\n", _filled(b"\r\n--b\r\n" + _filled(b"X: y\r\n", 16_000) + b"\r\nx", n)
     ),
+    "everything that rules ask for": _everything,
+    "semicolons in quotes": lambda n: _multipart(_file(b';name="' + b";" * 7900 + b'"'), n),
+    "semicolons in quotes in small parts": lambda n: _multipart(_file(b';name="' + b";" * 500 + b'"'), n),
+    "equal signs in quotes": lambda n: _multipart(_file(b';name="' + b"name=" * 1500 + b'"'), n),
+    "escaped quotes": lambda n: _multipart(_file(b';name="' + b'\\"' * 3900 + b'"'), n),
+    "quotes that do not end": lambda n: _multipart(_file(b';name="\\"' * 700), n),
+    "quotes between characters": lambda n: _multipart(_file(b";name=" + b'"a' * 3900), n),
+    "comments in parameters": lambda n: _multipart(_file(b";name=(a" * 90 + b")" * 90 + b';name="(a)"' * 100), n),
+    "many names": lambda n: _multipart(_file(b';name="\\"\\a"(\\b)x%ff\'\'%fe' * 110), n),
+    "percent signs in names": lambda n: _multipart(_file(b";name*=utf-8''" + b"%CC%A7%CC%81" * 600), n),
+    "sections of names": lambda n: _multipart(_file(_parameters(7500)), n),
+    "slow charsets": lambda n: _multipart(_file(b";name*=punycode''" + b"a-b" * 2500), n),
+    "unknown charsets": lambda n: _multipart(_file(b"".join(b";name*=x%d''a" % each for each in range(90))), n),
+    "small parts": lambda n: _multipart(_file(b";name=a") + b"x" * (n // 480), n),
+    "nearly boundaries": lambda n: _multipart(b"\r\n" + _filled(b"\r\n--" + b"-" * 60, n), n, b"-" * 61),
+    "nearly boundaries at each depth": _nested_parts,
+    "two boundaries at each depth": _two_boundaries,
+    "news in news": lambda n: _message(b"Content-Type: message/news\r\n", _filled(b"Content-Type: message/news\r\n\r\n", n)),
     "short fields": lambda n: _message(_filled(b"a:\r\n", n)),
     "folds": lambda n: _message(b"X-Secret: y" + _filled(b"\r\n ", n) + b"\r\n"),
     "folds in To": lambda n: _message(b"To: y" + _filled(b"\r\n ", n) + b"\r\n", without="To"),

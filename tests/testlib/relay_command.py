@@ -159,13 +159,13 @@ def _forked(asked: dict[str, Any], files: Sequence[int]) -> RelayCommand:
 
 
 async def run(
-    *arguments: str | Path, stdin: bytes = b"", environment: Mapping[str, str] | None = None
+    *arguments: str | Path, stdin: bytes = b"", environment: Mapping[str, str] | None = None, before: str = ""
 ) -> tuple[int, str, bytes]:
-    """Exit status, standard error, standard output of `qumail-relay ...`."""
+    """Exit status, standard error, standard output of `qumail-relay ...`; `before` is a program that it runs first."""
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         given.write(stdin)
         given.seek(0)
-        process = await start(*arguments, stdin=given, stdout=out, stderr=err, environment=environment)
+        process = await start(*arguments, stdin=given, stdout=out, stderr=err, environment=environment, before=before)
         status = await process.wait()
         out.seek(0)
         err.seek(0)

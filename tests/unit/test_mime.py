@@ -274,6 +274,18 @@ def test_content_types_made_to_be_slow_do_not_stop_all_other_mail(parameters: by
     assert seconds(lambda: mime.is_sealed(header + b"\r\n")) < 0.1
 
 
+@pytest.mark.parametrize("quoted", [b";" * 8000, b'\\"' * 4000, b";a=" * 2600, b"%41" * 2600])
+def test_a_content_type_made_to_be_slow_is_refused_at_once(quoted: bytes) -> None:
+    """Anybody can seal such a payload with our public certificate."""
+    field = b'Content-Type: application/pkcs7-mime; a="' + quoted + b'"\r\n'
+
+    def refused() -> None:
+        with pytest.raises(BadStructure):
+            mime.unwrap(field + b"X: " + b"x" * 6000 + b"\r\n\r\nx")
+
+    assert seconds(refused) < 0.01
+
+
 def test_a_long_header_is_work_for_a_thread_and_a_body_of_the_same_size_is_not() -> None:
     """48 KB of short fields would hold the event loop for some ten milliseconds."""
     header = b"a: b\r\n" * 8000

@@ -226,7 +226,7 @@ class Folder:
             taken.marks = await off_loop(len(content), self._marks.of, content)
             clean = content
             if self._waiting[uid].doubtful:
-                clean = await off_loop(len(content), self._marks.clean, content)
+                clean = await off_loop(mime.work(content), self._marks.clean, content)
             taken.forged = clean != content
             if await self._present(taken.marks):
                 if not taken.forged:
@@ -240,7 +240,7 @@ class Folder:
 
     async def _copy(self, clean: bytes, mark: str) -> Replacement | None:
         """What takes the place of a message with a forged mark."""
-        return Replacement(await off_loop(len(clean), self._marks.proven, copy_of(mark, clean)), mark, None)
+        return Replacement(await off_loop(mime.work(clean), self._marks.proven, copy_of(mark, clean)), mark, None)
 
     async def _batch(self) -> dict[int, int]:
         """UIDs and sizes of what is fetched next, for which memory is held now."""

@@ -62,7 +62,7 @@ class MailboxOpener:
         # A claim of our own from before we were killed does not count: one watcher at a time has the mailbox.
         original = await self.originals.open(
             message.content,
-            sender_of(message.content),
+            await _sender_of(message.content),
             self.mailboxes,
             patient=has_just_come(message.date),
             mailbox=True,
@@ -83,7 +83,7 @@ class MailboxOpener:
         self.under_way.add(opened.mail)
         try:
             _check(original)
-            proven = await off_loop(len(original.message), self.marks.proven, original.message)
+            proven = await off_loop(mime.work(original.message), self.marks.proven, original.message)
         except BaseException:
             await self.give_up(opened)
             raise
@@ -108,7 +108,7 @@ class MailboxOpener:
         Else it would come again where the sealed message is copied back once the original has been filed away.
         """
         try:
-            opened = await self.originals.opener.open(sealed, sender_of(sealed), self.mailboxes, patient=False)
+            opened = await self.originals.opener.open(sealed, await _sender_of(sealed), self.mailboxes, patient=False)
         except RelayError as error:
             log.info("original_not_recorded", kind=type(error).__name__, cause=str(error))
             return
@@ -128,6 +128,11 @@ def _check(original: Original) -> None:
         raise MalformedMessage("a NUL, which IMAP cannot carry")
     if original.missed and original.missed.otherwise != "mark":
         raise PolicyRefuses(original.missed.cause)
+
+
+async def _sender_of(sealed: bytes) -> str:
+    """As `sender_of`, beside the loop where the header is long."""
+    return await off_loop(mime.header_work(sealed), sender_of, sealed)
 
 
 def sender_of(sealed: bytes) -> str:

@@ -19,7 +19,7 @@ from argon2.exceptions import Argon2Error, InvalidHashError
 from relay.entry.smtp.senders import SenderRights, parse_rights
 from relay.errors import ConfigError
 from relay.identity.files import changing, read_secret, write
-from relay.stamps import stamp_of
+from relay.stamps import is_there, stamp_of
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,7 @@ def read_users(path: Path) -> dict[str, User]:
 
     The file must be readable by its owner alone: an argon2 hash of a weak password can be guessed.
     """
-    if not path.exists():
+    if not is_there(path):
         raise ConfigError(f"{path}: No such file or directory: the first user makes it: qumail-relay users add NAME")
     try:
         text = read_secret(path).decode("utf-8")
@@ -157,7 +157,7 @@ def change_users(path: Path, change: Callable[[dict[str, User]], None]) -> None:
     Comments at the head of the file stay.
     """
     with changing(path.absolute().parent):
-        there = path.exists()
+        there = is_there(path)
         users = read_users(path) if there else {}
         head = _head(read_secret(path).decode()) if there else _HEADER
         change(users)

@@ -120,7 +120,7 @@ def compare_log(found: list[dict[str, Any]], log: str) -> None:
 
 
 def traced(site: Site, relay: RelayProcess, chance: random.Random) -> None:
-    every = list(records(site.config.audit_directory))
+    every = list(records(site.config.audit_directory, events=("mail", "plaintext", "downgrade")))
     for mail in chance.sample(sorted({each["mail"] for each in every}), 5):
         words = [mail, str(relay.log_file), "--json", "--config", str(site.config_file)]
         story = json.loads(CliRunner().invoke(trace, words).stdout)

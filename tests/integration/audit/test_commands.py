@@ -4,6 +4,7 @@ Standard: deploy/AUDIT.md; exit status 0 fine, 1 something is wrong with the rec
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import csv
 import hashlib
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from relay import app
 from relay.audit import checkpoint
 from relay.audit.chain import Chain
+from relay.audit.policy_places import newest_first
 from relay.audit.reading import verify
 from relay.cli.audit import audit
 from relay.errors import ConfigError
@@ -38,8 +40,11 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 async def run(alice: Site) -> Run:
-    """The command, at a site that has sealed one mail, sent one in clear, and refused one."""
+    """The command, at a site that has sealed one mail, sent one in clear, and refused one, since it has policies."""
     async with app.running(alice.config) as addresses:
+        async with asyncio.timeout(30):
+            while not list(newest_first(alice.config.audit_directory)):
+                await asyncio.sleep(0.01)
         for recipient in ("ben@bob.example", "x@elsewhere.example", "held@bob.example"):
             await submit(addresses["outgoing"], mails.plain(), recipients=[recipient])
     environment = {"QUMAIL_RELAY_CONFIG": str(alice.config_file)}
@@ -52,16 +57,16 @@ def lines(result: Result) -> list[dict[str, Any]]:
 
 
 def test_verify_tells_whether_the_record_is_whole(run: Run, alice: Site) -> None:
-    assert "4 records, whole; the last is 4, head " in run("verify").stdout
+    assert "5 records, whole; the last is 5, head " in run("verify").stdout
     facts = json.loads(run("verify", "--json").stdout)
-    assert (facts["records"], facts["problems"]) == (4, [])
+    assert (facts["records"], facts["problems"]) == (5, [])
     assert run("verify", "--head", facts["head"]).exit_code == 0
     assert run("verify", "--head", "ab" * 32).exit_code == 1
-    [path] = alice.config.audit_directory.iterdir()
+    [path] = alice.config.audit_directory.glob("*.jsonl")
     path.write_bytes(path.read_bytes().replace(b'"level": "aes"', b'"level": "otp"', 1))
     changed = run("verify")
     assert changed.exit_code == 1
-    assert f"{path}:2: does not continue the line before it" in changed.stderr
+    assert f"{path}:3: does not continue the line before it" in changed.stderr
 
 
 def test_a_record_that_is_not_there_yet_is_fine(alice: Site) -> None:
@@ -72,11 +77,11 @@ def test_a_record_that_is_not_there_yet_is_fine(alice: Site) -> None:
 
 def test_export_hands_out_what_was_asked_for(run: Run) -> None:
     assert [(each["event"], each.get("outcome")) for each in lines(run("export"))] == [
-        ("mail", "delivered"), ("plaintext", None), ("mail", "delivered"), ("mail", "held"),
+        ("policies", None), ("mail", "delivered"), ("plaintext", None), ("mail", "delivered"), ("mail", "held"),
     ]  # fmt: skip
     assert {each["peer"] for each in lines(run("export", "--peer", "bob"))} == {"bob"}
     assert lines(run("export", "--since", "9999-01-01")) == lines(run("export", "--until", "2020-01-01")) == []
-    assert len(lines(run("export", "--since", "2020-01-01 00:00", "--until", "9999-01-01"))) == 4
+    assert len(lines(run("export", "--since", "2020-01-01 00:00", "--until", "9999-01-01"))) == 5
     below = lines(run("export", "--below", "rsa"))
     assert [(each["event"], each["level"]) for each in below] == [("plaintext", "plaintext"), ("mail", "plaintext")]
     assert [each["level"] for each in lines(run("export", "--below", "otp"))] == ["aes", "plaintext", "plaintext"]
@@ -126,10 +131,10 @@ def test_a_table_has_the_same_records_and_no_formulas(run: Run, tmp_path: Path, 
     assert run("export", "--format", "csv", "-o", str(path)).exit_code == 0
     rows = list(csv.DictReader(io.StringIO(path.read_text())))
     whole = lines(run("export"))
-    assert [row["number"] for row in rows] == ["1", "2", "3", "4"]
-    assert [row["recipients"] for row in rows] == [" ".join(each["recipients"]) for each in whole]
+    assert [row["number"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [row["recipients"] for row in rows] == [" ".join(each.get("recipients", ())) for each in whole]
     assert {name for each in whole for name in each} <= rows[0].keys()
-    [file] = alice.config.audit_directory.iterdir()
+    [file] = alice.config.audit_directory.glob("*.jsonl")
     line = json.dumps(whole[-1] | {"cause": "=cmd|' /C calc'!A0\x1b[2J"})
     file.write_text(line + "\n")
     [row] = csv.DictReader(io.StringIO(run("export", "--format", "csv").stdout))
@@ -142,14 +147,14 @@ def test_a_checkpoint_fits_what_was_there_and_comes_later_and_nothing_else(
 ) -> None:
     path = tmp_path / "checkpoint.json"
     made = run("checkpoint", "-o", str(path))
-    assert (made.exit_code, "signed: 4 records" in made.stderr) == (0, True)
+    assert (made.exit_code, "signed: 5 records" in made.stderr) == (0, True)
     signer = made.stderr.split()[-1]
     for more in ([], ["--signer", signer]):
         result = run("verify", "--checkpoint", str(path), *more)
         assert (result.exit_code, "whole and fits the checkpoint" in result.stdout) == (0, True)
     other = run("verify", "--checkpoint", str(path), "--signer", SIGNER)
     assert "which is another key" in str(other.exception)
-    [file] = alice.config.audit_directory.iterdir()
+    [file] = alice.config.audit_directory.glob("*.jsonl")
     kept = file.read_bytes().splitlines(keepends=True)
     file.write_bytes(b"".join(kept[:-1]))
     assert run("verify").exit_code == 0, "the chain alone does not show it"
@@ -159,9 +164,9 @@ def test_a_checkpoint_fits_what_was_there_and_comes_later_and_nothing_else(
 def test_a_checkpoint_that_was_taken_while_the_last_line_was_broken_off_fits_ever_after(
     run: Run, alice: Site, tmp_path: Path
 ) -> None:
-    [file] = alice.config.audit_directory.iterdir()
+    [file] = alice.config.audit_directory.glob("*.jsonl")
     with file.open("ab") as opened:
-        opened.write(b'{"number": 5, "ti')
+        opened.write(b'{"number": 6, "ti')
     path = str(tmp_path / "checkpoint.json")
     assert run("checkpoint", "-o", path).exit_code == 0
     assert run("verify", "--checkpoint", path).exit_code == 0
@@ -180,7 +185,7 @@ def test_a_checkpoint_of_an_empty_record_fits_whatever_is_recorded_later(alice: 
 
 
 def test_a_record_that_was_changed_is_not_signed(run: Run, alice: Site) -> None:
-    [path] = alice.config.audit_directory.iterdir()
+    [path] = alice.config.audit_directory.glob("*.jsonl")
     path.write_bytes(path.read_bytes().replace(b'"aes"', b'"otp"', 1))
     result = run("checkpoint")
     assert isinstance(result.exception, ConfigError)

@@ -8,7 +8,9 @@ import asyncio
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from structlog.testing import capture_logs
 from relay import app
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
+from relay.policy.kept import KeptSets
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
 from tests.integration.status.test_metrics import numbers, with_status
@@ -90,7 +93,7 @@ def _directory(tmp_path: Path) -> Path:
 
 
 def started(directory: Path) -> PoliciesInForce:
-    return PoliciesInForce(directory, PEERS, last_good=LastGood(directory.with_name("kept")))
+    return PoliciesInForce(directory, PEERS, last_good=LastGood(KeptSets(directory.with_name("kept") / "sets.db")))
 
 
 def test_each_set_that_comes_into_force_is_the_one_from_before(directory: Path) -> None:
@@ -118,24 +121,30 @@ def test_without_a_set_from_before_nothing_is_in_force(directory: Path) -> None:
         started(directory)
 
 
-def _half(copy: Path) -> None:
-    (copy / "bob.example" / "x.toml").unlink()
+def _half(kept: Path) -> None:
+    with closing(sqlite3.connect(kept)) as sets, sets:
+        sets.execute("DELETE FROM files WHERE name = 'bob.example/x.toml'")
 
 
-def _other(copy: Path) -> None:
-    (copy / "default.toml").write_text(CLEAR)
+def _other(kept: Path) -> None:
+    with closing(sqlite3.connect(kept)) as sets, sets:
+        sets.execute("UPDATE files SET text = ? WHERE name = 'default.toml'", (CLEAR.encode(),))
 
 
-def _interrupted(copy: Path) -> None:
-    (copy / ".version").unlink()
+def _damaged(kept: Path) -> None:
+    kept.write_bytes(b"no database at all" * 100)
 
 
-@pytest.mark.parametrize("spoil", [_half, _other, _interrupted])
-def test_a_copy_that_is_not_the_whole_set_counts_for_nothing_and_is_made_anew(
+def _gone(kept: Path) -> None:
+    kept.unlink()
+
+
+@pytest.mark.parametrize("spoil", [_half, _other, _damaged, _gone])
+def test_a_set_that_is_not_kept_whole_counts_for_nothing_and_is_kept_anew(
     directory: Path, spoil: Callable[[Path], None]
 ) -> None:
     started(directory)
-    spoil(directory.with_name("kept"))
+    spoil(directory.with_name("kept") / "sets.db")
     write(directory, {"default.toml": BROKEN})
     with pytest.raises(ConfigError):
         started(directory)
@@ -147,7 +156,7 @@ def test_a_copy_that_is_not_the_whole_set_counts_for_nothing_and_is_made_anew(
 
 def test_another_directory_of_policies_has_no_set_from_before(directory: Path) -> None:
     started(directory)
-    with pytest.raises(ConfigError, match="not the whole of the set"):
+    with pytest.raises(ConfigError, match="no set from before is kept"):
         started(write(directory.with_name("others"), {"default.toml": BROKEN}))
 
 

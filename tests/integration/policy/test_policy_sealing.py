@@ -18,7 +18,7 @@ from relay import assembly, mime
 from relay.aio import SMALL_OCTETS
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy import content as policy_content
+from relay.policy import structure
 from relay.policy.load import load_policies
 from relay.sealing import SealedBefore
 from tests.integration.test_refusals import log as log  # a fixture
@@ -209,13 +209,13 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walks: list[int] = []
-    real = policy_content._PartFinder.entity
+    real = structure._Walk.entity
 
-    def counted(self: Any, message: bytes, start: int, end: int, depth: int, **how: bool) -> None:
+    def counted(self: Any, start: int, end: int, depth: int, **how: bool) -> None:
         walks.append(depth)
-        real(self, message, start, end, depth, **how)
+        real(self, start, end, depth, **how)
 
-    monkeypatch.setattr(policy_content._PartFinder, "entity", counted)
+    monkeypatch.setattr(structure._Walk, "entity", counted)
     recipients = [f"u{number}@bob.example" for number in range(5)]
     policy = 'levels = ["aes"]\n[[when]]\nattachment_name = "*.exe"\nlevels = ["otp"]\n'
     await through_alice(tmp_path / "with", kmes, sink, policy, mails.random_attachment(1000), recipients=recipients)

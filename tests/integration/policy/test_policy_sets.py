@@ -198,7 +198,8 @@ def test_the_commands_run_the_tests(site: Callable[[Mapping[str, str]], Run], tm
 
 def differences(tmp_path: Path, old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
     sets = [load_policies(write(tmp_path / name, each), PEERS) for name, each in (("old", old), ("new", new))]
-    return list(compare(*sets).differences)
+    old_set, new_set = sets
+    return list(compare(old_set, new_set).differences)
 
 
 RULE = '\n[[when]]\nsender = "{}"\nlevels = ["{}"]\n'
@@ -291,7 +292,8 @@ def test_diff_says_where_more_ends_than_it_can_look_at(tmp_path: Path, monkeypat
     rules = "".join(RULE.format(f"a{number}@*", "rsa") + UNTIL.format(f"299{number}-01-31") for number in (1, 2))
     old, new = {"bob.example/x.toml": AES + rules}, {"bob.example/x.toml": CLEAR + rules}
     sets = [load_policies(write(tmp_path / name, DEFAULT | each), PEERS) for name, each in (("old", old), ("new", new))]
-    assert compare(*sets).coarse == ("x@bob.example",)
+    old_set, new_set = sets
+    assert compare(old_set, new_set).coarse == ("x@bob.example",)
 
 
 def test_diff_is_for_pipelines_too(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
@@ -349,7 +351,13 @@ def test_install_swaps_the_link_at_once_and_is_undone_by_another_install(
     assert f"Undo with: qumail-relay policy install {tmp_path / 'one'}" in result.stdout
     assert run("install", str(tmp_path / "one")).exit_code == 0
     assert (tmp_path / "policies").resolve() == tmp_path / "one"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".policies.installed",
+        "one",
+        "policies",
+        "relay.toml",
+        "two",
+    ]
 
 
 async def test_nothing_is_installed_that_cannot_be_said(
@@ -377,7 +385,13 @@ def test_what_was_swapped_is_called_installed_whatever_comes_after(
     result = run("install", str(write(tmp_path / "two", DEFAULT)))
     assert (result.exit_code, (tmp_path / "policies").resolve()) == (1, tmp_path / "two")
     assert result.stderr == f"Installed: {tmp_path / 'two'}; but afterwards: Input/output error\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "policies", "relay.toml", "two"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".policies.installed",
+        "one",
+        "policies",
+        "relay.toml",
+        "two",
+    ]
 
 
 def test_two_installs_wait_for_each_other(

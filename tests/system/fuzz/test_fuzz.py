@@ -29,7 +29,7 @@ from relay.entry.smtp import senders as submission_senders
 from relay.entry.smtp.session import LMTPSession
 from relay.errors import KMEBadReply
 from relay.keys import replies
-from relay.policy import content as message_content
+from relay.policy import structure
 from tests.system.fuzz import workers
 from tests.system.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
 from tests.system.fuzz.target import Found, Target
@@ -168,7 +168,7 @@ PLANTED: dict[str, tuple[Any, str, Any]] = {
     "cms": (der, "parse", lambda structure, octets, what: asn1.decode_der(structure, octets)),
     "opening": (mime, "unwrap", _any_type),
     "kme": (replies, "_key", _with_the_text),
-    "rules": (message_content, "MAX_DEPTH", "deep"),
+    "rules": (structure, "MAX_DEPTH", "deep"),
     "dkim": (dkim_results, "_NAME", b"arc-authentication-results"),
     "senders": (submission_senders, "read_addresses", lambda field: [("ann", "alice.example")]),
     "policy": (toml, "_short", lambda text: f"{text}\n"),

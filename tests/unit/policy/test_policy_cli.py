@@ -139,7 +139,8 @@ def test_check_by_root_says_what_the_relay_may_not_read(site: Site, tmp_path: Pa
     closed.chmod(0o600)
     result = run("check")
     assert (result.exit_code, type(result.exception)) == (1, ConfigError)
-    assert f"{closed}:1: the relay, as nobody, may not read it: chgrp" in str(result.exception)
+    said = f"{closed}:1: the relay, as nobody, may not read it (mode 0600, owner root:root): chgrp nogroup {closed}"
+    assert said in str(result.exception)
     os.chown(closed, nobody.pw_uid, -1)
     assert run("check").exit_code == 0
     closed.parent.chmod(0o700)

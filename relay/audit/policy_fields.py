@@ -1,0 +1,81 @@
+"""What stands in a record of a set of policies that came into force: who, which files, what is weaker and stronger.
+Standard: deploy/AUDIT.md; addresses are hashed there as everywhere in the record, those in the names of files too.
+"""
+
+from __future__ import annotations
+
+import pwd
+from typing import Any
+from urllib.parse import unquote
+
+from relay.audit.entries import AddressHash
+from relay.policy.compare import Difference
+from relay.policy.compare_within import Compared
+from relay.policy.installing import Who
+from relay.policy.names import SUFFIX
+from relay.policy.step import Step
+
+MAX_DIFFERENCES = 20
+"""Maximum number of differences named, of what is weaker, what is stronger, and all else, each."""
+MAX_SAID = 500
+"""Maximum length of the text of one difference, in characters."""
+_MEANING = {"down": "weakened", "let go": "weakened", "up": "raised", "stopped": "otherwise", "other": "otherwise"}
+
+
+def file_name(name: str, addresses: AddressHash) -> str:
+    """The name of a policy file as it stands in the record: that of a person's file holds an address."""
+    person = person_of(name)
+    return f"{name.partition('/')[0]}/{addresses.write(person)}{SUFFIX}" if person and addresses.hides else name
+
+
+def person_of(name: str) -> str:
+    """The address of whom a file is for; "" for that of a domain."""
+    domain, person, stem = name.removesuffix(SUFFIX).partition("/")
+    return f"{unquote(stem)}@{domain}" if person else ""
+
+
+def of_step(step: Step, addresses: AddressHash) -> dict[str, Any]:
+    """Which set, in place of which, by whom, and its files."""
+    fields: dict[str, Any] = {"version": step.version, "before": step.before, "files": step.files, "way": step.way}
+    fields |= _who(step.who)
+    for what in ("added", "changed", "removed"):
+        names = getattr(step, what)
+        fields[what] = [file_name(name, addresses) for name in names.first]
+        if names.more:
+            fields[f"{what}_more"] = names.more
+    return fields
+
+
+def _who(who: Who) -> dict[str, Any]:
+    by = ", ".join(map(_user, who.uids))
+    sudo = {"sudo_user": who.sudo_user} if who.sudo_user else {}
+    return {"by": by, "uid": list(who.uids), **sudo, "known_by": who.known_by}
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def of_comparison(compared: Compared | None, missing: str, addresses: AddressHash) -> dict[str, Any]:
+    """What is weaker, stronger, and otherwise; `missing` says why nothing was compared."""
+    if compared is None:
+        return {"compared": f"no: {missing}", "weaker": None}
+    found: dict[str, list[str]] = {"weakened": [], "raised": [], "otherwise": []}
+    for each in compared.differences:
+        found[_MEANING[each.direction]].append(_said(each, addresses))
+    fields: dict[str, Any] = {"compared": "all" if compared.whole else f"{compared.done} of {compared.files} files"}
+    fields["weaker"] = compared.weaker or (False if compared.whole else None)
+    for what, texts in found.items():
+        fields[what] = texts[:MAX_DIFFERENCES]
+        if len(texts) > MAX_DIFFERENCES:
+            fields[f"{what}_more"] = len(texts) - MAX_DIFFERENCES
+    return fields
+
+
+def _said(each: Difference, addresses: AddressHash) -> str:
+    sender = f" from {each.senders}" if each.senders else ""
+    said = f"{each.direction}: mail{sender} to {each.recipients} ({each.message}): {'; '.join(each.changed)}"
+    return addresses.hide_in(said)[:MAX_SAID]

@@ -1,0 +1,144 @@
+"""Finds the records of policies in the audit record, the newest first, without reading all that lies between them.
+Standard: deploy/AUDIT.md; each such record says where the one before it is, and a file says where the newest is.
+
+The file is written before the record, and is on the disk by then. Where it is lost, all of the record is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import structlog
+
+from relay.audit.chain import ChainFile, Place, files_of, make_directory
+from relay.audit.reading import Line, lines, lines_in
+from relay.errors import ConfigError
+from relay.store.secret_file import sync_directory
+
+log = structlog.get_logger(__name__)
+
+POLICIES = "policies"
+"""The event of a record that says which set of policies came into force."""
+_NAME = ".policies"
+MAX_OCTETS = 4096
+
+
+class Places(NamedTuple):
+    """The newest record of policies stands behind one place, and the one before it behind another, if that is known."""
+
+    behind: Place
+    earlier: Place | None
+
+    @classmethod
+    def read(cls, directory: Path) -> Places | None:
+        """What was written last; None where there is nothing. Blocks, and raises nothing."""
+        try:
+            with (directory / _NAME).open("rb") as file:
+                behind, earlier = json.loads(file.read(MAX_OCTETS))
+            return cls(_place(behind), _place(earlier) if earlier is not None else None)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def checked(self, directory: Path) -> Places | None:
+        """The same, or the place before where the record was not written any more. Raises ConfigError."""
+        if next(records_behind(directory, self.behind), None) is not None:
+            return self
+        return Places(self.earlier, None) if self.earlier is not None else None
+
+    def write(self, directory: Path) -> None:
+        """Where it cannot be written, none is left: an older one would lead past the newest record. Blocks."""
+        path = directory / _NAME
+        beside = directory / f"{_NAME}.new"
+        try:
+            make_directory(directory)
+            with beside.open("w") as file:
+                os.fchmod(file.fileno(), 0o600)
+                json.dump(self, file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            sync_directory(directory)
+        except OSError as error:
+            log.warning("policy_places_not_written", file=str(path), cause=error.strerror)
+            for each in (path, beside):
+                with suppress(OSError):
+                    each.unlink()
+
+
+def _place(value: Any) -> Place:
+    first, octets = value
+    return Place(int(first), int(octets))
+
+
+def records_behind(directory: Path, place: Place) -> Iterator[dict[str, Any]]:
+    """The records of policies from there on, the oldest first; none where what stood there is gone.
+
+    Raises ConfigError.
+    """
+    if not _is_gone(_files(directory), place):
+        yield from filter(None, map(_record, lines(directory, behind=place)))
+
+
+def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
+    """All records of policies. Raises ConfigError."""
+    places = Places.read(directory)
+    found = _first_behind(directory, (places.behind, places.earlier)) if places is not None else None
+    if found is None:
+        yield from _backwards(directory)
+    while found is not None:
+        yield found
+        try:
+            earlier = _place(found["earlier"])
+        except (KeyError, ValueError, TypeError):
+            yield from _backwards(directory, found["number"])
+            return
+        before = _first_behind(directory, (earlier,))
+        if before is None:  # removed as too old; or it stands at the beginning of the file after that
+            yield from _backwards(directory, found["number"], _files(directory)[:1])
+            return
+        if before["number"] >= found["number"]:
+            yield from _backwards(directory, found["number"])
+            return
+        found = before
+
+
+def _first_behind(directory: Path, places: Iterable[Place | None]) -> dict[str, Any] | None:
+    found = (next(records_behind(directory, place), None) for place in places if place is not None)
+    return next(filter(None, found), None)
+
+
+def _is_gone(files: Sequence[ChainFile], place: Place) -> bool:
+    """Whether what stood there was removed as too old, or moved away."""
+    return all(file.first != (place.first or 1) for file in files)
+
+
+def _backwards(
+    directory: Path, below: int | None = None, files: Sequence[ChainFile] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Those with a number `below` that, in these files or all, file by file."""
+    for file in reversed(_files(directory) if files is None else files):
+        if below is None or file.first < below:
+            found = [each for each in map(_record, lines_in(file)) if each is not None]
+            yield from (each for each in reversed(found) if below is None or each["number"] < below)
+
+
+def _files(directory: Path) -> list[ChainFile]:
+    """Raises ConfigError."""
+    try:
+        return files_of(directory)
+    except FileNotFoundError:  # nothing is recorded yet
+        return []
+    except OSError as error:
+        raise ConfigError(f"{directory}: cannot be read: {error.strerror}") from error
+
+
+def _record(line: Line) -> dict[str, Any] | None:
+    """The record of policies in this line; None where it is of something else."""
+    if line.value_of("event") != POLICIES or (record := line.record()) is None:
+        return None
+    return record if isinstance(record.get("number"), int) else None

@@ -1,0 +1,156 @@
+"""`qumail-relay policy log`: which sets of policies came into force, who put them there, and what they weakened.
+Exit status 0 fine, 1 it cannot be read, 2 usage; reading changes nothing, and `audit verify` proves that it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from contextlib import suppress
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relay.audit.entries import AddressHash
+from relay.audit.policy_fields import person_of
+from relay.audit.policy_places import newest_first
+from relay.cli.options import as_relay_option, since_option
+from relay.cli.tables import plain_console
+from relay.config import Config, load_config
+from relay.policy.kept import KeptSets, kept_file
+from relay.policy.names import SUFFIX, encode_local, printable
+from relay.store.secret import SiteSecret
+
+MAX_SHOWN = 10
+"""Maximum number of files, and of differences, shown of each kind."""
+_FILES = {"added": "Added", "changed": "Changed", "removed": "Removed"}
+_DIFFERENCES = {"weakened": "Weaker", "raised": "Stronger", "otherwise": "Otherwise"}
+_KNOWN_BY = {
+    "command": "",
+    "link": "whose link it is, swapped without policy install",
+    "files": "whose files changed",
+    "": "not known",
+}
+_HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+
+
+@click.command("log")
+@as_relay_option
+@since_option
+@click.option(
+    "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="No more sets than this."
+)
+@click.option("--json", "as_json", is_flag=True, help="For programs: the records as they are, the newest first.")
+def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) -> None:
+    """Say which sets of policies came into force, who put them there, and what they weakened, the newest first.
+
+    All of it is from the audit record. A set that was found at a start was edited while the relay did not run. The
+    version of a set that is kept can be given to `policy diff`.
+    """
+    config = load_config(config_file)
+    every = newest_first(config.audit_directory)
+    records = list(islice(takewhile(lambda each: str(each.get("time", "")) >= (since or ""), every), limit + 1))
+    kept = _spell_out(config, records)
+    if as_json:
+        click.echo(json.dumps(records[:limit], indent=2))
+        return
+    console = plain_console()
+    for record, before in zip(records[:limit], [*records[1:], None], strict=False):
+        _print(console, record, kept)
+        if before is not None and record.get("before") != before.get("version"):
+            console.print(Text("What was in force in between is not recorded.\n", style="bold red"))
+    if len(records) > limit:
+        console.print(f"Older ones are left out: --limit {2 * limit}")
+    elif not records:
+        console.print("No set of policies is recorded" + (" since then." if since else "."))
+
+
+def _spell_out(config: Config, records: list[dict[str, Any]]) -> set[str]:
+    """Says of each record whether its set is kept, and whose addresses are hashed there, as far as files are kept.
+
+    Gives the versions of all sets that are kept.
+    """
+    kept: set[str] = set()
+    names: list[str] = []
+    people: dict[str, str] = {}
+    with suppress(OSError, sqlite3.Error), KeptSets(kept_file(config)).reading() as book:
+        kept, names = {each.version for each in book.sets()}, list(book.names())
+    if any(map(_HASH.search, map(json.dumps, records))) and config.store.secret.exists():
+        addresses = AddressHash(SiteSecret.load(config.store.secret))
+        every = filter(None, map(person_of, names))
+        people = {hashed: each for each in every for hashed in addresses.spellings(each)}
+    for record in records:
+        record["kept"] = record.get("version") in kept
+        for what in _FILES:
+            record[what] = [_named(str(name), people) for name in record.get(what, ())]
+        for what in _DIFFERENCES:
+            record[what] = [
+                _HASH.sub(lambda found: people.get(found[0], found[0]), str(each)) for each in record.get(what, ())
+            ]
+    return kept
+
+
+def _named(name: str, people: dict[str, str]) -> str:
+    """The name of a file, with that of the person in place of a hash."""
+    domain, _, stem = name.removesuffix(SUFFIX).partition("/")
+    if stem not in people:
+        return name
+    return f"{domain}/{encode_local(people[stem].removesuffix(f'@{domain}'))}{SUFFIX}"
+
+
+def _print(console: Console, record: dict[str, Any], kept: set[str]) -> None:
+    head = Text(f"version {record.get('version')}", style="bold")
+    if record.get("weaker"):
+        head.append("  weaker than before", style="bold red")
+    console.print(head)
+    shown = Table.grid(padding=(0, 2))
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
+    shown.add_row("  Time", printable(str(record.get("time"))))
+    shown.add_row("  By", printable(_by(record)))
+    shown.add_row("  Way", _way(record))
+    for what, title in _FILES.items():
+        if names := [printable(each) for each in record[what][:MAX_SHOWN]]:
+            more = _more(record, what)
+            shown.add_row(f"  {title}", ", ".join(names) + (f" and {more} more" if more else ""))
+    for what, title in _DIFFERENCES.items():
+        for place, text in enumerate(record[what][:MAX_SHOWN]):
+            shown.add_row(
+                "" if place else f"  {title}", Text(printable(text), "bold red" if what == "weakened" else "")
+            )
+        if more := _more(record, what):
+            shown.add_row("", f"and {more} more")
+    if record.get("before") and record.get("compared") != "all":
+        shown.add_row("  Compared", printable(str(record.get("compared"))))
+    if record["kept"] and record.get("before") in kept:
+        shown.add_row("  See", f"qumail-relay policy diff {record['before']} {record['version']}")
+    console.print(shown)
+    console.print()
+
+
+def _more(record: dict[str, Any], what: str) -> int:
+    """How many are not shown."""
+    return max(0, len(record[what]) - MAX_SHOWN) + int(record.get(f"{what}_more", 0))
+
+
+def _by(record: dict[str, Any]) -> str:
+    how = _KNOWN_BY.get(str(record.get("known_by")), "not known")
+    sudo = f", by sudo of {record['sudo_user']}" if record.get("sudo_user") else ""
+    by = str(record.get("by") or "")
+    return f"{by}{sudo} ({how})" if by and how else by + sudo or how
+
+
+def _way(record: dict[str, Any]) -> str:
+    way = str(record.get("way"))
+    found = "policy install" if record.get("known_by") == "command" else "edit"
+    if way != "start":
+        return found
+    if not record.get("before"):
+        return "found at a start, and the first that is recorded"
+    return f"found at a start: {found} while the relay did not run"

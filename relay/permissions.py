@@ -1,0 +1,134 @@
+"""Says what keeps this process from a file or directory: which part of the path, its mode and owner, and the remedy.
+Standard: path_resolution(7); the kernel is asked for effective ids (faccessat(2), AT_EACCESS), so ACLs count as well.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+MAX_LINKS = 40
+"""Maximum number of links followed in a path, as in Linux."""
+_ACCESS = {"r": os.R_OK, "x": os.X_OK}
+_SHIFTS = {"u": 6, "g": 3, "o": 0}
+
+
+class Denial(NamedTuple):
+    """What denies access: a file or directory, the right ("read" or "search"), mode and owner, and the remedy."""
+
+    place: str
+    right: str
+    rights: str
+    remedy: str
+
+    def __str__(self) -> str:
+        done, denied = "searched" if self.right == "search" else "read", os.strerror(errno.EACCES)
+        return f"{self.place}: cannot be {done} by {user()}: {denied} ({self.rights}): {self.remedy}"
+
+
+def cause(path: str | Path, error: OSError, what: str = "cannot be read: ", *, private: bool = False) -> str:
+    """One line on what failed with `error` at this path: what denies access, else `what` and the error's own words.
+
+    No remedy opens a `private` file to others than its owner.
+    """
+    if error.errno == errno.EACCES and (denial := denial_at(path, private=private)) is not None:
+        return str(denial)
+    return f"{_printable(str(path))}: {what}{error.strerror or error}"
+
+
+def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
+    """What keeps this process from reading a file or directory; None where nothing does or nobody can tell."""
+    try:
+        return _denial_at(Path(path).absolute(), private=private)
+    except OSError:
+        return None
+
+
+def _denial_at(path: Path, *, private: bool) -> Denial | None:
+    """Walks along the path as the kernel does. Raises OSError."""
+    place, links = Path("/"), 0
+    todo = list(reversed(path.parts[1:]))
+    while todo:
+        if not os.access(place, os.X_OK, effective_ids=True):
+            return _denial(place, "x", private=private)
+        if (part := todo.pop()) == "..":
+            place = place.parent
+            continue
+        try:
+            target = (place / part).readlink()
+        except OSError:  # no link
+            place /= part
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            return None
+        if target.is_absolute():
+            place = Path("/")
+        todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+    needed = "rx" if place.is_dir() else "r"
+    lacks = "".join(each for each in needed if not os.access(place, _ACCESS[each], effective_ids=True))
+    return _denial(place, lacks, private=private) if lacks else None
+
+
+def user() -> str:
+    """The name of the user that this process acts as."""
+    return _user(os.geteuid())
+
+
+def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
+    found = place.stat()
+    rights = f"mode {found.st_mode & 0o7777:04o}, owner {_user(found.st_uid)}:{_group(found.st_gid)}"
+    remedy = _remedy_of_owner(place, found) if private and found.st_uid != os.geteuid() else None
+    right = "search" if lacks == "x" else "read"
+    return Denial(_printable(str(place)), right, rights, _printable(remedy or _remedy(place, found, lacks)))
+
+
+def _remedy(place: Path, found: os.stat_result, lacks: str) -> str:
+    """What root or the owner types, so that this process gets what it lacks; nobody loses what they have."""
+    name = shlex.quote(str(place))
+    in_group = found.st_gid in (os.getegid(), *os.getgroups())
+    whose = "u" if found.st_uid == os.geteuid() else "g" if in_group else "o"
+    if found.st_mode & _bits(whose, lacks) == _bits(whose, lacks):
+        return f"its mode permits it, so an ACL or a security module does not: getfacl {name}"
+    if whose != "o" or found.st_mode & _bits("o", "r"):
+        return f"chmod {whose}+{lacks} {name}"
+    if found.st_uid == 0 and not found.st_mode & _bits("g", lacks):
+        return f"chgrp {_group(os.getegid())} {name} && chmod g+{lacks} {name}"
+    return f"setfacl -m u:{user()}:{lacks} {name}"
+
+
+def _remedy_of_owner(place: Path, found: os.stat_result) -> str | None:
+    """For what only one user may read; None for a directory of root's on the way."""
+    if found.st_uid:
+        owner = _user(found.st_uid)
+        return f"the relay and its commands have to run as {owner}; as root: runuser -u {owner} -- qumail-relay ..."
+    return None if place.is_dir() else f"chown {user()} {shlex.quote(str(place))}"
+
+
+def _bits(whose: str, rights: str) -> int:
+    return sum(_ACCESS[each] << _SHIFTS[whose] for each in rights)
+
+
+def _user(number: int) -> str:
+    return _name(lambda each: pwd.getpwuid(each).pw_name, number)
+
+
+def _group(number: int) -> str:
+    return _name(lambda each: grp.getgrgid(each).gr_name, number)
+
+
+def _name(known: Callable[[int], str], number: int) -> str:
+    try:
+        return known(number)
+    except KeyError:
+        return str(number)
+
+
+def _printable(text: str) -> str:
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

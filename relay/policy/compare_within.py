@@ -1,0 +1,118 @@
+"""Compares two sets of policies within a time, as `policy diff` does: few files at once, and a few more after them.
+Standard: policy/compare.py; what was not compared for want of time is said.
+
+A file decides together with those that would decide without it, and with those of people at its domain. So a group of
+files is compared with all of these, and with all floors and groups of people.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from urllib.parse import unquote
+
+from relay.policy.compare import ORDER, Difference, compare
+from relay.policy.decide import PolicySet
+from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates
+from relay.policy.step import SetFiles
+
+WHOLE = 500
+"""Maximum number of files of two sets that are compared at once."""
+GROUP = 50
+"""Number of files that are compared together, of larger sets."""
+PAUSE_S = 0.002
+"""Pause between two groups (seconds), in which other threads go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What differs, the most important first; of the files that may decide otherwise `done` were compared."""
+
+    differences: tuple[Difference, ...]
+    weaker: bool
+    done: int
+    files: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was left out."""
+        return self.done == self.files
+
+
+def compare_within(
+    seconds: float, before: SetFiles, now: SetFiles, clock: Callable[[], float] = time.monotonic
+) -> Compared:
+    """Compares until nothing is left, or the time is over when a group of files is done. Blocks."""
+    until = clock() + seconds
+    old, new = before.policies, now.policies
+    names = _to_compare(before, now)
+    if max(len(old.files), len(new.files)) <= WHOLE:
+        found = compare(old, new)
+        return Compared(found.differences, found.weaker, len(names), len(names))
+    seen: dict[tuple[str, ...], Difference] = {}
+    weaker, done = False, 0
+    for part in _parts(names, before, now):
+        if clock() > until:
+            break
+        comparison = compare(_only(old, part.names), _only(new, part.names))
+        weaker |= comparison.weaker
+        for each in comparison.differences:
+            seen.setdefault((each.direction, each.recipients, each.senders, each.message, *each.changed), each)
+        done += part.files
+        time.sleep(PAUSE_S)
+    differences = sorted(seen.values(), key=lambda each: ORDER.index(each.direction))
+    return Compared(tuple(differences), weaker, done, len(names))
+
+
+def _to_compare(before: SetFiles, now: SetFiles) -> list[str]:
+    """The files that may decide otherwise: those that differ, or all where something differs that counts for all."""
+    old, new = before.policies, now.policies
+    if (old.floors, old.groups, old.owners, old.site) == (new.floors, new.groups, new.owners, new.site):
+        edits = now.edits(before)
+        return [name for names in edits for name in names if name in old.files or name in new.files]
+    return list(dict.fromkeys((*old.files, *new.files)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Files that are compared together with all that they depend on."""
+
+    names: frozenset[str]
+    files: int
+
+
+def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_Part]:
+    people = _people(names, before, now)
+    separators = now.policies.site.tag_separators
+    for begin in range(0, max(len(names), 1), GROUP):
+        group = names[begin : begin + GROUP]
+        found = set(group)
+        for name in group:
+            found.update(people.get(name.removesuffix(SUFFIX), ()))
+            found.update(each for each, _ in candidates(_address(name), separators))
+        found.add(DEFAULT_FILE)
+        yield _Part(frozenset(found), len(group))
+
+
+def _people(names: Sequence[str], before: SetFiles, now: SetFiles) -> dict[str, set[str]]:
+    """The files of people at the domains whose files these are."""
+    found: dict[str, set[str]] = {name.removesuffix(SUFFIX): set() for name in names if "/" not in name}
+    for each in (before, now) if found else ():
+        for name in each.policies.files:
+            domain, person, _ = name.partition("/")
+            if person and domain in found:
+                found[domain].add(name)
+    return found
+
+
+def _address(name: str) -> FoldedAddress:
+    """One whom the file covers."""
+    directory, _, stem = name.removesuffix(SUFFIX).rpartition("/")
+    return FoldedAddress(unquote(stem), directory) if directory else FoldedAddress("anybody", stem)
+
+
+def _only(policies: PolicySet, names: frozenset[str]) -> PolicySet:
+    files = policies.files
+    return replace(policies, files=MappingProxyType({name: files[name] for name in names if name in files}))

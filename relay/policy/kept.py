@@ -1,0 +1,277 @@
+"""The last sets of policies that were in force, so that one can be served again or compared: a file of SQLite.
+Standard: SQLite's rollback journal; a set is there whole or not at all, and what two sets have in common is there once.
+
+A file of policies stands with the number of the first set that has it as it is, and of the first that has it no more.
+Of each set there is also what is to be recorded of it, until that is in the audit record.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from relay.config import Config
+from relay.errors import ConfigError
+from relay.policy.decide import PolicySet
+from relay.policy.load import PolicyFolder
+from relay.policy.step import Edits, SetFiles, Step
+from relay.policy.walk import digest_of
+
+KEPT_POLICIES = "policies.kept"
+"""What the directory is called, in the state directory."""
+MAX_SETS = 20
+"""Maximum number of sets kept."""
+MAX_OCTETS = 64 * 2**20
+"""Maximum size, in bytes, of what is kept beside the set in force."""
+BUSY_S = 5.0
+"""How long another process is waited for that has the file locked (seconds)."""
+FORMAT = 1
+_OVERHEAD = 64
+"""What a file takes beside its name and text, in bytes, about."""
+
+_TABLES = (
+    "CREATE TABLE files (name TEXT, since INTEGER, until INTEGER, octets INTEGER, text BLOB)",
+    "CREATE UNIQUE INDEX of_now ON files (name) WHERE until IS NULL",
+    "CREATE INDEX of_before ON files (until, octets) WHERE until IS NOT NULL",
+    "CREATE TABLE sets (number INTEGER PRIMARY KEY, version TEXT, directory TEXT, step TEXT)",
+    "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT)",
+    f"PRAGMA user_version = {FORMAT}",
+)
+_OF_SET = "since <= :number AND (until IS NULL OR until > :number)"
+
+
+class KeptSet(NamedTuple):
+    """One that is kept."""
+
+    number: int
+    version: str
+    directory: str
+
+
+class KeptTexts(NamedTuple):
+    """The files of a set that is kept, each with its name and its text in UTF-8."""
+
+    version: str
+    files: list[tuple[str, bytes]]
+
+    def read(self, folder: PolicyFolder) -> PolicySet:
+        """The set, read into an empty folder; raises ConfigError where it is not what it was."""
+        try:
+            policies = folder.read_texts((name, bytes(text).decode()) for name, text in self.files)
+        except (UnicodeDecodeError, TypeError) as error:
+            raise ConfigError(f"{folder.directory}: not the texts that were kept") from error
+        if policies.version != self.version:
+            raise ConfigError(f"{folder.directory}: not the whole of the set of this version")
+        return policies
+
+
+def kept_file(config: Config) -> Path:
+    """Where a relay keeps its sets: one file for each audit record, for each is the history of one relay."""
+    of = hashlib.sha256(os.fsencode(config.audit_directory.absolute())).hexdigest()[:8]
+    return config.state_directory / KEPT_POLICIES / f"{of}.db"
+
+
+def text_of_path(path: Path) -> str:
+    """A path as it stands there: a name need not be UTF-8."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+class KeptSets:
+    """The file, which each method opens for itself: any thread may call them, in several processes.
+
+    All of them block, and raise sqlite3.Error and OSError.
+    """
+
+    def __init__(self, file: Path) -> None:
+        """Nothing is made before the first set."""
+        self.file = file
+
+    @contextmanager
+    def writing(self) -> Iterator[Book]:
+        """What is done in the block is there whole afterwards, or not at all."""
+        with closing(self._made()) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield Book(connection)
+            except BaseException:
+                with suppress(sqlite3.Error):  # a full disk has ended it already
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextmanager
+    def reading(self) -> Iterator[Book]:
+        """What is there in one moment; the OSError where nothing is kept yet is FileNotFoundError."""
+        self.file.stat()
+        with closing(self._connected()) as connection:
+            connection.execute("BEGIN")
+            yield Book(connection)
+
+    def _connected(self) -> sqlite3.Connection:
+        # A journal that a killed process has left has to be played back, also for one that only reads.
+        where = f"{self.file.absolute().as_uri()}?mode=rw"
+        return sqlite3.connect(where, uri=True, timeout=BUSY_S, isolation_level=None)
+
+    def _made(self) -> sqlite3.Connection:
+        """The file, which is made where it is missing, and anew where it is no such file or one of another format."""
+        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for _ in range(2):
+            with suppress(FileExistsError):
+                os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            connection = self._connected()
+            try:
+                if _prepared(connection):
+                    return connection
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+                    connection.close()
+                    raise
+            connection.close()
+            self.file.unlink(missing_ok=True)
+            self.file.with_name(f"{self.file.name}-journal").unlink(missing_ok=True)
+        raise sqlite3.DatabaseError("it cannot be made anew")
+
+
+def _prepared(connection: sqlite3.Connection) -> bool:
+    """Whether it has these tables, which an empty file gets."""
+    [found] = connection.execute("PRAGMA user_version").fetchone()
+    if not found and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+        connection.execute("PRAGMA auto_vacuum = FULL")
+        connection.execute("BEGIN IMMEDIATE")
+        for each in _TABLES:
+            connection.execute(each)
+        connection.execute("COMMIT")
+        found = FORMAT
+    return bool(found == FORMAT)
+
+
+class Book:
+    """What the file has, within one transaction."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    # --- sets -----------------------------------------------------------------------------------------------------
+
+    @property
+    def newest(self) -> KeptSet | None:
+        """The one that came into force last of those that could be kept."""
+        found = self._connection.execute("SELECT number, version, directory FROM sets ORDER BY number DESC LIMIT 1")
+        return next((KeptSet(*row) for row in found), None)
+
+    def sets(self) -> list[KeptSet]:
+        """Those of which all files are kept, the newest first."""
+        rows = self._connection.execute(
+            "SELECT number, version, directory FROM sets WHERE number >= ? ORDER BY number DESC", (self._first_kept(),)
+        )
+        return [KeptSet(*row) for row in rows]
+
+    def beginning(self, digits: str) -> list[KeptSet]:
+        """Those that are kept whose version begins so, each version once."""
+        found = {each.version: each for each in self.sets() if each.version.startswith(digits)}
+        return list(found.values())
+
+    def texts(self, kept: KeptSet) -> KeptTexts:
+        """The files of a set, which can be read once nobody waits for this transaction any more."""
+        rows = self._connection.execute(f"SELECT name, text FROM files WHERE {_OF_SET}", {"number": kept.number})  # noqa: S608
+        return KeptTexts(kept.version, rows.fetchall())
+
+    def digests(self, number: int) -> Iterator[tuple[str, int]]:
+        """The files of a set, with the SHA-256 of name and text."""
+        rows = self._connection.execute(f"SELECT name, text FROM files WHERE {_OF_SET}", {"number": number})  # noqa: S608
+        return ((name, digest_of(name, bytes(text))) for name, text in rows)
+
+    def names(self) -> Iterator[str]:
+        """Those of all files of all sets."""
+        return (name for (name,) in self._connection.execute("SELECT DISTINCT name FROM files"))
+
+    def edits(self, now: SetFiles) -> Edits:
+        """What differs between the newest set that is kept and another one."""
+        there = dict(self.digests(newest.number)) if (newest := self.newest) is not None else {}
+        added, changed = [], []
+        for name in now.names():
+            was = there.pop(name, None)
+            if was is None:
+                added.append(name)
+            elif was != now.digest(name):
+                changed.append(name)
+        return Edits(added, changed, list(there))
+
+    def put(
+        self, now: SetFiles, edits: Edits, directory: Path, step: Step | None, text_of: Callable[[str], str]
+    ) -> int:
+        """Keeps a set, which differs so from the newest one, and what is to be recorded of it; gives its number.
+
+        `text_of` gives the text of a file of this name, and may raise ConfigError.
+        """
+        newest = self.newest
+        number = newest.number + 1 if newest is not None else 1
+        gone = ((number, name) for names in (edits.changed, edits.removed) for name in names)
+        self._connection.executemany("UPDATE files SET until = ? WHERE name = ? AND until IS NULL", gone)
+        rows = (_row(name, text_of(name), number) for names in (edits.added, edits.changed) for name in names)
+        self._connection.executemany("INSERT INTO files (name, text, octets, since) VALUES (?, ?, ?, ?)", rows)
+        self._connection.execute(
+            "INSERT INTO sets (number, version, directory, step) VALUES (?, ?, ?, ?)",
+            (number, now.policies.version, text_of_path(directory), step.as_json() if step is not None else None),
+        )
+        self._prune(number)
+        return number
+
+    def moved(self, number: int, directory: Path) -> None:
+        """The files of this set lie there now."""
+        self._connection.execute(
+            "UPDATE sets SET directory = ? WHERE number = ? AND directory != ?",
+            (text_of_path(directory), number, text_of_path(directory)),
+        )
+
+    def _first_kept(self) -> int:
+        return int(self.state("first_kept") or 0)
+
+    def _prune(self, newest: int) -> None:
+        """What is over the bounds goes, the oldest first; a set that is still to be recorded keeps its line."""
+        octets, first = 0, newest
+        found = self._connection.execute(
+            "SELECT until, SUM(octets) FROM files WHERE until IS NOT NULL GROUP BY until ORDER BY until DESC"
+        )
+        ended = {int(until): int(size) for until, size in found}
+        while first > max(1, newest - MAX_SETS + 1):
+            octets += ended.get(first, 0)
+            if octets > MAX_OCTETS:
+                break
+            first -= 1
+        first = max(first, self._first_kept())
+        self._connection.execute("DELETE FROM files WHERE until <= ?", (first,))
+        self._connection.execute("DELETE FROM sets WHERE number < ? AND step IS NULL", (first,))
+        self.set_state("first_kept", str(first))
+
+    # --- what is to be recorded -------------------------------------------------------------------------------------
+
+    def steps(self) -> list[tuple[KeptSet, Step]]:
+        """What is not recorded yet, as far as is known, the oldest first."""
+        rows = self._connection.execute(
+            "SELECT number, version, directory, step FROM sets WHERE step IS NOT NULL ORDER BY number"
+        )
+        return [(KeptSet(number, version, where), Step.from_json(step)) for number, version, where, step in rows]
+
+    def recorded(self, step: Step) -> None:
+        """It stands in the audit record."""
+        self._connection.execute("UPDATE sets SET step = NULL WHERE step = ?", (step.as_json(),))
+
+    def state(self, name: str) -> str | None:
+        """What was put down under this name."""
+        found = self._connection.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
+        return str(found[0]) if found else None
+
+    def set_state(self, name: str, value: str) -> None:
+        """Puts it down, for the process that starts next."""
+        self._connection.execute("INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)", (name, value))
+
+
+def _row(name: str, text: str, number: int) -> tuple[Any, ...]:
+    octets = text.encode()
+    return name, octets, len(octets) + len(name) + _OVERHEAD, number

@@ -1,0 +1,115 @@
+"""What differs between two sets of policies, and what is to be recorded of a set that comes into force.
+Standard: files are compared by SHA-256 over name and text, and named in bounded numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal, NamedTuple
+
+from relay.policy.decide import PolicySet
+from relay.policy.installing import Who
+
+Way = Literal["install", "edit", "start"]
+"""By `policy install`, by an edit while the relay served, or found when it started."""
+
+MAX_NAMES = 100
+"""Maximum number of files named of those that a set adds, changes or removes, each."""
+
+
+class Names(NamedTuple):
+    """The first of some names, and how many more there are."""
+
+    first: tuple[str, ...] = ()
+    more: int = 0
+
+    @classmethod
+    def of(cls, names: Collection[str]) -> Names:
+        """No more than are recorded."""
+        first = tuple(name for name, _ in zip(names, range(MAX_NAMES), strict=False))
+        return cls(first, len(names) - len(first))
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is to be recorded of a set that came into force; `before` is "" where none is known.
+
+    `time` is in nanoseconds since 1970, and `files` counts the policy files.
+    """
+
+    version: str
+    before: str
+    time: int
+    files: int
+    way: Way
+    who: Who
+    added: Names
+    changed: Names
+    removed: Names
+
+    def as_json(self) -> str:
+        """All of it, for `from_json`."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Step:
+        """Raises ValueError, KeyError and TypeError for anything else than what `as_json` gave."""
+        said = json.loads(text)
+        who = said.pop("who")
+        names = {name: Names(tuple(said[name][0]), said[name][1]) for name in ("added", "changed", "removed")}
+        return cls(**said | names, who=Who(tuple(who.pop("uids")), **who))
+
+
+class Edits(NamedTuple):
+    """The names of the files that differ between two sets."""
+
+    added: Collection[str] = ()
+    changed: Collection[str] = ()
+    removed: Collection[str] = ()
+
+
+class SetFiles(NamedTuple):
+    """A set with all of its files; those that are for no domain are in `beside`, by name, with their digests."""
+
+    policies: PolicySet
+    beside: Mapping[str, int]
+
+    def digest(self, name: str) -> int | None:
+        """SHA-256 of name and text; None where the set has no such file."""
+        file = self.policies.files.get(name)
+        return file.digest if file is not None else self.beside.get(name)
+
+    def names(self) -> Iterator[str]:
+        """Those of all files."""
+        yield from self.policies.files
+        yield from self.beside
+
+    def digests(self) -> Iterator[int]:
+        """SHA-256 of name and text of each file."""
+        yield from (file.digest for file in self.policies.files.values())
+        yield from self.beside.values()
+
+    def edits(self, before: SetFiles) -> Edits:
+        """What differs from the set before."""
+        digests = ((name, before.digest(name), self.digest(name)) for name in self.names())
+        differ = [(name, was) for name, was, now in digests if was != now]
+        removed = [name for name in before.names() if self.digest(name) is None]
+        return Edits(
+            [name for name, was in differ if was is None], [name for name, was in differ if was is not None], removed
+        )
+
+
+def digest_of_all(digests: Iterable[int]) -> str:
+    """SHA-256 over the digests of all files of a set, in their order, in hexadecimal."""
+    # In parts: to sort all of 100,000 at once would hold every thread.
+    parts: list[list[bytes]] = [[] for _ in range(256)]
+    for digest in digests:
+        octets = digest.to_bytes(32, "big")
+        parts[octets[0]].append(octets)
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(b"".join(sorted(part)))
+    return whole.hexdigest()

@@ -1,0 +1,219 @@
+"""Finds the parts of a message as mail programs show them: each type and file name that some program reads.
+Standard: RFC 2045, RFC 2046, RFC 2183; time is linear in the message, and what passes a bound is unclear.
+
+Programs do not agree about messages that are not quite as the standards have them. So whatever one of them may take for
+the beginning of a part is one here: behind a line that only begins with a boundary, behind the last delimiter, and for
+each boundary that is named. A rule asks whether there is a part, and one too many can only raise the level.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from relay import mime
+from relay.errors import MalformedMessage
+from relay.parameters import Structured, parse
+
+MAX_DEPTH = 8
+MAX_PARTS = 500
+MAX_DELIMITERS = 2000
+"""Maximum number of lines that begin with a boundary."""
+MAX_BOUNDARIES = 4
+"""Maximum number of boundaries that one field may name."""
+MAX_PART_HEADER_OCTETS = 16 * 1024
+MAX_PASSES = 12
+"""Maximum number of octets that are searched for delimiters, as a multiple of the message's size."""
+ODD_FIELD_OCTETS, ODD_FIELD_SHARE = 8 * 1024, 64
+"""Maximum work on all fields with several readings, in octets: this, and one for so many octets of the message."""
+PARAMETER_COSTS = 64
+"""What a parameter of such a field costs in addition to its octets, as a number of octets."""
+
+_FIELD = re.compile(
+    rb"\n[^ -~\t\r\n]*+(content-(?:type|disposition|transfer-encoding|name)|x-sun-data-name)[^!-~]*+:"
+    rb"((?:[^\r\n]++|(?:\r\n|\r|\n)[ \t])*+)",
+    re.IGNORECASE,
+)
+_NO_FIELD = re.compile(rb"\n(?![\r\n]|[!-9;-~]++[ \t]*+:|[ \t]++[^ \t\r\n]|\Z)")
+"""A line at which some programs see the end of the header."""
+_ODD_BLANK = re.compile(rb"\A\r\n[ \t]|[\r\n][\x0b\x0c\x1c-\x1f\x85\xa0]")
+"""Blanks at the beginning of a line that continue the one before for some programs only."""
+_MESSAGES = frozenset({"message/rfc822", "message/global", "message/news"})
+_FAMILIES = frozenset({"multipart", "message"})
+_UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
+"""What parts that hold others may be (RFC 2045, 6.4): programs do not agree whether they decode any other."""
+
+
+_NOTHING = Structured()
+
+
+class FoundPart(NamedTuple):
+    """One reading of a part: its type in lower case, and its file names as they stand, encoded words included."""
+
+    type: str
+    names: tuple[str, ...]
+
+
+class _Unclear(Exception):
+    """The structure is deeper, larger or stranger than is followed."""
+
+
+class _Delimiter(NamedTuple):
+    """A line that begins with a boundary: where it begins, and where the next line does.
+
+    `exact` is False where more stands in it; `last` where two hyphens say that it is the last one.
+    """
+
+    at: int
+    after: int
+    exact: bool
+    last: bool
+
+
+def find_parts(message: bytes) -> tuple[list[FoundPart], bool]:
+    """The parts, each kind once, in the order in which they begin, and whether there may be others."""
+    walk = _Walk(message)
+    unclear = False
+    try:
+        walk.entity(0, len(message), 0)
+    except (MalformedMessage, _Unclear):
+        unclear = True
+    return list(dict.fromkeys(walk.parts)), unclear
+
+
+class _Walk:
+    """Goes through a message, on the raw bytes and without copying bodies."""
+
+    def __init__(self, message: bytes) -> None:
+        self.parts: list[FoundPart] = []
+        self._message = message
+        self._entities = MAX_PARTS
+        self._delimiters_left = MAX_DELIMITERS
+        self._search = MAX_PASSES * len(message)
+        self._odd_fields = ODD_FIELD_OCTETS + len(message) // ODD_FIELD_SHARE
+
+    def entity(self, start: int, end: int, depth: int, *, in_digest: bool = False) -> None:
+        """One entity between two offsets: header, empty line, body. Raises _Unclear or MalformedMessage."""
+        self._entities -= 1
+        if depth > MAX_DEPTH or self._entities < 0:
+            raise _Unclear
+        header, body = self._header(start, end, outermost=depth == 0)
+        told = self._told(header)
+        content_type = told.get(b"content-type", _NOTHING)
+        kinds = _kinds(content_type, in_digest=in_digest)
+        names = tuple(dict.fromkeys([name for field, structured in told.items() for name in _names(field, structured)]))
+        families = {kind.partition("/")[0] for kind in kinds}
+        self.parts += [FoundPart(kind, names) for kind in kinds if names or not kind.startswith("multipart")]
+        if not families.isdisjoint(_FAMILIES):
+            encodings = told.get(b"content-transfer-encoding", _NOTHING).values
+            if "message/partial" in kinds or not _UNENCODED.issuperset(encodings):
+                raise _Unclear
+        if "message" in families:
+            if _NO_FIELD.search(header):
+                raise _Unclear
+            self.entity(body, end, depth + 1)
+        if "multipart" in families or content_type.octets("boundary"):  # some programs go by the boundary alone
+            found = self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
+            if not found and "multipart" in families:
+                raise _Unclear
+
+    def _header(self, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:
+        """An entity's header behind an end of line, and where its body begins."""
+        message = self._message
+        if outermost:
+            stop, body = mime.bounds(message)
+            if stop == body < end:  # a line stands between that is no field
+                raise _Unclear
+        elif message.startswith(b"\r\n", start):
+            stop, body = start, start + 2
+        else:
+            stop = message.find(b"\r\n\r\n", start, min(end, start + MAX_PART_HEADER_OCTETS))
+            if stop < 0 and end - start > MAX_PART_HEADER_OCTETS:
+                raise _Unclear
+            stop, body = (end, end) if stop < 0 else (stop + 2, stop + 4)
+        header = b"\r\n" + message[start:stop]
+        if _ODD_BLANK.search(header):  # it continues a line or none, or is read without its blanks
+            raise _Unclear
+        # Some programs end a line at a CR alone; a pattern that begins with one octet is fast.
+        return header if header.count(b"\r") == header.count(b"\r\n") else header.replace(b"\r", b"\n"), body
+
+    def _told(self, header: bytes) -> dict[bytes, Structured]:
+        """The fields that say what an entity is, by name; two of one name could be read in two ways."""
+        told: dict[bytes, Structured] = {}
+        for match in _FIELD.finditer(header):
+            name, structured = match[1].lower(), parse(match[2])
+            self._odd_fields -= 0 if structured.plain else len(match[2]) + PARAMETER_COSTS * match[2].count(b"=")
+            if name in told or structured.unclear or self._odd_fields < 0:
+                raise _Unclear
+            told[name] = structured
+        return told
+
+    def _multipart(self, content_type: Structured, start: int, end: int, depth: int, *, in_digest: bool) -> bool:
+        """The parts between the delimiters of each boundary that some program may read; whether there are any.
+
+        The delimiters are looked for from the beginning of the header, since programs do not agree where that ends.
+        """
+        named = content_type.octets("boundary")
+        boundaries = {each for octets in named for each in (octets.rstrip(), octets.strip()) if each}
+        if not boundaries or len(boundaries) > MAX_BOUNDARIES:
+            raise _Unclear
+        found = [self._between(boundary, start, end, depth, in_digest=in_digest) for boundary in sorted(boundaries)]
+        return any(found)
+
+    def _between(self, boundary: bytes, start: int, end: int, depth: int, *, in_digest: bool) -> bool:
+        """The parts between the delimiters of a boundary; whether there are any of these."""
+        found = closed = False
+        begins: list[int] = []
+        for delimiter in self._delimiters(boundary, max(0, start - 2), end):
+            found = True
+            if delimiter.exact:
+                for begin in begins:
+                    self.entity(begin, max(begin, delimiter.at), depth + 1, in_digest=in_digest)
+                begins, closed = [], delimiter.last
+            if not delimiter.last:
+                begins.append(delimiter.after)
+        for begin in begins:
+            self.entity(begin, end, depth + 1, in_digest=in_digest)
+        if found and not closed:
+            # The delimiters of an outer boundary have ended it, and some programs go on with this one behind them.
+            self._look(len(self._message) - end)
+            if self._message.find(b"\r\n--" + boundary, end) >= 0:
+                raise _Unclear
+        return found
+
+    def _delimiters(self, boundary: bytes, start: int, end: int) -> Iterator[_Delimiter]:
+        """Each line that begins with this boundary (RFC 2046, 5.1.1)."""
+        message, needle = self._message, b"\r\n--" + boundary
+        self._look(end - start)
+        while (at := message.find(needle, start, end)) >= 0:
+            self._delimiters_left -= 1
+            if self._delimiters_left < 0:
+                raise _Unclear
+            start = at + len(needle)
+            line_end = message.find(b"\r\n", start, end)
+            rest = message[start : line_end if line_end >= 0 else end].rstrip(b" \t")
+            after = line_end + 2 if line_end >= 0 else end
+            yield _Delimiter(at, min(after, end), rest in (b"", b"--"), rest == b"--")
+
+    def _look(self, octets: int) -> None:
+        self._search -= octets
+        if self._search < 0:
+            raise _Unclear
+
+
+def _kinds(content_type: Structured, *, in_digest: bool) -> tuple[str, ...]:
+    """Each type that a Content-Type may be read as, in lower case; the default where there is none or no right one."""
+    default = ("message/rfc822", "text/plain") if in_digest else ("text/plain",)
+    kinds = content_type.values
+    first, _, second = kinds[0].partition("/")
+    if first and second:
+        return kinds
+    return default if kinds == ("",) else (*kinds, *default)
+
+
+def _names(field: bytes, structured: Structured) -> tuple[str, ...]:
+    """Every name in a field that a mail program may offer for saving the part."""
+    if field in (b"content-type", b"content-disposition"):
+        return structured.readings("filename") + structured.readings("name")
+    return () if field == b"content-transfer-encoding" else structured.values

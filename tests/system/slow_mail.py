@@ -1,0 +1,194 @@
+"""What mail that is built to be slow does to other mail: `python -m tests.system.slow_mail`, outside the suite.
+It prints how long other mail waits, how long the event loop is held, and what each kind costs beside a plain mail.
+
+Two parts: relays in this process, whose event loop is measured as in test_loop_clock.py, and one that is a process of its
+own, for times that an administrator would see.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import structlog
+
+from relay import app, mime
+from relay.config import TCPAddress
+from relay.errors import MalformedMessage
+from relay.kme import DevelopmentKMEs, LinkSettings
+from tests.system.test_loop_clock import plain
+from tests.testlib import mails
+from tests.testlib.exact_sink import ExactSink
+from tests.testlib.hostile import MAKERS
+from tests.testlib.loop_clock import loop_clock
+from tests.testlib.sites import Site, make_site, relay_process
+from tests.testlib.submit import submit
+
+TARGETS = "no other mail waits 0.2 s, the loop is not held for 50 ms, no kind costs twice what a plain mail does"
+SETTINGS = 'max_message_size = "20 MiB"\nlmtp = "127.0.0.1:0"\n'
+POLICY = """
+levels = ["aes"]
+priority = "low"
+
+[[when]]
+subject_tag = ["[secret]", "[vertraulich]"]
+priority = "normal"
+
+[[when]]
+header = ["X-Secret: y*e*s*", "Sensitivity: *confidential*"]
+priority = "normal"
+
+[[when]]
+attachment_name = ["*.docx", "*secret*plan*", "*a*a*a*a*b"]
+priority = "normal"
+
+[[when]]
+attachment_type = ["application/pdf", "image/*"]
+larger_than = "10 MiB"
+smaller_than = "15 MiB"
+sender = "*@alice.example"
+priority = "normal"
+"""
+SMALL, LARGE = 250_000, 8_000_000
+say = partial(print, flush=True)
+TIMES = {SMALL: 8, LARGE: 3}
+"""How often each kind is sent to be measured."""
+
+
+@contextlib.asynccontextmanager
+async def site(directory: Path) -> AsyncIterator[tuple[Site, ExactSink]]:
+    """Alice's site, whose rules ask for everything, and where its mail goes."""
+    link = LinkSettings(key_rate=1e9, stored_key_limit=1_000_000)
+    kmes = DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
+    async with kmes, ExactSink() as sink:
+        made = make_site(
+            directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], settings=SETTINGS,
+            policies={"default.toml": POLICY}, outgoing=sink.address,
+        )  # fmt: skip
+        yield made, sink
+
+
+def load() -> list[bytes]:
+    """20 mails of 250 KB and 3 of 8 MB."""
+    kinds = ["everything that rules ask for", *(name for name in MAKERS if "semicolons" in name or "names" in name)]
+    small = [MAKERS[kinds[number % len(kinds)]](SMALL) for number in range(20)]
+    return small + [MAKERS[name](LARGE) for name in kinds[:3]]
+
+
+async def waits(address: TCPAddress, heavy: Sequence[bytes]) -> list[float]:
+    """Seconds that each small mail took while all of these were under way."""
+    found: list[float] = []
+    under_way = asyncio.gather(*[submit(address, message) for message in heavy])
+    while not under_way.done():
+        began = time.monotonic()
+        await submit(address, mails.plain())
+        found.append(time.monotonic() - began)
+    await under_way
+    return found
+
+
+def alike(message: bytes) -> bytes:
+    """A plain mail of this size, with a header as long and of as many lines, if that is not too long."""
+    try:
+        header = mime.searched_header(message)
+    except MalformedMessage:
+        return plain(len(message))
+    usual = mime.header_of(mails.plain())
+    rest, lines = len(header) - len(usual), header.count(b"\n") - usual.count(b"\n")
+    field = b"X-Note: ".ljust(max(10, rest // max(lines, 1)) - 2, b"x") + b"\r\n"
+    longer = usual + field * (max(0, rest) // len(field))
+    line = b"The figures are 42 and 43, as they were last year and the year before.\r\n"
+    return longer + b"\r\n" + line * ((len(message) - len(longer)) // len(line))
+
+
+def used(pid: int) -> float:
+    """Seconds of processor time of a process's threads."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+async def costs(pid: int, address: TCPAddress, messages: Mapping[str, bytes], times: int) -> dict[str, float]:
+    """Processor time that the relay takes for each of these, the least of several times."""
+    found: dict[str, float] = {}
+    for name, message in messages.items():
+        for _ in range(times):
+            before = used(pid)
+            await submit(address, message)
+            found[name] = min(found.get(name, 1e9), used(pid) - before)
+    return found
+
+
+async def other_mail(directory: Path) -> None:
+    """How long other mail waits, with the relay as a process of its own."""
+    async with site(directory) as (made, _), relay_process(made) as relay:
+        address = relay.addresses["outgoing"]
+        for what, heavy in (
+            ("nothing", []),
+            ("plain mail", [plain(SMALL)] * 20 + [plain(LARGE)] * 3),
+            ("slow mail", load()),
+        ):
+            found = sorted(await waits(address, heavy) or [0.0])
+            for _ in range(20 if not heavy else 0):
+                found = sorted([*found, *await waits(address, [mails.plain()])])
+            middle = found[len(found) // 2]
+            say(
+                f"beside {what:<20} {len(found):4} mails: {middle * 1000:6.0f} ms, the slowest {found[-1] * 1000:6.0f} ms"
+            )
+
+
+async def each_kind(directory: Path, names: Sequence[str], sizes: Sequence[int]) -> None:
+    """What each kind costs, as a multiple of what a plain mail of its size does."""
+    async with site(directory) as (made, sink), relay_process(made) as relay:
+        address, pid = relay.addresses["outgoing"], relay.process.pid
+        for size in sizes:
+            await costs(pid, address, {"warm": plain(size)}, 3)
+            messages = {name: MAKERS[name](size) for name in names}
+            ratios = []
+            for name, message in messages.items():
+                compared = {"body": plain(len(message)), "both": alike(message)}
+                usual = await costs(pid, address, compared, TIMES[size])
+                sink.arrived.clear()
+                slow = (await costs(pid, address, {name: message}, TIMES[size]))[name]
+                ratios.append((slow / usual["both"], slow / usual["body"], slow, name, bool(sink.arrived)))
+            say("  octets  times a plain mail, a short header")
+            for *factors, took, name, left in sorted(ratios, reverse=True):
+                beside = " ".join([f"{factor:20.2f}" for factor in factors])
+                say(f"{size:8} {beside} {took * 1000:7.1f} ms {'' if left else '(refused) '}{name}")
+
+
+async def loop_held(directory: Path) -> None:
+    """How long the event loop of the relay works on one thing, with all of it at once."""
+    async with site(directory) as (made, _), app.running(made.config) as addresses:
+        with loop_clock() as clock:
+            await waits(addresses["outgoing"], load())
+        say(f"the loop was held for {clock.slowest * 1000:.0f} ms at most\n{clock.where}")
+
+
+async def main() -> None:
+    """Everything, or what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m tests.system.slow_mail", description=__doc__)
+    parser.add_argument("--kind", action="append", help="only kinds (MAKERS) that have this in their names")
+    parser.add_argument("--small", action="store_true", help="no mails of 8 MB")
+    arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    names = [name for name in MAKERS if not arguments.kind or any(each in name for each in arguments.kind)]
+    say(f"Python {platform.python_version()}; {TARGETS}")
+    for part in (other_mail, loop_held):
+        if not arguments.kind:
+            with tempfile.TemporaryDirectory() as directory:
+                await part(Path(directory))
+    with tempfile.TemporaryDirectory() as directory:
+        await each_kind(Path(directory), names, [SMALL] if arguments.small else [SMALL, LARGE])
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))

@@ -1,0 +1,395 @@
+"""What is known of who has put a set of policies into force, what is kept of sets, and how they are compared and found.
+Standard: deploy/AUDIT.md; what a stranger could have written counts for nothing, and each bound is kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from relay.audit import policy_places
+from relay.audit.chain import START, Chain, Place
+from relay.audit.entries import AddressHash, event_members
+from relay.audit.policy_fields import MAX_DIFFERENCES, of_comparison, of_step
+from relay.audit.policy_places import POLICIES, Places, newest_first
+from relay.audit.reading import records
+from relay.errors import ConfigError
+from relay.policy import compare_within as within
+from relay.policy import kept
+from relay.policy.compare_within import Compared, compare_within
+from relay.policy.installing import LinkId, Who, link_of, owner_of_link, read_note, write_note
+from relay.policy.kept import KeptSets
+from relay.policy.last_good import MAX_COMPARED, LastGood
+from relay.policy.load import PolicyFolder
+from relay.policy.reload import PoliciesInForce
+from relay.policy.step import MAX_NAMES, Names, SetFiles, Step, digest_of_all
+from relay.store.secret import SiteSecret
+from tests.testlib.nobody import as_nobody, by_root
+from tests.unit.policy.test_policy import AES, PEERS, write
+
+PQC = 'levels = ["pqc"]\n'
+CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
+FLOOR = '[[floor]]\nsender = "*@board.alice.example"\nlevels = ["otp"]\n'
+VERSION = "0123456789ab"
+
+
+# --- who it was -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="link")
+def _link(tmp_path: Path) -> Path:
+    """The link to a set, as `policy install` leaves it."""
+    (tmp_path / "set").mkdir()
+    beside, link = tmp_path / "beside", tmp_path / "policies"
+    beside.symlink_to("set")
+    write_note(link, beside, VERSION)
+    return beside.rename(link)
+
+
+def note_of(link: Path) -> Path:
+    return link.with_name(".policies.installed")
+
+
+def test_a_note_says_who_has_installed_a_set_once(link: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    note = read_note(link, VERSION, 0)
+    assert note is not None
+    assert note.who == Who((os.geteuid(),), known_by="command")
+    assert read_note(link, VERSION, note.time) is None
+    assert note_of(link).stat().st_mode & 0o777 == 0o644
+    assert sorted(path.name for path in link.parent.iterdir()) == [".policies.installed", "policies", "set"]
+
+
+def _changed(**changes: Any) -> Callable[[Path], None]:
+    def change(note: Path) -> None:
+        note.write_text(json.dumps(json.loads(note.read_text()) | changes))
+
+    return change
+
+
+def _a_link(note: Path) -> None:
+    note.rename(note.with_name("moved")).with_name(note.name).symlink_to("moved")
+
+
+def _another_link(note: Path) -> None:
+    link = note.with_name("policies")
+    link.rename(note.with_name("kept, so that its inode is not used again"))
+    link.symlink_to("set")
+
+
+def _no_link(note: Path) -> None:
+    note.with_name("policies").unlink()
+    note.with_name("set").rename(note.with_name("policies"))
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        _changed(version="ba9876543210"),
+        _changed(link=1),
+        _changed(time="late"),
+        _changed(time=1),
+        lambda note: note.write_text("[" * 4000),
+        lambda note: note.write_bytes(b"\xff"),
+        lambda note: note.write_text(note.read_text() + " " * 4096 + "1"),
+        lambda note: note.chmod(0o664),
+        lambda note: note.chmod(0o646),
+        Path.unlink,
+        _a_link,
+        _another_link,
+        _no_link,
+        pytest.param(lambda note: os.chown(note, 12345, 0), marks=by_root),
+        pytest.param(lambda note: os.chown(note.with_name("policies"), 12345, 0, follow_symlinks=False), marks=by_root),
+    ],
+    ids=["of another version", "of another link", "without a time", "an old one", "deep", "no text", "long", "of a group",
+        "of all", "gone", "a link", "the link is another one", "no link", "not of the link's owner", "the link is another's"],
+)  # fmt: skip
+def test_a_note_that_somebody_else_may_have_put_there_counts_for_nothing(
+    link: Path, forge: Callable[[Path], object]
+) -> None:
+    assert read_note(link, VERSION, 1) is not None
+    forge(note_of(link))
+    assert read_note(link, VERSION, 1) is None
+
+
+@by_root
+def test_only_what_root_says_of_sudo_is_believed(link: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _changed(sudo_user="ann")(note_of(link))
+    found = read_note(link, VERSION, 0)
+    assert found is not None
+    assert found.who.sudo_user == "ann"
+    for path in (link, note_of(link)):
+        os.chown(path, 12345, 0, follow_symlinks=False)
+    found = read_note(link, VERSION, 0)
+    assert found is not None
+    assert found.who == Who((12345,), known_by="command")
+
+
+@by_root
+def test_an_edit_after_the_link_was_swapped_is_whose_the_file_is(tmp_path: Path) -> None:
+    write(tmp_path / "set", {"default.toml": AES})
+    (tmp_path / "policies").symlink_to("set")
+    os.chown(tmp_path / "set" / "default.toml", 12345, 0)
+    link = link_of(tmp_path / "policies")
+    assert link is not None
+    for changed, who in ((2**62, Who((0,), known_by="link")), (0, Who((12345,), known_by="files"))):
+        found = owner_of_link(tmp_path / "policies", LinkId(link.inode, changed, link.target), ["default.toml", "gone"])
+        assert found == who
+
+
+# --- what is kept ---------------------------------------------------------------------------------------------------
+
+
+def in_force(directory: Path, last_good: LastGood | None = None) -> PoliciesInForce:
+    return PoliciesInForce(directory, PEERS, last_good=last_good or LastGood(KeptSets(directory.with_name("sets.db"))))
+
+
+def edit(policies: PoliciesInForce, files: dict[str, str]) -> str:
+    write(policies().directory, files)
+    policies.reload()
+    return policies().version
+
+
+def test_the_last_sets_are_kept_and_what_they_have_in_common_is_there_once(tmp_path: Path) -> None:
+    directory = write(tmp_path / "policies", {"default.toml": AES} | {f"d{n}.example.toml": PQC for n in range(50)})
+    policies = in_force(directory)
+    versions = [edit(policies, {"default.toml": f"{AES}# {n}\n"}) for n in range(kept.MAX_SETS + 5)]
+    sets = KeptSets(tmp_path / "sets.db")
+    with sets.reading() as book:
+        assert [each.version for each in book.sets()] == versions[: -kept.MAX_SETS - 1 : -1]
+        for each in book.sets():
+            folder = PolicyFolder(tmp_path / "nowhere", PEERS)
+            assert book.texts(each).read(folder).version == each.version
+            assert len(folder.read_texts([]).files) == 51
+    with closing(sqlite3.connect(tmp_path / "sets.db")) as database:
+        assert database.execute("SELECT COUNT(*) FROM files").fetchone() == (50 + kept.MAX_SETS,)
+
+
+def test_what_is_kept_beside_the_set_in_force_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "MAX_OCTETS", 25_000)
+    directory = write(tmp_path / "policies", {"default.toml": AES})
+    policies = in_force(directory)
+    for n in range(6):
+        edit(policies, {"default.toml": f"{AES}# {str(n) * 10_000}\n"})
+    with KeptSets(tmp_path / "sets.db").reading() as book:
+        assert len(book.sets()) == 3
+    edit(policies, {"default.toml": f"{AES}# {'x' * 30_000}\n"})
+    edit(policies, {"default.toml": AES})
+    with KeptSets(tmp_path / "sets.db").reading() as book:
+        assert [each.version for each in book.sets()] == [policies().version]
+
+
+def test_what_could_not_be_kept_is_to_be_recorded_and_the_next_set_is_kept_whole(tmp_path: Path) -> None:
+    directory = write(tmp_path / "policies", {"default.toml": AES, "bob.example.toml": AES})
+    (tmp_path / "sets").write_text("in the way")
+    last_good = LastGood(KeptSets(tmp_path / "sets" / "sets.db"))
+    with capture_logs() as logs:
+        policies = in_force(directory, last_good)
+        edit(policies, {"default.toml": PQC})
+    assert [each["event"] for each in logs] == ["policies_not_kept", "policies_not_kept", "policies_loaded"]
+    (tmp_path / "sets").unlink()
+    edit(policies, {"bob.example.toml": PQC})
+    assert [(each.step.way, each.step.changed.first) for each in last_good.came] == [
+        ("start", ()), ("edit", ("default.toml",)), ("edit", ("bob.example.toml",))
+    ]  # fmt: skip
+    with last_good.sets.reading() as book:
+        [newest] = book.sets()
+        assert book.texts(newest).read(PolicyFolder(directory, PEERS)).version == policies().version
+        assert [found for _, found in book.steps()] == [last_good.came[-1].step]
+
+
+def test_where_the_file_is_lost_the_set_in_force_is_read_again_unless_it_has_changed(tmp_path: Path) -> None:
+    directory = write(tmp_path / "policies", {"default.toml": AES, "bob.example.toml": AES})
+    policies = in_force(directory)
+    (tmp_path / "sets.db").unlink()
+    edit(policies, {"default.toml": PQC})
+    with KeptSets(tmp_path / "sets.db").reading() as book:
+        assert [each.version for each in book.sets()] == [policies().version]
+
+
+def test_many_sets_at_once_hold_no_more_memory_than_a_few(tmp_path: Path) -> None:
+    last_good = LastGood(KeptSets(tmp_path / "sets.db"))
+    policies = in_force(write(tmp_path / "policies", {"default.toml": AES}), last_good)
+    for n in range(MAX_COMPARED + 3):
+        edit(policies, {"default.toml": f"{AES}# {n}\n"})
+    assert [each.now is None for each in last_good.came].count(True) == 4
+    assert last_good.came[-1].missing
+
+
+def test_a_step_is_read_as_it_was_written() -> None:
+    said = Step(
+        "1" * 12, "", 7, 9, "start", Who((0, 1), "ann", "link"), Names.of(list("ab")), Names.of(["x"] * 150), Names()
+    )
+    assert Step.from_json(said.as_json()) == said
+    assert (len(said.changed.first), said.changed.more) == (MAX_NAMES, 50)
+
+
+def test_the_digest_of_a_set_can_be_made_from_its_files_alone(tmp_path: Path) -> None:
+    folder = PolicyFolder(write(tmp_path, {"default.toml": AES, "b.example/x.toml": PQC, "floors.toml": FLOOR}), PEERS)
+    files = SetFiles(folder.read(), folder.digests_beside)
+    each = [hashlib.sha256(b"%b\0%b" % (str(path.relative_to(tmp_path)).encode(), path.read_bytes())).digest()
+            for path in tmp_path.rglob("*.toml")]  # fmt: skip
+    assert digest_of_all(files.digests()) == hashlib.sha256(b"".join(sorted(each))).hexdigest()
+
+
+# --- how sets are compared ------------------------------------------------------------------------------------------
+
+
+def both(tmp_path: Path, old: dict[str, str], new: dict[str, str]) -> tuple[SetFiles, SetFiles]:
+    folders = [PolicyFolder(write(tmp_path / name, files), PEERS) for name, files in (("old", old), ("new", new))]
+    before, now = (SetFiles(folder.read(), folder.digests_beside) for folder in folders)
+    return before, now
+
+
+MANY = {"default.toml": AES} | {f"d{n}.example.toml": AES for n in range(8)} | {"d1.example/ann.toml": PQC}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"d1.example.toml": CLEAR},
+        {"default.toml": CLEAR},
+        {"d1.example/ann.toml": CLEAR, "d2.example/ben.toml": PQC},
+        {"d3.example.toml": 'levels = ["pqc"]\nsubdomains = true\n', "sub.d3.example.toml": CLEAR},
+        {"floors.toml": FLOOR},
+        {"default.toml": PQC, "d1.example.toml": 'levels = ["otp"]\n', "floors.toml": FLOOR},
+    ],
+)
+def test_a_few_files_at_once_show_what_all_at_once_do(
+    changes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, now = both(tmp_path, MANY, MANY | changes)
+    whole = compare_within(60, before, now)
+    monkeypatch.setattr(within, "WHOLE", 0)
+    monkeypatch.setattr(within, "GROUP", 2)
+    parts = compare_within(60, before, now)
+
+    def shown(found: Compared) -> set[tuple[str, ...]]:
+        return {(each.direction, each.recipients, *each.changed) for each in found.differences}
+
+    # Whom default.toml is for is called by each domain only where the files of all domains are looked at.
+    assert {each for each in shown(whole) - shown(parts) if "everybody below" not in each[1]} == set()
+    assert shown(parts) <= shown(whole)
+    assert (parts.weaker, parts.whole, whole.whole) == (whole.weaker, True, True)
+
+
+def test_what_takes_too_long_is_compared_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(within, "WHOLE", 0)
+    monkeypatch.setattr(within, "GROUP", 1)
+    before, now = both(tmp_path, MANY, dict.fromkeys(MANY, PQC))
+    ticks = iter(range(100))
+    found = compare_within(4, before, now, lambda: float(next(ticks)))
+    assert (found.done, found.files, found.whole, found.weaker) == (4, 9, False, True)
+    fields = of_comparison(found, "", AddressHash(None))
+    assert (fields["compared"], fields["weaker"]) == ("4 of 9 files", True)
+
+
+# --- how they stand in the record, and are found there --------------------------------------------------------------
+
+
+def test_addresses_are_hashed_in_names_and_differences_and_there_is_no_more_than_a_few(tmp_path: Path) -> None:
+    people = {f"bob.example/p{n}.toml": AES for n in range(30)}
+    before, now = both(tmp_path, {"default.toml": AES} | people, {"default.toml": AES} | dict.fromkeys(people, CLEAR))
+    addresses = AddressHash(SiteSecret(bytes(32)))
+    fields = of_comparison(compare_within(60, before, now), "", addresses)
+    assert (len(fields["weakened"]), fields["weakened_more"]) == (MAX_DIFFERENCES, 10)
+    said = Step(VERSION, "", 7, 31, "edit", Who(), Names(), Names.of([*people, "bob.example.toml"]), Names())
+    fields |= of_step(said, addresses)
+    assert f"bob.example/{addresses.write('p7@bob.example')}.toml" in fields["changed"]
+    assert "bob.example.toml" in fields["changed"]
+    assert "p7" not in json.dumps(fields)
+    assert "bob.example/p7.toml" in json.dumps(of_step(said, AddressHash(None)))
+
+
+@pytest.fixture(name="directory")
+def _directory(tmp_path: Path) -> Path:
+    """Twelve records of policies in small files, with others between them, as a relay writes them."""
+    directory = tmp_path / "audit"
+    chain, places = Chain(directory, file_octets=2000), None
+    for number in range(12):
+        chain.append([event_members("mail", {"mail": "x" * 300})] * 3, flush=False)
+        earlier: dict[str, Any] = {"earlier": list(places.behind)} if places is not None else {}
+        places = Places(chain.place, places.behind if places is not None else None)
+        places.write(directory)
+        chain.append([event_members(POLICIES, {"version": f"{number:012}", **earlier})], flush=False)
+    chain.append([event_members("mail", {"mail": "last"})] * 30, flush=False)
+    chain.close()
+    return directory
+
+
+def _nothing(directory: Path) -> None:
+    """As it is."""
+
+
+def _place_lost(directory: Path) -> None:
+    (directory / ".policies").unlink()
+
+
+def _place_damaged(directory: Path) -> None:
+    (directory / ".policies").write_text("[[1, 2]")
+
+
+def _killed_behind_the_place(directory: Path) -> None:
+    places = Places.read(directory)
+    assert places is not None
+    chain = Chain(directory)
+    chain.append([], flush=False)
+    Places(chain.place, places.behind).write(directory)
+    chain.close()
+
+
+def _one_without(directory: Path) -> None:
+    """A relay that had lost its place."""
+    chain = Chain(directory)
+    chain.append([], flush=False)
+    Places(chain.place, None).write(directory)
+    chain.append([event_members(POLICIES, {"version": f"{12:012}"})], flush=False)
+    chain.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "number"),
+    [(_nothing, 12), (_place_lost, 12), (_place_damaged, 12), (_killed_behind_the_place, 12), (_one_without, 13)],
+)
+def test_records_of_policies_are_found_the_newest_first(
+    directory: Path, change: Callable[[Path], None], number: int
+) -> None:
+    change(directory)
+    found = [int(each["version"]) for each in newest_first(directory)]
+    assert found == list(range(number - 1, -1, -1))
+
+
+def test_what_is_between_them_is_not_read(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr(policy_places, "lines_in", lambda file, behind=START: read.append(file.path.name))
+    assert [each["version"] for each, _ in zip(newest_first(directory), range(3), strict=False)][2] == f"{9:012}"
+    assert read == []
+
+
+def test_of_what_was_removed_as_too_old_nothing_is_told_and_of_all_else_everything(directory: Path) -> None:
+    for file in sorted(directory.glob("0*.jsonl"))[:-1]:
+        file.unlink()
+        assert list(newest_first(directory)) == list(records(directory, events=(POLICIES,)))[::-1]
+
+
+def test_a_place_that_cannot_be_written_is_taken_away(directory: Path) -> None:
+    (directory / ".policies.new").mkdir()
+    with capture_logs() as logs:
+        Places(Place(1, 0), None).write(directory)
+    assert [each["event"] for each in logs] == ["policy_places_not_written"]
+    assert Places.read(directory) is None
+
+
+@by_root
+def test_a_record_that_may_not_be_looked_at_is_not_one_without_policies(directory: Path) -> None:
+    with as_nobody(), pytest.raises(ConfigError, match="cannot be read: Permission denied"):
+        list(newest_first(directory))
+    assert list(newest_first(directory.with_name("nothing yet"))) == []

@@ -1,0 +1,170 @@
+"""The parts of a message: whatever some mail program takes for a part is found, and what is not followed is unclear.
+Standard: RFC 2045, RFC 2046; structures that programs are known to read differently.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relay.policy import structure
+from relay.policy.content import MessageFacts
+from relay.policy.structure import MAX_DEPTH, MAX_PART_HEADER_OCTETS, MAX_PARTS, find_parts
+
+FILE = b"Content-Type: a/b\r\nContent-Disposition: attachment; filename=a.doc\r\n\r\nx\r\n"
+DEEP = b"".join(b"Content-Type: multipart/mixed; boundary=%02d\r\n\r\n--%02d\r\n" % (n, n) for n in range(MAX_DEPTH))
+
+
+def mixed(parameters: bytes, body: bytes = b"--b\r\n" + FILE + b"--b--\r\n") -> bytes:
+    return b"Content-Type: multipart/mixed" + parameters + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        FILE,
+        mixed(b"; boundary=b"),
+        mixed(b'; boundary="b"'),
+        mixed(b'; boundary="\\b"'),
+        mixed(b"; boundary=b (comment)"),
+        mixed(b"; boundary (comment) = b"),
+        mixed(b"; boundary='b'", b"--'b'\r\n" + FILE),
+        mixed(b"; boundary*=utf-8''b"),
+        mixed(b"; boundary*=utf-8'en'%62"),
+        mixed(b"; boundary*=nonsense''b"),
+        mixed(b'; boundary*0="b"'),
+        mixed(b"; boundary*0*=utf-8''b"),
+        mixed(b"; boundary*1=c; boundary*0=b", b"--bc\r\n" + FILE + b"--bc--\r\n"),
+        mixed(b"; boundary=a; boundary=b"),
+        mixed(b"; boundary=b; boundary=a"),
+        mixed(b"; boundary=a; boundary*=utf-8''b"),
+        mixed(b'; x="\\"; boundary=b'),
+        mixed(b" boundary=b"),
+        mixed(b", boundary=b"),
+        mixed(b"; boundary=b", b"--b\r\n" + FILE),
+        mixed(b"; boundary=b", b"--b\r\n" + FILE[:-2]),
+        mixed(b"; boundary=b", b"--b \t\r\n" + FILE + b"--b--"),
+        mixed(b"; boundary=b", b"--bc\r\n" + FILE + b"--b--\r\n"),
+        mixed(b"; boundary=b", b"--b\r\n\r\ntext\r\n--b--\r\n--b\r\n" + FILE),
+        mixed(b"; boundary=b", b"preamble\r\n--b\r\n" + FILE + b"--b--\r\nepilogue"),
+        mixed(b"; boundary=b").replace(b"multipart/mixed", b"multipart/x-unknown"),
+        mixed(b"; boundary=b").replace(b"multipart/mixed", b"Multipart / Mixed"),
+        mixed(b"; boundary=b").replace(b"multipart/mixed", b"multipart"),
+        mixed(b"; boundary=b").replace(b"multipart/mixed", b"multipart/mixed (comment)"),
+        b"X: y\r\n" + mixed(b";\r\n boundary=\r\n\tb"),
+        mixed(b"; boundary=a", b"--a\r\n" + mixed(b"; boundary=b") + b"--a--"),
+        mixed(b"; boundary=a", b"--a\r\n" + mixed(b"; boundary=ab", b"--ab\r\n" + FILE + b"--ab--\r\n--a--")),
+        mixed(b"; boundary=b", b"--b\r\nno field\r\n" + FILE + b"--b--\r\n"),
+        mixed(b"; boundary=a", b"--a\r\nno field\r\n" + mixed(b"; boundary=b") + b"--a--\r\n"),
+        *(
+            b"Content-Type: message/" + kind + b"\r\n\r\n" + FILE
+            for kind in (b"rfc822", b"global", b"news", b"x-other")
+        ),
+        b"Content-Type: multipart/digest; boundary=b\r\n\r\n--b\r\n\r\n" + FILE + b"--b--\r\n",
+        b"Content-Type: text/html; name=a.doc\r\n\r\nx",
+        b"Content-Type: text/html; filename=a.doc\r\n\r\nx",
+        b"Content-Disposition: inline; name=a.doc\r\n\r\nx",
+        b"Content-Name: a.doc\r\n\r\nx",
+        b"X-Sun-Data-Name: a.doc\r\n\r\nx",
+        b"Content-Type: message/rfc822; name=a.doc\r\n\r\nX: y\r\n\r\nx",
+        DEEP + FILE,
+    ],
+)
+def test_a_file_that_some_program_shows_is_found(message: bytes) -> None:
+    parts, unclear = find_parts(message)
+    assert "a.doc" in {name for part in parts for name in part.names}
+    assert not unclear
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        mixed(b""),
+        mixed(b'; boundary=""'),
+        mixed(b"; boundary=x"),
+        mixed(b"; " + b"; ".join(b"boundary=%d" % number for number in range(9))),
+        mixed(b'; boundary="' + b"b" * 9000 + b'"'),
+        mixed(b"; boundary=b\r\nContent-Transfer-Encoding: base64"),
+        mixed(b"; boundary=b\r\nContent-Transfer-Encoding: 7bit (base64)"),
+        mixed(b"; boundary=b\r\nContent-Transfer-Encoding: x-uuencode"),
+        mixed(b"; boundary=b\r\nContent-Type: text/plain"),
+        mixed(b"; boundary=b\r\nno field"),
+        mixed(b"; boundary=a", b"--a\r\n" + mixed(b"; boundary=b").replace(b"\r\n\r\n", b"\r\n \r\n", 1) + b"--a--"),
+        mixed(b"; boundary=b").replace(b"\r\n\r\n", b"\r\n \r\n", 1),
+        mixed(b"; boundary=b", b"--b\r\n Content-Type: a/b\r\n\r\nx"),
+        mixed(b"; boundary=b", b"--b\r\n" + b"X: y\r\n" * (MAX_PART_HEADER_OCTETS // 6 + 1) + b"\r\nx"),
+        mixed(b"; boundary=b", b"--b\r\n\r\nx\r\n" * (MAX_PARTS + 1)),
+        mixed(
+            b"; boundary=a",
+            b"--a\r\n" + mixed(b"; boundary=b", b"--b\r\n\r\nx") + b"\r\n--a\r\n\r\nx\r\n--b\r\n" + FILE,
+        ),
+        b"Content-Type: message/partial; id=x\r\n\r\nx",
+        b"Content-Type: message/rfc822\r\nContent-Transfer-Encoding: base64\r\n\r\nx",
+        mixed(b"; boundary=b", b"--b\r\nContent-Type: message/rfc822\r\nno field\r\n\r\n\r\n--b--"),
+        mixed(b"; boundary=b", b"--b\r\nContent-Type: message/rfc822\r\n \r\n\r\n--b--"),
+        DEEP + mixed(b"; boundary=b"),
+    ],
+)
+def test_what_cannot_be_followed_to_its_end_is_unclear(message: bytes) -> None:
+    assert find_parts(message)[1]
+
+
+def test_a_usual_message_has_its_parts_and_no_others() -> None:
+    """A rule must not take a mail for more than it is."""
+    text = b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 8bit\r\n\r\nx\r\n"
+    page = b"Content-Type: text/html; charset=utf-8\r\n\r\nx\r\n"
+    alternative = (
+        b'Content-Type: multipart/alternative;\r\n boundary="=_b_1"\r\n\r\n--=_b_1\r\n' + text + b"--=_b_1\r\n" + page
+    )
+    body = b"--=_a\r\n" + alternative + b"--=_b_1--\r\n\r\n--=_a\r\n" + FILE + b"--=_a--\r\n"
+    parts, unclear = find_parts(mixed(b';\r\n boundary="=_a"', body))
+    assert [(part.type, part.names) for part in parts] == [("text/plain", ()), ("text/html", ()), ("a/b", ("a.doc",))]
+    assert not unclear
+
+
+def test_many_forwarded_messages_are_followed() -> None:
+    files = [FILE.replace(b"a.doc", b"a%d.doc" % n) for n in range(90)]
+    forwarded = [mixed(b"; boundary=b%02d" % n, b"--b%02d\r\n%b--b%02d--\r\n" % (n, files[n], n)) for n in range(90)]
+    body = b"".join(b"--b\r\nContent-Type: message/rfc822\r\n\r\n" + each for each in forwarded) + b"--b--\r\n"
+    parts, unclear = find_parts(mixed(b"; boundary=-b", body.replace(b"--b\r\n", b"---b\r\n")))
+    assert not unclear
+    assert [part.names for part in parts if part.type == "a/b"] == [(f"a{n}.doc",) for n in range(90)]
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"--a\r\n", b"--b\r\n", b"--b--\r\n", b"\r\n", FILE, b"x", b" ", mixed(b"; boundary=b"), DEEP[:60]]
+        )
+    )
+)
+def test_nothing_raises(lines: list[bytes]) -> None:
+    assert isinstance(find_parts(mixed(b"; boundary=a", b"".join(lines)))[1], bool)
+
+
+def test_one_message_is_read_while_another_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread may read a slow one; what the event loop reads meanwhile must not wait for it."""
+    under_way, over = threading.Event(), threading.Event()
+    real = structure._Walk.entity
+
+    def slow(self: structure._Walk, start: int, end: int, depth: int, *, in_digest: bool = False) -> None:
+        if b"slow" in self._message:
+            under_way.set()
+            over.wait()
+        real(self, start, end, depth, in_digest=in_digest)
+
+    monkeypatch.setattr(structure._Walk, "entity", slow)
+    facts = MessageFacts(b"X: slow\r\n\r\n"), MessageFacts(FILE)
+    threads = [threading.Thread(target=getattr, args=(each, "parts")) for each in facts]
+    threads[0].start()
+    under_way.wait()
+    threads[1].start()
+    threads[1].join(20)
+    waits = threads[1].is_alive()
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert not waits
