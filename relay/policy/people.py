@@ -52,12 +52,9 @@ IN_DOUBT = Reading(doubt=True)
 
 @lru_cache(maxsize=1024)
 def read_mailbox(address: str) -> FoldedAddress | None:
-    """An address of an SMTP envelope; None where it cannot be read without doubt.
-
-    One dot behind the domain is left out: Postfix takes it away, but only after a milter has seen the address.
-    """
+    """An address of an SMTP envelope; None where it cannot be read without doubt."""
     try:
-        [mailbox] = read_addresses(f"<{address.removesuffix('.')}>".encode("utf-8", "surrogateescape"))
+        [mailbox] = read_addresses(f"<{address}>".encode("utf-8", "surrogateescape"))
         return fold_address(*mailbox)
     except ValueError:
         return None
@@ -65,10 +62,13 @@ def read_mailbox(address: str) -> FoldedAddress | None:
 
 @lru_cache(maxsize=1024)
 def read_sender(address: str, separators: str) -> Reading:
-    """The envelope sender; "" is the null sender. `separators` are those of tags."""
+    """The envelope sender; "" is the null sender. `separators` are those of tags.
+
+    One dot behind the domain is left out: Postfix takes it away, but only after a milter has seen the address.
+    """
     if not address:
         return Reading((NULL_SENDER,))
-    folded = read_mailbox(address)
+    folded = read_mailbox(address.removesuffix("."))
     reading = IN_DOUBT if folded is None else _read(folded, separators)
     rewritten = None if folded is None or reading.doubt else _rewritten(folded)
     return reading if rewritten is None else reading._replace(maybe=spellings(rewritten, separators))
