@@ -98,12 +98,13 @@ def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_P
 
 def _people(names: Sequence[str], before: SetFiles, now: SetFiles) -> dict[str, set[str]]:
     """The files of people at the domains whose files these are."""
-    found: dict[str, set[str]] = {name.removesuffix(SUFFIX): set() for name in names if "/" not in name}
-    for each in (before, now) if found else ():
+    domains = {name.removesuffix(SUFFIX) for name in names if "/" not in name}
+    found: dict[str, set[str]] = {}
+    for each in (before, now) if domains else ():
         for name in each.policies.files:
             domain, person, _ = name.partition("/")
-            if person and domain in found:
-                found[domain].add(name)
+            if person and domain in domains:
+                found.setdefault(domain, set()).add(name)
     return found
 
 
