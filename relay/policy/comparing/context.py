@@ -50,7 +50,10 @@ SHOWN = Judged(Verdict.SHOWN)
 
 @dataclass(frozen=True)
 class Context:
-    """Mails for which `old_base` and `new_base` hold, and which any of the rules `old` and `new` may raise."""
+    """Mails for which `old_base` and `new_base` hold, and which any of the rules `old` and `new` may raise.
+
+    `unsure` are the keys of new rules by sender that are surely meant by none of these: where they fit, they raise.
+    """
 
     old_base: Chosen | None
     new_base: Chosen | None
@@ -59,6 +62,7 @@ class Context:
     old_mail: Mail
     new_mail: Mail
     known: Known
+    unsure: frozenset[object] = frozenset()
 
     @cached_property
     def shared(self) -> frozenset[object]:
@@ -121,13 +125,15 @@ class Context:
         """Whether a rule of either side applies to every mail to which this one does, under these conditions."""
         if item is not None and item.key == other.key:
             return True
+        if item is not None and item.maybe and other.maybe and _same_people(item, other):
+            return True
         if other.maybe and not self._counts_if_maybe(other):
             return False
         return implies(conditions, other.conditions, self.known)
 
     def _counts_if_maybe(self, item: Item) -> bool:
         """Whether a rule by sender that may be meant is never surely meant, where it would be no rule that raises."""
-        if "sender" in self.known.holds:  # in doubt: no such rule is surely meant
+        if "sender" in self.known.holds or item.key in self.unsure:  # in doubt, no such rule is surely meant
             return True
         people = item.conditions.people
         if "sender" not in people:
@@ -177,6 +183,12 @@ class Context:
         if mail.guarded and bare_levels(base, effects) == ("plaintext",):
             return not any(each.effect.by_envelope for each in sealing)
         return not never_clear and not sealing  # plaintext that needs a quantum key
+
+
+def _same_people(one: Item, other: Item) -> bool:
+    """Whether two rules by sender may be meant by the same addresses."""
+    mine, others = ({name: frozenset(globs) for name, globs in each.conditions.people.items()} for each in (one, other))
+    return mine == others
 
 
 def _weakest(levels: Collection[LevelName]) -> int:

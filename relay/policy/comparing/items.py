@@ -12,7 +12,7 @@ from relay.policy.comparing.languages import contains
 from relay.policy.patterns import Glob, Groups
 from relay.policy.raising import Raising
 from relay.policy.rules import LookedFor, PlacedRule, When
-from relay.policy.settings import Chosen, MaxSize
+from relay.policy.settings import Chosen
 
 MAX_SORTED = 50
 """Maximum number of patterns of which those are left out that lie within others."""
@@ -75,7 +75,10 @@ class Item:
     @classmethod
     def of(cls, rule: PlacedRule, groups: Groups) -> Item:
         """A rule with its groups resolved, which raises."""
-        effect = Effect(_bare(Raising.of(rule)), not rule.when.looks_inside)
+        raising = _bare(Raising.of(rule))
+        if rule.when.only_raises and raising.levels is not None and raising.limits is not None:
+            raising = raising._replace(limits=tuple(each for each in raising.limits if each[0] in raising.levels))
+        effect = Effect(raising, not rule.when.looks_inside)
         return cls._of(rule, conditions_of(rule.when, groups), effect)
 
     @classmethod
@@ -123,6 +126,8 @@ def _bare(raising: Raising) -> Raising:
 
 
 def bare(chosen: Chosen) -> Chosen:
-    """What a file or a rule by sender says, as far as strength goes."""
-    limits: MaxSize = tuple(sorted(each for each in chosen.max_size if each[0] in chosen.levels))
-    return Chosen(chosen.levels, chosen.quantum, chosen.kem, max_size=limits)
+    """What a file or a rule by sender says, as far as strength goes.
+
+    Limits stay of levels that it does not list: a rule without limits has these.
+    """
+    return Chosen(chosen.levels, chosen.quantum, chosen.kem, max_size=tuple(sorted(chosen.max_size)))

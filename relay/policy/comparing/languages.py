@@ -130,16 +130,19 @@ def address(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> 
     No address with an @ in its local part is looked for: whose it is, is in doubt. Raises TooHard where it would take
     too long to find out.
     """
-    for who in unwanted:
-        if who == Who() or (who.fits and not who.misses and _lie_within(wanted, who.fits, separators)):
-            return None
+    if any(_is_wider(who, each, separators) for who in unwanted for each in wanted or [Who()]):
+        return None
     if (guess := guessed(wanted, unwanted, separators)) is not None:
         return guess
     return _searched(_Search(wanted, unwanted, separators))
 
 
-def _lie_within(wanted: Sequence[Who], wide: tuple[Glob, ...], separators: str) -> bool:
-    return any(who.fits and all(address_within(each, wide, separators) for each in who.fits) for who in wanted)
+def _is_wider(wide: Who, narrow: Who, separators: str) -> bool:
+    """Whether all of one are of the other, as patterns tell one by one."""
+    fits = wide.fits is None or all(address_within(each, wide.fits, separators) for each in narrow.fits or ())
+    if wide.fits is not None and narrow.fits is None:
+        return False
+    return fits and all(address_within(each, narrow.misses, separators) for each in wide.misses)
 
 
 def _guesses(wanted: Sequence[Who]) -> Iterator[str]:

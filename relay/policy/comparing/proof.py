@@ -18,7 +18,7 @@ through, as far as there are not too many of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple
@@ -144,7 +144,8 @@ class Proof:
                 if self._nobody(in_cell):
                     continue
                 known = self._known(rewritten=rewritten, senders=cell.senders)
-                self._in_cell(case, in_cell, (old, new), known)
+                rules = (old, new) if rewritten else (self._meant(in_cell, old), self._meant(in_cell, new))
+                self._in_cell(case, in_cell, rules, known)
 
     def _cells(self) -> Iterator[_Cell]:
         """Each pair of rules by sender that may hold; with the same rules on both sides, it is the same rule."""
@@ -159,6 +160,15 @@ class Proof:
                 known = tuple(who.fits for who in wanted if who.fits is not None)
                 unwanted = list(dict.fromkeys(unwanted))
                 yield _Cell((number, other), tuple(dict.fromkeys(wanted)), tuple(unwanted), known)
+
+    def _meant(self, cell: _Cell, rules: Iterable[Item]) -> tuple[Item, ...]:
+        """The rules that may be for a sender in the cell."""
+        asked = cell.wanted or cell.unwanted
+        return tuple(
+            each
+            for each in rules
+            if not asked or not each.conditions.senders or not self._nobody(cell, who(each.conditions))
+        )
 
     def _nobody(self, cell: _Cell, *more: Who) -> bool:
         """Whether it is sure that no sender is in the cell."""
@@ -181,10 +191,13 @@ class Proof:
     ) -> bool:
         """Whether something cannot be shown, which is kept unless it is asked `only_look`."""
         bases = self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]]
+        # Before the first rule that is surely meant, and where none is, all may only be meant.
+        before = self._new.maybe[: cell.bases[1] - 1] if cell.bases[1] else self._new.maybe
+        unsure = frozenset() if only_look else frozenset(each.key for each in before)
         for sizes in self._sizes(max_bounce):
             old, new = (tuple(each for each in side if each.conditions.for_size(sizes.whole)) for side in rules)
             old_mail, new_mail = (side.mail(sizes.octets, max_bounce) for side in (self._old, self._new))
-            context = Context(*bases, old, new, old_mail, new_mail, known)
+            context = Context(*bases, old, new, old_mail, new_mail, known, unsure)
             for failure in self._in_context(context, case, cell, sizes, only_look=only_look):
                 if only_look:
                     return True
@@ -233,10 +246,10 @@ class Proof:
 
     def _sender(self, case: Case, cell: _Cell, part: Conditions) -> str | None:
         """A sender whom it is about, if one is easily found."""
-        if case != "sender":
+        if case in ("null sender", "sender in doubt"):
             return None
         try:
-            return cell.address(self._separators, who(part))
+            return cell.address(self._separators, *([who(part)] if case == "sender" else []))
         except TooHard:
             return None
 

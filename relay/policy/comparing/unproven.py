@@ -5,13 +5,13 @@ Standard: where the mail shows that the new set is weaker it is a difference lik
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
 from relay.policy.comparing.differences import Difference, look
 from relay.policy.comparing.items import Conditions, Item
-from relay.policy.comparing.languages import filled
+from relay.policy.comparing.languages import Who, filled
 from relay.policy.comparing.proof import Failure
 from relay.policy.comparing.samples import (
     ANY_MESSAGE,
@@ -28,6 +28,9 @@ from relay.policy.decide import PolicySet
 from relay.policy.names import parse_address
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER
+
+MAX_CANDIDATES = 4
+"""Maximum number of authors, and of logins, tried to show one failure."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Witness:
     """The recipient is not the one who stands for a kind."""
 
 
-def witnesses(failure: Failure, new: Side, recipient: str) -> Iterator[Witness]:
+def witnesses(failure: Failure, new: Side, recipient: str, separators: str) -> Iterator[Witness]:
     """Mails that the rule is for, and as few of the new rules as can be."""
     avoided = [text for each in new.raising for text in _texts(each.conditions)]
     some = list(messages(failure.conditions, avoided))[:1] or [ANY_MESSAGE]
@@ -85,7 +88,31 @@ def witnesses(failure: Failure, new: Side, recipient: str) -> Iterator[Witness]:
     to = [filled(glob) for glob in failure.conditions.people.get("recipient", ())[:1]]
     for address in (*filter(_is_address, to), recipient):
         for sender in _senders(failure):
-            yield Witness(sender, address, message, address != recipient)
+            for author in _candidates("author", message.author, failure, new, separators):
+                for login in _candidates("login", message.login, failure, new, separators):
+                    changed = replace(message, author=author, login=login)
+                    yield Witness(sender, address, changed, address != recipient)
+
+
+def _candidates(who: str, first: str, failure: Failure, new: Side, separators: str) -> Iterator[str]:
+    """Who may be meant by the old rule, and perhaps not by new ones: those whom new rules name."""
+    people = failure.conditions.people
+    asked = Who(people.get(who), people.get(f"not_{who}", ()))
+    named = (
+        glob for each in new.raising for name in (who, f"not_{who}") for glob in each.conditions.people.get(name, ())
+    )
+    found = dict.fromkeys([first])
+    for glob in named:
+        text = filled(glob)
+        fits = asked.is_one(text, separators) if who == "author" else _is_login(text, asked)
+        if fits and len(found) < MAX_CANDIDATES and (who == "login" or _is_address(text)):
+            found[text] = None
+    yield from found
+
+
+def _is_login(text: str, who: Who) -> bool:
+    fits = who.fits is None or any(glob.matches(text) for glob in who.fits)
+    return fits and not any(glob.matches(text) for glob in who.misses) and text != NULL_SENDER
 
 
 def _senders(failure: Failure) -> Iterator[str]:
@@ -96,7 +123,8 @@ def _senders(failure: Failure) -> Iterator[str]:
     elif failure.case == "rewritten sender":
         for glob in failure.conditions.people.get("sender", (Glob.of(SOMEBODY),))[:1]:
             local, _, domain = filled(glob).rpartition("@")
-            yield f"SRS0=abcd=ef={domain}={local}@relay.invalid"
+            outer = (failure.sender or "relay.invalid").rpartition("@")[2]
+            yield f"SRS0=abcd=ef={domain}={local}@{outer}"
     else:
         if failure.sender is not None:
             yield failure.sender

@@ -180,7 +180,7 @@ class Whole:
         """A mail that shows it, or one to look at."""
         first = None
         with on_day(span.day or today()):
-            for witness in witnesses(failure, span.sides[1], kind.text):
+            for witness in witnesses(failure, span.sides[1], kind.text, self.kinds.separators):
                 first = first or witness
                 if (shown := shown_by(*self._sets, witness, kind.called, span.day)) is not None:
                     return shown

@@ -46,7 +46,7 @@ class Pools:
 
     def _recipients(self) -> Iterator[str]:
         seps = self._sets[0].site.separators
-        domains = {*self._sets[0].site.owners, *self._sets[0].site.own, "elsewhere.example"}
+        domains = {*self._sets[0].site.owners, *self._sets[0].site.own, "elsewhere.example", "elsewhere.invalid"}
         tags = {""}
         for each in self._sets:
             for name in each.files:
