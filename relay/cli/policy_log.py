@@ -30,7 +30,7 @@ from relay.store.secret import SiteSecret
 MAX_SHOWN = 10
 """Maximum number of files, and of differences, shown of each kind."""
 _FILES = {"added": "Added", "changed": "Changed", "removed": "Removed"}
-_DIFFERENCES = {"weakened": "Weaker", "raised": "Stronger", "otherwise": "Otherwise"}
+_DIFFERENCES = {"weakened": "Weaker", "raised": "Stronger", "otherwise": "Otherwise", "unproven": "Not proven"}
 _KNOWN_BY = {
     "command": "",
     "link": "whose link it is, swapped without policy install",

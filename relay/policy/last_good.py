@@ -87,18 +87,14 @@ class LastGood:
         policies = texts.read(folder)
         if failed := failures(folder.tests, policies):
             raise ConfigError(failed)
-        self._now, self._number = SetFiles(policies, folder.digests_beside), newest.number
+        self._now, self._number = SetFiles.read(policies, folder), newest.number
         return policies, folder.beside
 
-    def keep(self, policies: PolicySet, directory: Path, beside: Mapping[str, int]) -> None:
-        """This set, of the files in `directory`, is in force now; `beside` are the digests of those for no domain.
-
-        Where it cannot be written none is kept, and the log says so.
-        """
+    def keep(self, now: SetFiles, directory: Path) -> None:
+        """This set, of the files in `directory`, is in force now; where it cannot be written, the log says so."""
         if not self.writes:
             return
-        before, self._now = self._now, SetFiles(policies, beside)
-        now = self._now
+        before, self._now = self._now, now
         edits = now.edits(before) if before is not None else None
         came: Came | None = None
         if before is not None and edits is not None and any(edits):

@@ -31,6 +31,7 @@ from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.names import SUFFIX
 from relay.policy.site import ANY_SITE, SiteFacts
+from relay.policy.step import SetFiles
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 from relay.stamps import Seen
 
@@ -121,7 +122,7 @@ class PoliciesInForce:
 
     def _keep_copy(self) -> None:
         if self._last_good is not None:
-            self._last_good.keep(self._current, self._folder.directory, self._folder.digests_beside)
+            self._last_good.keep(SetFiles.read(self._current, self._folder), self._folder.directory)
 
     def __call__(self) -> PolicySet:
         return self._current
