@@ -46,7 +46,7 @@ _HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 @click.option(
     "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="No more sets than this."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs: the records as they are, the newest first.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: the records, the newest first.")
 def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) -> None:
     """Say which sets of policies came into force, who put them there, and what they weakened, the newest first.
 
