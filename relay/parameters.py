@@ -35,14 +35,20 @@ _PLAIN = re.compile(
 """A field that nobody reads otherwise, as most are."""
 _PLAIN_PAIR = re.compile(rb"(%b)=(?:(%b)|\"(%b)\")" % (_WORD, _WORD, _IN_QUOTES))
 # Python 3.11 raises SystemError where a group that is captured lies within a possessive one.
-_NAME = rb"[^\x00- \x7f;=*\"(),\\<>]"
+_NAME = rb"[^\x00- \x7f-\xff;=*\"(),<>]"
+_NO_SIGN = rb"[^!-~]*+"
+"""Blanks, and what some programs take for such: octets that are not ASCII."""
 _PARAMETER = re.compile(
-    rb"(?<!%b)(%b++)[ \t]*+(?:\*[ \t]*+([0-9]++))?[ \t]*+(\*)?[ \t]*+\"?+[ \t]*+=[ \t]*+" % (_NAME, _NAME)
+    rb"(?<!%b)(%b++)%b(?:\*%b([0-9]++))?%b(\*)?%b\"?+%b=[ \t]*+"
+    % (_NAME, _NAME, _NO_SIGN, _NO_SIGN, _NO_SIGN, _NO_SIGN, _NO_SIGN)
 )
 """Name, number of the section, and the sign of an encoded value (RFC 2231, 7)."""
+_ODD_HEAD = re.compile(rb'[^;,=]*?[^\t -~]|[^;,=]*?[\\"]')
+"""A type or disposition with something in it that programs may drop."""
 _QUOTED = re.compile(rb'"((?:[^"\\]++|\\.)*+)"?', re.DOTALL)
 _UNTIL_SEMICOLON = re.compile(rb'(?:[^";]++|"(?:[^"\\]++|\\.)*+"?)*+', re.DOTALL)
 _WORDS = re.compile(rb"(?:=\?[^?]*+\?[BbQq]\?[^?]*+\?=[ \t]*+)++")
+_TOKEN = re.compile(rb"[^()<>@,;:\\\"/\[\]?= \t]++")
 _COMMENT_SIGN = re.compile(rb'\\.|[()"]', re.DOTALL)
 _ODD_FOLD = re.compile(rb"[^; \t\r\n][ \t]*+\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]*+")
@@ -116,6 +122,7 @@ def _plain(value: bytes) -> Structured | None:
 def _parsed(value: bytes) -> Structured:
     """The same of any field."""
     texts, clear = _without_comments(value)
+    clear = clear and not _ODD_HEAD.match(texts[0])
     values = dict.fromkeys(head for text in texts for head in _heads(text))
     found: dict[str, list[list[_Section]]] = {}
     budget = MAX_GROWTH * len(value) + MIN_GROWTH_OCTETS
@@ -211,7 +218,7 @@ def _sections(text: bytes, budget: int) -> tuple[dict[str, list[_Section]], int]
         used += max(map(len, styles))
         if count >= MAX_PARAMETERS or used > budget:
             return found, -used
-        name = match[1].decode("utf-8", "replace").lower()
+        name = match[1].replace(b"\\", b"").decode("ascii").lower()
         found.setdefault(name, []).append(_Section(match[2] or b"", match[3] is not None, styles))
     return found, used
 
@@ -219,8 +226,8 @@ def _sections(text: bytes, budget: int) -> tuple[dict[str, list[_Section]], int]
 def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     """The value that begins there as kinds of programs read it, the standards' kind first.
 
-    They differ in whether a backslash counts (even before a quote), in whether the value goes on behind the quotes, and
-    in whether encoded words may have a semicolon in them.
+    They differ in whether a backslash counts (even before a quote), in whether the value goes on behind the quotes, in
+    whether encoded words may have a semicolon in them, and in which signs end a value without quotes.
     """
     end = text.find(b";", at)
     whole = text[at : end if end >= 0 else len(text)].strip()
@@ -234,8 +241,17 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     else:
         inner, bare = whole, _without_quotes(joined)
         first = whole.split(None, 1)[0] if whole else b""
-    words = _WORDS.match(text, at)
-    kinds = (inner, bare, first, whole.strip(b'"'), words[0].strip() if words else inner)
+    words = _WORDS.match(text, at + 1 if quoted else at)
+    token = _TOKEN.match(whole)
+    kinds = (
+        inner,
+        bare,
+        first,
+        whole.strip(b'"'),
+        words[0].strip() if words else inner,
+        token[0] if token and not quoted else inner,
+        inner.strip(),
+    )
     escaped = b"\\" in joined or b"\\" in whole
     return (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
 
@@ -259,7 +275,12 @@ def _candidates(sections: list[_Section]) -> Iterator[tuple[bytes, str | None]]:
         for style in dict.fromkeys(each.styles):
             yield from _decoded([(each.encoded, style)])
     numbered = [each for each in sections if each.number]
-    for order in _orders(numbered):
+    orders = dict.fromkeys(_orders(numbered))
+    if numbered and len(numbered) < len(sections):
+        # Some programs take an encoded value without a number for one more section, the first.
+        marked = [each for each in sections if each.number or each.encoded]
+        orders.update(dict.fromkeys((tuple(marked), tuple(sorted(marked, key=lambda section: _rank(section.number))))))
+    for order in orders:
         for parts in dict.fromkeys(zip(*[[(e.encoded, style) for style in e.styles] for e in order], strict=True)):
             yield from _decoded(parts)
 

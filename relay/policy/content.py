@@ -71,9 +71,13 @@ class MessageFacts:
 
     def _by_name(self) -> dict[bytes, list[bytes]]:
         found: dict[bytes, list[bytes]] = {}
+        last = b""
         for name, raw in mime.lines_by_field(mime.searched_header(self.message[: mime.MAX_HEADER_OCTETS + 4])):
             if name := name or _lenient_name(raw):
                 found.setdefault(name, []).append(raw)
+                last = name
+            elif last and raw.startswith(_ODD_BLANKS) and len(found[last]) <= MAX_VALUES:
+                found[last].append(found[last][-1] + raw)
         return found
 
     def values(self, name: str) -> list[str] | None:
@@ -173,6 +177,8 @@ class MessageFacts:
         return _seconds_since(received.decode("ascii", "replace").rpartition(";")[2].strip(), now)
 
 
+_ODD_BLANKS = tuple(bytes([octet]) for octet in b"\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0")
+"""Beginnings of lines that continue the one before for some programs."""
 _NO_NAME = bytes(each for each in range(256) if not 33 <= each <= 126)
 
 

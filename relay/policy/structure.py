@@ -37,6 +37,8 @@ _FIELD = re.compile(
 )
 _NO_FIELD = re.compile(rb"\n(?![\r\n]|[!-9;-~]++[ \t]*+:|[ \t]++[^ \t\r\n]|\Z)")
 """A line at which some programs see the end of the header."""
+_ODD_BLANK = re.compile(rb"\n[\x0b\x0c\x1c-\x1f\x85\xa0]")
+"""A line that continues the one before for some programs only."""
 _MESSAGES = frozenset({"message/rfc822", "message/global", "message/news"})
 _FAMILIES = frozenset({"multipart", "message"})
 _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
@@ -103,17 +105,18 @@ class _Walk:
         names = tuple(dict.fromkeys([name for field, structured in told.items() for name in _names(field, structured)]))
         families = {kind.partition("/")[0] for kind in kinds}
         self.parts += [FoundPart(kind, names) for kind in kinds if names or not kind.startswith("multipart")]
-        if families.isdisjoint(_FAMILIES):
-            return
-        encodings = told.get(b"content-transfer-encoding", _NOTHING).values
-        if "message/partial" in kinds or not _UNENCODED.issuperset(encodings):
-            raise _Unclear
+        if not families.isdisjoint(_FAMILIES):
+            encodings = told.get(b"content-transfer-encoding", _NOTHING).values
+            if "message/partial" in kinds or not _UNENCODED.issuperset(encodings):
+                raise _Unclear
         if "message" in families:
             if _NO_FIELD.search(header):
                 raise _Unclear
             self.entity(body, end, depth + 1)
-        if "multipart" in families:
-            self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
+        if "multipart" in families or content_type.octets("boundary"):  # some programs go by the boundary alone
+            found = self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
+            if not found and "multipart" in families:
+                raise _Unclear
 
     def _header(self, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:
         """An entity's header behind an end of line, and where its body begins."""
@@ -129,9 +132,9 @@ class _Walk:
             if stop < 0 and end - start > MAX_PART_HEADER_OCTETS:
                 raise _Unclear
             stop, body = (end, end) if stop < 0 else (stop + 2, stop + 4)
-        if message.startswith((b" ", b"\t"), start, stop):  # it continues nothing, or is read without its blanks
-            raise _Unclear
         header = b"\r\n" + message[start:stop]
+        if header.startswith((b"\r\n ", b"\r\n\t")) or _ODD_BLANK.search(header):
+            raise _Unclear  # it continues nothing, or for some programs only
         # Some programs end a line at a CR alone; a pattern that begins with one octet is fast.
         return header if header.count(b"\r") == header.count(b"\r\n") else header.replace(b"\r", b"\n"), body
 
@@ -143,21 +146,22 @@ class _Walk:
             self._odd_fields -= 0 if structured.plain else len(match[2]) + PARAMETER_COSTS * match[2].count(b"=")
             if name in told or structured.unclear or self._odd_fields < 0:
                 raise _Unclear
+            if name == b"content-transfer-encoding" and not structured.value and match[2].strip():
+                raise _Unclear
             told[name] = structured
         return told
 
-    def _multipart(self, content_type: Structured, start: int, end: int, depth: int, *, in_digest: bool) -> None:
-        """The parts between the delimiters of each boundary that some program may read.
+    def _multipart(self, content_type: Structured, start: int, end: int, depth: int, *, in_digest: bool) -> bool:
+        """The parts between the delimiters of each boundary that some program may read; whether there are any.
 
-        These are looked for from the beginning of the header, since programs do not agree where that ends.
+        The delimiters are looked for from the beginning of the header, since programs do not agree where that ends.
         """
         named = content_type.octets("boundary")
         boundaries = {each for octets in named for each in (octets.rstrip(), octets.strip()) if each}
         if not boundaries or len(boundaries) > MAX_BOUNDARIES:
             raise _Unclear
         found = [self._between(boundary, start, end, depth, in_digest=in_digest) for boundary in sorted(boundaries)]
-        if not any(found):
-            raise _Unclear
+        return any(found)
 
     def _between(self, boundary: bytes, start: int, end: int, depth: int, *, in_digest: bool) -> bool:
         """The parts between the delimiters of a boundary; whether there are any of these."""

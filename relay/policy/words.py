@@ -24,10 +24,10 @@ PLAIN_SHARE = 16
 
 _STRICT = re.compile(rb"=\?([^?]*+)\?([BbQq])\?([^?]*+)\?=")
 _BEGIN = re.compile(rb"=\?([^?]*+)\?([BbQq])\?")
-_BLANKS = re.compile(rb"[ \t\r\n]++")
+_BLANKS = re.compile(rb"(?:[ \t\r\n\x0b\x0c\xa0]|\xc2\xa0)++")
 _CLEAN_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
 _NO_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2})")
-_CUT_ESCAPE = re.compile(rb"=[ \t\r\n]++(?=[0-9A-Fa-f])")
+_CUT_ESCAPE = re.compile(rb"=(?:[ \t\r\n\x0b\x0c\xa0]|\xc2\xa0)++(?=[0-9A-Fa-f])")
 _DANGLING = re.compile(rb"=[ \t\r\n]*+\Z")
 _HALF_ESCAPE = re.compile(rb"=[0-9A-Fa-f]?\Z")
 _NO_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]++")
@@ -91,7 +91,7 @@ def readings(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tuple[
 def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
     """The words, and the octets between them but for the blanks between two words.
 
-    The lenient read on behind a question mark within a word.
+    The lenient read on behind a question mark within a word, and to the end where the word has none.
     """
     place, after_word = 0, False
     for begin, end, word in _lenient(octets) if lenient else _strict(octets):
@@ -113,8 +113,7 @@ def _lenient(octets: bytes) -> Iterator[tuple[int, int, Word]]:
     place = 0
     while found := _BEGIN.search(octets, place):
         end = octets.find(b"?=", found.end())
-        if end < 0:
-            return
+        end = end if end >= 0 else len(octets)
         yield found.start(), end + 2, _word(found[1], found[2], octets[found.end() : end])
         place = end + 2
 

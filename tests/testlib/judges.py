@@ -45,7 +45,7 @@ class Shown:
             values = self.fields.get(name.lower(), ())
             return any(_fits(value, pattern) for value in values) if colon else bool(values)
         if spelling.condition == "attachment_type":
-            return any(_fits(each, wanted) for each in self.types)
+            return any(fnmatch.fnmatchcase(each.lower().strip(), wanted) for each in self.types)
         return any(_fits(form, wanted) for name in self.names for form in saved(name))
 
 
@@ -120,7 +120,7 @@ def _invisible(char: str) -> bool:
 def saved(name: str) -> frozenset[str]:
     """The names under which the attachment may be saved: as it is, and as an operating system or a program cuts it."""
     forms = set()
-    for each in (name, unquote_to_bytes(name).decode("utf-8", "replace")):
+    for each in (name, unquote_to_bytes(name.encode(errors="replace")).decode("utf-8", "replace")):
         for part in (each, re.split(r"[/\\]", each)[-1]):
             for cut in (part, part.partition("\0")[0], part.partition("::$")[0]):
                 forms |= {cut, seen(cut).rstrip(" .")}

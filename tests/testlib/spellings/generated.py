@@ -7,8 +7,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from tests.testlib.spellings.names import with_part
+from tests.testlib.spellings.names import DISPOSITIONS, PDF, TYPES, with_part
 from tests.testlib.spellings.spelling import Spelling, b64, mail
+from tests.testlib.spellings.structure import messages
 
 TAGS = ("[secret]", "[secret]", "[top secret]", "[größe]", "[секретно]", "[極秘]", "[绝密]")
 CHARSETS = (
@@ -25,6 +26,7 @@ AROUND = (
     b"", b"", b"plan ", b"Re: ", b'"', b"(", "Pläne ".encode(), b"pl\xe4ne ", b"=?", b"=?utf-8?Q?x", b"=?utf-8?B?!?= ", b"=?x?Q?=E4?= ", b"?= ",
     b"=?utf-8?Q?=E4?= ", b"\xff", b"=", b"=?utf-8?Q??= ", b"=?utf-8?B?AA?= ",
 )  # fmt: skip
+MESSAGES = tuple(each for each in messages() if len(each[1]) < 4000)
 UNSEEN = ("", "", "", "\u200b", "\u00ad", "\u2060", "\ufe0f", "\x07", "\0")
 
 
@@ -72,8 +74,58 @@ def value(text: str, chance: random.Random) -> bytes:
     return chance.choice(AROUND) + joined + chance.choice((b"", b"", b" plan", b"plan", b'"', b"?=", b" =?", b"="))
 
 
+EDITS = (
+    b";", b'"', b"\\", b"(", b")", b"=", b" ", b"\t", b"\r\n ", b"*", b"'", b"%", b",", b"/", b"x", b"\xe4", b"\xa0", b"\xe2\x80\x8b", b"?", b"=?", b"?=",
+    b"*0", b"*0*", b"*1", b"utf-8''", b"%2E", b"; x", b"; x=", b'; x="', b"(x)", b'\\"', b"<", b">", b"[", b"@", b":", b"name=", b"filename=",
+)  # fmt: skip
+
+
+def edited(octets: bytes, chance: random.Random) -> bytes:
+    """The octets with one to three pieces put in, taken out or doubled."""
+    for _ in range(chance.choice((1, 1, 2, 3))):
+        at = chance.randrange(len(octets) + 1)
+        kind = chance.random()
+        if kind < 0.6:
+            octets = octets[:at] + chance.choice(EDITS) + octets[at:]
+        elif kind < 0.85:
+            octets = octets[:at] + octets[at + chance.choice((1, 1, 2, 5)) :]
+        else:
+            octets = octets[:at] + octets[chance.randrange(len(octets) + 1) :][:12] + octets[at:]
+    return _carriable(octets)
+
+
+def of_structure(chance: random.Random) -> Spelling:
+    """A file name, a type or a boundary from the tables, edited."""
+    kind = chance.randrange(4)
+    if kind == 0:
+        value = edited(chance.choice(list(DISPOSITIONS.values())), chance)
+        return Spelling(
+            "", "attachment_name", "*.docx*", with_part(b"Content-Type: a/b\r\nContent-Disposition: " + value)
+        )
+    if kind == 1:
+        value = edited(chance.choice(list(TYPES.values())), chance)
+        return Spelling("", "attachment_name", "*.docx*", with_part(b"Content-Type: " + value))
+    if kind == 2:
+        value = edited(chance.choice(list(PDF.values())), chance)
+        return Spelling("", "attachment_type", "application/pdf", with_part(b"Content-Type: " + value))
+    name, message = chance.choice(MESSAGES)
+    header, _, body = message.partition(b"\r\n\r\n")
+    if chance.random() < 0.5:
+        at = header.lower().rfind(b"content-type")
+        header = header[:at] + edited(header[at:], chance)
+    else:
+        at = chance.randrange(len(body) + 1)
+        body = body[:at] + edited(body[at : at + 60], chance) + body[at + 60 :]
+    return Spelling("", "attachment_name", "*.docx*", header + b"\r\n\r\n" + body)
+
+
+def _carriable(message: bytes) -> bytes:
+    """Without ends of lines that no mail has which is taken (mime.check_carriable)."""
+    return b"\r\n".join(line.replace(b"\r", b"").replace(b"\n", b"") for line in message.split(b"\r\n"))
+
+
 def generated(number: int, seed: int) -> list[Spelling]:
-    """So many subjects, and as many file names."""
+    """So many subjects, and as many file names and structures."""
     chance = random.Random(seed)
     found = []
     for count in range(number):
@@ -91,4 +143,5 @@ def generated(number: int, seed: int) -> list[Spelling]:
         )
         part = b"Content-Type: a/b\r\nContent-Disposition: " + form % quoted
         found.append(Spelling(f"generated {count}", "attachment_name", "*.docx*", with_part(part)))
+        found.append(of_structure(chance))
     return found

@@ -255,6 +255,7 @@ FIELDS = {
     "a fold before the colon": mail(b"Subject\r\n : [secret]"),
     "a no-break space before the colon": mail(b"From: a@b.example", b"Subject\xa0: [secret]"),
     "a form feed before the colon": mail(b"From: a@b.example", b"Subject\x0c: [secret]"),
+    "a line that begins with a no-break space": mail(b"From: a@b.example", b"Subject:", b"\xa0[secret]"),
     "the second of two": mail(b"Subject: plan", b"Subject: [secret]"),
     "the first of two": mail(b"Subject: [secret]", b"Subject: plan"),
     "the last of four": mail(b"Subject:", b"Subject: a", b"Subject: b", b"Subject: " + q(TAG)),
