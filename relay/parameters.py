@@ -28,7 +28,8 @@ MIN_GROWTH_OCTETS = 1000
 """... and in addition to it, in octets."""
 
 _WORD = rb"[A-Za-z0-9!#$&+./:?@^_`{|}~-]++"
-_IN_QUOTES = rb"(?:[A-Za-z0-9 !#$&+,./:?@^_`{|}~-]++|(?<=[_-])=)*+"
+_ENCODED = rb"=\?[A-Za-z0-9*_-]++\?(?:[Bb]\?[A-Za-z0-9+/]*+=*+|[Qq]\?(?:[A-Za-z0-9!*+,./_-]++|=[0-9A-F]{2})*+)\?="
+_IN_QUOTES = rb"(?:[A-Za-z0-9 !#$&+,./:?@^_`{|}~-]++|(?<=[_-])=|%b)*+" % _ENCODED
 _PLAIN = re.compile(
     rb"[ \t]*+(%b)[ \t]*+((?:;[ \t]*+%b=(?:%b|\"%b\")[ \t]*+)*+);?[ \t]*+" % (_WORD, _WORD, _WORD, _IN_QUOTES)
 )
@@ -240,8 +241,9 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     else:
         inner, bare = whole, _without_quotes(joined)
         first = whole.split(None, 1)[0] if whole else b""
-    words = _WORDS.match(text, at + 1 if quoted else at)
-    kinds = (inner, bare, first, whole.strip(b'"'), words[0].strip() if words else inner)
+    run = _WORDS.match(text, at + 1 if quoted else at)
+    words = run[0].strip() if run and (not quoted or b'"' in run[0]) else inner
+    kinds = (inner, bare, first, whole.strip(b'"'), words)
     escaped = b"\\" in joined or b"\\" in whole
     return (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
 

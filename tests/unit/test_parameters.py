@@ -131,7 +131,11 @@ def test_a_plain_field_has_one_reading() -> None:
     assert structured.readings("filename") == ()
 
 
-_plain_texts = st.text(st.sampled_from("ab=_-. /"), min_size=1, max_size=8)
+_plain_texts = st.lists(
+    st.sampled_from([*"ab=_-. /", "=?utf-8?B?YQ==?=", "=?utf-8*en?q?name=41=?=", "=?x?Q?a_=E4name=3D?="]),
+    min_size=1,
+    max_size=8,
+).map("".join)
 
 
 @given(
