@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -27,7 +29,6 @@ from relay.bench.sink import Sink
 from relay.config import TCPAddress
 from relay.errors import MalformedMessage
 from relay.kme import DevelopmentKMEs, LinkSettings
-from tests.system.test_loop_clock import plain
 from tests.testlib import mails
 from tests.testlib.exact_sink import ExactSink
 from tests.testlib.hostile import MAKERS
@@ -42,19 +43,19 @@ levels = ["aes"]
 priority = "low"
 
 [[when]]
-subject_tag = ["[secret]", "[vertraulich]"]
+subject_tag = "[secret]"
 priority = "normal"
 
 [[when]]
-header = ["X-Secret: y*e*s*", "Sensitivity: *confidential*"]
+header = "X-Secret: y*e*s*"
 priority = "normal"
 
 [[when]]
-attachment_name = ["*.docx", "*secret*plan*", "*a*a*a*a*b"]
+attachment_name = ["*secret*plan*", "*a*a*a*a*b"]
 priority = "normal"
 
 [[when]]
-attachment_type = ["application/pdf", "image/*"]
+attachment_type = "image/*"
 larger_than = "10 MiB"
 smaller_than = "15 MiB"
 sender = "*@alice.example"
@@ -63,6 +64,7 @@ priority = "normal"
 SMALL, LARGE = 250_000, 8_000_000
 _ABOUT = ("semicolon", "equal", "escaped", "quotes that", "quotes between", "parameter", "name", "charset", "part", "boundar",
           "news", "type", "digest", "rules")  # fmt: skip
+SHORT = mails.plain().replace(b"Message-ID: <1@alice.example>\r\n", b"")
 KINDS = tuple(kind for kind in MAKERS if any(word in kind for word in _ABOUT) and "From" not in kind)
 """Those that are about parts, their types and names."""
 say = partial(print, flush=True)
@@ -82,6 +84,12 @@ async def site(directory: Path, hop: TCPAddress) -> AsyncIterator[Site]:
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], settings=SETTINGS,
             policies={"default.toml": POLICY}, outgoing=hop,
         )  # fmt: skip
+
+
+def plain(octets: int) -> bytes:
+    """A short header and lines of text."""
+    line = b"The figures are 42 and 43, as they were last year and the year before.\r\n"
+    return SHORT + line * (octets // len(line))
 
 
 def load() -> list[bytes]:
@@ -110,9 +118,17 @@ async def sink_process() -> AsyncIterator[TCPAddress]:
         await process.wait()
 
 
+_numbers = itertools.count(1)
+
+
+def new(message: bytes) -> bytes:
+    """The message as one that was never sent before: what comes twice is not read again."""
+    return b"Message-ID: <%d.%d@alice.example>\r\n" % (os.getpid(), next(_numbers)) + message
+
+
 async def send(address: TCPAddress, messages: Sequence[bytes]) -> None:
     """All of them at once, a connection each."""
-    await asyncio.gather(*[submit(address, message) for message in messages])
+    await asyncio.gather(*[submit(address, new(message)) for message in messages])
 
 
 async def waits(address: TCPAddress, what: str) -> list[float]:
@@ -125,7 +141,7 @@ async def waits(address: TCPAddress, what: str) -> list[float]:
     over = asyncio.create_task(sender.wait())
     while not over.done() or len(found) < FEWEST:
         began = time.monotonic()
-        await submit(address, mails.plain())
+        await submit(address, new(SHORT))
         found.append(time.monotonic() - began)
     return sorted(found)
 
@@ -136,7 +152,7 @@ def alike(message: bytes) -> bytes:
         header = mime.searched_header(message)
     except MalformedMessage:
         return plain(len(message))
-    usual = mime.header_of(mails.plain())
+    usual = mime.header_of(SHORT)
     rest, lines = len(header) - len(usual), header.count(b"\n") - usual.count(b"\n")
     field = b"X-Note: ".ljust(max(10, rest // max(lines, 1)) - 2, b"x") + b"\r\n"
     longer = usual + field * (max(0, rest) // len(field))
@@ -156,7 +172,7 @@ async def costs(pid: int, address: TCPAddress, messages: Mapping[str, bytes], ti
     for name, message in messages.items():
         for _ in range(times):
             before = used(pid)
-            await submit(address, message)
+            await submit(address, new(message))
             found[name] = min(found.get(name, 1e9), used(pid) - before)
     return found
 

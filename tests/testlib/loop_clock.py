@@ -99,11 +99,17 @@ def loop_clock() -> Iterator[LoopClock]:
             clock._callback(took, handle)
 
     def work(item: Any) -> None:
-        began = time.thread_time()
-        try:
-            real_work(item)
-        finally:
-            clock.worked += time.thread_time() - began
+        function = item.fn
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return function(*arguments, **options)
+            finally:  # before the loop hears of the result
+                clock.worked += time.thread_time() - began
+
+        item.fn = timed
+        real_work(item)
 
     def watch() -> None:
         while not over.wait(SAMPLED_S):
