@@ -196,7 +196,10 @@ MAKERS: dict[str, Maker] = {
     "letters of eighteen": lambda n: _message(b"Subject: " + _filled("\ufdfa".encode(), min(n, 8000)) + b"\r\n", b"x" * n),
     "slow charsets": lambda n: _multipart(_file(b";name*=punycode''" + b"a-b" * 2500), n),
     "unknown charsets": lambda n: _multipart(_file(b"".join(b";name*=x%d''a" % each for each in range(90))), n),
-    "small parts": lambda n: _multipart(_file(b";name=a") + b"x" * (n // 480), n),
+    "small parts": lambda n: _message(
+        b"Content-Type: multipart/mixed; boundary=b\r\n",
+        b"".join(b"--b\r\n" + _file(b";name=a%d" % each) + b"x" * (n // 480 - 80) + b"\r\n" for each in range(480)) + b"--b--\r\n",
+    ),
     "nearly boundaries": lambda n: _multipart(b"\r\n" + _filled(b"\r\n--" + b"-" * 60, n), n, b"-" * 61),
     "nearly boundaries at each depth": _nested_parts,
     "two boundaries at each depth": _two_boundaries,

@@ -173,7 +173,8 @@ def test_nothing_raises(value: bytes) -> None:
 
 HOSTILE = [
     b";", b"=", b'"', b"(", b"()", b"\\", b'\\"', b" ", b"\r\n ", b"x=", b" x=", b'x="', b'x="\\"', b";x*=", b";x*0*=u''%41",
-    b"%", b"%41", b"%4", b"'", b"*", b"*0", b"a", b",", b'"a', b"(\\", b'(")', b";x=(", b"\xff", b"+AGE-", b';x="\\"(a)%ff\'\'%fe"b',
+    b"%", b"%41", b"%4", b"'", b"*", b"*0", b"a", b",", b'"a', b"(\\", b'(")', b";x=(", b"\xff", b"+AGE-", b";x= =?", b" =?a?q?",
+    b"=?a?q?b?=", b"\xa0=", b";x\x85*", b';x="\\"(a)%ff\'\'%fe"b',
 ]  # fmt: skip
 
 
