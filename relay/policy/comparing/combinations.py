@@ -92,7 +92,7 @@ def _units(context: Context) -> tuple[list[_Unit], frozenset[int]]:
     unit_of: list[int] = []
     for number, part in enumerate(parts):
         # Where a list is not in descending order, it matters which of two lists comes first.
-        does = part.item.effect if context.a_lattice else part.item.key
+        does = part.item.effect if context.sure.a_lattice else part.item.key
         both = part.old is not None and part.new is not None
         what = (part.old is None, part.new is None, does, None if both else needs[number])
         unit = units.setdefault(what, _Unit(part))
@@ -117,7 +117,7 @@ def _parts(context: Context) -> Iterator[_Part]:
     """Each rule once; those of one side alone as several, one for each text, where there are few."""
     numbers = {each.key: number for number, each in enumerate(context.new)}
     for number, item in enumerate(context.old):
-        if item.key in context.shared:
+        if item.key in context.sure.shared:
             yield _Part(item, number, numbers[item.key])
         else:
             yield from (_Part(each, number, None) for each in _in_texts(item))

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import Enum
-from functools import cached_property
 from typing import NamedTuple
 
 from relay.policy.comparing.implied import Known, implies
@@ -23,6 +22,7 @@ from relay.policy.comparing.outcomes import (
     weaker,
     weaker_with_more,
 )
+from relay.policy.comparing.sides import Side
 from relay.policy.settings import Chosen
 from relay.policy.strength import LevelName, strength
 
@@ -48,60 +48,65 @@ class Judged(NamedTuple):
 SHOWN = Judged(Verdict.SHOWN)
 
 
-@dataclass(frozen=True)
-class Context:
-    """Mails for which `old_base` and `new_base` hold, and which any of the rules `old` and `new` may raise.
+@dataclass(frozen=True, slots=True)
+class Sure:
+    """What counts for all contexts of one proof.
 
-    `unsure` are the keys of new rules by sender that are surely meant by none of these: where they fit, they raise.
+    `shared` are the keys of rules of both sides, which apply to the same mails. `a_lattice` says that all lists of
+    levels are in descending order. `comparable` has pqc where both sides may come to it, for its KEMs, and rsa where
+    both may come to pqc or rsa, for the layer around either.
     """
 
-    old_base: Chosen | None
-    new_base: Chosen | None
-    old: tuple[Item, ...]
-    new: tuple[Item, ...]
-    old_mail: Mail
-    new_mail: Mail
-    known: Known
-    unsure: frozenset[object] = frozenset()
+    shared: frozenset[object]
+    a_lattice: bool
+    comparable: frozenset[LevelName]
 
-    @cached_property
-    def shared(self) -> frozenset[object]:
-        """The keys of rules that are in both sides: they apply to the same mails."""
-        return frozenset(each.key for each in self.old) & frozenset(each.key for each in self.new)
+    @classmethod
+    def of(cls, old: Side, new: Side) -> Sure:
+        """What two sides have in common."""
+        one, other = _lists(old), _lists(new)
+        mine, others = ({level for levels in each for level in levels} for each in (one, other))
+        comparable: set[LevelName] = {"rsa"} if _SIGNED & mine and _SIGNED & others else set()
+        if "pqc" in mine and "pqc" in others:
+            comparable.add("pqc")
+        keys = (frozenset(each.key for each in (*side.raising, *side.maybe)) for side in (old, new))
+        return cls(frozenset.intersection(*keys), all(map(descending, (*one, *other))), frozenset(comparable))
 
-    @cached_property
-    def added(self) -> tuple[Item, ...]:
-        """The new rules that are not among the old ones."""
-        return tuple(each for each in self.new if each.key not in self.shared)
 
-    @cached_property
-    def same_base(self) -> bool:
-        """Whether both sides say the same but for their rules."""
-        return (self.old_base, self.old_mail) == (self.new_base, self.new_mail)
+def _lists(side: Side) -> list[tuple[LevelName, ...]]:
+    """All lists of levels of a side."""
+    rules = (each.effect.raising.levels or () for each in (*side.raising, *side.maybe))
+    return [*(base.levels for base in side.bases if base is not None), *rules]
 
-    @cached_property
-    def same(self) -> bool:
-        """Whether both sides say the same."""
-        return self.same_base and not self.added and all(each.key in self.shared for each in self.old)
 
-    @cached_property
-    def a_lattice(self) -> bool:
-        """Whether all lists of levels are in descending order."""
-        bases = (each.levels for each in (self.old_base, self.new_base) if each is not None)
-        rules = (each.effect.raising.levels for each in (*self.old, *self.new))
-        return all(map(descending, (*bases, *rules)))
+class Context:
+    """Mails for which two bases hold, and which any of some rules may raise.
 
-    @cached_property
-    def _comparable(self) -> frozenset[LevelName]:
-        """Of pqc and rsa those that both sides may come to: pqc for its KEMs, rsa for a layer around either."""
+    `added` are the new rules that are not among the old ones; `same_base` says that both sides say the same but for
+    their rules. `unsure` are the keys of new rules by sender that are surely meant by none of these senders: where they
+    fit, they raise.
+    """
 
-        def levels(base: Chosen | None, rules: Iterable[Item]) -> set[LevelName]:
-            lists = [base.levels if base is not None else (), *(each.effect.raising.levels or () for each in rules)]
-            return {level for each in lists for level in each}
+    def __init__(
+        self,
+        bases: tuple[Chosen | None, Chosen | None],
+        rules: tuple[tuple[Item, ...], tuple[Item, ...]],
+        mails: tuple[Mail, Mail],
+        known: Known,
+        sure: Sure,
+        unsure: frozenset[object] = frozenset(),
+    ) -> None:
+        self.old_base, self.new_base = bases
+        self.old, self.new = rules
+        self.old_mail, self.new_mail = mails
+        self.known, self.sure, self.unsure = known, sure, unsure
+        self.same_base = bases[0] == bases[1] and mails[0] == mails[1]
+        self.added = tuple(each for each in self.new if each.key not in sure.shared)
 
-        old, new = levels(self.old_base, self.old), levels(self.new_base, self.new)
-        found: set[LevelName] = {"rsa"} if _SIGNED & old and _SIGNED & new else set()
-        return frozenset(found | {"pqc"} if "pqc" in old and "pqc" in new else found)
+    def knowing(self, known: Known) -> Context:
+        """The same where more is known of the mails."""
+        bases, mails = (self.old_base, self.new_base), (self.old_mail, self.new_mail)
+        return Context(bases, (self.old, self.new), mails, known, self.sure, self.unsure)
 
     def before(self, rules: Iterable[Item]) -> Outcome:
         """What the old side makes of a mail to which these of its rules apply."""
@@ -116,10 +121,11 @@ class Context:
         if not self.same_base:
             return [None, *self.old]
         if not self.added:
-            return [each for each in self.old if each.key not in self.shared]
+            return [each for each in self.old if each.key not in self.sure.shared]
         # A mail that is held for a rule of both sides may leave because of one that is added.
-        shared = [each for each in self.old if each.key in self.shared and self._before(each, each.conditions).held]
-        return [None, *(each for each in self.old if each.key not in self.shared), *shared]
+        gone = [each for each in self.old if each.key not in self.sure.shared]
+        held = (each for each in self.old if self._before(each, each.conditions).held)
+        return [None, *gone, *(each for each in held if each.key in self.sure.shared)]
 
     def implies(self, conditions: Conditions, item: Item | None, other: Item) -> bool:
         """Whether a rule of either side applies to every mail to which this one does, under these conditions."""
@@ -150,10 +156,10 @@ class Context:
         old, new = self._before(item, conditions), self.after(implied)
         if why := weaker(new, old):
             return Judged(Verdict.WEAKER, why)
-        tied = self.same_base and (item is None or item.key in self.shared)
+        tied = self.same_base and (item is None or item.key in self.sure.shared)
         if new.held and not self._stays_held(implied, self.added if tied else self.new):
             return Judged(Verdict.UNSURE, "held as long as no further rule applies")
-        if not new.held and (why := weaker_with_more(new, old, self._comparable)):
+        if not new.held and (why := weaker_with_more(new, old, self.sure.comparable)):
             return Judged(Verdict.UNSURE, why)
         return SHOWN
 

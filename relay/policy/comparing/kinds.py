@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from typing import Literal
 from urllib.parse import unquote
@@ -21,6 +22,7 @@ from relay.policy.people import spellings
 
 Files = tuple[Step, PolicyFile | None, PolicyFile | None]
 """A file that may cover an address: why it is looked for, and what it is in either set."""
+Meeting = Literal["all", "some", "none"]
 Part = Literal["one", "tagged", "domain", "below", "else"]
 """One person; the same with a tag; all others at a domain; all others below it; everybody else."""
 
@@ -47,6 +49,11 @@ class Kind:
             return f"{local}@{domain}"
         quoted = local.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{quoted}"@{domain}'
+
+
+@lru_cache(maxsize=10_000)
+def _glob(text: str) -> Glob:
+    return Glob.of(text)
 
 
 class Kinds:
@@ -121,39 +128,43 @@ class Kinds:
                 break
         return found
 
-    def meeting(self, kind: Kind, glob: Glob) -> Literal["all", "some", "none"]:
+    def meeting(self, kind: Kind, glob: Glob) -> Meeting:
         """How many of a kind a pattern for recipients fits, with their tag or without it; some may be none in truth."""
-        local, domain = kind.address
+        whom, at, where = str(glob).rpartition("@")
         if kind.part == "one":
             return "all" if any(map(glob.matches, spellings(kind.address, self.separators))) else "none"
-        if kind.part == "tagged":
-            bare, tagged = untagged(local, self.separators), self._tagged(kind.address)
-            if glob.matches(f"{bare}@{domain}") or all(contains(glob, each) for each in tagged):
-                return "all"
-            return "some" if any(map(glob.meets, tagged)) else "none"
-        if "*" not in str(glob).rpartition("@")[2]:
-            return self._meeting_domain(kind, glob)
+        if not at or "@" in whom:  # the null sender; or routes, each of whom is of a kind of their own
+            return "none"
+        if kind.part in ("below", "else"):
+            return self._meeting_elsewhere(kind, glob)
+        if not _glob(where).matches(kind.address.domain):
+            return "none"
+        return self._meeting_tagged(kind, whom) if kind.part == "tagged" else self._meeting_others(kind, whom)
+
+    def _meeting_tagged(self, kind: Kind, whom: str) -> Meeting:
+        bare = untagged(kind.address.local, self.separators)
+        tagged = [_glob(f"{bare}{each}*") for each in self.separators]
+        if _glob(whom).matches(bare) or all(contains(_glob(whom), each) for each in tagged):
+            return "all"
+        return "some" if any(map(_glob(whom).meets, tagged)) else "none"
+
+    def _meeting_others(self, kind: Kind, whom: str) -> Meeting:
+        """Of those at a domain who have no file of their own."""
+        if "*" in whom:
+            return "all" if whom.strip("*") == "" else "some"
+        names = {whom, untagged(whom, self.separators)}
+        return "none" if any(self._has_file(each, kind.address.domain) for each in names) else "some"
+
+    def _meeting_elsewhere(self, kind: Kind, glob: Glob) -> Meeting:
+        """Of those at domains that no file and no peer names."""
+        domain = str(glob).rpartition("@")[2]
+        if "*" not in domain:
+            above = self._nearest_above(kind.address.domain) if kind.part == "below" else None
+            return "some" if domain not in self._domains and self._nearest_above(domain) == above else "none"
         everybody = self.pattern(kind)
         if contains(glob, everybody):
             return "all"
         return "none" if apart(glob, everybody, self.separators) else "some"
-
-    def _meeting_domain(self, kind: Kind, glob: Glob) -> Literal["all", "some", "none"]:
-        """The same of a pattern for people at one domain, which may be of another kind."""
-        local, _, domain = str(glob).rpartition("@")
-        if kind.part == "domain":
-            if domain != kind.address.domain:
-                return "none"
-            if "*" not in local:
-                names = {local, untagged(local, self.separators)}
-                return "none" if any(self._has_file(each, domain) for each in names) else "some"
-            return "all" if contains(glob, self.pattern(kind)) else "some"
-        if domain in self._domains:
-            return "none"
-        above = self._nearest_above(domain)
-        return (
-            "some" if above == (self._nearest_above(kind.address.domain) if kind.part == "below" else None) else "none"
-        )
 
     def untagged(self, kind: Kind) -> Kind:
         """The person of whom a kind is all with a tag."""

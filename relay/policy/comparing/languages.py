@@ -132,6 +132,8 @@ def address(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> 
     """
     if any(_is_wider(who, each, separators) for who in unwanted for each in wanted or [Who()]):
         return None
+    if any(_in_vain(each, wanted, unwanted, separators) for each in wanted):
+        return None
     if (guess := guessed(wanted, unwanted, separators)) is not None:
         return guess
     return _searched(_Search(wanted, unwanted, separators))
@@ -143,6 +145,13 @@ def _is_wider(wide: Who, narrow: Who, separators: str) -> bool:
     if wide.fits is not None and narrow.fits is None:
         return False
     return fits and all(address_within(each, narrow.misses, separators) for each in wide.misses)
+
+
+def _in_vain(who: Who, wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> bool:
+    """Whether each pattern of one who is wanted lies within what others miss, or are not wanted for."""
+    missed = [glob for each in wanted for glob in each.misses]
+    missed += [glob for each in unwanted if not each.misses for glob in each.fits or ()]
+    return bool(who.fits) and all(address_within(each, missed, separators) for each in who.fits or ())
 
 
 def _guesses(wanted: Sequence[Who]) -> Iterator[str]:

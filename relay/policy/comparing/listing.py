@@ -53,6 +53,7 @@ class Listing:
         self._sets = (old, new)
         self._separators = separators
         self._left = MAX_WORK_IN_ALL
+        self._looked_for: dict[object, list[Message]] = {}
 
     def differences(
         self, recipient: str, called: str, old: Side, new: Side, day: date | None, *, same_settings: bool
@@ -61,7 +62,7 @@ class Listing:
 
         `same_settings` says that only rules and floors differ.
         """
-        sizes = sorted({*old.limits(), *new.limits(), self._sets[0].site.max_bounce + 1})
+        sizes = sorted({*old.limits(), *new.limits(), self._sets[0].site.max_bounce + 1}) if self._left > 0 else []
         tries, coarse = self._tries(old, new, sizes, same_settings=same_settings)
         whose: dict[tuple[Direction, tuple[str, ...]], dict[str, None]] = {}
         found: dict[tuple[Direction, tuple[str, ...]], Difference] = {}
@@ -80,18 +81,46 @@ class Listing:
         """The mails to try, and whether there would be too many with rules in pairs, and all together."""
         rules = list({each.key: each for side in (old, new) for each in (*side.replacing, *side.raising)}.values())
         about = _about(old, new, rules) if same_settings else rules
-        conditions = [each.conditions for each in rules]
         work = 2 * (len(rules) + 1)
-        tries = _Tries(senders(conditions, self._separators, pairs=True), _messages(about, rules, pairs=True))
+        if self._left <= 0:
+            return _Tries(
+                [SOMEBODY], [ANY_MESSAGE, *(each for item in about[:1] for each in self._asked(item)[:1])]
+            ), True
+        conditions = [each.conditions for each in rules]
+        tries = _Tries(senders(conditions, self._separators, pairs=True), self._messages(about, rules, pairs=True))
         coarse = tries.number(sizes) * work > min(MAX_WORK, self._left)
         if coarse:
             asked = [each.conditions for each in about]
-            tries = _Tries(senders(asked, self._separators, pairs=False), _messages(about, rules))
+            tries = _Tries(senders(asked, self._separators, pairs=False), self._messages(about, rules))
             while len(tries.messages) > 1 and tries.number(sizes) * work > MAX_WORK:
                 del tries.messages[-len(tries.messages) // 2 :]
             del tries.senders[max(2, MAX_WORK // work) :]
         self._left -= tries.number(sizes) * work
         return tries, coarse
+
+    def _asked(self, item: Item) -> list[Message]:
+        """The messages that a rule looks for."""
+        if item.key not in self._looked_for:
+            self._looked_for[item.key] = list(messages(item.conditions))
+        return self._looked_for[item.key]
+
+    def _messages(self, about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = False) -> list[Message]:
+        """A message that no rule looks for, and those of some rules; with `pairs`, each with those of all others."""
+        found = dict.fromkeys([ANY_MESSAGE])
+        for each in about:
+            found |= dict.fromkeys(self._asked(each))
+            if (too_large := outside(each.conditions)) is not None:
+                found[too_large] = None
+        if not pairs:
+            return list(found)
+        own = dict.fromkeys(message for each in about[:MAX_IN_PAIRS] for message in self._asked(each))
+        others = dict.fromkeys(message for each in rules[:MAX_IN_PAIRS] for message in self._asked(each))
+        for one, other in combinations(own | others, 2):
+            if one in own and (both := joined([one, other])) is not None:
+                found[both] = None
+        if len(others) > 2 and (all_of_them := joined(list(others))) is not None:
+            found[all_of_them] = None
+        return list(found)
 
 
 def _about(old: Side, new: Side, rules: Sequence[Item]) -> list[Item]:
@@ -100,26 +129,6 @@ def _about(old: Side, new: Side, rules: Sequence[Item]) -> list[Item]:
     shared = {each.key for each in old.raising} & {each.key for each in new.raising}
     shared |= set(in_order[0]) if in_order[0] == in_order[1] else set()
     return [each for each in rules if each.key not in shared]
-
-
-def _messages(about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = False) -> list[Message]:
-    """A message that no rule looks for, and those of some rules; with `pairs`, each with those of all others."""
-    asked = {each.key: list(messages(each.conditions)) for each in rules}
-    found = dict.fromkeys([ANY_MESSAGE])
-    for each in about:
-        found |= dict.fromkeys(asked[each.key])
-        if (too_large := outside(each.conditions)) is not None:
-            found[too_large] = None
-    if not pairs:
-        return list(found)
-    own = dict.fromkeys(message for each in about[:MAX_IN_PAIRS] for message in asked[each.key])
-    others = dict.fromkeys(message for each in rules[:MAX_IN_PAIRS] for message in asked[each.key])
-    for one, other in combinations(own | others, 2):
-        if one in own and (both := joined([one, other])) is not None:
-            found[both] = None
-    if len(others) > 2 and (all_of_them := joined(list(others))) is not None:
-        found[all_of_them] = None
-    return list(found)
 
 
 def _difference(called: str, sender: str, message: Message, each: Look, day: date | None) -> Difference:

@@ -24,7 +24,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from relay.policy.comparing.combinations import combined
-from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Judged, Verdict
+from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Judged, Sure, Verdict
 from relay.policy.comparing.implied import Known, in_single_texts
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import REWRITTEN, TooHard, Who, address
@@ -95,6 +95,8 @@ class Proof:
         self._separators, self._max_bounce, self._recipients = separators, max_bounce, recipients
         self._failed: set[object] = set()
         self._failures: list[Failure] = []
+        self._sure = Sure.of(old, new)
+        self._sizes = {bounce: list(_sizes(old, new, bounce)) for bounce in (max_bounce, None)}
 
     def failures(self) -> list[Failure]:
         """What could not be shown; each rule at most once."""
@@ -148,18 +150,25 @@ class Proof:
                 self._in_cell(case, in_cell, rules, known)
 
     def _cells(self) -> Iterator[_Cell]:
-        """Each pair of rules by sender that may hold; with the same rules on both sides, it is the same rule."""
-        old, new = self._old.replacing, self._new.replacing
-        same = [each.key for each in old] == [each.key for each in new]
-        for number in range(len(self._old.bases)):
-            for other in [number] if same else range(len(self._new.bases)):
-                wanted, unwanted = [], []
-                for senders, place in ((self._old.senders, number), (self._new.senders, other)):
-                    wanted += list(senders[place - 1 : place]) if place else []
-                    unwanted += list(senders[: place - 1] if place else senders)
-                known = tuple(who.fits for who in wanted if who.fits is not None)
-                unwanted = list(dict.fromkeys(unwanted))
-                yield _Cell((number, other), tuple(dict.fromkeys(wanted)), tuple(unwanted), known)
+        """Each pair of rules by sender that may hold; a rule of both sides leaves nothing to those behind it."""
+        old, new = ([each.key for each in side.replacing] for side in (self._old, self._new))
+        in_old, in_new = ({key: number for number, key in enumerate(some, 1)} for some in (old, new))
+        for number in range(len(old) + 1):
+            last = in_new.get(old[number - 1], len(new)) if number else len(new)
+            none = () if number and old[number - 1] in in_new else (0,)
+            for other in (*none, *range(1, last + 1)):
+                place = in_old.get(new[other - 1]) if other else None
+                if place is None or (number and place >= number):
+                    yield self._cell(number, other)
+
+    def _cell(self, number: int, other: int) -> _Cell:
+        wanted: list[Who] = []
+        unwanted: list[Who] = []
+        for senders, place in ((self._old.senders, number), (self._new.senders, other)):
+            wanted += senders[place - 1 : place] if place else ()
+            unwanted += senders[: place - 1] if place else senders
+        known = tuple(who.fits for who in wanted if who.fits is not None)
+        return _Cell((number, other), tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(unwanted)), known)
 
     def _meant(self, cell: _Cell, rules: Iterable[Item]) -> tuple[Item, ...]:
         """The rules that may be for a sender in the cell."""
@@ -191,13 +200,22 @@ class Proof:
     ) -> bool:
         """Whether something cannot be shown, which is kept unless it is asked `only_look`."""
         bases = self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]]
+        mails = self._old.mail(1, max_bounce), self._new.mail(1, max_bounce)
+        shared = self._sure.shared
+        known_already = all(each.key in shared or each.key in self._failed for each in rules[0])
+        if (
+            known_already
+            and all(each.key in shared for each in rules[1])
+            and (bases[0], mails[0]) == (bases[1], mails[1])
+        ):
+            return False
         # Before the first rule that is surely meant, and where none is, all may only be meant.
         before = self._new.maybe[: cell.bases[1] - 1] if cell.bases[1] else self._new.maybe
         unsure = frozenset() if only_look else frozenset(each.key for each in before)
-        for sizes in self._sizes(max_bounce):
+        for sizes in self._sizes[max_bounce]:
             old, new = (tuple(each for each in side if each.conditions.for_size(sizes.whole)) for side in rules)
-            old_mail, new_mail = (side.mail(sizes.octets, max_bounce) for side in (self._old, self._new))
-            context = Context(*bases, old, new, old_mail, new_mail, known, unsure)
+            old_mail, new_mail = (mail._replace(octets=sizes.octets) for mail in mails)
+            context = Context(bases, (old, new), (old_mail, new_mail), known, self._sure, unsure)
             for failure in self._in_context(context, case, cell, sizes, only_look=only_look):
                 if only_look:
                     return True
@@ -205,28 +223,12 @@ class Proof:
                 self._failures.append(failure)
         return False
 
-    def _sizes(self, max_bounce: int | None) -> list[Sizes]:
-        """Of each kind of sizes that rules and limits can tell apart, one; without a Bcc field if it can be."""
-        sides = (self._old, self._new)
-        limits = {octets for each in sides for octets in each.limits()} | {1}
-        limits |= {max_bounce + 1} if max_bounce is not None else set()
-        asked = sorted({octets for each in sides for octets in each.conditions_on_size()} | {1})
-        ends = dict(zip(asked, [*asked[1:], None], strict=True))
-        below = dict(zip(sorted(limits), [*sorted(limits)[1:], None], strict=True))
-        found: list[Sizes] = []
-        for octets, end in below.items():
-            for whole, whole_end in ends.items():
-                larger = max(octets, whole)
-                if whole_end is None or larger < whole_end:
-                    found.append(Sizes(larger, larger if end is None or larger < end else octets))
-        return found
-
     def _in_context(
         self, context: Context, case: Case, cell: _Cell, sizes: Sizes, *, only_look: bool
     ) -> Iterator[Failure]:
-        left = [] if context.same else [each for each in context.to_be_shown() if _key(each) not in self._failed]
-        unsure = bool(left) and not context.a_lattice
-        for item in left if context.a_lattice else ():
+        left = [each for each in context.to_be_shown() if _key(each) not in self._failed]
+        unsure = bool(left) and not self._sure.a_lattice
+        for item in left if self._sure.a_lattice else ():
             show = _Showing(context, cell, case, item)
             judged = show.of(NO_CONDITIONS if item is None else item.conditions)
             unsure = unsure or judged.verdict is Verdict.UNSURE
@@ -236,7 +238,7 @@ class Proof:
         if unsure and only_look:
             yield Failure(None, NO_CONDITIONS, case, sizes, cell.bases, "")
         elif unsure and (found := combined(context)).why:
-            item = next((each for each in found.together if each.key not in context.shared), None)
+            item = next((each for each in found.together if each.key not in self._sure.shared), None)
             item = item or next(iter(found.together), None)
             if _key(item) not in self._failed:
                 part = NO_CONDITIONS if item is None else item.conditions
@@ -265,7 +267,7 @@ class _Showing:
 
     def of(self, conditions: Conditions, known: Known | None = None) -> Judged:
         """Of the mails that fit these conditions."""
-        context = self._context if known is None else replace(self._context, known=known)
+        context = self._context if known is None else self._context.knowing(known)
         judged = context.judged(self._item, conditions)
         self._left -= 1
         self.part = conditions
@@ -287,6 +289,19 @@ class _Showing:
             return self._cell.address(known.separators, *some) is None
         except TooHard:
             return False
+
+
+def _sizes(old: Side, new: Side, max_bounce: int | None) -> Iterator[Sizes]:
+    """Of each kind of sizes that rules and limits can tell apart, one; without a Bcc field if it can be."""
+    limits = {1, *old.limits(), *new.limits(), *(() if max_bounce is None else (max_bounce + 1,))}
+    asked = sorted({1, *old.conditions_on_size(), *new.conditions_on_size()})
+    ends = list(zip(asked, [*asked[1:], None], strict=True))
+    below = sorted(limits)
+    for octets, end in zip(below, [*below[1:], None], strict=True):
+        for whole, whole_end in ends:
+            larger = max(octets, whole)
+            if whole_end is None or larger < whole_end:
+                yield Sizes(larger, larger if end is None or larger < end else octets)
 
 
 def _single_senders(known: Known) -> Iterator[Known]:

@@ -5,8 +5,6 @@ Standard: policies/README.md; two sides that say the same are equal, so that one
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
 
 from relay.policy.comparing.items import Conditions, Item, bare
 from relay.policy.comparing.languages import Who
@@ -14,50 +12,33 @@ from relay.policy.comparing.outcomes import Mail
 from relay.policy.settings import Chosen
 
 
-@dataclass(frozen=True)
 class Side:
-    """`own` is what the file says without rules, None where no file covers the recipients.
+    """What holds before anything is raised, rules by sender that may take its place, and all that raises.
 
-    `replacing` are the rules by sender that may take its place, in their order; `raising` the floors and all other
-    rules of the file. `peer` has the keys; `guarded` says that the file may not let this mail out in clear.
+    `bases` are what the file says without rules, None where no file covers the recipients, and then with each rule by
+    sender in its place. `maybe` are these rules as they count where the sender is not sure, `senders` are whom they
+    are for. `raising` are the floors and all other rules of the file. `peer` has the keys; `guarded` says that the file
+    may not let this mail out in clear. `key` is the same for sides of the same meaning.
     """
 
-    own: Chosen | None = None
-    replacing: tuple[Item, ...] = ()
-    raising: tuple[Item, ...] = ()
-    peer: str | None = None
-    guarded: bool = False
-
-    @cached_property
-    def key(self) -> object:
-        """The same for sides of the same meaning."""
-        own = None if self.own is None else bare(self.own)
-        return (
-            own,
-            tuple(each.key for each in self.replacing),
-            tuple(each.key for each in self.raising),
-            self.peer,
-            self.guarded,
-        )
-
-    @cached_property
-    def bases(self) -> tuple[Chosen | None, ...]:
-        """What holds before anything is raised: for those whom no rule by sender is for, then for each rule."""
-        if self.own is None:
-            return (None,)
-        own = self.own
-        replaced = (own.instead(each.rule.when, 0) for each in self.replacing)
-        return (bare(own), *map(bare, replaced))
-
-    @cached_property
-    def maybe(self) -> tuple[Item, ...]:
-        """The rules by sender as they count where the sender is not sure."""
-        return () if self.own is None else tuple(each.that_may(self.own) for each in self.replacing)
-
-    @cached_property
-    def senders(self) -> tuple[Who, ...]:
-        """Whom each rule by sender is for."""
-        return tuple(who(each.conditions) for each in self.replacing)
+    def __init__(
+        self,
+        own: Chosen | None = None,
+        replacing: tuple[Item, ...] = (),
+        raising: tuple[Item, ...] = (),
+        peer: str | None = None,
+        *,
+        guarded: bool = False,
+    ) -> None:
+        self.own, self.replacing, self.raising, self.peer, self.guarded = own, replacing, raising, peer, guarded
+        self.bases: tuple[Chosen | None, ...] = (None,)
+        self.maybe: tuple[Item, ...] = ()
+        if own is not None:
+            self.bases = (bare(own), *(bare(own.instead(each.rule.when, 0)) for each in replacing))
+            self.maybe = tuple(each.that_may(own) for each in replacing)
+        self.senders = tuple(who(each.conditions) for each in replacing)
+        rules = (tuple(each.key for each in some) for some in (replacing, raising))
+        self.key = (self.bases[0], *rules, peer, guarded)
 
     def mail(self, octets: int, max_bounce: int | None) -> Mail:
         """A mail of so many bytes to these recipients."""

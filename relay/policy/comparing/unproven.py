@@ -85,13 +85,27 @@ def witnesses(failure: Failure, new: Side, recipient: str, separators: str) -> I
     message = joined(some) or some[0]
     if failure.sizes.whole > message.least:
         message = with_size(message, failure.sizes.whole)
-    to = [filled(glob) for glob in failure.conditions.people.get("recipient", ())[:1]]
-    for address in (*filter(_is_address, to), recipient):
+    for address in _recipients(failure, new, recipient, separators):
         for sender in _senders(failure):
             for author in _candidates("author", message.author, failure, new, separators):
                 for login in _candidates("login", message.login, failure, new, separators):
                     changed = replace(message, author=author, login=login)
                     yield Witness(sender, address, changed, address != recipient)
+
+
+def _recipients(failure: Failure, new: Side, recipient: str, separators: str) -> Iterator[str]:
+    """Whom the old rule is for, and new ones perhaps are not: whom rules name, and who stands for the kind."""
+    people = failure.conditions.people
+    asked = Who(people.get("recipient"), people.get("not_recipient", ()))
+    named = [people.get("recipient", ())]
+    named += [each.conditions.people.get("not_recipient", ()) for each in new.raising]
+    found: dict[str, None] = {}
+    for text in (filled(glob) for globs in named for glob in globs):
+        for address in (text, f"{text.rpartition('@')[0]}@{recipient.rpartition('@')[2]}"):
+            if len(found) < MAX_CANDIDATES and _is_address(address) and asked.is_one(address, separators):
+                found[address] = None
+    yield from found
+    yield recipient
 
 
 def _candidates(who: str, first: str, failure: Failure, new: Side, separators: str) -> Iterator[str]:

@@ -105,7 +105,7 @@ class View:
                 tuple(each for each in items if not each.rule.when.only_raises),
                 (*floors, *(each for each in items if each.rule.when.only_raises)),
                 peer,
-                guarded,
+                guarded=guarded,
             )
         return self._sides[what]
 

@@ -18,15 +18,6 @@ if __name__ == "__main__":
     for start in range(0, arguments.pairs, 200):
         numbers = range(arguments.seed + start, arguments.seed + min(start + 200, arguments.pairs))
         run(iter(numbers), figures, mails=arguments.mails)
-        print(
-            figures,
-            "",
-            *figures.missed,
-            *figures.disagreed[:3],
-            "",
-            *figures.alarms[-arguments.alarms :],
-            "",
-            sep="\n",
-            flush=True,
-        )
+        told = (figures, "", *figures.missed, *figures.disagreed[:3], "", *figures.alarms[-arguments.alarms :], "")
+        print(*told, sep="\n", flush=True)  # noqa: T201
     sys.exit(bool(figures.missed))
