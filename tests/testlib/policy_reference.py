@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -100,7 +100,7 @@ class Said:
     """What the documents say of one recipient; `file` is None where nobody covers them.
 
     `listed` are the levels as if there were no sizes, `tried` those for which the message is not too large; `source` is
-    the file that says which are tried, and "" where none of those that changed the list has the first of them; `raised` is whether floors change anything.
+    the file that says which are tried, and "" where the document leaves open which it is, or sizes have a part in it.
     """
 
     file: str | None
@@ -109,7 +109,6 @@ class Said:
     settings: Settings = DEFAULTS
     peer: str | None = None
     source: str = ""
-    raised: bool = False
 
     def outcome(self, facts: Facts, can: Ability) -> str:
         """The layers, or "in clear", "held", "refused"."""
@@ -122,9 +121,9 @@ class Said:
         late = self.settings.hold_for is not None and facts.waited >= self.settings.hold_for
         return "refused" if action == "refuse" or late else "held"
 
-    def best(self) -> str:
-        """What it would be for the smallest message, with all keys."""
-        return self._found(self.listed, Ability())
+    def best(self) -> set[str]:
+        """What it would be with all keys: for the smallest message, and for this one."""
+        return {self._found(self.listed, Ability()), self._found(self.tried, Ability())}
 
     def _found(self, levels: Sequence[str], can: Ability) -> str:
         for level in levels:
@@ -173,15 +172,12 @@ class Reference:
         domain = to[1]
         file = self.files[name]
         ours = name.startswith(f"{domain}/") or name == f"{domain}.toml"
-        by_envelope, _ = self._rules(name, facts, to, envelope_only=True)
+        by_envelope = self._rules(name, facts, to, envelope_only=True)
         if domain in self.owners and not ours and _strongest(by_envelope) == ("plaintext",):
             return Said(None)
-        floors, base_and_rules = self._rules(name, facts, to)[::-1]
-        said = self._decided(name, facts, base_and_rules)
-        bare = self._decided(name, facts, [base_and_rules[0], *base_and_rules[1 + len(floors) :]])
-        raised = _effect(said) != _effect(bare)
+        said = self._decided(name, facts, self._rules(name, facts, to))
         peer = file.get("peer") or self.owners.get(domain)
-        return Said(name, said.listed, said.tried, said.settings, peer, said.source, raised)
+        return Said(name, said.listed, said.tried, said.settings, peer, said.source)
 
     # --- which file ------------------------------------------------------------------------------------------------
 
@@ -210,10 +206,8 @@ class Reference:
 
     # --- which rules -----------------------------------------------------------------------------------------------
 
-    def _rules(
-        self, name: str, facts: Facts, to: tuple[str, str], *, envelope_only: bool = False
-    ) -> tuple[list[Settings], list[Settings]]:
-        """The base and all that raises it, in order; and those of them that are floors."""
+    def _rules(self, name: str, facts: Facts, to: tuple[str, str], *, envelope_only: bool = False) -> list[Settings]:
+        """The base and all that raises it, in order."""
         file = self.files[name]
         own = settings_of(file, name).over(DEFAULTS)
         base: Settings | None = None
@@ -239,7 +233,7 @@ class Reference:
             if self._fit(floor, facts, to, envelope_only=envelope_only)
             and (floor.get("inside") or to[1] not in self.site.domains)
         ]
-        return [base or own, *floors, *rules], floors
+        return [base or own, *floors, *rules]
 
     def _fit(self, rule: Mapping[str, Any], facts: Facts, to: tuple[str, str], *, envelope_only: bool = False) -> int:
         """As its weakest condition."""
@@ -328,7 +322,12 @@ class Reference:
             kem=frozenset().union(*(each.kem for each in every if each.kem)),
         )
         source = name
-        if (tried == ("plaintext",) and settings.quantum == "required") or bounced:
+        if (
+            (tried == ("plaintext",) and settings.quantum == "required")
+            or bounced
+            or tried != listed
+            or (tried != left[0]) != (listed != base.levels)
+        ):
             source = ""
         elif tried and tried != left[0]:
             source = next((rule.name for rule in saying if rule.levels and tried[0] in rule.levels), "")
@@ -341,15 +340,6 @@ class Reference:
             if level in (base.max_size or {}):
                 limits[level] = min(limits.get(level, base.max_size[level]), base.max_size[level])  # type: ignore[index]
         return limits
-
-
-def _effect(said: Said) -> object:
-    """What can be told apart."""
-    return (
-        said.listed,
-        said.tried,
-        replace(said.settings, impossible=said.settings.impossible or said.settings.otherwise),
-    )
 
 
 def _maybe(patterns: list[str]) -> int:
