@@ -114,7 +114,8 @@ def _clean(tokens: Iterable[bytes | Word]) -> str | None:
                 return None
         else:
             codec = token.codecs[0]
-            if not (_CLEAN_QUOTED if token.encoding == "Q" else _CLEAN_BASE64).fullmatch(token.payload):
+            clean = _CLEAN_QUOTED if token.encoding == "Q" else _CLEAN_BASE64
+            if not token.payload or not clean.fullmatch(token.payload):
                 return None
             octets = _octets(token, _USUAL)
         if b"\0" in octets or (codec != charsets.UTF_8 and not charsets.is_ascii(octets, codec)):
@@ -129,7 +130,8 @@ def _clean(tokens: Iterable[bytes | Word]) -> str | None:
 def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
     """The words, and the octets between them but for the blanks between two words.
 
-    The lenient read on behind a question mark within a word, and to the end where the word has none.
+    The lenient read on behind a question mark within a word, and to the end where the word has none; and they keep the
+    blanks behind an empty word.
     """
     place, after_word = 0, False
     for begin, end, word in _lenient(octets) if lenient else _strict(octets):
@@ -137,7 +139,7 @@ def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
         if between and not (after_word and _BLANKS.fullmatch(between)):
             yield between
         yield word
-        place, after_word = end, True
+        place, after_word = end, bool(word.payload) or not lenient
     if place < len(octets):
         yield octets[place:]
 
