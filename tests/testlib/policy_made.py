@@ -111,7 +111,7 @@ class Made(random.Random):
         scopes |= {"example.toml": "domain"} if self.random() < 0.3 else {}
         scopes |= {"default.toml": "default"} if self.random() < 0.7 or not scopes else {}
         scopes |= {"floors.toml": "floors"} if self.random() < 0.6 else {}
-        return Policies(scopes, SiteSays(OWN, self.choice(["+", "+", "+-", "-", "+=_", ""])))
+        return Policies(scopes, SiteSays(OWN, self.choice(["+", "+", "+-", "-", "+=_", "=."])))
 
     def again(self, policies: Policies, names: Iterable[str]) -> dict[str, str]:
         """These files, made anew, which the set has from now on."""
