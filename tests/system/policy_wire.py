@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import shutil
 import ssl
 import sys
@@ -20,6 +21,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import structlog
 import trustme
 
 from relay.errors import ConfigError
@@ -36,10 +38,11 @@ from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 
-PEERS = {"bob": ["bob.example", "lab.bob.example"]}
+PEERS = {"bob": ["bob.example"]}
 OWNERS = dict.fromkeys(PEERS["bob"], "bob")
 ABILITY = Ability(cannot=frozenset({("hqc-256", "bob")}))
 MAILS_EACH = 50
+COMPLETE = ("X-Generated: yes", "Date: Wed, 25 Nov 2026 10:00:00 +0000", "Message-ID: <1@alice.example>")
 SUBMISSION = """
 [submission]
 listen_tls = "127.0.0.1:0"
@@ -81,7 +84,18 @@ def facts_of(made: Made) -> Facts:
         known = sender_of(facts.sender) if facts.sender else None
         if facts.sender and (known is None or facts.sender.endswith(".") or len(facts.sender) > 200):
             continue
-        if "\x01" in "".join(facts.authors) or not facts.recipients[0].rpartition("@")[2].isascii():
+        domain = facts.recipients[0].rpartition("@")[2]
+        if (
+            "\x01" in "".join(facts.authors)
+            or not domain.isascii()
+            or not re.fullmatch(r"[A-Za-z0-9-]+(\.[A-Za-z0-9-]+)+", domain)
+        ):
+            continue
+        # Submission would add what is missing, and the message would be larger.
+        facts = replace(facts, fields=(*facts.fields, *COMPLETE))
+        try:
+            message_of(facts)
+        except AssertionError:
             continue
         return facts
 
@@ -160,7 +174,6 @@ def site_of(
     )  # fmt: skip
     text = site.config_file.read_text()
     text = text.replace('domains = ["alice.example"]', f"domains = {json.dumps(sorted(OWN))}")
-    text = text.replace('domains = ["bob.example"]', f"domains = {json.dumps(PEERS['bob'])}")
     text = text.replace("[policies]", f"{SUBMISSION}\ntag_separators = {json.dumps(policies.site.tag_separators)}")
     site.config_file.write_text(text)
     write_certificate(directory, ca)
@@ -171,7 +184,9 @@ def site_of(
 
 async def main(mails: int, seed: int) -> int:
     """Sends them all; the number of those of which the reference says otherwise."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     made, counted, wrong, sent = Made(seed), Counter[str](), 0, 0
+    made.peers, made.named_peers = ("bob",), 0.8
     ca = trustme.CA()
     trust = ssl.create_default_context()
     ca.configure_trust(trust)
@@ -191,8 +206,9 @@ async def main(mails: int, seed: int) -> int:
             async with relay_process(site) as relay:
                 for _ in range(min(MAILS_EACH, mails - sent)):
                     facts = facts_of(made)
-                    login = None if sent % 2 else made.choice(LOGINS)
-                    facts = replace(facts, login=login, fields=(*facts.fields, "X-Generated: yes"))
+                    # Users may not send from an address literal.
+                    login = None if sent % 2 or "@[" in facts.sender else made.choice(LOGINS)
+                    facts = replace(facts, login=login)
                     want = reference.said(facts, facts.recipients[0]).outcome(facts, ABILITY)
                     got, reply = await one_mail(relay, trust, sink, facts)
                     sent += 1

@@ -94,6 +94,9 @@ class Policies:
 class Made(random.Random):
     """Files, mails and supplies by chance."""
 
+    peers: Sequence[str] = ("bob", "carol")
+    named_peers = 0.2
+
     def maybe(self, chance: float, text: str) -> str:
         return text if self.random() < chance else ""
 
@@ -108,7 +111,7 @@ class Made(random.Random):
         scopes |= {"example.toml": "domain"} if self.random() < 0.3 else {}
         scopes |= {"default.toml": "default"} if self.random() < 0.7 or not scopes else {}
         scopes |= {"floors.toml": "floors"} if self.random() < 0.6 else {}
-        return Policies(scopes, SiteSays(OWN, self.choice(["+", "+", "+-", "-", "+=_", ""])))
+        return Policies(scopes, SiteSays(OWN, self.choice(["+", "+", "+-", "-", "+=_", "=."])))
 
     def again(self, policies: Policies, names: Iterable[str]) -> dict[str, str]:
         """These files, made anew, which the set has from now on."""
@@ -119,7 +122,7 @@ class Made(random.Random):
     def file(self, scope: str) -> str:
         if scope == "floors":
             return "\n".join(self.floor() for _ in range(self.randint(1, 3)))
-        peer = self.maybe(0.2, f'peer = "{self.choice(["bob", "carol"])}"\n')
+        peer = self.maybe(self.named_peers, f'peer = "{self.choice(self.peers)}"\n')
         subdomains = self.maybe(0.5, "subdomains = true\n") if scope == "domain" else ""
         rules = "".join(self.rule() for _ in range(self.choice([0, 1, 1, 2, 4])))
         return peer + self.levels(0.2) + subdomains + self.settings() + self.days() + rules
