@@ -28,6 +28,8 @@ Part = Literal["one", "tagged", "domain", "below", "else"]
 
 ELSEWHERE = "elsewhere.invalid{}"
 ANYBODY = "anybody"
+Recipients = tuple[tuple[Glob, ...] | None, tuple[Glob, ...] | None]
+"""Patterns of the conditions on recipients, as ON_RECIPIENTS has them; None where there is no such condition."""
 MAX_NAMED = 1000
 """Maximum number of recipients who are looked at because floors name them."""
 _ANY_ADDRESS = Glob.of("*@*")
@@ -217,23 +219,19 @@ class Kinds:
         return next(each for each in names if each not in self._domains and self._nearest_above(each) == above)
 
 
-def for_kind(kinds: Kinds, kind: Kind, conditions: Conditions) -> Conditions | None:
-    """The conditions of a floor but those on recipients that hold for all of a kind; None where one holds for none."""
-    changed: dict[str, tuple[Glob, ...] | None] = {}
-    routed = kind.part == "one" and may_be_route(kind.address)
+def left_of(kinds: Kinds, kind: Kind, conditions: Conditions) -> Recipients | None:
+    """The conditions on recipients that do not hold for all of a kind, and what may fit; None if one never does."""
+    if kind.part == "one" and may_be_route(kind.address):  # in doubt, whom every condition on recipients fits
+        return None, None
+    left: list[tuple[Glob, ...] | None] = []
     for name in ON_RECIPIENTS:
-        globs = conditions.people.get(name)
-        if globs is None:
-            continue
-        if routed:  # in doubt, whom every condition on recipients fits
-            changed[name] = None
-            continue
-        meeting = {glob: kinds.meeting(kind, glob) for glob in globs}
-        some = tuple(glob for glob in globs if meeting[glob] == "some")
-        if "all" in meeting.values():
-            changed[name] = None if name == "recipient" else ()
-        else:
-            changed[name] = some or (() if name == "recipient" else None)
-        if changed[name] == ():
-            return None
-    return conditions.with_people(**changed)
+        some: tuple[Glob, ...] | None = None
+        if (globs := conditions.people.get(name)) is not None:
+            meeting = {glob: kinds.meeting(kind, glob) for glob in globs}
+            every = "all" in meeting.values()
+            some = tuple(glob for glob in globs if meeting[glob] == "some")
+            if (every and name != "recipient") or (not every and not some and name == "recipient"):
+                return None
+            some = None if every or not some else some
+        left.append(some)
+    return left[0], left[1]

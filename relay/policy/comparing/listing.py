@@ -28,7 +28,7 @@ from relay.policy.people import NULL_SENDER
 
 MAX_WORK = 20_000
 """Maximum number of rules looked at for one kind of recipient, each once for a mail; else rules are tried alone."""
-MAX_WORK_IN_ALL = 200_000
+MAX_WORK_IN_ALL = 100_000
 """The same for all kinds of recipients."""
 MAX_CALLED = 3
 """Maximum number of senders named."""
@@ -62,6 +62,8 @@ class Listing:
 
         `same_settings` says that only rules and floors differ.
         """
+        if self._left <= 0 and same_settings:
+            return [], True
         sizes = sorted({*old.limits(), *new.limits(), self._sets[0].site.max_bounce + 1}) if self._left > 0 else []
         tries, coarse = self._tries(old, new, sizes, same_settings=same_settings)
         whose: dict[tuple[Direction, tuple[str, ...]], dict[str, None]] = {}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
 
 from relay.policy.comparing.items import Item
-from relay.policy.comparing.kinds import Kind, Kinds, for_kind
+from relay.policy.comparing.kinds import Kind, Kinds, left_of
 from relay.policy.comparing.sides import Side
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.decide import PolicySet
@@ -59,35 +59,35 @@ class View:
         self._own: dict[int, Chosen] = {}
         self._sides: dict[object, Side] = {}
         self._for_kind: dict[object, Item] = {}
+        self._asked: Kind | None = None
+        self._found: tuple[Item, ...] = ()
+
+    @property
+    def asks_for_recipients(self) -> bool:
+        """Whether there are floors that are not for all recipients."""
+        return self._by_recipient
 
     def floors(self, kind: Kind) -> tuple[Item, ...]:
         """The floors that are for any of a kind, each without conditions on recipients that hold for all of them."""
         inside = kind.address.domain in self.policies.site.domains
         if not inside and not self._by_recipient:
             return self._floors
-        found: list[Item] = []
-        for item in self._floors:
-            floor = item.rule.when
-            assert isinstance(floor, Floor)  # noqa: S101 - what else floors.toml has
-            if inside and not floor.inside:
-                continue
-            if "recipient" not in item.conditions.people and "not_recipient" not in item.conditions.people:
-                found.append(item)
-            elif (conditions := for_kind(self._kinds, kind, item.conditions)) is not None:
-                found.append(
-                    self._with(item, conditions.people.get("recipient"), conditions.people.get("not_recipient"))
-                )
-        return tuple(found)
+        if kind != self._asked:
+            found = (self._for(kind, item) for item in self._floors if not inside or _is_inside(item))
+            self._asked, self._found = kind, tuple(each for each in found if each is not None)
+        return self._found
 
-    def _with(self, item: Item, *recipients: tuple[object, ...] | None) -> Item:
-        """A floor with other conditions on recipients; the same one for all kinds with whom it is so."""
-        what = (id(item), recipients)
+    def _for(self, kind: Kind, item: Item) -> Item | None:
+        """A floor for one kind; the same object for all kinds for whom the same is left of it."""
+        if _ON_RECIPIENTS.isdisjoint(item.conditions.people):
+            return item
+        if (left := left_of(self._kinds, kind, item.conditions)) is None:
+            return None
+        what = (id(item), left)
         if what not in self._for_kind:
-            changed = dict(zip(("recipient", "not_recipient"), recipients, strict=True))
-            self._for_kind[what] = item.having(item.conditions.with_people(**changed))  # type: ignore[arg-type]
-        found = self._for_kind[what]
-        assert found is not None  # noqa: S101
-        return found
+            changed = dict(zip(ON_RECIPIENTS, left, strict=True))
+            self._for_kind[what] = item.having(item.conditions.with_people(**changed))
+        return self._for_kind[what]
 
     def side(self, kind: Kind, file: PolicyFile | None, floors: tuple[Item, ...], day: date) -> Side:
         """What holds for a kind on a day on which this file covers it; the same object where it is the same."""
@@ -120,3 +120,9 @@ class View:
         if found is None:
             found = self._own[id(policy)] = Chosen(policy.levels).instead(policy, 0)
         return found
+
+
+def _is_inside(item: Item) -> bool:
+    """Whether a floor is for mail inside as well."""
+    floor = item.rule.when
+    return isinstance(floor, Floor) and floor.inside

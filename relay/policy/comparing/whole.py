@@ -62,8 +62,8 @@ class Whole:
 
     def of_kind(self, kind: Kind) -> Found:
         """What is found for one kind of recipient, or was for another one like it."""
-        if kind.part == "tagged" and self._beside(kind)[:2] == self._beside(self.kinds.untagged(kind))[:2]:
-            return _NOTHING  # the same as without a tag
+        if kind.part == "tagged" and self._as_without_tag(kind):
+            return _NOTHING
         files = self.kinds.files(kind)
         what = (*self._beside(kind), *((step, self._number(old), self._number(new)) for step, old, new in files))
         if what not in self._found:
@@ -84,6 +84,12 @@ class Whole:
         asked = any(_asks_for_recipients(each) for some in floors for each in some)
         owners = tuple(each.owners.get(kind.address.domain) for each in self._sets)
         return *(tuple(map(id, some)) for some in floors), owners, self.kinds.patterns(kind) if asked else None
+
+    def _as_without_tag(self, kind: Kind) -> bool:
+        """Whether floors tell nobody with a tag from who has none."""
+        if not any(each.asks_for_recipients for each in self._views):
+            return True
+        return all(_the_same(view.floors(kind), view.floors(self.kinds.untagged(kind))) for view in self._views)
 
     def _number(self, file: PolicyFile | None, *, rules: bool = True) -> int:
         """The same for files that say the same, or do without their `rules`."""
@@ -197,6 +203,10 @@ class Whole:
         base = failure.bases[0]
         item = failure.item or (span.sides[0].replacing[base - 1] if base else None)
         return f"{old.source}:{old.line if item is None else old.rule_lines[item.rule.number - 1]}"
+
+
+def _the_same(some: tuple[Item, ...], others: tuple[Item, ...]) -> bool:
+    return list(map(id, some)) == list(map(id, others))
 
 
 def _asks_for_recipients(item: Item) -> bool:
