@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from tests.testlib.address_reference import Address, addresses_in, domain_of, folded, local_of, sender_of
+from tests.testlib.address_reference import Address, addresses_in, folded, local_of, sender_of
 
 STRENGTH = {"otp": 4, "aes": 3, "pqc": 2, "rsa": 1, "plaintext": 0}
 NUMBERED = {1: "otp", 2: "aes", 3: "pqc", 4: "rsa"}
@@ -362,19 +362,16 @@ class Inner:
 
 
 def rewritten(address: Address) -> Inner | None:
-    """What one of the forms stands for, if this is one."""
+    """What one of the forms stands for, if this is one or begins like one."""
     srs = re.fullmatch(
         r"(?:SRS0[=+-]|SRS1[=+-][^=]+=[^=]+=[=+-])[^=]+=[^=]+=([^=]+)=(.*)", address.local, re.IGNORECASE | re.DOTALL
     )
     if srs:
-        return Inner(_inner(srs[2], srs[1]))
+        return Inner(sender_of(f"{srs[2]}@{srs[1]}"))
     prvs = re.fullmatch(r"prvs=[a-z0-9]+=(.*)", address.local, re.IGNORECASE | re.DOTALL)
-    return Inner(_inner(prvs[1], address.domain)) if prvs else None
-
-
-def _inner(local: str, domain: str) -> Address | None:
-    known = domain_of(domain.removesuffix("."))
-    return Address(local, known) if local and known else None
+    if prvs:
+        return Inner(sender_of(f"{prvs[1]}@{address.domain}"))
+    return Inner(None) if re.match(r"SRS[01][=+-]|prvs=", address.local, re.IGNORECASE) else None
 
 
 def _strongest(base_and_rules: Sequence[Settings]) -> tuple[str, ...]:
