@@ -207,11 +207,9 @@ class _Walk:
 def _kinds(content_type: Structured, *, in_digest: bool) -> tuple[str, ...]:
     """Each type that a Content-Type may be read as, in lower case; the default where there is none or no right one."""
     default = ("message/rfc822", "text/plain") if in_digest else ("text/plain",)
-    kinds = content_type.values
-    first, _, second = kinds[0].partition("/")
-    if first and second:
-        return kinds
-    return default if kinds == ("",) else (*kinds, *default)
+    first, _, second = content_type.values[0].partition("/")
+    kinds = tuple(kind for kind in content_type.values if kind)
+    return kinds if first and second else (*kinds, *default)
 
 
 def _names(field: bytes, structured: Structured) -> tuple[str, ...]:
