@@ -28,7 +28,8 @@ MIN_GROWTH_OCTETS = 1000
 """... and in addition to it, in octets."""
 
 _WORD = rb"[A-Za-z0-9!#$&+./:?@^_`{|}~-]++"
-_IN_QUOTES = rb"(?:[A-Za-z0-9 !#$&+,./:?@^_`{|}~-]++|(?<=[_-])=)*+"
+_ENCODED = rb"=\?[A-Za-z0-9*_-]++\?(?:[Bb]\?[A-Za-z0-9+/]*+=*+|[Qq]\?(?:[A-Za-z0-9!*+,./_-]++|=[0-9A-F]{2})*+)\?="
+_IN_QUOTES = rb"(?:[A-Za-z0-9 !#$&+,./:?@^_`{|}~-]++|(?<=[_-])=|%b)*+" % _ENCODED
 _PLAIN = re.compile(
     rb"[ \t]*+(%b)[ \t]*+((?:;[ \t]*+%b=(?:%b|\"%b\")[ \t]*+)*+);?[ \t]*+" % (_WORD, _WORD, _WORD, _IN_QUOTES)
 )
@@ -48,7 +49,6 @@ _ODD_HEAD = re.compile(rb'[^;,=]*?[^\t -~]|[^;,=]*?[\\"]')
 _QUOTED = re.compile(rb'"((?:[^"\\]++|\\.)*+)"?', re.DOTALL)
 _UNTIL_SEMICOLON = re.compile(rb'(?:[^";]++|"(?:[^"\\]++|\\.)*+"?)*+', re.DOTALL)
 _WORDS = re.compile(rb"(?:=\?[^?]*+\?[BbQq]\?[^?]*+\?=[ \t]*+)++")
-_TOKEN = re.compile(rb"[^()<>@,;:\\\"/\[\]?= \t]++")
 _COMMENT_SIGN = re.compile(rb'\\.|[()"]', re.DOTALL)
 _ODD_FOLD = re.compile(rb"[^; \t\r\n][ \t]*+\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]*+")
@@ -226,8 +226,8 @@ def _sections(text: bytes, budget: int) -> tuple[dict[str, list[_Section]], int]
 def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     """The value that begins there as kinds of programs read it, the standards' kind first.
 
-    They differ in whether a backslash counts (even before a quote), in whether the value goes on behind the quotes, in
-    whether encoded words may have a semicolon in them, and in which signs end a value without quotes.
+    They differ in whether a backslash counts (even before a quote), in whether the value goes on behind the quotes, and
+    in whether encoded words may have a semicolon in them.
     """
     end = text.find(b";", at)
     whole = text[at : end if end >= 0 else len(text)].strip()
@@ -241,17 +241,9 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     else:
         inner, bare = whole, _without_quotes(joined)
         first = whole.split(None, 1)[0] if whole else b""
-    words = _WORDS.match(text, at + 1 if quoted else at)
-    token = _TOKEN.match(whole)
-    kinds = (
-        inner,
-        bare,
-        first,
-        whole.strip(b'"'),
-        words[0].strip() if words else inner,
-        token[0] if token and not quoted else inner,
-        inner.strip(),
-    )
+    run = _WORDS.match(text, at + 1 if quoted else at)
+    words = run[0].strip() if run and (not quoted or b'"' in run[0]) else inner
+    kinds = (inner, bare, first, whole.strip(b'"'), words)
     escaped = b"\\" in joined or b"\\" in whole
     return (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
 

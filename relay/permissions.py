@@ -9,7 +9,8 @@ import grp
 import os
 import pwd
 import shlex
-from collections.abc import Callable
+from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,32 +46,33 @@ def cause(path: str | Path, error: OSError, what: str = "cannot be read: ", *, p
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
     """What keeps this process from reading a file or directory; None where nothing does or nobody can tell."""
     try:
-        return _denial_at(Path(path).absolute(), private=private)
+        return _denial_at(Path(path).absolute().parts, private=private)
     except OSError:
         return None
 
 
-def _denial_at(path: Path, *, private: bool) -> Denial | None:
-    """Walks along the path as the kernel does. Raises OSError."""
-    place, links = Path("/"), 0
-    todo = list(reversed(path.parts[1:]))
+def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
+    """Walks along an absolute path as the kernel does. Raises OSError."""
+    at, links = "/", 0
+    todo = list(reversed(parts[1:]))
     while todo:
-        if not os.access(place, os.X_OK, effective_ids=True):
-            return _denial(place, "x", private=private)
+        if not os.access(at, os.X_OK, effective_ids=True):
+            return _denial(Path(at), "x", private=private)
         if (part := todo.pop()) == "..":
-            place = place.parent
+            at = at.rpartition("/")[0] or "/"
             continue
+        beyond = f"{at.rstrip('/')}/{part}"
         try:
-            target = (place / part).readlink()
+            target = os.readlink(beyond)  # noqa: PTH115 - a thousand links may lead through one directory
         except OSError:  # no link
-            place /= part
+            at = beyond
             continue
         links += 1
         if links > MAX_LINKS:
             return None
-        if target.is_absolute():
-            place = Path("/")
-        todo += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        at = "/" if target.startswith("/") else at
+        todo += reversed(Path(target).parts[target.startswith("/") :])
+    place = Path(at)
     needed = "rx" if place.is_dir() else "r"
     lacks = "".join(each for each in needed if not os.access(place, _ACCESS[each], effective_ids=True))
     return _denial(place, lacks, private=private) if lacks else None
@@ -115,20 +117,23 @@ def _bits(whose: str, rights: str) -> int:
     return sum(_ACCESS[each] << _SHIFTS[whose] for each in rights)
 
 
+@lru_cache
 def _user(number: int) -> str:
-    return _name(lambda each: pwd.getpwuid(each).pw_name, number)
-
-
-def _group(number: int) -> str:
-    return _name(lambda each: grp.getgrgid(each).gr_name, number)
-
-
-def _name(known: Callable[[int], str], number: int) -> str:
     try:
-        return known(number)
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)
+
+
+@lru_cache
+def _group(number: int) -> str:
+    try:
+        return grp.getgrgid(number).gr_name
     except KeyError:
         return str(number)
 
 
 def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

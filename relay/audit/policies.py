@@ -195,4 +195,4 @@ class PolicyRecords:
 
     def _read(self, texts: KeptTexts) -> SetFiles:
         folder = self._folder(self._last_good.sets.file.with_name(texts.version))
-        return SetFiles(texts.read(folder), folder.digests_beside)
+        return SetFiles.read(texts.read(folder), folder)

@@ -5,20 +5,23 @@ Standard: deploy/AUDIT.md; addresses are hashed there as everywhere in the recor
 from __future__ import annotations
 
 import pwd
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 from relay.audit.entries import AddressHash
-from relay.policy.compare import Difference
+from relay.policy.compare import Difference, Unproven
 from relay.policy.compare_within import Compared
 from relay.policy.installing import Who
-from relay.policy.names import SUFFIX
+from relay.policy.names import SUFFIX, printable
 from relay.policy.step import Step
 
 MAX_DIFFERENCES = 20
 """Maximum number of differences named, of what is weaker, what is stronger, and all else, each."""
 MAX_SAID = 500
 """Maximum length of the text of one difference, in characters."""
+_PERSONS_FILE = re.compile(r"(?<![\w./-])[\w-]+(?:\.[\w-]+)*/[^\s/:'\"]+\.toml")
 _MEANING = {"down": "weakened", "let go": "weakened", "up": "raised", "stopped": "otherwise", "other": "otherwise"}
 
 
@@ -67,7 +70,8 @@ def of_comparison(compared: Compared | None, missing: str, addresses: AddressHas
     for each in compared.differences:
         found[_MEANING[each.direction]].append(_said(each, addresses))
     fields: dict[str, Any] = {"compared": "all" if compared.whole else f"{compared.done} of {compared.files} files"}
-    fields["weaker"] = compared.weaker or (False if compared.whole else None)
+    fields["weaker"] = compared.weaker
+    found["unproven"] = [_unproven(each, compared.directory, addresses) for each in compared.unproven]
     for what, texts in found.items():
         fields[what] = texts[:MAX_DIFFERENCES]
         if len(texts) > MAX_DIFFERENCES:
@@ -78,4 +82,17 @@ def of_comparison(compared: Compared | None, missing: str, addresses: AddressHas
 def _said(each: Difference, addresses: AddressHash) -> str:
     sender = f" from {each.senders}" if each.senders else ""
     said = f"{each.direction}: mail{sender} to {each.recipients} ({each.message}): {'; '.join(each.changed)}"
-    return addresses.hide_in(said)[:MAX_SAID]
+    return _hidden(said, addresses)
+
+
+def _unproven(each: Unproven, directory: Path, addresses: AddressHash) -> str:
+    rule = each.rule.removeprefix(f"{printable(str(directory))}/")
+    said = f"{rule}: mail from {each.sender} to {each.recipients} ({each.message}) may be treated weaker: {each.why}"
+    return _hidden(said, addresses)
+
+
+def _hidden(said: str, addresses: AddressHash) -> str:
+    """The text with addresses as they stand in records, those in the names of people's files too."""
+    if addresses.hides:
+        said = _PERSONS_FILE.sub(lambda found: file_name(found[0], addresses), addresses.hide_in(said))
+    return said[:MAX_SAID]

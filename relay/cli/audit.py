@@ -30,7 +30,7 @@ COLUMNS = (
     "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by", "version",
     "before", "way", "uid", "sudo_user", "known_by", "files", "files_sha256", "added", "added_more", "changed",
     "changed_more", "removed", "removed_more", "compared", "weaker", "weakened", "weakened_more", "raised",
-    "raised_more", "otherwise", "otherwise_more", "earlier", "previous",
+    "raised_more", "otherwise", "otherwise_more", "unproven", "unproven_more", "earlier", "previous",
 )  # fmt: skip
 """Of a CSV file; lists are joined by a blank. A record has those that its event needs."""
 

@@ -30,7 +30,7 @@ from relay.store.secret import SiteSecret
 MAX_SHOWN = 10
 """Maximum number of files, and of differences, shown of each kind."""
 _FILES = {"added": "Added", "changed": "Changed", "removed": "Removed"}
-_DIFFERENCES = {"weakened": "Weaker", "raised": "Stronger", "otherwise": "Otherwise"}
+_DIFFERENCES = {"weakened": "Weaker", "raised": "Stronger", "otherwise": "Otherwise", "unproven": "Not proven"}
 _KNOWN_BY = {
     "command": "",
     "link": "whose link it is, swapped without policy install",
@@ -46,7 +46,7 @@ _HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 @click.option(
     "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="No more sets than this."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs: the records as they are, the newest first.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: the records, the newest first.")
 def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) -> None:
     """Say which sets of policies came into force, who put them there, and what they weakened, the newest first.
 

@@ -52,7 +52,7 @@ def _paths(directory: Path) -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def as_owner_of(directory: Path) -> Iterator[None]:
-    """For root, what is opened within is opened as whoever owns the directory: its files are nothing to trust."""
+    """For root, what is opened within is opened as the owner of the directory, whose files are not to be trusted."""
     user = _user_of(directory) if os.geteuid() == 0 else None
     with _as(user) if user is not None else nullcontext():
         yield

@@ -63,8 +63,8 @@ class PolicySettings(toml.Table):
     directory: PathSetting
     """The directory of policy files: who gets which level (policies/README.md)."""
     tag_separators: Annotated[str, Field(pattern=r"^[-#$&'+./=?^_`{|}~]{1,10}$")] = DEFAULT_TAG_SEPARATORS
-    """The characters that separate a local part from its tag, as in `ben+invoices@bob.example`. Write what Postfix has
-    in `recipient_delimiter`: a file or pattern for a person is then for the same addresses as the mailbox.
+    """The characters, one to ten, that separate a local part from its tag, as in `ben+invoices@bob.example`. Write what
+    Postfix has in `recipient_delimiter`: a file or pattern for a person is then for the same addresses as the mailbox.
     """
     shadow: bool = False
     """Try the policies out: every outgoing mail leaves AS IT CAME, UNSEALED, and the log says what would have become

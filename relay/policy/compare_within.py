@@ -10,10 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from relay.policy.compare import ORDER, Difference, compare
+from relay.policy.compare import ORDER, Difference, Unproven, compare
 from relay.policy.decide import PolicySet
 from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates
 from relay.policy.step import SetFiles
@@ -28,12 +29,23 @@ PAUSE_S = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What differs, the most important first; of the files that may decide otherwise `done` were compared."""
+    """What differs, the most important first, and what may be weaker and is not among that.
+
+    Of the files that may decide otherwise `done` were compared. The rules of `unproven` are in `directory`.
+    """
 
     differences: tuple[Difference, ...]
-    weaker: bool
+    unproven: tuple[Unproven, ...]
+    directory: Path
     done: int
     files: int
+
+    @property
+    def weaker(self) -> bool | None:
+        """Whether anything is weaker; None where that is not known."""
+        if any(each.weaker for each in self.differences):
+            return True
+        return None if self.unproven or not self.whole else False
 
     @property
     def whole(self) -> bool:
@@ -49,21 +61,23 @@ def compare_within(
     old, new = before.policies, now.policies
     names = _to_compare(before, now)
     if max(len(old.files), len(new.files)) <= WHOLE:
-        found = compare(old, new)
-        return Compared(found.differences, found.weaker, len(names), len(names))
+        found = compare(old, new, before.tests, now.tests)
+        return Compared(found.differences, found.unproven, old.directory, len(names), len(names))
     seen: dict[tuple[str, ...], Difference] = {}
-    weaker, done = False, 0
+    unproven: dict[tuple[str, str], Unproven] = {}
+    done, tests = 0, (before.tests, now.tests)
     for part in _parts(names, before, now):
         if clock() > until:
             break
-        comparison = compare(_only(old, part.names), _only(new, part.names))
-        weaker |= comparison.weaker
+        comparison = compare(_only(old, part.names), _only(new, part.names), *tests)
         for each in comparison.differences:
             seen.setdefault((each.direction, each.recipients, each.senders, each.message, *each.changed), each)
-        done += part.files
+        for left in comparison.unproven:
+            unproven.setdefault((left.rule, left.why), left)
+        done, tests = done + part.files, ((), ())
         time.sleep(PAUSE_S)
     differences = sorted(seen.values(), key=lambda each: ORDER.index(each.direction))
-    return Compared(tuple(differences), weaker, done, len(names))
+    return Compared(tuple(differences), tuple(unproven.values()), old.directory, done, len(names))
 
 
 def _to_compare(before: SetFiles, now: SetFiles) -> list[str]:
@@ -98,12 +112,13 @@ def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_P
 
 def _people(names: Sequence[str], before: SetFiles, now: SetFiles) -> dict[str, set[str]]:
     """The files of people at the domains whose files these are."""
-    found: dict[str, set[str]] = {name.removesuffix(SUFFIX): set() for name in names if "/" not in name}
-    for each in (before, now) if found else ():
+    domains = {name.removesuffix(SUFFIX) for name in names if "/" not in name}
+    found: dict[str, set[str]] = {}
+    for each in (before, now) if domains else ():
         for name in each.policies.files:
             domain, person, _ = name.partition("/")
-            if person and domain in found:
-                found[domain].add(name)
+            if person and domain in domains:
+                found.setdefault(domain, set()).add(name)
     return found
 
 

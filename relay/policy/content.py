@@ -25,7 +25,7 @@ MAX_FIELD_OCTETS = 16 * 1024
 MAX_VALUES = 20
 MAX_TEXT_WORK = 16 * 1024
 """Maximum work on the fields of one name, in octets (words.readings)."""
-MAX_NAME_WORK, NAME_WORK_SHARE = 16 * 1024, 16
+MAX_NAME_WORK, NAME_WORK_SHARE = 32 * 1024, 16
 """Maximum work on all file names, in octets: this, and one for so many octets of the message."""
 MAX_CHARSETS = 3
 MAX_DATE_OCTETS = 200
@@ -138,13 +138,15 @@ class MessageFacts:
 
     def _walk(self) -> tuple[tuple[Part, ...], bool]:
         found, unclear = find_parts(self.message)
+        if unclear:
+            return (), True
         names = _FileNames(MAX_NAME_WORK + len(self.message) // NAME_WORK_SHARE)
         parts = []
         for kind, written in found:
             compared = names.of(written)
             kinds = (kind, *types_of(compared)) if kind in GENERIC else (kind,)
             parts += [Part(each, compared) for each in kinds]
-        return tuple(parts), unclear or names.unclear
+        return tuple(parts), names.unclear
 
     @property
     def authors(self) -> tuple[FoldedAddress, ...] | None:
@@ -217,14 +219,18 @@ class _FileNames:
     def __init__(self, max_work: int) -> None:
         self.unclear = False
         self._left = max_work
-        self._known: dict[str, set[str]] = {}
+        self._known: dict[str, tuple[str, ...]] = {}
 
     def of(self, written: tuple[str, ...]) -> tuple[str, ...]:
         """All names under which some program may save a part that has these."""
-        for name in written:
-            if name not in self._known:
-                found, work = texts.file_names(name.encode("utf-8", "replace"), self._left)
-                self._left -= work
-                self._known[name] = found or set()
-                self.unclear = self.unclear or found is None
-        return tuple(sorted(set().union(*[self._known[name] for name in written])))
+        if len(written) == 1:
+            return self._saved(written[0])
+        return tuple(dict.fromkeys([saved for name in written for saved in self._saved(name)]))
+
+    def _saved(self, name: str) -> tuple[str, ...]:
+        if name not in self._known:
+            found, work = texts.file_names(name.encode("utf-8", "replace"), self._left)
+            self._left -= work
+            self._known[name] = tuple(sorted(found or ()))
+            self.unclear = self.unclear or found is None
+        return self._known[name]

@@ -104,6 +104,11 @@ class KeptSets:
                 raise
             connection.execute("COMMIT")
 
+    def discard(self) -> None:
+        """Deletes the file, which is of no use."""
+        self.file.unlink(missing_ok=True)
+        self.file.with_name(f"{self.file.name}-journal").unlink(missing_ok=True)
+
     @contextmanager
     def reading(self) -> Iterator[Book]:
         """What is there in one moment; the OSError where nothing is kept yet is FileNotFoundError."""
@@ -118,7 +123,7 @@ class KeptSets:
         return sqlite3.connect(where, uri=True, timeout=BUSY_S, isolation_level=None)
 
     def _made(self) -> sqlite3.Connection:
-        """The file, which is made where it is missing, and anew where it is no such file or one of another format."""
+        """The file, which is made where it is missing, and anew where it has another format."""
         self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for _ in range(2):
             with suppress(FileExistsError):
@@ -127,14 +132,17 @@ class KeptSets:
             try:
                 if _prepared(connection):
                     return connection
-            except sqlite3.Error as error:
-                if getattr(error, "sqlite_errorcode", None) not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                    connection.close()
-                    raise
+            except sqlite3.Error:
+                connection.close()
+                raise
             connection.close()
-            self.file.unlink(missing_ok=True)
-            self.file.with_name(f"{self.file.name}-journal").unlink(missing_ok=True)
-        raise sqlite3.DatabaseError("it cannot be made anew")
+            self.discard()
+        raise sqlite3.OperationalError("it cannot be made anew")
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether it says that the file is damaged, or is something else."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 def _prepared(connection: sqlite3.Connection) -> bool:

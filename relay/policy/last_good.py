@@ -12,6 +12,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -24,7 +25,7 @@ from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import failures
 from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_files, read_note
-from relay.policy.kept import Book, KeptSets, text_of_path
+from relay.policy.kept import Book, KeptSets, is_damage, text_of_path
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.policy.step import Edits, Names, SetFiles, Step, Way
@@ -87,52 +88,71 @@ class LastGood:
         policies = texts.read(folder)
         if failed := failures(folder.tests, policies):
             raise ConfigError(failed)
-        self._now, self._number = SetFiles(policies, folder.digests_beside), newest.number
+        self._now, self._number = SetFiles.read(policies, folder), newest.number
         return policies, folder.beside
 
-    def keep(self, policies: PolicySet, directory: Path, beside: Mapping[str, int]) -> None:
-        """This set, of the files in `directory`, is in force now; `beside` are the digests of those for no domain.
-
-        Where it cannot be written none is kept, and the log says so.
-        """
+    def keep(self, now: SetFiles, directory: Path) -> None:
+        """This set, of the files in `directory`, is in force now; where it cannot be written, the log says so."""
         if not self.writes:
             return
-        before, self._now = self._now, SetFiles(policies, beside)
-        now = self._now
-        edits = now.edits(before) if before is not None else None
-        came: Came | None = None
-        if before is not None and edits is not None and any(edits):
-            came = Came(self._step(now, before.policies.version, edits, directory), now, before)
-        number = 0
+        before, self._now = self._now, now
+        if before is None:
+            edits, came = self._since_the_last_process(now, directory)
+        else:
+            edits = now.edits(before)
+            step = self._step(now, before.policies.version, edits, directory) if any(edits) else None
+            came = Came(step, now, before) if step is not None else None
         try:
-            with self.sets.writing() as book:
-                newest = book.newest
-                if edits is None:
-                    self._recall(book)
-                is_kept = newest is not None and newest.number == self._number
-                apart = edits if edits is not None and is_kept else book.edits(now)
-                if edits is None and (newest is None or any(apart)):
-                    which = (newest.version, apart) if newest is not None else ("", Edits())
-                    came = Came(self._step(now, *which, directory, way="start"), now)
-                if newest is None or any(apart):
-                    step = came.step if came is not None else self._unkept
-                    number = book.put(now, apart, directory, step, partial(self._text, directory, now))
-                else:
-                    number = newest.number
-                    book.moved(number, directory)
-                self._remember(book)
-            self._number, self._unkept = number, None
+            self._put(now, directory, edits, came.step if came is not None else self._unkept)
             while self.texts:  # one by one: to let 100,000 go at once would hold every thread
                 self.texts.popitem()
-        except (OSError, sqlite3.Error, ConfigError) as error:
+        except Exception as error:  # noqa: BLE001 - the set is in force, whatever stands in the way of keeping it
             log.warning("policies_not_kept", directory=str(self.sets.file), cause=str(error))
-            if edits is None and came is None:
-                came = Came(self._step(now, "", Edits(), directory, way="start"), now)
             self._number, self._unkept = 0, came.step if came is not None else self._unkept
         if came is not None:
             many = len(self.came) >= MAX_COMPARED
             self.came.append(Came(came.step, missing="too many sets came at once") if many else came)
             self.tell()
+
+    def _since_the_last_process(self, now: SetFiles, directory: Path) -> tuple[Edits | None, Came | None]:
+        """What differs from the newest set that is kept, if there is one, and what is to be recorded of that."""
+        edits, before = None, ""
+        with suppress(Exception), self.sets.reading() as book:  # keeping the set says what is wrong
+            self._recall(book)
+            if (newest := book.newest) is not None:
+                edits, before, self._number = book.edits(now), newest.version, newest.number
+        if edits is not None and not any(edits):
+            return edits, None
+        return edits, Came(self._step(now, before, edits or Edits(), directory, way="start"), now)
+
+    def _put(self, now: SetFiles, directory: Path, edits: Edits | None, step: Step | None) -> None:
+        """Keeps the set, anew where the file is damaged.
+
+        Raises OSError, sqlite3.Error, ConfigError, and what else a damaged file may bring about.
+        """
+        try:
+            number = self._written(now, directory, edits, step)
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise
+            self.sets.discard()
+            number = self._written(now, directory, edits, step)
+        self._number, self._unkept = number, None
+
+    def _written(self, now: SetFiles, directory: Path, edits: Edits | None, step: Step | None) -> int:
+        """The number of the set, among those that are kept; `edits` are those since the set with the number before."""
+        with self.sets.writing() as book:
+            newest = book.newest
+            if edits is None or newest is None or newest.number != self._number:
+                edits = book.edits(now)
+            if newest is None or any(edits):
+                number = book.put(now, edits, directory, step, partial(self._text, directory, now))
+            else:
+                number = newest.number
+                book.moved(number, directory)
+            book.set_state(_NOTE, str(self._note))
+            book.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
+        return number
 
     def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, way: Way | None = None) -> Step:
         link, link_before = link_of(directory), self._link
@@ -151,13 +171,10 @@ class LastGood:
 
     def _recall(self, book: Book) -> None:
         """What the process before this one knew."""
-        self._note = int(book.state(_NOTE) or 0)
-        link = book.state(_LINK)
-        self._link = LinkId(*json.loads(link)) if link else None
-
-    def _remember(self, book: Book) -> None:
-        book.set_state(_NOTE, str(self._note))
-        book.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
+        with suppress(ValueError, TypeError):
+            self._note = int(book.state(_NOTE) or 0)
+            link = book.state(_LINK)
+            self._link = LinkId(*json.loads(link)) if link else None
 
     def _text(self, directory: Path, now: SetFiles, name: str) -> str:
         """That of a file of the set in force; read again where the file of sets was lost. Raises ConfigError."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,7 @@ from relay.policy.polled import Polled
 from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule
 from relay.policy.site import ANY_SITE, SiteFacts
-from relay.policy.walk import MAX_FILES, FileText, Listing, digest_of, read_file
+from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of, read_file, why_closed
 from relay.stamps import Seen, Stamp, stamp_of
 
 FREEZE_FILES = 1000
@@ -68,7 +68,8 @@ class PolicyFolder:
         self._beside: dict[str, int] = {}
         self._stamps: dict[str, tuple[Seen, bool]] = {}
         self._faulty: dict[str, list[str]] = {}
-        self._listing_faults: dict[str, list[str]] = {}
+        self.listing_faults: Mapping[str, list[str]] = {}
+        """What is wrong with the directories themselves, by their names; replaced whole."""
         self._tests: tuple[Expected, ...] = ()
         self._known: Known = {}
         self._unfrozen = 0
@@ -82,7 +83,7 @@ class PolicyFolder:
 
     def know(self, peers: Mapping[str, Sequence[str]]) -> None:
         """These are the peers now: all files are to be read again, which may name them."""
-        for name in [*self._files, *self._beside, *self._faulty]:
+        for name in self._names_in(ALL):
             self._forget(name)
         self._known = {}
         self._take_peers(peers)
@@ -121,14 +122,18 @@ class PolicyFolder:
     def read_again(self, names: Iterable[str]) -> PolicySet:
         """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""
         directory = str(self.directory)
+        closed: dict[str, list[str]] = {}
         for name in names:
+            where = name.rpartition("/")[0]
+            if where not in closed:
+                closed[where] = why_closed(self.directory / where)
+            if closed[where]:  # said once for all its files
+                self._not_read(name, closed[where])
+                continue
             try:
                 read = read_file(directory, name)
             except ConfigError as error:
-                self._forget(name)
-                if stamp_of(f"{directory}/{name}", follow=False) is not None:  # else it is gone
-                    self._faulty[name] = error.problems
-                    self._stamps[name] = (stamp_of(f"{directory}/{name}"), False)
+                self._not_read(name, error.problems)
                 continue
             try:
                 self._take(name, read)
@@ -148,6 +153,15 @@ class PolicyFolder:
                 self._faulty[name] = error.problems
         return self._set()
 
+    def _not_read(self, name: str, problems: list[str]) -> None:
+        """It is gone, or it stays known as it was, for when it can be read again."""
+        path = f"{self.directory}/{name}"
+        if stamp_of(path, follow=False) is None:
+            self._forget(name)
+        else:
+            self._faulty[name] = problems
+            self._stamps[name] = (stamp_of(path), False)
+
     def look_at(self, names: Iterable[str]) -> dict[str, Seen]:
         """What is there now of files that may have changed."""
         found = {name: stamp_of(f"{self.directory}/{name}") for name in names}
@@ -155,25 +169,25 @@ class PolicyFolder:
             self.polled.note_file(name, seen)
         return found
 
-    def outdated(self, directory: str = "") -> dict[str, Seen]:
-        """Looks at one domain's directory, or at all: what is there now of the files that are not as they were read.
+    def outdated(self, directories: Collection[str] = ALL) -> dict[str, Seen]:
+        """Looks at these domains' directories, or at all: what is there now of files that are not as they were read.
 
         Where a directory cannot be read, its files stay known.
         """
         listing = Listing(self.directory)
         try:
-            listing.look(directory)
+            listing.look(directories)
         except ConfigError as error:
-            self._listing_faults = {"": error.problems}
+            self.listing_faults = {"": error.problems}
             return {}
-        self._listing_faults.pop(directory, None)
-        self._listing_faults = (self._listing_faults if directory else {}) | listing.faults
-        if "" in listing.unread:
+        others = {} if TOP in listing.unread or directories == ALL else self.listing_faults
+        self.listing_faults = {name: each for name, each in others.items() if name not in directories} | listing.faults
+        if TOP in listing.unread:
             return {}
-        self.polled.note_listing(directory, listing)
+        self.polled.note_listing(directories, listing)
         found: dict[str, Seen] = {
             name: None
-            for name in self._names_in(directory)
+            for name in self._names_in(directories)
             if name not in listing.files and name.rpartition("/")[0] not in listing.unread
         }
         while listing.files:  # taken out one by one: to let 100,000 go at once would hold every thread
@@ -197,13 +211,15 @@ class PolicyFolder:
     def _is_as_read(self, name: str, stamp: Seen) -> bool:
         return isinstance(stamp, tuple) and self._stamps.get(name) == (stamp, True)
 
-    def _names_in(self, directory: str) -> list[str]:
-        """The files known in a domain's directory, or all."""
-        names = list(self._files) + [name for each in (self._beside, self._faulty) for name in each]
-        return [name for name in names if name.startswith(f"{directory}/")] if directory else names
+    def _names_in(self, directories: Collection[str]) -> list[str]:
+        """The files known in these domains' directories, or all."""
+        others = [name for each in (self._beside, self._faulty) for name in each]
+        names = list(self._files) + [name for name in others if name not in self._files]
+        return names if directories == ALL else [name for name in names if name.rpartition("/")[0] in directories]
 
     def _take(self, name: str, read: FileText) -> None:
         """Takes in what a file holds. Raises ConfigError."""
+        self._faulty.pop(name, None)
         before = self._files.get(name)
         if before is None or before.digest != read.digest:
             self._forget(name)
@@ -272,7 +288,7 @@ class PolicyFolder:
         if GROUPS_FILE not in self._faulty:
             unknown = {name: each for name, each in self._naming_groups.items() if not each <= self._groups.keys()}
             faults += unknown_groups(self.directory, unknown, self._groups)
-        if len(self._files) + len(self._faulty) > MAX_FILES:
+        if len(self._files) + sum(name not in self._files for name in self._faulty) > MAX_FILES:
             faults.append(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
         if not faults and not self._files:
             faults.append(f"{printable(str(self.directory))}: no policy file in it; create default.toml")
@@ -292,7 +308,7 @@ class PolicyFolder:
 
     def _faults_of_files(self) -> Iterator[str]:
         """One directory that denies access may be the cause for many files."""
-        faults = (each[name] for each in (self._listing_faults, self._faulty) for name in sorted(each))
+        faults = (each[name] for each in (self.listing_faults, self._faulty) for name in sorted(each))
         yield from dict.fromkeys(chain.from_iterable(faults))
 
 

@@ -92,12 +92,11 @@ class AddressPatterns:
 
     def fit(self, person: Reading, groups: Groups) -> Fit:
         """How far one of them fits this person."""
-        if person.doubt:
-            return Fit.MAYBE
         globs = tuple(self.all(groups)) if self.groups else self.globs
         if any(glob.matches(each) for glob in globs for each in person.surely):
             return Fit.SURELY
-        return Fit.MAYBE if any(glob.matches(each) for glob in globs for each in person.maybe) else Fit.NOT
+        may = person.doubt or any(glob.matches(each) for glob in globs for each in person.maybe)
+        return Fit.MAYBE if may else Fit.NOT
 
     @property
     def said(self) -> str:

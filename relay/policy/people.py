@@ -5,7 +5,7 @@ Standard: RFC 5321 4.1.2, RFC 5322 3.4; SRS and BATV forms; doubt is on the stri
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,6 +20,10 @@ _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=@]+)=(.+)")
 _SRS1 = re.compile(r"srs1[=+-][^=]+=[^=]+=([=+-][^=]+=[^=]+=[^=@]+=.+)")
 _BATV = re.compile(r"prvs=[0-9a-z]+=(.+)")
 """In lower case, as addresses are compared. SRS1 holds an SRS0 without its first four letters."""
+_REWRITTEN = re.compile(r"srs[01][=+-]|prvs=")
+"""How a local part begins that is one of these forms, or looks like one."""
+MAX_REWRITTEN = 5
+"""Maximum number of forms within each other; in doubt is who stands within more."""
 
 
 class Fit(IntEnum):
@@ -39,7 +43,7 @@ class Reading(NamedTuple):
     """One person as patterns compare them.
 
     A pattern fits surely where it fits one of the texts in `surely`, and maybe where it fits one of those in `maybe`.
-    Where the person is in `doubt`, every pattern fits maybe.
+    Where the person is in `doubt`, every other pattern fits maybe.
     """
 
     surely: tuple[str, ...] = ()
@@ -52,12 +56,9 @@ IN_DOUBT = Reading(doubt=True)
 
 @lru_cache(maxsize=1024)
 def read_mailbox(address: str) -> FoldedAddress | None:
-    """An address of an SMTP envelope; None where it cannot be read without doubt.
-
-    One dot behind the domain is left out: Postfix takes it away, but only after a milter has seen the address.
-    """
+    """An address of an SMTP envelope; None where it cannot be read without doubt."""
     try:
-        [mailbox] = read_addresses(f"<{address.removesuffix('.')}>".encode("utf-8", "surrogateescape"))
+        [mailbox] = read_addresses(f"<{address}>".encode("utf-8", "surrogateescape"))
         return fold_address(*mailbox)
     except ValueError:
         return None
@@ -65,13 +66,18 @@ def read_mailbox(address: str) -> FoldedAddress | None:
 
 @lru_cache(maxsize=1024)
 def read_sender(address: str, separators: str) -> Reading:
-    """The envelope sender; "" is the null sender. `separators` are those of tags."""
+    """The envelope sender; "" is the null sender. `separators` are those of tags.
+
+    One dot behind the domain is left out: Postfix takes it away, but only after a milter has seen the address.
+    """
     if not address:
         return Reading((NULL_SENDER,))
-    folded = read_mailbox(address)
-    reading = IN_DOUBT if folded is None else _read(folded, separators)
-    rewritten = None if folded is None or reading.doubt else _rewritten(folded)
-    return reading if rewritten is None else reading._replace(maybe=spellings(rewritten, separators))
+    reading = _read(read_mailbox(address.removesuffix(".")), separators)
+    if reading.doubt or not _REWRITTEN.match(reading.surely[0]):
+        return reading
+    within = [_read(each, separators) for each in _rewritten(reading.surely[0])]
+    maybe = tuple(text for each in within for text in each.surely)
+    return reading._replace(maybe=maybe, doubt=any(each.doubt for each in within))
 
 
 @lru_cache(maxsize=1024)
@@ -85,10 +91,11 @@ def read_authors(authors: Iterable[FoldedAddress] | None, separators: str) -> tu
     return tuple(_read(each, separators) for each in authors or ()) or (IN_DOUBT,)
 
 
-def _read(address: FoldedAddress, separators: str) -> Reading:
+def _read(address: FoldedAddress | None, separators: str) -> Reading:
     """One whom an address literal names, or who may be elsewhere by a route, may be anybody."""
-    literal = address.domain.startswith("[")
-    return IN_DOUBT if literal or may_be_route(address) else Reading(spellings(address, separators))
+    if address is None or address.domain.startswith("[") or may_be_route(address):
+        return IN_DOUBT
+    return Reading(spellings(address, separators))
 
 
 def read_login(name: str | None) -> Reading:
@@ -104,15 +111,20 @@ def spellings(address: FoldedAddress, separators: str) -> tuple[str, ...]:
     return (whole,) if bare == local else (whole, f"{bare}@{domain}")
 
 
-def _rewritten(address: FoldedAddress) -> FoldedAddress | None:
-    """Whom an SRS or BATV address stands for, or None where it is neither."""
-    local, domain = address
-    if srs1 := _SRS1.fullmatch(local):
-        local = f"srs0{srs1[1]}"
-    if srs0 := _SRS0.fullmatch(local):
-        local, domain = srs0[2], srs0[1]
-    elif batv := _BATV.fullmatch(local):
-        local = batv[1]
-    else:
-        return None
-    return read_mailbox(f"{local}@{domain}")
+def _rewritten(address: str) -> Iterator[FoldedAddress | None]:
+    """Whom an address of these forms stands for, the outermost first; None for one that cannot be read."""
+    for _ in range(MAX_REWRITTEN):
+        local, _, domain = address.rpartition("@")
+        if not _REWRITTEN.match(local):
+            return
+        if srs1 := _SRS1.fullmatch(local):
+            local = f"srs0{srs1[1]}"
+        if srs0 := _SRS0.fullmatch(local):
+            address = f"{srs0[2]}@{srs0[1].removesuffix('.')}"
+        elif batv := _BATV.fullmatch(local):
+            address = f"{batv[1]}@{domain}"
+        else:
+            yield None
+            return
+        yield read_mailbox(address)
+    yield None

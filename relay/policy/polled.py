@@ -4,12 +4,18 @@ Such are those behind links, those that cannot be looked at now, and directories
 
 from __future__ import annotations
 
-from contextlib import suppress
+import time
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
 from relay.policy.names import SUFFIX
-from relay.policy.walk import Listing
+from relay.policy.walk import ALL, TOP, Listing
 from relay.stamps import Seen, Unknown, stamp_of, stamp_of_directory
+
+LOOK_S = 0.3
+"""Least time between two looks (seconds)."""
+SHARE = 0.002
+"""No more of the time than this is spent on looking, each kind for itself: many files are looked at less often."""
 
 
 class Polled:
@@ -19,38 +25,60 @@ class Polled:
         """Of this directory of policies; knows nothing yet."""
         self._top = directory
         self._links: dict[str, Seen] = {}
-        self._directories: dict[str, Seen] = {}
+        self._ways, self._directories = _Places(), _Places()
+        self._kinds = [_Kind(self._moved), _Kind(self._ways.turned), _Kind(self._directories.turned)]
+
+    @property
+    def due(self) -> float:
+        """When the next look is due."""
+        return min(kind.due for kind in self._kinds)
+
+    def look(self, now: float) -> set[str]:
+        """The files and directories, by name, that may not be as they were; looks at what is due `now` (seconds)."""
+        return {name for kind in self._kinds if kind.due <= now for name in kind.look(now)}
 
     def note_file(self, name: str, seen: Seen) -> None:
         """A file was looked at."""
-        self._links.pop(name, None)
-        if isinstance(seen, Unknown) or _is_link(self._top / name):
-            self._links[name] = seen
+        self._note(name, seen, is_link=self._note_way(name))
 
-    def note_listing(self, directory: str, listing: Listing) -> None:
-        """One domain's directory was listed, or all ("")."""
-        links = set(listing.links)
-        if directory:
-            self._links.pop(directory, None)
-            self._directories.pop(directory, None)
-            if _is_link(self._top / directory):
-                links.add(directory)
+    def note_listing(self, directories: Collection[str], listing: Listing) -> None:
+        """These domains' directories were listed, or all."""
+        if directories == ALL:
+            self._links, links = {}, listing.links
+            self._ways.clear()
+            self._directories.clear()
         else:
-            self._links, self._directories = {}, {}
-        self._links |= {name: listing.files[name] for name in links if name in listing.files}
+            links = listing.links | {name for name in directories if self._note_way(name)}
+            for name in directories:
+                self._links.pop(name, None)
+        for name in links:
+            self._note_way(name)
+            if name in listing.files:
+                self._links[name] = listing.files[name]
         for name, seen in listing.directories.items():
-            if name:
-                open_here = isinstance(seen, tuple) and name not in links
-                (self._directories if open_here else self._links)[name] = seen
+            if name != TOP:
+                self._directories.add(self._top / name, name)
+                self._note(name, seen, is_link=name in links or seen is None)
 
-    def moved(self) -> set[str]:
-        """The files and directories behind links, and those that could not be looked at, that are not as they were."""
-        return {name for name, seen in self._links.items() if self._has_moved(name, seen)}
+    def _note(self, name: str, seen: Seen, *, is_link: bool) -> None:
+        if is_link or isinstance(seen, Unknown):
+            self._links[name] = seen
+        else:
+            self._links.pop(name, None)
 
-    def closed(self) -> set[str]:
-        """The other domains' directories that cannot be searched any more."""
-        now = ((name, stamp_of_directory(f"{self._top}/{name}")) for name in self._directories)
-        return {name for name, seen in now if isinstance(seen, Unknown)}
+    def _note_way(self, name: str) -> bool:
+        """Takes down through which directory a link leads; False where it is no link."""
+        path = self._top / name
+        try:
+            way = (path.parent / path.readlink()).parent
+        except OSError:
+            return False
+        self._ways.add(way, name)
+        return True
+
+    def _moved(self) -> Iterable[str]:
+        """Those behind links, and those that could not be looked at, that are not as they were."""
+        return [name for name, seen in self._links.items() if self._has_moved(name, seen)]
 
     def _has_moved(self, name: str, seen: Seen) -> bool:
         path = f"{self._top}/{name}"
@@ -58,7 +86,35 @@ class Polled:
         return now != seen or (now is None and stamp_of(path, follow=False) is None)
 
 
-def _is_link(path: Path) -> bool:
-    with suppress(OSError):  # what cannot be looked at is looked at again whatever it is
-        return path.is_symlink()
-    return False
+class _Places:
+    """Directories, each with the names that are reached through it: few of these, most often, for many names."""
+
+    def __init__(self) -> None:
+        self._names: dict[Path, set[str]] = {}
+        self._closed: set[Path] = set()
+
+    def add(self, place: Path, name: str) -> None:
+        self._names.setdefault(place, set()).add(name)
+
+    def clear(self) -> None:
+        self._names.clear()
+
+    def turned(self) -> Iterable[str]:
+        """The names of those places that cannot be searched any more, or can again."""
+        before = self._closed
+        self._closed = {place for place in self._names if isinstance(stamp_of_directory(place), Unknown)}
+        return [name for place in before ^ self._closed for name in self._names.get(place, ())]
+
+
+class _Kind:
+    """One kind of looking, and when it is due again."""
+
+    def __init__(self, look: Callable[[], Iterable[str]]) -> None:
+        self._look = look
+        self.due = float("-inf")
+
+    def look(self, now: float) -> Iterable[str]:
+        began = time.thread_time()
+        found = self._look()
+        self.due = now + max(LOOK_S, (time.thread_time() - began) / SHARE)
+        return found

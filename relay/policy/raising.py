@@ -78,7 +78,7 @@ def raised(base: Chosen, rules: Sequence[Raising], size: int) -> Chosen:
         hold_for=_first([rule.hold_for for rule in counting], base.hold_for),
         priority=priority,
     )
-    decides = _deciding(base, result, counting)
+    decides = _deciding(base, result, counting, size)
     return result if decides is None else replace(result, source=decides.source, line=decides.line, rule=decides.number)
 
 
@@ -137,14 +137,16 @@ def _together(listed: Sequence[LevelName], lists: _Lists, most: int | None) -> M
     return tuple(found)
 
 
-def _deciding(base: Chosen, result: Chosen, rules: Sequence[Raising]) -> Raising | None:
+def _deciding(base: Chosen, result: Chosen, rules: Sequence[Raising], size: int) -> Raising | None:
     """The rule to be named as what decided: only one that brought the level tried first, or forbids clear text."""
     if result.forbids_clear and not base.forbids_clear:
         return next((rule for rule in rules if rule.quantum == "required"), None)
     if result.levels == base.levels:
         return None
     with_levels = [rule for rule in rules if rule.levels]
-    return min(with_levels, key=lambda rule: result.levels[0] not in (rule.levels or ()), default=None)
+    limits = dict(result.max_size)
+    first = next((level for level in result.levels if size <= limits.get(level, size)), result.levels[0])
+    return min(with_levels, key=lambda rule: first not in (rule.levels or ()), default=None)
 
 
 def _first(said: Sequence[T | None], otherwise: T) -> T:

@@ -19,7 +19,6 @@ from contextvars import copy_context
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import structlog
 
@@ -30,7 +29,9 @@ from relay.policy.expected import failures
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.names import SUFFIX
+from relay.policy.polled import LOOK_S, SHARE
 from relay.policy.site import ANY_SITE, SiteFacts
+from relay.policy.step import SetFiles
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
 from relay.stamps import Seen
 
@@ -46,8 +47,6 @@ LOUD_S = 10.0
 """Where it takes longer than this until there is quiet, or to read the files (seconds), the log says so."""
 HANG_LOOK_S = 1.0
 """How often it is looked whether the thread that reads files still waits for one (seconds)."""
-LOOK_S = 0.3
-"""How often it is looked whether the directory, and what links lead to, is still the same (seconds)."""
 GATHER_S = 0.05
 """Changes that come one after the other are looked at together, so often (seconds)."""
 RESCAN_S = 60.0
@@ -56,12 +55,9 @@ UNWATCHED_S = 2.0
 """How often, where the kernel cannot tell of changes at all."""
 RELEASE_S = 60.0
 """Files that were replaced are let go after this time without changes: no mail takes longer."""
-SHARE = 0.002
 UNWATCHED_SHARE = 0.05
-"""No more of the time than this is spent on looking, with a watch and without: many files are looked at less often."""
+"""No more of the time than this is spent on looking without a watch: many files are looked at less often."""
 JOIN_S = 5.0
-
-T = TypeVar("T")
 
 
 class PoliciesInForce:
@@ -99,7 +95,7 @@ class PoliciesInForce:
         self._asked = False
         self._anew = False
         self._step_began: float | None = None
-        self._rescan_at = self._links_at = self._closed_at = float("-inf")
+        self._rescan_at = float("-inf")
         self._thread: _Thread | None = None
         self._begin(site)
         self._show()
@@ -121,7 +117,7 @@ class PoliciesInForce:
 
     def _keep_copy(self) -> None:
         if self._last_good is not None:
-            self._last_good.keep(self._current, self._folder.directory, self._folder.digests_beside)
+            self._last_good.keep(SetFiles.read(self._current, self._folder), self._folder.directory)
 
     def __call__(self) -> PolicySet:
         return self._current
@@ -170,15 +166,18 @@ class PoliciesInForce:
             await asyncio.to_thread(thread.end)
 
     def note(self, changes: Changes) -> None:
-        """Takes down what changed; with every file that is not as it was before, the quiet begins anew."""
+        """Takes down what changed; with every file or directory that is not as it was, the quiet begins anew."""
+        faults = self._folder.listing_faults
         if changes.everything:
             found = self._folder.outdated()
             self._unsettle()
         else:
             found = self._folder.look_at(changes.names)
-            for directory in changes.directories:
-                found |= self._folder.outdated(directory)
+            if changes.directories:
+                found |= self._folder.outdated(changes.directories)
                 self._unsettle()
+        if self._folder.listing_faults != faults:  # of a new directory the mode may be set last
+            self._changed_at = self._clock()
         self._take_down(found)
 
     def settle(self, watch: DirectoryWatch | None = None, *, quiet_s: float | None = None) -> None:
@@ -326,19 +325,12 @@ class PoliciesInForce:
     def _pause_s(self) -> float:
         if self._unsettled and not self._loud:
             return GATHER_S
-        return max(0.0, min(LOOK_S, min(self._links_at, self._closed_at) - self._clock()))
+        return max(0.0, min(LOOK_S, self._folder.polled.due - self._clock()))
 
     def _step(self, watch: DirectoryWatch) -> None:
         """One look at what has changed, and what follows from it."""
         now = self._clock()
-        moved: set[str] = set()
-        if now >= self._links_at:
-            moved, cost = _timed(self._folder.polled.moved)
-            self._links_at = now + max(LOOK_S, cost / SHARE)
-        if now >= self._closed_at:
-            closed, cost = _timed(self._folder.polled.closed)
-            self._closed_at = now + max(LOOK_S, cost / SHARE)
-            moved |= closed
+        moved = self._folder.polled.look(now)
         look_at_all = now >= self._rescan_at
         if self._asked:
             self._asked, look_at_all = False, True
@@ -346,7 +338,7 @@ class PoliciesInForce:
         changes = watch.look(directories, anew=look_at_all)
         self.note(Changes(changes.names | (moved - directories), changes.directories))
         if look_at_all or changes.everything:
-            _, cost = _timed(lambda: self.note(EVERYTHING))
+            cost = _timed(lambda: self.note(EVERYTHING))
             every, share = (RESCAN_S, SHARE) if watch.fd is not None else (UNWATCHED_S, UNWATCHED_SHARE)
             self._rescan_at = now + max(every, cost / share)
         self.settle(watch)
@@ -406,7 +398,8 @@ def _some(names: Iterable[str]) -> list[str]:
     return sorted(islice(names, MAX_LOGGED))
 
 
-def _timed(work: Callable[[], T]) -> tuple[T, float]:
-    """What it gives, and how many seconds of this thread's time it took."""
+def _timed(work: Callable[[], object]) -> float:
+    """How many seconds of this thread's time it took."""
     began = time.thread_time()
-    return work(), time.thread_time() - began
+    work()
+    return time.thread_time() - began

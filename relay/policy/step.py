@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
 from relay.policy.decide import PolicySet
+from relay.policy.expected import Expected
 from relay.policy.installing import Who
+from relay.policy.load import PolicyFolder
 
 Way = Literal["install", "edit", "start"]
 """By `policy install`, by an edit while the relay served, or found when it started."""
@@ -72,10 +74,19 @@ class Edits(NamedTuple):
 
 
 class SetFiles(NamedTuple):
-    """A set with all of its files; those that are for no domain are in `beside`, by name, with their digests."""
+    """A set with all of its files; those that are for no domain are in `beside`, by name, with their digests.
+
+    `tests` are what tests.toml expects.
+    """
 
     policies: PolicySet
     beside: Mapping[str, int]
+    tests: tuple[Expected, ...] = ()
+
+    @classmethod
+    def read(cls, policies: PolicySet, folder: PolicyFolder) -> SetFiles:
+        """What the folder has read last."""
+        return cls(policies, folder.digests_beside, folder.tests)
 
     def digest(self, name: str) -> int | None:
         """SHA-256 of name and text; None where the set has no such file."""

@@ -37,8 +37,8 @@ _FIELD = re.compile(
 )
 _NO_FIELD = re.compile(rb"\n(?![\r\n]|[!-9;-~]++[ \t]*+:|[ \t]++[^ \t\r\n]|\Z)")
 """A line at which some programs see the end of the header."""
-_ODD_BLANK = re.compile(rb"\A\r\n[ \t]|[\r\n][\x0b\x0c\x1c-\x1f\x85\xa0]")
-"""Blanks at the beginning of a line that continue the one before for some programs only."""
+_ODD_BLANK = re.compile(rb"\n[\x0b\x0c\x1c-\x1f\x85\xa0]")
+"""A line that continues the one before for some programs only."""
 _MESSAGES = frozenset({"message/rfc822", "message/global", "message/news"})
 _FAMILIES = frozenset({"multipart", "message"})
 _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
@@ -133,8 +133,8 @@ class _Walk:
                 raise _Unclear
             stop, body = (end, end) if stop < 0 else (stop + 2, stop + 4)
         header = b"\r\n" + message[start:stop]
-        if _ODD_BLANK.search(header):  # it continues a line or none, or is read without its blanks
-            raise _Unclear
+        if header.startswith((b"\r\n ", b"\r\n\t")) or _ODD_BLANK.search(header):
+            raise _Unclear  # it continues nothing, or for some programs only
         # Some programs end a line at a CR alone; a pattern that begins with one octet is fast.
         return header if header.count(b"\r") == header.count(b"\r\n") else header.replace(b"\r", b"\n"), body
 
@@ -145,6 +145,8 @@ class _Walk:
             name, structured = match[1].lower(), parse(match[2])
             self._odd_fields -= 0 if structured.plain else len(match[2]) + PARAMETER_COSTS * match[2].count(b"=")
             if name in told or structured.unclear or self._odd_fields < 0:
+                raise _Unclear
+            if name == b"content-transfer-encoding" and not structured.value and match[2].strip():
                 raise _Unclear
             told[name] = structured
         return told
@@ -205,11 +207,9 @@ class _Walk:
 def _kinds(content_type: Structured, *, in_digest: bool) -> tuple[str, ...]:
     """Each type that a Content-Type may be read as, in lower case; the default where there is none or no right one."""
     default = ("message/rfc822", "text/plain") if in_digest else ("text/plain",)
-    kinds = content_type.values
-    first, _, second = kinds[0].partition("/")
-    if first and second:
-        return kinds
-    return default if kinds == ("",) else (*kinds, *default)
+    first, _, second = content_type.values[0].partition("/")
+    kinds = tuple(kind for kind in content_type.values if kind)
+    return kinds if first and second else (*kinds, *default)
 
 
 def _names(field: bytes, structured: Structured) -> tuple[str, ...]:

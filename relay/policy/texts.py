@@ -34,6 +34,8 @@ _BRAILLE_BLANK = "\u2800"
 _EIGHTEEN, _FOUR = "\ufdfa", "\ufdf2"
 MAX_EIGHTEENS = 50
 """Maximum number of the one character that NFKC makes eighteen of; more are compared as one that it makes four of."""
+_CUT = re.compile("[%/\\\\\0\n\x0b\x0c\r\x1c-\x1f\x85\u2028\u2029]|::")
+"""What there is in names that are saved otherwise than they are written."""
 _STREAM = "::$"
 """What stands between a file's name and that of a stream of it (NTFS)."""
 
@@ -44,18 +46,18 @@ def plain(text: str) -> str:
         folded = text.lower()
         return " ".join((folded if folded.isprintable() else _UNSEEN.sub("", folded)).split())
     text = _UNSEEN.sub("", text).replace(_BRAILLE_BLANK, " ")
-    compatible = _compatible(text if text.count(_EIGHTEEN) <= MAX_EIGHTEENS else text.replace(_EIGHTEEN, _FOUR))
-    folded = compatible.casefold()
-    return " ".join((folded if folded == compatible else _compatible(folded)).split())
+    if _MARKS_IN_A_ROW.search(text) or text.count(_EIGHTEEN) > MAX_EIGHTEENS:
+        text = text.replace(_EIGHTEEN, _FOUR)
+        folded = _compatible(_compatible(text).casefold())
+    else:
+        folded = unicodedata.normalize("NFKC", text).casefold()
+        folded = unicodedata.normalize("NFKC", folded)  # which is mostly nothing to do
+    return " ".join(folded.split())
 
 
 def _compatible(text: str) -> str:
     """The text in NFKC, in which no more than eight marks in a row are put in order."""
-    if text.isascii():
-        return text
     parted = _MARKS_IN_A_ROW.sub(rf"\1{_JOINER}", text)
-    if unicodedata.is_normalized("NFKC", parted):
-        return text
     return unicodedata.normalize("NFKC", parted).replace(_JOINER, "")
 
 
@@ -103,6 +105,9 @@ def saved(name: str) -> set[str]:
     Percent signs are read, and directories left out, and so is what follows a NUL. Windows drops dots and blanks at
     the end.
     """
+    if not _CUT.search(name):
+        compared = plain(name)
+        return {compared, compared.rstrip(" .")}
     names = {name}
     if "%" in name:
         octets = unquote_to_bytes(name)
@@ -110,5 +115,5 @@ def saved(name: str) -> set[str]:
     forms = {form for each in names for form in _forms(each)}
     forms |= {re.split(r"[/\\]", each)[-1] for each in forms}
     forms |= {each.partition(_STREAM)[0] for each in forms if _STREAM in each}
-    compared = set(map(plain, forms))
-    return compared | {each.rstrip(" .") for each in compared}
+    found = set(map(plain, forms))
+    return found | {each.rstrip(" .") for each in found}

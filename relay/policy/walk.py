@@ -8,6 +8,7 @@ import hashlib
 import os
 import stat
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,15 @@ from typing import NamedTuple
 from relay import permissions, toml
 from relay.errors import ConfigError
 from relay.policy.names import SUFFIX, printable
-from relay.stamps import Seen, Stamp, is_gone, searched, stamp_of, stamped, unseen
+from relay.stamps import Seen, Stamp, Unknown, is_gone, searched, stamp_of, stamped, unseen
 
 DOUBTFUL_NS = 2_000_000_000
 """A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
+
+TOP = ""
+"""The name of the directory of all policies, as seen from there."""
+ALL = frozenset({TOP})
+"""It, with all below it."""
 
 MAX_FILES = 200_000
 """A directory with more policy files than this is not read."""
@@ -40,8 +46,16 @@ class Listing:
     faults: dict[str, list[str]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
 
-    def look(self, name: str = "") -> None:
-        """Lists one directory: a domain's, or the top with all below it. Raises ConfigError if files are too many."""
+    def look(self, directories: Collection[str] = ALL) -> None:
+        """Lists these domains' directories, or the top with all below it. Raises ConfigError if files are too many."""
+        if directories != ALL and (closed := why_closed(self.directory)):
+            self.unread.add(TOP)
+            self.faults[TOP] = closed
+            return
+        for name in directories:
+            self._list(name)
+
+    def _list(self, name: str) -> None:
         path = self.directory / name
         try:
             # A directory that can be listed and not searched shows names of which nothing can be said.
@@ -59,7 +73,7 @@ class Listing:
             return
         self.directories[name] = unseen(error)
         self.unread.add(name)
-        self._fault(name, permissions.cause(path, error))
+        self._fault(name, permissions.cause(Path(error.filename or path), error))
 
     def _entry(self, directory: str, entry: os.DirEntry[str]) -> None:
         name = f"{directory}/{entry.name}" if directory else entry.name
@@ -75,13 +89,15 @@ class Listing:
         elif entry.name.endswith(SUFFIX):
             if len(self.files) >= MAX_FILES:
                 raise ConfigError(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
-            self.files[name] = stamp_of(entry)
+            self.files[name] = seen = stamp_of(entry)
             self._note_link(name, entry)
+            if isinstance(seen, Unknown) and name not in self.links:  # so nothing can be said of the others either
+                raise OSError(seen.error, os.strerror(seen.error), entry.path)
         elif looks_like_policy:  # README.md, `x.toml~` and `x.toml.bak` do not
             self._fault(directory, f"{printable(entry.path)}: write the ending as {SUFFIX!r}, in small letters")
         elif not directory and (is_directory is not False or _leads_nowhere(entry)):
             self._note_link(name, entry)
-            self.look(name)
+            self._list(name)
 
     def _note_link(self, name: str, entry: os.DirEntry[str]) -> None:
         if entry.is_symlink():
@@ -135,7 +151,7 @@ def read_file(directory: str, name: str) -> FileText:
         finally:
             os.close(number)
     except OSError as error:
-        raise ConfigError(_why_not_read(Path(path), error)) from error
+        raise ConfigError(permissions.cause(path, error)) from error
     plain = raw.isascii() and len(raw) == found.st_size
     text = raw.decode("ascii") if plain else toml.read(Path(path))
     octets = raw if plain else text.encode()
@@ -147,11 +163,10 @@ def digest_of(name: str, octets: bytes) -> int:
     return int.from_bytes(hashlib.sha256(b"%b\0%b" % (name.encode("utf-8", "surrogateescape"), octets)).digest(), "big")
 
 
-def _why_not_read(path: Path, error: OSError) -> str:
-    """Of a directory that cannot be searched the same for each of its files."""
+def why_closed(directory: Path) -> list[str]:
+    """Why nothing can be said of the files in a directory; empty for one that can be searched, or is gone."""
     try:
-        searched(path.parent)
-    except OSError as of_all:
-        if not is_gone(of_all):
-            return permissions.cause(path.parent, of_all)
-    return permissions.cause(path, error)
+        searched(directory)
+    except OSError as error:
+        return [] if is_gone(error) else [permissions.cause(directory, error)]
+    return []

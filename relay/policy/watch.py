@@ -17,11 +17,11 @@ import structlog
 from relay.policy import inotify
 from relay.policy.inotify import Event, Inotify
 from relay.policy.names import SUFFIX
+from relay.policy.walk import TOP
 from relay.stamps import searched, stamp_of
 
 log = structlog.get_logger(__name__)
 
-TOP = ""
 _NO_MORE = {errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 _HINTS = {
     errno.ENOSPC: "raise fs.inotify.max_user_watches",

@@ -19,6 +19,8 @@ from relay import charsets
 
 WORD_WORK = 64
 """What an encoded word costs in addition to its octets, as a number of octets."""
+READING_WORK = 256
+"""What each reading costs in addition, as a number of octets."""
 PLAIN_SHARE = 16
 """Text of ASCII alone and without encoded words costs so many times less than other text."""
 
@@ -26,6 +28,7 @@ _STRICT = re.compile(rb"=\?([^?]*+)\?([BbQq])\?([^?]*+)\?=")
 _BEGIN = re.compile(rb"=\?([^?]*+)\?([BbQq])\?")
 _BLANKS = re.compile(rb"(?:[ \t\r\n\x0b\x0c\xa0]|\xc2\xa0)++")
 _CLEAN_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]{4})*+(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
+_CLEAN_QUOTED = re.compile(rb"(?:[!-<>-~]++|=[0-9A-Fa-f]{2})*+")
 _NO_ESCAPE = re.compile(rb"=(?![0-9A-Fa-f]{2})")
 _CUT_ESCAPE = re.compile(rb"=(?:[ \t\r\n\x0b\x0c\xa0]|\xc2\xa0)++(?=[0-9A-Fa-f])")
 _DANGLING = re.compile(rb"=[ \t\r\n]*+\Z")
@@ -58,40 +61,77 @@ class _Choice(NamedTuple):
     cut_at_nul: bool = False
 
 
+_USUAL = _Choice("", {})
+
+
 class _UnknownCharset(Exception):
     """Nobody here knows what octets of this charset mean."""
 
 
 def readings(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tuple[set[str] | None, int]:
-    """Each text that some mail program takes an unfolded value for, and the work that this was, in octets.
+    """Each text that some mail program takes an unfolded value for, and the work that these are, in octets.
 
     None where it would be more work than `max_work`, or a word is in a charset that nobody here can read. `labels` are
     charsets that the message names elsewhere: programs take raw octets for text in them.
     """
     raw = charsets.raw_codecs(octets, labels)
-    if b"=?" not in octets:
-        work = len(octets) // PLAIN_SHARE if len(raw) == 1 and octets.isascii() else 2 * len(octets) * len(raw)
-        return (set(charsets.texts(octets, raw)) if work <= max_work else None), work
-    each_work = len(octets) + WORD_WORK * octets.count(b"=?")
-    if 2 * each_work > max_work:
-        return None, max_work
-    found, work = set(charsets.texts(octets, raw[:1])), each_work  # by a program that knows no encoded words
+    begun = octets.count(b"=?")
+    plain = not begun and len(raw) == 1 and octets.isascii()
+    work = len(octets) // PLAIN_SHARE if plain else len(raw) * (len(octets) + READING_WORK) + 2 * begun * WORD_WORK
+    if work > max_work:
+        return None, work
+    if not begun:
+        return set(charsets.texts(octets, raw)), work
     try:
-        for tokens in {tuple(_tokens(octets, lenient=lenient)) for lenient in (False, True)}:
-            count, choices = _choices(tokens, raw)
-            work += count * each_work
-            if work > max_work:
-                return None, work
-            found.update("".join(_reading(tokens, choice)) for choice in choices)
+        return _with_words(octets, raw, begun, max_work)
     except _UnknownCharset:
         return None, work
+
+
+def _with_words(octets: bytes, raw: tuple[str, ...], begun: int, max_work: int) -> tuple[set[str] | None, int]:
+    """The same of a value that may have encoded words."""
+    tokens = tuple(_tokens(octets, lenient=False))
+    each_work = len(octets) + READING_WORK + WORD_WORK * begun
+    if len(raw) == 1 and (clean := _clean(tokens)) is not None:
+        return {clean}, each_work
+    found, work = set(charsets.texts(octets, raw[:1])), each_work  # by a program that knows no encoded words
+    for variant in {tokens, tuple(_tokens(octets, lenient=True))}:
+        count, choices = _choices(variant, raw)
+        work += count * each_work
+        if work > max_work:
+            return None, work
+        found.update("".join(_reading(variant, choice)) for choice in choices)
     return found, work
+
+
+def _clean(tokens: Iterable[bytes | Word]) -> str | None:
+    """The text of a value that is as the standard has it and that nobody reads otherwise; None for any other."""
+    pieces = []
+    for token in tokens:
+        if isinstance(token, bytes):
+            octets, codec = token, charsets.UTF_8
+            if b"=?" in octets or b"?=" in octets:
+                return None
+        else:
+            codec = token.codecs[0]
+            clean = _CLEAN_QUOTED if token.encoding == "Q" else _CLEAN_BASE64
+            if not token.payload or not clean.fullmatch(token.payload):
+                return None
+            octets = _octets(token, _USUAL)
+        if b"\0" in octets or (codec != charsets.UTF_8 and not charsets.is_ascii(octets, codec)):
+            return None
+        try:
+            pieces.append(octets.decode(charsets.UTF_8))
+        except UnicodeDecodeError:
+            return None
+    return "".join(pieces)
 
 
 def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
     """The words, and the octets between them but for the blanks between two words.
 
-    The lenient read on behind a question mark within a word, and to the end where the word has none.
+    The lenient read on behind a question mark within a word, and to the end where the word has none; and they keep the
+    blanks behind an empty word.
     """
     place, after_word = 0, False
     for begin, end, word in _lenient(octets) if lenient else _strict(octets):
@@ -99,7 +139,7 @@ def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
         if between and not (after_word and _BLANKS.fullmatch(between)):
             yield between
         yield word
-        place, after_word = end, True
+        place, after_word = end, bool(word.payload) or not lenient
     if place < len(octets):
         yield octets[place:]
 
@@ -140,10 +180,9 @@ def _choices(tokens: Sequence[bytes | Word], raw: tuple[str, ...]) -> tuple[int,
             paddings.append("of the alphabet for URLs")
     dangling = [True, False] if any(map(_DANGLING.search, quoted)) else [True]
     joints: list[Joint] = ["octets"]
-    usual = _Choice("", {})
     octets: dict[tuple[str, ...], list[bytes]] = {}
     for word in words:
-        octets.setdefault(word.codecs, []).append(_octets(word, usual))
+        octets.setdefault(word.codecs, []).append(_octets(word, _USUAL))
     if any(not charsets.is_ascii(b"".join(each), codecs[0]) for codecs, each in octets.items() if len(each) > 1):
         joints.append("none")
     if len(words) > 1 and (odd or any(map(_HALF_ESCAPE.search, quoted))):

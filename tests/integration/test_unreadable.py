@@ -56,17 +56,19 @@ async def site(top: Path, kmes: DevelopmentKMEs, identities: Identities, sink: S
     yield made
 
 
-async def test_a_peer_whose_document_cannot_be_looked_at_stays_one(site: Site, sink: Sink) -> None:
-    peers = site.directory / "peers"
+@pytest.mark.parametrize(("peers", "identity"), [(0o300, 0o600), (0o600, 0o300)])
+async def test_a_peer_whose_document_cannot_be_looked_at_stays_one_as_the_identity_stays(
+    site: Site, sink: Sink, peers: int, identity: int
+) -> None:
     async with relay_process(site, before=AS_NOBODY) as relay:
-        for number, mode in enumerate((0o300, 0o600, 0), 1):
-            peers.chmod(mode)
-            said = await until(relay, "peers_not_reloaded", number)
-            assert f"{peers}: cannot be " in said["problems"][0]
-            assert f"(mode {mode:04o}, owner nobody:nogroup): chmod u+" in said["problems"][0]
+        for name, mode in (("peers", peers), ("identity", identity)):
+            closed = site.directory / name
+            closed.chmod(mode)
+            [problem] = (await until(relay, f"{name}_not_reloaded"))["problems"]
+            assert problem.startswith(f"{closed}: cannot be ")
+            assert f"by nobody: Permission denied (mode {mode:04o}, owner nobody:nogroup): chmod u+" in problem
             assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
             assert b"application/pkcs7-mime" in sink.got[-1].message
-        peers.chmod(0o700)
     assert events(relay, "peers_reloaded") == []
 
 
@@ -78,17 +80,6 @@ async def test_no_relay_starts_as_if_such_a_peer_were_gone(site: Site) -> None:
             async with relay_process(site, before=AS_NOBODY):
                 pass
         (site.directory / name).chmod(0o700)
-
-
-async def test_the_identity_that_cannot_be_looked_at_stays_in_force(site: Site, sink: Sink) -> None:
-    async with relay_process(site, before=AS_NOBODY) as relay:
-        for number, mode in enumerate((0o300, 0o600), 1):
-            (site.directory / "identity").chmod(mode)
-            said = await until(relay, "identity_not_reloaded", number)
-            assert f"(mode {mode:04o}, owner nobody:nogroup): chmod u+" in said["problems"][0]
-            assert (await submit(relay.addresses["outgoing"], mails.plain())).code == 250
-            assert b"application/pkcs7-mime" in sink.got[-1].message
-        (site.directory / "identity").chmod(0o700)
 
 
 def test_files_that_are_read_again_stay_in_force_in_a_directory_that_cannot_be_searched(top: Path) -> None:

@@ -94,6 +94,26 @@ def _parameters(octets: int) -> bytes:
     return text
 
 
+def _numbered_names(octets: int, name: bytes, number: int) -> bytes:
+    """So many parts with names of their own that begin so, and a long one."""
+    part = b'--b\r\nContent-Type: a/b; name="%b%06d"\r\n\r\nx\r\n'
+    parts = b"".join([part % (name, count) for count in range(number)])
+    return _message(b"Content-Type: multipart/mixed; boundary=b\r\n", parts.ljust(octets, b"x") + b"\r\n--b--\r\n")
+
+
+def _many_readings(octets: int) -> bytes:
+    """Fields that rules ask for and names, each with nearly as many readings as are looked at."""
+    odd = b"=?us-ascii?q?=e4_= 4?= =?iso-8859-1?b?a-?= "
+    fields = b"".join(
+        b"%b: %b\r\n" % (name, text)
+        for name in (b"X-Secret", b"Sensitivity", b"Subject")
+        for text in (odd * 2, b"\xe4" * 120, b"=?gb2312?q?=81?= " * 20, "\ufdfa".encode() * 900)
+    )
+    parts = b"".join(b'--b\r\nContent-Type: a/b; name="%b%06d"\r\n\r\nx\r\n' % (odd, number) for number in range(400))
+    body = parts + b"--b--\r\n"
+    return _message(fields + b"Content-Type: multipart/mixed; boundary=b\r\n", body.ljust(octets - len(fields), b"x"))
+
+
 Maker = Callable[[int], bytes]
 
 MAKERS: dict[str, Maker] = {
@@ -167,9 +187,19 @@ MAKERS: dict[str, Maker] = {
     "many names": lambda n: _multipart(_file(b';name="\\"\\a"(\\b)x%ff\'\'%fe' * 110), n),
     "percent signs in names": lambda n: _multipart(_file(b";name*=utf-8''" + b"%CC%A7%CC%81" * 600), n),
     "sections of names": lambda n: _multipart(_file(_parameters(7500)), n),
+    "many readings": _many_readings,
+    "names of one reading": lambda n: _numbered_names(n, b"plan", 490),
+    "names of raw octets": lambda n: _numbered_names(n, b"pl\xe4n", 12),
+    "names of encoded words": lambda n: _numbered_names(n, b"=?iso-2022-jp?b?GyRCNktIaxsoQg==?= ", 50),
+    "names of clean words": lambda n: _numbered_names(n, b"=?utf-8?q?pl=C3=A4n?= ", 120),
+    "names of letters of eighteen": lambda n: _numbered_names(n, "\ufdfa".encode() * 20, 120),
+    "letters of eighteen": lambda n: _message(b"Subject: " + _filled("\ufdfa".encode(), min(n, 8000)) + b"\r\n", b"x" * n),
     "slow charsets": lambda n: _multipart(_file(b";name*=punycode''" + b"a-b" * 2500), n),
     "unknown charsets": lambda n: _multipart(_file(b"".join(b";name*=x%d''a" % each for each in range(90))), n),
-    "small parts": lambda n: _multipart(_file(b";name=a") + b"x" * (n // 480), n),
+    "small parts": lambda n: _message(
+        b"Content-Type: multipart/mixed; boundary=b\r\n",
+        b"".join(b"--b\r\n" + _file(b";name=a%d" % each) + b"x" * (n // 480 - 80) + b"\r\n" for each in range(480)) + b"--b--\r\n",
+    ),
     "nearly boundaries": lambda n: _multipart(b"\r\n" + _filled(b"\r\n--" + b"-" * 60, n), n, b"-" * 61),
     "nearly boundaries at each depth": _nested_parts,
     "two boundaries at each depth": _two_boundaries,

@@ -32,21 +32,28 @@ _NOT_OURS = ("/tests/", "/relay/kme/", "/_pytest/", "/pytest_asyncio/")
 
 @dataclass
 class LoopClock:
-    """`slowest` is the longest callback (seconds) and where it was; `worked` is what threads did (seconds)."""
+    """`slowest` is the longest callback (seconds) and where it was; `worked` is what threads did (seconds).
+
+    `held` is what all callbacks took (seconds).
+    """
 
     slowest: float = 0.0
     where: str = ""
     worked: float = 0.0
+    held: float = 0.0
     _began: float = 0.0
     _loop_thread: int = field(default_factory=threading.get_ident)
     _frame: str = ""
 
     def reset(self) -> None:
         """Forgets what was measured before."""
-        self.slowest, self.where, self.worked = 0.0, "", 0.0
+        self.slowest, self.where, self.worked, self.held = 0.0, "", 0.0, 0.0
 
     def _callback(self, took: float, handle: asyncio.Handle) -> None:
-        if took > self.slowest and _is_ours(handle):
+        if not _is_ours(handle):
+            return
+        self.held += took
+        if took > self.slowest:
             self.slowest, self.where = took, self._frame or repr(handle)
 
     def _sample(self) -> None:
@@ -92,11 +99,17 @@ def loop_clock() -> Iterator[LoopClock]:
             clock._callback(took, handle)
 
     def work(item: Any) -> None:
-        began = time.thread_time()
-        try:
-            real_work(item)
-        finally:
-            clock.worked += time.thread_time() - began
+        function = item.fn
+
+        def timed(*arguments: Any, **options: Any) -> Any:
+            began = time.thread_time()
+            try:
+                return function(*arguments, **options)
+            finally:  # before the loop hears of the result
+                clock.worked += time.thread_time() - began
+
+        item.fn = timed
+        real_work(item)
 
     def watch() -> None:
         while not over.wait(SAMPLED_S):

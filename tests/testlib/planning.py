@@ -37,7 +37,9 @@ def config(directory: Path) -> Config:
     site = make_site(directory, "alice", state=directory, kme_url="https://[::1]:1", outgoing=TCPAddress("::1", 1))
     found = load_config(site.config_file)
     bob = found.peers["bob"]
-    return found.model_copy(update={"peers": {"bob": bob, "carol": bob.model_copy(update={"sae_id": SAES["carol"]})}})
+    peers = {"bob": bob, "carol": bob.model_copy(update={"sae_id": SAES["carol"]})}
+    domains = found.site.model_copy(update={"domains": ("alice.example", "board.alice.example")})
+    return found.model_copy(update={"peers": peers, "site": domains})
 
 
 class Signed:

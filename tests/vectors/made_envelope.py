@@ -85,7 +85,9 @@ def _recipients() -> Iterator[Case]:
         recipients=(decomposed,),
     )  # fmt: skip
     quoted = '"ben"@bob.example'
-    yield _case("quoted", "not named", "a local part in quotes is another one", _saying(), recipients=(quoted,))
+    yield _case(
+        "quoted", "success", "needless quotes, as it arrives", _saying(), recipients=(quoted,), due=(quoted,)
+    )  # fmt: skip
     yield _case(
         "local-case", "not named", "the local part arrives in other letters", _saying(), recipients=("Ben@bob.example",)
     )

@@ -1,8 +1,9 @@
 """Proves that one side treats no mail weaker than another, or says for which rule that could not be shown.
 Standard: what passes is proven for every sender, message and size; what is not shown may be weaker, or not.
 
-A mail is one of four **cases** by its sender: the null sender; one that can be read; one that can be read and may stand
-for another one (SRS, BATV); and one in doubt, whom every condition on senders fits. In each case the old side has what
+A mail is one of five **cases** by its sender: the null sender; one that can be read; one that can be read and may stand
+for another one (SRS, BATV); one that stands for somebody in doubt; and one in doubt, whom every condition on senders
+fits. In each case the old side has what
 holds for the mail, a **base**, and rules that raise it; so has the new side. By the sizes at which a limit or a
 condition begins to count, all mails fall into finitely many contexts.
 
@@ -33,7 +34,7 @@ from relay.policy.floors import Floor
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER
 
-Case = Literal["null sender", "sender", "rewritten sender", "sender in doubt"]
+Case = Literal["null sender", "sender", "rewritten sender", "rewritten sender in doubt", "sender in doubt"]
 
 MAX_SPLIT = 3000
 """Maximum number of parts of one rule that are looked at alone."""
@@ -107,6 +108,7 @@ class Proof:
             self._readable("sender")
         if not self._nothing_left() and self._ask_for_senders():
             self._readable("rewritten sender")
+            self._readable("rewritten sender in doubt")
             self._in_doubt()
         return self._failures
 
@@ -127,7 +129,7 @@ class Proof:
     def _known(self, **more: object) -> Known:
         return replace(Known(self._separators, recipients=self._recipients), **more)  # type: ignore[arg-type]
 
-    # --- the four cases ---------------------------------------------------------------------------------------------
+    # --- the five cases ---------------------------------------------------------------------------------------------
 
     def _null_sender(self) -> None:
         cell = _Cell((_of_null_sender(self._old), _of_null_sender(self._new)))
@@ -140,7 +142,8 @@ class Proof:
 
     def _readable(self, case: Case) -> None:
         """All senders together first, as if each rule by sender could meet each other one; else cell by cell."""
-        rewritten = case == "rewritten sender"
+        rewritten = case != "sender"
+        anybody = self._known(holds=_ON_SENDERS) if case == "rewritten sender in doubt" else None
         old, new = (_in_order(each.raising, each.maybe if rewritten else ()) for each in (self._old, self._new))
         cells: dict[object, list[_Cell]] = {}
         for cell in self._cells():
@@ -149,14 +152,14 @@ class Proof:
         for some in cells.values():
             rough = _Cell(some[0].bases)
             alone = some[0].bases == (0, 0) and not some[0].unwanted
-            known = self._known(rewritten=rewritten)
+            known = anybody or self._known(rewritten=rewritten)
             if not alone and not self._in_cell(case, rough, (old, new), known, only_look=True):
                 continue
             for cell in some:
                 in_cell = cell._replace(wanted=(*cell.wanted, Who(REWRITTEN))) if rewritten else cell
                 if self._nobody(in_cell):
                     continue
-                known = self._known(rewritten=rewritten, senders=cell.senders)
+                known = anybody or self._known(rewritten=rewritten, senders=cell.senders)
                 rules = (old, new) if rewritten else (self._meant(in_cell, old), self._meant(in_cell, new))
                 self._in_cell(case, in_cell, rules, known)
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from relay import app, assembly, mime
+from relay.audit.policy_places import newest_first
 from relay.cli import check
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
@@ -252,6 +253,9 @@ async def test_check_says_when_what_must_be_written_at_once_cannot_be(
 
 async def test_check_looks_at_all_of_a_site_that_has_served_and_leaves_nothing(sites: tuple[Site, Site]) -> None:
     async with app.running(sites[1].config):
+        async with asyncio.timeout(30):
+            while not list(newest_first(sites[1].config.audit_directory)):
+                await asyncio.sleep(0.01)  # then all that a start writes is there
         before = set(sites[1].directory.rglob("*"))
         assert await wrong(sites[1]) == {}
     left = {

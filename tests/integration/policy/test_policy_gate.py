@@ -16,7 +16,7 @@ from tests.unit.policy.test_policy_cli import log_as_before as log_as_before  # 
 from tests.unit.policy.test_policy_cli import site as site  # a fixture
 
 Run = Callable[..., Result]
-Files = Mapping[str, str]
+Files = dict[str, str]
 
 CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
 SEALED = {"default.toml": AES}

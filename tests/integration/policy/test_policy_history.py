@@ -234,6 +234,7 @@ async def test_diff_takes_versions_of_sets_that_are_kept(site: Site, monkeypatch
 
 
 @by_root
+@pytest.mark.in_process
 async def test_a_relay_without_rights_knows_who_of_others_has_put_policies_there(
     site: Site, kmes: DevelopmentKMEs
 ) -> None:

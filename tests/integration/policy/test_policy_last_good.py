@@ -135,11 +135,24 @@ def _damaged(kept: Path) -> None:
     kept.write_bytes(b"no database at all" * 100)
 
 
+def _torn(kept: Path) -> None:
+    with kept.open("r+b") as file:
+        for page in range(1, kept.stat().st_size // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 4096)
+
+
+def _of_another_format(kept: Path) -> None:
+    with closing(sqlite3.connect(kept)) as sets, sets:
+        sets.execute("DROP TABLE files")
+        sets.execute("PRAGMA user_version = 7")
+
+
 def _gone(kept: Path) -> None:
     kept.unlink()
 
 
-@pytest.mark.parametrize("spoil", [_half, _other, _damaged, _gone])
+@pytest.mark.parametrize("spoil", [_half, _other, _damaged, _torn, _of_another_format, _gone])
 def test_a_set_that_is_not_kept_whole_counts_for_nothing_and_is_kept_anew(
     directory: Path, spoil: Callable[[Path], None]
 ) -> None:

@@ -31,8 +31,7 @@ def past(spellings: list[Spelling], rules: Rules) -> tuple[list[str], dict[str, 
     """What is shown by somebody and not seen by its rule; and how many each judge shows."""
     missed, counts = [], dict.fromkeys(judges.NPM_JUDGES, 0)
     for spelling, replies in zip(spellings, judges.shown([each.message for each in spellings]), strict=True):
-        by_python = judges.shown_by_python(spelling.message)
-        shows = judges.who_shows(spelling, [*replies.items(), *by_python.items()])
+        shows = judges.who_shows(spelling, replies.items())
         for judge in shows:
             counts[judge] = counts.get(judge, 0) + 1
         if shows and rules.miss(spelling):

@@ -41,7 +41,8 @@ levels = ["aes"]
 
 WORDS = (
     b"Subject: [secret] x\r\n", b"X-Secret: yes\r\n", b"=?utf-8?b?W3NlY3JldF0=?=", b"=?utf-8?q?=5Bsecret=5D?=", b"=?x?b?!?=",
-    b"=?utf-7?q?+AGE?=", b"=?idna?q?xn--a?=", b"=?zlib?b?AAAA?=", b"=?utf-8?b?" + b"A" * 2000 + b"?=", b"=?" * 300,
+    b"=?utf-7?q?+AGE?=", b"=?idna?q?xn--a?=", b"=?zlib?b?AAAA?=", b"=?unicode?b?AGE?=", b"=?iso-2022-jp?b?GyRC?= ", b"=?us-ascii?q?=e4 = 4?=", b"=?cp9?q?a?=", b"=?x?q?a=00=?=", b"=?utf-8?b?A-=A?=",
+    "\u202e\u0315\u0300\ufdfa".encode(), b"=?utf-8?b?" + b"A" * 2000 + b"?=", b"=?" * 300,
     b'Content-Type: multipart/mixed; boundary="b1"\r\n\r\n', b"Content-Type: multipart/digest; boundary=b1\r\n\r\n", b"--b1\r\n",
     b"--b1--\r\n", b"--b1", b"Content-Type: message/rfc822\r\n\r\n", b"boundary*0=b;boundary*1=1", b"boundary*=utf-8''b1",
     b"boundary*=no-such''b1", b'Content-Disposition: attachment; filename="a.pdf"\r\n', b"filename*=utf-16''%00a", b"filename*0*=x''%ff",

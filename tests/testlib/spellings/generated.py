@@ -26,7 +26,7 @@ AROUND = (
     b"", b"", b"plan ", b"Re: ", b'"', b"(", "Pläne ".encode(), b"pl\xe4ne ", b"=?", b"=?utf-8?Q?x", b"=?utf-8?B?!?= ", b"=?x?Q?=E4?= ", b"?= ",
     b"=?utf-8?Q?=E4?= ", b"\xff", b"=", b"=?utf-8?Q??= ", b"=?utf-8?B?AA?= ",
 )  # fmt: skip
-MESSAGES = tuple(each for each in messages() if len(each[1]) < 4000)
+MESSAGES = tuple(message for _, message in messages() if len(message) < 4000)
 UNSEEN = ("", "", "", "\u200b", "\u00ad", "\u2060", "\ufe0f", "\x07", "\0")
 
 
@@ -108,7 +108,7 @@ def of_structure(chance: random.Random) -> Spelling:
     if kind == 2:
         value = edited(chance.choice(list(PDF.values())), chance)
         return Spelling("", "attachment_type", "application/pdf", with_part(b"Content-Type: " + value))
-    _, message = chance.choice(MESSAGES)
+    message = chance.choice(MESSAGES)
     header, _, body = message.partition(b"\r\n\r\n")
     if chance.random() < 0.5:
         at = header.lower().rfind(b"content-type")

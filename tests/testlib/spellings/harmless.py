@@ -84,6 +84,20 @@ REPORT = (
 )
 
 
+def many_files(number: int) -> bytes:
+    """A mail with so many small attachments."""
+    parts = b""
+    for count in range(number):
+        name = b(f"Größenübersicht März {count}.xlsx")
+        parts += (
+            b'--x\r\nContent-Type: application/x-data;\r\n\tname="' + name + b'"\r\nContent-Description: x\r\n'
+            b'Content-Disposition: attachment;\r\n\tfilename="' + name + b'"; size=500;\r\n'
+            b'\tcreation-date="Thu, 26 Nov 2026 10:00:00 GMT";\r\n\tmodification-date="Thu, 26 Nov 2026 10:00:00 GMT"\r\n'
+            b"Content-Transfer-Encoding: base64\r\n\r\n" + b"A" * 700 + b"\r\n"
+        )
+    return mail(b"Subject: files", b'Content-Type: multipart/mixed;\r\n\tboundary="x"', body=parts + b"--x--\r\n")
+
+
 def messages() -> Iterator[tuple[str, bytes]]:
     """All of them by name."""
     for text, charset in SUBJECTS:
@@ -134,6 +148,8 @@ def messages() -> Iterator[tuple[str, bytes]]:
                 b'Content-Disposition: attachment; filename="' + quoted + b'"; size=5',
             ),
         )
+    for number in (10, 60):
+        yield f"{number} files, as Outlook names them", many_files(number)
     for boundary in BOUNDARIES:
         line = b"--" + boundary.strip(b'"')
         body = (b"This is a multi-part message in MIME format.\r\n\r\n" + line + b'\r\nContent-Type: text/plain; charset="utf-8"; format=flowed; delsp=yes\r\n'

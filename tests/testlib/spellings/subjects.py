@@ -244,6 +244,7 @@ BLANKS = {
     "a line's end in Q": b"=?utf-8?Q?[top=0Asecret]?=",
     "a blank in the second of two words": q("[top") + b" " + q(" secret]"),
     "a blank before a word": b"[top " + q("secret]"),
+    "a blank behind an empty word": q("[top") + b" =?utf-8?Q??= " + q("secret]"),
 }
 
 FIELDS = {

@@ -25,6 +25,7 @@ from relay.audit.reading import records
 from relay.errors import ConfigError
 from relay.policy import compare_within as within
 from relay.policy import kept
+from relay.policy.compare import Unproven
 from relay.policy.compare_within import Compared, compare_within
 from relay.policy.installing import LinkId, Who, link_of, owner_of_link, read_note, write_note
 from relay.policy.kept import KeptSets
@@ -245,7 +246,7 @@ def test_the_digest_of_a_set_can_be_made_from_its_files_alone(tmp_path: Path) ->
 
 def both(tmp_path: Path, old: dict[str, str], new: dict[str, str]) -> tuple[SetFiles, SetFiles]:
     folders = [PolicyFolder(write(tmp_path / name, files), PEERS) for name, files in (("old", old), ("new", new))]
-    before, now = (SetFiles(folder.read(), folder.digests_beside) for folder in folders)
+    before, now = (SetFiles.read(folder.read(), folder) for folder in folders)
     return before, now
 
 
@@ -279,6 +280,28 @@ def test_a_few_files_at_once_show_what_all_at_once_do(
     assert {each for each in shown(whole) - shown(parts) if "everybody below" not in each[1]} == set()
     assert shown(parts) <= shown(whole)
     assert (parts.weaker, parts.whole, whole.whole) == (whole.weaker, True, True)
+
+
+def test_tests_that_are_gone_are_weaker_and_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tests = (
+        '[[test]]\nsender = "a@b.example"\nrecipient = "ann@d1.example"\nexpect = "aes"\nfile = "d1.example/x.toml"\n'
+    )
+    before, now = both(tmp_path, MANY | {"tests.toml": tests}, MANY)
+    monkeypatch.setattr(within, "GROUP", 2)
+    for whole in (500, 0):
+        monkeypatch.setattr(within, "WHOLE", whole)
+        found = compare_within(60, before, now)
+        assert (found.weaker, found.whole, len(found.differences)) == (True, True, 1)
+
+
+def test_what_is_not_proven_leaves_open_whether_anything_is_weaker(tmp_path: Path) -> None:
+    rule = f"{tmp_path}/old/bob.example/ann.toml:3"
+    left = Unproven(rule, "ann@bob.example", "levels", "x@y.example", "ann@bob.example", "any")
+    fields = of_comparison(Compared((), (left,), tmp_path / "old", 1, 1), "", AddressHash(SiteSecret(bytes(32))))
+    hashed = AddressHash(SiteSecret(bytes(32))).write("ann@bob.example")
+    assert fields["weaker"] is None
+    assert fields["unproven"][0].startswith(f"bob.example/{hashed}.toml:3: mail from ")
+    assert "ann" not in fields["unproven"][0]
 
 
 def test_what_takes_too_long_is_compared_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

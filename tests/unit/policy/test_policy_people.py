@@ -62,6 +62,14 @@ REWRITTEN = [
     "SRS0+abcd=TT=board.alice.example=ceo@forwarder.example",
     "SRS1=efgh=first.example==abcd=TT=board.alice.example=ceo@second.example",
     "prvs=1234abcdef=ceo@board.alice.example",
+    "SRS0=abcd=TT=board.alice.example.=ceo@forwarder.example",
+    "SRS0=abcd=TT=a'b=ceo@forwarder.example",
+    "SRS1=efgh=first.example==abcd=TT=a'b=ceo@second.example",
+    '"SRS0=abcd=TT=board.alice.example=ceo x"@forwarder.example',
+    "SRS0=abcd=TT=board.alice.example=@forwarder.example",
+    "prvs=1a=SRS0=abcd=TT=board.alice.example=ceo@forwarder.example",
+    "SRS0=abcd=TT=board.alice.example=prvs=1a=ceo@forwarder.example",
+    f"{'prvs=1a=' * 30}ceo@board.alice.example",
 ]
 
 
