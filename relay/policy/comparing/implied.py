@@ -24,8 +24,8 @@ class Known:
     """What is known of a mail beside the conditions of one rule.
 
     `holds` are conditions that hold for every rule. `senders` are sets of patterns, of each of which one fits the
-    envelope sender; `recipients` the same of the recipient. `rewritten` says that the sender may stand for another one:
-    then the sender of a rule may be that other one, and `senders` are still about the address as it is.
+    envelope sender; `recipients` the same of the recipient. `rewritten` says that the sender may stand for others, and
+    for somebody in doubt. A rule may be meant for these then; `senders` are still about the address as it is.
     """
 
     separators: str

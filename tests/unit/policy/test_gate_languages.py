@@ -12,7 +12,8 @@ import pytest
 from automata.fa.dfa import DFA
 from automata.fa.nfa import NFA
 
-from relay.policy.comparing.languages import TooHard, Who, address, address_within, apart, contains, within
+from relay.policy.comparing.languages import address, address_within, apart, contains, within
+from relay.policy.comparing.search import TooHard, Who
 from relay.policy.names import untagged
 from relay.policy.patterns import Glob
 
