@@ -4,17 +4,17 @@ It is for lists alone: what decides about mail is always read from the files the
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from relay import heap
 from relay.errors import ConfigError
 from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.names import DEFAULT_FILE, NO_DOMAIN, SUFFIX, fold_domain, printable
@@ -90,7 +90,7 @@ def listed(
     What has ended does not count, unless it is asked for.
     """
     owners = {fold_domain(domain): name for name, domains in peers.items() for domain in domains}
-    with _collecting_nothing():
+    with heap.collecting_nothing():
         facts = _facts(directory, peers, index)
     day = today().isoformat()
 
@@ -106,18 +106,6 @@ def listed(
 
     rows = (_row(name, each, owners, day) for name, each in facts.items() if wanted(each))
     return sorted(row for row in rows if peer is None or row.peer == peer), len(facts)
-
-
-@contextmanager
-def _collecting_nothing() -> Iterator[None]:
-    """What is read stays: looking for rubbish among it, again and again as it grows, is a tenth of the whole list."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def _row(name: str, facts: Facts, owners: Mapping[str, str], day: str) -> ListedFile:

@@ -220,10 +220,9 @@ class Policies:
             return MAYBE
         if self._fits(globs, person):
             return SURELY
-        inner = rewritten(person) if who == "sender" else None
-        if inner is None or doubtful(inner):
-            return NOT
-        return MAYBE if self._fits(globs, inner) else NOT
+        others = list(stands_for(person)) if who == "sender" else []
+        may = any(other is None or doubtful(other) or self._fits(globs, other) for other in others)
+        return MAYBE if may else NOT
 
     def _fits(self, globs: Iterable[re.Pattern[str]], person: str) -> bool:
         if person == "<>":
@@ -419,17 +418,24 @@ def doubtful(address: str) -> bool:
     return not local or routed(local) or domain.startswith("[") or not all(domain.split(".")) or "\u200b" in address
 
 
-def rewritten(address: str) -> str | None:
-    """Whom an SRS or BATV address stands for."""
-    local, domain = split(address)
-    again = re.fullmatch(r"srs1[=+-][^=]+=[^=]+=(.*)", local)
-    if again and again[1][:1] in "=+-":
-        local = "srs0" + again[1]
-    if found := re.fullmatch(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", local):
-        return f"{found[2]}@{found[1]}"
-    if not again and (found := re.fullmatch(r"prvs=[a-z0-9]+=(.+)", local)):
-        return f"{found[1]}@{domain}"
-    return None
+def stands_for(address: str) -> Iterator[str | None]:
+    """Whom an SRS or BATV address stands for, form within form; None for somebody in doubt."""
+    for _ in range(5):
+        local, domain = split(address)
+        if not re.match(r"srs[01][=+-]|prvs=", local):
+            return
+        again = re.fullmatch(r"srs1[=+-][^=]+=[^=]+=([=+-].*)", local)
+        if again:
+            local = "srs0" + again[1]
+        if found := re.fullmatch(r"srs0[=+-][^=]+=[^=]+=([^=]+)=(.+)", local):
+            address = f"{found[2]}@{found[1].removesuffix('.')}"
+        elif not again and (found := re.fullmatch(r"prvs=[a-z0-9]+=(.+)", local)):
+            address = f"{found[1]}@{domain}"
+        else:
+            yield None
+            return
+        yield address
+    yield None
 
 
 def fits_part(rule: Mapping[str, Any], name: str, kind: str) -> bool:

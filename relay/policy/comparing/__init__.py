@@ -4,8 +4,9 @@ Standard: policies/README.md; soundness comes first, then few false alarms, then
 From a set down to a letter::
 
     whole.py         kind of recipient by kind, day by day      kinds.py views.py sides.py items.py
-    proof.py         is one side weaker than the other for any mail?      context.py combinations.py outcomes.py
-    implied.py       does one rule apply wherever another one does?      languages.py
+    proof.py         is one side weaker than the other for any mail?      cells.py context.py showing.py
+    outcomes.py      what becomes of a mail to which some rules apply?      combinations.py
+    implied.py       does one rule apply wherever another one does?      languages.py search.py
     unproven.py      what is left, with a mail to look at it
     listing.py       what samples show, for people      samples.py differences.py
     demands.py       what must arrive sealed      expectations.py: tests.toml

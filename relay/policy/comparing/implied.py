@@ -24,8 +24,8 @@ class Known:
     """What is known of a mail beside the conditions of one rule.
 
     `holds` are conditions that hold for every rule. `senders` are sets of patterns, of each of which one fits the
-    envelope sender; `recipients` the same of the recipient. `rewritten` says that the sender may stand for another one:
-    then the sender of a rule may be that other one, and `senders` are still about the address as it is.
+    envelope sender; `recipients` the same of the recipient. `rewritten` says that the sender may stand for others, and
+    for somebody in doubt. A rule may be meant for these then; `senders` are still about the address as it is.
     """
 
     separators: str
@@ -61,8 +61,8 @@ def _known(name: str, narrow: Conditions, known: Known) -> Iterator[tuple[Glob, 
 
 
 def _within(name: str, narrow: Collection[Glob], wide: Collection[Glob], known: Known) -> bool:
-    if name.endswith("login"):  # a client without a name fits one pattern alone, whatever its stars
-        return all(each in wide or (str(each) != "<>" and within(each, wide)) for each in narrow)
+    if name.endswith("login"):
+        return all(within(each, wide) for each in narrow)
     return all(address_within(each, wide, known.separators) for each in narrow)
 
 
@@ -113,10 +113,8 @@ def _exclude(who: str, one: Conditions, other: Conditions, known: Known) -> bool
     if mine is None or who in known.holds:
         return False
     if who == "sender" and known.rewritten:
-        every = (*mine, *other.people.get(who, ()))
-        if any(may_be_rewritten(glob, known.separators) for glob in every):
-            return False  # one of them may be for the address as it is, and the other one for whom it stands for
-    elif NOT + who in other.people and _within(who, mine, other.people[NOT + who], known):
+        return False  # it may stand for several, and for somebody in doubt
+    if NOT + who in other.people and _within(who, mine, other.people[NOT + who], known):
         return True
     return who in other.people and all(
         apart(glob, each, known.separators) for glob in mine for each in other.people[who]

@@ -118,15 +118,18 @@ class Kinds:
                     found[FoldedAddress(local, each)] = None
         yield from (Kind("one", address, f"{address.local}@{address.domain}") for address in found)
 
-    def files(self, kind: Kind) -> list[Files]:
-        """The files of either set that may cover them, the first that decides first, as it is in each set."""
+    def files(self, kind: Kind, *, arriving: bool = False) -> list[Files]:
+        """The files of either set that may cover a kind, the first that decides first, as it is in each set.
+
+        For mail that is `arriving` from them, those of routes are the same as of others.
+        """
         found: list[Files] = []
         old, new = self._sets
         for name, step in candidates(kind.address, self.separators):
             before, after = old.files.get(name), new.files.get(name)
             if before is not None or after is not None:
                 found.append((step, before, after))
-            if kind.part == "one" and may_be_route(kind.address):
+            if may_be_route(kind.address) and not arriving:
                 break
         return found
 

@@ -13,39 +13,26 @@ not others is searched for in the product of their automata; each is an integer 
 
 from __future__ import annotations
 
-import string
-from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice, product
-from typing import NamedTuple
 
+from relay.policy.comparing.search import TooHard, Who, letter_outside, searched
 from relay.policy.names import untagged
 from relay.policy.patterns import Glob
 
-MAX_WORK = 200_000
-"""Maximum number of letters tried in one search, counted once for each pattern."""
 GUESSED = 20
 """Maximum number of guesses before a search."""
 GUESSED_OF = 5
 """Maximum number of patterns of one rule that are guessed from."""
 FILLING = "anybody"
 """Stands in the place of a star, where any text may."""
-_DOMAIN_LETTERS = string.ascii_lowercase + string.digits + "-_"
-
-
-class TooHard(Exception):
-    """The search ended without an answer."""
 
 
 @lru_cache(maxsize=100_000)
 def contains(wide: Glob, narrow: Glob) -> bool:
     """Whether every text that fits `narrow` fits `wide`."""
-    return wide.matches(_letter_outside(str(wide)).join(narrow.parts))
-
-
-def _letter_outside(text: str) -> str:
-    return next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
+    return wide.matches(letter_outside(str(wide)).join(narrow.parts))
 
 
 def within(narrow: Glob, wide: Collection[Glob]) -> bool:
@@ -71,23 +58,6 @@ def _without_tag(glob: Glob, separators: str) -> Glob | None:
     if not at or (bare := untagged(start, separators)) == start:
         return None
     return Glob.of(f"{bare}@{domain}")
-
-
-class Who(NamedTuple):
-    """Whom a rule is for: those who fit one of `fits` (anybody, where it is None), and none of `misses`."""
-
-    fits: tuple[Glob, ...] | None = None
-    misses: tuple[Glob, ...] = ()
-
-    def is_one(self, address: str, separators: str) -> bool:
-        """Whether it is for this address."""
-        local, _, domain = address.rpartition("@")
-        texts = (address, f"{untagged(local, separators)}@{domain}")
-
-        def any_fits(globs: tuple[Glob, ...]) -> bool:
-            return any(glob.matches(text) for glob in globs for text in texts)
-
-        return (self.fits is None or any_fits(self.fits)) and not any_fits(self.misses)
 
 
 def apart(one: Glob, other: Glob, separators: str) -> bool:
@@ -136,7 +106,7 @@ def address(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> 
         return None
     if (guess := guessed(wanted, unwanted, separators)) is not None:
         return guess
-    return _searched(_Search(wanted, unwanted, separators))
+    return searched(wanted, unwanted, separators)
 
 
 def _is_wider(wide: Who, narrow: Who, separators: str) -> bool:
@@ -179,139 +149,3 @@ def _common(patterns: Sequence[str]) -> str:
     parts = [pattern.split("*") for pattern in patterns]
     begin, end = (max((each[place] for each in parts), key=len) for place in (0, -1))
     return FILLING.join([begin, *(part for each in parts for part in each[1:-1]), end])
-
-
-class _State(NamedTuple):
-    """How far an address has been read.
-
-    `whole` and `bare` have the places reached in each pattern by the address, and by what it is without its tag.
-    """
-
-    part: str
-    whole: tuple[int, ...]
-    bare: tuple[int, ...]
-
-
-_BEGIN, _LOCAL, _UNTAGGED, _TAG, _LABEL, _DOMAIN = "begin", "local", "untagged", "tag", "label", "domain"
-"""Before everything, in a local part, in one that has no tag, in a tag, before a label, and within a label."""
-
-
-def _searched(search: _Search) -> str | None:
-    """The shortest address. Raises TooHard."""
-    queue = deque([search.first])
-    came: dict[_State, tuple[_State, str] | None] = {search.first: None}
-    left = MAX_WORK
-    while queue:
-        state = queue.popleft()
-        if state.part == _DOMAIN and search.found(state):
-            return _spelled(came, state)
-        for letter, after in search.steps(state):
-            left -= search.width
-            if after not in came and search.alive(after):
-                came[after] = (state, letter)
-                queue.append(after)
-        if left < 0:
-            raise TooHard
-    return None
-
-
-def _spelled(came: dict[_State, tuple[_State, str] | None], state: _State) -> str:
-    letters: list[str] = []
-    while (before := came[state]) is not None:
-        state, letter = before
-        letters.append(letter)
-    return "".join(reversed(letters))
-
-
-class _Search:
-    """The automaton of all addresses, with how far each pattern has been read."""
-
-    def __init__(self, wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> None:
-        globs = list(dict.fromkeys(glob for who in (*wanted, *unwanted) for glob in (*(who.fits or ()), *who.misses)))
-        self._automata = [_automaton(glob) for glob in globs]
-        self.width = len(globs) + 1
-        place = {glob: number for number, glob in enumerate(globs)}
-
-        def places(who: Who) -> tuple[list[int] | None, list[int]]:
-            return None if who.fits is None else [place[each] for each in who.fits], [
-                place[each] for each in who.misses
-            ]
-
-        self._wanted, self._unwanted = list(map(places, wanted)), list(map(places, unwanted))
-        self._separators = separators
-        # Those that patterns tell apart, and one that stands for all others.
-        own = {letter for glob in globs for part in glob.parts for letter in part} - {"@"}
-        local = own | set(separators)
-        other = next((letter for letter in _DOMAIN_LETTERS if letter not in local), _letter_outside("".join(local)))
-        self._local_letters = (other, *sorted(local))
-        others = [letter for letter in _DOMAIN_LETTERS if letter not in own]
-        self._domain_letters = (*others[:1], *sorted(own & set(_DOMAIN_LETTERS)))
-        start = (1,) * len(globs)
-        self.first = _State(_BEGIN, start, start)
-
-    def steps(self, state: _State) -> Iterator[tuple[str, _State]]:
-        """Each letter that may come next, and where it leads."""
-        part, whole, bare = state
-        if part in (_LABEL, _DOMAIN):
-            for letter in self._domain_letters:
-                yield letter, _State(_DOMAIN, self._moved(whole, letter), self._moved(bare, letter))
-            if part == _DOMAIN:
-                yield ".", _State(_LABEL, self._moved(whole, "."), self._moved(bare, "."))
-            return
-        for letter in self._local_letters:
-            after, separates = self._moved(whole, letter), letter in self._separators
-            if part == _TAG or (part == _LOCAL and separates):
-                yield letter, _State(_TAG, after, bare)
-            else:  # nothing stands before a separator at the beginning
-                begun = _UNTAGGED if part == _UNTAGGED or separates else _LOCAL
-                yield letter, _State(begun, after, self._moved(bare, letter))
-        if part != _BEGIN:
-            yield "@", _State(_LABEL, self._moved(whole, "@"), self._moved(bare, "@"))
-
-    def alive(self, state: _State) -> bool:
-        """Whether those wanted may still be found behind this state."""
-        reached = [one | other for one, other in zip(state.whole, state.bare, strict=True)]
-        return all(fits is None or any(reached[each] for each in fits) for fits, _ in self._wanted)
-
-    def found(self, state: _State) -> bool:
-        """Whether what has been read up to this state is wanted."""
-        fitting = [
-            bool((one | other) & automaton.end)
-            for automaton, one, other in zip(self._automata, state.whole, state.bare, strict=True)
-        ]
-
-        def is_one(who: tuple[list[int] | None, list[int]]) -> bool:
-            fits, misses = who
-            return (fits is None or any(fitting[each] for each in fits)) and not any(fitting[each] for each in misses)
-
-        return all(map(is_one, self._wanted)) and not any(map(is_one, self._unwanted))
-
-    def _moved(self, places: tuple[int, ...], letter: str) -> tuple[int, ...]:
-        return tuple(
-            place and automaton.step(place, letter) for automaton, place in zip(self._automata, places, strict=True)
-        )
-
-
-class _Automaton:
-    """One pattern: bit number n of a state says that the first n of its letters may have been read."""
-
-    def __init__(self, glob: Glob) -> None:
-        literal = "".join(glob.parts)
-        self._after: dict[str, int] = {}
-        for place, letter in enumerate(literal, 1):
-            self._after[letter] = self._after.get(letter, 0) | 1 << place
-        self._stars = 0
-        place = 0
-        for part in glob.parts[:-1]:
-            place += len(part)
-            self._stars |= 1 << place
-        self.end = 1 << len(literal)
-
-    def step(self, state: int, letter: str) -> int:
-        """The state after one more letter; 0 where nothing fits any more."""
-        return ((state << 1) & self._after.get(letter, 0)) | (state & self._stars)
-
-
-@lru_cache(maxsize=10_000)
-def _automaton(glob: Glob) -> _Automaton:
-    return _Automaton(glob)

@@ -1,11 +1,10 @@
 """Proves that one side treats no mail weaker than another, or says for which rule that could not be shown.
 Standard: what passes is proven for every sender, message and size; what is not shown may be weaker, or not.
 
-A mail is one of five **cases** by its sender: the null sender; one that can be read; one that can be read and may stand
-for another one (SRS, BATV); one that stands for somebody in doubt; and one in doubt, whom every condition on senders
-fits. In each case the old side has what
-holds for the mail, a **base**, and rules that raise it; so has the new side. By the sizes at which a limit or a
-condition begins to count, all mails fall into finitely many contexts.
+A mail is one of four **cases** by its sender: the null sender; one that can be read; one that can be read and may stand
+for others (SRS, BATV), some of whom may be in doubt; and one in doubt, whom every condition on senders fits. In each
+case the old side has what holds for the mail, a **base**, and rules that raise it; so has the new side. By the sizes at
+which a limit or a condition begins to count, all mails fall into finitely many contexts.
 
 **One rule at a time.** Lists of levels in descending order, with "held" above all of them, are a lattice, of which
 `strongest` is the join (a test tries all lists). What comes of several new rules is no weaker than what comes of
@@ -21,23 +20,23 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from relay.policy.comparing.cells import Cell, cells
 from relay.policy.comparing.combinations import combined
-from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Judged, Sure, Verdict
-from relay.policy.comparing.implied import Known, in_single_texts
+from relay.policy.comparing.context import NO_CONDITIONS, Context, Sure, Verdict
+from relay.policy.comparing.implied import Known
 from relay.policy.comparing.items import Conditions, Item
-from relay.policy.comparing.languages import REWRITTEN, TooHard, Who, address
+from relay.policy.comparing.languages import REWRITTEN
+from relay.policy.comparing.search import Who
+from relay.policy.comparing.showing import Showing
 from relay.policy.comparing.sides import Side, who
 from relay.policy.floors import Floor
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER
 
-Case = Literal["null sender", "sender", "rewritten sender", "rewritten sender in doubt", "sender in doubt"]
+Case = Literal["null sender", "sender", "rewritten sender", "sender in doubt"]
 
-MAX_SPLIT = 3000
-"""Maximum number of parts of one rule that are looked at alone."""
 _NULL = Glob.of(NULL_SENDER)
 _ON_SENDERS = frozenset({"sender", "not_sender"})
 
@@ -67,24 +66,6 @@ class Failure:
     sender: str | None = None
 
 
-class _Cell(NamedTuple):
-    """Those senders for whom one rule of each side holds: who they are, and what is known of their address."""
-
-    bases: tuple[int, int]
-    wanted: tuple[Who, ...] = ()
-    unwanted: tuple[Who, ...] = ()
-    senders: tuple[tuple[Glob, ...], ...] = ()
-
-    def address(self, separators: str, *more: Who) -> str | None:
-        """A sender in the cell for whom these are as well; None where there is none. Raises TooHard."""
-        return _address((*self.wanted, *more), self.unwanted, separators)
-
-
-@lru_cache(maxsize=20_000)
-def _address(wanted: tuple[Who, ...], unwanted: tuple[Who, ...], separators: str) -> str | None:
-    return address(wanted, unwanted, separators)
-
-
 class Proof:
     """One proof, of one kind of recipient on one day."""
 
@@ -108,7 +89,6 @@ class Proof:
             self._readable("sender")
         if not self._nothing_left() and self._ask_for_senders():
             self._readable("rewritten sender")
-            self._readable("rewritten sender in doubt")
             self._in_doubt()
         return self._failures
 
@@ -129,83 +109,53 @@ class Proof:
     def _known(self, **more: object) -> Known:
         return replace(Known(self._separators, recipients=self._recipients), **more)  # type: ignore[arg-type]
 
-    # --- the five cases ---------------------------------------------------------------------------------------------
+    # --- the four cases ---------------------------------------------------------------------------------------------
 
     def _null_sender(self) -> None:
-        cell = _Cell((_of_null_sender(self._old), _of_null_sender(self._new)))
+        cell = Cell((_of_null_sender(self._old), _of_null_sender(self._new)))
         old, new = (tuple(filter(_for_null_sender, each.raising)) for each in (self._old, self._new))
         self._in_cell("null sender", cell, (old, new), self._known(holds=_ON_SENDERS), self._max_bounce)
 
     def _in_doubt(self) -> None:
         old, new = (_in_order(each.raising, each.maybe) for each in (self._old, self._new))
-        self._in_cell("sender in doubt", _Cell((0, 0)), (old, new), self._known(holds=_ON_SENDERS))
+        self._in_cell("sender in doubt", Cell((0, 0)), (old, new), self._known(holds=_ON_SENDERS))
 
     def _readable(self, case: Case) -> None:
         """All senders together first, as if each rule by sender could meet each other one; else cell by cell."""
-        rewritten = case != "sender"
-        anybody = self._known(holds=_ON_SENDERS) if case == "rewritten sender in doubt" else None
+        rewritten = case == "rewritten sender"
         old, new = (_in_order(each.raising, each.maybe if rewritten else ()) for each in (self._old, self._new))
-        cells: dict[object, list[_Cell]] = {}
-        for cell in self._cells():
+        alike: dict[object, list[Cell]] = {}
+        for cell in cells(self._old, self._new):
             said = (self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]])
-            cells.setdefault(said, []).append(cell)
-        for some in cells.values():
-            rough = _Cell(some[0].bases)
+            alike.setdefault(said, []).append(cell)
+        for some in alike.values():
+            rough = Cell(some[0].bases)
             alone = some[0].bases == (0, 0) and not some[0].unwanted
-            known = anybody or self._known(rewritten=rewritten)
+            known = self._known(rewritten=rewritten)
             if not alone and not self._in_cell(case, rough, (old, new), known, only_look=True):
                 continue
             for cell in some:
                 in_cell = cell._replace(wanted=(*cell.wanted, Who(REWRITTEN))) if rewritten else cell
-                if self._nobody(in_cell):
+                if in_cell.nobody(self._separators):
                     continue
-                known = anybody or self._known(rewritten=rewritten, senders=cell.senders)
+                known = self._known(rewritten=rewritten, senders=cell.senders)
                 rules = (old, new) if rewritten else (self._meant(in_cell, old), self._meant(in_cell, new))
                 self._in_cell(case, in_cell, rules, known)
 
-    def _cells(self) -> Iterator[_Cell]:
-        """Each pair of rules by sender that may hold; a rule of both sides leaves nothing to those behind it."""
-        old, new = ([each.key for each in side.replacing] for side in (self._old, self._new))
-        in_old, in_new = ({key: number for number, key in enumerate(some, 1)} for some in (old, new))
-        for number in range(len(old) + 1):
-            last = in_new.get(old[number - 1], len(new)) if number else len(new)
-            none = () if number and old[number - 1] in in_new else (0,)
-            for other in (*none, *range(1, last + 1)):
-                place = in_old.get(new[other - 1]) if other else None
-                if place is None or (number and place >= number):
-                    yield self._cell(number, other)
-
-    def _cell(self, number: int, other: int) -> _Cell:
-        wanted: list[Who] = []
-        unwanted: list[Who] = []
-        for senders, place in ((self._old.senders, number), (self._new.senders, other)):
-            wanted += senders[place - 1 : place] if place else ()
-            unwanted += senders[: place - 1] if place else senders
-        known = tuple(who.fits for who in wanted if who.fits is not None)
-        return _Cell((number, other), tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(unwanted)), known)
-
-    def _meant(self, cell: _Cell, rules: Iterable[Item]) -> tuple[Item, ...]:
+    def _meant(self, cell: Cell, rules: Iterable[Item]) -> tuple[Item, ...]:
         """The rules that may be for a sender in the cell."""
-        asked = cell.wanted or cell.unwanted
         return tuple(
             each
             for each in rules
-            if not asked or not each.conditions.senders or not self._nobody(cell, who(each.conditions))
+            if cell.of_all or not each.conditions.senders or not cell.nobody(self._separators, who(each.conditions))
         )
-
-    def _nobody(self, cell: _Cell, *more: Who) -> bool:
-        """Whether it is sure that no sender is in the cell."""
-        try:
-            return cell.address(self._separators, *more) is None
-        except TooHard:
-            return False
 
     # --- one case ---------------------------------------------------------------------------------------------------
 
     def _in_cell(
         self,
         case: Case,
-        cell: _Cell,
+        cell: Cell,
         rules: tuple[Sequence[Item], Sequence[Item]],
         known: Known,
         max_bounce: int | None = None,
@@ -238,12 +188,12 @@ class Proof:
         return False
 
     def _in_context(
-        self, context: Context, case: Case, cell: _Cell, sizes: Sizes, *, only_look: bool
+        self, context: Context, case: Case, cell: Cell, sizes: Sizes, *, only_look: bool
     ) -> Iterator[Failure]:
         left = [each for each in context.to_be_shown() if _key(each) not in self._failed]
         unsure = bool(left) and not self._sure.a_lattice
         for item in left if self._sure.a_lattice else ():
-            show = _Showing(context, cell, case, item)
+            show = Showing(context, cell if case == "sender" else None, item)
             judged = show.of(NO_CONDITIONS if item is None else item.conditions)
             unsure = unsure or judged.verdict is Verdict.UNSURE
             if judged.verdict is Verdict.WEAKER:
@@ -260,49 +210,11 @@ class Proof:
                     item, part, case, sizes, cell.bases, found.why, found.together, self._sender(case, cell, part)
                 )
 
-    def _sender(self, case: Case, cell: _Cell, part: Conditions) -> str | None:
+    def _sender(self, case: Case, cell: Cell, part: Conditions) -> str | None:
         """A sender whom it is about, if one is easily found."""
         if case in ("null sender", "sender in doubt"):
             return None
-        try:
-            return cell.address(self._separators, *([who(part)] if case == "sender" else []))
-        except TooHard:
-            return None
-
-
-class _Showing:
-    """Shows that the new side makes up for one old rule, by parts of the rule where that has to be."""
-
-    def __init__(self, context: Context, cell: _Cell, case: Case, item: Item | None) -> None:
-        self._context, self._cell, self._case, self._item = context, cell, case, item
-        self._left = MAX_SPLIT
-        self.part = NO_CONDITIONS
-        """The part of the rule that was looked at last."""
-
-    def of(self, conditions: Conditions, known: Known | None = None) -> Judged:
-        """Of the mails that fit these conditions."""
-        context = self._context if known is None else self._context.knowing(known)
-        judged = context.judged(self._item, conditions)
-        self._left -= 1
-        self.part = conditions
-        if judged.verdict is Verdict.SHOWN or self._nobody(conditions, context.known):
-            return SHOWN
-        parts = [(each, context.known) for each in in_single_texts(conditions)]
-        parts = parts or [(conditions, each) for each in _single_senders(context.known)]
-        for part, about in parts if self._left > len(parts) else ():
-            if (found := self.of(part, about)).verdict is not Verdict.SHOWN:
-                return found
-        return SHOWN if parts and self._left > len(parts) else judged
-
-    def _nobody(self, conditions: Conditions, known: Known) -> bool:
-        """Whether it is sure that the rule is for no sender in the cell."""
-        if self._case != "sender" or not (self._cell.wanted or self._cell.unwanted):
-            return False
-        some = (who(conditions), *map(Who, known.senders))
-        try:
-            return self._cell.address(known.separators, *some) is None
-        except TooHard:
-            return False
+        return cell.address(self._separators, *([who(part)] if case == "sender" else []))
 
 
 def _sizes(old: Side, new: Side, max_bounce: int | None) -> Iterator[Sizes]:
@@ -316,15 +228,6 @@ def _sizes(old: Side, new: Side, max_bounce: int | None) -> Iterator[Sizes]:
             larger = max(octets, whole)
             if whole_end is None or larger < whole_end:
                 yield Sizes(larger, larger if end is None or larger < end else octets)
-
-
-def _single_senders(known: Known) -> Iterator[Known]:
-    """What is known, once for each pattern of the first set that has several."""
-    for number, globs in enumerate(known.senders):
-        if len(globs) > 1:
-            for glob in globs:
-                yield replace(known, senders=(*known.senders[:number], (glob,), *known.senders[number + 1 :]))
-            return
 
 
 def _key(item: Item | None) -> object:

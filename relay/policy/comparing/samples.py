@@ -11,7 +11,8 @@ from functools import lru_cache
 from itertools import combinations
 
 from relay.policy.comparing.items import Conditions
-from relay.policy.comparing.languages import Who, filled, guessed
+from relay.policy.comparing.languages import filled, guessed
+from relay.policy.comparing.search import Who
 from relay.policy.expected import DescribedMessage
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER

@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relay.policy.comparing.items import Conditions, Item, bare
-from relay.policy.comparing.languages import Who
 from relay.policy.comparing.outcomes import Mail
+from relay.policy.comparing.search import Who
 from relay.policy.settings import Chosen
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from relay.policy.comparing.differences import Difference, look
 from relay.policy.comparing.items import Conditions, Item
-from relay.policy.comparing.languages import Who, filled
+from relay.policy.comparing.languages import filled
 from relay.policy.comparing.proof import Failure
 from relay.policy.comparing.samples import (
     ANY_MESSAGE,
@@ -23,6 +23,7 @@ from relay.policy.comparing.samples import (
     messages,
     with_size,
 )
+from relay.policy.comparing.search import Who
 from relay.policy.comparing.sides import Side
 from relay.policy.decide import PolicySet
 from relay.policy.names import parse_address

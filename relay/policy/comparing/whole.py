@@ -19,6 +19,7 @@ from relay.policy.comparing.unproven import Unproven, placed, shown_by, unproven
 from relay.policy.comparing.views import View, covering, turns
 from relay.policy.decide import PolicySet
 from relay.policy.file import Policy, PolicyFile
+from relay.policy.names import may_be_route
 from relay.policy.settings import on_day, today
 
 MAX_DAYS = 20
@@ -65,7 +66,8 @@ class Whole:
         if kind.part == "tagged" and self._as_without_tag(kind):
             return _NOTHING
         files = self.kinds.files(kind)
-        what = (*self._beside(kind), *((step, self._number(old), self._number(new)) for step, old, new in files))
+        chain = self.kinds.files(kind, arriving=True) if may_be_route(kind.address) else files
+        what = (*self._beside(kind), *((step, self._number(old), self._number(new)) for step, old, new in chain))
         if what not in self._found:
             self._found[what] = self._look(kind, files)
         return self._found[what]
@@ -124,7 +126,7 @@ class Whole:
             coarse = coarse or rough
             for each in shown:
                 differences.setdefault((each.direction, each.changed), each)
-        for each in self._demanded(kind, files):
+        for each in self._demanded(kind):
             differences.setdefault((each.direction, each.changed), each)
         open_: dict[object, Unproven] = {}
         for span in spans:
@@ -157,8 +159,9 @@ class Whole:
                     seen.add(what)
                     yield _Span(None if day == now else day, (before, after), (old, new))
 
-    def _demanded(self, kind: Kind, files: list[Files]) -> Iterator[Difference]:
+    def _demanded(self, kind: Kind) -> Iterator[Difference]:
         """What is asked of mail from this kind, where it differs."""
+        files = self.kinds.files(kind, arriving=True)
         every = [file.policy for _, *both in files for file in both if file is not None]
         if not any(each.require or each.drops_require for each in every):
             return

@@ -9,9 +9,9 @@ import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from pathlib import Path
 
 from relay.errors import ConfigError, RelayError
@@ -59,9 +59,8 @@ class Figures:
         return "\n".join(lines)
 
 
-def run(numbers: Iterator[int], figures: Figures, *, mails: int, check: int = 5) -> None:
-    """Tries the pair of each number; it follows from its number alone, and from the day."""
-    today = datetime.now(UTC).date()
+def run(numbers: Iterable[int], figures: Figures, *, mails: int, today: date, check: int = 5) -> None:
+    """Tries the pair of each number, which follows from its number and the day alone."""
     with tempfile.TemporaryDirectory() as name:
         for number in numbers:
             if (pair := pair_of(number, today)) is None:

@@ -156,7 +156,8 @@ class Pools:
             local, domain = split(found)
             found = self.chance.choice(
                 [f"SRS0=ab=cd={domain}={local}@relay.example", f"prvs=1234={local}@{domain}", f"{local}@{domain}.",
-                 f"SRS1=ab=x.example==ab=cd={domain}={local}@srs.relay.example"]
+                 f"SRS1=ab=x.example==ab=cd={domain}={local}@srs.relay.example", f"SRS0=ab={domain}@relay.example",
+                 f"SRS0=ab=cd=relay.example=prvs=12={local}@{domain}"]
             )  # fmt: skip
         return found
 
