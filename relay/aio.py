@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -58,6 +59,34 @@ class Turns:
         if time.monotonic() - self._began > TURN_S:
             await asyncio.sleep(0)
             self._began = time.monotonic()
+
+
+class Lane:
+    """Those who have much to do at once go on one after the other, one in each pass of the event loop."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._moves = False
+
+    async def turn(self) -> None:
+        """Returns when it is this one's turn; the first to come are the first to go on."""
+        loop = asyncio.get_running_loop()
+        turn = loop.create_future()
+        self._waiting.append(turn)
+        if not self._moves:
+            self._moves = True
+            loop.call_soon(self._next)
+        await turn
+
+    def _next(self) -> None:
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # who has gone meanwhile has none
+                turn.set_result(None)
+                break
+        self._moves = bool(self._waiting)
+        if self._moves:
+            asyncio.get_running_loop().call_soon(self._next)
 
 
 def boot_time() -> float:

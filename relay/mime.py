@@ -86,8 +86,7 @@ def check_carriable(message: bytes, max_hops: int) -> None:
         raise MalformedMessage("a line ends in LF without CR")
     if "\r" in ends:
         raise MalformedMessage("a CR stands alone, without LF")
-    if message.startswith((b" ", b"\t")):
-        raise MalformedMessage("the first line begins with a blank, as if it continued another")
+    check_first_line(message)
     end, _, searched = _bounds(message)
     if message.find(b"\0", 0, searched) >= 0:
         raise MalformedMessage("a NUL in the header")
@@ -97,6 +96,12 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     hops = [name for name, _ in fields(header)].count(b"received")
     if hops > max_hops:
         raise MailLoop(f"{hops} Received fields, the mail is in a loop")
+
+
+def check_first_line(message: bytes) -> None:
+    """Refuses what would continue the field that is put in front of it; raises MalformedMessage."""
+    if message.startswith((b" ", b"\t")):
+        raise MalformedMessage("the first line begins with a blank, as if it continued another")
 
 
 def split(message: bytes) -> tuple[bytes, bytes]:

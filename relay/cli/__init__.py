@@ -91,15 +91,24 @@ def main() -> None:
         cli.main(prog_name="qumail-relay")
     except ConfigError as error:
         for problem in error.problems:
-            click.echo(problem + _as_whom(problem), err=True)
+            _say(problem + _as_whom(problem))
         sys.exit(1)
-    except PermissionError as error:
+    except OSError as error:
+        if error.filename is None:
+            raise
         problem = permissions.cause(str(error.filename), error, "")
-        click.echo(problem + _as_whom(problem), err=True)
+        _say(problem + _as_whom(problem))
         sys.exit(1)
     except RelayError as error:
-        click.echo(f"{type(error).__name__}: {error}", err=True)
+        _say(f"{type(error).__name__}: {error}")
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    """To standard error, where what others have said moves no terminal's cursor."""
+    from relay.policy.names import printable
+
+    click.echo("\n".join(map(printable, text.split("\n"))), err=True)
 
 
 def _as_whom(problem: str) -> str:

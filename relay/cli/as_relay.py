@@ -1,36 +1,119 @@
-"""Commands that work with the relay's own files run as the relay's user, also where root types them.
-Standard: setgroups(2), setgid(2), setuid(2), in this order; nothing of root is left then, and nothing is made as root.
+"""As whom a command goes on that root types: as the relay's user, wherever that user could put something in its way.
+Standard: relay/rights.py. Root takes settings only from a file that root alone can have written.
+
+Who the relay's user is, the settings say: it owns the directories that the relay writes in. A command that has nothing
+to do as root becomes that user for good before it looks at anything else. One that has (a policy file, a link to swap,
+a file where `-o` says) does everything else within `relay_rights`.
 """
 
 from __future__ import annotations
 
+import errno
 import os
-import pwd
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from relay.config import load_config
+import click
+from click.core import ParameterSource
+
+from relay import rights
+from relay.config import Config, load_config
 from relay.errors import ConfigError
+from relay.rights import User
+
+
+def load(config_file: Path) -> Config:
+    """The settings. Where --config names a file of another user, root becomes that user for good.
+
+    Raises ConfigError, for root also where others can write the file, or where it lies in another user's directory and
+    nobody has named it.
+    """
+    become_owner_of_settings(config_file)
+    return load_config(config_file)
+
+
+def become_owner_of_settings(config_file: Path) -> None:
+    """From here on as the user in whose directory the settings are, or shall be; nothing changes where it is root's.
+
+    Raises what `load` does.
+    """
+    if os.geteuid() == 0 and (owner := owner_of_settings(config_file)) is not None:
+        _refuse_unless_named(config_file, owner)
+        rights.become(owner)
+
+
+def load_to_serve(config_file: Path, text: str | None = None) -> Config:
+    """The settings of a relay, which runs as whoever starts it; a `text` that is given is read instead.
+
+    Raises ConfigError, for root also where anybody else can write the file: it names programs.
+    """
+    if os.geteuid() == 0 and (owner := owner_of_settings(config_file)) is not None:
+        raise ConfigError(
+            f"{config_file}: user {owner.name} can write it, so root does not run what it says: run this as "
+            f"{owner.name} (runuser -u {owner.name} -- qumail-relay ...), or make file and directory root's"
+        )
+    return load_config(config_file, text)
+
+
+def owner_of_settings(config_file: Path) -> User | None:
+    """Who decides about what this file says; None for root alone.
+
+    Raises ConfigError where it is root's and others can write it.
+    """
+    owner = rights.owner_of(config_file)
+    if owner is None and (who := rights.others_can_write(config_file)):
+        raise ConfigError(f"{config_file}: root takes no settings from it: {who}, once you have looked at what it says")
+    return owner
+
+
+def relays_user(config: Config) -> User | None:
+    """The user that the relay runs as, for root; None where that is root, or where this is not run by root.
+
+    Raises ConfigError where nobody can say.
+    """
+    if os.geteuid():
+        return None
+    found: dict[int, tuple[User, Path]] = {}
+    for path in config.own_paths:
+        if (owner := rights.owner_of(path)) is not None:
+            found.setdefault(owner.uid, (owner, path))
+    if len(found) > 1:
+        said = " and ".join(f"{path} is user {owner.name}'s" for owner, path in found.values())
+        raise ConfigError(f"{said}: the relay runs as one user, and all that it writes has to be that user's")
+    return next((owner for owner, _ in found.values()), None)
+
+
+def relay_rights(config: Config) -> AbstractContextManager[None]:
+    """What root does within is done as the relay's user. Raises ConfigError."""
+    return rights.acting_as(relays_user(config))
+
+
+def reader_of(config_file: Path, directory: Path | None) -> User | None:
+    """As whom root reads records: as the owner of this directory, without one as the relay's user; None: as root.
+
+    Raises ConfigError.
+    """
+    if os.geteuid():
+        return None
+    return relays_user(load(config_file)) if directory is None else rights.owner_of(directory)
 
 
 def become_the_relays_user(config_file: Path) -> None:
-    """From here on as whoever owns the site secret, where root runs this and it is not root's; else nothing changes.
+    """From here on as the relay's user, where root runs this and the relay does not run as root. Raises ConfigError.
 
     What this process has opened before stays open: a message file that only root can read, for one.
     """
-    if os.geteuid():
+    if os.geteuid() == 0:
+        rights.become(relays_user(load(config_file)))
+
+
+def _refuse_unless_named(config_file: Path, owner: User) -> None:
+    context = click.get_current_context(silent=True)
+    if context is None or context.get_parameter_source("config_file") is not ParameterSource.DEFAULT:
         return
-    try:
-        secret = load_config(config_file).store.secret
-        owner = (secret if secret.exists() else secret.parent).stat()
-    except (ConfigError, OSError):
-        return  # which the command itself will find
-    if owner.st_uid == 0:
-        return
-    try:
-        user = pwd.getpwuid(owner.st_uid)
-    except KeyError:
-        return
-    os.initgroups(user.pw_name, user.pw_gid)
-    os.setgid(user.pw_gid)
-    os.setuid(user.pw_uid)
-    os.environ["HOME"] = user.pw_dir
+    if not os.path.lexists(config_file):
+        raise ConfigError(f"{config_file}: cannot be read: {os.strerror(errno.ENOENT)}")
+    raise ConfigError(
+        f"{config_file.absolute()}: user {owner.name} can write it, and root takes no settings from what it finds by "
+        f"chance: say --config {config_file}, and all is done as {owner.name}"
+    )

@@ -5,24 +5,27 @@ Exit status 0 fine, 1 it was changed, cannot be read, or does not fit a checkpoi
 from __future__ import annotations
 
 import csv
+import io
 import json
 import socket
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import click
 
 from relay.audit.chain import GENESIS
 from relay.audit.reading import ExpectedLine, Verified, records
 from relay.audit.reading import verify as verified_chain
+from relay.cli import named
+from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
-from relay.config import load_config
 from relay.errors import ConfigError
 from relay.policy.names import printable
 from relay.policy.strength import SEALING, strength, strength_of
+from relay.rights import acting_as, become
 
 COLUMNS = (
     "number", "time", "event", "direction", "door", "mail", "queue_id", "message_id", "sealed", "peer", "level",
@@ -48,20 +51,24 @@ def audit() -> None:
 @config_option
 @directory_option
 @click.option("--head", help="A head that was kept elsewhere: shows that nothing is missing up to it.")
-@click.option(
-    "--checkpoint", "kept", type=click.Path(path_type=Path), help="A checkpoint that was kept elsewhere: the same."
-)
+@click.option("--checkpoint", "kept", type=named.InputFile(), help="A checkpoint that was kept elsewhere: the same.")
 @click.option("--signer", help="Whose key must have signed it: SHA-256, as `audit checkpoint` said; default: ours.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 def verify(
-    config_file: Path, directory: Path | None, head: str | None, kept: Path | None, signer: str | None, as_json: bool
+    config_file: Path,
+    directory: Path | None,
+    head: str | None,
+    kept: BinaryIO | None,
+    signer: str | None,
+    as_json: bool,
 ) -> None:
     """Follow the chain of hashes from the first record to the last, over all files.
 
     The chain shows every change within it. That records are missing at its end, or that all of it was written anew,
     only a checkpoint or a head shows that was kept elsewhere: the log has one in each `ledger_written`.
     """
-    where = directory or load_config(config_file).audit_directory
+    become(reader_of(config_file, directory))
+    where = directory or load(config_file).audit_directory
     expected = _expected(config_file, kept, signer) if kept is not None else None
     if not where.exists() and head is None and expected is None:
         click.echo(f"{where}: not there yet; nothing was recorded")
@@ -93,12 +100,14 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     from relay.audit.checkpoint import Checkpoint, sign, signer_of
     from relay.identity import own_identity
 
-    config = load_config(config_file)
+    config = load(config_file)
     where = directory or config.audit_directory
-    identity = own_identity(config)
+    with relay_rights(config):
+        identity = own_identity(config)
     if identity is None:
         raise ConfigError("there is no key to sign with: set [identity], and run `qumail-relay identity new`")
-    found = verified_chain(where) if where.exists() else Verified(0, 0, GENESIS, ())
+    with acting_as(reader_of(config_file, directory)):
+        found = verified_chain(where) if where.exists() else Verified(0, 0, GENESIS, ())
     if found.problems:
         raise ConfigError(list(found.problems))
     time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -109,7 +118,7 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     if output is None:
         click.echo(text, nl=False)
     else:
-        _write(output, text)
+        named.write(output, text.encode())
     signer = signer_of(identity.signing.private_key.public_key())
     click.echo(f"signed: {found.entries} records, the last is {found.number}; signer {signer}", err=True)
 
@@ -139,16 +148,16 @@ def export(
 
     With --below there are those alone of mail that left or was delivered; the ledger's lines on it are among them.
     """
-    config = load_config(config_file) if directory is None else None
+    config = load(config_file) if directory is None else None
     where = directory or config.audit_directory  # type: ignore[union-attr]
+    file = io.TextIOWrapper(named.create(output), "utf-8", newline="") if output is not None else sys.stdout
+    become(reader_of(config_file, directory))
     every = records(where, since or "") if where.exists() else iter(())
     asked = chosen(every, since, until, peer, config.peers if config is not None else ())
     found = (record for record in asked if below is None or _is_below(record, below))
-    if output is None:
-        _export(found, form, sys.stdout)
-    else:
-        with _opened(output) as file:
-            _export(found, form, file)
+    _export(found, form, file)
+    if output is not None:
+        file.close()
 
 
 def _is_below(record: dict[str, Any], level: str) -> bool:
@@ -175,19 +184,14 @@ def _cell(value: object) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
 
 
-def _expected(config_file: Path, kept: Path, signer: str | None) -> ExpectedLine:
+def _expected(config_file: Path, kept: BinaryIO, signer: str | None) -> ExpectedLine:
     from relay.audit.checkpoint import MAX_OCTETS, read
 
-    try:
-        with kept.open("rb") as file:
-            content = file.read(MAX_OCTETS + 1)
-    except OSError as error:
-        raise ConfigError(f"{kept}: cannot be read: {error.strerror}") from error
-    signed = read(content, str(kept))
+    signed = read(kept.read(MAX_OCTETS + 1), kept.name)
     ours = _our_signers(config_file) if signer is None else {signer.lower().replace(":", "")}
     if signed.signer not in ours:
         whose = "none of this site's signing keys (--signer says whose it may be)" if signer is None else "another key"
-        raise ConfigError(f"{kept}: signed by {signed.signer}, which is {whose}")
+        raise ConfigError(f"{kept.name}: signed by {signed.signer}, which is {whose}")
     return ExpectedLine(signed.checkpoint.number, signed.checkpoint.head)
 
 
@@ -196,10 +200,11 @@ def _our_signers(config_file: Path) -> set[str]:
     from relay.audit.checkpoint import signer_of
     from relay.identity.directory import signing_keys
 
-    config = load_config(config_file)
-    if config.identity is None or not config.identity.directory.exists():
-        raise ConfigError("this site has no [identity]: say with --signer whose checkpoint it is")
-    return set(map(signer_of, signing_keys(config.identity.directory)))
+    config = load(config_file)
+    with relay_rights(config):
+        if config.identity is None or not config.identity.directory.exists():
+            raise ConfigError("this site has no [identity]: say with --signer whose checkpoint it is")
+        return set(map(signer_of, signing_keys(config.identity.directory)))
 
 
 def _facts(where: Path, found: Verified) -> dict[str, Any]:
@@ -212,15 +217,3 @@ def _facts(where: Path, found: Verified) -> dict[str, Any]:
         "problems": list(found.problems),
         "broken_off": list(found.broken_off),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    with _opened(path) as file:
-        file.write(text)
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return path.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error

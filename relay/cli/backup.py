@@ -10,12 +10,14 @@ from pathlib import Path
 import click
 
 from relay import toml
+from relay.cli.as_relay import load, relays_user
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import LogSettings, load_config
+from relay.config import Config, LogSettings
 from relay.key_receiver import SPOOL
+from relay.rights import become
 from relay.store import sent, spool
-from relay.store.backup import copy_state
+from relay.store.backup import copy_state, make_new
 from relay.upkeep import SENT
 
 OWN = ("store.database", "audit.directory", "policies.shadow_record")
@@ -32,18 +34,26 @@ def backup(config_file: Path, to: Path) -> None:
     nobody can tell any more who has had it. What only you change is not copied, and named at the end.
     """
     configure_logging(LogSettings(level="error"))
-    config = load_config(config_file)
+    config = load(config_file)
+    user = relays_user(config)
+    make_new(to, user)
+    become(user)
     for copy, original in copy_state(config, {SPOOL: spool.SUFFIX, SENT: sent.SUFFIX}, to):
         click.echo(f"{copy}: for {original}")
     if not isinstance(config.store.database, Path):
         click.echo("the database: not copied; PostgreSQL has pg_dump for that")
     click.echo(f"not copied: {config_file.absolute()}")
-    for setting, path in _paths("", config):
+    for setting, path in named_paths(config):
         click.echo(f"not copied: {setting}: {path}")
 
 
+def named_paths(config: Config) -> Iterator[tuple[str, Path]]:
+    """The files and directories that settings name and only people change, by setting."""
+    return _paths("", config)
+
+
 def _paths(place: str, value: object) -> Iterator[tuple[str, Path]]:
-    """The files and directories that a setting and those below it name, and only people change."""
+    """Those that a setting and the settings below it name."""
     if isinstance(value, Path):
         if place not in OWN and (value.is_file() or value.is_dir()):
             yield place, value

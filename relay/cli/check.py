@@ -22,16 +22,17 @@ from relay.audit import pending
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
-from relay.cli.as_relay import become_the_relays_user
+from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_doors import door_states, is_units, unit_states
 from relay.cli.check_kmes import kme_states, not_quantum
+from relay.cli.check_rights import rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
-from relay.config import Config, DirectionSettings, LogSettings, load_config
+from relay.config import Config, DirectionSettings, LogSettings
 from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
@@ -41,6 +42,7 @@ from relay.keys.receiver import Delivered
 from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
+from relay.rights import as_owner_of
 from relay.status import StatusModule
 from relay.status.alarms import of_the_serving_relay
 from relay.store import sent
@@ -88,14 +90,7 @@ def check(
     ends.
     """
     configure_logging(LogSettings(level="error"))
-    if postfix_directory is None:  # which may be root's alone to read
-        become_the_relays_user(config_file)
-    looking = (
-        _postfix(config_file, postfix_directory)
-        if postfix_directory
-        else _all(config_file, trial_keys, not no_next_hops)
-    )
-    config, states = asyncio.run(looking)
+    config, states = _found(config_file, postfix_directory, trial_keys=trial_keys, next_hops=not no_next_hops)
     if not (before_start or postfix_directory):
         states += unit_states(config_file)
     console = Console()
@@ -124,13 +119,21 @@ Found = tuple[Config | None, list[State]]
 """The configuration where it can be used, and all that was looked at."""
 
 
-async def _postfix(config_file: Path, directory: Path) -> Found:
+def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: bool, next_hops: bool) -> Found:
     try:
-        config = load_config(config_file)
+        if postfix_directory is not None:
+            return _postfix(load(config_file), config_file, postfix_directory)
+        become_the_relays_user(config_file)
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
+    return asyncio.run(_all(config_file, trial_keys, next_hops))
+
+
+def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
+    """Postfix's files may be root's alone to read: root looks at them as their owner, and at nothing of the relay's."""
     try:
-        problems = tuple(map(str, await postfix.faults(directory, config)))
+        with as_owner_of(directory):
+            problems = tuple(map(str, asyncio.run(postfix.faults(directory, config))))
     except ConfigError as error:
         problems = tuple(error.problems)
     return config, [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
@@ -138,12 +141,13 @@ async def _postfix(config_file: Path, directory: Path) -> Found:
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
     try:
-        config, certificates = with_documents(load_config(config_file))
+        config, certificates = with_documents(load(config_file))
         folders: list[DoorModule | StatusModule] = [*app.doors(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
+    rights = rights_state(config_file, config)
     looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
-    return config, [("configuration", str(config_file), ()), *looked]
+    return config, [("configuration", str(config_file), ()), rights, *looked]
 
 
 async def _states(

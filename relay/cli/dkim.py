@@ -14,14 +14,16 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from relay.cli.as_relay import load, relays_user
 from relay.cli.logs import configure_logging
-from relay.cli.options import config_option
-from relay.config import Config, DKIMKeySettings, DKIMSettings, LogSettings, load_config
+from relay.cli.options import as_relay_option, config_option
+from relay.config import Config, DKIMKeySettings, DKIMSettings, LogSettings
 from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, load_keys, make_key
 from relay.dkim.keys import public_octets
 from relay.dkim.records import Answers, NotPassed, public_key
 from relay.errors import ConfigError
 from relay.policy.names import fold_domain
+from relay.rights import as_owner_of
 
 STRING_OCTETS = 255
 """The longest string in a TXT record (RFC 1035, 3.3.14)."""
@@ -66,14 +68,15 @@ def new(config_file: Path, domain: str, selector: str, algorithm: Algorithm, bit
 
     The file is readable by its owner only; one that is there is never replaced.
     """
-    config = load_config(config_file)
+    config = load(config_file)
     if domain.lower() not in config.site.domains:
         raise ConfigError(f"{domain}: none of site.domains ({', '.join(config.site.domains)})")
     path, configured = _place(config, domain.lower(), selector)
     path = output or path
     try:
         table = DKIMKeySettings.model_validate({"domain": domain, "selector": selector, "key": path})
-        key = make_key(table.key, fold_domain(table.domain), selector, algorithm, bits)
+        with as_owner_of(table.key.parent):
+            key = make_key(table.key, fold_domain(table.domain), selector, algorithm, bits, owner=relays_user(config))
     except (ValidationError, ValueError) as error:
         raise click.UsageError(f"{selector!r} cannot be a selector: letters, digits, and . - _ between them") from error
     click.echo(zone_lines(key))
@@ -86,12 +89,12 @@ def new(config_file: Path, domain: str, selector: str, algorithm: Algorithm, bit
 
 
 @dkim.command()
-@config_option
+@as_relay_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of keys.")
 def show(config_file: Path, as_json: bool) -> None:
     """Print the DNS record of each key in relay.toml, and what is wrong with what the DNS has now."""
     configure_logging(LogSettings(level="error"))
-    config = load_config(config_file)
+    config = load(config_file)
     if config.dkim is None or not config.dkim.keys:
         raise ConfigError(f"{config_file}: no [[dkim.keys]] table; `qumail-relay identity dkim new` makes a key")
     found = asyncio.run(_published(config.dkim, load_keys(config)))

@@ -14,9 +14,11 @@ from typing import BinaryIO
 import click
 
 from relay import assembly, key_receiver
+from relay.cli.as_relay import load
 from relay.cli.logs import configure_logging
+from relay.cli.named import InputFile
 from relay.cli.options import as_relay_option
-from relay.config import Config, LogSettings, load_config
+from relay.config import Config, LogSettings
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
 from relay.stopping import told_to_stop
@@ -28,14 +30,14 @@ _QUIET = LogSettings(level="warning")
 @as_relay_option
 @click.option("--from", "sender", required=True, help="Envelope sender, as policy sees it.")
 @click.option("--to", "recipient", required=True, help="Envelope recipient: decides level and peer.")
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=InputFile())
 def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) -> None:
     """Seal the message in FILE (- for standard input) as policy says for --to; a key is spent.
 
     Where policy says plaintext, this is an error: nothing unsealed ever comes out of `seal`.
     """
     configure_logging(_QUIET)
-    config = load_config(config_file)
+    config = load(config_file)
     message = _message(file, config)
     mail = Mail(Envelope(sender, (Recipient(recipient),)), message)
     _give(asyncio.run(_seal(config, mail)))
@@ -44,14 +46,14 @@ def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) ->
 @click.command("open")
 @as_relay_option
 @click.option("--from", "sender", default="", help="Envelope sender, where other software sealed the message.")
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=InputFile())
 def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
     """Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.
 
     The key is fetched from the KME (which gives it once) and kept in the store, so opening can be repeated.
     """
     configure_logging(_QUIET)
-    config = load_config(config_file)
+    config = load(config_file)
     _give(asyncio.run(_open(config, _message(file, config), sender, key_receiver.start(config))))
 
 

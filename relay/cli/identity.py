@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 from rich.console import Console
 
+from relay.cli import named
+from relay.cli.as_relay import load, relay_rights, relays_user
 from relay.cli.identity_tables import (
     identity_as_dict,
     peer_as_dict,
@@ -23,10 +26,10 @@ from relay.cli.identity_tables import (
     print_requested,
 )
 from relay.cli.lazy import Later, LazyGroup
-from relay.cli.options import config_option
+from relay.cli.options import as_relay_option, config_option
 from relay.cli.tables import plain_console
 from relay.cms import FURTHER_KEMS
-from relay.config import Config, IdentitySettings, load_config
+from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.identity import (
     MAX_DOCUMENT,
@@ -51,6 +54,7 @@ from relay.identity import (
     write_invitation,
 )
 from relay.policy.names import fold_domain
+from relay.rights import become
 
 COMMANDS = {
     "accept": Later(
@@ -120,9 +124,10 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     if csr and kems:
         raise click.UsageError("--kem needs no certificate: use it without --csr, once the certificates are there")
     config, files = _configured(config_file)
-    domains = _domains(config)
-    if files.passphrase is not None and make_passphrase(files.passphrase, files.directory):
+    domains, user = _domains(config), relays_user(config)
+    if files.passphrase is not None and make_passphrase(files.passphrase, files.directory, user=user):
         click.echo(f"{files.passphrase}: made; keep it away from the backups of {files.directory}")
+    become(user)
     about = About(name=config.site.name, domains=domains, kems=kems, valid_days=days, passphrase=files.passphrase)
     with _progress() as progress:
         about["progress"] = progress
@@ -138,7 +143,7 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
 
 
 @identity.command()
-@config_option
+@as_relay_option
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 def show(config_file: Path, as_json: bool) -> None:
     """Show this site's certificates and fingerprint, and those of the pinned peers.
@@ -188,7 +193,7 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     if output is None:
         click.echo(document, nl=False)
     else:
-        _write(output, document)
+        named.write(output, document)
     click.echo(f"Fingerprint: {ours.fingerprint}", err=True)
 
 
@@ -218,44 +223,38 @@ def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     if output is None:
         click.echo(text, nl=False)
     else:
-        _write(output, text.encode())
+        named.write(output, text.encode())
     click.echo("Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(ours.fingerprint)), err=True)
 
 
 def _own_document(config_file: Path, levels: tuple[str, ...]) -> tuple[bytes, Identity]:
     """A fresh peer document of this site, and the identity that it speaks for."""
     config, files = _configured(config_file)
-    ours = load_identity(files.directory, passphrase=files.passphrase)
     groups = tuple(dict.fromkeys(kme.group for kme in config.kmes.values()))
-    document = peer_document(
-        files.directory,
-        ours,
-        name=config.site.name,
-        domains=_domains(config),
-        sae_id=config.site.sae_id,
-        kme_groups=groups,
-        levels=levels or tuple(level for level in SPOKEN if groups or level not in ("otp", "aes")),
-    )
+    with relay_rights(config):
+        ours = load_identity(files.directory, passphrase=files.passphrase)
+        document = peer_document(
+            files.directory,
+            ours,
+            name=config.site.name,
+            domains=_domains(config),
+            sae_id=config.site.sae_id,
+            kme_groups=groups,
+            levels=levels or tuple(level for level in SPOKEN if groups or level not in ("otp", "aes")),
+        )
     return document, ours
 
 
-def _write(output: Path, content: bytes) -> None:
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise ConfigError(f"{output}: cannot be written: {error.strerror}") from error
-
-
 @identity.command("import")
-@config_option
+@as_relay_option
 @click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
 @click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --fingerprint instead.")
 @click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; needs --yes or --fingerprint.")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=named.InputFile())
 def import_document(
-    config_file: Path, name: str | None, yes: bool, expected: str | None, replace: bool, as_json: bool, file: Path
+    config_file: Path, name: str | None, yes: bool, expected: str | None, replace: bool, as_json: bool, file: BinaryIO
 ) -> None:
     """Pin the peer document FILE: from then on mail is sealed for that site, and opened from it.
 
@@ -268,12 +267,12 @@ def import_document(
     if as_json and not (yes or expected):
         raise click.UsageError("--json needs --yes or --fingerprint, for it cannot ask")
     config, _ = _configured(config_file)
-    raw = _read(file)
+    raw = file.read(MAX_DOCUMENT + 1)
     found = examine(config, raw, name=name, replace=replace, now=datetime.now(UTC))
     if not as_json:
         print_import(plain_console(), config, found)
     if expected is not None and not same_fingerprint(expected, found.peer.fingerprint):
-        raise ConfigError(f"{file}: not imported, its fingerprint is another one: {found.peer.fingerprint}")
+        raise ConfigError(f"{file.name}: not imported, its fingerprint is another one: {found.peer.fingerprint}")
     if found.change != "same":
         if found.question and not (yes or expected):
             click.confirm(found.question, abort=True)
@@ -289,7 +288,7 @@ def _print_pinned(found: Import, *, as_json: bool) -> None:
 
 
 def _configured(config_file: Path) -> tuple[Config, IdentitySettings]:
-    config = load_config(config_file)
+    config = load(config_file)
     if config.identity is None:
         raise ConfigError(
             f"{config_file}: no [identity] table, which says where keys and peers' documents are kept; "
@@ -304,14 +303,6 @@ def _domains(config: Config) -> list[str]:
         return [fold_domain(domain) for domain in config.site.domains]
     except ValueError as error:
         raise ConfigError(f"site.domains: {error}") from error
-
-
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as opened:
-            return opened.read(MAX_DOCUMENT + 1)
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 @contextmanager

@@ -17,9 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from relay import assembly, key_receiver
 from relay.budget import Budget
+from relay.cli.as_relay import load
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
-from relay.config import Config, LogSettings, load_config
+from relay.config import Config, LogSettings
 from relay.entry.imap.watch import Report, Visited, mailboxes
 from relay.errors import ConfigError
 from relay.stopping import told_to_stop
@@ -42,7 +43,7 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
     It can be stopped at any moment and run again. A relay that serves does the same all the time.
     """
     configure_logging(_QUIET)
-    config = load_config(config_file)
+    config = load(config_file)
     names = accounts or tuple(config.imap)
     if unknown := [name for name in names if name not in config.imap]:
         raise ConfigError(f"{config_file}: there is no [imap.{unknown[0]}]; known: {', '.join(config.imap) or 'none'}")

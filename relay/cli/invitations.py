@@ -6,17 +6,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
+from relay.cli import named
+from relay.cli.as_relay import load, relays_user
 from relay.cli.identity_tables import print_import
 from relay.cli.options import config_option
 from relay.cli.tables import plain_console
-from relay.config import Config, load_config
+from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, same_words
 from relay.identity.peers import COMPARE
-from relay.setup.asking import Asker, pasted_invitation, read_file
+from relay.rights import acting_as
+from relay.setup.asking import Asker, pasted_invitation, read_document
 from relay.setup.files import Written
 from relay.setup.peers import document_in, examined, take_in
 
@@ -40,7 +44,7 @@ class NotConfirmed(ConfigError):
 @click.option(
     "--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels of the policy file, in order."
 )
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+@click.argument("file", type=named.InputFile(), required=False)
 def accept(
     config_file: Path,
     name: str | None,
@@ -48,7 +52,7 @@ def accept(
     yes: bool,
     replace: bool,
     levels: tuple[str, ...],
-    file: Path | None,
+    file: BinaryIO | None,
 ) -> None:
     """Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.
 
@@ -57,7 +61,7 @@ def accept(
     read your mail. Then the document is pinned, as by `identity import`, and each of its domains that has no policy
     file gets one.
     """
-    config = load_config(config_file)
+    config = load(config_file)
     if file is None:
         click.echo("Paste the invitation, all of it:")
         try:
@@ -65,7 +69,7 @@ def accept(
         except ValueError as error:
             raise ConfigError(str(error)) from error
     else:
-        raw = read_file(file)
+        raw = read_document(file)
     take_in_peer(config, document_in(raw), Asker(ask=not yes), words=words, name=name, replace=replace, levels=levels)
 
 
@@ -80,7 +84,9 @@ def take_in_peer(
     levels: tuple[str, ...] = (),
 ) -> None:
     """Shows whose document this is and the words, has them compared, and takes the peer in. Raises ConfigError."""
-    found = examined(config, document, name=name, replace=replace)
+    user = relays_user(config)
+    with acting_as(user):
+        found = examined(config, document, name=name, replace=replace)
     print_import(plain_console(), config, found)
     if words is not None and not same_words(words, found.peer.fingerprint):
         raise ConfigError("not taken in: these are not the words of this invitation. Somebody may have exchanged it")
@@ -90,7 +96,7 @@ def take_in_peer(
             why, question = CALL, CONFIRM
         if not asker.confirm(why, question, unasked=True):
             raise NotConfirmed("not taken in: the words were not confirmed")
-    found, policies = take_in(config, document, name=name, replace=replace, levels=levels)
+    found, policies = take_in(config, document, name=name, replace=replace, levels=levels, user=user)
     if found.change != "same":
         click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
     show_written(policies)

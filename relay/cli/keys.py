@@ -18,11 +18,12 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from relay.cli.as_relay import load
 from relay.cli.lazy import Later, LazyGroup
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
-from relay.config import Config, LogSettings, load_config
+from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
 from relay.store.secret import SiteSecret
@@ -54,7 +55,7 @@ def status(config_file: Path, as_json: bool) -> None:
     Exit status 1 where a KME is in trouble, keys will soon be gone, or a peer has no KME group.
     """
     configure_logging(LogSettings(level="error"))
-    config, _ = with_documents(load_config(config_file))
+    config, _ = with_documents(load(config_file))
     report = asyncio.run(_report(config))
     if as_json:
         click.echo(json.dumps(report, indent=2))
@@ -72,7 +73,7 @@ def rotate_secret(config_file: Path) -> None:
 
     Relays that share a database need the same file: copy it to all of them and restart them before `keys reseal`.
     """
-    config = load_config(config_file)
+    config = load(config_file)
     secret = SiteSecret.rotate(config.store.secret)
     click.echo(f"{config.store.secret}: newest secret {secret.ids[0]}, older ones kept: {len(secret.ids) - 1}")
 
@@ -86,7 +87,7 @@ def reseal(config_file: Path) -> None:
     out of the secret's file, once this was run on each host whose relay has the same file.
     """
     configure_logging(LogSettings(level="error"))
-    config = load_config(config_file)
+    config = load(config_file)
     try:
         taken_over, resealed = asyncio.run(_reseal(config))
     except OSError as error:

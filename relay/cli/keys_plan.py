@@ -13,9 +13,10 @@ from typing import Literal
 import click
 
 from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
+from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, KMESettings, LogSettings, PeerSettings, SiteSettings, load_config, parse_size
+from relay.config import Config, KMESettings, LogSettings, PeerSettings, SiteSettings, parse_size
 from relay.config.tables import PolicySettings, StoreSettings
 from relay.errors import ConfigError
 from relay.identity import with_documents
@@ -94,7 +95,9 @@ def plan(
     It works without a relay.toml too. With one, its settings and what its KME says of itself count; no key is taken.
     """
     configure_logging(LogSettings(level="error"))
-    config = with_documents(load_config(config_file))[0] if config_file.exists() else _example()
+    if config_file.exists():
+        become_the_relays_user(config_file)
+    config = with_documents(load(config_file))[0] if config_file.exists() else _example()
     name = peer_name or next(iter(config.peers), None)
     if name is None or name not in config.peers:
         raise ConfigError(f"{name}: no such peer" if name else "there is no peer yet: nothing is sealed for anybody")

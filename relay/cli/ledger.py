@@ -13,10 +13,12 @@ import click
 
 from relay.audit.entries import LEDGER, AddressHash
 from relay.audit.reading import records
+from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.cli.tables import plain_console, table
-from relay.config import Config, load_config
+from relay.config import Config
 from relay.policy.names import printable
+from relay.rights import become
 from relay.store.secret import SiteSecret
 
 
@@ -49,7 +51,8 @@ def show(
     as_json: bool,
 ) -> None:
     """Show the entries, the oldest first."""
-    config = None if directory is not None and address is None else load_config(config_file)
+    become(reader_of(config_file, directory))
+    config = None if directory is not None and address is None else load(config_file)
     directory = directory or (config.audit_directory if config is not None else Path())
     spellings = spellings_of(config, address) if address is not None and config is not None else None
     wanted = {"event": event, "message": digest}
@@ -68,7 +71,8 @@ def show(
 
 def spellings_of(config: Config, address: str) -> set[str]:
     """What records may have for this address. Raises ConfigError."""
-    secret = SiteSecret.load(config.store.secret) if config.store.secret.exists() else None
+    with relay_rights(config):
+        secret = SiteSecret.load(config.store.secret) if config.store.secret.exists() else None
     return AddressHash(secret).spellings(address)
 
 

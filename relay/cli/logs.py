@@ -5,6 +5,7 @@ They are structlog's event dictionaries, with the time in UTC (RFC 3339); the jo
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Any, TextIO, cast
 import structlog
 
 from relay.config import LogSettings
+from relay.policy.names import printable
 
 
 def configure_logging(settings: LogSettings | None = None, *, for_good: bool = False) -> None:
@@ -38,8 +40,8 @@ def configure_logging(settings: LogSettings | None = None, *, for_good: bool = F
         cache_logger_on_first_use=for_good,
     )
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, force=True)
-    if to_journal:
-        logging.getLogger().handlers[0].setFormatter(_ForTheJournal(logging.BASIC_FORMAT))
+    formatter = _ForTheJournal if to_journal else _OfLibraries
+    logging.getLogger().handlers[0].setFormatter(formatter(logging.BASIC_FORMAT))
 
 
 class _NeverFails:
@@ -61,12 +63,27 @@ class _NeverFails:
 
 
 def _for_people() -> list[structlog.typing.Processor]:
-    return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [_escaped, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=_traceback)]
 
 
 def _for_programs() -> list[structlog.typing.Processor]:
     without_values = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [structlog.processors.ExceptionRenderer(without_values), structlog.processors.JSONRenderer()]
+
+
+def _escaped(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """What others have said cannot move the terminal's cursor, nor look like another line; JSON escapes by itself."""
+    return {name: printable(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _traceback(stream: TextIO, found: structlog.typing.ExcInfo) -> None:
+    plain = io.StringIO()
+    structlog.dev.plain_traceback(plain, found)
+    stream.write(_printable_lines(plain.getvalue()))
+
+
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
 
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "critical": 2}
@@ -92,6 +109,14 @@ def _with_priority(level: str, text: str) -> str:
     return prefix + text.replace("\n", f"\n{prefix}")
 
 
-class _ForTheJournal(logging.Formatter):
+class _OfLibraries(logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return _printable_lines(super().formatException(ei))
+
+
+class _ForTheJournal(_OfLibraries):
     def format(self, record: logging.LogRecord) -> str:
         return _with_priority(record.levelname.lower(), super().format(record))

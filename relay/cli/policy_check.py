@@ -12,7 +12,9 @@ from typing import BinaryIO
 
 import click
 
+from relay.cli.named import InputFile
 from relay.cli.options import ThereIs, config_option
+from relay.cli.policy_config import go_on_as_relay, load_configuration
 from relay.cli.policy_print import print_explanation, print_policies
 from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
@@ -39,8 +41,9 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
     Doubtful are rules that never apply, levels that this relay or a peer cannot do, one-time pads longer than the
     KMEs can ever give, and mail in clear. To root it also says what the relay itself may not read.
     """
+    check_readable(load_configuration(config_file)[0])
+    go_on_as_relay(config_file)
     site = load_site(config_file, tested=True)
-    check_readable(site.config)
     findings = asyncio.run(_doubtful(site, offline=offline))
     if as_json:
         _print_json(
@@ -78,6 +81,7 @@ async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
 @click.argument("directory", required=False, type=ThereIs(only_directory=True))
 def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
     """Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails."""
+    go_on_as_relay(config_file)
     site = load_site(config_file, directory)
     failed = failures(site.tests, site.policies)
     if as_json:
@@ -93,7 +97,7 @@ def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
 @click.command()
 @config_option
 @_offline
-@click.option("--message", type=click.File("rb"), help="A message file, for rules that look into messages.")
+@click.option("--message", type=InputFile(), help="A message file, for rules that look into messages.")
 @click.option("--login", help='Who submits it, with --message: a user\'s name, or "<>" for nobody; not known without.')
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 @click.argument("sender")
@@ -114,6 +118,7 @@ def explain(
     sender = "" if sender == "<>" else sender
     if sender and not MAILBOX.fullmatch(sender):  # no door takes such mail, whatever the policies say
         raise click.BadParameter("write user@domain, or <>; SMTP refuses any other", param_hint="SENDER")
+    go_on_as_relay(config_file)
     site = load_site(config_file)
     if login is not None and message is None:
         raise click.UsageError("--login is for a message: give --message as well")

@@ -10,8 +10,9 @@ from typing import NoReturn
 
 import click
 
+from relay.cli.as_relay import become_the_relays_user, load, relay_rights
 from relay.cli.logs import configure_logging
-from relay.config import Config, LogSettings, load_config
+from relay.config import Config, LogSettings
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates, with_documents
 from relay.policy.names import printable
@@ -21,7 +22,17 @@ def load_configuration(config_file: Path) -> tuple[Config, dict[str, PeerCertifi
     """The configuration, and the certificates of peers' documents; prints every fault and exits with 1."""
     configure_logging(LogSettings(level="error"))
     try:
-        return with_documents(load_config(config_file))
+        config = load(config_file)
+        with relay_rights(config):
+            return with_documents(config)
+    except ConfigError as error:
+        exit_with(error)
+
+
+def go_on_as_relay(config_file: Path) -> None:
+    """From here on as the relay's user, where root runs this; prints every fault and exits with 1."""
+    try:
+        become_the_relays_user(config_file)
     except ConfigError as error:
         exit_with(error)
 

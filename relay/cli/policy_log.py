@@ -20,9 +20,10 @@ from rich.text import Text
 from relay.audit.entries import AddressHash
 from relay.audit.policy_fields import person_of
 from relay.audit.policy_places import newest_first
+from relay.cli.as_relay import load
 from relay.cli.options import as_relay_option, since_option
 from relay.cli.tables import plain_console
-from relay.config import Config, load_config
+from relay.config import Config
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.names import SUFFIX, encode_local, printable
 from relay.store.secret import SiteSecret
@@ -53,7 +54,7 @@ def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) ->
     All of it is from the audit record. A set that was found at a start was edited while the relay did not run. The
     version of a set that is kept can be given to `policy diff`.
     """
-    config = load_config(config_file)
+    config = load(config_file)
     every = newest_first(config.audit_directory)
     records = list(islice(takewhile(lambda each: str(each.get("time", "")) >= (since or ""), every), limit + 1))
     kept = _spell_out(config, records)

@@ -16,7 +16,9 @@ from typing import Any, NoReturn
 import click
 from rich.text import Text
 
+from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
+from relay.cli.policy_config import go_on_as_relay, load_configuration
 from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
@@ -30,12 +32,14 @@ from relay.cli.policy_traffic import (
 )
 from relay.cli.policy_version import DirectoryOrVersion, Version, site_of
 from relay.cli.tables import plain_console, table
+from relay.config import Config
 from relay.errors import ConfigError
 from relay.policy.compare import Comparison, Unproven, compare
 from relay.policy.installing import write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.site import SiteFacts
+from relay.rights import as_owner_of
 from relay.stamps import stamp_of
 
 _directory = ThereIs(only_directory=True)
@@ -73,6 +77,8 @@ def diff(
     """
     if shadow and messages:
         raise click.UsageError("give messages, or --shadow, and not both")
+    if not messages:
+        go_on_as_relay(config_file)
     before, after = (site_of(config_file, each) for each in (old, new))
     by_traffic = shadow or bool(messages)
     comparison = None if by_traffic and not strict else _compared(before, after)
@@ -106,6 +112,7 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
     from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
     installed again in the same way.
     """
+    _relay_can_read(load_configuration(config_file)[0], directory)
     after = load_site(config_file, directory, tested=True)
     link = after.config.policies.directory
     if not link.is_symlink() and stamp_of(link, follow=False) is not None:
@@ -113,7 +120,12 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
         _fail(
             f"{link} is no link, so it cannot be swapped at once; once: mv {link} {moved} && ln -s {moved.name} {link}"
         )
-    _relay_can_read(after, directory)
+    with as_owner_of(link.parent):
+        _install(after, link, directory, strict=strict, as_json=as_json)
+
+
+def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as_json: bool) -> None:
+    """Compares with what is in force, then swaps the link; as the user who may do so."""
     try:
         _wait_for_others(click.get_current_context(), link.parent)
     except OSError as error:
@@ -145,9 +157,9 @@ def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> 
         _fail(f"Installed: {directory.resolve()}; but afterwards: {error.strerror}")
 
 
-def _relay_can_read(after: PolicySite, directory: Path) -> None:
+def _relay_can_read(config: Config, directory: Path) -> None:
     try:
-        check_readable(after.config, directory)
+        check_readable(config, directory)
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem, err=True)
@@ -166,8 +178,9 @@ def _compared_with_present(after: PolicySite) -> Comparison | None:
     config = after.config
     folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
     try:
-        before = folder.read()
-        return compare(before, after.policies, folder.tests, after.tests)
+        with relay_rights(config):
+            before = folder.read()
+            return compare(before, after.policies, folder.tests, after.tests)
     except ConfigError as error:
         click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
         return None

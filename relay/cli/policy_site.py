@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography import x509
 
 from relay import mime
+from relay.cli.as_relay import relay_rights
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
 from relay.errors import ConfigError, MalformedMessage, RelayError
@@ -72,7 +73,8 @@ class PolicySite:
 
     def planner(self) -> Planner:
         """Plans what would become of mail. Raises ConfigError."""
-        return Planner(self.config, all_levels(self.config), own_identity(self.config), self.certificates)
+        with relay_rights(self.config):
+            return Planner(self.config, all_levels(self.config), own_identity(self.config), self.certificates)
 
     async def foresee(
         self, planner: Planner, sample: Sample, recipients: Iterable[str], keys: KeyRing | None = None
@@ -123,15 +125,17 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
 def load_site(config_file: Path, directory: Path | None = None, *, tested: bool = False) -> PolicySite:
     """Configuration and policies (`directory` instead of the configured one); prints every fault and exits with 1.
 
-    With `tested`, a test of tests.toml that fails is a fault.
+    Root reads them as the relay's user, so that what the relay may not read is a fault. With `tested`, a test of
+    tests.toml that fails is one too.
     """
     config, certificates = load_configuration(config_file)
     read_from = directory or config.policies.directory
     folder = PolicyFolder(read_from, config.peer_domains, site=SiteFacts.of(config))
-    try:
-        policies = folder.read_tested() if tested else folder.read()
-    except ConfigError as error:
-        exit_with(error, with_column)
+    with relay_rights(config):
+        try:
+            policies = folder.read_tested() if tested else folder.read()
+        except ConfigError as error:
+            exit_with(error, with_column)
     return PolicySite(config, certificates, policies, folder.tests)
 
 

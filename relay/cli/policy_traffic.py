@@ -8,7 +8,7 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from relay.cli.options import ThereIs, config_option
+from relay.cli.policy_config import go_on_as_relay
 from relay.cli.policy_print import CLEAR
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.tables import plain_console, table
@@ -30,6 +31,7 @@ from relay.planner import Planner
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
 from relay.policy.traffic import Sample, samples, total_octets
+from relay.rights import as_owner_of
 from relay.shadow import read_shadow
 
 ODD = 10
@@ -168,6 +170,8 @@ def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messa
     """
     if shadow == bool(messages):
         raise click.UsageError("give messages, or --shadow, and not both")
+    if shadow:
+        go_on_as_relay(config_file)
     site = load_site(config_file)
     if shadow:
         tally, number, left_out = _recorded(site, since)
@@ -252,13 +256,20 @@ def _read(paths: list[Path]) -> Iterator[Sample]:
     columns = (TextColumn("{task.completed:,} messages"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        octets = total_octets(paths)
-        task = bar.add_task("", total=octets)
+        task = bar.add_task("", total=sum(_of_owner(path, total_octets) for path in paths))
         read = 0
-        for sample in samples(paths):
-            yield sample
-            read += sample.read
-            bar.update(task, completed=read)
+        for path in paths:
+            with as_owner_of(path):
+                for sample in samples([path]):
+                    yield sample
+                    read += sample.read
+                    bar.update(task, completed=read)
+
+
+def _of_owner(path: Path, look: Callable[[list[Path]], int]) -> int:
+    """What is found there, as root sees it who is its owner for that."""
+    with as_owner_of(path):
+        return look([path])
 
 
 def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: int) -> None:

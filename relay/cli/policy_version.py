@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import click
 
+from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs
 from relay.cli.policy_config import exit_with, load_configuration
-from relay.cli.policy_readable import as_owner_of
 from relay.cli.policy_site import PolicySite, load_site
 from relay.config import Config
 from relay.errors import ConfigError
@@ -67,7 +67,7 @@ def _kept(config: Config, which: Version) -> tuple[PolicySet, tuple[Expected, ..
 
     sets, directory = KeptSets(kept_file(config)), which.directory
     try:
-        with as_owner_of(config.state_directory), sets.reading() as book:
+        with relay_rights(config), sets.reading() as book:
             found = book.beginning(which.digits)
             if directory is not None and not found:
                 return None

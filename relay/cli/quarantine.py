@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay import mime
+from relay.cli.as_relay import load
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
-from relay.config import Config, LogSettings, load_config
+from relay.config import Config, LogSettings
 from relay.errors import ConfigError, RelayError
 from relay.policy.names import printable
 from relay.quarantine import REASONS
@@ -231,7 +232,7 @@ def _check_selection(ids: Sequence[str], *, everything: bool, reason: str | None
 
 def _config(config_file: Path) -> Config:
     configure_logging(LogSettings(level="error"))
-    return load_config(config_file)
+    return load(config_file)
 
 
 def _impatient(config: Config) -> Config:

@@ -18,9 +18,10 @@ import structlog
 import uvloop
 
 from relay import app, key_receiver, toml, workers
+from relay.cli.as_relay import load_to_serve
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
-from relay.config import Config, TCPAddress, load_config
+from relay.config import Config, TCPAddress
 from relay.errors import ConfigError
 from relay.heap import use_one_heap
 from relay.reloading import Settings
@@ -56,7 +57,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
         _serve_as_worker(Worker.from_json(as_worker), config_file)
         return
     text = toml.read(config_file)
-    config = load_config(config_file, text)
+    config = load_to_serve(config_file, text)
     if only_check:
         return
     configure_logging(config.log, for_good=True)
@@ -74,7 +75,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
         return
     use_one_heap()
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
-    settings = Settings(config, partial(load_config, config_file))
+    settings = Settings(config, partial(load_to_serve, config_file))
     uvloop.run(app.serve(settings, key_receiver.start(config), ready))
 
 
@@ -82,9 +83,9 @@ def _serve_as_worker(worker: Worker, config_file: Path) -> None:
     """One of several: what another has written down of relay.toml and sockets counts, not what stands there now."""
 
     def read_again() -> Config:
-        return worker.share_of(load_config(config_file, worker.texts.last))
+        return worker.share_of(load_to_serve(config_file, worker.texts.last))
 
-    config = worker.share_of(load_config(config_file, worker.texts.first))
+    config = worker.share_of(load_to_serve(config_file, worker.texts.first))
     configure_logging(config.log, for_good=True)
     use_one_heap()
     structlog.contextvars.bind_contextvars(worker=worker.number)

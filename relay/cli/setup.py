@@ -13,9 +13,10 @@ from typing import Any, get_args
 
 import click
 
+from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
 from relay.cli.invitations import NotConfirmed, show_written, take_in_peer
 from relay.cli.logs import configure_logging
-from relay.config import Config, LogSettings, load_config
+from relay.config import Config, LogSettings
 from relay.config.values import parse_domain, parse_next_hop
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
@@ -86,12 +87,15 @@ def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: boo
     places = Places.beside(config_file or usual_config_file())
     if flags["state"]:
         places = Places(places.config_file, flags["state"].absolute())
+    become_owner_of_settings(places.config_file)
+    if keys or test:
+        become_the_relays_user(places.config_file)
     if undo_postfix:
         _undo(places)
     elif keys:
-        _make_keys(load_config(places.config_file))
+        _make_keys(load(places.config_file))
     elif test:
-        _rehearse(load_config(places.config_file))
+        _rehearse(load(places.config_file))
     else:
         _set_up(places, Asker(ask=not flags["yes"]), flags)
 
@@ -110,7 +114,8 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
         )
     else:
         click.echo(f"{places.config_file}: there already, and used as it is (--replace writes it anew)")
-    config = load_config(places.config_file)
+    config = load(places.config_file)
+    owner = _whose_state(config, owner, flags["user"])
     show_written([make_directory(config.store.secret.parent, owner, state=True)])
     if owner.is_another:
         if not _as_relay(owner, "setup", "--keys", "--config", str(places.config_file)):
@@ -142,6 +147,16 @@ def _owner(user: str | None) -> Owner:
     if os.geteuid():
         return Owner.myself()
     return Owner.named(user or USER)
+
+
+def _whose_state(config: Config, owner: Owner, named: str | None) -> Owner:
+    """The owner of a state that is there. Raises ConfigError where `--user` names another."""
+    user = relays_user(config)
+    if user is None or user.uid == owner.uid:
+        return owner
+    if named:
+        raise ConfigError(f"{config.state_directory}: belongs to user {user.name}, and --user says {named}")
+    return Owner(user.uid, user.gid)
 
 
 def _document(path: Path | None) -> bytes | None:

@@ -15,18 +15,19 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from io import TextIOWrapper
 from pathlib import Path
-from typing import TextIO
 
 import click
 
 from relay.audit.reading import lines
+from relay.cli.as_relay import load, reader_of
 from relay.cli.options import config_option
 from relay.cli.trace_story import Story, told
-from relay.config import load_config
 from relay.errors import ConfigError
 from relay.mime import hash_of_id
 from relay.policy.names import printable
+from relay.rights import acting_as, open_named
 
 DAYS = 7
 UNIT = "qumail-relay"
@@ -60,9 +61,10 @@ def trace(
     where there is one.
     """
     since = since or (datetime.now(UTC) - timedelta(days=DAYS)).strftime("%Y-%m-%dT%H:%M")
-    where = directory or load_config(config_file).audit_directory
+    where = directory or load(config_file).audit_directory
     story = Story({mail, mail.upper()} if _HASH.fullmatch(mail) else {mail, hash_of_id(mail)})
-    _read_records(story, where, since)
+    with acting_as(reader_of(config_file, directory)):
+        _read_records(story, where, since)
     with _log(log, since) as file:
         for line in file:
             _read_line(story, line)
@@ -117,7 +119,7 @@ def _log(log: str | None, since: str) -> Iterator[Iterable[str]]:
         yield sys.stdin
     elif log is not None:
         try:
-            file: TextIO = open(log, encoding="utf-8", errors="replace")  # noqa: SIM115, PTH123 - closed below
+            file = TextIOWrapper(open_named(Path(log)), encoding="utf-8", errors="replace")
         except OSError as error:
             raise ConfigError(f"{log}: cannot be read: {error.strerror}") from error
         with file:

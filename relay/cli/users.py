@@ -5,14 +5,16 @@ Standard: exit status 0 fine, 1 something is wrong with the file or the user, 2 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import click
 
+from relay import rights
+from relay.cli.as_relay import load, relays_user
 from relay.cli.options import config_option
 from relay.cli.tables import plain_console, table
-from relay.config import load_config
 from relay.entry.smtp.users import NO_PASSWORD, User, change_users, folded_name, hashed, listed, parse_user, read_users
 from relay.errors import ConfigError
 from relay.policy.names import printable
@@ -46,7 +48,7 @@ def add(
     for the null sender. Without any, a new user gets his own name, which must be an address then, and a user who is
     there keeps what he has.
     """
-    path = _path(config_file, path)
+    path, user = _path(config_file, path)
     password_hash = NO_PASSWORD if no_password else hashed(_password(from_stdin))
 
     def put(known: dict[str, User]) -> None:
@@ -56,7 +58,8 @@ def add(
         click.echo(f"{path}: {name} may send from {', '.join(wanted)}")
 
     try:
-        change_users(path, put)
+        with rights.as_owner_of(path.parent):
+            change_users(path, put, owner=user)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
 
@@ -67,13 +70,14 @@ def add(
 @click.argument("name")
 def remove(config_file: Path, path: Path | None, name: str) -> None:
     """Remove user NAME; what he sends from now on is not taken, also on a connection that is open."""
-    path = _path(config_file, path)
+    path, user = _path(config_file, path)
 
     def take_out(known: dict[str, User]) -> None:
         if known.pop(folded_name(name), None) is None:
             raise ConfigError(f"{path}: no user {printable(name)}")
 
-    change_users(path, take_out)
+    with rights.as_owner_of(path.parent):
+        change_users(path, take_out, owner=user)
     click.echo(f"{path}: {name} removed")
 
 
@@ -83,8 +87,9 @@ def remove(config_file: Path, path: Path | None, name: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of users; never a hash.")
 def list_users(config_file: Path, path: Path | None, as_json: bool) -> None:
     """Show the users and the addresses that they may send from."""
-    path = _path(config_file, path)
-    known = list(read_users(path).values())
+    path, _ = _path(config_file, path)
+    with rights.as_owner_of(path):
+        known = list(read_users(path).values())
     if as_json:
         click.echo(json.dumps(listed(known), indent=2))
         return
@@ -102,18 +107,21 @@ def list_users(config_file: Path, path: Path | None, as_json: bool) -> None:
 @file_option
 def check(config_file: Path, path: Path | None) -> None:
     """Say what is wrong with the file: its mode, its owner, its lines."""
-    path = _path(config_file, path)
-    known = read_users(path)
+    path, _ = _path(config_file, path)
+    with rights.as_owner_of(path):
+        known = read_users(path)
     click.echo(f"{path}: {len(known)} users, nothing wrong")
 
 
-def _path(config_file: Path, path: Path | None) -> Path:
+def _path(config_file: Path, path: Path | None) -> tuple[Path, rights.User | None]:
+    """The file, and for whom root makes it: the relay's user, if the settings say who that is."""
     if path is not None:
-        return path
-    submission = load_config(config_file).submission
+        return path.absolute(), rights.owner_of(path) if os.geteuid() == 0 else None
+    config = load(config_file)
+    submission = config.submission
     if submission is None or submission.users is None:
         raise ConfigError(f"{config_file}: [submission] users is not set; name a file with --file")
-    return submission.users
+    return submission.users, relays_user(config)
 
 
 def _password(from_stdin: bool) -> str:

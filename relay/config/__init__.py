@@ -149,6 +149,18 @@ class Config(toml.Table):
         return Path(of_systemd) if of_systemd else self.store.secret.parent
 
     @property
+    def own_paths(self) -> tuple[Path, ...]:
+        """What the relay itself writes: the user that these belong to is the relay's."""
+        found = [self.store.secret, self.state_directory, self.audit_directory]
+        if isinstance(self.store.database, Path):
+            found.append(self.store.database)
+        if self.identity is not None:
+            found += [self.identity.directory, self.identity.peers_directory]
+        if self.policies.shadow_record is not None:
+            found.append(self.policies.shadow_record)
+        return tuple(found)
+
+    @property
     def max_bounce(self) -> int:
         """The largest message from the null sender, in octets, that gets a one-time pad."""
         return self.outgoing.max_bounce if self.outgoing is not None else MAX_BOUNCE

@@ -20,6 +20,7 @@ from relay.config import Config, DKIMKeySettings
 from relay.errors import ConfigError
 from relay.identity import files
 from relay.policy.names import fold_domain
+from relay.rights import User
 
 Algorithm = Literal["rsa", "ed25519"]
 
@@ -104,8 +105,19 @@ def load_key(table: DKIMKeySettings) -> SigningKey:
     return key
 
 
-def make_key(path: Path, domain: str, selector: str, algorithm: Algorithm, bits: int = ADVISED_RSA_BITS) -> SigningKey:
-    """A fresh key in a new file, readable by its owner only. Raises ConfigError, also where the file is there."""
+def make_key(
+    path: Path,
+    domain: str,
+    selector: str,
+    algorithm: Algorithm,
+    bits: int = ADVISED_RSA_BITS,
+    *,
+    owner: User | None = None,
+) -> SigningKey:
+    """A fresh key in a new file, readable by its owner only; root makes it for `owner`, if one is given.
+
+    Raises ConfigError, also where the file is there.
+    """
     private = Ed25519PrivateKey.generate() if algorithm == "ed25519" else generate_private_key(65537, bits)
     pem = private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -113,5 +125,5 @@ def make_key(path: Path, domain: str, selector: str, algorithm: Algorithm, bits:
     with files.changing(path.parent):
         if path.exists():
             raise ConfigError(f"{path}: is there already; choose another selector, so that old mail can be verified")
-        files.write(path, pem)
+        files.write(path, pem, owner=owner)
     return SigningKey(domain, selector, private)

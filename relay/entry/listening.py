@@ -14,6 +14,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from relay.aio import Lane
 from relay.budget import Budget
 from relay.config import ListenerSettings, Network, TCPAddress
 from relay.errors import ConfigError, RelayError
@@ -97,6 +98,7 @@ class Listener:
         self.budget = budget
         self.turned_away = turned_away
         self.connections: dict[ClientConnection, str] = {}
+        self.lane = Lane()
         self.servers: list[ListeningServer] = []
         self._present = present or PresentHere()
         self._name = name

@@ -53,6 +53,7 @@ from relay.identity.certificates import (
 )
 from relay.identity.further import read_pairs
 from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
+from relay.rights import User, acting_as, as_owner_of
 from relay.stamps import files_in, is_there
 
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
@@ -91,16 +92,17 @@ def read_passphrase(path: Path | None) -> bytes | None:
     return line
 
 
-def make_passphrase(path: Path, directory: Path) -> bool:
-    """Writes 256 random bits in base64 to `path`, for whoever owns the identity's `directory`, if both are new.
+def make_passphrase(path: Path, directory: Path, *, user: User | None = None) -> bool:
+    """Writes 256 random bits in base64 to `path`, if there is none, nor any key in the identity's `directory`.
 
-    Gives whether it did: a missing passphrase of keys that exist is not replaced. Raises ConfigError.
+    Returns whether it did: a missing passphrase of keys that exist is not replaced. Root looks into the directory as
+    the relay's `user`, and makes the file for that user. Raises ConfigError.
     """
-    with files.changing(directory):
+    with acting_as(user):
         if is_there(path) or files_in(directory, "*.key"):
             return False
-        files.write(path, base64.b64encode(os.urandom(32)) + b"\n", owner_of=directory)
-        return True
+    with as_owner_of(path.parent):
+        return files.create(path, base64.b64encode(os.urandom(32)) + b"\n", owner=user)
 
 
 def read_key(path: Path, narrow: Callable[[object], Key], passphrase: bytes | None) -> Key:

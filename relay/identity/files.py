@@ -1,5 +1,7 @@
 """The files of an identity and of pinned peers: read with suspicion, replaced whole.
 Standard: OpenSSH's StrictModes; write, fsync, rename, fsync of the directory; files 0600 in a directory 0700.
+
+Root works only where root alone can: in a directory of the relay's user it has to become that user first (rights.py).
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from pathlib import Path
 
 from relay import permissions
 from relay.errors import AnothersFile, ConfigError
-from relay.stamps import is_there
+from relay.rights import User, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
 """Octets (3 MiB); no file here is longer."""
@@ -32,20 +34,39 @@ def read_public(path: Path) -> bytes:
     return _read(path, forbidden=0o022)
 
 
-def write(path: Path, content: bytes, *, owner_of: Path | None = None) -> None:
-    """Makes or replaces a file of mode 0600 in one step; root gives it to the owner of `owner_of` or its directory.
+def write(path: Path, content: bytes, *, owner: User | None = None) -> None:
+    """Makes or replaces a file of mode 0600 in one step; root makes it for `owner`, if one is given.
 
-    Whoever reads sees the old content or the new, also after a crash. Raises ConfigError.
+    Readers see the old content or the new, also after a crash. Raises ConfigError.
     """
+    with _written_beside(path, content, owner) as temporary:
+        temporary.replace(path)
+
+
+def create(path: Path, content: bytes, *, owner: User | None = None) -> bool:
+    """As `write`, but returns False where the file is there already, which stays. Raises ConfigError."""
+    with _written_beside(path, content, owner) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    return True
+
+
+@contextmanager
+def _written_beside(path: Path, content: bytes, owner: User | None) -> Iterator[Path]:
+    """A file with this content in the same directory; where it has got its name within, that is on the disk then."""
+    _refuse_root(path.parent)
     temporary = path.with_name(_LEFTOVER + secrets.token_hex(8))
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            _give_to_owner(owner_of or path.parent, file.fileno())
+            if owner is not None and os.geteuid() == 0:
+                os.fchown(descriptor, owner.uid, owner.gid)
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
         _sync(path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
@@ -59,9 +80,9 @@ def changing(directory: Path) -> Iterator[None]:
 
     What a killed writer left half-written is removed first.
     """
+    _refuse_root(directory)
     try:
-        if not is_there(directory):
-            _make(directory)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         check_directory(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     except OSError as error:
@@ -88,19 +109,10 @@ def check_directory(directory: Path) -> None:
         raise ConfigError(f"{directory}: others can write to this directory: chmod 700 {directory}")
 
 
-def _make(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
-        _give_to_owner(directory.parent, descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _read(path: Path, *, forbidden: int) -> bytes:
     try:
         # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = opened(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
@@ -135,11 +147,10 @@ def _is_credential(path: Path) -> bool:
     return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
 
 
-def _give_to_owner(path: Path, descriptor: int) -> None:
-    """Root makes files for the service, whose user owns `path`."""
-    if os.geteuid() == 0:
-        owner = path.stat()
-        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+def _refuse_root(path: Path) -> None:
+    """Another user can exchange what lies there at any moment, for a link too. Raises AnothersFile."""
+    if os.geteuid() == 0 and (owner := owner_of(path)) is not None:
+        raise AnothersFile(path, owner.uid)
 
 
 def _sync(directory: Path) -> None:

@@ -7,11 +7,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
 from relay.errors import ConfigError
 from relay.identity.invitation import END, MAX_INVITATION
+from relay.rights import open_named
 
 
 class Asker:
@@ -72,9 +74,14 @@ def pasted_invitation(first: str = "") -> bytes:
 
 
 def read_file(path: Path) -> bytes:
-    """A document or invitation. Raises ConfigError."""
+    """A document or invitation; root reads it as the owner of the place where it lies. Raises ConfigError."""
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_INVITATION + 1)
+        with open_named(path) as file:
+            return read_document(file)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_document(file: BinaryIO) -> bytes:
+    """A document or invitation out of a file that is open, as far as one can be long."""
+    return file.read(MAX_INVITATION + 1)

@@ -7,8 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.keys.development import endpoints, state_dir_in_use
+from relay.keys.development import default_state_dir, endpoints, state_dir_in_use
 from relay.kme.certificates import prepare
+from relay.rights import as_owner_of
 from relay.setup.answers import KMEAccess
 
 SAES = ("2", "1")
@@ -28,7 +29,11 @@ def development_kme(sae_id: str, group: str, state: Path | None = None) -> KMEAc
     """How this SAE reaches its development KME; certificates are made where there are none. Raises ConfigError."""
     if sae_id not in SAES:
         raise ConfigError(f"the development KMEs know the SAE IDs 1 and 2, and no {sae_id!r}")
-    state = state or state_dir_in_use()
-    prepare(state, "localhost")
+    if state is None:
+        with as_owner_of(default_state_dir()):
+            state = state_dir_in_use()
+    with as_owner_of(state):
+        prepare(state, "localhost")
+        url = endpoints(state)[SAES.index(sae_id)]
     ca, certificate, key = (state / name for name in ("ca.pem", f"sae-{sae_id}.pem", f"sae-{sae_id}.key"))
-    return KMEAccess(endpoints(state)[SAES.index(sae_id)], ca, certificate, key, group)
+    return KMEAccess(url, ca, certificate, key, group)

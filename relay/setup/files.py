@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from relay.errors import ConfigError
+from relay.rights import as_owner_of, open_named
 
 Outcome = Literal["made", "there already", "kept, though it says something else", "replaced"]
 
@@ -51,14 +52,6 @@ class Owner:
         return cls(found.pw_uid, found.pw_gid)
 
     @classmethod
-    def of(cls, path: Path) -> Owner:
-        """Whoever owns the file or directory; whoever runs this where it is not there yet."""
-        if not path.exists():
-            return cls.myself()
-        found = path.stat()
-        return cls(found.st_uid, found.st_gid)
-
-    @classmethod
     def myself(cls) -> Owner:
         """Whoever runs this."""
         return cls(os.geteuid(), os.getegid())
@@ -82,17 +75,22 @@ class Owner:
 def make_directory(path: Path, owner: Owner, *, state: bool = False) -> Written:
     """A directory of mode 0700, or one of configuration that its group may read (0750); one that is there is left.
 
-    Raises ConfigError.
+    Root makes it as the owner of the directory above. Raises ConfigError.
     """
-    if path.is_dir():
-        return Written(path, "there already")
-    readable = owner.is_another and not state
     try:
-        path.mkdir(mode=0o700, parents=True)
-        if owner.is_another:
-            os.chown(path, 0 if readable else owner.uid, owner.gid)
-        path.chmod(0o750 if readable else 0o700)
-        _sync(path.parent)
+        with as_owner_of(path):
+            if path.is_dir():
+                return Written(path, "there already")
+            readable = owner.is_another and not state
+            path.mkdir(mode=0o700, parents=True)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                if owner.is_another:
+                    os.fchown(descriptor, 0 if readable else owner.uid, owner.gid)
+                os.fchmod(descriptor, 0o750 if readable else 0o700)
+            finally:
+                os.close(descriptor)
+            _sync(path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
     return Written(path, "made")
@@ -102,18 +100,22 @@ def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> W
     """A file of configuration: made where it is missing, left where it says the same.
 
     Another one is kept as it is; with `replace` it is put beside (`backed_up`), and the new one takes its place.
-    Mode 0600, or 0640 where the relay runs as somebody else, who may read it. Raises ConfigError.
+    Mode 0600, or 0640 where the relay runs as somebody else, who may read it. Root writes it as the owner of its
+    directory. Raises ConfigError.
     """
     outcome: Outcome = "made"
     try:
-        if path.exists():
-            if path.read_bytes() == content:
-                return Written(path, "there already")
-            if not replace:
-                return Written(path, "kept, though it says something else")
-            backed_up(path)
-            outcome = "replaced"
-        write_whole(path, content, 0o640 if owner.is_another else 0o600, (0, owner.gid) if owner.is_another else None)
+        with as_owner_of(path.parent):
+            if os.path.lexists(path):
+                with open_named(path) as file:
+                    if file.read() == content:
+                        return Written(path, "there already")
+                if not replace:
+                    return Written(path, "kept, though it says something else")
+                backed_up(path)
+                outcome = "replaced"
+            others = owner.is_another
+            write_whole(path, content, 0o640 if others else 0o600, (0, owner.gid) if others else None)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     return Written(path, outcome)
@@ -121,10 +123,11 @@ def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> W
 
 def backed_up(path: Path) -> Path:
     """A copy of the file as it is, beside it, under a name that says when; with the same mode and owner."""
-    found = path.stat()
+    with open_named(path) as file:
+        found, content = os.fstat(file.fileno()), file.read()
     copy = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
     owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
-    write_whole(copy, path.read_bytes(), found.st_mode & 0o777, owner)
+    write_whole(copy, content, found.st_mode & 0o777, owner)
     return copy
 
 

@@ -11,13 +11,19 @@ from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.greeting import greet
 from relay.keys.tls import client_context
 from relay.setup.answers import KMEAccess
+from relay.setup.asking import read_file
 
 PATIENCE_S = 5.0
 """The longest wait for the KME, in seconds: somebody is waiting, and it may not be there yet."""
 
 
 def check_files(ca: Path, certificate: Path, key: Path) -> None:
-    """Raises ConfigError where one is no PEM file of its kind, or the key is not the certificate's."""
+    """Raises ConfigError where one is no PEM file of its kind, or the key is not the certificate's.
+
+    Root takes none that the owner of its place could not read.
+    """
+    for path in (ca, certificate, key):
+        read_file(path)
     client_context(ca, certificate, key)
 
 

@@ -23,6 +23,7 @@ from relay.config import Config, DirectionSettings, TCPAddress
 from relay.errors import ConfigError
 from relay.postfix import faults
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
+from relay.rights import as_owner_of, open_named
 from relay.setup.files import write_whole
 
 FILES = ("main.cf", "master.cf")
@@ -234,21 +235,30 @@ async def _run(fragment: Path, configuration: Path) -> None:
 
 def _read(directory: Path) -> dict[str, bytes]:
     try:
-        return {name: (directory / name).read_bytes() for name in FILES}
+        return {name: _content(directory / name) for name in FILES}
     except OSError as error:
         raise ConfigError(
             f"{error.filename}: cannot be read: {error.strerror}; is Postfix configured there?"
         ) from error
 
 
+def _content(path: Path) -> bytes:
+    with open_named(path) as file:
+        return file.read()
+
+
 def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
-    """Each file in one step, with the owner and mode that it has; one that is the same is not touched."""
+    """Each file in one step, with the owner and mode that it has; one that is the same is not touched.
+
+    Root writes it as the owner of its directory.
+    """
     for name, content in contents.items():
         path = (directory / name).resolve()
-        if path.read_bytes() != content:
-            found = path.stat()
-            owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
-            write_whole(path, content, found.st_mode & 0o7777, owner)
+        with as_owner_of(path.parent):
+            if _content(path) != content:
+                found = path.stat()
+                owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
+                write_whole(path, content, found.st_mode & 0o7777, owner)
 
 
 def _new_backup(directory: Path) -> Path:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from relay.config import Config
 from relay.identity import Import, PeerCertificates, common_groups, examine, is_invitation, pin, read_invitation
 from relay.identity.invitation import BadInvitation
+from relay.rights import User, acting_as
 from relay.setup.files import Owner, Written
 from relay.setup.policies import policy_file, write_peer_policies
 
@@ -39,10 +40,20 @@ def examined(config: Config, document: bytes, *, name: str | None = None, replac
 
 
 def take_in(
-    config: Config, document: bytes, *, name: str | None = None, replace: bool = False, levels: tuple[str, ...] = ()
+    config: Config,
+    document: bytes,
+    *,
+    name: str | None = None,
+    replace: bool = False,
+    levels: tuple[str, ...] = (),
+    user: User | None = None,
 ) -> tuple[Import, list[Written]]:
-    """Pins it and writes policies. Raises ConfigError."""
-    found = pin(config, document, name=name, replace=replace, now=datetime.now(UTC))
-    owner = Owner.of(config.store.secret.parent)
+    """Pins it and writes policies, which the relay can read. Raises ConfigError.
+
+    Root pins it as `user`, whom the relay runs as, and writes policies as the owner of their directory.
+    """
+    with acting_as(user):
+        found = pin(config, document, name=name, replace=replace, now=datetime.now(UTC))
+    owner = Owner(user.uid, user.gid) if user is not None else Owner.myself()
     chosen = levels or usual_levels(config, found.peer)
     return found, write_peer_policies(config.policies.directory, found.peer.domains, chosen, owner)

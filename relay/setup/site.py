@@ -10,6 +10,7 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import Progress, create_identity, needs_nothing
 from relay.policy.names import fold_domain
+from relay.rights import open_named
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, Written, make_directory, put
 from relay.setup.policies import policy_file, write_first_policies
@@ -66,7 +67,7 @@ def _pem_files(kme: KMEAccess, directory: Path) -> list[tuple[Path, bytes]]:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open_named(path) as file:
             content = file.read(MAX_PEM + 1)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

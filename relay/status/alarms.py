@@ -49,11 +49,21 @@ class Standing:
     told: float
     seen: float
 
+    @property
+    def public_cause(self) -> str:
+        """The cause, as every user of this machine may read it on the page."""
+        return public_cause(self.alarm.name, self.cause)
+
     def as_json(self) -> dict[str, Any]:
         """For the file."""
         return {
             "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
         }  # fmt: skip
+
+
+def public_cause(alarm: str, cause: str) -> str:
+    """The cause without the names of policy files, which may be addresses."""
+    return cause.partition(": ")[0] if alarm == "policy_broken" else cause
 
 
 class Telling(Protocol):

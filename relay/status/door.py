@@ -67,7 +67,7 @@ class StatusDoor:
             application.router.add_get(path, answer, allow_head=path != EVENTS)
         access = Access(table.token, local_names=isinstance(table.listen, TCPAddress), changed=page.feed.send_off)
         tls = ServerTLS(table.certificate, table.key) if table.certificate and table.key else None
-        self._server = StatusServer(application, access, tls, lasting=[EVENTS])
+        self._server = StatusServer(application, access, tls, lasting=[EVENTS], probes=["/healthz", "/readyz"])
 
     async def start(self) -> dict[str, TCPAddress]:
         """Answers from now on; gives its real address, unless it is a Unix socket."""

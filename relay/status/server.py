@@ -8,6 +8,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import structlog
@@ -19,8 +20,8 @@ from relay.status.access import Access
 log = structlog.get_logger(__name__)
 
 MOST_CONNECTIONS = 200
-"""For one more the connection is closed that has said nothing for longest: there must be descriptors left for mail, and
-whoever looks whether the relay lives must hear it."""
+"""For one more that connection is closed that has asked for nothing for longest, else that whose answer takes longest.
+Mail needs descriptors, and a liveness probe must be heard."""
 A_SECOND, BURST = 50, 200
 """So many connections and requests are taken a second, after so many at once; others wait for their turn."""
 REQUEST_S = 10.0
@@ -74,18 +75,28 @@ class StatusServer:
     """One address; its routes are those of an `application` without middlewares."""
 
     def __init__(
-        self, application: web.Application, access: Access, tls: ServerTLS | None, lasting: Collection[str] = ()
+        self,
+        application: web.Application,
+        access: Access,
+        tls: ServerTLS | None,
+        lasting: Collection[str] = (),
+        probes: Collection[str] = (),
     ) -> None:
-        """Answers to the `lasting` paths go on and on: whoever gives them bounds how many there are, and how slow."""
+        """Answers to the `lasting` paths go on and on: whoever gives them bounds how many there are, and how slow.
+
+        Those to `probes` have a few octets, and wait for nobody who asks for anything else.
+        """
         self._lasting = lasting
+        self._probes = probes
         self.access = access
         self.tls = tls
-        self._pace = Pace(A_SECOND, BURST)
+        self._accepting, self._pace, self._probe_pace = (Pace(A_SECOND, BURST) for _ in range(3))
         self._answers = asyncio.Semaphore(ANSWERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: Sequence[socket.socket] = ()
         self._handshakes: dict[asyncio.Task[None], None] = {}
-        self._answering: set[asyncio.BaseProtocol] = set()
+        # In the order in which they have asked, each with whether its answer is to end.
+        self._answering: dict[web.RequestHandler, bool] = {}
         application.middlewares.append(self._answered)
         self._runner = web.AppRunner(
             application,
@@ -120,7 +131,7 @@ class StatusServer:
     async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await self._pace.keep()
+            await self._accepting.keep()
             try:
                 accepted, _ = await loop.sock_accept(listening)
             except OSError as error:
@@ -141,7 +152,10 @@ class StatusServer:
         return len(self._handshakes) + (len(server.connections) if server is not None else 0)
 
     def _closed_one(self) -> bool:
-        """Whether somebody had to go who has asked for nothing: whoever came first, also in the handshake."""
+        """Whether a connection was closed: the first that has asked for nothing, also in the handshake.
+
+        Without one the answer that has taken longest ends, for its client hardly reads it.
+        """
         server = self._runner.server
         for each in server.connections if server is not None else ():
             if each not in self._answering:
@@ -150,6 +164,11 @@ class StatusServer:
         for handshake in self._handshakes:
             handshake.cancel()
             return True
+        for each, is_to_end in self._answering.items():
+            if is_to_end:
+                each.force_close()
+                del self._answering[each]
+                return True
         return False
 
     async def _begin(self, accepted: socket.socket) -> None:
@@ -171,13 +190,14 @@ class StatusServer:
     async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Says who may not ask, and sees to it that the answer is read."""
         protocol = request.protocol
-        self._answering.add(protocol)
+        self._answering[protocol] = request.path not in self._lasting
+        is_probe = request.path in self._probes
         try:
-            await self._pace.keep()
+            await (self._probe_pace if is_probe else self._pace).keep()
             self.access.check(request)
             if request.path in self._lasting:
                 return await handler(request)
-            async with self._answers:
+            async with nullcontext() if is_probe else self._answers:
                 response = await handler(request)
                 await _sent(request, response)
         except web.HTTPException as error:
@@ -191,7 +211,7 @@ class StatusServer:
             )
             raise web.HTTPInternalServerError(headers=HEADERS) from None
         finally:
-            self._answering.discard(protocol)
+            self._answering.pop(protocol, None)
         return response
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

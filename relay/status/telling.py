@@ -31,7 +31,8 @@ from relay.errors import NextHopUnavailable, PolicyHolds
 from relay.forward import NextHop
 from relay.mail import OURS, Envelope, Mail, Recipient, WayOut, domain_of
 from relay.notify import without_manager
-from relay.status.alarms import Standing, State
+from relay.rights import why_not_as_root
+from relay.status.alarms import Standing, State, public_cause
 
 log = structlog.get_logger(__name__)
 
@@ -71,9 +72,8 @@ class _Word:
         begun = f"{self.name}{about} {self.state}; since {self.when}\n"
         if self.state == "ends":
             return begun
-        # By mail, which policy may let out in clear, no name of a policy file is told: it may be an address.
-        cause = self.cause.partition(": ")[0] if self.name == "policy_broken" else self.cause
-        return f"{begun}Cause: {cause}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
+        # A mail may leave in clear, if policy says so.
+        return f"{begun}Cause: {public_cause(self.name, self.cause)}\n{self.meaning}\nWhat to do: {self.what_to_do}\n"
 
 
 class _Untold:
@@ -210,6 +210,8 @@ class AlarmTelling:
 
     async def _ran(self, command: Sequence[str], text: bytes) -> str:
         """What it ended with, "" where that is 0. Raises OSError and TimeoutError; nothing of it is left then."""
+        if cause := why_not_as_root(command[0]):
+            return cause
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,

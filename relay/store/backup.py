@@ -16,21 +16,32 @@ from pathlib import Path
 
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
+from relay.rights import User, as_owner_of
 from relay.store.beat import mark_as_copy
 from relay.store.secret_file import locked, open_regular, sync_directory
 from relay.store.sqlite import said_by_sqlite
 
 
-def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> list[tuple[Path, Path]]:
-    """Copies into the directory `to`, which is made; each copy beside what it is of. A PostgreSQL store is left out.
+def make_new(to: Path, user: User | None = None) -> None:
+    """Makes the directory `to`, of mode 0700; root makes it for `user`, as the owner of the directory above it.
 
-    `on_their_way` into the store are the files in these directories whose names end so. Blocks. Raises ConfigError
-    where `to` is there or cannot be made, and StoreUnavailable where something cannot be read or written.
+    Raises ConfigError where it is there or cannot be made.
     """
     try:
-        to.mkdir(mode=0o700)
+        with as_owner_of(to.absolute().parent):
+            to.mkdir(mode=0o700)
+            if user is not None and os.geteuid() == 0:
+                os.chown(to, user.uid, user.gid, follow_symlinks=False)
     except OSError as error:
         raise ConfigError(f"{to}: cannot be made: {error.strerror}; it must not be there yet") from error
+
+
+def copy_state(config: Config, on_their_way: Mapping[str, str], to: Path) -> list[tuple[Path, Path]]:
+    """Copies into the empty directory `to`; each copy beside what it is of. A PostgreSQL store is left out.
+
+    `on_their_way` into the store are the files in these directories whose names end so. Blocks. Raises
+    StoreUnavailable where something cannot be read or written.
+    """
     made: list[tuple[Path, Path]] = []
     try:
         for name, suffix in on_their_way.items():

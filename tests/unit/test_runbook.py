@@ -27,6 +27,7 @@ FINDERS = (
     "cli/check.py",
     "cli/check_doors.py",
     "cli/check_kmes.py",
+    "cli/check_rights.py",
     "cli/check_site.py",
     "cli/dkim.py",
     "cli/quarantine.py",

@@ -33,7 +33,7 @@ _print([{"number": 123456, "time": "2026-11-27T02:44:19Z", "event": "downgraded"
 """
 QUARANTINE = """
 from unittest.mock import patch
-from relay.cli import quarantine
+from relay.cli import as_relay, quarantine
 from relay.mail import Envelope, Recipient
 from relay.store.quarantine import Kept
 from types import SimpleNamespace
@@ -45,7 +45,8 @@ async def everything(*_):
     return [kept]
 
 with patch.object(quarantine, "_all", everything), patch.object(quarantine, "_config", lambda _: None):
-    quarantine.list_messages.main([], standalone_mode=False)
+    with patch.object(as_relay, "become_the_relays_user", lambda _: None):
+        quarantine.list_messages.main([], standalone_mode=False)
 """
 
 

@@ -21,6 +21,7 @@ import structlog
 from relay.config import IMAPSettings
 from relay.entry.imap.session import Credential, LoginRefused, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
+from relay.rights import why_not_as_root
 from relay.store.secret_file import read
 
 log = structlog.get_logger(__name__)
@@ -141,12 +142,15 @@ def _checked(content: bytes, source: str) -> str:
 async def _said(command: tuple[str, ...]) -> bytes:
     """The standard output of a command, which is not given to a shell. Raises ConfigError."""
     name = command[0]
+    if cause := why_not_as_root(name):
+        raise ConfigError(f"token_command: {cause}")
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # it may say secrets there
+            start_new_session=True,  # so that it cannot type at the terminal of whoever runs a command
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"token_command: {name} cannot be started: {type(error).__name__}") from error

@@ -69,7 +69,7 @@ def searched(responses: Iterable[Untagged]) -> list[int]:
     for [line, *_] in responses:
         name, *numbers = line[2:].split()
         if name.upper() == b"SEARCH":
-            found.update(map(int, numbers))
+            found.update(map(_number, numbers))
     return sorted(found)
 
 
@@ -96,6 +96,15 @@ def status_code(responses: Iterable[Untagged], name: str) -> str | None:
         if match := pattern.match(line):
             return match[1].decode("ascii", "replace")
     return None
+
+
+def number_of(value: str | None) -> int | None:
+    """The number that a response code says; None for all that is none of IMAP's (RFC 3501, 9: nz-number)."""
+    try:
+        number = _number(value.encode() if value is not None else b"")
+    except ValueError:
+        return None
+    return number if 0 < number < 2**32 else None
 
 
 def uid_set(uids: Iterable[int]) -> str:

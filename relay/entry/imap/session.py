@@ -201,13 +201,12 @@ class Session:
         self.protocol.has_selected()
         if self._answer.upper().startswith(b"[READ-ONLY]"):
             raise MailboxUnavailable(f"{self.server}: {folder!r} may only be read by this user")
-        validity, next_uid, flags = (
-            responses.status_code(untagged, name) for name in ("UIDVALIDITY", "UIDNEXT", "PERMANENTFLAGS")
-        )
-        if validity is None or not validity.isdigit():
+        codes = {name: responses.status_code(untagged, name) for name in ("UIDVALIDITY", "UIDNEXT", "PERMANENTFLAGS")}
+        validity, next_uid = (responses.number_of(codes[name]) for name in ("UIDVALIDITY", "UIDNEXT"))
+        if validity is None:
             raise MailboxUnavailable(f"{self.server}: {folder!r} has no UIDVALIDITY, so its messages have no names")
-        known = frozenset((flags or "").strip("()").lower().split())
-        return Selected(int(validity), int(next_uid) if next_uid and next_uid.isdigit() else 1, known)
+        known = frozenset((codes["PERMANENTFLAGS"] or "").strip("()").lower().split())
+        return Selected(validity, next_uid or 1, known)
 
     async def search(self, *criteria: str) -> list[int]:
         """The UIDs of the messages in the folder to which all criteria apply, ascending."""

@@ -9,7 +9,8 @@ The exceptions, each of which a new version may break, are here:
 - `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421, stands still while a mail is
   delivered, and is not set anew for each command;
 - `push`: its own waits also where all was written at once;
-- `_reader._buffer`: what came behind the content has to be put back, and what came before TLS thrown away;
+- `_reader._buffer`: what came behind the content has to be put back, what came before TLS thrown away, and a client is
+  waited for where no line is there;
 - `_reader._transport`, `_writer.start_tls`: its own STARTTLS is made of parts of asyncio that uvloop has not;
 - `mail.log`, its log, which has addresses and content, is silenced;
 - `__dir__` of session and handler: it looks through both for its `_smtp_methods`, for each connection, which takes as
@@ -29,7 +30,6 @@ from typing import Any, ClassVar, cast
 import structlog
 from aiosmtpd.smtp import SMTP, Session
 
-from relay.aio import Turns
 from relay.entry.listening import Listener
 from relay.entry.smtp.presence import absent_s
 from relay.errors import TryLater
@@ -42,6 +42,10 @@ PIECE_OCTETS = 1024 * 1024
 """One read takes all that the stream has buffered, so that what follows the content can be put back."""
 MAX_ERRORS = 20
 """So many commands that make no sense, and the connection ends."""
+AT_ONCE, IN_A_TURN = 4, 16
+"""Commands that a client may have sent at once before others go on meanwhile, and those of each further turn."""
+SPARE_COMMANDS, SPARE_A_SECOND = 200, 50.0
+"""Commands of a client between two mails, and how many of them come back in a second."""
 HANDSHAKE_S = 30.0
 NEVER = float("inf")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -93,6 +97,8 @@ class CommandStream(SMTP):
         self.ending = False
         self.left = False
         self._errors = 0
+        self._at_once = 0
+        self._spare, self._spare_at = float(SPARE_COMMANDS), self.loop.time()
         self._refused_because = ""
 
     def __dir__(self) -> list[str]:
@@ -256,14 +262,37 @@ class CommandStream(SMTP):
                 await self.push("421 4.7.0 Too many connections, try again later")
                 return
             await self.push(f"220 {self.hostname} {'LMTP' if self.protocol == 'LMTP' else 'ESMTP'} QuMail Relay")
-            turns = Turns()
             while self.transport is not None and not self.ending:
+                await self._let_others_go_on()
                 await self._one_command()
-                await turns.give()
         except (ConnectionError, asyncio.IncompleteReadError):
             log.debug("client_left", client=self.client)
         finally:
             self._writer.close()
+
+    async def _let_others_go_on(self) -> None:
+        """Where this client has sent many commands at once: with others who do so, one is answered after the other."""
+        if b"\n" not in self._reader._buffer:  # type: ignore[attr-defined]
+            self._at_once = 0
+            return
+        self._at_once += 1
+        if self._at_once > AT_ONCE:
+            await self.listener.lane.turn()
+            self._at_once = AT_ONCE - IN_A_TURN
+
+    async def _keep_pace(self, command: str) -> None:
+        """Makes a client wait that says much and brings no mail; what a mail needs it may say at any pace."""
+        now = self.loop.time()
+        come_back = (now - self._spare_at) * SPARE_A_SECOND
+        self._spare, self._spare_at = min(SPARE_COMMANDS, self._spare + come_back) - 1, now
+        least = -self.settings.max_recipients if command in ("RCPT", "DATA") else 0
+        if self._spare < least:
+            self.stop_timer()
+            await asyncio.sleep((least - self._spare) / SPARE_A_SECOND)
+
+    def has_brought_a_mail(self) -> None:
+        """So that it may say as much again."""
+        self._spare = float(SPARE_COMMANDS)
 
     async def _one_command(self) -> None:
         line = await self.read_line()
@@ -283,6 +312,7 @@ class CommandStream(SMTP):
         if command not in self.commands:
             await self._unknown(line, command)
             return
+        await self._keep_pace(command)
         self.start_timer()
         try:
             await getattr(self, f"smtp_{command}")(rest.strip().decode("utf-8", "surrogateescape") or None)

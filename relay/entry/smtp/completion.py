@@ -77,7 +77,8 @@ class Completion:
         await self._recipe.unheard(mail, outcomes)
 
     def _look(self, message: bytes, rights: SenderRights) -> frozenset[bytes]:
-        """Which fields are missing, once the authors are found to be the user."""
+        """Which fields are missing, once the authors are found to be the user. Raises what `process` does."""
+        mime.check_first_line(message)  # before a field is put in front of it, which would hide that
         if self._check_from:
             rights.check_from(message)
         there = {name for name, _ in mime.fields(mime.header_of(message))}

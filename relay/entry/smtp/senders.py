@@ -65,11 +65,15 @@ class SenderRights:
     def check_from(self, message: bytes) -> None:
         """Every author and sender must be the user, also where the mail was sent once more (Resent-).
 
-        Raises FromNotAllowed, and MalformedMessage where there is not one From.
+        Raises FromNotAllowed, and MalformedMessage where there is not one From. A line that is no field is refused as
+        well: some programs read it as one, without its first octets.
         """
         if self.any_address:
             return
-        fields = [(name, raw) for name, raw in mime.fields(mime.searched_header(message)) if name in WHOM_FROM]
+        lines = mime.lines_by_field(mime.searched_header(message))
+        if not all(name for name, _ in lines):
+            raise MalformedMessage("a line of the header is no field")
+        fields = [(name, raw) for name, raw in lines if name in WHOM_FROM]
         authors = sum(name == b"from" for name, _ in fields)
         if authors != 1:
             raise MalformedMessage(f"the header has {authors or 'no'} From fields; it must have one")

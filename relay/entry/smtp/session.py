@@ -261,6 +261,7 @@ class SMTPSession(CommandStream):
                     self.listener.turned_away(failure)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
+                self.has_brought_a_mail()
                 self._learn_queue_id(content)
                 mail = Mail(
                     envelope, content, mail_id, trace, self.origin(),

@@ -16,6 +16,7 @@ import structlog
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
+from relay import rights
 from relay.entry.smtp.senders import SenderRights, parse_rights
 from relay.errors import ConfigError
 from relay.identity.files import changing, read_secret, write
@@ -151,10 +152,10 @@ def matches(hasher: PasswordHasher, password_hash: str, password: str) -> bool:
     return False
 
 
-def change_users(path: Path, change: Callable[[dict[str, User]], None]) -> None:
-    """Has `change` alter the users and writes all of them in one step, mode 600. Raises ConfigError.
+def change_users(path: Path, change: Callable[[dict[str, User]], None], *, owner: rights.User | None = None) -> None:
+    """Has `change` alter the users and writes all of them in one step, mode 600; root makes the file for `owner`.
 
-    Comments at the head of the file stay.
+    Comments at the head of the file stay. Raises ConfigError.
     """
     with changing(path.absolute().parent):
         there = is_there(path)
@@ -162,7 +163,7 @@ def change_users(path: Path, change: Callable[[dict[str, User]], None]) -> None:
         head = _head(read_secret(path).decode()) if there else _HEADER
         change(users)
         text = head + "".join(user.line for user in users.values())
-        write(path, text.encode(), owner_of=path if there else None)
+        write(path, text.encode(), owner=owner)
 
 
 def _head(text: str) -> str:

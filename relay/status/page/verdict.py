@@ -79,9 +79,8 @@ def troubles(now: Now) -> list[Trouble]:
     ]
     for each in sorted(now.past.standing, key=lambda each: -each.since):
         name = each.alarm.name
-        found.append(
-            Trouble("warning" if name in _WARNINGS else "bad", each.cause, each.alarm.what_to_do, name, each.since)
-        )
+        state: Literal["warning", "bad"] = "warning" if name in _WARNINGS else "bad"
+        found.append(Trouble(state, each.public_cause, each.alarm.what_to_do, name, each.since))
     if now.past.trouble:
         cause = f"The history is not written: {now.past.trouble}"
         found.append(Trouble("warning", cause, "`qumail-relay check` looks at the store."))

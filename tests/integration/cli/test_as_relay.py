@@ -83,6 +83,25 @@ def test_root_sees_in_check_what_the_relay_sees(site: Path) -> None:
     assert "Permission denied" in said
 
 
+def test_policy_check_by_root_says_all_that_the_relay_may_not_read(site: Path) -> None:
+    policies = site / "policies"
+    (policies / "bob.example").mkdir()
+    for name in ("alice.example.toml", "bob.example/ben.toml", "bob.example/eve.toml"):
+        (policies / name).write_text('levels = ["plaintext"]\nreason = "inside"\n')
+    assert run(site, "policy", "check", "--offline").returncode == 0
+    closed = policies / "alice.example.toml", policies / "bob.example/ben.toml"
+    for path in closed:
+        path.chmod(0o600)
+    done = run(site, "policy", "check", "--offline")
+    assert done.returncode == 1
+    remedy = "the relay, as nobody, may not read it: chgrp nobody and chmod g+r (a directory: g+rx)"
+    assert done.stderr == "".join(f"{path}:1: {remedy}\n" for path in closed)
+    os.chown(closed[0], nobody().uid, -1)
+    (policies / "bob.example").chmod(0o700)
+    done = run(site, "policy", "check", "--offline")
+    assert done.stderr == f"{policies / 'bob.example'}:1: {remedy}\n"
+
+
 def test_another_user_hears_as_whom_to_run_it(site: Path) -> None:
     done = run(site, "keys", "rotate-secret", before="os.setgroups([]); os.setgid(1); os.setuid(1);")
     assert done.returncode == 1

@@ -62,6 +62,39 @@ def said_to_a_file(tmp_path: Path, form: str, program: str, *, journal: bool) ->
         return file.read().decode().splitlines()
 
 
+HOSTILE = """
+import unicodedata
+hostile = "x".join(map(chr, (number for number in range(0x110000) if unicodedata.category(chr(number)) in
+                             ("Cc", "Cf", "Zl", "Zp", "Zs"))))
+log = structlog.get_logger()
+log.warning("event", cause=hostile, several=[hostile], named={"name": hostile})
+log.warning(hostile)
+try:
+    raise ValueError(hostile)
+except ValueError as error:
+    log.error("failed", exc_info=error)
+logging.getLogger("library").warning("its words: %s", hostile)
+try:
+    raise ValueError(hostile)
+except ValueError:
+    logging.getLogger("library").exception("its exception")
+"""
+
+
+@pytest.mark.parametrize("form", ["console", "json"])
+@pytest.mark.parametrize("journal", [True, False])
+def test_nothing_in_a_line_of_the_log_moves_a_terminals_cursor_or_begins_another_line(
+    tmp_path: Path, form: str, journal: bool
+) -> None:
+    lines = said_to_a_file(tmp_path, form, "import logging\n" + HOSTILE, journal=journal)
+    shown = "\n".join(lines[1 if form == "json" else 0 :])
+    assert {char for char in shown if not char.isprintable()} <= {"\n", "\x7f"}
+    assert "\x7f" not in shown or form == "json"
+    assert sum("its words" in line for line in lines) == 1
+    assert sum("several" in line for line in lines) == 1
+    assert r"\x1b" in shown or r"\u001b" in shown
+
+
 def test_the_journal_is_told_how_bad_each_line_is(tmp_path: Path) -> None:
     lines = said_to_a_file(tmp_path, "auto", OF_EACH_LEVEL, journal=True)
     assert [line[:3] for line in lines] == ["<3>", "<7>", "<6>", "<4>", "<3>", "<3>", "<4>"]

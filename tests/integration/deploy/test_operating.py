@@ -103,8 +103,9 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(
     assert f"for {STATE}/relay.db" in typed(site, state), "as often as one likes"
     typed(site, rest)
     typed(site, old)
-    backups = ("/var/backups/qumail-relay", "/root/qumail-relay-files.tar.gz", "/root/qumail-relay-site.secret")
-    assert site.run("stat", "--format=%a", *backups).split() == ["700", "600", "600"]
+    archives = [f"/root/qumail-relay-{name}" for name in ("files.tar.gz", "identity.tar.gz", "site.secret")]
+    backups = ["/var/backups/qumail-relay", *archives]
+    assert site.run("stat", "--format=%a", *backups).split() == ["700", "600", "600", "600"]
     with throwaway_machine(tmp_path_factory.mktemp("other")) as other:
         prepared(other, package)
         for path in backups:
@@ -151,7 +152,8 @@ def test_on_another_machine_all_goes_on_where_it_was(
     typed(site, leave)
     with throwaway_machine(tmp_path_factory.mktemp("other")) as other:
         prepared(other, package)
-        shutil.copy(site.path("/root/qumail-relay-all.tar.gz"), other.path("/root/qumail-relay-all.tar.gz"))
+        for name in ("files", "state"):
+            shutil.copy(site.path(f"/root/qumail-relay-{name}.tar.gz"), other.path("/root"))
         assert "outgoing.lmtp  127.0.0.1:10024: listens" in typed(other, arrive)
         assert filter_of(other).startswith("qumail")
         assert (fingerprint(other), in_quarantine(other)) == (before, ["unprotected"])
@@ -163,7 +165,7 @@ def test_identity_and_secret_are_renewed_and_what_lay_under_the_old_ones_can_sti
     before = site.path(f"{STATE}/site.secret").read_bytes()
     typed(site, identity)
     until_logged(site, "identity_reloaded")  # without a restart, which the next block brings
-    assert json.loads(site.path("/tmp/alice.json").read_text())
+    assert json.loads(site.path("/root/alice.json").read_text())
     assert "keys and messages sealed anew" in typed(site, secret)
     typed(site, older)
     after = site.path(f"{STATE}/site.secret").read_bytes()

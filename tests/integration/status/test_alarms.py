@@ -21,7 +21,7 @@ from relay.counting.alarms import ALARMS
 from relay.kme import DevelopmentKMEs
 from relay.status import sight, telling
 from relay.status.alarms import Standing
-from tests.integration.status.test_metrics import numbers, with_status
+from tests.integration.status.test_metrics import asked, numbers, with_status
 from tests.integration.test_workers import workers
 from tests.system.drill import shortened
 from tests.testlib import mails
@@ -98,6 +98,21 @@ async def test_a_restart_says_nothing_again_that_was_said_and_ends_what_is_over(
         async with app.running(site.config):
             await until_written(site)
         assert (said(logs, "alarm_begins"), said(logs, "alarm_ends")) == ([], ["policy_broken"])
+
+
+async def test_no_name_of_a_policy_file_is_shown_to_whoever_can_connect(site: Site) -> None:
+    person = site.directory / "policies" / "bob.example" / "chief.executive.toml"
+    person.parent.mkdir()
+    with capture_logs() as logs:
+        async with app.running(site.config) as addresses:
+            person.write_text("levels = [99]\n")
+            await until_written(site, "policy_broken")
+            assert "chief.executive" in standing(site)[0]["cause"]
+            for path in ("/", "/metrics", "/readyz", "/healthz"):
+                shown = await asked(addresses["status"], path)
+                assert "chief.executive" not in shown, path
+                assert path != "/" or "policy_broken" in shown
+    assert "chief.executive" in str(logs), "which the administrator reads"
 
 
 async def test_what_stands_over_a_restart_is_said_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

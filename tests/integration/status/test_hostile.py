@@ -156,6 +156,32 @@ async def test_who_does_not_read_the_answer_is_left(relay: Relay, monkeypatch: p
         each.close()
 
 
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("number", [60, server.MOST_CONNECTIONS + 20])
+async def test_a_probe_is_answered_while_clients_do_not_read_their_answers(
+    relay: Relay, monkeypatch: pytest.MonkeyPatch, number: int, path: str
+) -> None:
+    async def much(_: Exposition) -> bytes:
+        return b"x" * 30_000_000
+
+    monkeypatch.setattr(Exposition, "text", much)
+    monkeypatch.setattr(server, "ANSWER_S", 1000.0)
+    await asked(relay.status, path)
+    slow_ones = []
+    for _ in range(number):
+        connection = socket.socket()
+        connection.setblocking(False)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await asyncio.get_running_loop().sock_connect(connection, relay.status)
+        await asyncio.get_running_loop().sock_sendall(connection, GET)
+        slow_ones.append(connection)
+    async with asyncio.timeout(60):
+        for _ in range(5):
+            assert await asked(relay.status, path)
+    for each in slow_ones:
+        each.close()
+
+
 async def test_who_asks_all_the_time_has_his_answers_slowly(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = await asyncio.open_connection(*relay.status)
     writer.write(GET.replace(b"/metrics", b"/healthz") * 1000)

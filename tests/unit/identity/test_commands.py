@@ -81,6 +81,7 @@ def test_without_the_table_every_command_says_so(alice: Home, tmp_path: Path) ->
     text = alice.config_file.read_text()
     start, end = text.index("[identity]"), text.index("[kmes.k]")
     alice.config_file.write_text(text[:start] + text[end:])
+    (tmp_path / "x").touch()
     for arguments in (["new"], ["show"], ["export"], ["import", str(tmp_path / "x")]):
         assert "no [identity] table" in wrong(run(alice, *arguments))
 

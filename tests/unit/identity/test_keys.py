@@ -9,6 +9,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypedDict
@@ -18,14 +19,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from relay.errors import ConfigError
+from relay.errors import AnothersFile, ConfigError
 from relay.identity import (
     create_identity,
+    files,
     load_identity,
     renew_identity,
     request_certificates,
     valid_now,
 )
+from relay.rights import as_owner_of
 from tests.unit.identity.homes import NOW, Home, copy_rsa_keys, make_home
 
 
@@ -401,13 +404,19 @@ def test_a_site_with_its_own_ca_asks_no_other(alice: Home) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_what_root_makes_belongs_to_the_owner_of_the_directory(rsa: Path, tmp_path: Path) -> None:
-    service = tmp_path / "state"
-    service.mkdir()
-    os.chown(service, 12345, 12345)
-    create_identity_in = service / "id"
-    copy_rsa_keys(rsa, tmp_path / "keys")
-    shutil.move(tmp_path / "keys", create_identity_in)
-    os.chown(create_identity_in, 12345, 12345)
-    create_identity(create_identity_in, **ARGUMENTS)
-    assert {path.stat().st_uid for path in create_identity_in.glob("kem.*")} == {12345}
+def test_root_makes_nothing_in_a_directory_of_another_user_unless_it_has_become_that_user(
+    rsa: Path, tmp_path: Path
+) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's directories are root's alone
+        service = Path(name)
+        copy_rsa_keys(rsa, service / "id")
+        for path in (service, *service.rglob("*")):
+            os.chown(path, 12345, 12345)
+        with pytest.raises(AnothersFile, match="belongs to user 12345"):
+            create_identity(service / "id", **ARGUMENTS)
+        with as_owner_of(service):
+            create_identity(service / "id", **ARGUMENTS)
+        assert {path.stat().st_uid for path in (service / "id").iterdir()} == {12345}
+        (service / "link").symlink_to(tmp_path)
+        with pytest.raises(AnothersFile, match="belongs to user 12345"):
+            files.write(service / "link" / "new", b"")

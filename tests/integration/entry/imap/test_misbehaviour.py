@@ -76,6 +76,24 @@ async def test_a_server_that_answers(what: str, alice: Alice, provider: IMAPDoub
     assert provider.messages("Sealed") == [sealed]
 
 
+@pytest.mark.parametrize("code", ["UIDVALIDITY", "UIDNEXT"])
+@pytest.mark.parametrize("number", ["9" * 5000, "0", "-1", "1e9", "4294967296"])
+async def test_a_number_that_is_none_of_imaps_is_a_failure_of_the_mailbox(
+    code: str, number: str, alice: Alice, provider: IMAPDouble, bob: Site
+) -> None:
+    """RFC 3501, 9: 32 bits, not zero. UIDNEXT only saves work, so that any will do."""
+    numbers = {"UIDVALIDITY": "3", "UIDNEXT": "2"} | {code: number}
+    said = "".join(f"* OK [{name} {value}] said\r\n" for name, value in numbers.items())
+    provider.instead["SELECT"] = [f"* 1 EXISTS\r\n{said}TAG OK [READ-WRITE] selected\r\n".encode()] * 2
+    provider.put(await alice.seal(original("one")))
+    [visited] = await visit(bob)
+    if code == "UIDVALIDITY":
+        assert "has no UIDVALIDITY" in visited.failure
+        assert len(visited.failure) < 500
+    else:
+        assert (visited.failure, visited.opened) == ("", 1)
+
+
 async def test_a_server_that_refuses_to_be_idle_is_polled(
     alice: Alice, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:

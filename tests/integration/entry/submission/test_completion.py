@@ -49,6 +49,18 @@ async def test_what_is_missing_stands_on_top(server: Server, sink: Sink, message
         assert datetime.now(UTC) - parsedate_to_datetime(match[1].decode()) < timedelta(minutes=5)
 
 
+@pytest.mark.parametrize("user", ["ann", "printer"])
+@pytest.mark.parametrize("blank", [b" ", b"\t", b" \r\n", b" Subject: x\r\n"])
+async def test_what_would_continue_the_field_put_in_front_of_it_is_refused(
+    server: Server, sink: Sink, user: str, blank: bytes
+) -> None:
+    async with server.user(user) as program:
+        reply = await program.mail(blank + FROM + BODY, "ann@alice.example")
+        assert reply == "554 5.6.0 Malformed message: the first line begins with a blank, as if it continued another"
+        assert await program.ask("NOOP") == "250 2.0.0 Ok"
+    assert sink.got == []
+
+
 async def test_a_second_try_is_the_same_mail(start: Start, sink: Sink) -> None:
     async with Wire(sink.address) as wire:
         sink.on_data += ["451 4.3.0 Not now"]

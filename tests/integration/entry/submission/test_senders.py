@@ -85,6 +85,29 @@ async def test_the_fields_that_say_whom_it_is_from_must_name_the_user(
     assert len(sink.got) == (1 if reply.startswith("250") else 0)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\x0bFrom: boss@alice.example", b"\x0cFrom: boss@alice.example", b"\x1fFrom: boss@alice.example",
+        b"\xc2\xa0From: boss@alice.example", b"\xef\xbb\xbfFrom: boss@alice.example", b"\xe2\x80\x8bFrom: boss@alice.example",
+        b"From\x0b: boss@alice.example", b"Fr\x08om: boss@alice.example", b"From boss@alice.example",
+        b"Hello",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("first", [True, False])
+async def test_a_line_in_the_header_that_is_no_field_is_refused(
+    server: Server, sink: Sink, line: bytes, first: bool
+) -> None:
+    """Programs differ in what they make of it: some skip its first octets, for some the body begins there."""
+    ours = b"From: ann@alice.example"
+    lines = [line, ours] if first else [ours, line]
+    async with server.user() as program:
+        reply = await program.mail(b"\r\n".join([*lines, b"Subject: x", b"", b"Hello"]) + b"\r\n")
+        assert reply.startswith("554 5.6.0 Malformed message: a line of the header is no field")
+        assert await program.ask("NOOP") == "250 2.0.0 Ok"
+    assert sink.got == []
+
+
 async def test_the_from_field_is_free_where_the_site_wants_it(start: Start, sink: Sink) -> None:
     async with start("check_from = false") as server, server.user() as program:
         assert (await program.mail(b"From: boss@alice.example\r\n\r\nHello\r\n")).startswith("250")

@@ -1,0 +1,71 @@
+"""What `check` says of rights: who else than root and the relay's user can change what the relay goes by.
+Standard: OpenSSH's StrictModes, over relay.toml, all that it names and the directories above; deploy/README.md.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from relay.cli.backup import named_paths
+from relay.cli.check_site import State
+from relay.config import Config
+from relay.errors import ConfigError
+from relay.policy.names import SUFFIX, printable
+from relay.rights import others_can_write
+
+MAX_NAMED = 10
+"""Maximum number of policy files that are named; the others are counted."""
+
+
+def rights_state(config_file: Path, config: Config) -> State:
+    """One line for all of it."""
+    problems = tuple(dict.fromkeys(_problems(config_file, config)))
+    return "rights", f"{config_file} and what it names", problems
+
+
+def _problems(config_file: Path, config: Config) -> Iterator[str]:
+    trusted = (_relays_user(config),)
+    yield from _of(config_file, trusted)
+    for _, path in named_paths(config):
+        if path != config.policies.directory:
+            yield from _of(path, trusted)
+    commands = [config.alarms.command or (), *(account.token_command for account in config.imap.values())]
+    for program in (shutil.which(command[0]) for command in commands if command):
+        if program is not None:
+            yield from _of(Path(program), trusted)
+    # A group of people may edit policies, if that is how the site wants it.
+    yield from _of(config.policies.directory, trusted, groups=False)
+    yield from _policies(config.policies.directory)
+
+
+def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterator[str]:
+    with suppress(ConfigError):  # it cannot be read, which is found elsewhere
+        if who := others_can_write(path.absolute(), trusted, groups=groups):
+            yield f"{printable(str(path))}: {printable(who)}"
+
+
+def _relays_user(config: Config) -> int:
+    """Who owns the state; whoever looks, where there is none yet."""
+    with suppress(OSError):
+        return config.store.secret.parent.stat().st_uid
+    return os.geteuid()
+
+
+def _policies(directory: Path) -> Iterator[str]:
+    """Those that everybody can change, below the directory."""
+    found = []
+    for where, _, files in os.walk(directory, followlinks=True):
+        below = () if Path(where) == directory else (Path(where),)
+        for path in (*below, *(Path(where, name) for name in files if name.endswith(SUFFIX))):
+            with suppress(OSError):
+                if path.stat().st_mode & stat.S_IWOTH:
+                    found.append(path)
+    for path in sorted(found)[:MAX_NAMED]:
+        yield f"{printable(str(path))}: everybody can write to it: chmod o-w {printable(str(path))}"
+    if len(found) > MAX_NAMED:
+        yield f"{directory}: everybody can write to {len(found) - MAX_NAMED} more of its files"
