@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import binascii
 import re
-import unicodedata
 from typing import NamedTuple
+
+from relay.characters import is_printable, nfkc
 
 MAX_OCTETS = 8192
 """A longer field is in doubt: no real one has as many octets."""
@@ -201,7 +202,7 @@ class _Parser:
         if len(mailbox.local) + len(domain) >= MAX_CHARACTERS:
             raise InDoubt(f"an address has more than {MAX_CHARACTERS} characters")
         whole = str(mailbox)
-        if "=?" in whole or not whole.isprintable() or unicodedata.normalize("NFKC", whole) != whole:
+        if "=?" in whole or not is_printable(whole) or nfkc(whole) != whole:
             raise InDoubt("an address has what no address has")
         return mailbox
 

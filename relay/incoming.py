@@ -32,6 +32,7 @@ from relay.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.mail import Envelope, InPlace, Mail, Outcomes
+from relay.mailbox import folded_mailbox
 from relay.opening import Opened
 from relay.opening.original import Original, Originals
 from relay.policy.content import MessageFacts
@@ -288,7 +289,7 @@ class _KeptMail:
         """
         told = {each.mailbox: each.notify for each in self.envelope.recipients}
         asked = any(each.notify != told.get(each.mailbox) for each in leaving.envelope.recipients)
-        other = asked or leaving.envelope.sender != self.envelope.sender
+        other = asked or folded_mailbox(leaving.envelope.sender) != folded_mailbox(self.envelope.sender)
         if other or not await off_loop(mime.work(leaving.message), self.fits, leaving.message):
             self.handed_on = True
             return None

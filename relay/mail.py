@@ -11,27 +11,13 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relay.errors import RelayError
+from relay.mailbox import folded_domain, folded_mailbox
 
 Outcomes = tuple[RelayError | None, ...]
 """What became of a mail for each of its recipients, in their order: None where the next hop has accepted it."""
 
 MAILBOX = re.compile(r"""([^@"\\]+|"(?:[^"\\]|\\.)*")@(\[[^\[\]@"\\]+\]|[^\s@"\\()\[\],:;]+)""")
 """RFC 5321, 4.1.2, but for characters of the local part that are of no danger; exactly one "@" is outside quotes."""
-
-
-_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"')
-_DOT_STRING = re.compile(r"[^\x00-\x20\x7f-\x9f\"(),.:;<>@\[\\\]]+(?:\.[^\x00-\x20\x7f-\x9f\"(),.:;<>@\[\\\]]+)*")
-
-
-def one_quoting(local: str) -> str:
-    """The one way to write a local part: without quotes and backslashes that change nothing (RFC 5321, 4.1.2)."""
-    quoted = _QUOTED.fullmatch(local)
-    if quoted is None:
-        return local
-    text = re.sub(r"\\(.)", r"\1", quoted[1])
-    if _DOT_STRING.fullmatch(text):
-        return text
-    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +31,10 @@ class Recipient:
     notify: str | None = None
     orcpt: str | None = None
     mailbox: str = field(init=False, repr=False, compare=False)
-    """The address with its domain in lower case and no needless quotes: who differs in that alone is the same."""
+    """The one spelling of the address: recipients who have the same one are the same."""
 
     def __post_init__(self) -> None:
-        local, at, domain = self.address.rpartition("@")
-        object.__setattr__(self, "mailbox", one_quoting(local) + at + domain.lower() if at else self.address)
+        object.__setattr__(self, "mailbox", folded_mailbox(self.address))
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,5 +182,5 @@ class InPlace:
 
 
 def domain_of(address: str) -> str:
-    """The domain of an address in lower case, or "" where there is none (the null sender, `postmaster`)."""
-    return address.rpartition("@")[2].lower() if "@" in address else ""
+    """The domain of an address as domains are compared, or "" where there is none (the null sender, `postmaster`)."""
+    return folded_domain(address.rpartition("@")[2]) if "@" in address else ""

@@ -71,7 +71,10 @@ class Outgoing:
     entered: dict[bytes, frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
-        """The answer to RCPT TO: raises ReservedSender, PolicyHolds and PolicyRefuses where that is known already."""
+        """The answer to RCPT TO, where it is known already.
+
+        Raises ReservedSender, PolicyHolds, PolicyRefuses and MalformedMessage.
+        """
         self._check_sender(sender)
         if self.shadow is None:
             with self.tally.at_rcpt(sender, recipient):

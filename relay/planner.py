@@ -12,16 +12,24 @@ from typing import TYPE_CHECKING, TypeVar
 from relay import cms, mime
 from relay.aio import off_loop
 from relay.config import Config
-from relay.errors import KeyUnavailable, MalformedMessage, PolicyHolds, PolicyRefuses, RelayError
+from relay.errors import (
+    CannotOpen,
+    CannotSeal,
+    KeyUnavailable,
+    MalformedMessage,
+    PolicyHolds,
+    PolicyRefuses,
+    RelayError,
+)
 from relay.keys.pads import plan_keys
 from relay.levels import Level, Parties
 from relay.levels.padding import pack, padded_size
 from relay.mail import Recipient, domain_of
+from relay.mailbox import folded_mailbox
 from relay.plan import QUANTUM, Copy, Group, Planned
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
-from relay.policy.names import fold_domain
 from relay.policy.priority import KeysWithReserve
 from relay.policy.strength import LevelName, strength_of
 
@@ -83,9 +91,13 @@ class Planner:
                 planned, error = Planned(recipient, None), decision
             else:
                 copy, causes = self._best(decision, octets, missing or {})
-                inside = copy is not None and copy.in_clear and self._is_our_own(recipient)
+                inside = copy is not None and copy.in_clear and domain_of(recipient.mailbox) in self.config.site.domains
                 planned = Planned(recipient, decision, causes, inside)
-                error = None if copy else _otherwise(decision, octets, causes, waited)
+                if copy is None:
+                    never = bool(self._not_taken(decision))
+                    error = _otherwise(decision, octets, causes, waited, never=never)
+                elif not copy.in_clear and (cause := _cannot_be_sealed(decision.sender, recipient)):
+                    copy, error = None, MalformedMessage(cause)
             if error is not None:
                 errors[str(error)] = error
             groups.setdefault(copy or str(error), []).append(planned)
@@ -93,13 +105,6 @@ class Planner:
             Group(tuple(members), key) if isinstance(key, Copy) else Group(tuple(members), error=errors[key])
             for key, members in groups.items()
         )
-
-    def _is_our_own(self, recipient: Recipient) -> bool:
-        """Whether the domain is one of ours beyond doubt."""
-        try:
-            return fold_domain(domain_of(recipient.address)) in {fold_domain(each) for each in self.config.site.domains}
-        except ValueError:
-            return False
 
     async def carry_out(
         self,
@@ -176,26 +181,41 @@ class Planner:
         return self.hidden(copy, sender, group.recipients, octets)
 
     def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], octets: int) -> int:
-        """How many octets of key a copy without compression has hide it, 0 without a pad. Raises MalformedMessage."""
+        """How many octets of key a copy without compression has hide it, 0 without a pad.
+
+        Raises MalformedMessage and CannotSeal.
+        """
         if "otp" not in copy.layers:
             return 0
         envelope, _ = self.sealed_envelope(copy, sender, recipients)
         return padded_size(len(mime.payload_header(envelope)) + octets, self.config.otp.padding)
 
     def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> tuple[bytes, bytes]:
-        """The DER of what the payload says of itself, and its id.
+        """The DER of what the payload says of itself, and its id; our own receiver has read it.
 
-        Raises MalformedMessage where an address cannot be written.
+        Raises MalformedMessage where it cannot be written, CannotSeal where the peer would refuse it.
         """
         parties = self.parties(copy.peer or "")
+        ends = self._ends(copy.peer or "", copy.protection)
         mailboxes = tuple(dict.fromkeys(each.mailbox for each in recipients))
         now = datetime.now(UTC).replace(microsecond=0)
-        envelope = cms.SealedEnvelope(parties.master_sae, parties.slave_sae, copy.protection, now, sender, mailboxes)
+        envelope = cms.SealedEnvelope(
+            parties.master_sae, parties.slave_sae, copy.protection, now, _sealed_sender(sender), mailboxes
+        )
         try:
-            envelope.check_addresses()
-            return envelope.encode(), envelope.id
+            octets = envelope.encode()
         except ValueError as error:
-            raise MalformedMessage("an address is none, is longer than can be sealed, or is no Unicode") from error
+            raise MalformedMessage("it has more recipients than can be sealed, or an address that is none") from error
+        try:
+            cms.read_sealed_envelope(mime.unwrap(mime.payload_header(octets)).envelope, ends)
+        except CannotOpen as error:
+            raise CannotSeal(f"its receiver would refuse it: {error}") from error
+        return octets, envelope.id
+
+    def _ends(self, peer: str, layers: str = "") -> cms.Ends:
+        """What this peer will hold our sealed envelope against, as far as we know it."""
+        domains = {*self.config.site.domains, *self.config.peers[peer].takes_from}
+        return cms.Ends(self.config.site.name, self.config.site.sae_id, self.config.peers[peer].sae_id, layers, domains)
 
     def knows(self, peer: str) -> bool:
         """Whether this peer is one of ours, and not one whose document was taken away."""
@@ -228,6 +248,8 @@ class Planner:
             return f"{level}: peer {decision.peer!r} is known no more: its document or [peers.{decision.peer}] is gone"
         if (level in QUANTUM or decision.quantum == "required") and (cause := self._no_kme(decision.peer)):
             return f"{level}: {cause}"
+        if cause := self._not_taken(decision):
+            return f"{level}: {cause}"
         parties = self.parties(decision.peer)
         obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
         return next((f"{level}: {obstacle}" for obstacle in obstacles if obstacle), "")
@@ -237,6 +259,16 @@ class Planner:
         if level in QUANTUM and (cause := self._no_kme(peer)):
             return cause
         return self.levels[level].obstacle(self.parties(peer))
+
+    def _not_taken(self, decision: Decision) -> str:
+        """Why the peer would put aside whatever this sender sends, or ""."""
+        peer = decision.peer
+        if peer is None or not self.knows(peer) or self._ends(peer).may_send(_sealed_sender(decision.sender)):
+            return ""
+        return (
+            f"the sender's domain is none of site.domains, so peer {peer!r} would put the mail aside; where it has "
+            f"that domain in `forwards` for us, write it in `takes_from` of [peers.{peer}]"
+        )
 
     def acceptable(self, decision: Decision) -> set[str]:
         """The protections that satisfy a decision: those that it can lead to, and stronger ones."""
@@ -303,13 +335,34 @@ def _decided(group: Group) -> list[Decided]:
 
 
 def _otherwise(
-    decision: Decision, octets: int, causes: Sequence[str], waited: float | None
+    decision: Decision, octets: int, causes: Sequence[str], waited: float | None, *, never: bool
 ) -> PolicyHolds | PolicyRefuses:
-    """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused."""
+    """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused.
+
+    `never` says that no mail of this sender can be sealed for the recipient.
+    """
     setting, action = decision.without_level(octets)
+    if never and decision.impossible:
+        setting, action = "impossible", decision.impossible
     cause = f"{decision.where}: {setting} = {action!r}: {'; '.join(causes)}"
     if action == "refuse":
         return PolicyRefuses(cause)
     if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
         return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
     return PolicyHolds(cause)
+
+
+def _sealed_sender(sender: str) -> str:
+    """As sealed envelopes name the sender; Postfix takes one dot at the end away once a milter has seen the mail."""
+    return folded_mailbox(sender.removesuffix("."))
+
+
+def _cannot_be_sealed(sender: str, recipient: Recipient) -> str:
+    """Which of the two addresses no sealed envelope can name, and why, or ""."""
+    for whose, is_none in (
+        ("sender", bool(sender) and not cms.is_sender(_sealed_sender(sender))),
+        ("recipient", not cms.is_recipient(recipient.mailbox)),
+    ):
+        if is_none:
+            return f"the {whose}'s address is none, is too long, or has characters that no sealed mail may have"
+    return ""

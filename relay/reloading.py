@@ -22,8 +22,8 @@ from relay.identity import KnownSites, site_stamps
 from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
 from relay.levels import Level
+from relay.mailbox import folded_domain
 from relay.opening.layers import Layers
-from relay.opening.recipients import folded_domain
 from relay.planner import Planner
 from relay.policy.reload import PoliciesInForce
 from relay.stamps import Stamps, Unknown

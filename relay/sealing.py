@@ -117,7 +117,10 @@ class Sealer:
         object.__setattr__(self, "_policy_seconds", self.board.spread(metrics.STEP_SECONDS, "outgoing", "policy"))
 
     def check(self, sender: str, recipient: str) -> None:
-        """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all."""
+        """Raises PolicyHolds or PolicyRefuses where no level that policy lists can be done at all.
+
+        Raises MalformedMessage where it can, and one of the addresses cannot be sealed.
+        """
         policies = self.policies()
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
         if isinstance(decision, Decision) and _depends_on_message(decision):
@@ -212,7 +215,8 @@ class Sealer:
         if copy.key_on_top:
             await keys.draw(parties.peer, len(original))
         level, *around = copy.layers
-        envelope, envelope_id = planner.sealed_envelope(copy, sender, group.recipients)
+        work = RECIPIENT_OCTETS * len(group.members)
+        envelope, envelope_id = await off_loop(work, planner.sealed_envelope, copy, sender, group.recipients)
         sealed = await levels[level].seal(mime.wrap_payload(original, envelope), parties, keys)
         for layer in around:
             sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)

@@ -71,6 +71,8 @@ class CanaryBox:
             self.drop("unprotected", peer)
         elif not is_canary(sender, opened.config.peers[peer].domains):
             self.drop("other sender", peer)
+        elif len(opened.envelope.recipients) != 1:
+            self.drop("malformed", peer)
         else:
             try:
                 self._waiting.put_nowait(_Arrival(peer, sender, read(opened.original), self._table.clock()))

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +13,9 @@ from email.utils import format_datetime, make_msgid
 from typing import Any, Literal
 
 from relay import mime
+from relay.characters import nfkc
 from relay.errors import BadStructure, MalformedMessage
-from relay.opening.recipients import folded_domain
-from relay.policy.names import MAX_ADDRESS
+from relay.mailbox import MAX_ADDRESS, folded_domain
 
 LOCAL_PART = "qumail-canary"
 CONTENT_TYPE = "application/vnd.qumail.canary+json"
@@ -52,7 +51,7 @@ def is_canary(mailbox: str, domains: Collection[str]) -> bool:
     local, _, domain = mailbox.rpartition("@")
     if len(mailbox) > MAX_ADDRESS or _QUOTING.sub("", local).lower() != LOCAL_PART:
         return False  # marks of which there are many take seconds to be put in order
-    plain = unicodedata.normalize("NFKC", domain).replace("\u3002", ".").rstrip(".")  # RFC 3490, 3.1; RFC 1035, 3.1
+    plain = nfkc(domain).replace("\u3002", ".").rstrip(".")  # RFC 3490, 3.1; RFC 1035, 3.1
     return folded_domain(plain.lower()) in map(folded_domain, domains)
 
 

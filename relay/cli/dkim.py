@@ -22,7 +22,7 @@ from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arri
 from relay.dkim.keys import public_octets
 from relay.dkim.records import Answers, NotPassed, public_key
 from relay.errors import ConfigError
-from relay.policy.names import fold_domain
+from relay.mailbox import fold_domain
 from relay.rights import as_owner_of
 
 STRING_OCTETS = 255

@@ -53,7 +53,7 @@ from relay.identity import (
     same_fingerprint,
     write_invitation,
 )
-from relay.policy.names import fold_domain
+from relay.mailbox import fold_domain
 from relay.rights import become
 
 COMMANDS = {

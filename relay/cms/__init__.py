@@ -35,7 +35,14 @@ from relay.cms.recipients import (
     RSARecipient,
     kem_kdf_info,
 )
-from relay.cms.sealed_envelope import SealedEnvelope, decode_sealed_envelope
+from relay.cms.sealed_envelope import (
+    Ends,
+    SealedEnvelope,
+    decode_sealed_envelope,
+    is_recipient,
+    is_sender,
+    read_sealed_envelope,
+)
 from relay.cms.signed import SignatureScheme, Signed, attributes_to_sign, decode_signed, encode_signed, signed_pieces
 
 __all__ = [
@@ -47,6 +54,7 @@ __all__ = [
     "TAG_OCTETS",
     "AuthEnveloped",
     "CertificateID",
+    "Ends",
     "GCMContent",
     "KEKRecipient",
     "KEMRecipient",
@@ -65,6 +73,9 @@ __all__ = [
     "encode_enveloped",
     "encode_signed",
     "enveloped_pieces",
+    "is_recipient",
+    "is_sender",
     "kem_kdf_info",
+    "read_sealed_envelope",
     "signed_pieces",
 ]

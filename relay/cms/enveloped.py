@@ -13,6 +13,7 @@ from typing import Annotated
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
+from relay.characters import casefold, is_printable
 from relay.cms import ber, der, oids, recipients
 from relay.cms.recipients import Recipient
 from relay.errors import BadStructure
@@ -212,12 +213,12 @@ def _decode_pad(pad: _PadParameters) -> PadContent:
     key_IDs = tuple(pad.key_ids)
     if not MIN_PAD_KEYS <= len(key_IDs) <= MAX_PAD_KEYS:
         raise BadStructure(f"the pad has {len(key_IDs)} keys; {MIN_PAD_KEYS} to {MAX_PAD_KEYS} are accepted")
-    if not all(each.isprintable() for each in key_IDs):
+    if not all(map(is_printable, key_IDs)):
         raise BadStructure("a key_ID is not 1 to 256 printable characters")
     octets = [each.encode() for each in key_IDs]
     if any(not before < after for before, after in pairwise(octets)):
         raise BadStructure("the key_IDs of the pad do not ascend, each once")
-    if len({each.casefold() for each in key_IDs}) != len(key_IDs):
+    if len(set(map(casefold, key_IDs))) != len(key_IDs):
         raise BadStructure("the pad names one key twice, in other letters")
     return PadContent(pad.master_sae, pad.slave_sae, pad.kme_group, pad.compression, key_IDs)
 

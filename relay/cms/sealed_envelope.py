@@ -1,11 +1,14 @@
 """The sealed envelope: what a payload says of itself, so that the receiver need not believe what stands outside.
-Standard: relay/FORMAT.md; DER, of which there is one form for each value.
+Standard: relay/FORMAT.md, 7; DER, of which there is one form for each value, and one spelling of each address.
+
+What the receiver asks of it is here, because the sender asks the same before it seals: nothing may leave that the own
+receiver would refuse.
 """
 
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated
@@ -13,17 +16,14 @@ from typing import Annotated
 from cryptography.hazmat import asn1
 
 from relay.cms import der
-from relay.errors import BadStructure
+from relay.errors import BadStructure, NotNamed
+from relay.mailbox import is_folded
 
 VERSION = 1
 ID_OCTETS = 16
-MAX_ADDRESS_OCTETS = 1024
+MAX_ADDRESS = 1024
+"""Maximum length of an address, in characters."""
 MAX_RECIPIENTS = 10_000
-_ATOM = r"[^\x00-\x20\x7f()<>\[\]:;@\\,\"]+"
-_MAILBOX = re.compile(
-    rf'(?:{_ATOM}|"(?:[^\x00-\x1f\x7f"\\]|\\[\x20-\x7e])*")(?P<domain>@(?:{_ATOM}|\[[^\x00-\x20\x7f<>\[\]\\]+\]))?'
-)
-"""Mailbox of RFC 5321, 4.1.2, or a local part alone; dots may stand anywhere in it."""
 MAX_OCTETS = 1024 * 1024
 """The whole envelope; more is refused before it is parsed."""
 
@@ -33,8 +33,8 @@ class SealedEnvelope:
     """One mail to one site, as its sender's relay got it.
 
     `layers` are named from the inside out (`pqc+aes`), `sealed_at` is in UTC and whole seconds, `sender` is the SMTP
-    sender ("" for the null one), `recipients` are mailboxes: those of this copy alone. `id` (16 octets) is of this
-    copy. The addresses never appear in repr() or logs.
+    sender ("" for the null one), `recipients` are those of this copy alone; all of these are mailboxes in their one
+    spelling (relay/mailbox.py). `id` (16 octets) is of this copy. The addresses never appear in repr() or logs.
     """
 
     master_sae: str
@@ -63,13 +63,48 @@ class SealedEnvelope:
             raise ValueError(f"the sealed envelope is longer than {MAX_OCTETS} octets")
         return octets
 
-    def check_addresses(self) -> None:
-        """Raises ValueError for what is no address: it would be written into SMTP commands as it stands."""
-        sender = _MAILBOX.fullmatch(self.sender)
-        if self.sender and not (sender and sender["domain"] and self.sender.isprintable()):
-            raise ValueError("the sender is no mail address")
-        if not all(_MAILBOX.fullmatch(each) and each.isprintable() for each in self.recipients):
-            raise ValueError("a recipient is no mail address")
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What a receiver has found of a message that came from `peer`, before it reads its sealed envelope.
+
+    `domains` are those whose senders the peer may name, as relay/mailbox.py folds them; "*" among them is any.
+    """
+
+    peer: str
+    master_sae: str
+    slave_sae: str
+    layers: str
+    domains: Collection[str]
+
+    def may_send(self, sender: str) -> bool:
+        """Whether the peer may name this sender, in its one spelling; it may always name the null one."""
+        return not sender or "*" in self.domains or sender.rpartition("@")[2] in self.domains
+
+
+def is_sender(address: str) -> bool:
+    """Whether this can be a sealed sender that is not the null one."""
+    return len(address) <= MAX_ADDRESS and is_folded(address)
+
+
+def is_recipient(address: str) -> bool:
+    """Whether this can be a sealed recipient."""
+    return len(address) <= MAX_ADDRESS and is_folded(address, local_alone=True)
+
+
+def read_sealed_envelope(octets: bytes, ends: Ends) -> SealedEnvelope:
+    """The envelope again, once it fits what was found. Raises BadStructure and NotNamed."""
+    envelope = decode_sealed_envelope(octets)
+    for said, is_, what in (
+        (envelope.master_sae, ends.master_sae, "the SAE that sealed"),
+        (envelope.slave_sae, ends.slave_sae, "the SAE that opens"),
+        (envelope.layers, ends.layers, "the layers"),
+    ):
+        if said != is_:
+            raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {is_!r}")
+    if not ends.may_send(envelope.sender):
+        raise NotNamed(f"peer {ends.peer!r} sealed it for a sender of another domain; see `forwards`")
+    return envelope
 
 
 def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
@@ -94,10 +129,10 @@ def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
         tuple(parsed.recipients),
         parsed.id,
     )
-    try:
-        envelope.check_addresses()
-    except ValueError as error:
-        raise BadStructure(f"the sealed envelope: {error}") from error
+    if envelope.sender and not is_sender(envelope.sender):
+        raise BadStructure("the sealed envelope: the sender is no mailbox in its one spelling")
+    if not all(map(is_recipient, envelope.recipients)):
+        raise BadStructure("the sealed envelope: a recipient is no mailbox in its one spelling")
     if len(set(envelope.recipients)) != len(envelope.recipients):
         raise BadStructure("the sealed envelope names one recipient twice")
     return envelope
@@ -111,7 +146,5 @@ class _EnvelopeFields:
     slave_sae: Annotated[str, asn1.Size(min=1, max=256)]
     layers: Annotated[str, asn1.Size(min=1, max=256)]
     sealed_at: asn1.GeneralizedTime
-    sender: Annotated[str, asn1.Size(min=0, max=MAX_ADDRESS_OCTETS)]
-    recipients: Annotated[
-        list[Annotated[str, asn1.Size(min=1, max=MAX_ADDRESS_OCTETS)]], asn1.Size(min=1, max=MAX_RECIPIENTS)
-    ]
+    sender: Annotated[str, asn1.Size(min=0, max=MAX_ADDRESS)]
+    recipients: Annotated[list[Annotated[str, asn1.Size(min=1, max=MAX_ADDRESS)]], asn1.Size(min=1, max=MAX_RECIPIENTS)]

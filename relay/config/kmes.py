@@ -225,7 +225,12 @@ class PeerSettings(toml.Table):
     """
     forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
     """The SMTP sender that the peer has sealed must be of its domains, or none (a bounce), or of one of these:
-    domains whose mail users or lists there pass on to you; "*": any.
+    domains whose mail users or lists there pass on to you; "*": any. The peer writes the same in its `takes_from`.
+    """
+    takes_from: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
+    """Domains beside your own from whose senders this peer takes what you seal: those that it has in `forwards` for
+    you; "*": any. Mail from other senders, as of users who forward theirs, is not sealed for it: it would end in its
+    quarantine. It is held or refused instead, as policy says.
     """
     key_max_messages: int = Field(default=1, ge=1, le=1000)
     """At level aes one quantum key wraps at most so many messages (1000 at most). So many messages may one key of

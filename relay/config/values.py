@@ -12,6 +12,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
+from relay.characters import is_printable
+from relay.mailbox import fold_domain, one_quoting
+
 
 class TCPAddress(NamedTuple):
     """A TCP address: host name or IP address, and port (0 to listen: any free one)."""
@@ -117,18 +120,19 @@ def parse_next_hops(value: object) -> tuple[Server | MailDomain, ...]:
 
 
 def parse_domain(value: str) -> str:
-    """A mail domain in lower case; raises ValueError."""
-    if not re.fullmatch(r"(?=.{1,253}\Z)[\w-]+(\.[\w-]+)*", value):
-        raise ValueError(f'{value!r} is not a mail domain; write for instance "example.org"')
-    return value.lower()
+    """A mail domain in lower case and A-labels; raises ValueError."""
+    try:
+        return fold_domain(value)
+    except ValueError:
+        raise ValueError(f'{value!r} is not a mail domain; write for instance "example.org"') from None
 
 
 def parse_mailbox(value: str) -> str:
-    """A mail address with its domain in lower case (RFC 5321, 2.4); raises ValueError."""
+    """A mail address in its one spelling; raises ValueError."""
     local, at, domain = value.rpartition("@")
-    if not at or not local or len(value) > 320 or not value.isprintable():
+    if not at or not local or len(value) > 320 or not is_printable(value):
         raise ValueError(f'{value[:80]!r} is not a mail address; write for instance "ben@example.org"')
-    return f"{local}@{parse_domain(domain)}"
+    return f"{one_quoting(local)}@{parse_domain(domain)}"
 
 
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 from relay.config import Config, DKIMKeySettings
 from relay.errors import ConfigError
 from relay.identity import files
-from relay.policy.names import fold_domain
+from relay.mailbox import fold_domain
 from relay.rights import User
 
 Algorithm = Literal["rsa", "ed25519"]

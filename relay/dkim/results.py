@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay import mime
+from relay.mailbox import folded_domain
 
 _NAME = b"authentication-results"
 _TOKEN = re.compile(r"[A-Za-z0-9._@+/=-]+")
 _OUTSIDE = re.compile(rb'"(?:[^"\\]|\\.)*+"|[()]|[^"()]+', re.DOTALL)
+_NO_DOMAIN = re.compile(r"[^A-Za-z0-9._\x80-\U0010ffff-]")
 _IN_COMMENT = re.compile(rb"\\.|[()]|[^()\\]+|\\", re.DOTALL)
 
 
@@ -49,19 +51,22 @@ def without_forged(message: bytes, authserv_id: str) -> bytes:
     header = mime.searched_header(message)
     if _NAME not in header.lower():
         return message
-    ours = authserv_id.lower().encode()
+    ours = folded_domain(authserv_id)
     kept = [raw for _, raw in mime.lines_by_field(header) if not _is_forged(raw, ours)]
     return b"".join(kept) + message[len(header) :]
 
 
-def _is_forged(raw: bytes, ours: bytes) -> bool:
+def _is_forged(raw: bytes, ours: str) -> bool:
     """Whether a field is an Authentication-Results that claims to be ours, or may to some reader."""
     name, colon, value = raw.partition(b":")
     return bool(colon) and name.strip().lower() == _NAME and _authserv_id(value) in (ours, None)
 
 
-def _authserv_id(value: bytes) -> bytes | None:
-    """The first word behind comments, in lower case; None where that cannot be told (RFC 8601, 2.2)."""
+def _authserv_id(value: bytes) -> str | None:
+    """The domain that begins the first word behind comments, folded; None where that cannot be told (RFC 8601, 2.2).
+
+    What stands behind it without a blank is left out, as is a dot at its end: readers differ about a version there.
+    """
     depth, position, word = 0, 0, b""
     while position < len(value):
         match = (_IN_COMMENT if depth else _OUTSIDE).match(value, position)
@@ -81,7 +86,9 @@ def _authserv_id(value: bytes) -> bytes | None:
         if len(word) > mime.MAX_STRUCTURED_FIELD_OCTETS:
             break
     words = word.partition(b";")[0].split()
-    return words[0].lower() if words and not depth else None
+    if not words or depth:
+        return None
+    return folded_domain(_NO_DOMAIN.split(words[0].decode("utf-8", "replace"), maxsplit=1)[0].rstrip("."))
 
 
 def _plain(text: str) -> str:

@@ -12,7 +12,7 @@ from relay import mime
 from relay.addresses import read_addresses
 from relay.dkim.canonical import Header, body_hash, canonical
 from relay.dkim.keys import SigningKey
-from relay.policy.names import fold_domain
+from relay.mailbox import fold_domain
 
 OVERSIGNED = (
     b"from sender reply-to to cc subject date message-id in-reply-to references auto-submitted mime-version "

@@ -5,8 +5,6 @@ Standard: RFC 5280; RFC 9935 (ML-KEM: keyEncipherment alone), RFC 9881 (ML-DSA),
 from __future__ import annotations
 
 import hashlib
-import re
-import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
@@ -18,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from relay.characters import is_printable
 from relay.cms import der
 from relay.identity.pairs import Role, public_key, subject_key_identifier
 
@@ -184,25 +183,6 @@ def _reason(error: Exception) -> str:
     return str(error) or "it cannot be read"
 
 
-_ASCII_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
-
-
-def is_ascii_domain(domain: str) -> bool:
-    """Whether it is in the form that this package works with."""
-    return _ASCII_DOMAIN.fullmatch(domain) is not None
-
-
-def ascii_domain(domain: str) -> str:
-    """A domain of relay.toml in A-labels: `bücher.example` is `xn--bcher-kva.example`."""
-    return ".".join(map(_a_label, domain.lower().split(".")))
-
-
-def _a_label(label: str) -> str:
-    if label.isascii():
-        return label
-    return "xn--" + unicodedata.normalize("NFC", label).encode("punycode").decode("ascii")
-
-
 # How our own are made
 
 
@@ -291,7 +271,7 @@ def _builder(
 
 def subject(name: str, unit: str) -> x509.Name:
     """Who a certificate is for: the site's name, and what it is to be used for. Raises ValueError."""
-    if not name.isprintable():
+    if not is_printable(name):
         raise ValueError("it has characters that cannot be printed")
     return x509.Name(
         [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit), x509.NameAttribute(NameOID.COMMON_NAME, name)]

@@ -41,6 +41,7 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, M
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from relay.characters import is_printable
 from relay.cms import FURTHER_KEMS, KEMS, der
 from relay.errors import BadStructure, ConfigError
 from relay.identity import files
@@ -50,10 +51,10 @@ from relay.identity.certificates import (
     check_certificate,
     check_issued_by,
     domains_of,
-    is_ascii_domain,
     valid_now,
 )
 from relay.identity.pairs import Identity, Role, fingerprint, public_key
+from relay.mailbox import is_folded_domain
 from relay.stamps import is_there
 
 FORMAT = 1
@@ -160,13 +161,13 @@ def _checked(name: str, check: Callable[..., None], *arguments: object) -> None:
 
 
 def _domain(value: str) -> str:
-    if not is_ascii_domain(value):
+    if not is_folded_domain(value):
         raise ValueError("not a mail domain in lower case and A-labels")
     return value
 
 
 def _printable(value: str) -> str:
-    if not value.isprintable():
+    if not is_printable(value):
         raise ValueError("has characters that cannot be printed")
     return value
 

@@ -13,7 +13,6 @@ from cryptography import x509
 from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.identity import liboqs
-from relay.identity.certificates import ascii_domain
 from relay.identity.directory import load_identity
 from relay.identity.document import RENEW, PeerCertificates
 from relay.identity.pairs import Identity
@@ -41,7 +40,7 @@ def _of_identity(config: Config, files: IdentitySettings, now: datetime) -> Iter
     except ConfigError as error:
         yield from error.problems
         return
-    if missing := sorted(set(map(ascii_domain, config.site.domains)) - set(identity.domains)):
+    if missing := sorted(set(config.site.domains) - set(identity.domains)):
         yield f"the certificates do not name {', '.join(missing)}; {RENEW}"
     yield from (f"{expiry}; {RENEW}" for expiry in expiring(identity, {}, now))
     # Peers seal with the keys that we gave them, whether we can open or not.

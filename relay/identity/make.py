@@ -25,7 +25,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.errors import ConfigError
 from relay.identity import certificates, files, further
-from relay.identity.certificates import is_ascii_domain
 from relay.identity.directory import (
     as_kem,
     as_rsa,
@@ -42,6 +41,7 @@ from relay.identity.directory import (
     write_key,
 )
 from relay.identity.pairs import Identity, PrivateKey, Role
+from relay.mailbox import is_folded_domain
 from relay.stamps import files_in
 
 VALID_DAYS = 730
@@ -177,7 +177,7 @@ class _Maker:
             certificates.subject(self._name, "CA")
         except ValueError as error:
             raise ConfigError(f"{self._name!r}: not a name that a certificate can carry: {error}") from error
-        if wrong := [domain for domain in self._domains if not is_ascii_domain(domain)]:
+        if wrong := [domain for domain in self._domains if not is_folded_domain(domain)]:
             raise ConfigError(f"{', '.join(wrong)}: not a mail domain in ASCII (A-labels), as certificates need it")
         if not self._domains:
             raise ConfigError("an identity needs at least one mail domain")

@@ -18,7 +18,7 @@ from relay.config import Config, IdentitySettings, PeerSettings
 from relay.config.tables import DOCUMENT_SUFFIX
 from relay.errors import ConfigError
 from relay.identity import files
-from relay.identity.certificates import UNREADABLE, ascii_domain, valid_now
+from relay.identity.certificates import UNREADABLE, valid_now
 from relay.identity.directory import read_certificate
 from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
@@ -182,14 +182,14 @@ def _contradictions(
         if table.kme_groups and not set(table.kme_groups) & set(peer.kme_groups):
             known = ", ".join(peer.kme_groups) or "none"
             yield f"[peers.{peer.name}] says KME group {table.kme_groups[0]!r}, the document says {known}"
-        if missing := {ascii_domain(domain) for domain in table.domains} - set(peer.domains):
+        if missing := set(table.domains) - set(peer.domains):
             yield f"[peers.{peer.name}] has the domain {min(missing)}, which is not in the document"
-    domains = {ascii_domain(domain): "this site" for domain in config.site.domains}
+    domains = dict.fromkeys(config.site.domains, "this site")
     saes = {config.site.sae_id: "this site"}
     others: dict[str, PeerSettings | PeerCertificates] = {**config.peers, **pinned}
     for name, other in others.items():
         if name != peer.name:
-            domains |= {ascii_domain(domain): f"peer {name}" for domain in other.domains}
+            domains |= dict.fromkeys(other.domains, f"peer {name}")
             saes[other.sae_id] = f"peer {name}"
     for domain in peer.domains:
         if owner := domains.get(domain):

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from relay.characters import casefold, is_printable
 from relay.errors import KMEBadReply
 from relay.keys.types import Key
 
@@ -113,7 +114,7 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
     """
     asked: dict[str, list[str]] = {}
     for key_ID in key_IDs:
-        asked.setdefault(key_ID.casefold(), []).append(key_ID)
+        asked.setdefault(casefold(key_ID), []).append(key_ID)
     found: dict[str, Key] = {}
     doubtful: set[str] = set()
     refused = 0
@@ -123,7 +124,7 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
         except KMEBadReply:
             refused += 1
             continue
-        spelt = asked.get(key.key_ID.casefold(), [])
+        spelt = asked.get(casefold(key.key_ID), [])
         refused += not spelt
         # Where an ID was asked for in several spellings, and comes in one of them, it is that one that came.
         for key_ID in [key.key_ID] if key.key_ID in spelt else spelt:
@@ -156,7 +157,7 @@ def _key(item: Any, size: int | None) -> Key:
     key_ID = fields.get("key_id")
     if isinstance(key_ID, int) and not isinstance(key_ID, bool):
         key_ID = str(key_ID)
-    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= MAX_KEY_ID_CHARS or not key_ID.isprintable():
+    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= MAX_KEY_ID_CHARS or not is_printable(key_ID):
         raise KMEBadReply(f"a key_ID is not 1 to {MAX_KEY_ID_CHARS} printable characters")
     try:
         octets = base64.b64decode(fields.get("key") or "", validate=True)

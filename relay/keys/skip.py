@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
+from relay.characters import is_printable
 from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.client import KMEClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
@@ -129,7 +130,7 @@ def _object(source: str, body: bytes) -> dict[str, Any]:
 def _key(source: str, body: bytes, size: int | None = None) -> Key:
     said = _object(source, body)
     key_ID, octets = said.get("keyId"), said.get("key")
-    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= _MAX_KEY_ID_CHARS or not key_ID.isprintable():
+    if not isinstance(key_ID, str) or not 0 < len(key_ID) <= _MAX_KEY_ID_CHARS or not is_printable(key_ID):
         raise KMEBadReply(f"{source}: a keyId is not 1 to {_MAX_KEY_ID_CHARS} printable characters")
     if not isinstance(octets, str) or not _HEX.fullmatch(octets):
         raise KMEBadReply(f"{source}: the key is not hexadecimal")

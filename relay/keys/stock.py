@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from relay.characters import casefold
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.accounts import Accounts
 from relay.keys.events import Complaint
@@ -45,7 +46,7 @@ class SeenKeys:
 
     def first_time(self, key: Key) -> bool:
         """Remembers the key; False when its ID or its octets were seen before."""
-        marks = [self._mark(b"id", key.key_ID.casefold().encode())]
+        marks = [self._mark(b"id", casefold(key.key_ID).encode())]
         if len(key.key) >= _TELLING_OCTETS:
             marks.append(self._mark(b"octets", key.key))
         new = not any(mark in self._marks for mark in marks)

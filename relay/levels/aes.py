@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from relay import cms
 from relay.aio import off_loop
+from relay.characters import is_printable
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
 from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
@@ -73,7 +74,7 @@ def _reference(recipient: cms.KEKRecipient) -> KeyReference:
         key_ID = recipient.key_identifier.decode()
     except UnicodeDecodeError as error:
         raise BadStructure("the key_ID is not UTF-8") from error
-    if len(key_ID) > 256 or not key_ID.isprintable():
+    if len(key_ID) > 256 or not is_printable(key_ID):
         raise BadStructure("the key_ID is not 1 to 256 printable characters")
     named = recipient.attribute
     if named is None:

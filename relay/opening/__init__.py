@@ -31,7 +31,6 @@ from relay.opening.recipients import (
     all_have_it,
     all_named,
     check_time,
-    folded_mailbox,
     read_envelope,
     told_apart,
 )
@@ -45,6 +44,8 @@ log = structlog.get_logger(__name__)
 
 PATIENT_OCTETS = 2 * 2**20
 """A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
+ENVELOPE_COSTS = 4
+"""An octet of a sealed envelope is this many times the work of one of a message: there is an address in a few."""
 RECIPIENT_OCTETS = 64
 """What one recipient counts where it is decided whether work is done beside the loop."""
 
@@ -84,17 +85,20 @@ class Opened:
 
     def name_in_store(self, mailbox: str) -> bytes:
         """What the store calls this recipient of it."""
-        return recipient_name(self.mail, folded_mailbox(mailbox))
+        return recipient_name(self.mail, mailbox)
 
     def to_the_due(self, mail: Mail) -> Mail:
         """`mail` to those who get it now, from the sealed sender: what MAIL FROM, NOTIFY and RET say can be forged.
 
-        An outsider who could ask for a notice of success, or for a bounce in full, would get what was sealed.
+        An outsider who could ask for a notice of success, or for a bounce in full, would get what was sealed. Nor does
+        what MAIL FROM said tell whether the sealed sender needs SMTPUTF8 (RFC 6531, 3.4).
         """
         envelope, due = mail.envelope, set(self.due)
         to = tuple([_without_success(each) for each in envelope.recipients if each.mailbox in due])
+        sender = self.envelope.sender
+        utf8 = envelope.smtputf8 or not sender.isascii()
         # RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content.
-        return mail.with_envelope(Envelope(self.envelope.sender, to, envelope.smtputf8, "HDRS", envelope.envid))
+        return mail.with_envelope(Envelope(sender, to, utf8, "HDRS", envelope.envid))
 
 
 def _utc_now() -> datetime:
@@ -128,10 +132,10 @@ class MailOpener:
         """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
 
         `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us.
-        `mailboxes` want the mail: those who are `due` are claimed until `settle` or `give_up`; None claims nobody. An
-        original with more than `max_hops` Received fields is in a loop. With `patient`, keys that its KME does not know
-        yet are waited for; with `any_time` a person answers for its age. Raises KeyUnavailable, StoreUnavailable or
-        CannotOpen.
+        `mailboxes`, in their one spelling (Recipient.mailbox), want the mail: those who are `due` are claimed until
+        `settle` or `give_up`; None claims nobody. An original with more than `max_hops` Received fields is in a loop.
+        With `patient`, keys that its KME does not know yet are waited for; with `any_time` a person answers for its
+        age. Raises KeyUnavailable, StoreUnavailable or CannotOpen.
         """
         layers = self.layers()
         outermost = await layers.recognise(message, sender)
@@ -160,7 +164,8 @@ class MailOpener:
                 entity = await layers.open(found, outermost, size, patient=patient)
                 any_time = any_time or mailboxes is None
                 check = partial(self._envelope, layers.config, max_hops=max_hops, any_time=any_time)
-                envelope, named, strangers = await off_loop(size, check, found, entity, mailboxes or ())
+                work = max(size, len(entity.content), ENVELOPE_COSTS * len(entity.envelope))
+                envelope, named, strangers = await off_loop(work, check, found, entity, mailboxes or ())
             except RelayError:
                 # What a right tag has shown holds, whatever is wrong inside: nothing else opens under these keys.
                 await self.deliveries.admit(found.bound)
@@ -176,7 +181,7 @@ class MailOpener:
             raise
         # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
         of = {
-            state: tuple(box for box in named if arrived and begun.state(folded_mailbox(box)) == state)
+            state: tuple(box for box in named if arrived and begun.state(box) == state)
             for state in ("due", "served", "busy")
         }
         (peer,) = found.peers
@@ -219,10 +224,11 @@ class MailOpener:
         size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
         named = await off_loop(size, all_named, opened.config, opened.envelope)
         every = {name: None for names in named.values() for name in names}
+        had = set(has_it)
         await self.deliveries.settle_opened(
             replace(opened.arrived, mailboxes=tuple(every)),
-            map(folded_mailbox, has_it),
-            [folded_mailbox(box) for box in opened.due if box not in has_it],
+            has_it,
+            [box for box in opened.due if box not in had],
             complete=partial(all_have_it, named),
             used=self._used(opened),
         )
@@ -264,8 +270,7 @@ class MailOpener:
     def _arrived(self, found: OpenedLayers, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
         """What the store remembers, until no copy could be opened any more."""
         latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
-        folded = tuple(dict.fromkeys(map(folded_mailbox, named)))
-        return OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), folded)
+        return OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), named)
 
 
 def _without_success(recipient: Recipient) -> Recipient:

@@ -92,7 +92,9 @@ class Layers:
         while True:
             level = layer.level.name
             found.protection.insert(0, level)
-            entity = await off_loop(size, mime.unwrap, await self._unsealed(found, layer, patient=patient))
+            payload = await self._unsealed(found, layer, patient=patient)
+            entity = await off_loop(max(size, len(payload)), mime.unwrap, payload)
+            del payload  # nor is it for longer than it takes
             if entity.kind == "message" and level not in cms.FURTHER_KEMS:
                 if layer.level.quantum and len(found.protection) > 1:
                     raise BadStructure(f"{found.names}: level aes goes around pqc and rsa only")

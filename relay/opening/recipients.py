@@ -1,20 +1,17 @@
 """Who may have an opened mail: its sealed envelope has to fit what was opened, and names the recipients.
-Standard: relay/FORMAT.md, the sealed envelope; domains are compared as A-labels in lower case (RFC 5890, 2.3.2.1).
+Standard: relay/FORMAT.md, the sealed envelope; all mailboxes are in their one spelling (relay/mailbox.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
 
 from relay import cms
 from relay.cms import SealedEnvelope
 from relay.config import Config
-from relay.errors import BadSignature, BadStructure, NotAccepted, NotNamed, OutsideWindow
-from relay.mail import domain_of, one_quoting
+from relay.errors import BadSignature, NotAccepted, OutsideWindow
 from relay.opening.layers import OpenedLayers
-from relay.policy.names import fold_domain
 
 WINDOW = timedelta(days=7)
 """A message opens for so long after it was sealed; so long ids are remembered, and keys wait for late recipients."""
@@ -30,20 +27,8 @@ def read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnve
     peer = config.peers[name]
     if found.protection[0] not in peer.accept:
         raise NotAccepted(f"sealed at level {found.protection[0]}, which peer {name!r} may not use (`accept`)")
-    envelope = cms.decode_sealed_envelope(der)
-    if len(set(map(folded_mailbox, envelope.recipients))) != len(envelope.recipients):
-        raise BadStructure("the sealed envelope names one recipient twice")
-    for said, is_, what in (
-        (envelope.master_sae, peer.sae_id, "the SAE that sealed"),
-        (envelope.slave_sae, config.site.sae_id, "the SAE that opens"),
-        (envelope.layers, found.names, "the layers"),
-    ):
-        if said != is_:
-            raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {is_!r}")
-    domains = {folded_domain(each) for each in (*peer.domains, *peer.forwards) if each != "*"}
-    if envelope.sender and folded_domain(domain_of(envelope.sender)) not in domains and "*" not in peer.forwards:
-        raise NotNamed(f"peer {name!r} sealed it for a sender of another domain; see `forwards`")
-    return envelope
+    domains = (*peer.domains, *peer.forwards)
+    return cms.read_sealed_envelope(der, cms.Ends(name, peer.sae_id, config.site.sae_id, found.names, domains))
 
 
 def check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:
@@ -57,10 +42,8 @@ def check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:
 
 
 def all_named(config: Config, envelope: SealedEnvelope) -> dict[str, tuple[str, ...]]:
-    """By recipient, whom their mail may arrive for: themselves first, then their aliases here; all folded."""
-    table = {folded_mailbox(each): tuple(map(folded_mailbox, to)) for each, to in config.aliases.items()}
-    folded = map(folded_mailbox, envelope.recipients)
-    return {recipient: (recipient, *table.get(recipient, ())) for recipient in folded}
+    """By recipient, whom their mail may arrive for: themselves first, then their aliases here."""
+    return {recipient: (recipient, *config.aliases.get(recipient, ())) for recipient in envelope.recipients}
 
 
 def told_apart(
@@ -68,11 +51,8 @@ def told_apart(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
     allowed = {each for names in all_named(config, envelope).values() for each in names}
-    named: dict[str, None] = {}
-    strangers: dict[str, None] = {}
-    for box in mailboxes:
-        (named if folded_mailbox(box) in allowed else strangers)[box] = None
-    return tuple(named), tuple(strangers)
+    once = dict.fromkeys(mailboxes)
+    return tuple([box for box in once if box in allowed]), tuple([box for box in once if box not in allowed])
 
 
 def all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
@@ -80,18 +60,3 @@ def all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
     return all(
         recipient in served or (bool(aliases) and served.issuperset(aliases)) for recipient, *aliases in named.values()
     )
-
-
-@lru_cache(maxsize=1024)
-def folded_mailbox(mailbox: str) -> str:
-    """A mailbox as they are compared: the local part without needless quotes (RFC 5321, 4.1.2), the domain folded."""
-    local, at, domain = mailbox.rpartition("@")
-    return one_quoting(local) + at + folded_domain(domain) if at else mailbox
-
-
-def folded_domain(domain: str) -> str:
-    """A domain as domains are compared, also one that is none."""
-    try:
-        return fold_domain(domain)
-    except ValueError:
-        return domain.lower()

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from relay import heap
 from relay.errors import ConfigError
+from relay.mailbox import fold_domain
 from relay.policy.file import Known, PolicyFile, parse_policy
-from relay.policy.names import DEFAULT_FILE, NO_DOMAIN, SUFFIX, fold_domain, printable
+from relay.policy.names import DEFAULT_FILE, NO_DOMAIN, SUFFIX, printable
 from relay.policy.settings import today
 from relay.policy.walk import Listing, read_file
 from relay.stamps import Stamp

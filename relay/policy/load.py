@@ -12,11 +12,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from relay.errors import ConfigError
+from relay.mailbox import fold_domain
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, failures, read_tests
 from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.floors import read_floors, unknown_groups
-from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, fold_domain, printable
+from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, printable
 from relay.policy.patterns import Groups, read_groups
 from relay.policy.polled import Polled
 from relay.policy.require import Demand

@@ -5,13 +5,14 @@ Standard: RFC 5321 (4.1.2) for addresses, RFC 5892 for domains, RFC 3986 (2.1) f
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
+from relay.characters import lower, nfc
 from relay.config import DEFAULT_TAG_SEPARATORS
+from relay.mailbox import MAX_ADDRESS, fold_domain
 
 SUFFIX = ".toml"
 DEFAULT_FILE = "default.toml"
@@ -20,11 +21,6 @@ GROUPS_FILE = "groups.toml"
 TESTS_FILE = "tests.toml"
 NO_DOMAIN = frozenset({DEFAULT_FILE, FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """What these say is for everybody, or for nobody, and never for a domain called so."""
-MAX_ADDRESS = 1000
-"""An address longer than this (characters) is no address: an SMTP command line holds fewer octets."""
-
-MAX_LABEL = 256
-"""A longer one (characters) has more than 63 octets as an A-label, however it is composed."""
 
 Scope = Literal["person", "domain", "default"]
 """Whom a file covers: one person, one domain, or everybody else."""
@@ -37,16 +33,16 @@ _QUOTED_STRING = re.compile(r'"((?:[^\x00-\x1f\x7f-\x9f"\\\ud800-\udfff]|\\[\x20
 _ASCII_DOMAIN = re.compile(r"(?=.{1,253}\Z)[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*")
 _LITERAL_NAME = re.compile(r"[a-z0-9_+-][a-z0-9_+.-]*")
 _LITERAL = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_+.")
-_LETTER_DIGITS = frozenset({"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"})
-"""RFC 5892, 2.1, without the capitals."""
 _ROUTING = frozenset("%!@")
 """One of these in a local part may be read by a mail server as a route to another domain (RFC 1123, 5.2.16)."""
-_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-"""RFC 5892, 2.3: ignorable letters and marks, which another program may leave out."""
 
 
 class FoldedAddress(NamedTuple):
-    """An address as policies compare it: local part unquoted and in lower case, domain in A-labels."""
+    """An address as policies compare it: local part unquoted and in lower case, domain in A-labels.
+
+    Mailboxes are the same where `folded_mailbox` says so (relay/mailbox.py). This is a layer on top of it, for names
+    of files and patterns, in which the case of the local part does not count.
+    """
 
     local: str
     domain: str
@@ -86,40 +82,9 @@ def fold_address(local: str, domain: str) -> FoldedAddress:
     return FoldedAddress(_lower(local), domain.lower() if domain.startswith("[") else fold_domain(domain))
 
 
-@lru_cache(maxsize=1024)
-def fold_domain(domain: str) -> str:
-    """A domain in lower case and A-labels (`Bücher.example` is `xn--bcher-kva.example`).
-
-    Raises ValueError for anything else than dot-separated labels of letters, digits, "-" and "_". The
-    A-label is that of IDNA 2008: nothing is mapped but case, and what another program may map (full-width
-    letters, invisible marks, other dots) is refused, because the next hop would see another domain.
-    """
-    if len(domain) > MAX_ADDRESS:
-        raise ValueError(f"{domain[:80]!r}... is longer than {MAX_ADDRESS} characters")
-    folded = domain.lower() if domain.isascii() else ".".join(map(_a_label, domain.split(".")))
-    if not _ASCII_DOMAIN.fullmatch(folded):
-        raise ValueError(f"{domain[:80]!r} is not a mail domain")
-    return folded
-
-
-def _a_label(label: str) -> str:
-    if label.isascii():
-        return label.lower()
-    if len(label) > MAX_LABEL:
-        raise ValueError(f"{label[:80]!r}... is longer than a label can be")
-    folded = _lower(label)
-    # Exceptions of RFC 5892, 2.6: sharp s and final sigma, unstable and letters all the same; U+3007, zero.
-    usual = folded.replace("\xdf", "ss").replace("\u03c2", "\u03c3")
-    stable = unicodedata.normalize("NFKC", usual.casefold()) == usual and not _INVISIBLE.search(folded)
-    letters = all(char in "-\u3007" or unicodedata.category(char) in _LETTER_DIGITS for char in folded)
-    if not stable or not letters or folded.isascii() or len(folded) > 63:
-        raise ValueError(f"{label[:80]!r} is not a label of letters and digits in their normal form")
-    return "xn--" + folded.encode("punycode").decode("ascii")
-
-
 def _lower(text: str) -> str:
-    """In lower case and NFC, each letter by itself (in a whole word, a final capital sigma is special)."""
-    return text.lower() if text.isascii() else unicodedata.normalize("NFC", "".join(map(str.lower, text)))
+    """In lower case and NFC, each letter by itself."""
+    return nfc(lower(text))
 
 
 def encode_local(local: str) -> str:

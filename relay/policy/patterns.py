@@ -12,7 +12,8 @@ from pydantic import ConfigDict, RootModel
 
 from relay import toml
 from relay.errors import ConfigError
-from relay.policy.names import fold_domain, fold_local
+from relay.mailbox import fold_domain
+from relay.policy.names import fold_local
 from relay.policy.people import NULL_SENDER, Fit, Reading
 from relay.policy.units import Texts
 

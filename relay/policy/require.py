@@ -8,9 +8,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from relay.mailbox import fold_domain
 from relay.policy.content import MessageFacts
 from relay.policy.file import Unprotected
-from relay.policy.names import fold_domain
 from relay.policy.strength import Required
 
 SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)

@@ -9,7 +9,7 @@ from pathlib import Path
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import Progress, create_identity, needs_nothing
-from relay.policy.names import fold_domain
+from relay.mailbox import fold_domain
 from relay.rights import open_named
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, Written, make_directory, put

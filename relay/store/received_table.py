@@ -15,6 +15,7 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Double, Index, LargeBinary, Row, Table, Text, bindparam, func, select, update
 
+from relay.characters import casefold
 from relay.cms import KeyUse
 from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, KMEBadReply, RelayError, StoreUnavailable, TryLater
 from relay.store.database import batches, metadata
@@ -40,7 +41,7 @@ class KeyName:
 
     def context(self, table: str) -> bytes:
         """The table's name and the three, each after its length (4 octets): what a sealed key is bound to."""
-        names = (table, self.group, self.master_sae, self.key_ID.casefold())
+        names = (table, self.group, self.master_sae, casefold(self.key_ID))
         parts = [part.encode("utf-8", "surrogatepass") for part in names]
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 

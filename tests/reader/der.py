@@ -15,7 +15,8 @@ from tests.reader import limits
 
 INTEGER, OCTET_STRING, NULL, OBJECT, UTF8, SEQUENCE, SET = 0x02, 0x04, 0x05, 0x06, 0x0C, 0x30, 0x31
 CONSTRUCTED = 0x20
-_STRINGS = {0x04, 0x0C, *range(0x12, 0x1F)}  # universal types that are nothing but octets (the times among them)
+_CERTIFICATES = b"\x30\xa0\x30\xa0"
+_AS_THEY_ARE = {_CERTIFICATES + b"\x30", b"\x30\xa0\x30\x31\x30\xa0"}  # certificates, signed attributes
 _FAILURES = (PyAsn1Error, ValueError, IndexError, KeyError, TypeError, OverflowError, RecursionError)
 
 
@@ -148,12 +149,13 @@ def _check_universal(identifier: bytes, contents: bytes) -> None:
         raise BadEncodingError("a NULL with contents")
 
 
-def from_ber(octets: bytes) -> bytes:
-    """`octets`, one element in BER, as DER: lengths definite and minimal, strings in one piece, SETs in order.
+def from_ber(octets: bytes, *, signed: bool = False) -> bytes:
+    """`octets`, one element in BER, as DER: lengths definite and minimal, OCTET STRINGs in one piece, SETs in order.
 
-    [0] that holds nothing but OCTET STRINGs is such a string as well: our layers have no other. Raises BadEncodingError.
+    In a layer [0] that holds nothing but OCTET STRINGs is such a string as well. In SignedData (`signed`) there is none,
+    and certificates and signed attributes stay as they are. Raises BadEncodingError.
     """
-    converted, at = _Ber(octets).element(0, len(octets), 1)
+    converted, at = _Ber(octets, signed).element(0, len(octets), b"")
     if at != len(octets):
         raise BadEncodingError("something follows")
     return converted
@@ -162,34 +164,36 @@ def from_ber(octets: bytes) -> bytes:
 class _Ber:
     """One pass over BER, which counts what it meets."""
 
-    def __init__(self, octets: bytes) -> None:
+    def __init__(self, octets: bytes, signed: bool) -> None:
         self._octets = octets
+        self._signed = signed
         self._elements = 0
         self._chunks = 0
 
-    def element(self, at: int, end: int, depth: int) -> tuple[bytes, int]:
-        """The DER of the element at `at`, and where the next one begins."""
-        if depth > limits.BER_DEPTH:
+    def element(self, at: int, end: int, outside: bytes) -> tuple[bytes, int]:
+        """The DER of the element at `at`, and where the next one begins; `outside` are the identifiers around it."""
+        if len(outside) >= limits.BER_DEPTH:
             raise BadEncodingError("too deep")
         identifier, length, at = head(self._octets, at, end)
-        if not identifier[0] & CONSTRUCTED:
+        if not identifier[0] & CONSTRUCTED or (self._signed and outside + identifier in _AS_THEY_ARE):
             if length is None or identifier == b"\0":
                 raise BadEncodingError("a length, or an end, where none can be")
             self._count(identifier)
             return element(identifier, self._octets[at : at + length]), at + length
         self._count(identifier)
         stop = end if length is None else at + length
-        children = list(self._children(at, stop, depth, length is None))
+        children = list(self._children(at, stop, outside + identifier[:1], length is None))
         after = children.pop()[1]
-        return self._join(identifier, [child for child, _ in children]), after
+        in_order = sorted if self._signed and outside + identifier == _CERTIFICATES else list
+        return self._join(identifier, in_order([child for child, _ in children])), after
 
-    def _children(self, at: int, stop: int, depth: int, until_end: bool) -> Iterator[tuple[bytes, int]]:
+    def _children(self, at: int, stop: int, outside: bytes, until_end: bool) -> Iterator[tuple[bytes, int]]:
         """The children, and at last an empty one that says where the element ends."""
         while at < stop:
             if until_end and self._octets[at : at + 2] == b"\0\0":
                 yield b"", at + 2
                 return
-            child, at = self.element(at, stop, depth + 1)
+            child, at = self.element(at, stop, outside)
             yield child, at
         if until_end:
             raise BadEncodingError("no end of contents")
@@ -197,9 +201,9 @@ class _Ber:
 
     def _join(self, identifier: bytes, children: list[bytes]) -> bytes:
         first = identifier[0]
-        pieces = all(child[0] == OCTET_STRING for child in children)
-        if first & 0x1F in _STRINGS and not first & 0xC0:
-            if not pieces:
+        pieces = not self._signed and all(child[0] == OCTET_STRING for child in children)
+        if first == OCTET_STRING | CONSTRUCTED:
+            if not all(child[0] == OCTET_STRING for child in children):
                 raise BadEncodingError("a string of something else")
         elif first != 0xA0 or not pieces:
             contents = b"".join(sorted(children) if first == SET else children)

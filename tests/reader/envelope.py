@@ -12,7 +12,7 @@ from pyasn1.type import char, namedtype, univ, useful
 
 from tests.reader import der, limits
 from tests.reader.der import BadEncodingError
-from tests.reader.mailboxes import mailbox
+from tests.reader.mailboxes import is_address
 from tests.reader.structures import name_of
 
 BEGIN = b"Content-Type: message/rfc822\r\nQuMail-Sealed-Envelope:\r\n"
@@ -79,7 +79,7 @@ def read(octets: bytes) -> Envelope:
         raise BadEncodingError("the number of recipients")
     if not all(1 <= len(recipient) <= limits.ADDRESS for recipient in recipients):
         raise BadEncodingError("the length of a recipient")
-    if len({mailbox(recipient) for recipient in recipients}) != len(recipients):
+    if len(set(recipients)) != len(recipients):
         raise BadEncodingError("a recipient twice")
     sender = str(value["sender"])
     if len(sender) > limits.ADDRESS:
@@ -88,20 +88,6 @@ def read(octets: bytes) -> Envelope:
         raise BadEncodingError("an address that is none")
     names = [name_of(value[field]) for field in ("masterSAE", "slaveSAE", "layers")]
     return Envelope(bytes(value["id"]), names[0], names[1], names[2], _time(str(value["sealedAt"])), sender, recipients)
-
-
-def is_address(text: str) -> bool:
-    """A Mailbox (RFC 5321, 4.1.2), or a local part alone."""
-    quoted = re.match(r'"(?:[^"\\]|\\[ -~])*"', text)
-    local, at, domain = (quoted[0], *text[quoted.end() :].partition("@")[1:]) if quoted else text.partition("@")
-    if quoted and text[quoted.end() :][:1] not in {"", "@"}:
-        return False
-    literal = domain[:1] == "[" and domain[-1:] == "]"
-    plain = [] if quoted else [local]
-    plain += [domain[1:-1].replace(":", "")] if literal else [domain]
-    specials = set('()<>[]:;@\\,"')
-    atoms = all(each and not specials & set(each) and " " not in each for each in plain[: None if at else -1])
-    return text.isprintable() and atoms
 
 
 def _time(text: str) -> datetime:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tests.reader.mailboxes import Mailbox
+from tests.reader.mailboxes import Mailbox, casefolded
 
 WINDOW_PAST = timedelta(days=7)
 WINDOW_COMING = timedelta(minutes=10)
@@ -23,7 +23,7 @@ class OneKey:
 
     def folded(self) -> "OneKey":
         """The same as it is compared where it counts whether a key was used."""
-        return replace(self, key_id=self.key_id.casefold())
+        return replace(self, key_id=casefolded(self.key_id))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=\r\n \t]")
 _TYPES = {"application/pkcs7-mime", "application/x-pkcs7-mime"}
 _SMIME_TYPES = {"authenveloped-data", "authenticated-enveloped-data"}
 
+_SIGNED_TYPES = {"signed-data"}
+
+# Layers and SignedData inside, as a sender writes them.
 LAYER = (
     b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data; name="smime.p7m"\r\n'
     b"Content-Transfer-Encoding: binary\r\n\r\n"
@@ -33,12 +36,26 @@ def sealed_octets(message: bytes) -> bytes:
     """What the body of a sealed message is: DER, or BER. Raises NotSealedError and BadMessageError."""
     fields, body = _split_message(message)
     types = fields.get(b"content-type", [])
-    if not any(map(_is_sealed, types)):
+    if not any(_is_cms(each, _SMIME_TYPES) for each in types):
         raise NotSealedError
+    check_header(message)
+    return _content(types, fields.get(b"content-transfer-encoding", []), body)
+
+
+def inside(entity: bytes, *, signed: bool = False) -> bytes | None:
+    """The layer, or SignedData, that an entity is; None where it is no such thing. Raises BadMessageError."""
+    fields, body = _split_message(entity)
+    types = fields.get(b"content-type", [])
+    if not any(_is_cms(each, _SIGNED_TYPES if signed else _SMIME_TYPES) for each in types):
+        return None
+    check_header(entity)
+    return _content(types, fields.get(b"content-transfer-encoding", [b"binary"]), body)
+
+
+def _content(types: list[bytes], encodings: list[bytes], body: bytes) -> bytes:
+    """The body, decoded. Raises BadMessageError."""
     if len(types) != 1:
         raise BadMessageError("two types")
-    check_header(message)
-    encodings = fields.get(b"content-transfer-encoding", [])
     if len(encodings) != 1 or max(len(types[0]), len(encodings[0])) > limits.STRUCTURED_FIELD:
         raise BadMessageError("the transfer encoding, or a field too long")
     encoding = _without_comments(encodings[0].decode("latin-1")).strip().lower()
@@ -88,15 +105,15 @@ def _split_message(message: bytes) -> tuple[dict[bytes, list[bytes]], bytes]:
     return fields, body.removeprefix(b"\r\n")
 
 
-def _is_sealed(value: bytes) -> bool:
-    """Whether a Content-Type is that of AuthEnvelopedData."""
+def _is_cms(value: bytes, smime_types: set[str]) -> bool:
+    """Whether a Content-Type is that of CMS with one of these types."""
     kind, *rest = _split(_without_comments(value.decode("latin-1")))
     if kind.strip().lower() not in _TYPES:
         return False
     for parameter in rest:
         name, _, text = parameter.partition("=")
         if name.strip().lower() == "smime-type":
-            return _unquoted(text.strip()).lower() in _SMIME_TYPES
+            return _unquoted(text.strip()).lower() in smime_types
     return False
 
 

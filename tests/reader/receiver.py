@@ -10,7 +10,7 @@ from datetime import datetime
 from tests.reader import der, envelope, layers, limits, mime, signed, structures
 from tests.reader.der import BadEncodingError
 from tests.reader.envelope import Envelope
-from tests.reader.mailboxes import domain, mailbox
+from tests.reader.mailboxes import Mailbox, domain, mailbox
 from tests.reader.memory import WINDOW_COMING, WINDOW_PAST, Memory, OneKey
 from tests.reader.model import ANYBODY, Delivered, Failure, Held, Keys, Outcome, PassedOn, Peer, Refused, Site
 from tests.reader.structures import KEMS, ML_KEM, Layer, QuantumKeys
@@ -41,7 +41,7 @@ def receive(
     except Failure as failure:
         if failure.kind == "no key":
             return Held(opening.memory)
-        ours = any(domain(mailbox(sender)[1]) in peer.domains for peer in site.peers)
+        ours = any(domain(sender.rpartition("@")[2]) in peer.domains for peer in site.peers)
         unreadable = failure.step == 1 and not opening.names
         if failure.kind == "not for us" or (unreadable and failure.kind == _BAD and not ours):
             return PassedOn(opening.memory)
@@ -86,13 +86,14 @@ class _Opening:
                 return self._verify(inside)
             if layer.name == "otp":
                 inside = layers.unpad(inside, compressed=layer.compressed)
-            if not inside.startswith(mime.LAYER):
+            another = self._inside(inside)
+            if another is None:
                 if layer.name in FURTHER_KEMS or self.names[1:]:
                     raise Failure(8, _BAD, "no layer of pqc or rsa inside those that stand around one")
                 return inside
             if layer.name == "otp":
                 raise Failure(8, _BAD, "a layer where none can be")
-            octets = inside[len(mime.LAYER) :]
+            octets = another
 
     def _structure(self, octets: bytes) -> Layer:
         """Step 1, after Content-Type and base64."""
@@ -154,12 +155,20 @@ class _Opening:
             raise Failure(1, "not for us", "sealed for other certificates")
         return inside
 
+    def _inside(self, entity: bytes, *, signed: bool = False) -> bytes | None:
+        """Step 8: what CMS an entity is."""
+        try:
+            return mime.inside(entity, signed=signed)
+        except mime.BadMessageError as error:
+            raise Failure(8, _BAD, str(error)) from error
+
     def _verify(self, entity: bytes) -> bytes:
         """Step 9."""
         level = self.names[-1]
-        if not entity.startswith(mime.SIGNED):
+        octets = self._inside(entity, signed=True)
+        if octets is None:
             raise Failure(8, _BAD, "no SignedData where it must be")
-        payload, peer = signed.verify(entity[len(mime.SIGNED) :], level, self.site.peers, self.now)
+        payload, peer = signed.verify(octets, level, self.site.peers, self.now)
         if self.peer not in (None, peer):
             raise Failure(9, "bad signature", "layers from different peers")
         self.peer = peer
@@ -179,7 +188,7 @@ class _Opening:
             raise Failure(10, _NOT_NAMED, "other layers")
         self._accept(self.names[-1], peer, 10)
         allowed = peer.domains | peer.forwards
-        if sealed.sender and ANYBODY not in allowed and domain(mailbox(sealed.sender)[1]) not in allowed:
+        if sealed.sender and ANYBODY not in allowed and sealed.sender.rpartition("@")[2] not in allowed:
             raise Failure(10, _NOT_NAMED, "a sender of another domain")
         if not self.now - WINDOW_PAST <= sealed.sealed_at <= self.now + WINDOW_COMING:
             raise Failure(10, "outside window")
@@ -189,7 +198,7 @@ class _Opening:
 
     def _deliver(self, sealed: Envelope, original: bytes, peer: Peer, recipients: Sequence[str]) -> Delivered:
         """Steps 11 and 12."""
-        named = {mailbox(recipient) for recipient in sealed.recipients}
+        named = set(map(Mailbox, sealed.recipients))
         for recipient, others in self.site.aliases.items():
             if mailbox(recipient) in named:
                 named |= {mailbox(other) for other in others}

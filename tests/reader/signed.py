@@ -125,6 +125,8 @@ def verify(octets: bytes, level: str, peers: Iterable[Peer], now: datetime) -> t
 
 def _read(octets: bytes) -> tuple[bytes, Any]:
     """The payload and the one SignerInfo."""
+    if octets[1:2] == b"\x80":
+        octets = der.from_ber(octets, signed=True)
     info = der.decode(octets, rfc5652.ContentInfo())
     if str(info["contentType"]) != ID_SIGNED_DATA:
         raise BadEncodingError("not SignedData")
@@ -184,8 +186,10 @@ def _digest_signed(signer: Any, digest_algorithm: bytes, signature_algorithm: by
     if found[ID_CONTENT_TYPE] != der.oid(ID_DATA):
         raise BadEncodingError("another content type is signed")
     _check_time(found[ID_SIGNING_TIME])
-    signature = b"\xa1" + signature_algorithm[1:]
-    protected = [der.tlv(der.SEQUENCE, digest, signature) for digest in _alike(digest_algorithm)]
+    signatures = next(found for _, found, _ in SCHEMES.values() if signature_algorithm in found)
+    protected = [
+        der.tlv(der.SEQUENCE, digest, b"\xa1" + one[1:]) for digest in _alike(digest_algorithm) for one in signatures
+    ]
     if found[ID_ALGORITHM_PROTECTION] not in protected:
         raise BadEncodingError("other algorithms are signed")
     return bytes(der.decode(found[ID_MESSAGE_DIGEST], univ.OctetString()))

@@ -13,6 +13,7 @@ from pyasn1_alt_modules import rfc5083, rfc5084, rfc5652, rfc9629
 
 from tests.reader import der, limits
 from tests.reader.der import BadEncodingError
+from tests.reader.mailboxes import casefolded, printable
 
 ID_DATA = "1.2.840.113549.1.7.1"
 ID_AUTH_ENVELOPED_DATA = "1.2.840.113549.1.9.16.1.23"
@@ -117,9 +118,9 @@ def name_of(value: Any) -> str:
     return text
 
 
-def printable(text: str) -> str:
-    """A key_ID: no control characters, no separators but the space."""
-    if not text.isprintable():
+def key_id(text: str) -> str:
+    """A key_ID, which is printable."""
+    if not printable(text):
         raise BadEncodingError("a key_ID that is not printable")
     return text
 
@@ -190,7 +191,7 @@ def _pad_parameters(octets: bytes) -> tuple[QuantumKeys, bool]:
     value = der.decode(octets, ONE_TIME_PAD_PARAMETERS)
     if int(value["version"]) != 1 or int(value["compression"]) not in (0, 1):
         raise BadEncodingError("another version or compression")
-    key_ids = tuple(printable(name_of(key_id)) for key_id in value["keyIDs"])
+    key_ids = tuple(key_id(name_of(each)) for each in value["keyIDs"])
     if not 2 <= len(key_ids) <= limits.PAD_KEYS:
         raise BadEncodingError("the number of keys")
     names = [name_of(value[field]) for field in ("masterSAE", "slaveSAE", "kmeGroup")]
@@ -200,7 +201,7 @@ def _pad_parameters(octets: bytes) -> tuple[QuantumKeys, bool]:
 def ascend(key_ids: tuple[str, ...]) -> bool:
     """They ascend strictly as UTF-8 octets, and no two are equal after full case folding (section 5, 4)."""
     octets = [key_id.encode() for key_id in key_ids]
-    return all(one < other for one, other in pairwise(octets)) and len({k.casefold() for k in key_ids}) == len(key_ids)
+    return all(one < other for one, other in pairwise(octets)) and len(set(map(casefolded, key_ids))) == len(key_ids)
 
 
 def _nonce(parameters: bytes) -> bytes:
@@ -236,8 +237,8 @@ def _quantum_recipient(value: Any) -> tuple[QuantumKeys, bytes]:
         raise BadEncodingError("another key wrap")
     attribute = der.decode(bytes(other["keyAttr"]), QKD_KEY_ATTRIBUTE)
     names = [name_of(attribute[field]) for field in ("masterSAE", "slaveSAE", "kmeGroup")]
-    key_id = printable(name_of(kek["keyIdentifier"]))
-    return QuantumKeys(names[0], names[1], names[2], (key_id,)), bytes(value["encryptedKey"])
+    key_ids = (key_id(name_of(kek["keyIdentifier"])),)
+    return QuantumKeys(names[0], names[1], names[2], key_ids), bytes(value["encryptedKey"])
 
 
 def named(choice: Any) -> tuple[bytes | None, bytes, int]:

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.reader.mailboxes import mailbox
+from tests.reader.mailboxes import domain, mailbox
 from tests.reader.memory import WINDOW_COMING, WINDOW_PAST, Binding, Memory, OneKey, Seen
 from tests.reader.model import Certificate, Peer, PrivateKey, Site
 from tests.reader.signed import certificate
@@ -125,7 +125,7 @@ def _peer(line: str) -> Peer:
     return Peer(
         name,
         values["sae"],
-        sets["domains"],
+        frozenset(map(domain, sets["domains"])),
         sets["groups"],
         sets.get("accept", frozenset({"otp", "aes", "pqc", "rsa"})),
         sets.get("forwards", frozenset()),

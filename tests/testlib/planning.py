@@ -36,7 +36,7 @@ def config(directory: Path) -> Config:
     """Alice's, with two peers."""
     site = make_site(directory, "alice", state=directory, kme_url="https://[::1]:1", outgoing=TCPAddress("::1", 1))
     found = load_config(site.config_file)
-    bob = found.peers["bob"]
+    bob = found.peers["bob"].model_copy(update={"takes_from": ("*",)})
     peers = {"bob": bob, "carol": bob.model_copy(update={"sae_id": SAES["carol"]})}
     domains = found.site.model_copy(update={"domains": ("alice.example", "board.alice.example")})
     return found.model_copy(update={"peers": peers, "site": domains})

@@ -45,6 +45,7 @@ from relay.levels.otp import OneTimePad
 from relay.levels.pqc import PQC
 from relay.levels.rsa import RSA
 from relay.mail import Recipient
+from relay.mailbox import folded_mailbox
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receive, vector
@@ -136,7 +137,8 @@ async def seal(
     alice, bob = _person("alice"), _person("bob")
     parties = Parties(MASTER, "1", "bob", alice.identity, bob.certificates)
     now = datetime.now(UTC).replace(microsecond=0)
-    envelope = SealedEnvelope(MASTER, "1", protection, now, sender, recipients)
+    folded = tuple(map(folded_mailbox, recipients))
+    envelope = SealedEnvelope(MASTER, "1", protection, now, folded_mailbox(sender), folded)
     content = mime.wrap_payload(original, envelope.encode())
     der = b""
     for name in protection.split("+"):

@@ -51,9 +51,11 @@ retry_delay = 0.05
 domains = ["{peer}.example"]
 sae_id = "{peer_sae}"
 kme_groups = ["alice-bob"]
-"""
+{peer_settings}"""
 
 
+ANY_SENDER = 'takes_from = ["*"]'
+"""In the table of a peer: mail from anybody is sealed for it."""
 WORKERS = 1
 """Of so many workers is each relay whose test does not look into its process: `pytest --workers 2`."""
 SOON_LOCKED_OUT = "from relay.store import store; store.BUSY_TIMEOUT_S = 0.5"
@@ -99,11 +101,12 @@ def make_site(
     policies: Mapping[str, str] = POLICIES,
     settings: str = "",
     kme_settings: str = "",
+    peer_settings: str = "",
     identities: Identities | None = None,
 ) -> Site:
     """Alice (SAE 2, KM1) or Bob (SAE 1, KM2); `outgoing` and `incoming` are the next hops of each direction.
 
-    `settings` go into both direction tables, `kme_settings` into the KME's.
+    `settings` go into both direction tables, `kme_settings` into the KME's, `peer_settings` into that of the other one.
     """
     peer, sae, peer_sae = ("bob", "2", "1") if name == "alice" else ("alice", "1", "2")
     directions = "".join(
@@ -123,6 +126,7 @@ def make_site(
             kme_url=kme_url,
             state=state,
             kme_settings=kme_settings,
+            peer_settings=f"{peer_settings}\n" if peer_settings else "",
         )
     )
     site.write_policies(policies)

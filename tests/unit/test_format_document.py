@@ -5,6 +5,7 @@ Standard: every table and every marked example of the document is compared, so t
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import struct
 import uuid
@@ -15,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from cryptography.x509 import ObjectIdentifier
 
-from relay import cms, mime
+from relay import characters, cms, mime
 from relay.canary import message as canary
 from relay.canary.box import ANSWER_S
 from relay.cms import ber, oids
@@ -65,6 +66,16 @@ def test_every_limit_is_that_of_the_code() -> None:
     assert timedelta(seconds=UNUSED_KEEP_FOR_S) == WINDOW + SKEW == timedelta(days=7, minutes=10)
     assert "otp 15 minutes and others 24 hours after the last recipient has the mail, 7 days and 10 minutes" in FLAT
     assert f"at most {WINDOW.days} days ago and" in FLAT
+
+
+def test_what_is_printable_is_what_is_written() -> None:
+    [block] = re.findall(r"```unprintable\n(.*?)```", DOCUMENT, re.DOTALL)
+    unprintable = {number for plane in range(17) for number in (plane << 16 | 0xFFFE, plane << 16 | 0xFFFF)}
+    for each in block.partition("xFFFE")[0].split():
+        first, _, last = each.partition("-")
+        unprintable |= {*range(int(first, 16), int(last or first, 16) + 1)}
+    found = {number for number in range(0x110000) if not characters.is_printable(chr(number))}
+    assert found == unprintable
 
 
 def test_every_kem_has_the_sizes_of_the_code() -> None:
@@ -168,6 +179,13 @@ def test_the_input_of_the_key_derivation_is_what_the_document_says() -> None:
 def test_the_bound_of_the_one_time_tag_is_computed_right() -> None:
     assert "8 * ceil(L / 16) / 2^106" in FLAT
     assert 8 * -(-(2**20) // 16) / 2**106 == 2**-87
+    threats = (Path(__file__).parents[2] / "relay" / "THREATS.md").read_text()
+    for octets, keys, bound in ((2**20, 65_536, -85), (75 * 1024, 4864, -89)):
+        key_IDs = tuple(str(uuid.UUID(int=number)) for number in range(keys))
+        parameters = len(cms.PadContent("2", "1", "alice-bob", 0, key_IDs).encode())
+        assert round(math.log2(8 * -(-(parameters + octets) // 16)) - 106) == bound
+        assert f"2^{bound}" in FLAT
+    assert "2^-85 a try for 1 MiB" in threats
 
 
 def _dumped(node: Node, depth: int = 0) -> list[str]:

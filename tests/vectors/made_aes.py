@@ -296,6 +296,9 @@ def _names() -> Iterator[Case]:
         ("key-id-line-end", "a key_ID with a line end", b"key\r\n"),
         ("key-id-nul", "a key_ID with a NUL", b"key-1\0"),
         ("key-id-long", "a key_ID of 257 characters", b"k" * 257),
+        ("key-id-joiner", "a key_ID with a zero-width joiner", "key\u200d1".encode()),
+        ("key-id-no-break-space", "a key_ID with a space that is not U+0020", "key\u00a01".encode()),
+        ("key-id-private-use", "a key_ID with a character for private use", "key\ue0001".encode()),
     ):
         content = trees.put(sealed, place, der.element(der.OCTET_STRING, identifier))
         yield case(name, "bad structure", comment, content)
@@ -304,6 +307,14 @@ def _names() -> Iterator[Case]:
         "key-id-of-256-wide", "success", "a key_ID of 256 characters, of more octets", gcm(PAYLOAD, kek(wide)),
         keys=alices({wide: parts.octets(wide)}),
     )  # fmt: skip
+    for name, comment, key_ID in (
+        ("later", "a key_ID with U+1FAE8, which Unicode 14.0 does not assign", "key-\U0001fae8"),
+        ("later-capital", "a key_ID with U+A7CB, which Unicode 16 folds to U+0264", "key-\ua7cb"),
+    ):
+        yield case(
+            f"key-id-{name}", "success", comment, gcm(PAYLOAD, kek(key_ID)),
+            keys=alices({key_ID: parts.octets(key_ID)}),
+        )  # fmt: skip
     for name, comment, field, text in (
         ("empty-group", "an empty name of the KME group", 2, b""),
         ("long-group", "a KME group of 257 characters", 2, b"g" * 257),
@@ -332,6 +343,7 @@ def _messages() -> Iterator[Case]:
         ("message-other-subject", "success", "a subject from elsewhere", whole.replace(b"[...]", b"Hello")),
         ("message-footer", "bad structure", "a mailing list's footer", whole + b"-- \r\nthe list\r\n"),
         ("message-quoted-printable", "bad structure", "not base64", whole.replace(b"base64", b"quoted-printable")),
+        ("message-no-encoding", "bad structure", "no transfer encoding", whole.replace(encoding, b"")),
         ("message-two-encodings", "bad structure", "two fields of one name", whole.replace(encoding, encoding * 2)),
         ("message-two-types", "bad structure", "two types", whole.replace(kind, kind + b"Content-Type: text/plain\r\n")),
         ("message-cut", "bad structure", "the body without its end", whole[:-7]),

@@ -21,6 +21,8 @@ from tests.vectors.people import Person
 
 _SCHEMES = {"pqc": SignatureScheme.ML_DSA_87, "rsa": SignatureScheme.RSA_PSS}
 _FIRST = (*trees.RECIPIENTS, 0)
+_PLAIN_SHA256 = bytes.fromhex("300b0609608648016503040201")
+"""Without the NULL."""
 
 
 def certified_cases() -> Iterator[Case]:
@@ -38,6 +40,8 @@ def certified_cases() -> Iterator[Case]:
         yield Case(f"pqc-{name}", "bad structure", "pqc", comment, der)
     for name, comment, der in _rsa_structures():
         yield Case(f"rsa-{name}", "bad structure", "rsa", comment, der)
+    for name, comment, der in _rsa_without_nulls():
+        yield success(f"rsa-{name}", "rsa", comment, der)
 
 
 def success(name: str, level: str, comment: str, content: bytes, **more: Any) -> Case:
@@ -72,6 +76,28 @@ def _opening(level: str) -> Iterator[Case]:
          _to(bob, level, _around(cms.encode_signed(replace(signed(payload(level), people()[0], _SCHEMES[level]), certificate=b""))))),
     ):  # fmt: skip
         yield success(f"{level}-{name}", level, comment, der)
+    without = content.replace(b"Content-Transfer-Encoding: binary\r\n", b"")
+    comment = "SignedData without a transfer encoding, which is binary inside"
+    yield success(f"{level}-inner-no-encoding", level, comment, _to(bob, level, without))
+    comment = "SignedData of indefinite length, its attributes and certificate in DER"
+    yield success(f"{level}-signed-ber", level, comment, _to(bob, level, _around(_in_ber(_signed(level)))))
+
+
+def _in_ber(signed_data: bytes, *, attributes: bool = False) -> bytes:
+    """SignedData in lengths that are indefinite down to SignerInfo, or with `attributes` down to the signed ones."""
+
+    def indefinite(tag: int, *parts: bytes) -> bytes:
+        return bytes((tag, 0x80)) + b"".join(parts) + b"\0\0"
+
+    def parts_of(path: trees.Path) -> list[bytes]:
+        return [trees.encoded(each) for each in trees.at(signed_data, path)[1]]  # type: ignore[arg-type]
+
+    signer = parts_of(trees.SIGNER)
+    if attributes:
+        signer[3] = indefinite(0xA0, *parts_of((*trees.SIGNER, 3)))
+    *before, _ = parts_of((1, 0))
+    data = indefinite(0x30, *before, indefinite(0x31, indefinite(0x30, *signer)))
+    return indefinite(0x30, trees.encoded(trees.at(signed_data, (0,))), indefinite(0xA0, data))
 
 
 def _failing(level: str) -> Iterator[Case]:
@@ -245,6 +271,9 @@ def _signed_data(level: str) -> Iterator[Case]:
     turned = trees.changed(whole, (*trees.SIGNER, 3), lambda node: [(node[0], node[1][::-1])])
     comment = "signed attributes in another order than DER has"
     yield Case(f"{level}-attributes-turned", "bad structure", level, comment, _to(bob, level, _around(turned)))
+    comment = "signed attributes of indefinite length"
+    ber = _to(bob, level, _around(_in_ber(whole, attributes=True)))
+    yield Case(f"{level}-attributes-ber", "bad structure", level, comment, ber)
     digests = (1, 0, 1)
     signers_digest = (*trees.SIGNER, 2)
     for name, comment, content in (
@@ -295,6 +324,19 @@ def _pqc_structures() -> Iterator[tuple[str, str, bytes]]:
     yield "short-wrapped-key", "a content key of 16 octets", trees.put(sealed, (*info, 7), b"\x04\x18" + bytes(24))
 
 
+def _rsa_without_nulls() -> Iterator[tuple[str, str, bytes]]:
+    """SHA-256 without parameters in both places, as some software writes it."""
+    bob = people()[1]
+    sealed = _to(bob, "rsa", _around(_signed("rsa")))
+    for place in ((*_FIRST, 2, 1, 0, 0), (*_FIRST, 2, 1, 1, 0, 1)):
+        sealed = trees.put(sealed, place, _PLAIN_SHA256)
+    yield "oaep-no-null", "RSAES-OAEP with SHA-256 without parameters", sealed
+    made = _signed("rsa")
+    for place in ((*trees.SIGNER, 4, 1, 0, 0), (*trees.SIGNER, 4, 1, 1, 0, 1)):
+        made = trees.put(made, place, _PLAIN_SHA256)
+    yield "pss-no-null", "RSASSA-PSS with SHA-256 without parameters", _to(bob, "rsa", _around(made))
+
+
 def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
     alice, bob, _ = people()
     sealed = _to(bob, "rsa", _around(_signed("rsa")))
@@ -304,13 +346,21 @@ def _rsa_structures() -> Iterator[tuple[str, str, bytes]]:
         trees.put(sealed, (*_FIRST, 2), bytes.fromhex("300d06092a864886f70d0101010500")),
     )
     yield "oaep-sha1", "RSAES-OAEP with its defaults, SHA-1", trees.put(sealed, (*_FIRST, 2, 1), b"\x30\x00")
+    yield (
+        "oaep-half-null",
+        "RSAES-OAEP with SHA-256 without parameters in MGF1 alone",
+        trees.put(sealed, (*_FIRST, 2, 1, 1, 0, 1), _PLAIN_SHA256),
+    )
     yield "rsa-2048", "2048 bits", trees.put(sealed, (*_FIRST, 3), b"\x04\x82\x01\x00" + bytes(256))
     yield "ktri-version", "a version that does not fit", trees.put(sealed, (*_FIRST, 0), b"\x02\x01\x00")
     right = signed(payload("rsa"), alice, SignatureScheme.RSA_PSS)
     key = alice.identity.rsa_signing.private_key
     pkcs1 = key.sign(right.attributes, padding.PKCS1v15(), hashes.SHA256())
-    der = cms.encode_signed(replace(right, signature=pkcs1))
-    plain = trees.put(der, (*trees.SIGNER, 4), bytes.fromhex("300d06092a864886f70d01010b0500"))
-    yield "pkcs1-signature", "a PKCS #1 v1.5 signature", _to(bob, "rsa", _around(plain))
-    salt = trees.put(der, (*trees.SIGNER, 4, 1, 2), bytes.fromhex("a203020114"))
+    made = cms.encode_signed(replace(right, signature=pkcs1))
+    signature = trees.put(made, (*trees.SIGNER, 4), bytes.fromhex("300d06092a864886f70d01010b0500"))
+    yield "pkcs1-signature", "a PKCS #1 v1.5 signature", _to(bob, "rsa", _around(signature))
+    salt = trees.put(made, (*trees.SIGNER, 4, 1, 2), bytes.fromhex("a203020114"))
+    half = trees.put(made, (*trees.SIGNER, 4, 1, 1, 0, 1), _PLAIN_SHA256)
+    comment = "RSASSA-PSS with SHA-256 without parameters in MGF1 alone"
+    yield "pss-half-null", comment, _to(bob, "rsa", _around(half))
     yield "salt-20", "RSASSA-PSS with a salt of 20 octets", _to(bob, "rsa", _around(salt))

@@ -84,25 +84,41 @@ def _recipients() -> Iterator[Case]:
         "decomposed", "not named", "the same letter, composed and decomposed", _saying(recipients=(composed,)),
         recipients=(decomposed,),
     )  # fmt: skip
-    quoted = '"ben"@bob.example'
-    yield _case(
-        "quoted", "success", "needless quotes, as it arrives", _saying(), recipients=(quoted,), due=(quoted,)
-    )  # fmt: skip
+    for name, arriving in (("quoted", '"ben"@bob.example'), ("backslash", '"b\\en"@bob.example')):
+        yield _case(
+            name, "success", "needless quotes, as it arrives", _saying(), recipients=(arriving,), due=(arriving,)
+        )
     yield _case(
         "local-case", "not named", "the local part arrives in other letters", _saying(), recipients=("Ben@bob.example",)
     )
-    upper = _saying(recipients=("ben@Bob.Example",))
-    yield _case("sealed-domain-case", "success", "a domain sealed in other letters than it arrives", upper)
-    unicode, ascii_ = "ben@b\u00fccher.example", "ben@xn--bcher-kva.example"
-    for name, sealed, arriving in (
-        ("domain-as-a-label", unicode, ascii_),
-        ("domain-as-u-label", ascii_, unicode),
-        ("domain-as-u-label-in-capitals", ascii_, unicode.upper().replace("BEN", "ben")),
+    ascii_ = "ben@xn--bcher-kva.example"
+    for name, arriving in (
+        ("domain-as-u-label", "ben@b\u00fccher.example"),
+        ("domain-as-u-label-in-capitals", "ben@B\u00dcCHER.EXAMPLE"),
+        ("domain-as-u-label-decomposed", "ben@bu\u0308cher.example"),
     ):
-        comment = "domains are compared as A-labels"
         yield _case(
-            name, "success", comment, _saying(recipients=(sealed,)), recipients=(arriving,), due=(arriving,)
+            name, "success", "it arrives as U-label, and is sealed as A-label", _saying(recipients=(ascii_,)),
+            recipients=(arriving,), due=(arriving,),
         )  # fmt: skip
+    for name, comment, sealed, arriving in (
+        ("domain-of-later-letter", "a letter that Unicode 14.0 does not assign is in no U-label", "xn--1f0d", "\ua7cb"),
+        ("domain-full-width", "full-width letters are not mapped", "bob", "\uff42ob"),
+        ("domain-ignorable", "what programs leave out is in no U-label", "xn--bcher-kva", "b\u00fc\u034fcher"),
+    ):
+        named = _saying(recipients=(f"ben@{sealed}.example",))
+        yield _case(name, "not named", comment, named, recipients=(f"ben@{arriving}.example",))
+    for name, comment, address, arriving in (
+        ("later-character", "U+1FAE8, which Unicode 14.0 does not assign", "x\U0001fae8y@bob.example", ""),
+        ("later-capital", "U+A7CB, a capital letter of Unicode 16", "x\ua7cby@bob.example", ""),
+        ("needed-quotes", "a local part that needs quotes", '"b,n\\"\\\\"@bob.example', '"b\\,n\\"\\\\"@bob.example'),
+        ("empty-local-part", "a local part of no characters", '""@bob.example', ""),
+        ("dots", "two dots in a row need quotes, and arrive without", '"b..n"@bob.example', "b..n@bob.example"),
+        ("literal", "an address literal", "ben@[ipv6:2001:db8::1]", "ben@[IPv6:2001:DB8::1]"),
+    ):
+        arriving = arriving or address
+        named = _saying(recipients=(address,))
+        yield _case(f"recipient-{name}", "success", comment, named, recipients=(arriving,), due=(arriving,))
     yield _case("local-part-as-a-label", "not named", "local parts are not", _saying(recipients=("b\u00fccher@bob.example",)),
                 recipients=("xn--bcher-kva@bob.example",))  # fmt: skip
     yield _case(
@@ -152,10 +168,6 @@ def _senders() -> Iterator[Case]:
     yield _case(
         "rewritten-sender", "success", "MAIL FROM was rewritten: the sealed one counts", _saying(), sender=rewritten
     )
-    upper = "ann@ALICE.Example"
-    yield _case(
-        "sender-case", "success", "a sender's domain in other letters", _saying(sender=upper), sealed_sender=upper
-    )
     foreign = "cia@carol.example"
     sealed = _saying(sender=foreign)
     yield _case("foreign-sender", "not named", "a sender of a domain that is not Alice's", sealed)
@@ -166,23 +178,35 @@ def _senders() -> Iterator[Case]:
     peers = (ALICE._replace(forwards="dan.example"),)
     yield _case("forwards-other", "not named", "Alice forwards mail of another domain", sealed, peers=peers)
     umlaut = (ALICE._replace(domains="xn--bcher-kva.example"),)
-    other = "ann@b\u00fccher.example"
+    other = "ann@xn--bcher-kva.example"
     yield _case(
-        "sender-as-u-label",
+        "sender-as-a-label",
         "success",
-        "a sender's domain as U-label",
+        "a sender's domain as A-label",
         _saying(sender=other),
         peers=umlaut,
         sealed_sender=other,
     )
+    wide = "gr\u00fc\u00dfe@alice.example"
+    yield _case(
+        "sender-utf-8", "success", "a sender beyond US-ASCII", _saying(sender=wide), sender=ANN, sealed_sender=wide
+    )
+    literal = "ann@[192.0.2.1]"
+    yield _case("sender-literal", "not named", "a sender at an address literal", _saying(sender=literal))
     parent = (ALICE._replace(forwards="example"),)
     yield _case("forwards-parent", "not named", "a domain above the sender's", sealed, peers=parent)
+    subdomain = "ann@mail.alice.example"
+    yield _case("sender-subdomain", "not named", f"the sender {subdomain!r}", _saying(sender=subdomain))
     for name, sender in (
-        ("sender-subdomain", "ann@mail.alice.example"),
+        ("sender-case", "ann@ALICE.Example"),
+        ("sender-as-u-label", "ann@b\u00fccher.example"),
         ("sender-dot", "ann@alice.example."),
-    ):
-        yield _case(name, "not named", f"the sender {sender!r}", _saying(sender=sender))
-    for name, sender in (
+        ("sender-dots", "a..nn@alice.example"),
+        ("sender-quoted", '"ann"@alice.example'),
+        ("sender-angle", '"a>nn"@alice.example'),
+        ("sender-joiner", "a\u200dnn@alice.example"),
+        ("sender-private-use", "a\ue000nn@alice.example"),
+        ("sender-tag", "a\U000e0061nn@alice.example"),
         ("sender-no-domain", "ann"),
         ("sender-two-domains", "ann@alice.example@carol.example"),
         ("sender-blank", " "),
@@ -190,7 +214,12 @@ def _senders() -> Iterator[Case]:
         ("sender-with-command", "minister@ministry.example>\r\nRCPT TO:<eve@bob.example> x@alice.example"),
         ("sender-control", "ann\x1f@alice.example"),
     ):
-        yield _case(name, "bad structure", f"the sender {sender!r}, which is no address", _saying(sender=sender))
+        yield _case(
+            name,
+            "bad structure",
+            f"the sender {sender!a}, which is no mailbox in its one spelling",
+            _saying(sender=sender),
+        )
     two = (ALICE._replace(domains="alice.example,alice.test"),)
     second = "ann@alice.test"
     yield _case(
@@ -344,6 +373,25 @@ def _addresses() -> Iterator[tuple[str, str, bytes]]:
     ):
         listed = der.sequence(*(_field(0x0C, each) for each in recipients))
         yield name, comment, trees.put(RIGHT, TO, listed)
+    for name, comment, recipient in (
+        ("domain-case", "a domain in capital letters", "ben@Bob.Example"),
+        ("as-u-label", "a domain as U-label", "ben@b\u00fccher.example"),
+        ("dot", "a domain with a dot at its end", "ben@bob.example."),
+        ("two-dots", "a domain with two dots in a row", "ben@bob..example"),
+        ("long-label", "a label of 64 characters", f"ben@{'b' * 64}.example"),
+        ("quoted", "needless quotes", '"ben"@bob.example'),
+        ("backslash", "a needless backslash", '"b\\ n"@bob.example'),
+        ("dots-bare", "two dots in a row without quotes", "b..n@bob.example"),
+        ("angle", "an angle bracket in quotes", '"b<n"@bob.example'),
+        ("bare-space", "a space without quotes", "b n@bob.example"),
+        ("no-break-space", "a space that is not U+0020", '"b\u00a0n"@bob.example'),
+        ("joiner", "a zero-width joiner", "b\u200dn@bob.example"),
+        ("line-separator", "a line separator", "b\u2028n@bob.example"),
+        ("noncharacter", "U+1FFFF, which is no character", "b\U0001ffffn@bob.example"),
+        ("literal-case", "an address literal in capital letters", "ben@[IPv6:2001:db8::1]"),
+    ):
+        listed = der.sequence(_field(0x0C, BEN.encode()), _field(0x0C, recipient.encode()))
+        yield f"recipient-{name}", comment, trees.put(RIGHT, TO, listed)
     yield "recipients-set", "the recipients as a SET", trees.put(RIGHT, TO, _field(0x31, _field(0x0C, BEN.encode())))
     yield "recipient-alone", "a recipient without a list around it", trees.put(RIGHT, TO, _field(0x0C, BEN.encode()))
     yield "recipient-octets", "a recipient as OCTET STRING", trees.put(RIGHT, (*TO, 0), _field(0x04, BEN.encode()))

@@ -107,6 +107,7 @@ def _orders() -> Iterator[Case]:
         ("order-digits", ("10", "100", "9"), "digits are characters as all others"),
         ("order-utf-8", ("z", "\u00e9", "\uff5e"), "octets above 127 come last"),
         ("order-astral", ("a", "\uff5e", "\U0001f511"), "in UTF-8 U+1F511 comes after U+FF5E, in UTF-16 before it"),
+        ("order-later", ("a", "\u0264", "\ua7cb"), "U+A7CB, which Unicode 14.0 does not assign, folds to itself"),
         ("order-uuids", ("0b8d2f9e-2f52-4a37-9a4f-3c1f6e5f9f41", "0b8d2f9e-2f52-4a37-9a4f-3c1f6e5f9f42", "f"), "UUIDs"),
     ):
         yield case(name, "success", comment, _sealed(three, names=names))

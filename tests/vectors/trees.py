@@ -48,6 +48,14 @@ def encoded(node: Node) -> bytes:
     return header(tag, len(inside)) + inside
 
 
+def at(der: bytes, path: Path) -> Node:
+    """The element there."""
+    node = parsed(der)
+    for index in path:
+        node = node[1][index]  # type: ignore[assignment]
+    return node
+
+
 def changed(der: bytes, path: Path, change: Callable[[Node], list[Node]]) -> bytes:
     """`der` with the element at `path` replaced by what `change` makes of it: none, one or several."""
     tag, contents = parsed(der)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from relay import mime
 from relay.addresses import InDoubt, read_addresses
 from relay.errors import MalformedMessage, Refuse
-from relay.policy.names import fold_domain
+from relay.mailbox import fold_domain
 
 ANY = "*"
 """Any address but the null sender."""

@@ -145,6 +145,21 @@ async def test_what_is_not_as_written_is_not_answered(making: Making, message: b
         await nothing_came_of_it(scene, 0, malformed=1)
 
 
+@pytest.mark.usefixtures("dishonest")
+@pytest.mark.parametrize("other", ["ben@bob.example", "QuMail-Canary@bob.example"])
+async def test_a_question_whose_sealed_envelope_names_two_recipients_is_not_answered(
+    making: Making, other: str
+) -> None:
+    async with making.both(alice="") as scene:
+        message = canary(QUESTION)
+        assert (
+            await submit(scene.addresses[0]["outgoing"], message, sender=ALICE, recipients=[BOB, other])
+        ).code == 250
+        await scene.until(scene.bob, "qumail_canary_dropped_total", reason="malformed")
+        bob = await scene.bob()
+        assert bob.sum("qumail_canary_answered_total") == len(scene.receipts) == 0
+
+
 @pytest.mark.parametrize("sender", ["ann@alice.example", ""])
 async def test_a_question_of_another_sender_than_the_peers_canary_is_not_answered(making: Making, sender: str) -> None:
     async with making.both(alice="") as scene:

@@ -37,7 +37,7 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.hop import Hop
 from tests.testlib.identities import Identities
-from tests.testlib.sites import RelayProcess, Site, make_site, relay_process, serving
+from tests.testlib.sites import ANY_SENDER, RelayProcess, Site, make_site, relay_process, serving
 from tests.testlib.submit import Reply
 
 ANN, BEN, BEA, EVE = "ann@alice.example", "ben@bob.example", "bea@bob.example", "eve@bob.example"
@@ -119,7 +119,7 @@ class Alice:
 async def alice(tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities) -> AsyncIterator[Alice]:
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE,
-        identities=identities,
+        peer_settings=ANY_SENDER, identities=identities,
     )  # fmt: skip
     async with assembly.parts(site.config, prefetch=False) as parts:
         yield Alice(parts, tmp_path / "levels")

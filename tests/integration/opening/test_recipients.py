@@ -88,6 +88,17 @@ async def test_the_sender_is_the_sealed_one_and_nobody_hears_that_the_mail_arriv
     ]
 
 
+async def test_a_sealed_sender_beyond_us_ascii_goes_on_with_smtputf8(alice: Alice, bob_on_sqlite: Bob) -> None:
+    """Whatever MAIL FROM said on the way."""
+    sender = "gr\u00fc\u00dfe@alice.example"
+    sealed = await alice.seal(sender=sender)
+    async with bob_on_sqlite.running() as relay:
+        assert (await submit(relay, sealed, sender=OUTSIDER)).code == 250
+    assert bob_on_sqlite.got == [(sender, (BEN,))]
+    [mail_from] = [each for each in bob_on_sqlite.hop.commands if each.startswith("MAIL")]
+    assert " SMTPUTF8" in mail_from
+
+
 @pytest.mark.parametrize(
     ("forwards", "sender", "delivered"),
     [
@@ -107,7 +118,7 @@ async def test_a_peer_seals_for_senders_of_its_domains_or_of_those_that_it_forwa
     sealed = await alice.seal(sender=sender)
     async with bob.running() as relay:
         assert (await submit(relay, sealed, sender=ANN)).code == 250
-    assert bob.got == ([(sender, (BEN,))] if delivered else [])
+    assert bob.got == ([(sender.lower(), (BEN,))] if delivered else [])
     assert await bob.reasons() == ([] if delivered else ["redirected"])
 
 

@@ -11,9 +11,9 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay.kme import DevelopmentKMEs
+from relay.mailbox import fold_domain
 from relay.policy.content import MessageFacts
 from relay.policy.load import PolicyFolder, load_policies
-from relay.policy.names import fold_domain
 from relay.policy.require import Requirements, author
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails

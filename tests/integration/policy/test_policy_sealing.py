@@ -24,7 +24,7 @@ from relay.sealing import SealedBefore
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site, serving
+from tests.testlib.sites import ANY_SENDER, make_site, serving
 from tests.testlib.submit import Reply, submit
 
 QUANTA = (("ann", "off"), ("ben", "preferred"), ("cleo", "required"))
@@ -131,7 +131,7 @@ async def test_what_was_sealed_before_leaves_as_it_is_only_where_its_layers_are_
     policy = 'levels = ["aes"]\n[[when]]\nsender = "*@board.alice.example"\nlevels = ["otp"]\n'
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
-        policies={"bob.example.toml": policy},
+        policies={"bob.example.toml": policy}, peer_settings=ANY_SENDER,
     )  # fmt: skip
     async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250

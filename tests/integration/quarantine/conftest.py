@@ -29,7 +29,7 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
-from tests.testlib.sites import POLICIES, RelayProcess, Site, make_site, relay_process, serving
+from tests.testlib.sites import ANY_SENDER, POLICIES, RelayProcess, Site, make_site, relay_process, serving
 
 PATIENCE = "lag_patience = 0"
 
@@ -138,7 +138,7 @@ def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identiti
         else:
             site = make_site(
                 directory, "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-                policies={"default.toml": how}, identities=identities,
+                policies={"default.toml": how}, peer_settings=ANY_SENDER, identities=identities,
             )  # fmt: skip
         mail = Mail(Envelope(sender, tuple(map(Recipient, recipients))), message or mails.plain())
         async with assembly.parts(site.config, prefetch=False) as parts:

@@ -25,6 +25,11 @@ OURS = "relay.bob.example"
         "Authentication-Results: relay.bob.example 1; dkim=pass",
         "Authentication-Results: relay.bob.example",
         "Authentication-Results:\r\n\trelay.bob.example;\r\n dkim=pass",
+        "Authentication-Results: relay.bob.example.; dkim=pass",
+        "Authentication-Results: relay.bob.example/1; dkim=pass",
+        "Authentication-Results: relay.bob.example./1 1; dkim=pass",
+        "Authentication-Results: relay.bob.example=1; dkim=pass",
+        "Authentication-Results: relay.bob.example, dkim=pass",
         'Authentication-Results: "relay.bob.example"; dkim=pass',
         'Authentication-Results: "relay.\\bob.example"; dkim=pass',
         "Authentication-Results: (other.example;) relay.bob.example; dkim=pass",
@@ -42,6 +47,12 @@ def test_a_field_that_claims_to_be_ours_or_cannot_be_read_is_removed(field: str)
     assert without_forged(message, OURS) == before + after + mails.plain()
 
 
+@pytest.mark.parametrize("written", ["mx.b\u00fccher.example", "MX.Bu\u0308cher.Example.", "mx.xn--bcher-kva.example"])
+def test_our_name_is_known_in_every_spelling(written: str) -> None:
+    message = f"Authentication-Results: {written}; dkim=pass\r\n".encode() + mails.plain()
+    assert without_forged(message, "mx.xn--bcher-kva.example") == mails.plain()
+
+
 @pytest.mark.parametrize("piece", [b'"\\', b'\\"', b"()", b"(", b'""'])
 def test_a_megabyte_that_never_comes_to_a_name_takes_linear_time(piece: bytes) -> None:
     field = b"Authentication-Results: " + piece * (2**20 // len(piece)) + b"\r\n"
@@ -55,6 +66,8 @@ def test_a_megabyte_that_never_comes_to_a_name_takes_linear_time(piece: bytes) -
     [
         "Authentication-Results: mx.bob.example; dkim=pass (relay.bob.example)",
         "Authentication-Results: relay.bob.example.eve.example; dkim=pass",
+        "Authentication-Results: relay.bob.example-1; dkim=pass",
+        "Authentication-Results: \xe9.relay.bob.example; dkim=pass",
         "Authentication-Results: (relay.bob.example;) other.example; dkim=pass",
         "X-Authentication-Results: relay.bob.example; dkim=pass",
         "ARC-Authentication-Results: i=1; relay.bob.example; dkim=pass",

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from relay.audit.entries import AddressHash
 from relay.errors import ConfigError, PolicyHolds, RelayError
+from relay.mailbox import fold_domain
 from relay.policy import expected
 from relay.policy import walk as policy_walk
 from relay.policy.conditions import ON_RECIPIENTS
@@ -29,7 +30,7 @@ from relay.policy.decision import Decision
 from relay.policy.file import Policy
 from relay.policy.floors import Floor
 from relay.policy.load import PolicyFolder, load_policies
-from relay.policy.names import candidates, fold_domain, parse_address, printable, scope_of
+from relay.policy.names import candidates, parse_address, printable, scope_of
 from relay.policy.rules import CONDITIONS, When
 from relay.policy.strength import LevelName
 from relay.store.secret import SiteSecret

@@ -24,7 +24,7 @@ from tests.testlib import mails
 from tests.testlib.dovecot import PASSWORD, Dovecot, dovecot
 from tests.testlib.identities import Identities
 from tests.testlib.imap_double import IMAPDouble
-from tests.testlib.sites import Site, make_site
+from tests.testlib.sites import ANY_SENDER, Site, make_site
 
 NOWHERE = TCPAddress("127.0.0.1", 1)
 
@@ -54,7 +54,10 @@ def _tried_again_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 async def alice(tmp_path: Path, kmes: DevelopmentKMEs) -> AsyncIterator[Alice]:
-    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE)
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=NOWHERE,
+        peer_settings=ANY_SENDER,
+    )  # fmt: skip
     async with assembly.parts(site.config) as parts:
         yield Alice(parts)
 

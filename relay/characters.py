@@ -1,0 +1,69 @@
+"""Which characters addresses, key_IDs and names may have, and how letters are compared: under every Python alike.
+Standard: relay/FORMAT.md, 3.1: Unicode 14.0, whose code points later versions fold and compose as it does (UAX 15, 3).
+
+Python's own tables are of another Unicode version with each release, and a message that opens under one of them has to
+open under the others. So what Unicode 14.0 does not assign stands for itself here, whatever later versions make of it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+
+_NOT_PRINTABLE = re.compile(
+    "["
+    "\x00-\x1f\x7f-\xa0\xad\u0600-\u0605\u061c\u06dd\u070f\u0890\u0891\u08e2\u1680\u180e\u2000-\u200f\u2028-\u202f"
+    "\u205f-\u206f\u3000\ud800-\uf8ff\ufdd0-\ufdef\ufeff\ufff0-\ufffb\ufffe\uffff"
+    "\U000110bd\U000110cd\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
+    + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0xE0000, 0x10000))
+    + "\U000e0000-\U000e00ff\U000e01f0-\U0010ffff]"
+)
+"""Control and format characters, separators but the space, surrogates, private use, what is no character."""
+
+
+def is_printable(text: str) -> bool:
+    """Whether each character can be shown, and none of them does anything to what stands around it."""
+    return _NOT_PRINTABLE.search(text) is None
+
+
+def is_assigned(text: str) -> bool:
+    """Whether Unicode 14.0 has all of these characters."""
+    return text.isascii() or _later().search(text) is None
+
+
+def lower(text: str) -> str:
+    """In lower case, each letter by itself: in a whole word a final capital sigma is special."""
+    return text.lower() if text.isascii() else _of_assigned(lambda piece: "".join(map(str.lower, piece)), text)
+
+
+def casefold(text: str) -> str:
+    """Under full case folding."""
+    return text.lower() if text.isascii() else _of_assigned(str.casefold, text)
+
+
+def nfc(text: str) -> str:
+    """In Normalization Form C."""
+    return text if text.isascii() else _of_assigned(lambda piece: unicodedata.normalize("NFC", piece), text)
+
+
+def nfkc(text: str) -> str:
+    """In Normalization Form KC."""
+    return text if text.isascii() else _of_assigned(lambda piece: unicodedata.normalize("NFKC", piece), text)
+
+
+def _of_assigned(change: Callable[[str], str], text: str) -> str:
+    pieces = _later().split(text)
+    pieces[::2] = map(change, pieces[::2])
+    return "".join(pieces)
+
+
+@cache
+def _later() -> re.Pattern[str]:
+    """What Unicode 14.0 does not assign, as many as stand side by side."""
+    lines = resources.files("relay").joinpath("unicode_14.txt").read_text(encoding="ascii").splitlines()
+    ranges = (each.partition("-") for line in lines if not line.startswith("#") for each in line.split())
+    members = "".join(f"\\U{int(first, 16):08x}-\\U{int(last or first, 16):08x}" for first, _, last in ranges)
+    return re.compile(f"([^{members}]+)")
