@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from relay import permissions
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
@@ -44,7 +45,7 @@ class LastGood:
         try:
             version, _, directory = (self.copy / _VERSION).read_text().partition("\n")
         except OSError as error:
-            raise ConfigError(f"{self.copy}: no set from before is kept: {error.strerror}") from error
+            raise ConfigError(permissions.cause(self.copy, error, "no set from before is kept: ")) from error
         policies = folder.read_tested()
         if (policies.version, str(of)) != (version, directory):
             raise ConfigError(f"{self.copy}: not the whole of the set that was in force last")
@@ -88,6 +89,8 @@ class LastGood:
 def _files_in(copy: Path) -> Collection[str]:
     listing = Listing(copy)
     listing.look()
+    if listing.unread:  # what lies there would stay
+        raise ConfigError([fault for name in sorted(listing.unread) for fault in listing.faults[name]])
     return listing.files
 
 

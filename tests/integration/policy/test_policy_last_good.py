@@ -8,6 +8,7 @@ import asyncio
 import json
 import os
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from relay.policy.reload import PoliciesInForce
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import workers
 from tests.testlib import mails
+from tests.testlib.nobody import as_nobody, by_root, give_to_nobody
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site
 from tests.testlib.submit import submit
@@ -149,6 +151,28 @@ def test_another_directory_of_policies_has_no_set_from_before(directory: Path) -
     started(directory)
     with pytest.raises(ConfigError, match="not the whole of the set"):
         started(write(directory.with_name("others"), {"default.toml": BROKEN}))
+
+
+@by_root
+def test_a_copy_that_cannot_be_looked_through_is_said_not_to_be_kept() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        directory = write(Path(name) / "policies", {"default.toml": AES, "bob.example/x.toml": PQC})
+        give_to_nobody(Path(name))
+        with as_nobody():
+            started(directory)
+            directory.with_name("kept").joinpath("bob.example").chmod(0o300)
+            write(directory, {"default.toml": PQC})
+            with capture_logs() as logs:
+                started(directory)
+            directory.with_name("kept").chmod(0)
+            write(directory, {"default.toml": BROKEN})
+            with pytest.raises(ConfigError, match="kept: cannot be read by .* chmod u.rx .*/kept"):
+                started(directory)
+            directory.with_name("kept").chmod(0o700)
+            directory.with_name("kept").joinpath("bob.example").chmod(0o700)
+    assert [(each["event"], "bob.example: cannot be read by nobody" in each["cause"]) for each in logs] == [
+        ("policies_not_kept", True)
+    ]
 
 
 def test_where_no_copy_can_be_written_the_relay_serves_all_the_same(directory: Path) -> None:
