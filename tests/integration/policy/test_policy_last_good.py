@@ -166,7 +166,7 @@ def test_a_copy_that_cannot_be_looked_through_is_said_not_to_be_kept() -> None:
                 started(directory)
             directory.with_name("kept").chmod(0)
             write(directory, {"default.toml": BROKEN})
-            with pytest.raises(ConfigError, match="kept: cannot be read by .* chmod u.rx .*/kept"):
+            with pytest.raises(ConfigError, match=r"kept: cannot be read by .* chmod u\+rx .*/kept"):
                 started(directory)
             directory.with_name("kept").chmod(0o700)
             directory.with_name("kept").joinpath("bob.example").chmod(0o700)
