@@ -4,13 +4,15 @@ Standard: RFC 4155 (mbox, with its quoted From lines), Maildir; a message is rea
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from email.utils import getaddresses
 from pathlib import Path
+from typing import NoReturn
 
-from relay import mime
+from relay import mime, permissions
 from relay.errors import ConfigError, MalformedMessage
 from relay.policy.content import MessageFacts
 
@@ -54,15 +56,21 @@ def samples(paths: list[Path]) -> Iterator[Sample]:
 def _files(path: Path) -> Iterator[Path]:
     """The files of messages; of a maildir those in `cur` and `new`, which are messages, and not `tmp`."""
     if path.is_dir():
-        for number, file in enumerate(path.rglob("*")):
+        found = (Path(where, name) for where, _, names in os.walk(path, onerror=_not_listed) for name in names)
+        for number, file in enumerate(found):
             if number > MAX_FILES:
                 raise ConfigError(f"{path}: more than {MAX_FILES} files")
-            if file.is_file() and not file.name.startswith(".") and file.parent.name != "tmp":
+            if not file.name.startswith(".") and file.parent.name != "tmp" and file.is_file():
                 yield file
     elif path.is_file():
         yield path
     else:
         raise ConfigError(f"{path}: neither a file nor a directory")
+
+
+def _not_listed(error: OSError) -> NoReturn:
+    """A sum without the messages in a directory would be taken for that with them."""
+    raise ConfigError(permissions.cause(error.filename, error)) from error
 
 
 def _size(path: Path) -> int:

@@ -77,10 +77,13 @@ def test_root_runs_what_needs_the_relays_files_as_the_relays_user(site: Path, wo
 def test_root_sees_in_check_what_the_relay_sees(site: Path) -> None:
     (site / "policies/alice.example.toml").write_text('levels = ["plaintext"]\nreason = "inside"\n')
     (site / "policies/alice.example.toml").chmod(0o600)
+    (site / "policies/d1.example").mkdir(mode=0o755)
+    (site / "policies/d1.example").chmod(0o644)
     said = " ".join(run(site, "check").stdout.split())
     assert "ok store secret" in said
     assert "alice.example.toml" in said.split("WRONG policies")[1]
     assert "Permission denied" in said
+    assert f"chmod o+x {site}/policies/d1.example" in said
 
 
 def test_policy_check_by_root_says_all_that_the_relay_may_not_read(site: Path) -> None:

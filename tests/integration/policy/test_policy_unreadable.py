@@ -121,6 +121,10 @@ async def test_commands_of_a_user_who_may_not_look_fail_and_say_why(site: Site) 
         (top / name).chmod(0o755)
     status, errors, _ = await relay_command.run("policy", "check", "--offline", *config, before=AS_NOBODY)
     assert status == 0, errors
+    (top / "mails/closed").mkdir(parents=True)
+    (top / "mails/closed").chmod(0o711)
+    status, errors, _ = await relay_command.run("policy", "simulate", *config, top / "mails", before=AS_NOBODY)
+    assert (status, f"{top}/mails/closed: cannot be read by nobody" in errors) == (1, True), errors
 
 
 async def test_root_hears_what_the_relay_may_not_look_at(site: Site) -> None:
