@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 from rich.text import Text
 
+from relay import heap
 from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
 from relay.cli.policy_config import go_on_as_relay, load_configuration
@@ -97,7 +98,8 @@ def diff(
 
 
 def _compared(before: PolicySite, after: PolicySite) -> Comparison:
-    return compare(before.policies, after.policies, before.tests, after.tests)
+    with heap.collecting_nothing():
+        return compare(before.policies, after.policies, before.tests, after.tests)
 
 
 @click.command()
@@ -180,7 +182,8 @@ def _compared_with_present(after: PolicySite) -> Comparison | None:
     try:
         with relay_rights(config):
             before = folder.read()
-            return compare(before, after.policies, folder.tests, after.tests)
+            with heap.collecting_nothing():
+                return compare(before, after.policies, folder.tests, after.tests)
     except ConfigError as error:
         click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
         return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from relay import heap
 from relay.policy.comparing.differences import ARRIVING, ORDER, Difference, Direction
 from relay.policy.comparing.expectations import weakened_tests
 from relay.policy.comparing.unproven import Unproven
@@ -47,13 +46,6 @@ def compare(
 
     The tests are those of tests.toml in either set.
     """
-    with heap.collecting_nothing():
-        return _compared(old, new, old_tests, new_tests)
-
-
-def _compared(
-    old: PolicySet, new: PolicySet, old_tests: Sequence[Expected], new_tests: Sequence[Expected]
-) -> Comparison:
     whole = Whole(old, new)
     found = list(weakened_tests(old_tests, new_tests))
     coarse: list[str] = []
