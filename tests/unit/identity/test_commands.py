@@ -162,11 +162,16 @@ def test_import_for_programs_does_not_ask(alice: Home, bob: Home, tmp_path: Path
     assert said["fingerprint"] == bob.identity.fingerprint
 
 
-@pytest.mark.parametrize("content", [None, b"", b"x" * 2**20 + b"x", b"\0" * 100])
-def test_import_of_what_is_no_document_is_refused(alice: Home, tmp_path: Path, content: bytes | None) -> None:
+def test_import_of_a_file_that_is_not_there_says_so(alice: Home, tmp_path: Path) -> None:
+    result = run(alice, "import", tmp_path / "document", "--yes")
+    assert result.exit_code == 2
+    assert "does not exist" in result.output
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 2**20 + b"x", b"\0" * 100])
+def test_import_of_what_is_no_document_is_refused(alice: Home, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "document"
-    if content is not None:
-        path.write_bytes(content)
+    path.write_bytes(content)
     assert wrong(run(alice, "import", path, "--yes"))
     assert load_peer_documents(alice.peers) == {}
 
