@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -172,3 +173,20 @@ def test_making_an_environment_says_what_comes_and_ends_with_what_failed(tmp_pat
     assert badly.returncode == 1
     assert "no such file" in badly.stderr.splitlines()
     assert badly.stderr.endswith("FAILED: the Python packages could not be installed; is there a network?\n")
+
+
+_SAID_OTHERWISE = {
+    "aiohappyeyeballs": "PSF-2.0", "aiosignal": "Apache-2.0", "dkimpy": "Zlib", "kilter-protocol": "MPL-2.0",
+    "liboqs-python": "MIT", "markdown-it-py": "MIT", "mdurl": "MIT", "uvloop": "MIT OR Apache-2.0",
+}  # fmt: skip
+"""Packages that name their licence in words of their own; these were read in the files of each release."""
+
+
+def test_the_table_of_licences_has_each_package_that_is_installed_and_what_it_says_of_itself() -> None:
+    table = dict(re.findall(r"^\| ([a-z0-9-]+) \| ([^|]+) \|", (DEPLOY / "LICENSES.md").read_text(), re.MULTILINE))
+    wanted = {canonicalize_name(each.name) for each, _ in _entries("requirements.lock")} | {"liboqs-python"}
+    del table["package"]
+    assert set(table) == wanted
+    for name, licence in table.items():
+        said = metadata(name)
+        assert licence == _SAID_OTHERWISE.get(name, said.get("License-Expression") or said.get("License")), name
