@@ -5,7 +5,7 @@ Standard: policies/README.md; all conditions of a rule must hold, and of a list 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
@@ -151,14 +151,17 @@ class When(PeopleConditions):
             yield f"the subject does not have {listed(self.subject_tag or ())}"
         if self._fields and not any(_has_field(content, name, glob) for name, glob in self._fields):
             yield f"no header field is {listed(self.header or ())}"
-        if self._looks_at_parts and not content.unclear and not any(map(self._fits, content.parts)):
+        if self._looks_at_parts and not content.unclear and not self._fits_one_of(content.parts):
             yield f"no attachment is {listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
 
-    def _fits(self, part: Part) -> bool:
-        """Whether one part has the type and the name that are asked for."""
-        right_type = not self._types or any(glob.matches(part.type) for glob in self._types)
-        right_name = not self._names or any(glob.matches(name) for glob in self._names for name in part.names)
-        return right_type and right_name
+    def _fits_one_of(self, parts: Iterable[Part]) -> bool:
+        """Whether one part has both the type and the name that are asked for."""
+        types, names = self._types, self._names  # read once: a model looks its private attributes up each time
+        return any(
+            (not types or any(glob.matches(part.type) for glob in types))
+            and (not names or any(glob.matches(name) for glob in names for name in part.names))
+            for part in parts
+        )
 
 
 NO_CHANGE = ("since", "until", "reason", "inside")
