@@ -153,7 +153,9 @@ def texts_of(octets: bytes, charset: str | None) -> tuple[str, ...] | None:
 
     None where nobody can tell. With no charset named they try UTF-8, and then what is usual where they are used.
     """
-    codecs = charsets.codecs_of(charset) if charset else charsets.raw_codecs(octets)
+    codecs = charsets.codecs_of_word(charset) if charset else charsets.raw_codecs(octets)
+    if codecs is not None and all(charsets.is_ascii(octets, codec) for codec in codecs):
+        codecs = codecs[:1]
     return None if codecs is None else charsets.texts(octets, codecs)
 
 

@@ -33,6 +33,7 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import Config, DirectionSettings, LogSettings
+from relay.counting.alarms import ALARMS
 from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
@@ -178,9 +179,12 @@ async def _states(
         yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
-    for each in of_the_serving_relay(config):
+    standing = of_the_serving_relay(config)
+    for each in standing:
         problem = f"{each.cause}; what to do: {each.alarm.what_to_do}"
         yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
+    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
+        yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):

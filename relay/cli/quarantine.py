@@ -9,6 +9,7 @@ import getpass
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -146,14 +147,16 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
     try:
         async with existing_store(config) as store:
             totals = await store.quarantine.totals() if store is not None else {}
-            parties = await store.quarantine.parties() if store is not None else {}
     except RelayError as error:
         return "", (str(error),)
     if not totals:
         return "empty", ()
-    number = sum(total.number for total in totals.values())
-    kinds = ", ".join(f"{totals[reason].number} {reason}" for reason in REASONS if reason in totals)
-    problems = [f"{number} messages ({kinds}) wait for a decision: qumail-relay quarantine list"]
+    kinds, parties = Counter[str](), Counter[str]()
+    for (reason, party), total in totals.items():
+        kinds[reason] += total.number
+        parties[party] += total.octets
+    named = ", ".join(f"{kinds[reason]} {reason}" for reason in REASONS if reason in kinds)
+    problems = [f"{kinds.total()} messages ({named}) wait for a decision: qumail-relay quarantine list"]
     share = config.quarantine.max_size // SHARES
     problems += [
         f"nearly full: mail of {f'peer {party}' if party else 'strangers'} has {octets} octets and may have {share} "
