@@ -56,6 +56,8 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
     at, links = "/", 0
     todo = list(reversed(parts[1:]))
     while todo:
+        if not os.path.isdir(at):  # noqa: PTH112 - nothing is below a file, whatever its rights
+            return None
         if not os.access(at, os.X_OK, effective_ids=True):
             return _denial(Path(at), "x", private=private)
         if (part := todo.pop()) == "..":
