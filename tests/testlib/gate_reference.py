@@ -184,6 +184,8 @@ class Policies:
             levels = [level for level in levels if level != "otp"]
         quantum = max([base["quantum"], *(each.quantum or "off" for each in raising)], key=QUANTA.index)
         kem = base["kem"].union(*(each.kem for each in raising))
+        if kem > base["kem"] and "pqc" in levels:
+            levels = [level for level in levels if STRENGTH[level] >= STRENGTH["pqc"]]
         return levels, Contribution(None, None, quantum, kem)
 
     def _fit(self, rule: Mapping[str, Any], mail: Mail, *, by_envelope: bool) -> int:
@@ -344,6 +346,9 @@ def weaker(new: Outcome, old: Outcome) -> str:
         return "quantum"
     if "pqc" in new.levels and "pqc" in old.levels and not old.kem <= new.kem:
         return "kem"
+    rest = tuple(level for level in new.levels if level != "pqc")
+    if rest and "pqc" in old.levels and not new.kem <= old.kem and not never_weaker(rest, old.levels):
+        return "a further KEM that may not be to be had"
     return ""
 
 

@@ -93,6 +93,10 @@ def weaker(new: Outcome, old: Outcome) -> str:
         return f"quantum: {new.quantum} instead of {old.quantum}"
     if all("pqc" in each.levels for each in (new, old)) and (dropped := set(old.kem) - set(new.kem)):
         return f"kem: {', '.join(sorted(dropped))} no longer"
+    if "pqc" in old.levels and (added := set(new.kem) - set(old.kem)):
+        rest = tuple(level for level in new.levels if level != "pqc")
+        if rest and not never_weaker(rest, old.levels):
+            return f"kem: {', '.join(sorted(added))} may not be to be had, and then {', then '.join(rest)}"
     return ""
 
 

@@ -77,6 +77,10 @@ WEAKENED: dict[str, tuple[Files, Files]] = {
         {"bob.example.toml": AES + "".join(rule(f'subject_tag = ["a{n:03}", "b{n:03}"]') for n in range(200)), **SEALED},
         {"bob.example.toml": AES + "".join(rule(f'subject_tag = ["a{n:03}", "b{n:03}"]') for n in range(199)) + rule('subject_tag = "b199"'), **SEALED},
     ),
+    "a further KEM, without which it leaves by a weaker level": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n'},
+    ),
     "another peer, who can read it then": ({"x.example.toml": AES + 'peer = "bob"\n', **SEALED}, {"x.example.toml": AES + 'peer = "carol"\n', **SEALED}),
     "what must arrive sealed, by another peer": (
         {"x.example.toml": AES + 'peer = "bob"\nrequire = "aes"\n', **SEALED},
@@ -126,6 +130,14 @@ HARMLESS: dict[str, tuple[Files, Files]] = {
     "an end that is nearer": (
         SEALED | {"bob.example/x.toml": f"until = {NEXT_YEAR}\n" + CLEAR},
         SEALED | {"bob.example/x.toml": "until = 2980-01-01\n" + CLEAR},
+    ),
+    "a further KEM, without which it is held": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\nkem = ["ml-kem-1024", "hqc-256"]\n'},
+    ),
+    "a further KEM for some mail": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n[[when]]\nsubject_tag = "secret"\nkem = ["ml-kem-1024", "hqc-256"]\n'},
     ),
     "a test more": (TESTED | {"tests.toml": test("x@bob.example", '"aes"')}, TESTED | {"tests.toml": BOTH}),
     "a group in place of its members": (
