@@ -110,9 +110,7 @@ def _for_size(
     return listed, base.max_size if dict(limits) == {level: own[level] for level in listed if level in own} else limits
 
 
-def _down_to_pqc(
-    levels: tuple[LevelName, ...], max_size: MaxSize, size: int
-) -> tuple[tuple[LevelName, ...], MaxSize]:
+def _down_to_pqc(levels: tuple[LevelName, ...], max_size: MaxSize, size: int) -> tuple[tuple[LevelName, ...], MaxSize]:
     """Without the levels below pqc, where it is tried: a further KEM may not be had, and pqc without it could be."""
     if "pqc" not in levels or size > dict(max_size).get("pqc", size):
         return levels, max_size

@@ -61,6 +61,14 @@ class When(PeopleConditions):
     _types: tuple[Glob, ...] = PrivateAttr(())
     _names: tuple[Glob, ...] = PrivateAttr(())
 
+    @field_validator("subject_tag", "attachment_name")
+    @classmethod
+    def _can_be_seen(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if not plain(text):
+                raise ValueError(f"{text!r} has no character that can be seen, so that all mail would fit")
+        return texts
+
     @field_validator("header")
     @classmethod
     def _header_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,8 +89,9 @@ class When(PeopleConditions):
             raise ValueError(f"a rule needs a condition: {', '.join(CONDITIONS)}")
         if not self.model_fields_set - {*self.conditions, *NO_CHANGE}:
             raise ValueError("a rule needs a setting that it changes, for instance levels")
-        if self.smaller_than is not None and self.larger_than is not None and self.smaller_than <= self.larger_than + 1:
-            raise ValueError("no message is larger_than and smaller_than at once; widen one of them")
+        if self.smaller_than is not None and self.smaller_than <= (self.larger_than or 0) + 1:
+            what = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
+            raise ValueError(f"no message is {what}; widen one of them")
         self._inside = not BY_ENVELOPE.issuperset(self.conditions)
         if self._inside and self.levels == ("plaintext",):
             raise ValueError(
