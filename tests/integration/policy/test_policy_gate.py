@@ -77,6 +77,22 @@ WEAKENED: dict[str, tuple[Files, Files]] = {
         {"bob.example.toml": AES + "".join(rule(f'subject_tag = ["a{n:03}", "b{n:03}"]') for n in range(200)), **SEALED},
         {"bob.example.toml": AES + "".join(rule(f'subject_tag = ["a{n:03}", "b{n:03}"]') for n in range(199)) + rule('subject_tag = "b199"'), **SEALED},
     ),
+    "a narrower exception, whom a rewritten sender may stand for": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n[[when]]\nsender = "*@alice.example"\nnot_sender = "*@relay.example"\nlevels = ["otp", "rsa"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n[[when]]\nsender = "*@alice.example"\nnot_sender = "ceo@relay.example"\nlevels = ["otp", "rsa"]\n'},
+    ),
+    "a priority for which keys in reserve are not": (
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
+    ),
+    "a priority for which a layer under a key in reserve is not": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\npriority = "low"\n'},
+    ),
+    "a priority that a floor has raised": (
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'} | {"floors.toml": '[[floor]]\nsender = "*@x.example"\npriority = "normal"\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
+    ),
     "a further KEM, without which it leaves by a weaker level": (
         SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n'},
         SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n'},
@@ -130,6 +146,14 @@ HARMLESS: dict[str, tuple[Files, Files]] = {
     "an end that is nearer": (
         SEALED | {"bob.example/x.toml": f"until = {NEXT_YEAR}\n" + CLEAR},
         SEALED | {"bob.example/x.toml": "until = 2980-01-01\n" + CLEAR},
+    ),
+    "a priority for which there may be no key, so that it is held": (
+        SEALED | {"bob.example.toml": 'levels = ["aes"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes"]\npriority = "low"\n'},
+    ),
+    "a higher priority": (
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\n'},
     ),
     "a further KEM, without which it is held": (
         SEALED | {"bob.example.toml": 'levels = ["pqc"]\n'},
