@@ -185,6 +185,21 @@ def test_an_edit_that_weakens_is_refused(site: Callable[[Mapping[str, str]], Run
     assert result.exit_code == 1, result.output
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('hold_for = "1 h"', 'hold_for = "2 h"'), ('otherwise = "refuse"', ""), ("", 'impossible = "refuse"')],
+)
+def test_what_becomes_of_mail_that_a_floor_keeps_is_listed_where_it_differs(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, before: str, after: str
+) -> None:
+    old, new = (
+        {"bob.example.toml": 'levels = ["pqc"]\n', **SEALED} | floor(f'subject_tag = "s"\n{each}')
+        for each in (before, after)
+    )
+    result = compared(site, tmp_path, old, new, "--json")
+    assert json.loads(result.stdout)["differences"] != [], result.stdout
+
+
 @pytest.mark.parametrize("name", HARMLESS)
 def test_an_edit_that_weakens_nothing_passes(
     site: Callable[[Mapping[str, str]], Run], tmp_path: Path, name: str
