@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.keys.faults import KMEFault
+from relay.keys.replies import REPLY_MARGIN_OCTETS
 
 if TYPE_CHECKING:
     from relay.keys.transport import Transport
@@ -19,7 +20,7 @@ class HTTPRequest:
     """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
 
     `sae` is the SAE that the keys are shared with. One for received keys says which they are: its reply is written down
-    with both.
+    with both. `max_octets` is the maximum size of the reply's body, in bytes.
     """
 
     method: str
@@ -28,6 +29,7 @@ class HTTPRequest:
     json: Mapping[str, Any] | None = None
     sae: str = ""
     key_IDs: tuple[str, ...] = ()
+    max_octets: int = REPLY_MARGIN_OCTETS
 
     def as_json(self) -> dict[str, Any]:
         """All that `from_json` needs."""
@@ -38,6 +40,7 @@ class HTTPRequest:
             "json": self.json,
             "sae": self.sae,
             "key_IDs": self.key_IDs,
+            "max_octets": self.max_octets,
         }
 
     @classmethod
@@ -51,13 +54,15 @@ class HTTPRequest:
 class HTTPReply:
     """What came back: HTTP status, the body, and the seconds of Retry-After where they were given.
 
-    `kept`: it is on the disk, flushed, for whoever starts after a kill.
+    `kept`: it is on the disk, flushed, for whoever starts after a kill. `whole` False: the body was larger than the
+    request allows, and nothing of it is here.
     """
 
     code: int
     body: bytes
     retry_after: float | None = None
     kept: bool = False
+    whole: bool = True
 
 
 class NoAnswer(Exception):

@@ -18,7 +18,7 @@ from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.client import KMEClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
-from relay.keys.replies import KeyStatus, json_body
+from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, json_body, max_reply_octets
 from relay.keys.types import Key
 
 DEFAULT_KEY_BITS = 256
@@ -47,7 +47,7 @@ class SKIPClient(KMEClient):
         """
         remote = str(slave_sae_id)
 
-        def read(body: bytes) -> KeyStatus:
+        async def read(body: bytes) -> KeyStatus:
             said = _object(self.name, body)
             remotes = said.get("remoteSystemID")
             if said.get("key") is False or (isinstance(remotes, list) and not _serves(remotes, remote)):
@@ -77,9 +77,10 @@ class SKIPClient(KMEClient):
         if number < 1 or size < 8 or size % 8:
             raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
         remote = str(slave_sae_id)
-        request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))), sae=remote)
+        query = (("remoteSystemID", remote), ("size", str(size)))
+        request = HTTPRequest("GET", "/key", query, sae=remote, max_octets=max_reply_octets(1, size))
 
-        def read(body: bytes) -> list[Key]:
+        async def read(body: bytes) -> list[Key]:
             try:
                 return [_key(self.name, body, size)]
             except KMEBadReply:
@@ -102,9 +103,10 @@ class SKIPClient(KMEClient):
             if not _PLAIN.fullmatch(key_ID):
                 raise KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
             query = (("remoteSystemID", remote),)
-            request = HTTPRequest("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
+            path, most = f"/key/{quote(key_ID, safe='')}", max_reply_octets(1, LARGEST_KEY_BITS)
+            request = HTTPRequest("GET", path, query, None, remote, (key_ID,), most)
 
-            def read(body: bytes) -> dict[str, Key]:
+            async def read(body: bytes) -> dict[str, Key]:
                 return {key_ID: key_asked_for(self.name, body, key_ID)}
 
             return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
