@@ -38,6 +38,9 @@ COLUMNS = (
 )  # fmt: skip
 """Of a CSV file; lists are joined by a blank. A record has those that its event needs."""
 
+_NOBODY_GOT_IT = ("dropped", "opened")
+"""Events about one sealed mail after which no recipient has it who did not have it before."""
+
 directory_option = click.option(
     "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
 )
@@ -175,7 +178,9 @@ def export(
 
 def _is_below(record: dict[str, Any], level: str) -> bool:
     """Whether this is about mail that somebody has, or may have, with less than this level."""
-    has_it = record.get("outcome") in (None, "delivered", "inside", "unknown") and record.get("event") != "dropped"
+    has_it = (
+        record.get("outcome") in (None, "delivered", "inside", "unknown") and record.get("event") not in _NOBODY_GOT_IT
+    )
     known = record.get("level") not in (None, "none")
     return has_it and known and strength_of(str(record["level"])) < strength(level)  # type: ignore[arg-type]
 
