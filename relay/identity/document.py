@@ -123,8 +123,8 @@ class PeerCertificates:
 
     @property
     def fingerprint(self) -> str:
-        """What is compared over the telephone: that of the two pinned keys (pairs.py)."""
-        return fingerprint(self.ca, self.signing)
+        """What is compared over the telephone: that of the two pinned keys and the domains (pairs.py)."""
+        return fingerprint(self.ca, self.signing, self.domains)
 
     @property
     def pinned_keys(self) -> tuple[bytes, bytes]:
