@@ -200,7 +200,7 @@ async def _answer(
     on_sent: Callable[[], None],
 ) -> None:
     answer: dict[str, Any]
-    body = b""
+    body: bytes | bytearray = b""
     try:
         client.renew_certificates()
         request = HTTPRequest.from_json(asked["request"])

@@ -15,8 +15,8 @@ from relay.setup.asking import Asker
 MAX_ASKED = 20
 """Maximum number of domains that are asked about; more have to be given."""
 WHY = (
-    "The document names these domains itself. Mail for them will be sealed so that this site alone can read it: say yes "
-    "to those that you know to be theirs, and to no other."
+    "The document names these domains itself. Mail for them will be sealed so that this site alone can read it. Say "
+    "yes to those that you know to be theirs, and to no other."
 )
 
 domain_option = click.option(

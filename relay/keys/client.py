@@ -301,7 +301,7 @@ class KMEClient(ABC):
         self,
         call: Call,
         request: HTTPRequest,
-        read: Callable[[bytes], Awaitable[Result]],
+        read: Callable[[bytes | bytearray], Awaitable[Result]],
         *,
         patient: bool = True,
         spends: int = 0,
@@ -349,7 +349,7 @@ class KMEClient(ABC):
             await self._timing.sleep(pause)
 
     async def _try(
-        self, call: Call, request: HTTPRequest, read: Callable[[bytes], Awaitable[Result]], spends: int
+        self, call: Call, request: HTTPRequest, read: Callable[[bytes | bytearray], Awaitable[Result]], spends: int
     ) -> Result:
         """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
         sent: list[bool] = []
@@ -364,7 +364,11 @@ class KMEClient(ABC):
                 limit.answered(elapsed)
             self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
             self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
-            result = await self._result(call, request, reply, read, spends)
+            try:
+                result = await self._result(call, request, reply, read, spends)
+            finally:
+                if reply.code == 200:  # what an error says is looked at later, and has no keys
+                    reply.wipe()
             outcome = "ok"
             return result
         except NoAnswer as error:
@@ -393,7 +397,7 @@ class KMEClient(ABC):
         call: Call,
         request: HTTPRequest,
         reply: HTTPReply,
-        read: Callable[[bytes], Awaitable[Result]],
+        read: Callable[[bytes | bytearray], Awaitable[Result]],
         spends: int,
     ) -> Result:
         """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""

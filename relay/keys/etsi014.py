@@ -47,7 +47,7 @@ class OptimizedKMClient(KMEClient):
         """
         request = self._request("GET", str(slave_sae_id), Call.STATUS)
 
-        async def read(body: bytes) -> KeyStatus:
+        async def read(body: bytes | bytearray) -> KeyStatus:
             return status_from_reply(json_body(self.name, body))
 
         return await self._ask(Call.STATUS, request, read, patient=patient)
@@ -79,7 +79,7 @@ class OptimizedKMClient(KMEClient):
         asked = self._enc_keys_request(sae, number, size, {k: v for k, v in options.items() if v})
         request = replace(asked, max_octets=max_reply_octets(number, size))
 
-        async def read(body: bytes) -> list[Key]:
+        async def read(body: bytes | bytearray) -> list[Key]:
             try:
                 keys = await off_loop(len(body), _fresh_keys, self.name, body, number, size)
             except KMEBadReply as error:
@@ -160,7 +160,7 @@ class OptimizedKMClient(KMEClient):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
     async def _dec_keys(self, request: HTTPRequest, wanted: Sequence[str], patient: bool) -> dict[str, Key]:
-        async def read(body: bytes) -> dict[str, Key]:
+        async def read(body: bytes | bytearray) -> dict[str, Key]:
             found, refused = await off_loop(len(body), _keys_asked_for, self.name, body, wanted)
             if refused:
                 log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
@@ -207,9 +207,9 @@ class OptimizedKMClient(KMEClient):
         }
 
 
-def _fresh_keys(source: str, body: bytes, number: int, size: int) -> list[Key]:
+def _fresh_keys(source: str, body: bytes | bytearray, number: int, size: int) -> list[Key]:
     return keys_from_container(json_body(source, body, number), at_most=number, size=size)
 
 
-def _keys_asked_for(source: str, body: bytes, wanted: Sequence[str]) -> tuple[dict[str, Key], int]:
+def _keys_asked_for(source: str, body: bytes | bytearray, wanted: Sequence[str]) -> tuple[dict[str, Key], int]:
     return keys_asked_for(json_body(source, body, len(wanted)), wanted)

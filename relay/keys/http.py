@@ -5,7 +5,7 @@ Standard: HTTP/1.1 (RFC 9112). Nothing here knows what a key is.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.keys.faults import KMEFault
@@ -56,13 +56,20 @@ class HTTPReply:
 
     `kept`: it is on the disk, flushed, for whoever starts after a kill. `whole` False: the body was larger than the
     request allows, and nothing of it is here.
+
+    A body that may hold keys is a bytearray, so that `wipe` can overwrite it.
     """
 
     code: int
-    body: bytes
+    body: bytes | bytearray = field(repr=False)
     retry_after: float | None = None
     kept: bool = False
     whole: bool = True
+
+    def wipe(self) -> None:
+        """Overwrites the body, once its keys were taken out of it."""
+        if isinstance(self.body, bytearray):
+            self.body[:] = bytes(len(self.body))
 
 
 class NoAnswer(Exception):

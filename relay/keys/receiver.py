@@ -224,7 +224,7 @@ def _ended() -> NoAnswer:
     return NoAnswer("the key receiver has ended", sent=True, fault=KMEFault.UNREACHABLE)
 
 
-def frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:
+def frame(header: Mapping[str, Any], body: bytes | bytearray = b"") -> bytes:
     """A JSON object and octets, both after their lengths (4 octets each)."""
     encoded = json.dumps(header).encode()
     return _FRAME.pack(len(encoded), len(body)) + encoded + body
@@ -249,7 +249,7 @@ class Delivered:
     interface: Interface
     master_sae: str
     key_IDs: tuple[str, ...]
-    body: bytes = field(repr=False)
+    body: bytes | bytearray = field(repr=False)
 
     def encoded(self) -> bytes:
         """One record of a key spool: what `decoded` reads."""

@@ -61,7 +61,7 @@ def max_reply_octets(number: int, bits: int) -> int:
     return min(MAX_REPLY_OCTETS, REPLY_MARGIN_OCTETS + number * (KEY_MARGIN_OCTETS + bits // 4))
 
 
-def json_body(source: str, body: bytes, number: int = 0) -> Any:
+def json_body(source: str, body: bytes | bytearray, number: int = 0) -> Any:
     """The JSON in the body of a reply to a request for `number` keys; raises KMEBadReply."""
     try:
         return _parsed(body, number)
@@ -149,7 +149,7 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
     return {key_ID: key for key_ID, key in found.items() if key_ID not in doubtful}, refused + len(doubtful)
 
 
-def count_of_keys(body: bytes, number: int) -> int | None:
+def count_of_keys(body: bytes | bytearray, number: int) -> int | None:
     """How many keys a reply to a request for `number` carries that is not believed; None where that is not readable."""
     try:
         return len(_items(_parsed(body, number)))
@@ -187,7 +187,7 @@ def _key(item: Any, size: int | None) -> Key:
     return Key(key_ID, octets)
 
 
-def text_of_error(body: bytes, number: int = 0) -> str:
+def text_of_error(body: bytes | bytearray, number: int = 0) -> str:
     """What an error reply to a request for `number` keys says, shortened to one line; HTML and empty bodies too."""
     try:
         reply = _parsed(body, number)
@@ -198,7 +198,7 @@ def text_of_error(body: bytes, number: int = 0) -> str:
     return _one_line(" ".join(str(part) for part in parts if part)) or "no message"
 
 
-def key_IDs_in_error(body: bytes, asked: Collection[str]) -> set[str]:
+def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str]:
     """Which of the key_IDs asked for an error reply names in its `details`, as some KMEs do."""
     try:
         reply = _parsed(body, len(asked))
@@ -220,7 +220,7 @@ class _TooMany(ValueError):
     """The text has more JSON values than the request can have brought."""
 
 
-def _parsed(body: bytes, number: int) -> Any:
+def _parsed(body: bytes | bytearray, number: int) -> Any:
     """The JSON in it. Raises ValueError and RecursionError.
 
     Values are counted by their commas before they are made: an empty object takes 3 bytes here and 64 in memory, and
@@ -238,7 +238,7 @@ def _lowered(reply: Any) -> dict[str, Any]:
     return {str(name).lower(): value for name, value in reply.items()}
 
 
-def _excerpt(body: bytes) -> str:
+def _excerpt(body: bytes | bytearray) -> str:
     return _one_line(body[:200].decode("utf-8", "replace")) or "empty"
 
 

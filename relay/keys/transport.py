@@ -82,7 +82,7 @@ class Transport:
             ) as reply:
                 body = await _read_bounded(reply, request.max_octets)
                 retry_after = _retry_after(reply.headers.get("Retry-After"))
-                return HTTPReply(reply.status, body or b"", retry_after, whole=body is not None)
+                return HTTPReply(reply.status, body or bytearray(), retry_after, whole=body is not None)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise _no_answer(error, sent=bool(sent)) from error
         finally:
@@ -162,7 +162,7 @@ async def _note_sent(_session: aiohttp.ClientSession, context: Any, _params: Any
     context.trace_request_ctx()
 
 
-async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytes | None:
+async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray | None:
     """The body; None where it has more than `most` bytes. The connection is closed then, since more would come."""
     if (reply.content_length or 0) > most:
         return None
@@ -171,7 +171,7 @@ async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytes | Non
         body += chunk
         if len(body) > most:
             return None
-    return bytes(body)
+    return body
 
 
 def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:

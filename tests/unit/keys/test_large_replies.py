@@ -16,7 +16,8 @@ import pytest
 
 from relay.errors import KeyUnavailable, KMEBadReply
 from relay.keys import OptimizedKMClient, replies
-from tests.testlib.fake_kme import Certificates
+from relay.keys.http import HTTPReply
+from tests.testlib.fake_kme import Certificates, FakeKME
 from tests.testlib.loop_clock import loop_clock, slow
 
 FLOOD = b'{"keys":[' + b"{}," * (32 * 2**20 // 3 - 10) + b"{}]}"
@@ -130,3 +131,21 @@ def test_a_reply_of_many_small_values_is_refused_before_it_is_parsed(
     assert replies.count_of_keys(body, 8) is None
     assert replies.text_of_error(body, 8)
     assert replies.key_IDs_in_error(body, ["a"]) == set()
+
+
+async def test_what_a_reply_said_is_overwritten_once_its_keys_were_taken_out(kme: FakeKME) -> None:
+    replies_: list[HTTPReply] = []
+    async with kme.client() as client:
+        real = client.transport.send
+
+        async def kept(*what: Any) -> HTTPReply:
+            replies_.append(await real(*what))
+            return replies_[-1]
+
+        client.transport.send = kept  # type: ignore[method-assign]
+        assert len(await client.request_enc_keys("bob", number=4)) == 4
+        kme.misbehave("enc_keys", "bad_base64")
+        with pytest.raises(KMEBadReply):
+            await client.request_enc_keys("bob", number=4)
+    assert [len(each.body) > 4 * 44 for each in replies_] == [True, True]
+    assert not any(any(each.body) for each in replies_)
