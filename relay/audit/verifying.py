@@ -60,19 +60,28 @@ class Verified:
 
 
 def verify(
-    directory: Path, expected: ExpectedLine | None = None, head: str | None = None, now: datetime | None = None
+    directory: Path,
+    expected: ExpectedLine | None = None,
+    head: str | None = None,
+    *,
+    keep_days: int | None = None,
+    now: datetime | None = None,
 ) -> Verified:
     """Follows the chain from the first line to the last. Raises ConfigError where a file cannot be read.
 
     The chain alone does not show that lines are missing at its ends: `expected`, and `head` for a hash alone, are what
-    somebody has kept elsewhere, and must be found. `now` (aware) is when records are to be old enough.
+    somebody has kept elsewhere, and must be found. A head says nothing of retention, so `keep_days` does. `now` (aware)
+    is when records are to be old enough.
     """
-    return _Verifier(directory, expected, head, now or datetime.now(UTC)).verify()
+    return _Verifier(directory, expected, head, keep_days, now or datetime.now(UTC)).verify()
 
 
 class _Verifier:
-    def __init__(self, directory: Path, expected: ExpectedLine | None, head: str | None, now: datetime) -> None:
+    def __init__(
+        self, directory: Path, expected: ExpectedLine | None, head: str | None, keep_days: int | None, now: datetime
+    ) -> None:
         self._directory, self._expected, self._wanted, self._now = directory, expected, head, now
+        self._keep_days = keep_days
         self._problems: list[str] = []
         self._broken_off: list[str] = []
         self._removals: dict[tuple[int, str], int] = {}
@@ -98,12 +107,12 @@ class _Verifier:
             self._add(f"{begins}, and no record has those before as removed")
         if not self._seen["head"]:
             self._add(f"{self._directory}: no line has the hash {self._wanted}; the record was cut off or replaced")
-        elif removal is not None and self._wanted is not None and self._number_of_head < removal:
-            self._add(f"{self._directory}: {self._hole(1, self._number_of_head, 'head', removal)}")
+        elif removal is not None and self._wanted is not None:
+            self._check_removal("head", ExpectedLine(self._number_of_head, "", 1, self._keep_days), removal)
         if self._expected is not None and not self._seen["checkpoint"]:
             self._add(self._missing(self._expected))
         elif self._expected is not None and removal is not None:
-            self._check_removal(self._expected, removal)
+            self._check_removal("checkpoint", self._expected, removal)
         removed = ""
         if removal is not None:
             removed = f"numbers up to {self._first - 1} were removed as too old, says record {removal}"
@@ -151,23 +160,21 @@ class _Verifier:
             else:
                 self._removals.setdefault((last, head), self._number)
 
-    def _check_removal(self, expected: ExpectedLine, removal: int) -> None:
-        """What is missing before the first line, and the checkpoint covers, must have gone by what it has signed."""
-        if self._first <= expected.first or removal <= expected.number:
+    def _check_removal(self, what: str, expected: ExpectedLine, removal: int) -> None:
+        """What is missing before the first line, and checkpoint or head covers, must have gone by retention."""
+        covers_nothing = expected.number == 0
+        if covers_nothing or self._first <= expected.first or removal <= expected.number:
             return
         age = self._now - self._times.first if self._times.first is not None else timedelta(0)
         if expected.keep_days is not None and age >= timedelta(days=expected.keep_days):
             return
-        hole = self._hole(expected.first, self._first - 1, "checkpoint", removal)
+        missing = f"numbers {expected.first} to {self._first - 1}, which the {what} covers, are missing"
+        hole = f"{missing}; record {removal} has them as removed, which was written after the {what}"
         if expected.keep_days is None:
-            self._add(f"{self._directory}: {hole}, and it does not say how long records are kept")
+            self._add(f"{self._directory}: {hole}, and nothing says how long records are kept")
         else:
             kept = f"records are kept for {expected.keep_days} days, and these are no more than {age.days} days old"
             self._add(f"{self._directory}: {hole}; {kept}")
-
-    def _hole(self, first: int, last: int, what: str, removal: int) -> str:
-        missing = f"numbers {first} to {min(last, self._first - 1)}, which the {what} covers, are missing"
-        return f"{missing}; record {removal} has them as removed, which was written after the {what}"
 
     def _missing(self, expected: ExpectedLine) -> str:
         if expected.number < self._first:
@@ -183,7 +190,7 @@ class _Verifier:
 
 
 class _Times:
-    """Times of records in their order; `first` is that of the first record, `back` tells where they go back.
+    """Times of records in their order; `first` is that of the first one written at its time, `back` where they go back.
 
     A clock that was wrong for a while makes many records: one line tells of all of them.
     """
@@ -202,9 +209,9 @@ class _Times:
         if time is None:
             self._add(f"{place}: has no time")
             return
-        self.first = self.first or time
         if record.get("event") in _LATER_WRITTEN or record.get("reason") == "Killed":
             return
+        self.first = self.first or time
         if self._latest is None or time >= self._latest - CLOCK_TOLERANCE:
             self._latest = time if self._latest is None else max(time, self._latest)
             self.end()

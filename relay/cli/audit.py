@@ -79,7 +79,8 @@ def verify(
     if not where.exists() and head is None and expected is None:
         click.echo(f"{where}: not there yet; nothing was recorded")
         return
-    found = verified_chain(where, expected, head)
+    keep_days = load(config_file).audit.keep_days if head is not None and directory is None else None
+    found = verified_chain(where, expected, head, keep_days=keep_days)
     if as_json:
         click.echo(json.dumps(_facts(where, found), indent=2))
     else:

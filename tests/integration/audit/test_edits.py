@@ -4,6 +4,7 @@ Standard: deploy/AUDIT.md; what a checkpoint covers may go by the retention that
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
@@ -312,6 +313,18 @@ async def test_what_retention_removed_after_the_checkpoint_fits_it_once_it_is_as
     assert is_found(result) == (not fine)
     if fine:
         assert "removed as too old" in result.stdout
+    head = json.loads(base64.b64decode(json.loads(kept.read_text())["checkpoint"]))["head"]
+    assert (not verify(directory, head=head, keep_days=keep_days).problems) == fine
+    assert not verify(directory, head="0" * 64).problems, "what covers nothing misses nothing"
+
+
+async def test_a_checkpoint_of_an_empty_record_misses_nothing_when_something_is_removed(tmp_path: Path) -> None:
+    directory, kept = tmp_path / "audit", tmp_path / "kept.json"
+    directory.mkdir()
+    kept_checkpoint(directory, kept)
+    fresh(directory, OLD)
+    await remove_old(Audit(Chain(directory), AddressHash(None)), 10, 2**30, time.time() + 12 * 86400)
+    assert not is_found(verified(directory, kept))
 
 
 async def test_what_was_removed_before_the_checkpoint_was_taken_fits_it(tmp_path: Path) -> None:

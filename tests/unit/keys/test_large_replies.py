@@ -8,7 +8,7 @@ import asyncio
 import base64
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 
 from relay.errors import KeyUnavailable, KMEBadReply
 from relay.keys import OptimizedKMClient, replies
-from relay.keys.http import HTTPReply
+from relay.keys.http import HTTPReply, HTTPRequest
 from tests.testlib.fake_kme import Certificates, FakeKME
 from tests.testlib.loop_clock import loop_clock, slow
 
@@ -138,8 +138,8 @@ async def test_what_a_reply_said_is_overwritten_once_its_keys_were_taken_out(kme
     async with kme.client() as client:
         real = client.transport.send
 
-        async def kept(*what: Any) -> HTTPReply:
-            replies_.append(await real(*what))
+        async def kept(request: HTTPRequest, within: float, on_sent: Callable[[], None]) -> HTTPReply:
+            replies_.append(await real(request, within, on_sent))
             return replies_[-1]
 
         client.transport.send = kept  # type: ignore[method-assign]
