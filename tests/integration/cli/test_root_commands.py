@@ -125,6 +125,7 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "policy check": ["policy", "check", *at, "--offline"],
         "policy explain": ["policy", "explain", *at, "--offline", "--message", str(message), "a@alice.example", "b@bob.example"],
         "policy list": ["policy", "list", *at],
+        "policy log": ["policy", "log", *at],
         "policy test": ["policy", "test", *at],
         "policy simulate": ["policy", "simulate", *at, str(message)],
         "policy diff": ["policy", "diff", *at, str(sets), str(sets), str(message)],
