@@ -200,12 +200,13 @@ async def _answer(
     on_sent: Callable[[], None],
 ) -> None:
     answer: dict[str, Any]
-    body = b""
+    body: bytes | bytearray = b""
     try:
         client.renew_certificates()
         request = HTTPRequest.from_json(asked["request"])
         reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], on_sent)
-        answer, body = {"code": reply.code, "retry_after": reply.retry_after, "kept": reply.kept}, reply.body
+        answer = {"code": reply.code, "retry_after": reply.retry_after, "kept": reply.kept, "whole": reply.whole}
+        body = reply.body
     except NoAnswer as error:
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
     except StoreUnavailable as error:

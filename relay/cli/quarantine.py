@@ -5,9 +5,7 @@ Exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage;
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
-import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay import mime
-from relay.cli.as_relay import load
+from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
@@ -195,7 +193,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
                 parts.next_hops["incoming"],
                 parts.audit,
                 config.incoming.max_hops,
-                _who(),
+                person(),
             )
             for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
                 if stop.told:  # one that is on its way is not broken off: it might be delivered, and be tried again
@@ -242,11 +240,6 @@ def _impatient(config: Config) -> Config:
     """Whoever stands there and waits is not made to wait for a key that is late."""
     kmes = {name: kme.model_copy(update={"lag_patience": 0.0}) for name, kme in config.kmes.items()}
     return config.model_copy(update={"kmes": kmes})
-
-
-def _who() -> str:
-    """The person, also behind sudo."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 @asynccontextmanager

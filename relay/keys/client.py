@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
+from relay.aio import off_loop
 from relay.counting import Board, metrics
 from relay.errors import (
     ConfigError,
@@ -300,7 +301,7 @@ class KMEClient(ABC):
         self,
         call: Call,
         request: HTTPRequest,
-        read: Callable[[bytes], Result],
+        read: Callable[[bytes | bytearray], Awaitable[Result]],
         *,
         patient: bool = True,
         spends: int = 0,
@@ -347,7 +348,9 @@ class KMEClient(ABC):
             )
             await self._timing.sleep(pause)
 
-    async def _try(self, call: Call, request: HTTPRequest, read: Callable[[bytes], Result], spends: int) -> Result:
+    async def _try(
+        self, call: Call, request: HTTPRequest, read: Callable[[bytes | bytearray], Awaitable[Result]], spends: int
+    ) -> Result:
         """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
         sent: list[bool] = []
         outcome, limit = "cancelled", self.time_limits[call]
@@ -361,7 +364,11 @@ class KMEClient(ABC):
                 limit.answered(elapsed)
             self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
             self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
-            result = self._result(call, reply, read)
+            try:
+                result = await self._result(call, request, reply, read, spends)
+            finally:
+                if reply.code == 200:  # what an error says is looked at later, and has no keys
+                    reply.wipe()
             outcome = "ok"
             return result
         except NoAnswer as error:
@@ -385,14 +392,28 @@ class KMEClient(ABC):
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
 
-    def _result(self, call: Call, reply: HTTPReply, read: Callable[[bytes], Result]) -> Result:
+    async def _result(
+        self,
+        call: Call,
+        request: HTTPRequest,
+        reply: HTTPReply,
+        read: Callable[[bytes | bytearray], Awaitable[Result]],
+        spends: int,
+    ) -> Result:
         """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
-        message = "" if reply.code == 200 else text_of_error(reply.body)
+        number = max(spends, len(request.key_IDs))
+        said = await off_loop(len(reply.body), text_of_error, reply.body, number) if reply.code != 200 else ""
+        message = (
+            said if reply.whole else f"the reply is larger than {request.max_octets} bytes, more than was asked for"
+        )
         rule = ruled(call, reply.code, message, self._errors) if self._errors else None
         try:
-            if reply.code == 200:
-                return read(reply.body)
-            raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+            if reply.code != 200:
+                raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+            if not reply.whole:
+                self._burn(request.sae, spends, "reply not believed")
+                raise KMEBadReply(f"{self.name}: {call}: {message}")
+            return await read(reply.body)
         except KeyUnavailable as error:
             if rule is not None or not unclear(call, reply.code, error):
                 raise

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from relay.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import (
+    LARGEST_KEY_BITS,
     USUAL_KEY_BITS,
     KeyStatus,
     count_of_keys,
@@ -22,6 +25,7 @@ from relay.keys.replies import (
     key_IDs_in_error,
     keys_asked_for,
     keys_from_container,
+    max_reply_octets,
     status_from_reply,
 )
 from relay.keys.types import Key
@@ -43,7 +47,7 @@ class OptimizedKMClient(KMEClient):
         """
         request = self._request("GET", str(slave_sae_id), Call.STATUS)
 
-        def read(body: bytes) -> KeyStatus:
+        async def read(body: bytes | bytearray) -> KeyStatus:
             return status_from_reply(json_body(self.name, body))
 
         return await self._ask(Call.STATUS, request, read, patient=patient)
@@ -72,13 +76,14 @@ class OptimizedKMClient(KMEClient):
             "extension_mandatory": list(extension_mandatory),
             "extension_optional": list(extension_optional),
         }
-        request = self._enc_keys_request(sae, number, size, {k: v for k, v in options.items() if v})
+        asked = self._enc_keys_request(sae, number, size, {k: v for k, v in options.items() if v})
+        request = replace(asked, max_octets=max_reply_octets(number, size))
 
-        def read(body: bytes) -> list[Key]:
+        async def read(body: bytes | bytearray) -> list[Key]:
             try:
-                keys = keys_from_container(json_body(self.name, body), at_most=number, size=size)
+                keys = await off_loop(len(body), _fresh_keys, self.name, body, number, size)
             except KMEBadReply as error:
-                came = count_of_keys(body)
+                came = await off_loop(len(body), count_of_keys, body, number)
                 self._burn(sae, number if came is None else came, "reply not believed")
                 raise KMEBadReply(f"{self.name}: enc_keys: {error}") from error
             if not keys:
@@ -155,8 +160,8 @@ class OptimizedKMClient(KMEClient):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
     async def _dec_keys(self, request: HTTPRequest, wanted: Sequence[str], patient: bool) -> dict[str, Key]:
-        def read(body: bytes) -> dict[str, Key]:
-            found, refused = keys_asked_for(json_body(self.name, body), wanted)
+        async def read(body: bytes | bytearray) -> dict[str, Key]:
+            found, refused = await off_loop(len(body), _keys_asked_for, self.name, body, wanted)
             if refused:
                 log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
                 if not found:
@@ -188,7 +193,9 @@ class OptimizedKMClient(KMEClient):
         json: dict[str, Any] | None = None,
         key_IDs: Sequence[str] = (),
     ) -> HTTPRequest:
-        return HTTPRequest(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
+        path = f"/api/v1/keys/{quote(sae, safe='')}/{call}"
+        most = max_reply_octets(len(key_IDs), LARGEST_KEY_BITS)
+        return HTTPRequest(method, path, query, json, sae, tuple(key_IDs), most)
 
     def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
         numbers = self.quirks.integer_key_ids
@@ -198,3 +205,11 @@ class OptimizedKMClient(KMEClient):
                 for key_ID in key_IDs
             ]
         }
+
+
+def _fresh_keys(source: str, body: bytes | bytearray, number: int, size: int) -> list[Key]:
+    return keys_from_container(json_body(source, body, number), at_most=number, size=size)
+
+
+def _keys_asked_for(source: str, body: bytes | bytearray, wanted: Sequence[str]) -> tuple[dict[str, Key], int]:
+    return keys_asked_for(json_body(source, body, len(wanted)), wanted)

@@ -76,7 +76,7 @@ class KMERefusedRequest(KMEMisconfigured):
 class RepliedNotFound(KeyNotFound):
     """The KME said that it does not know one or more of the keys; `body` is its error reply."""
 
-    def __init__(self, cause: str, body: bytes = b"") -> None:
+    def __init__(self, cause: str, body: bytes | bytearray = b"") -> None:
         super().__init__(cause)
         self.body = body
 
@@ -84,7 +84,7 @@ class RepliedNotFound(KeyNotFound):
 class AmbiguousReply(KeyUnavailable):
     """A reply of which the status will tell what it is about: the keys, or else the KME, which is what `meant` says."""
 
-    def __init__(self, meant: KeyUnavailable, body: bytes) -> None:
+    def __init__(self, meant: KeyUnavailable, body: bytes | bytearray) -> None:
         super().__init__(str(meant))
         self.meant = meant
         self.body = body

@@ -78,7 +78,7 @@ class ReceiverHere:
         """As Receiver.send."""
         self._spool.ready()
         reply = await transport.send(request, within, on_sent)
-        if reply.code == 200:
+        if reply.code == 200 and reply.whole:
             group, interface = self._kmes[kme]
             delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
@@ -163,7 +163,7 @@ class ReceiverProcess:
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
         if answer["kept"]:
             self._kept(kme, request)
-        return HTTPReply(answer["code"], body, answer["retry_after"], answer["kept"])
+        return HTTPReply(answer["code"], body, answer["retry_after"], answer["kept"], answer["whole"])
 
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""
@@ -224,7 +224,7 @@ def _ended() -> NoAnswer:
     return NoAnswer("the key receiver has ended", sent=True, fault=KMEFault.UNREACHABLE)
 
 
-def frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:
+def frame(header: Mapping[str, Any], body: bytes | bytearray = b"") -> bytes:
     """A JSON object and octets, both after their lengths (4 octets each)."""
     encoded = json.dumps(header).encode()
     return _FRAME.pack(len(encoded), len(body)) + encoded + body
@@ -249,7 +249,7 @@ class Delivered:
     interface: Interface
     master_sae: str
     key_IDs: tuple[str, ...]
-    body: bytes = field(repr=False)
+    body: bytes | bytearray = field(repr=False)
 
     def encoded(self) -> bytes:
         """One record of a key spool: what `decoded` reads."""
@@ -269,7 +269,7 @@ class Delivered:
             if self.interface == "skip":
                 keys = [key_asked_for("", self.body, key_ID) for key_ID in self.key_IDs]
                 return {key.key_ID: key.key for key in keys}
-            found, _ = keys_asked_for(json_body("", self.body), self.key_IDs)
+            found, _ = keys_asked_for(json_body("", self.body, len(self.key_IDs)), self.key_IDs)
         except KMEBadReply:
             return {}
         return {key_ID: key.key for key_ID, key in found.items()}

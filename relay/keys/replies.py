@@ -17,6 +17,15 @@ from relay.keys.types import Key
 
 MAX_KEY_ID_CHARS = 256
 
+MAX_REPLY_OCTETS = 32 * 1024 * 1024
+"""Maximum size of any reply, in bytes, whatever was asked for: memory is for mail."""
+REPLY_MARGIN_OCTETS, KEY_MARGIN_OCTETS = 64 * 1024, 4096
+"""Margins of a reply, in bytes: one for all of it, one for the key_ID and the extensions of each key."""
+LARGEST_KEY_BITS = 2**20
+"""Largest key that dec_keys may bring, in bits: its size stands in no request."""
+VALUES, VALUES_OF_KEY = 4096, 64
+"""Maximum number of JSON values in a reply: in all, and more for each key that was asked for."""
+
 USUAL_KEY_BITS = 256
 """The size of a key where neither a KME nor a user says anything else."""
 
@@ -47,10 +56,17 @@ class KeyStatus:
         return None if self.stored_key_count is None else self.stored_key_count * (self.key_size or USUAL_KEY_BITS)
 
 
-def json_body(source: str, body: bytes) -> Any:
-    """The JSON in a reply's body; raises KMEBadReply."""
+def max_reply_octets(number: int, bits: int) -> int:
+    """Maximum size in bytes of a reply with `number` keys of `bits` each, in base64 or hexadecimal digits."""
+    return min(MAX_REPLY_OCTETS, REPLY_MARGIN_OCTETS + number * (KEY_MARGIN_OCTETS + bits // 4))
+
+
+def json_body(source: str, body: bytes | bytearray, number: int = 0) -> Any:
+    """The JSON in the body of a reply to a request for `number` keys; raises KMEBadReply."""
     try:
-        return json.loads(body)
+        return _parsed(body, number)
+    except _TooMany as error:
+        raise KMEBadReply(f"{source}: the reply {error}") from None
     except (ValueError, RecursionError):
         # Without an excerpt and without the parser's error, either of which could show a key.
         raise KMEBadReply(f"{source}: the reply is not JSON ({len(body)} octets)") from None
@@ -133,10 +149,10 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
     return {key_ID: key for key_ID, key in found.items() if key_ID not in doubtful}, refused + len(doubtful)
 
 
-def count_of_keys(body: bytes) -> int | None:
-    """How many keys a reply carries that is otherwise not believed; None where even that cannot be read."""
+def count_of_keys(body: bytes | bytearray, number: int) -> int | None:
+    """How many keys a reply to a request for `number` carries that is not believed; None where that is not readable."""
     try:
-        return len(_items(json.loads(body)))
+        return len(_items(_parsed(body, number)))
     except (ValueError, RecursionError, KMEBadReply):
         return None
 
@@ -171,10 +187,10 @@ def _key(item: Any, size: int | None) -> Key:
     return Key(key_ID, octets)
 
 
-def text_of_error(body: bytes) -> str:
-    """What an error reply says, shortened to one line; HTML and empty bodies too."""
+def text_of_error(body: bytes | bytearray, number: int = 0) -> str:
+    """What an error reply to a request for `number` keys says, shortened to one line; HTML and empty bodies too."""
     try:
-        reply = json.loads(body)
+        reply = _parsed(body, number)
     except (ValueError, RecursionError):
         return _excerpt(body)
     fields = reply if isinstance(reply, dict) else {"message": reply}
@@ -182,10 +198,10 @@ def text_of_error(body: bytes) -> str:
     return _one_line(" ".join(str(part) for part in parts if part)) or "no message"
 
 
-def key_IDs_in_error(body: bytes, asked: Collection[str]) -> set[str]:
+def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str]:
     """Which of the key_IDs asked for an error reply names in its `details`, as some KMEs do."""
     try:
-        reply = json.loads(body)
+        reply = _parsed(body, len(asked))
     except (ValueError, RecursionError):
         return set()
     named: set[str] = set()
@@ -200,6 +216,21 @@ def key_IDs_in_error(body: bytes, asked: Collection[str]) -> set[str]:
     return named
 
 
+class _TooMany(ValueError):
+    """The text has more JSON values than the request can have brought."""
+
+
+def _parsed(body: bytes | bytearray, number: int) -> Any:
+    """The JSON in it. Raises ValueError and RecursionError.
+
+    Values are counted by their commas before they are made: an empty object takes 3 bytes here and 64 in memory, and
+    the parser lets no other thread run.
+    """
+    if body.count(b",") > VALUES + VALUES_OF_KEY * number:
+        raise _TooMany("has more values than the keys asked for can need")
+    return json.loads(body)
+
+
 def _lowered(reply: Any) -> dict[str, Any]:
     """An object with its field names in lower case, as some KMEs send them; raises KMEBadReply."""
     if not isinstance(reply, dict):
@@ -207,7 +238,7 @@ def _lowered(reply: Any) -> dict[str, Any]:
     return {str(name).lower(): value for name, value in reply.items()}
 
 
-def _excerpt(body: bytes) -> str:
+def _excerpt(body: bytes | bytearray) -> str:
     return _one_line(body[:200].decode("utf-8", "replace")) or "empty"
 
 
