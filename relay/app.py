@@ -18,6 +18,7 @@ from zlib import crc32
 
 import structlog
 
+from relay import signals
 from relay.aio import in_background
 from relay.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
 from relay.audit.policies import PolicyRecords
@@ -193,7 +194,7 @@ async def running(
         files += [built.dkim] if built.dkim is not None else []
         reloading = Reloading(settings, built.sites, built.policies, files)
         await stack.enter_async_context(in_background("watch", built.policies.watch(reloading.look)))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, reloading)
+        signals.hear(signal.SIGHUP, partial(_reload, built, reloading))
         stack.push_async_callback(_stopped, ready)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
         if built.receiving.process_has_ended:
@@ -201,7 +202,7 @@ async def running(
         built.keys.start()
         if worker is not None and stop is not None:
             told = asyncio.Event()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, told.set)
+            signals.hear(signal.SIGUSR2, told.set)
             await stack.enter_async_context(in_background("retirement", _retire(told, ready, stop)))
         addresses: dict[str, TCPAddress] = {}
         for each in ready:

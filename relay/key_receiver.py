@@ -154,7 +154,7 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
         os.setsid()
         # systemd ends all processes of a service at once (SIGABRT: its watchdog): this one has to stay until its calls
         # are over.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         uvloop.run(_serve(theirs, config))
         status = 0

@@ -76,7 +76,8 @@ class OptimizedKMClient(KMEClient):
 
         def read(body: bytes) -> list[Key]:
             try:
-                keys = keys_from_container(json_body(self.name, body), at_most=number, size=size)
+                numbers = self.quirks.integer_key_ids
+                keys = keys_from_container(json_body(self.name, body), at_most=number, size=size, numbers=numbers)
             except KMEBadReply as error:
                 came = count_of_keys(body)
                 self._burn(sae, number if came is None else came, "reply not believed")
