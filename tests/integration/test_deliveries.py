@@ -211,6 +211,21 @@ async def test_a_form_that_is_refused_does_not_stop_the_others_and_the_sender_is
     assert deliveries(wire) == [("press@open.example",)]
 
 
+@pytest.mark.in_process
+async def test_one_of_a_thousand_who_is_refused_costs_the_others_nothing(site: Site, wire: Sink) -> None:
+    """By LMTP the reply to each is their own; the one reply that SMTP has refuses, and says how many have the mail."""
+    site.config_file.write_text(site.config_file.read_text().replace("[outgoing]", '[outgoing]\nlmtp = "127.0.0.1:0"', 1))
+    thousand = [f"user{number}@bob.example" for number in range(1000)]
+    wire.on_rcpt = {thousand[500]: "550 5.1.1 unknown"}
+    async with serving(site) as addresses:
+        told = await submit(addresses["outgoing"], mails.plain(), recipients=thousand)
+        each = await submit_lmtp(addresses["outgoing_lmtp"], mails.plain(body="another\r\n"), recipients=thousand)
+    assert str(told) == "554 5.1.1 Refused by the next hop (999 of 1000 recipients have it)"
+    assert str(each.pop(500)) == "554 5.1.1 Refused by the next hop"
+    assert {reply.code for reply in each} == {250}
+    assert [len(got.recipients) for got in wire.got] == [999, 999]
+
+
 async def test_a_policy_tightened_meanwhile_keeps_the_retry_from_leaving_in_clear(site: Site, wire: Sink) -> None:
     async with running(site) as relay:
         wire.on_rcpt = {"press@open.example": "451 4.2.0 busy"}
