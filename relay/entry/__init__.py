@@ -51,8 +51,14 @@ class Recipe(Protocol):
         Raises TryLater or Refuse, which then holds for all recipients.
         """
 
+    def heard(self, mail: Mail) -> None:
+        """The client was there when it was answered: it asks again for those alone whom the answer has held."""
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted."""
+        """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted.
+
+        Of a mail that is `confirmed` this or `heard` is called, once.
+        """
 
 
 @dataclass(frozen=True, slots=True)

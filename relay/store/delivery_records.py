@@ -236,6 +236,10 @@ class DeliveryRecords:
         if outcome.delivered or outcome.waiting or outcome.claims or outcome.replaced:
             await self._write(outcome)
 
+    async def forget(self, mail: bytes, mailboxes: Iterable[str]) -> None:
+        """Nothing needs to be known of these any more; what waits for others stays. Raises StoreUnavailable."""
+        await self._write(Settlement(mail, replaced=[recipient_name(mail, mailbox) for mailbox in mailboxes]))
+
     async def settle_opened(
         self,
         opened: OpenedMail,
