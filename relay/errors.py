@@ -10,7 +10,7 @@ The tree::
     │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
-    │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable
+    │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
     └── Refuse                 5xx: the sender is told
         ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
         ├── MalformedMessage   MailLoop
@@ -184,6 +184,13 @@ class QuarantineFull(TryLater):
     """There is no room left for a message that cannot be opened: its sender's queue keeps it."""
 
     status = "4.3.1"
+
+
+class SealedForUs(TryLater):
+    """Mail that arrives sealed came to the listener of mail that leaves, and cannot be opened from there."""
+
+    status = "4.7.5"
+    public = "Sealed message cannot be opened here, try again later"
 
 
 class TooManyRecipients(TryLater):

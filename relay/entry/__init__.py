@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.budget import Budget
     from relay.config import Config, DirectionSettings, TCPAddress
     from relay.entry.listening import Present, Sockets, Where
+    from relay.homeward import Homeward
     from relay.incoming import Incoming
     from relay.opening.original import Originals
-    from relay.outgoing import Outgoing
     from relay.stamps import Stamps
     from relay.store.secret import SiteSecret
     from relay.store.spent import Spent
@@ -66,7 +66,7 @@ class Inside:
     """What a door leads to, and what it may use there."""
 
     config: Config
-    outgoing: Outgoing | None
+    outgoing: Homeward | None
     incoming: Incoming | None
     originals: Originals
     spent: Spent
@@ -87,7 +87,7 @@ class Inside:
         return count
 
     @property
-    def directions(self) -> Iterator[tuple[str, DirectionSettings, Outgoing | Incoming]]:
+    def directions(self) -> Iterator[tuple[str, DirectionSettings, Homeward | Incoming]]:
         """Each way through the relay that is set: its name, its settings and its recipe."""
         if self.config.outgoing is not None and self.outgoing is not None:
             yield "outgoing", self.config.outgoing, self.outgoing

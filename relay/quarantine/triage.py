@@ -155,6 +155,11 @@ def identity(mail: Mail) -> bytes:
     return digest.digest()
 
 
+def let_out_name(mail: bytes) -> bytes:
+    """What the store calls the mail with this identity where it notes who has it sealed, as it came."""
+    return hashlib.sha256(b"let out\0" + mail).digest()
+
+
 def _cause(cause: object) -> str:
     """Hostile mail may have written a part of this."""
     return printable(str(cause))[:MAX_CAUSE]

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable
 from relay.store.claims import Claims, ClaimsTransaction
-from relay.store.database import Database, to_its_end
+from relay.store.database import Database, batches, to_its_end
 from relay.store.delivery_tables import all_known, copy_rows, opened_rows, recipient_rows
 from relay.store.delivery_tries import KEEP_FOR_S, Beginning, Begun, Settlement, Tries, WaitingCopy
 from relay.store.group_commit import GroupCommit
@@ -235,6 +235,19 @@ class DeliveryRecords:
             outcome.replaced = names.values()
         if outcome.delivered or outcome.waiting or outcome.claims or outcome.replaced:
             await self._write(outcome)
+
+    async def all_have(self, mail: bytes, mailboxes: Iterable[str]) -> bool:
+        """Whether it was remembered, by this or another process, that all of these have it. Raises StoreUnavailable."""
+        names = {recipient_name(mail, mailbox) for mailbox in mailboxes}
+
+        def number(connection: Connection) -> int:
+            here = (recipient_rows.c.recipient.in_(some) for some in batches(list(names)))
+            return sum(
+                int(connection.scalar(select(func.count()).where(each, recipient_rows.c.copy.is_(None))) or 0)
+                for each in here
+            )
+
+        return await self._database.reading(number) == len(names)
 
     async def forget(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """Nothing needs to be known of these any more; what waits for others stays. Raises StoreUnavailable."""

@@ -216,7 +216,9 @@ async def test_a_form_that_is_refused_does_not_stop_the_others_and_the_sender_is
 @pytest.mark.in_process
 async def test_one_of_a_thousand_who_is_refused_costs_the_others_nothing(site: Site, wire: Sink) -> None:
     """By LMTP the reply to each is their own; the one reply that SMTP has refuses, and says how many have the mail."""
-    site.config_file.write_text(site.config_file.read_text().replace("[outgoing]", '[outgoing]\nlmtp = "127.0.0.1:0"', 1))
+    site.config_file.write_text(
+        site.config_file.read_text().replace("[outgoing]", '[outgoing]\nlmtp = "127.0.0.1:0"', 1)
+    )
     thousand = [f"user{number}@bob.example" for number in range(1000)]
     wire.on_rcpt = {thousand[500]: "550 5.1.1 unknown"}
     async with serving(site) as addresses:

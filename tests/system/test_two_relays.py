@@ -194,9 +194,7 @@ async def test_a_client_that_gave_up_before_it_heard_of_each_recipient_repeats_n
     async with asyncio.timeout(30):
         while not all(
             each.code == 250
-            for each in await submit_lmtp(
-                relays.two.addresses["outgoing_lmtp"], mails.plain(), recipients=[BEN, PRESS]
-            )
+            for each in await submit_lmtp(relays.two.addresses["outgoing_lmtp"], mails.plain(), recipients=[BEN, PRESS])
         ):
             await asyncio.sleep(0.05)
     assert relays.delivered == {BEN: 1, PRESS: 1}
