@@ -296,7 +296,7 @@ class KeyDestroyed(CannotOpen):
 
 
 class KeyLost(CannotOpen):
-    """No KME knows its quantum key, and has not for so long that it is not late any more, but gone."""
+    """No KME knows its quantum key, and it is not late but gone: for too long, or given away when nobody could read."""
 
 
 class NotAccepted(CannotOpen):

@@ -158,9 +158,7 @@ def _key(item: Any, size: int | None, *, numbers: bool) -> Key:
     key_ID = fields.get("key_id")
     if isinstance(key_ID, int) and not isinstance(key_ID, bool):
         if not numbers:
-            raise KMEBadReply(
-                "a key_ID is a number: if both KMEs use numbers, set integer_key_ids at both sites"
-            )
+            raise KMEBadReply("a key_ID is a number: if both KMEs use numbers, set integer_key_ids at both sites")
         key_ID = str(key_ID)
     if not isinstance(key_ID, str) or not 0 < len(key_ID) <= MAX_KEY_ID_CHARS or not is_printable(key_ID):
         raise KMEBadReply(f"a key_ID is not 1 to {MAX_KEY_ID_CHARS} printable characters")

@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 SHARES = 2
 """One party (a peer, or all who are no peer together) may take one part of so many, so that nobody takes all."""
 MAX_CAUSE = 1000
-TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "outside-window"})
+TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "key-lost", "outside-window"})
 """What was sealed as it should be, and came when nobody could open it any more."""
 PATIENCE_S = 10.0
 """Seconds for all notices about one arrival; the mail's own reply waits for them."""
