@@ -93,7 +93,8 @@ class Homeward:
         facts = {"cause": cause, "sender": mail.envelope.sender, "recipients": len(mail.envelope.recipients)}
         if self.incoming is None or not self._all_may_go_in(mail):
             log.warning("sealed_mail_held", **facts)
-            raise SealedForUs(f"{cause}, and this relay cannot open it for all its recipients")
+            with self.outgoing.tally.of(mail):  # counted and recorded as any mail that is held
+                raise SealedForUs(f"{cause}, and this relay cannot open it for all its recipients")
         log.warning("came_by_the_way_out", **facts)
         return self.incoming
 

@@ -12,6 +12,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay import app, assembly, mime
+from relay.audit.reading import records
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.quarantine.release import Release
@@ -136,6 +137,8 @@ async def test_a_relay_that_opens_no_mail_holds_it_and_says_so(
     bob.config_file.write_text(before + "\n[policies]" + rest.partition("\n[policies]")[2])
     async with app.running(bob.config) as addresses:
         assert str(await submit(addresses["outgoing"], message)).startswith("451 4.7.5")
+    held = [each for each in records(bob.directory / "audit") if each.get("outcome") == "held"]
+    assert [each["direction"] for each in held] == ["outgoing"]
     assert left.got == []
     assert events(log, "sealed_mail_held") == [("sealed_mail_held", "warning")]
 
@@ -184,3 +187,16 @@ async def test_what_a_person_has_released_unopened_is_not_put_aside_once_more(
     assert [got.recipients for got in left.got] == [(BEN,)]
     async with assembly.parts(bob.config, prefetch=False) as parts:
         assert [each.envelope.addresses for each in await parts.store.quarantine.all()] == [(EVE,)]
+
+
+async def test_what_was_sealed_twice_is_opened_layer_by_layer_and_never_goes_round(
+    bob: Site, seal: Seal, sink: Sink, left: Sink
+) -> None:
+    """What is opened goes through the outgoing relay on its way to the mailbox."""
+    message = await seal("aes", await seal("aes", mails.plain()))
+    way = ["incoming", "outgoing", "outgoing"]
+    async with app.running(bob.config) as addresses:
+        for listener in way:
+            assert (await submit(addresses[listener], message)).code == 250
+            message = (sink.got + left.got)[-1].message
+    assert ([len(sink.got), len(left.got)], message.endswith(mails.plain())) == ([2, 1], True)
