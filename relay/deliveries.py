@@ -11,7 +11,8 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
 - Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for whom it waits. Whoever
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
   octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
-  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it.
+  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it; other relays do
+  not for a moment longer.
 - What was opened is known by its sealed envelope, and whoever opens it has begun it and settles it (relay/opening): who
   has that never gets it again.
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
@@ -173,6 +174,7 @@ class Deliveries:
         self._lingering: dict[bytes, tuple[asyncio.TimerHandle, set[str]]] = {}
         self._being_forgotten: dict[bytes, tuple[asyncio.Task[None], list[str]]] = {}
         self._unanswered: dict[str, Delivery] = {}
+        self._forgotten_later: dict[bytes, tuple[asyncio.Task[None], asyncio.Event]] = {}
         self._names: OrderedDict[str, bytes] = OrderedDict()
 
     @asynccontextmanager
@@ -190,6 +192,7 @@ class Deliveries:
         self._under_way |= recipients
         delivery = Delivery(name, mail, like_no_other)
         try:
+            await self._forgotten(name)
             await self._records.mark(name, mail.envelope.mailboxes)
             self._take_room(delivery)  # before a key is spent on it
             if begin:
@@ -315,11 +318,38 @@ class Deliveries:
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None:
             return
-        if delivery.over:
+        if self._records.lingers and (not delivery.over or _leaves_rows(delivery)):
+            now = asyncio.Event()
+            task = self._records.later(self._forget_later(_without_messages(delivery), now))
+            self._forgotten_later[delivery.name] = task, now
+        elif delivery.over:
             self._forget_soon(delivery)
-            self._let_others_begin(delivery.name, delivery.mail)
         else:
             self._records.later(self._forget_those_who_do_not_wait(delivery))
+        if delivery.over:
+            self._let_others_begin(delivery.name, delivery.mail)
+
+    async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:
+        """For other relays the mail is under way a moment longer: one may have it from a client that gave up there.
+
+        Should it be served only after that, its client has been gone for so long that it is held (`_check_client`).
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await now.wait()
+        if delivery.over:
+            await self._write(delivery)
+        else:
+            await self._forget_those_who_do_not_wait(delivery)
+
+    async def _forgotten(self, name: bytes) -> None:
+        """Before the same octets are another mail here: what is to be forgotten of the one before is."""
+        if (later := self._forgotten_later.get(name)) is not None:
+            task, now = later
+            now.set()
+            await asyncio.wait([task])
+        for each in [each for each, (task, _) in self._forgotten_later.items() if task.done()]:
+            del self._forgotten_later[each]
 
     async def _forget_those_who_do_not_wait(self, delivery: Delivery) -> None:
         answers = zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True)
@@ -432,6 +462,13 @@ class Deliveries:
             await self._records.settle(delivery.name, delivery.begun, mailboxes, delivered, copies)
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             _not_remembered(error)
+
+
+def _without_messages(delivery: Delivery) -> Delivery:
+    """What is needed to forget it, without what takes memory that nobody counts any more."""
+    copies = tuple(replace(each, message=b"") for each in delivery.begun.copies)
+    begun = replace(delivery.begun, copies=copies)
+    return replace(delivery, mail=delivery.mail.with_message(b""), begun=begun, copies=[], without={}, witness=None)
 
 
 def _leaves_rows(delivery: Delivery) -> bool:

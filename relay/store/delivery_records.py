@@ -105,6 +105,11 @@ class DeliveryRecords:
         """Whether no other process begins tries in this store."""
         return self._neighbours is None and self._database.is_sqlite
 
+    @property
+    def lingers(self) -> bool:
+        """Whether other relays begin tries in this store, who know of a try by its claims alone."""
+        return not self._database.is_sqlite
+
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
 

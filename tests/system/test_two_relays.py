@@ -200,6 +200,31 @@ async def test_a_client_that_gave_up_before_it_heard_of_each_recipient_repeats_n
     assert relays.delivered == {BEN: 1, PRESS: 1}
 
 
+async def test_a_client_that_gave_up_while_the_database_stalled_and_was_served_by_the_other_relay_gets_nothing_twice(
+    relays: Relays,
+) -> None:
+    """The first relay begins when the other one is done, and its client has not been gone for long."""
+    relays.to_store.hold_answers()
+    leaving = asyncio.create_task(relays.send(relays.one, BEN, PRESS))
+    await relays.to_store.holding()
+    await asyncio.sleep(0.2)  # the mail is there, too
+    leaving.cancel()
+    await relays.until_sent(relays.two, BEN, PRESS)
+    relays.to_store.let_answers_go()
+    relays.to_store.let_new_answers_go()
+    async with asyncio.timeout(30):
+        while not any(each in relays.one.log for each in ("mail_not_accepted", "client_gone_before_the_answer")):
+            await asyncio.sleep(0.02)
+    assert relays.delivered == {BEN: 1, PRESS: 1}
+
+
+async def test_the_same_octets_sent_anew_are_another_mail_at_once(relays: Relays) -> None:
+    for _ in range(2):
+        assert (await relays.send(relays.one, BEN, PRESS)).code == 250
+    await relays.until_sent(relays.two, BEN, PRESS)
+    assert relays.delivered == {BEN: 3, PRESS: 3}
+
+
 async def test_where_a_relay_is_killed_the_other_one_delivers_when_its_lease_is_over(relays: Relays) -> None:
     gate = relays.wire.before_content = asyncio.Event()
     sending = asyncio.create_task(relays.send(relays.one, BEN, BEA))
