@@ -39,7 +39,7 @@ from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
-from relay.keys.receiver import Delivered
+from relay.keys.receiver import replies_in
 from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
@@ -296,7 +296,7 @@ def _received(config: Config) -> list[State]:
     records, problems = _waiting(directory, secret, config.store.secret)
     detail = str(directory)
     try:
-        number = sum(len(Delivered.decoded(record).keys()) for record in records)
+        number = sum(len(reply.keys()) for reply in replies_in(records))
         detail += f": {number} keys wait to be taken over into the store"
     except ValueError:
         problems.append(f"{directory}: was written by a newer relay")

@@ -74,7 +74,7 @@ class Quirks:
 
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
     for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
-    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
+    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways.
     `errors`: what replies mean, against the usual reading.
     """
 

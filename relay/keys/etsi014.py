@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -81,7 +82,8 @@ class OptimizedKMClient(KMEClient):
 
         async def read(body: bytes | bytearray) -> list[Key]:
             try:
-                keys = await off_loop(len(body), _fresh_keys, self.name, body, number, size)
+                read_keys = partial(_fresh_keys, numbers=self.quirks.integer_key_ids)
+                keys = await off_loop(len(body), read_keys, self.name, body, number, size)
             except KMEBadReply as error:
                 came = await off_loop(len(body), count_of_keys, body, number)
                 self._burn(sae, number if came is None else came, "reply not believed")
@@ -207,8 +209,8 @@ class OptimizedKMClient(KMEClient):
         }
 
 
-def _fresh_keys(source: str, body: bytes | bytearray, number: int, size: int) -> list[Key]:
-    return keys_from_container(json_body(source, body, number), at_most=number, size=size)
+def _fresh_keys(source: str, body: bytes | bytearray, number: int, size: int, *, numbers: bool) -> list[Key]:
+    return keys_from_container(json_body(source, body, number), at_most=number, size=size, numbers=numbers)
 
 
 def _keys_asked_for(source: str, body: bytes | bytearray, wanted: Sequence[str]) -> tuple[dict[str, Key], int]:

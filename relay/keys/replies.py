@@ -105,16 +105,17 @@ def status_from_reply(reply: Any) -> KeyStatus:
     )
 
 
-def keys_from_container(reply: Any, *, at_most: int, size: int | None = None) -> list[Key]:
+def keys_from_container(reply: Any, *, at_most: int, size: int | None = None, numbers: bool = False) -> list[Key]:
     """The keys of a fresh key container, each with a believable ID and `size` bits where that is given.
 
-    Raises KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a
-    key has another length; then none of them may be used.
+    IDs may be `numbers` where the KME wants them so: one that gives numbers unasked finds no key by a text. Raises
+    KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a key has another
+    length; then none of them may be used.
     """
     items = _items(reply)
     if len(items) > at_most:
         raise KMEBadReply(f"{len(items)} keys came, at most {at_most} were asked for")
-    keys = [_key(item, size) for item in items]
+    keys = [_key(item, size, numbers=numbers) for item in items]
     if len({key.key_ID for key in keys}) != len(keys):
         raise KMEBadReply("the same key_ID came twice in one reply")
     return keys
@@ -136,7 +137,7 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
     refused = 0
     for item in _items(reply):
         try:
-            key = _key(item, None)
+            key = _key(item, None, numbers=True)
         except KMEBadReply:
             refused += 1
             continue
@@ -168,10 +169,12 @@ def _items(reply: Any) -> list[Any]:
     return items
 
 
-def _key(item: Any, size: int | None) -> Key:
+def _key(item: Any, size: int | None, *, numbers: bool) -> Key:
     fields = _lowered(item)
     key_ID = fields.get("key_id")
     if isinstance(key_ID, int) and not isinstance(key_ID, bool):
+        if not numbers:
+            raise KMEBadReply("a key_ID is a number: if both KMEs use numbers, set integer_key_ids at both sites")
         key_ID = str(key_ID)
     if not isinstance(key_ID, str) or not 0 < len(key_ID) <= MAX_KEY_ID_CHARS or not is_printable(key_ID):
         raise KMEBadReply(f"a key_ID is not 1 to {MAX_KEY_ID_CHARS} printable characters")

@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 SHARES = 2
 """One party (a peer, or all who are no peer together) may take one part of so many, so that nobody takes all."""
 MAX_CAUSE = 1000
-TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "outside-window"})
+TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "key-lost", "outside-window"})
 """What was sealed as it should be, and came when nobody could open it any more."""
 PATIENCE_S = 10.0
 """Seconds for all notices about one arrival; the mail's own reply waits for them."""
@@ -160,6 +160,11 @@ def identity(mail: Mail) -> bytes:
     digest = hashlib.sha256(kind + b"\0")
     digest.update(content)
     return digest.digest()
+
+
+def let_out_name(mail: bytes) -> bytes:
+    """What the store calls the mail with this identity where it notes who has it sealed, as it came."""
+    return hashlib.sha256(b"let out\0" + mail).digest()
 
 
 def _cause(cause: object) -> str:
