@@ -338,6 +338,7 @@ def test_keys_are_added_to_an_identity_and_protected_like_the_others(
     if encrypted:
         passphrase = tmp_path / "passphrase"
         assert make_passphrase(passphrase, directory)
+        directory.mkdir(mode=0o700, exist_ok=True)
         for path in identities.alice.directory.glob("rsa_*.key"):  # made once, as RSA keys take seconds
             shutil.copy2(path, directory)
     else:
