@@ -135,7 +135,7 @@ def parse_mailbox(value: str) -> str:
     return f"{one_quoting(local)}@{parse_domain(domain)}"
 
 
-MAX_SIZE = 2**50
+MAX_SIZE = 2**62
 """Maximum size that a setting may name, in octets: nothing is larger, and no number becomes too long to be written."""
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {letter: _UNITS[f"{letter}IB"] for letter in "KMG"}
