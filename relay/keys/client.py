@@ -15,7 +15,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from relay.counting import Board, metrics
@@ -49,7 +49,10 @@ from relay.keys.faults import (
 )
 from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender
+from relay.keys.pool import KeyPool
+from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus, text_of_error
+from relay.keys.stock import SeenKeys
 from relay.keys.tls import CertificateEnd, ClientTLS, TLSRules
 from relay.keys.types import REAL_TIME, Key, Timing
 
@@ -60,11 +63,20 @@ Result = TypeVar("Result")
 _GATEWAY_CODES = (502, 504)
 """A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
 
+LATE_KEYS_S = 30.0
+"""How long an answer to enc_keys is listened for, from when it was asked for: its keys are good, however late."""
+
 WELL_FOR_S = 1.0
 """So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
 
 RENEW_EVERY_S = 1.0
 """Certificate files are looked at no more often than this."""
+
+
+def check_numbers(number: int, size: int) -> None:
+    """Raises ValueError where no KME could give `number` keys of `size` bits."""
+    if number < 1 or size < 8 or size % 8:
+        raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +86,8 @@ class Quirks:
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
     for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
     "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
-    `errors`: what replies mean, against the usual reading.
+    `errors`: what replies mean, against the usual reading. `at_once`: how many requests for fresh keys may be on their
+    way for one slave SAE; some KMEs drop the keys of the first when the second comes.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -82,6 +95,11 @@ class Quirks:
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
     errors: tuple[ErrorRule, ...] = ()
+    at_once: int = 1
+
+
+def _unnoticed() -> None:
+    """Nothing is burnt when such a request was sent, and its answer did not come."""
 
 
 class KMEClient(ABC):
@@ -92,6 +110,9 @@ class KMEClient(ABC):
 
     usual_errors: tuple[ErrorRule, ...] = ()
     """What replies mean in a protocol, where that differs from faults.py; the setting `errors` comes first."""
+
+    most_per_request: int | None = None
+    """The most keys that one request can ask for; None: the KME says."""
 
     def __init__(
         self,
@@ -119,8 +140,8 @@ class KMEClient(ABC):
 
         `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
         time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
-        shorter while most tries succeed, and limits shrink for a KME that is quick, to no less than `min_timeout` (by
-        default a fifth of `timeout`).
+        shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
+        less than `min_timeout` (by default a fifth of `timeout`).
         At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
         times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
         `name` (default: the URL) stands in logs and metrics; these are on the `board`. Raises ConfigError for another
@@ -139,6 +160,7 @@ class KMEClient(ABC):
         self.pool_connections = pool_connections
         self.pool_maxsize = pool_maxsize
         self.quirks = quirks
+        self._timing = timing
         self.board = board or Board()
         self.accounts = Accounts(self.name, self.board)
         """What became of fresh keys; here only those that were lost on the way are entered."""
@@ -150,17 +172,22 @@ class KMEClient(ABC):
             keep_alive=quirks.keep_alive and not self.one_by_one,
         )
         shortest = (timeout / 5 if min_timeout is None else min_timeout) if adaptive else timeout
-        # A status costs no key, so nothing is lost by giving it up early.
+        # A status costs no key, so nothing is lost by giving it up early; to give up enc_keys early would burn some.
         self.time_limits = {
-            call: TimeLimit(timeout, shortest, shortest if call is Call.STATUS else None) for call in Call
+            Call.STATUS: TimeLimit(timeout, shortest, shortest),
+            Call.ENC_KEYS: TimeLimit(timeout, shortest, early=False),
+            Call.DEC_KEYS: TimeLimit(timeout, shortest),
         }
         self._receive: Sender = self.transport.send
         self._errors = (*quirks.errors, *self.usual_errors)
-        self._timing = timing
         self._breakers = {call: Breaker(f"{self.name}: {call}", breaker, timing) for call in Call}
         self._backoff = Backoff(retry_delay, timing, adaptive=adaptive)
         self._burn_budget = BurnBudget(burn_budget, timing)
-        self._drawing: dict[str, asyncio.Lock] = {}
+        self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
+        self.take_in: Callable[[str, int, list[Key]], None]
+        """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
+        self._fresh = self._shared_requests()
+        self._late: dict[asyncio.Task[HTTPReply], int] = {}
         self._not_before: dict[Call, float] = {}
         self._settling = asyncio.Lock()
         self._well_at = self._renewed_at = float("-inf")
@@ -170,10 +197,19 @@ class KMEClient(ABC):
         """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
 
     @abstractmethod
+    async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits, by a request of its own. Raises KeyUnavailable."""
+
     async def request_enc_keys(
         self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
     ) -> list[Key]:
-        """From 1 to `number` fresh keys of `size` bits. Raises KeyUnavailable."""
+        """From 1 to `number` fresh keys of `size` bits shared with the slave SAE. Raises KeyUnavailable.
+
+        Callers who wait at the same time share one request. Keys that come when their caller has given up are there for
+        the next one.
+        """
+        check_numbers(number, size)
+        return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
 
     @abstractmethod
     async def request_dec_keys(
@@ -193,8 +229,18 @@ class KMEClient(ABC):
         await self.close()
 
     async def close(self) -> None:
-        """Closes all connections. The client may be used again afterwards."""
+        """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
+        fresh, self._fresh = self._fresh, self._shared_requests()
+        await fresh.close()
+        late = list(self._late)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         await self.transport.close()
+
+    def _shared_requests(self) -> KeyPool:
+        """What the public calls for fresh keys share: it draws what callers ask for, and keeps nothing ready."""
+        return KeyPool(self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
@@ -237,6 +283,11 @@ class KMEClient(ABC):
     def one_by_one(self) -> bool:
         """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
         return self.quirks.method == "GET"
+
+    @property
+    def at_once(self) -> int:
+        """How many requests for fresh keys may be on their way for one slave SAE."""
+        return self.quirks.at_once
 
     @property
     def any_size(self) -> bool:
@@ -294,6 +345,13 @@ class KMEClient(ABC):
             self._burn_budget.spend(number)
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
+    def _turn(self, sae: str) -> asyncio.Semaphore:
+        """For one of the requests for fresh keys that may be on their way at the same time, in this event loop."""
+        loop = asyncio.get_running_loop()
+        if sae not in self._turns or self._turns[sae][0] is not loop:
+            self._turns[sae] = loop, asyncio.Semaphore(self.at_once)
+        return self._turns[sae][1]
+
     # One call
 
     async def _ask(
@@ -335,7 +393,7 @@ class KMEClient(ABC):
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
                 if asked:
                     self._not_before[call] = self._timing.clock() + asked
-                again = not isinstance(error, KMEUnanswered) or self._unanswered(request.sae, spends)
+                again = not (spends and isinstance(error, KMEUnanswered)) or self._burn_budget.allows(spends)
                 pause = max(asked, self._backoff.pause(attempt))
                 if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
                     raise
@@ -349,12 +407,14 @@ class KMEClient(ABC):
 
     async def _try(self, call: Call, request: HTTPRequest, read: Callable[[bytes], Result], spends: int) -> Result:
         """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
-        sent: list[bool] = []
         outcome, limit = "cancelled", self.time_limits[call]
-        send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
         started = self._timing.clock()
         try:
-            reply = await send(request, limit.seconds, partial(sent.append, True))
+            if spends:
+                reply = await self._draw_within(limit.seconds, request, read, spends)
+            else:
+                send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
+                reply = await send(request, limit.seconds, _unnoticed)
             elapsed = self._timing.clock() - started
             # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as they like.
             if reply.code == 200:
@@ -374,13 +434,11 @@ class KMEClient(ABC):
             raise trouble from error
         except KeyUnavailable as error:
             outcome = outcome_of(error)
+            if isinstance(error, KMEUnanswered):  # of a gateway
+                self._burn(request.sae, spends, "no answer")
             raise
         except StoreUnavailable:
             outcome = "not_asked"
-            raise
-        except asyncio.CancelledError:
-            if sent:
-                self._unanswered(request.sae, spends)
             raise
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
@@ -407,10 +465,60 @@ class KMEClient(ABC):
             return KMEUnanswered(cause)
         return error_of(fault, cause, reply.retry_after)
 
-    def _unanswered(self, sae: str, spends: int) -> bool:
-        """Burns the keys of a request whose answer did not come; whether trying again is within the budget."""
-        self._burn(sae, spends, "no answer")
-        return not spends or self._burn_budget.allows(spends)
+    async def _draw_within(
+        self, seconds: float, request: HTTPRequest, read: Callable[[bytes], Any], spends: int
+    ) -> HTTPReply:
+        """The reply to a request for fresh keys. Raises NoAnswer when none came in time; it is listened for further."""
+        sent: list[bool] = []
+        within = max(seconds, LATE_KEYS_S)
+        sending = asyncio.create_task(self.transport.send(request, within, partial(sent.append, True)))
+        try:
+            await asyncio.wait([sending], timeout=seconds)
+        finally:
+            if not sending.done():
+                if sent:
+                    self._listen_further(sending, request.sae, read, spends)
+                # Others need connections, too, and what was waited for longest is likeliest to come yet.
+                if not sent or len(self._late) > self.pool_maxsize // 2:
+                    sending.cancel()
+        if sending.done():
+            try:
+                return sending.result()
+            except NoAnswer as error:
+                if error.sent:
+                    self._burn(request.sae, spends, "no answer")
+                raise
+        cause = f"no answer within {seconds:.1f} s" + ("; should one come, its keys are used" if sent else "")
+        raise NoAnswer(cause, sent=bool(sent), fault=KMEFault.UNREACHABLE, in_time=False)
+
+    @property
+    def unread(self) -> int:
+        """How many keys were asked for by requests that were given up, and whose answers may come yet."""
+        return sum(self._late.values())
+
+    def _listen_further(
+        self, sending: asyncio.Task[HTTPReply], sae: str, read: Callable[[bytes], Any], spends: int
+    ) -> None:
+        """The keys count as lost for the budget, until they come; only then it is known what became of them."""
+        self._burn_budget.spend(spends)
+        self._late[sending] = spends
+
+        def ended(sending: asyncio.Task[HTTPReply]) -> None:
+            del self._late[sending]
+            self._burn_budget.spend(-spends)
+            try:
+                reply = sending.result()
+                keys: list[Key] = read(reply.body) if reply.code == 200 else []
+            except (NoAnswer, asyncio.CancelledError):
+                self._burn(sae, spends, "no answer")
+            except KeyUnavailable as error:
+                log.warning("late_keys_refused", kme=self.name, slave_sae=sae, cause=str(error))
+            else:
+                if keys:
+                    log.info("late_keys_taken_in", kme=self.name, slave_sae=sae, number=len(keys))
+                    self.take_in(sae, len(keys[0].key) * 8, keys)
+
+        sending.add_done_callback(ended)
 
     def _raise_if_left_alone(self, call: Call) -> None:
         """Raises NotAsked while the time that the KME gave in Retry-After is not over."""

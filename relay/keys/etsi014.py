@@ -4,13 +4,13 @@ Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
-from relay.keys.client import KMEClient
+from relay.keys.client import KMEClient, check_numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, RepliedNotFound
 from relay.keys.http import HTTPRequest
@@ -61,18 +61,32 @@ class OptimizedKMClient(KMEClient):
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
 
-        `patient` False means one try only. One such request at a time goes out for each slave SAE, since some
-        KMEs drop the first one's keys when a second comes. Raises KMEExhausted or another KeyUnavailable.
+        Callers who wait at the same time share one request; keys that come when their caller has given up are there for
+        the next one. With further slaves or extensions the request is the caller's own. `patient` False means one try
+        only. Raises KMEExhausted or another KeyUnavailable.
         """
-        if number < 1 or size < 8 or size % 8:
-            raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
-        sae = str(slave_sae_id)
         options = {
             "additional_slave_SAE_IDs": list(additional_slave_SAE_IDs),
             "extension_mandatory": list(extension_mandatory),
             "extension_optional": list(extension_optional),
         }
-        request = self._enc_keys_request(sae, number, size, {k: v for k, v in options.items() if v})
+        if special := {name: value for name, value in options.items() if value}:
+            check_numbers(number, size)
+            return await self.draw_keys(str(slave_sae_id), number, size, patient=patient, options=special)
+        return await super().request_enc_keys(slave_sae_id, number, size, patient=patient)
+
+    async def draw_keys(
+        self,
+        slave_sae_id: str,
+        number: int,
+        size: int,
+        *,
+        patient: bool = True,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits, by a request of its own, which says `options`, too."""
+        sae = slave_sae_id
+        request = self._enc_keys_request(sae, number, size, options)
 
         def read(body: bytes) -> list[Key]:
             try:
@@ -85,7 +99,7 @@ class OptimizedKMClient(KMEClient):
                 raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
             return keys
 
-        async with self._drawing.setdefault(sae, asyncio.Lock()):
+        async with self._turn(sae):
             return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=number, bits=number * size)
 
     async def request_dec_keys(
@@ -139,9 +153,7 @@ class OptimizedKMClient(KMEClient):
 
     async def _trial_key(self, sae: str, own: str, size: int) -> Key:
         """A key that is never used for anything."""
-        [key] = await OptimizedKMClient.request_enc_keys(
-            self, sae, 1, size, additional_slave_SAE_IDs=[own], patient=False
-        )
+        [key] = await self.draw_keys(sae, 1, size, patient=False, options={"additional_slave_SAE_IDs": [own]})
         self.accounts.issued_and_burnt(sae, 1, "trial")
         return key
 
@@ -169,14 +181,14 @@ class OptimizedKMClient(KMEClient):
             named = key_IDs_in_error(error.body, wanted)
             raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
 
-    def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> HTTPRequest:
+    def _enc_keys_request(self, sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
         """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
         sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.quirks.size_unit]
         content = {"number": number, **sizes}
         if self.quirks.method == "GET" and not options:
             query = tuple((name, str(value)) for name, value in content.items())
             return self._request("GET", sae, Call.ENC_KEYS, query=query)
-        return self._request("POST", sae, Call.ENC_KEYS, json=content | options)
+        return self._request("POST", sae, Call.ENC_KEYS, json=content | dict(options))
 
     def _request(
         self,

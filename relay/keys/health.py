@@ -135,12 +135,13 @@ class TimeLimit:
 
     The limit is four times what RFC 6298 would give, but no less than `shortest`: a limit that is too short
     burns keys. After an expiry it doubles until an answer comes. Before the first answer it is `first`, by default
-    `longest`. All in seconds.
+    `longest`. Where it is not `early` the limit is always `longest`. All in seconds.
     """
 
-    def __init__(self, longest: float, shortest: float, first: float | None = None) -> None:
+    def __init__(self, longest: float, shortest: float, first: float | None = None, *, early: bool = True) -> None:
         self._longest = longest
         self._shortest = min(shortest, longest)
+        self._early = early
         self._first = longest if first is None else min(first, longest)
         self.latency: float | None = None
         """The smoothed time an answer takes, in seconds; None before the first."""
@@ -150,6 +151,8 @@ class TimeLimit:
     @property
     def seconds(self) -> float:
         """The limit for the next try."""
+        if not self._early:
+            return self._longest
         limit = self._first
         if self.latency is not None:
             limit = max(self._shortest, 4 * (self.latency + 4 * self._variation))

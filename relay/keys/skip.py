@@ -7,7 +7,6 @@ What it calls localSystemID and remoteSystemID are the SAE IDs of the two sites.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -70,13 +69,11 @@ class SKIPClient(KMEClient):
 
         return await self._ask(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read, patient=patient)
 
-    async def request_enc_keys(
-        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
-    ) -> list[Key]:
+    most_per_request = 1
+
+    async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
         """One fresh key of `size` bits, whatever `number` says. Raises KeyUnavailable."""
-        if number < 1 or size < 8 or size % 8:
-            raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
-        remote = str(slave_sae_id)
+        remote = slave_sae_id
         request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))), sae=remote)
 
         def read(body: bytes) -> list[Key]:
@@ -86,7 +83,7 @@ class SKIPClient(KMEClient):
                 self._burn(remote, 1, "reply not believed")
                 raise
 
-        async with self._drawing.setdefault(remote, asyncio.Lock()):
+        async with self._turn(remote):
             return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=1, bits=size)
 
     async def request_dec_keys(

@@ -20,6 +20,7 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
+from relay.keys import Key
 from relay.keys.client import Quirks
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
@@ -43,18 +44,13 @@ from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_serve
 async def test_what_cannot_be_believed_is_a_typed_error_and_its_keys_are_burnt(
     kme: FakeKME, time: FakeTime, kind: str, error: type[KeyUnavailable], burnt: int
 ) -> None:
-    kme.misbehave("enc_keys", kind)
+    kme.misbehave("enc_keys", kind, times=None if kind == "none" else 1)
     timeout = 1 if kind.startswith("hang") else 10  # the connection must be there by then, or no key is burnt
     async with kme.client(timing=time.timing, retry_attempts=0, timeout=timeout) as client:
         with pytest.raises(error):
             await client.request_enc_keys("bob", number=4)
-        assert client.accounts.totals() == {
-            "issued": burnt,
-            "used": 0,
-            "burnt": burnt,
-            "expired": 0,
-            "in_pool": 0,
-        }
+        assert client.unread == (burnt if kind.startswith("hang") else 0)
+    assert client.accounts.totals() == {"issued": burnt, "used": 0, "burnt": burnt, "expired": 0, "in_pool": 0}
 
 
 @pytest.mark.parametrize("kind", ["lower_case", "object_keys", "capital_keys", "integer_ids", "close_unsaid"])
@@ -391,7 +387,9 @@ async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_time
     await silent.wait_closed()
 
 
-async def test_giving_up_a_request_under_way_counts_its_keys_as_burnt(kme: FakeKME) -> None:
+async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_its_keys_are_burnt_in_the_end(
+    kme: FakeKME,
+) -> None:
     kme.misbehave("enc_keys", "hang")
     async with kme.client(timeout=30) as client:
         task = asyncio.create_task(client.request_enc_keys("bob", number=3))
@@ -399,8 +397,84 @@ async def test_giving_up_a_request_under_way_counts_its_keys_as_burnt(kme: FakeK
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert client.accounts.totals()["burnt"] == 3
-        await client.request_enc_keys("bob")
+        assert (client.unread, client.accounts.totals()["burnt"]) == (3, 0)
+        assert len(await client.request_enc_keys("bob")) == 1
+    assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
+
+
+@pytest.mark.parametrize("gives_up", ["the client", "the caller"])
+async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, time: FakeTime, gives_up: str) -> None:
+    answer = asyncio.Event()
+    kme.misbehave("enc_keys", "late", until=answer)
+    by_caller = gives_up == "the caller"
+    options = {"timeout": 30} if by_caller else {"timeout": 0.2, "min_timeout": 0.2, "retry_attempts": 0}
+    async with kme.client(timing=time.timing, **options) as client:
+        await client.check_key_status("bob")
+        with pytest.raises(TimeoutError if by_caller else KMEUnreachable):
+            async with asyncio.timeout(0.2 if by_caller else None):
+                await client.request_enc_keys("bob", number=3)
+        while client.unread < 3:
+            await asyncio.sleep(0)
+        answer.set()
+        while client.unread:
+            await asyncio.sleep(0.01)
+        keys = await client.request_enc_keys("bob", number=3)
+        assert len({key.key_ID for key in keys}) == 3
+        assert len(kme.got("enc_keys")) == 1
+        assert client.accounts.totals() == {"issued": 3, "used": 3, "burnt": 0, "expired": 0, "in_pool": 0}
+
+
+async def test_a_kme_that_pauses_now_and_then_loses_no_key_however_quick_it_was(kme: FakeKME) -> None:
+    """A limit that follows a quick KME would give up each pause, and burn the keys."""
+    async with kme.client(timeout=10, min_timeout=0.05) as client:
+        for number in range(12):
+            if number == 10:
+                kme.misbehave("enc_keys", "late", seconds=0.4)
+            await client.request_enc_keys("bob")
+        assert (len(kme.got("enc_keys")), client.accounts.totals()["burnt"]) == (12, 0)
+
+
+async def test_callers_who_wait_at_the_same_time_share_a_request(kme: FakeKME) -> None:
+    kme.latency = 0.02
+    async with kme.client() as client:
+
+        async def keys() -> list[Key]:
+            return [key for _ in range(5) for key in await client.request_enc_keys("bob")]
+
+        found = await asyncio.gather(*(keys() for _ in range(10)))
+        assert len({key.key_ID for each in found for key in each}) == 50
+        assert [request.content["number"] for request in kme.got("enc_keys")] == [10] * 5
+        assert kme.most_enc_keys_at_once == 1
+
+
+async def test_several_requests_are_on_the_way_where_the_kme_permits_it(kme: FakeKME) -> None:
+    kme.misbehave("enc_keys", "late", until=(answer := asyncio.Event()))
+    async with kme.client(quirks=Quirks(at_once=2), timeout=30) as client:
+        first = asyncio.create_task(client.request_enc_keys("bob"))
+        await kme.next_request()
+        second = asyncio.create_task(client.request_enc_keys("bob"))
+        await first  # whichever request its key has come by
+        answer.set()
+        assert await second != await first
+        assert kme.most_enc_keys_at_once == 2
+
+
+async def test_callers_of_a_kme_that_hangs_hear_of_it_together(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "hang", times=None)
+    async with kme.client(timing=time.timing, retry_attempts=1, timeout=0.2) as client:
+        began = asyncio.get_running_loop().time()
+        results = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(result, KMEUnreachable) for result in results)
+        assert [request.content["number"] for request in kme.got("enc_keys")] == [20, 20]
+        assert asyncio.get_running_loop().time() - began < 20 * 0.2
+
+
+async def test_too_many_callers_for_one_request_are_served_by_smaller_ones(kme: FakeKME, time: FakeTime) -> None:
+    kme.limits["max_key_per_request"] = 4
+    async with kme.client(timing=time.timing) as client:
+        keys = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(10)))
+        assert len({key.key_ID for [key] in keys}) == 10
+        assert len(await client.request_enc_keys("bob", number=9)) == 9
 
 
 async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: FakeKME) -> None:

@@ -103,10 +103,10 @@ async def test_a_key_is_drawn_here_and_fetched_there(
     async with _client(alice, certificates) as here, _client(bob, certificates) as there:
         status = await here.check_key_status("branch-7")
         assert (status.source_KME_ID, status.max_key_per_request) == ("alice", 1)
-        [key] = await here.request_enc_keys("bob", number=5)
-        assert await there.request_dec_keys("alice", [key.key_ID]) == [key]
-    assert alice.asked == ["/capabilities", "/key?remoteSystemID=bob&size=256"]
-    assert bob.asked == [f"/key/{key.key_ID}?remoteSystemID=alice"]
+        keys = await here.request_enc_keys("bob", number=2)
+        assert await there.request_dec_keys("alice", [key.key_ID for key in keys]) == keys
+    assert alice.asked == ["/capabilities", *["/key?remoteSystemID=bob&size=256"] * 2]
+    assert set(bob.asked) == {f"/key/{key.key_ID}?remoteSystemID=alice" for key in keys}
 
 
 async def test_each_request_has_its_own_connection(
