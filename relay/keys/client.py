@@ -230,13 +230,13 @@ class KMEClient(ABC):
 
     async def close(self) -> None:
         """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
-        fresh, self._fresh = self._fresh, self._shared_requests()
-        await fresh.close()
+        await self._fresh.close()
         late = list(self._late)
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)
         await self.transport.close()
+        self._fresh = self._shared_requests()
 
     def _shared_requests(self) -> KeyPool:
         """What the public calls for fresh keys share: it draws what callers ask for, and keeps nothing ready."""
@@ -472,16 +472,17 @@ class KMEClient(ABC):
         sent: list[bool] = []
         within = max(seconds, LATE_KEYS_S)
         sending = asyncio.create_task(self.transport.send(request, within, partial(sent.append, True)))
+        answered = False
         try:
-            await asyncio.wait([sending], timeout=seconds)
+            answered = bool((await asyncio.wait([sending], timeout=seconds))[0])
         finally:
-            if not sending.done():
+            if not answered:
                 if sent:
                     self._listen_further(sending, request.sae, read, spends)
                 # Others need connections, too, and what was waited for longest is likeliest to come yet.
                 if not sent or len(self._late) > self.pool_maxsize // 2:
                     sending.cancel()
-        if sending.done():
+        if answered:
             try:
                 return sending.result()
             except NoAnswer as error:
