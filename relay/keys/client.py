@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from relay.counting import Board, metrics
 from relay.errors import (
@@ -71,6 +71,12 @@ WELL_FOR_S = 1.0
 
 RENEW_EVERY_S = 1.0
 """Certificate files are looked at no more often than this."""
+
+
+def _without_password(url: str) -> str:
+    """The URL as it may stand in a log."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def check_numbers(number: int, size: int) -> None:
@@ -144,8 +150,8 @@ class KMEClient(ABC):
         less than `min_timeout` (by default a fifth of `timeout`).
         At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
         times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
-        `name` (default: the URL) stands in logs and metrics; these are on the `board`. Raises ConfigError for another
-        scheme than https, and when the files cannot be used.
+        `name` stands in logs and metrics (default: the URL, but for a password in it); these are on the `board`.
+        Raises ConfigError for another scheme than https, and when the files cannot be used.
         """
         # Here, so that aiohttp is loaded by who asks a KME, and not by every command that knows of keys.
         from relay.keys.transport import Transport
@@ -153,7 +159,7 @@ class KMEClient(ABC):
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
             raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
         self.url = url.rstrip("/")
-        self.name = name or self.url
+        self.name = name or _without_password(self.url)
         self.retry_attempts = retry_attempts
         self.retry_delay = retry_delay
         self.timeout = timeout
@@ -170,6 +176,7 @@ class KMEClient(ABC):
             connections=pool_connections * pool_maxsize,
             per_host=pool_maxsize,
             keep_alive=quirks.keep_alive and not self.one_by_one,
+            connect=timeout / 2,
         )
         shortest = (timeout / 5 if min_timeout is None else min_timeout) if adaptive else timeout
         # A status costs no key, so nothing is lost by giving it up early; to give up enc_keys early would burn some.
@@ -189,7 +196,6 @@ class KMEClient(ABC):
         self._fresh = self._shared_requests()
         self._late: dict[asyncio.Task[HTTPReply], int] = {}
         self._not_before: dict[Call, float] = {}
-        self._settling = asyncio.Lock()
         self._well_at = self._renewed_at = float("-inf")
 
     @abstractmethod
@@ -345,12 +351,12 @@ class KMEClient(ABC):
             self._burn_budget.spend(number)
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
-    def _turn(self, sae: str) -> asyncio.Semaphore:
-        """For one of the requests for fresh keys that may be on their way at the same time, in this event loop."""
+    def _turn(self, what: str, at_once: int) -> asyncio.Semaphore:
+        """For one of those that may do `what` at the same time, in this event loop: a lock belongs to one loop."""
         loop = asyncio.get_running_loop()
-        if sae not in self._turns or self._turns[sae][0] is not loop:
-            self._turns[sae] = loop, asyncio.Semaphore(self.at_once)
-        return self._turns[sae][1]
+        if what not in self._turns or self._turns[what][0] is not loop:
+            self._turns[what] = loop, asyncio.Semaphore(at_once)
+        return self._turns[what][1]
 
     # One call
 
@@ -392,7 +398,7 @@ class KMEClient(ABC):
             except KMEUnreachable as error:
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
                 if asked:
-                    self._not_before[call] = self._timing.clock() + asked
+                    self._leave_alone(call, asked)
                 again = not (spends and isinstance(error, KMEUnanswered)) or self._burn_budget.allows(spends)
                 pause = max(asked, self._backoff.pause(attempt))
                 if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
@@ -452,13 +458,21 @@ class KMEClient(ABC):
                 return read(reply.body)
             raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
         except KeyUnavailable as error:
-            if rule is not None or not unclear(call, reply.code, error):
+            if rule is not None or not unclear(call, reply.code, message, error):
                 raise
             # The body of a 200 may hold keys, which belong into no error.
-            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body) from error
+            otherwise = None
+            if isinstance(error, KMEExhausted):  # guessed from the code alone
+                fault = KMEFault.UNREACHABLE if reply.code >= 500 else KMEFault.BAD_REQUEST
+                otherwise = error_of(fault, str(error), reply.retry_after)
+            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body, otherwise) from error
 
     def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
         cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
+        if (
+            call is Call.ENC_KEYS and reply.retry_after
+        ):  # whatever the reason; dec_keys can be refused by anybody's mail
+            self._leave_alone(call, reply.retry_after)
         if fault is KMEFault.NOT_FOUND:
             return RepliedNotFound(cause, reply.body)
         if fault is KMEFault.UNREACHABLE and reply.code in _GATEWAY_CODES:
@@ -521,6 +535,9 @@ class KMEClient(ABC):
 
         sending.add_done_callback(ended)
 
+    def _leave_alone(self, call: Call, seconds: float) -> None:
+        self._not_before[call] = self._timing.clock() + seconds
+
     def _raise_if_left_alone(self, call: Call) -> None:
         """Raises NotAsked while the time that the KME gave in Retry-After is not over."""
         wait = self._not_before.get(call, 0.0) - self._timing.clock()
@@ -549,8 +566,10 @@ class KMEClient(ABC):
                 stored = (await self.check_key_status(sae, patient=False)).stored_bits
             except KeyUnavailable:
                 return reply.meant
-            return KMEExhausted(str(reply)) if stored is not None and stored < bits else reply.meant
-        async with self._settling:
+            if stored is None or stored < bits:
+                return KMEExhausted(str(reply)) if stored is not None else reply.meant
+            return reply.otherwise or reply.meant
+        async with self._turn("settle", 1):
             if self._timing.clock() - self._well_at >= WELL_FOR_S:
                 try:
                     await self._probe(sae)

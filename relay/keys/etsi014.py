@@ -12,11 +12,12 @@ from urllib.parse import quote
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient, check_numbers
 from relay.keys.events import Events
-from relay.keys.faults import Call, KeysMissing, RepliedNotFound
+from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import (
     USUAL_KEY_BITS,
     KeyStatus,
+    OtherSize,
     count_of_keys,
     json_body,
     key_IDs_in_error,
@@ -28,6 +29,9 @@ from relay.keys.types import Key
 
 log = Events(__name__)
 
+SIZE_BELIEVED_FOR_S = 120.0
+"""How long a KME that ignores the size of keys is asked for no other size, in seconds: each try burns keys."""
+
 
 class OptimizedKMClient(KMEClient):
     """A client of one KME, for one SAE of ours (the one that the client certificate names).
@@ -35,6 +39,28 @@ class OptimizedKMClient(KMEClient):
     Every request is sent once and counted; what is tried again is a new request. Keys that may have been
     spent by a request whose answer never came are entered as burnt, and `burn_budget` limits them.
     """
+
+    _other_size: tuple[int, int, float] | None = None
+    """The size in bits that keys had though another was asked for, how often in a row, and until when it counts."""
+
+    @property
+    def gives_only(self) -> int | None:
+        """The size in bits of all its keys, where the KME was seen to ignore what is asked for."""
+        bits, seen, until = self._other_size or (0, 0, 0.0)
+        return bits if seen > 1 and self._timing.clock() < until else None
+
+    @property
+    def any_size(self) -> bool:
+        """As for every client; not while the KME was seen to ignore the size."""
+        return super().any_size and self.gives_only is None
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """As for every client."""
+        if (bits := self.gives_only) is None:
+            return super().troubles
+        text = f"its keys have {bits} bits, whatever size is asked for: size_unit of this KME should say so"
+        return super().troubles | {"size": text}
 
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
@@ -86,6 +112,8 @@ class OptimizedKMClient(KMEClient):
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits, by a request of its own, which says `options`, too."""
         sae = slave_sae_id
+        if self.gives_only not in (None, size):
+            raise KMERefusedRequest(f"{self.name}: not asked for keys of {size} bits: {self.troubles['size']}")
         request = self._enc_keys_request(sae, number, size, options)
 
         def read(body: bytes) -> list[Key]:
@@ -94,12 +122,17 @@ class OptimizedKMClient(KMEClient):
             except KMEBadReply as error:
                 came = count_of_keys(body)
                 self._burn(sae, number if came is None else came, "reply not believed")
+                if isinstance(error, OtherSize):
+                    seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
+                    self._other_size = error.bits, seen, self._timing.clock() + SIZE_BELIEVED_FOR_S
                 raise KMEBadReply(f"{self.name}: enc_keys: {error}") from error
             if not keys:
                 raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
+            if self.gives_only is None:
+                self._other_size = None
             return keys
 
-        async with self._turn(sae):
+        async with self._turn(f"draw for {sae}", self.at_once):
             return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=number, bits=number * size)
 
     async def request_dec_keys(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.client import KMEClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
-from relay.keys.replies import KeyStatus, json_body
+from relay.keys.replies import KeyStatus, is_worn, json_body
 from relay.keys.types import Key
 
 DEFAULT_KEY_BITS = 256
@@ -83,7 +84,7 @@ class SKIPClient(KMEClient):
                 self._burn(remote, 1, "reply not believed")
                 raise
 
-        async with self._turn(remote):
+        async with self._turn(f"draw for {remote}", self.at_once):
             return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=1, bits=size)
 
     async def request_dec_keys(
@@ -133,10 +134,12 @@ def _key(source: str, body: bytes, size: int | None = None) -> Key:
         raise KMEBadReply(f"{source}: the key is not hexadecimal")
     if size is not None and len(octets) * 4 != size:
         raise KMEBadReply(f"{source}: {len(octets) * 4} bits came, {size} were asked for")
-    return Key(key_ID, bytes.fromhex(octets))
+    key = Key(key_ID, bytes.fromhex(octets))
+    if size is not None and is_worn(key.key):
+        raise KMEBadReply(f"{source}: all octets of the key are the same, which no source of keys gives by chance")
+    return key
 
 
 def _serves(remotes: Sequence[object], remote: str) -> bool:
-    """A trailing `*` stands for any ending, as providers that serve many systems write it."""
-    names = [str(name) for name in remotes]
-    return any(name == remote or (name.endswith("*") and remote.startswith(name.removesuffix("*"))) for name in names)
+    """Each may be a pattern with `*`, `?`, `[list]` and `[!list]`, as providers that serve many systems write it."""
+    return any(str(name) == remote or fnmatchcase(remote, str(name)) for name in remotes)

@@ -7,6 +7,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +24,10 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
-from relay.keys import Key
+from relay.keys import Key, KMEGroup, OptimizedKMClient, Prefetch
 from relay.keys.client import Quirks
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
+from relay.keys.transport import CONNECT_TIMEOUT_S
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 
 
@@ -67,7 +72,9 @@ async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -
     ("call", "code", "body", "error"),
     [
         ("enc_keys", 400, '{"message": "key pool exhausted"}', KMEExhausted),
-        ("enc_keys", 404, "", KMEExhausted),
+        ("enc_keys", 404, "", KMERefusedRequest),
+        ("enc_keys", 404, '{"message": "no keys left"}', KMEExhausted),
+        ("enc_keys", 503, "", KMEUnreachable),
         ("enc_keys", 503, '{"message": "not enough keys", "details": {"stored": 0}}', KMEExhausted),
         ("enc_keys", 400, '{"message": "size shall be a multiple of 8"}', KMERefusedRequest),
         ("enc_keys", 422, '{"detail": [{"loc": ["number"]}]}', KMERefusedRequest),
@@ -141,6 +148,134 @@ async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_i
         assert len(kme.got("enc_keys")) == 1
         time.now += 90
         await client.request_enc_keys("bob")
+
+
+@pytest.mark.parametrize(("code", "stored"), [(429, 100), (500, 100), (503, 100), (503, 0), (404, 0)])
+async def test_a_kme_that_says_when_to_come_back_is_asked_once(
+    kme: FakeKME, time: FakeTime, code: int, stored: int
+) -> None:
+    kme.link.bits = stored * 256
+    kme.misbehave("enc_keys", "http", times=None, code=code, headers=(("Retry-After", "90"),))
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16), timing=time.timing)
+    for _ in range(14):
+        with pytest.raises(KeyUnavailable):
+            await group.take("bob")
+        time.now += 1
+    assert len(kme.got("enc_keys")) == 1
+    kme.behave()
+    kme.link.bits = 100 * 256
+    time.now += 90
+    await group.take("bob")
+    await group.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "stored", "error"),
+    [(503, 0, KMEExhausted), (503, 100, KMEUnreachable), (404, 0, KMEExhausted), (404, 100, KMERefusedRequest)],
+)
+async def test_whether_keys_have_run_out_is_told_from_the_status_and_not_from_the_code(
+    kme: FakeKME, time: FakeTime, code: int, stored: int, error: type[KeyUnavailable]
+) -> None:
+    kme.link.bits = stored * 256
+    kme.misbehave("enc_keys", "http", times=None, code=code)
+    async with kme.client(timing=time.timing, retry_attempts=1) as client:
+        with pytest.raises(error) as raised:
+            await client.request_enc_keys("bob")
+        assert isinstance(raised.value, KMEExhausted) == (stored == 0)
+
+
+async def test_a_kme_that_ignores_the_size_is_found_out_at_the_price_of_two_requests(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    kme.misbehave("enc_keys", "wrong_length", times=2)
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(10):
+            with pytest.raises(KeyUnavailable):
+                await client.request_enc_keys("bob", size=512)
+        assert len(kme.got("enc_keys")) == 2
+        assert "256 bits, whatever size is asked for" in client.troubles["size"]
+        assert not client.any_size
+        assert len(await client.request_enc_keys("bob")) == 1
+        time.now += 200
+        assert len(await client.request_enc_keys("bob", size=512)) == 1
+        assert (client.any_size, client.troubles) == (True, {})
+
+
+async def test_a_key_of_one_repeated_octet_is_no_key(kme: FakeKME, time: FakeTime) -> None:
+    body = '{"keys": [{"key_ID": "a", "key": "' + "A" * 43 + '="}]}'
+    kme.misbehave("enc_keys", "http", code=200, body=body)
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        with pytest.raises(KMEBadReply, match="all octets are the same"):
+            await client.request_enc_keys("bob")
+
+
+@pytest.mark.parametrize("body", ["{}", '{"message": "try later"}', '{"status": "ok"}'])
+async def test_an_object_without_any_field_of_a_status_is_no_status(kme: FakeKME, time: FakeTime, body: str) -> None:
+    kme.misbehave("status", "http", times=None, code=200, body=body)
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        with pytest.raises(KMEBadReply):
+            await client.check_key_status("bob")
+
+
+async def test_a_password_in_the_url_is_in_no_name(certificates: Certificates) -> None:
+    client = OptimizedKMClient("https://user:secret@kme.example:13000/prefix", **certificates.files)
+    assert client.name == "https://kme.example:13000/prefix"
+
+
+async def test_an_own_certificate_that_has_ended_is_named_and_burns_no_key(
+    certificates: Certificates, kme: FakeKME, time: FakeTime, tmp_path: Path
+) -> None:
+    ended = certificates.authority.issue_cert(common_name="sae-alice", not_after=datetime(2024, 1, 2, tzinfo=UTC))
+    ended.private_key_pem.write_to_path(tmp_path / "sae.key")
+    ended.cert_chain_pems[0].write_to_path(tmp_path / "sae.pem")
+    async with kme.client(timing=time.timing, certificate=tmp_path / "sae.pem", key=tmp_path / "sae.key") as client:
+        with pytest.raises(KMEMisconfigured, match=r"our certificate .* ended on 2024-01-02"):
+            await client.request_enc_keys("bob", number=7)
+    assert client.accounts.totals()["issued"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # loops that end with open connections are the point
+def test_a_client_is_used_in_one_event_loop_after_the_other(
+    certificates: Certificates, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kmes: list[FakeKME] = []
+    started, ended = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with FakeKME(certificates) as kme:
+            kme.misbehave("dec_keys", "http", times=None, code=500)
+            kmes.append(kme)
+            started.set()
+            await asyncio.to_thread(ended.wait)
+
+    with ThreadPoolExecutor() as pool:
+        serving = pool.submit(asyncio.run, serve())
+        started.wait()
+        client = kmes[0].client(timeout=5)
+
+        async def use() -> None:
+            drawn = [client.request_enc_keys("bob", 1, size) for size in (256, 512, 256)]
+            fetched = [client.request_dec_keys("bob", [key_ID]) for key_ID in "abc"]
+            results = await asyncio.gather(*drawn, *fetched, return_exceptions=True)
+            assert [type(result) for result in results] == [*[list] * 3, *[KeysMissing] * 3]
+
+        async def leave_one_waiting() -> None:
+            asyncio.get_running_loop().call_soon(asyncio.ensure_future, client.request_enc_keys("bob"))
+            await asyncio.sleep(0)
+
+        for work in (use, use, leave_one_waiting, use, client.close):
+            asyncio.run(work())
+        ended.set()
+        serving.result()
+    gc.collect()
+    assert "Unclosed" not in capfd.readouterr().err
+
+
+async def test_a_slow_handshake_is_waited_for_as_timeout_says(certificates: Certificates) -> None:
+    async with FakeKME(certificates) as kme:
+        client = OptimizedKMClient(kme.url, **certificates.files, timeout=20)
+        assert client.transport.connect_timeout == 10
+        assert kme.client(timeout=0.3).transport.connect_timeout == CONNECT_TIMEOUT_S
 
 
 async def test_a_configuration_fault_is_not_tried_again_and_makes_no_hot_loop(kme: FakeKME, time: FakeTime) -> None:
