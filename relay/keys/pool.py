@@ -523,6 +523,7 @@ class KeyPool:
             self.prefetch,
             outage=max(OUTAGE_S, one_batch),
             peak_rate=peer_pool.peak.per_second,
+            use_rate=peer_pool.kme_store.use.per_second / peer_pool.size,
             latency=self.client.time_limits[Call.ENC_KEYS].latency or 1.0,
             refill_rate=bits / peer_pool.size if bits else None,
             status=peer_pool.kme_store.status,
