@@ -237,7 +237,8 @@ class KMEClient(ABC):
     async def close(self) -> None:
         """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
         await self._fresh.close()
-        late = list(self._late)
+        loop = asyncio.get_running_loop()
+        late = [task for task in self._late if task.get_loop() is loop]
         for task in late:
             task.cancel()
         await asyncio.gather(*late, return_exceptions=True)

@@ -174,8 +174,9 @@ class KeyPool:
             return keys
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.fill_to = self._marks(peer_pool).high
-        served: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        want = Want(number, number if least is None else least, partial(_wake, served), patient)
+        loop = asyncio.get_running_loop()
+        served: asyncio.Future[None] = loop.create_future()
+        want = Want(number, number if least is None else least, partial(_wake, served), patient, loop)
         peer_pool.want(want)
         self._draw(peer_pool)
         try:
@@ -233,11 +234,11 @@ class KeyPool:
         if not self._managed:
             return kme_store.status
         asking = self._asking.get(slave_sae)
-        if kme_store.status is None and (asking is None or asking.done()):
+        if kme_store.status is None and not _goes_on(asking):
             if self._closed or self._since_asked(kme_store) < STATUS_RETRY_S:
                 return None
             asking = self._asking[slave_sae] = _begun(self.ask_status(slave_sae), "ask for status")
-        if asking is not None and not asking.done():
+        if asking is not None and _goes_on(asking):
             await asyncio.wait([asking])
         return kme_store.status
 
@@ -310,7 +311,8 @@ class KeyPool:
     async def close(self) -> None:
         """Ends all drawing and burns what is in the pool; the client stays open."""
         self._closed = True
-        running: list[asyncio.Task[Any]] = [*self._asking.values(), *self._drawing]
+        tasks: list[asyncio.Task[Any]] = [*self._asking.values(), *self._drawing]
+        running = [task for task in tasks if _goes_on(task)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -341,9 +343,8 @@ class KeyPool:
 
     def _under_way(self, peer_pool: PeerPool) -> int:
         """How many tasks draw for it. Those of an event loop that has ended will not go on, and are forgotten."""
-        loop = asyncio.get_running_loop()
-        alive = {task for task in self._drawing if not task.done() and task.get_loop() is loop}
-        peer_pool.forget_flights(lambda flight: flight in alive)
+        alive = {task for task in self._drawing if _goes_on(task)}
+        peer_pool.forget_elsewhere(asyncio.get_running_loop(), alive)
         return sum(self._drawing[task] is peer_pool for task in alive)
 
     def _end_drawing(self, peer_pool: PeerPool) -> None:
@@ -562,6 +563,11 @@ class KeyPool:
             kme_store = self._kme_store(slave_sae)
             self._peer_pools[place] = PeerPool(slave_sae, size, stock, kme_store, Peak(clock), complaint, clock)
         return self._peer_pools[place]
+
+
+def _goes_on(task: asyncio.Task[Any] | None) -> bool:
+    """Whether it is not over yet, nor left behind in an event loop that has ended."""
+    return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:

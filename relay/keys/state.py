@@ -5,7 +5,7 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.3. Pure, with an injected clock: pool.py mak
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, StoreUnavailable
@@ -59,6 +59,8 @@ class Want:
     least: int
     tell: Callable[[], None]
     patient: bool = True
+    place: Hashable = None
+    """Where the caller waits: its event loop."""
     held: list[HeldKey] | None = None
     error: Trouble | None = None
     landings: int = 0
@@ -217,9 +219,10 @@ class PeerPool:
         kind = next((kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(self.trouble, kind)), KMEBadReply)
         return kind(f"{kme}: not asked again for {wait:.1f} s: {self.trouble}")
 
-    def forget_flights(self, still: Callable[[Hashable], bool]) -> None:
-        """Drops requests that will never end: those of an event loop that has ended."""
-        self.flights = {flight: number for flight, number in self.flights.items() if still(flight)}
+    def forget_elsewhere(self, place: Hashable, flights: Collection[Hashable]) -> None:
+        """Drops callers who wait in another place than this, which has ended, and requests other than these."""
+        self.queue = deque(want for want in self.queue if want.place is place)
+        self.flights = {flight: number for flight, number in self.flights.items() if flight in flights}
 
     def expired_batches(self, *, all_of_them: bool = False) -> int:
         """Drops keys that could not be remembered in time, or `all_of_them`; returns how many."""
