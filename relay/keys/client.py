@@ -485,12 +485,27 @@ class KMEClient(ABC):
     ) -> HTTPReply:
         """The reply to a request for fresh keys. Raises NoAnswer when none came in time; it is listened for further."""
         sent: list[bool] = []
-        within = max(seconds, LATE_KEYS_S)
-        sending = asyncio.create_task(self.transport.send(request, within, partial(sent.append, True)))
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def end() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        async def send() -> HTTPReply:
+            try:
+                return await self.transport.send(request, max(seconds, LATE_KEYS_S), partial(sent.append, True))
+            finally:
+                end()
+
+        sending = asyncio.create_task(send())
+        timer = loop.call_later(seconds, end)
         answered = False
         try:
-            answered = bool((await asyncio.wait([sending], timeout=seconds))[0])
+            await over
+            answered = sending.done()
         finally:
+            timer.cancel()
             if not answered:
                 if sent:
                     self._listen_further(sending, request.sae, read, spends)
