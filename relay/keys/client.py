@@ -148,8 +148,9 @@ class KMEClient(ABC):
         time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
         shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
         less than `min_timeout` (by default a fifth of `timeout`).
-        At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
-        times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
+        At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most
+        `pool_connections` times that are open in all; it means nothing else. `burn_budget` is the number of keys an
+        hour that unanswered requests may cost.
         `name` stands in logs and metrics (default: the URL, but for a password in it); these are on the `board`.
         Raises ConfigError for another scheme than https, and when the files cannot be used.
         """

@@ -207,7 +207,7 @@ class KeyPool:
         Not where the KME drops keys that the peer has not fetched: another request may have gone out since.
         """
         if self._closed or self.undelivered.one_batch:
-            self.client.accounts.issued_and_burnt(slave_sae, len(keys), "too late")
+            self.client.accounts.issued_and_burnt(slave_sae, len(keys), "late answer")
             return
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.unrecorded.append(Batch(keys, self._timing.clock() + self.prefetch.lifetime, len(keys)))
