@@ -380,6 +380,7 @@ class KeyPool:
         self._burn_unrecorded(peer_pool)
         if peer_pool.unrecorded:
             batch = peer_pool.unrecorded.pop()
+            peer_pool.flights[flight] = 0
         else:
             if alone:
                 self._make_room(peer_pool)

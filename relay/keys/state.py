@@ -196,7 +196,6 @@ class PeerPool:
         Asking again for each of them would only take longer. `chance` (0 to 1) is for the jitter of the next request.
         """
         self.flights.pop(flight, None)
-        self.filling = False
         if isinstance(error, _LATER):
             self.backoff = min(LONGEST_BACKOFF_S, max(FIRST_BACKOFF_S, self.backoff * 2))
             self.not_before = self.clock() + self.backoff * (0.5 + 0.5 * chance)
@@ -204,7 +203,8 @@ class PeerPool:
         self.refuse(error)
 
     def refuse(self, error: Trouble) -> None:
-        """Those who wait get what is there or on its way, else the error."""
+        """Those who wait get what is there or on its way, else the error; the refill is begun again another time."""
+        self.filling = False
         self.serve(short=not self.flights)
         coming = len(self.stock) + sum(self.flights.values())
         for want in list(self.queue):

@@ -82,6 +82,15 @@ async def test_a_pool_that_emptied_while_the_kme_was_away_fills_when_it_is_back(
     assert await _ready_after(ring, time, 200) == 4
 
 
+async def test_a_pool_that_emptied_while_the_kme_had_no_keys_fills_when_it_has_some(
+    ring: KeyRing, time: FakeTime, kme: FakeKME
+) -> None:
+    bits, kme.link.bits = kme.link.bits, 0
+    assert [await _ready_after(ring, time, seconds) for seconds in (101, 0.01, 0.01, 101, 0.01)] == [0] * 5
+    kme.link.bits = bits
+    assert [await _ready_after(ring, time, seconds) for seconds in (0.01, 10)] == [0, 4]
+
+
 async def test_a_kme_that_is_away_is_said_once_an_hour_however_often_it_is_tried(
     ring: KeyRing, time: FakeTime, kme: FakeKME, caplog: pytest.LogCaptureFixture
 ) -> None:
