@@ -76,12 +76,10 @@ class ScriptedClient:
         if answer in ERRORS:
             await self._turns(turns)
             raise ERRORS[answer]
-        if answer == "again" and self.last:
-            self.issued.update(key.key_ID for key in self.last)
-            await self._turns(turns)
-            return list(self.last)
         given = max(1, number // 2) if answer == "fewer" else number
         keys = [Key(secrets.token_hex(8), secrets.token_bytes(size // 8)) for _ in range(given)]
+        if answer == "again" and self.last:
+            keys = list(self.last)
         self.issued.update(key.key_ID for key in keys)
         try:
             await (asyncio.Event().wait() if answer == "hang" else self._turns(turns))
