@@ -120,7 +120,7 @@ class KeyPool:
         return {
             place: len(peer_pool.stock) + peer_pool.given
             for place, peer_pool in self._peer_pools.items()
-            if slave_sae in (None, peer_pool.slave_sae)
+            if slave_sae in (None, peer_pool.slave_sae) and not peer_pool.idle
         }
 
     def refill_rate(self, slave_sae: str) -> float | None:
@@ -216,6 +216,9 @@ class KeyPool:
 
     def _gave(self, peer_pool: PeerPool, number: int) -> None:
         """Keys have left the pool: learns from it, and has more drawn where few are left."""
+        if not self._managed:
+            self._forget_if_idle(peer_pool)
+            return
         kme_store = peer_pool.kme_store
         kme_store.used_at = self._timing.clock()
         kme_store.use.add(number * peer_pool.size)
@@ -339,7 +342,11 @@ class KeyPool:
         elif self._under_way(peer_pool) < (1 if self.undelivered.one_batch else self.client.at_once):
             task = _begun(self._draw_until_enough(peer_pool), "draw keys")
             self._drawing[task] = peer_pool
-            task.add_done_callback(lambda ended: self._drawing.pop(ended, None))
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if (peer_pool := self._drawing.pop(task, None)) is not None:
+            self._forget_if_idle(peer_pool)
 
     def _under_way(self, peer_pool: PeerPool) -> int:
         """How many tasks draw for it. Those of an event loop that has ended will not go on, and are forgotten."""
@@ -367,8 +374,6 @@ class KeyPool:
         except BaseException:
             peer_pool.failed(flight, self._stopped(), 0.0)
             raise
-        finally:
-            self._forget_if_idle(peer_pool)
 
     async def _drawn(self, peer_pool: PeerPool, flight: Hashable) -> bool:
         """One request for as many keys as are wanted and the KME gives at once; False: none is wanted any more."""
@@ -536,7 +541,7 @@ class KeyPool:
     def _forget_if_idle(self, peer_pool: PeerPool) -> None:
         """Forgets a pool of one peer and size that is empty and that nobody uses: one-time pads come in many sizes."""
         place = (peer_pool.slave_sae, peer_pool.size)
-        if peer_pool.idle and self._peer_pools.get(place) is peer_pool:
+        if peer_pool.idle and self._peer_pools.get(place) is peer_pool and peer_pool not in self._drawing.values():
             del self._peer_pools[place]
 
     def _stopped(self) -> KMEUnreachable:
