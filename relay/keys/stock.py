@@ -94,8 +94,17 @@ class Stock:
 
     def pop(self, number: int) -> list[Key] | None:
         """`number` keys that are still good, or None and nothing; with no await inside, so once and for one."""
-        held = self.set_aside(number)
-        return None if held is None else self.hand_out(held)
+        if self._held and self._held[0].until <= self._clock():
+            self.destroy_expired()
+        if len(self._held) < number:
+            return None
+        keys = []
+        for _ in range(number):
+            held = self._held.popleft()
+            keys.append(Key(held.key_ID, bytes(held.octets)))
+            held.octets[:] = bytes(len(held.octets))
+        self._accounts.used(self._slave_sae, number)
+        return keys
 
     def set_aside(self, number: int) -> list[HeldKey] | None:
         """`number` keys that are still good, for `hand_out` or `put_back`; or None and nothing."""
