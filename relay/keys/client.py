@@ -47,7 +47,7 @@ from relay.keys.faults import (
     ruled,
     unclear,
 )
-from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
+from relay.keys.health import MAX_BACKOFF_S, BreakerRules, Health, State
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
@@ -179,24 +179,25 @@ class KMEClient(ABC):
             keep_alive=quirks.keep_alive and not self.one_by_one,
             connect=timeout / 2,
         )
-        shortest = (timeout / 5 if min_timeout is None else min_timeout) if adaptive else timeout
-        # A status costs no key, so nothing is lost by giving it up early; to give up enc_keys early would burn some.
-        self.time_limits = {
-            Call.STATUS: TimeLimit(timeout, shortest, shortest),
-            Call.ENC_KEYS: TimeLimit(timeout, shortest, early=False),
-            Call.DEC_KEYS: TimeLimit(timeout, shortest),
-        }
+        self.state = Health(
+            self.name,
+            timing,
+            timeout=timeout,
+            min_timeout=min_timeout,
+            retry_delay=retry_delay,
+            adaptive=adaptive,
+            burn_budget=burn_budget,
+            breaker=breaker,
+        )
+        """How well the KME answers."""
+        self.time_limits = self.state.limits
         self._receive: Sender = self.transport.send
         self._errors = (*quirks.errors, *self.usual_errors)
-        self._breakers = {call: Breaker(f"{self.name}: {call}", breaker, timing) for call in Call}
-        self._backoff = Backoff(retry_delay, timing, adaptive=adaptive)
-        self._burn_budget = BurnBudget(burn_budget, timing)
         self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
         self.take_in: Callable[[str, int, list[Key]], None]
         """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
         self._fresh = self._shared_requests()
         self._late: dict[asyncio.Task[HTTPReply], int] = {}
-        self._not_before: dict[Call, float] = {}
         self._well_at = self._renewed_at = float("-inf")
 
     @abstractmethod
@@ -260,7 +261,7 @@ class KMEClient(ABC):
             return
         self._renewed_at = now
         if self.transport.renew(self.name, anyway=anyway):
-            self._try_all_now()
+            self.state.try_all_now()
 
     def ending_certificates(self, now: datetime) -> list[str]:
         """Which certificates end within 30 days of `now` (aware), or have: ours, the CA's, the KME's. Reads files."""
@@ -284,8 +285,7 @@ class KMEClient(ABC):
     @property
     def health(self) -> float:
         """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
-        worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
-        return worth[self._breakers[Call.ENC_KEYS].state] * self._backoff.success_rate
+        return self.state.score
 
     @property
     def one_by_one(self) -> bool:
@@ -305,12 +305,12 @@ class KMEClient(ABC):
     @property
     def breakers(self) -> dict[str, State]:
         """The state of the breaker of each call."""
-        return {str(call): breaker.state for call, breaker in self._breakers.items()}
+        return {str(call): breaker.state for call, breaker in self.state.breakers.items()}
 
     @property
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, by call; empty when all is well."""
-        return {str(call): breaker.cause for call, breaker in self._breakers.items() if breaker.cause}
+        return self.state.troubles
 
     @staticmethod
     def _several(key_IDs: Sequence[str]) -> list[str]:
@@ -350,7 +350,7 @@ class KMEClient(ABC):
         """Enters keys that were lost on the way, and charges the budget for that."""
         if number:
             self.accounts.issued_and_burnt(sae, number, cause)
-            self._burn_budget.spend(number)
+            self.state.budget.spend(number)
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
     def _turn(self, what: str, at_once: int) -> asyncio.Semaphore:
@@ -383,9 +383,8 @@ class KMEClient(ABC):
         self.renew_certificates()
         attempt = 0
         while True:
-            self._raise_if_left_alone(call)
             try:
-                with self._breakers[call].passing() as probing:
+                with self.state.passing(call) as probing:
                     if probing and call is not Call.STATUS:
                         await self._probe(request.sae)
                     try:
@@ -393,16 +392,16 @@ class KMEClient(ABC):
                     except AmbiguousReply as reply:
                         raise await self._settled(reply, request.sae, bits) from reply
                     if probing:
-                        self._try_all_now()
+                        self.state.try_all_now()
                     return result
             except NotAsked:
                 raise
             except KMEUnreachable as error:
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
                 if asked:
-                    self._leave_alone(call, asked)
-                again = not (spends and isinstance(error, KMEUnanswered)) or self._burn_budget.allows(spends)
-                pause = max(asked, self._backoff.pause(attempt))
+                    self.state.leave_alone(call, asked)
+                again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
+                pause = max(asked, self.state.backoff.pause(attempt))
                 if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
                     raise
                 cause = str(error)
@@ -415,27 +414,22 @@ class KMEClient(ABC):
 
     async def _try(self, call: Call, request: HTTPRequest, read: Callable[[bytes], Result], spends: int) -> Result:
         """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
-        outcome, limit = "cancelled", self.time_limits[call]
+        outcome, limit = "cancelled", self.state.limits[call].seconds
         started = self._timing.clock()
         try:
             if spends:
-                reply = await self._draw_within(limit.seconds, request, read, spends)
+                reply = await self._draw_within(limit, request, read, spends)
             else:
                 send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
-                reply = await send(request, limit.seconds, _unnoticed)
+                reply = await send(request, limit, _unnoticed)
             elapsed = self._timing.clock() - started
-            # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as they like.
-            if reply.code == 200:
-                limit.answered(elapsed)
-            self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
+            self.state.answered(call, reply.code, elapsed)
             self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
             result = self._result(call, reply, read)
             outcome = "ok"
             return result
         except NoAnswer as error:
-            if not error.in_time:
-                limit.expired()
-            self._backoff.seen(success=False)
+            self.state.unanswered(call, in_time=error.in_time)
             cause = f"{self.name}: {call}: {error}"
             trouble = KMEUnanswered(cause) if error.sent else error_of(error.fault, cause)
             outcome = outcome_of(trouble)
@@ -474,7 +468,7 @@ class KMEClient(ABC):
         if (
             call is Call.ENC_KEYS and reply.retry_after
         ):  # whatever the reason; dec_keys can be refused by anybody's mail
-            self._leave_alone(call, reply.retry_after)
+            self.state.leave_alone(call, reply.retry_after)
         if fault is KMEFault.NOT_FOUND:
             return RepliedNotFound(cause, reply.body)
         if fault is KMEFault.UNREACHABLE and reply.code in _GATEWAY_CODES:
@@ -532,12 +526,12 @@ class KMEClient(ABC):
         self, sending: asyncio.Task[HTTPReply], sae: str, read: Callable[[bytes], Any], spends: int
     ) -> None:
         """The keys count as lost for the budget, until they come; only then it is known what became of them."""
-        self._burn_budget.spend(spends)
+        self.state.budget.spend(spends)
         self._late[sending] = spends
 
         def ended(sending: asyncio.Task[HTTPReply]) -> None:
             del self._late[sending]
-            self._burn_budget.spend(-spends)
+            self.state.budget.spend(-spends)
             try:
                 reply = sending.result()
                 keys: list[Key] = read(reply.body) if reply.code == 200 else []
@@ -551,19 +545,6 @@ class KMEClient(ABC):
                     self.take_in(sae, len(keys[0].key) * 8, keys)
 
         sending.add_done_callback(ended)
-
-    def _leave_alone(self, call: Call, seconds: float) -> None:
-        self._not_before[call] = self._timing.clock() + seconds
-
-    def _raise_if_left_alone(self, call: Call) -> None:
-        """Raises NotAsked while the time that the KME gave in Retry-After is not over."""
-        wait = self._not_before.get(call, 0.0) - self._timing.clock()
-        if wait > 0:
-            raise NotAsked(f"{self.name}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
-
-    def _try_all_now(self) -> None:
-        for breaker in self._breakers.values():
-            breaker.try_now()
 
     async def _probe(self, sae: str) -> None:
         """Asks for the status. Only silence, or a fault of the KME itself, fails: any answer shows that it is there."""
