@@ -1,27 +1,36 @@
-"""How fast keys come: four figures, each against what a KME with 240 ms handshake and 160 ms a request allows.
+"""How fast keys come: against what a KME with 240 ms handshake and 160 ms a request allows, and against plain aiohttp.
 The development KMEs, over real TLS on localhost, run in this same process.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import aiohttp
 
 from relay.bench.result import BenchResult, Progress, machine
 from relay.keys import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.pads import TAG_OCTETS
+from relay.keys.tls import client_context
 from relay.kme import DevelopmentKME, DevelopmentKMEs, LinkSettings
 
 HANDSHAKE_S = 0.240
 REQUEST_S = 0.160
 SECONDS = 3.0
 """How long each open-ended measurement lasts."""
+
+LATENCIES_S = (0.0, 0.03, 0.2)
+SIDE_BY_SIDE_S = 1.0
+"""How long each of the two clients runs at a time, in turn."""
+TURNS = 3
 
 ALICE, BOB = "2", "1"
 LINK = LinkSettings(key_rate=0, stored_key_limit=10_000_000)
@@ -40,12 +49,13 @@ class Figure:
 
 
 async def measure_keys(progress: Progress) -> BenchResult:
-    """All four figures, one after the other."""
+    """All figures, one after the other."""
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory() as directory:
         kmes = DevelopmentKMEs(state_dir=Path(directory), host="127.0.0.1", ports=(0, 0), link=LINK)
-        for number, measure in enumerate((sustained_rate, waiting_time, pad_time, gathered_calls)):
-            progress(measure.__name__.replace("_", " "), number / 4)
+        measures = (sustained_rate, waiting_time, pad_time, gathered_calls, beside_plain_10, beside_plain_1)
+        for number, measure in enumerate(measures):
+            progress(measure.__name__.replace("_", " "), number / len(measures))
             async with kmes:
                 for kme in (kmes.km1, kmes.km2):
                     kme.handshake, kme.latency = HANDSHAKE_S, REQUEST_S
@@ -102,7 +112,7 @@ async def waiting_time(kmes: DevelopmentKMEs, rate: float = 50.0) -> Figure:
     """How long a message waits for its key while `rate` messages a second find a warm pool."""
     async with _group(kmes, kmes.km1, "sae-2", Prefetch(32, 128)) as group:
         group.warm(BOB)
-        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "refill keys"))
+        await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "draw keys"))
         waits = []
         for _ in range(int(SECONDS * rate)):
             began = time.perf_counter()
@@ -166,6 +176,64 @@ async def gathered_calls(kmes: DevelopmentKMEs, rate: float = 500.0) -> Figure:
     )
 
 
+async def beside_plain_10(kmes: DevelopmentKMEs) -> Figure:
+    """Ten callers of one client, beside ten over a plain session; the worst of the latencies counts."""
+    return await _beside_plain(kmes, callers=10, least=1.0)
+
+
+async def beside_plain_1(kmes: DevelopmentKMEs) -> Figure:
+    """One caller of a client, beside one over a plain session."""
+    return await _beside_plain(kmes, callers=1, least=0.9)
+
+
+async def _beside_plain(kmes: DevelopmentKMEs, *, callers: int, least: float) -> Figure:
+    state, details, ratios = kmes.state_dir, dict[str, float](), list[float]()
+    tls = client_context(state / "ca.pem", state / "sae-2.pem", state / "sae-2.key")
+    for latency in LATENCIES_S:
+        kmes.km1.handshake, kmes.km1.latency = 0.0, latency
+        async with _client(kmes, kmes.km1, "sae-2", adaptive=False) as client, aiohttp.ClientSession() as session:
+
+            async def ours() -> None:
+                await client.request_enc_keys(BOB)
+
+            async def plain() -> None:
+                url = f"{kmes.km1.url}/api/v1/keys/{BOB}/enc_keys"
+                async with session.post(url, json={"number": 1, "size": 256}, ssl=tls) as reply:
+                    base64.b64decode((await reply.json())["keys"][0]["key"])
+
+            rates = {ours: 0.0, plain: 0.0}
+            for _ in range(TURNS):
+                for take in rates:
+                    rates[take] += await _rate(take, callers) / TURNS
+            ratios.append(rates[ours] / rates[plain])
+            details[f"ratio_{latency * 1000:.0f}_ms"] = round(ratios[-1], 2)
+            details[f"keys_per_s_{latency * 1000:.0f}_ms"] = round(rates[ours], 1)
+            details[f"plain_keys_per_s_{latency * 1000:.0f}_ms"] = round(rates[plain], 1)
+    return Figure(
+        f"{callers} at once, beside plain aiohttp",
+        round(min(ratios), 2),
+        "times as many keys",
+        f"at least {least}",
+        min(ratios) >= least,
+        details,
+    )
+
+
+async def _rate(take: Callable[[], Awaitable[None]], callers: int) -> float:
+    """Keys a second, of so many callers that each take one after the other."""
+    await take()
+    began, taken = time.monotonic(), 0
+
+    async def caller() -> None:
+        nonlocal taken
+        while time.monotonic() - began < SIDE_BY_SIDE_S:
+            await take()
+            taken += 1
+
+    await asyncio.gather(*(caller() for _ in range(callers)))
+    return taken / (time.monotonic() - began)
+
+
 @asynccontextmanager
 async def _group(kmes: DevelopmentKMEs, kme: DevelopmentKME, sae: str, prefetch: Prefetch) -> AsyncIterator[KMEGroup]:
     group = KMEGroup("bench", [_client(kmes, kme, sae)], prefetch)
@@ -173,7 +241,7 @@ async def _group(kmes: DevelopmentKMEs, kme: DevelopmentKME, sae: str, prefetch:
     await group.close()
 
 
-def _client(kmes: DevelopmentKMEs, kme: DevelopmentKME, sae: str) -> OptimizedKMClient:
+def _client(kmes: DevelopmentKMEs, kme: DevelopmentKME, sae: str, *, adaptive: bool = True) -> OptimizedKMClient:
     state = kmes.state_dir
     return OptimizedKMClient(
         kme.url,
@@ -181,5 +249,5 @@ def _client(kmes: DevelopmentKMEs, kme: DevelopmentKME, sae: str) -> OptimizedKM
         certificate=state / f"{sae}.pem",
         key=state / f"{sae}.key",
         name=kme.name,
-        adaptive=True,
+        adaptive=adaptive,
     )

@@ -136,15 +136,23 @@ class KMESettings(toml.Table):
     keys is no failure, whatever its code, as long as it answers when it is asked for its status.
     """
     timeout: Seconds = 10.0
-    """The longest wait for one whole answer, in seconds; the wait follows the KME's usual time, down to a fifth of
-    this. Where another KME could be asked, that is done after the usual time already.
+    """The longest wait for one whole answer, in seconds. For status and received keys it follows the KME's usual time,
+    down to a fifth of this; fresh keys are waited for as long as it says, and 30 seconds are listened for those that
+    are late: they are used for the next mail. Where another KME could be asked, that is done after the usual time
+    already. A connection, with its TLS handshake, may take half of it, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
-    """Connections to this KME: pool_maxsize times this in all. Up to three times as many more are listened to for
-    answers that are late.
+    """Where its name stands for several addresses: the most connections to it in all are pool_maxsize times this. A
+    KME with one address has pool_maxsize of them, whatever this says. Up to three times as many more are listened to
+    for answers that are late.
     """
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
     """Connections at once to one address of it."""
+    requests_at_once: int = Field(default=1, ge=1, le=20)
+    """Requests for fresh keys that may be on their way at once for one peer. One is right for any KME: mail that waits
+    at the same time shares it. More speed up large pads on a slow link. Some KMEs drop the keys of the first request
+    when a second one comes.
+    """
 
     prefetch: bool = True
     """Whether keys are kept ready for each peer: false for a KME whose undelivered keys are few or short-lived
@@ -153,9 +161,10 @@ class KMESettings(toml.Table):
     cache_high: int = Field(default=32, ge=0, le=100_000)
     """How many keys are kept ready. Below a quarter of it a refill starts, up to it or to what the measured use and
     10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to that quarter
-    whenever its keys have expired: a day of idling costs 2,880 keys (92 KB) for each KME and peer as it stands
-    here. A stop burns what is in the pool, and a start draws that quarter; the first one draws two more, as every
-    hour, to try the KME.
+    whenever its keys have expired, as far as a twentieth of the link's measured rate allows: on a slow link an idle
+    relay keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each KME and peer
+    as it stands here. A stop burns what is in the pool, and a start draws that quarter; the first one draws two more,
+    as every hour, to try the KME.
     """
     key_lifetime: Seconds = 300.0
     """How long the KME keeps a key for the peer, at both sites (a KME in the cloud: 600 seconds). A key is not used

@@ -65,7 +65,7 @@ _ALL: Final = (
         "A KME does not answer, or not as it should: its keys are not to be had, and arriving mail under them is held.",
         "for half a minute no call has succeeded and one has failed, or the relay has stopped calling it (breaker)",
         "it has answered again for half a minute",
-        "`qumail-relay check` asks it and says what is wrong: address, certificates, its own fault. Others of its "
+        "`qumail-relay check` asks it and says what is wrong: address, certificates, what it answers. Others of its "
         "group are used meanwhile; mail is held where there is none.",
         about="KME",
         clear_s=30.0,

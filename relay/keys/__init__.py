@@ -5,7 +5,8 @@ From a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
     group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py pads.py
-    pool.py        one KME's fresh keys: ready, drawn, refilled, expired     stock.py refill.py undelivered.py
+    pool.py        one KME's fresh keys: who asks for them, and the requests  undelivered.py
+    state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     receiver.py    received keys, written down as they come
     etsi014.py     the ETSI client     skip.py   the SKIP client

@@ -32,7 +32,8 @@ class Accounts:
 
     def used(self, slave_sae: str, number: int) -> None:
         """Keys left the pool to seal a message."""
-        self._enter(self._used, slave_sae, number, "used")
+        self._used[slave_sae] += number
+        self._board.add(metrics.KEYS, self._kme, self.peers.get(slave_sae, slave_sae), "used", by=number)
 
     def expired(self, slave_sae: str, number: int) -> None:
         """Keys in the pool became too old and were destroyed."""

@@ -15,8 +15,8 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit, urlunsplit
 
 from relay.aio import off_loop
 from relay.counting import Board, metrics
@@ -48,9 +48,12 @@ from relay.keys.faults import (
     ruled,
     unclear,
 )
-from relay.keys.health import MAX_BACKOFF_S, Backoff, Breaker, BreakerRules, BurnBudget, State, TimeLimit
+from relay.keys.health import MAX_BACKOFF_S, BreakerRules, Health, State
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender
+from relay.keys.pool import KeyPool
+from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus, text_of_error
+from relay.keys.stock import SeenKeys
 from relay.keys.tls import CertificateEnd, ClientTLS, TLSRules
 from relay.keys.types import REAL_TIME, Key, Timing
 
@@ -61,11 +64,26 @@ Result = TypeVar("Result")
 _GATEWAY_CODES = (502, 504)
 """A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
 
+LATE_KEYS_S = 30.0
+"""How long an answer to enc_keys is listened for, from when it was asked for: its keys are good, however late."""
+
 WELL_FOR_S = 1.0
 """So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
 
 RENEW_EVERY_S = 1.0
 """Certificate files are looked at no more often than this."""
+
+
+def _without_password(url: str) -> str:
+    """The URL as it may stand in a log."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def check_numbers(number: int, size: int) -> None:
+    """Raises ValueError where no KME could give `number` keys of `size` bits."""
+    if number < 1 or size < 8 or size % 8:
+        raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,8 @@ class Quirks:
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
     for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
     "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways.
-    `errors`: what replies mean, against the usual reading.
+    `errors`: what replies mean, against the usual reading. `at_once`: how many requests for fresh keys may be on their
+    way for one slave SAE; some KMEs drop the keys of the first when the second comes.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -83,6 +102,15 @@ class Quirks:
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
     integer_key_ids: bool = False
     errors: tuple[ErrorRule, ...] = ()
+    at_once: int = 1
+
+
+def _unnoticed() -> None:
+    """Nothing is burnt when such a request was sent, and its answer did not come."""
+
+
+Read = Callable[[bytes | bytearray], Awaitable[Any]]
+"""What a reply's body brings."""
 
 
 class KMEClient(ABC):
@@ -93,6 +121,9 @@ class KMEClient(ABC):
 
     usual_errors: tuple[ErrorRule, ...] = ()
     """What replies mean in a protocol, where that differs from faults.py; the setting `errors` comes first."""
+
+    most_per_request: int | None = None
+    """The most keys that one request can ask for; None: the KME says."""
 
     def __init__(
         self,
@@ -120,12 +151,13 @@ class KMEClient(ABC):
 
         `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
         time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
-        shorter while most tries succeed, and limits shrink for a KME that is quick, to no less than `min_timeout` (by
-        default a fifth of `timeout`).
-        At most `pool_maxsize` connections are open to one host (a name may stand for several), and `pool_connections`
-        times that in all. `burn_budget` is the number of keys an hour that unanswered requests may cost.
-        `name` (default: the URL) stands in logs and metrics; these are on the `board`. Raises ConfigError for another
-        scheme than https, and when the files cannot be used.
+        shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
+        less than `min_timeout` (by default a fifth of `timeout`).
+        At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most
+        `pool_connections` times that are open in all; it means nothing else. `burn_budget` is the number of keys an
+        hour that unanswered requests may cost.
+        `name` stands in logs and metrics (default: the URL, but for a password in it); these are on the `board`.
+        Raises ConfigError for another scheme than https, and when the files cannot be used.
         """
         # Here, so that aiohttp is loaded by who asks a KME, and not by every command that knows of keys.
         from relay.keys.transport import Transport
@@ -133,13 +165,14 @@ class KMEClient(ABC):
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
             raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
         self.url = url.rstrip("/")
-        self.name = name or self.url
+        self.name = name or _without_password(self.url)
         self.retry_attempts = retry_attempts
         self.retry_delay = retry_delay
         self.timeout = timeout
         self.pool_connections = pool_connections
         self.pool_maxsize = pool_maxsize
         self.quirks = quirks
+        self._timing = timing
         self.board = board or Board()
         self.accounts = Accounts(self.name, self.board)
         """What became of fresh keys; here only those that were lost on the way are entered."""
@@ -149,21 +182,27 @@ class KMEClient(ABC):
             connections=pool_connections * pool_maxsize,
             per_host=pool_maxsize,
             keep_alive=quirks.keep_alive and not self.one_by_one,
+            connect=timeout / 2,
         )
-        shortest = (timeout / 5 if min_timeout is None else min_timeout) if adaptive else timeout
-        # A status costs no key, so nothing is lost by giving it up early.
-        self.time_limits = {
-            call: TimeLimit(timeout, shortest, shortest if call is Call.STATUS else None) for call in Call
-        }
+        self.state = Health(
+            self.name,
+            timing,
+            timeout=timeout,
+            min_timeout=min_timeout,
+            retry_delay=retry_delay,
+            adaptive=adaptive,
+            burn_budget=burn_budget,
+            breaker=breaker,
+        )
+        """How well the KME answers."""
+        self.time_limits = self.state.limits
         self._receive: Sender = self.transport.send
         self._errors = (*quirks.errors, *self.usual_errors)
-        self._timing = timing
-        self._breakers = {call: Breaker(f"{self.name}: {call}", breaker, timing) for call in Call}
-        self._backoff = Backoff(retry_delay, timing, adaptive=adaptive)
-        self._burn_budget = BurnBudget(burn_budget, timing)
-        self._drawing: dict[str, asyncio.Lock] = {}
-        self._not_before: dict[Call, float] = {}
-        self._settling = asyncio.Lock()
+        self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
+        self.take_in: Callable[[str, int, list[Key]], None]
+        """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
+        self._fresh = self._shared_requests()
+        self._late: dict[asyncio.Task[None], int] = {}
         self._well_at = self._renewed_at = float("-inf")
 
     @abstractmethod
@@ -171,10 +210,19 @@ class KMEClient(ABC):
         """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
 
     @abstractmethod
+    async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits, by a request of its own. Raises KeyUnavailable."""
+
     async def request_enc_keys(
         self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
     ) -> list[Key]:
-        """From 1 to `number` fresh keys of `size` bits. Raises KeyUnavailable."""
+        """From 1 to `number` fresh keys of `size` bits shared with the slave SAE. Raises KeyUnavailable.
+
+        Callers who wait at the same time share one request. Keys that come when their caller has given up are there for
+        the next one.
+        """
+        check_numbers(number, size)
+        return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
 
     @abstractmethod
     async def request_dec_keys(
@@ -194,8 +242,19 @@ class KMEClient(ABC):
         await self.close()
 
     async def close(self) -> None:
-        """Closes all connections. The client may be used again afterwards."""
+        """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
+        await self._fresh.close()
+        loop = asyncio.get_running_loop()
+        late = [task for task in self._late if task.get_loop() is loop]
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         await self.transport.close()
+        self._fresh = self._shared_requests()
+
+    def _shared_requests(self) -> KeyPool:
+        """What the public calls for fresh keys share: it draws what callers ask for, and keeps nothing ready."""
+        return KeyPool(self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
@@ -207,7 +266,7 @@ class KMEClient(ABC):
             return
         self._renewed_at = now
         if self.transport.renew(self.name, anyway=anyway):
-            self._try_all_now()
+            self.state.try_all_now()
 
     def ending_certificates(self, now: datetime) -> list[str]:
         """Which certificates end within 30 days of `now` (aware), or have: ours, the CA's, the KME's. Reads files."""
@@ -231,13 +290,17 @@ class KMEClient(ABC):
     @property
     def health(self) -> float:
         """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
-        worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
-        return worth[self._breakers[Call.ENC_KEYS].state] * self._backoff.success_rate
+        return self.state.score
 
     @property
     def one_by_one(self) -> bool:
         """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
         return self.quirks.method == "GET"
+
+    @property
+    def at_once(self) -> int:
+        """How many requests for fresh keys may be on their way for one slave SAE."""
+        return self.quirks.at_once
 
     @property
     def any_size(self) -> bool:
@@ -247,12 +310,12 @@ class KMEClient(ABC):
     @property
     def breakers(self) -> dict[str, State]:
         """The state of the breaker of each call."""
-        return {str(call): breaker.state for call, breaker in self._breakers.items()}
+        return {str(call): breaker.state for call, breaker in self.state.breakers.items()}
 
     @property
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, by call; empty when all is well."""
-        return {str(call): breaker.cause for call, breaker in self._breakers.items() if breaker.cause}
+        return self.state.troubles
 
     @staticmethod
     def _several(key_IDs: Sequence[str]) -> list[str]:
@@ -292,8 +355,15 @@ class KMEClient(ABC):
         """Enters keys that were lost on the way, and charges the budget for that."""
         if number:
             self.accounts.issued_and_burnt(sae, number, cause)
-            self._burn_budget.spend(number)
+            self.state.budget.spend(number)
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
+
+    def _turn(self, what: str, at_once: int) -> asyncio.Semaphore:
+        """For one of those that may do `what` at the same time, in this event loop: a lock belongs to one loop."""
+        loop = asyncio.get_running_loop()
+        if what not in self._turns or self._turns[what][0] is not loop:
+            self._turns[what] = loop, asyncio.Semaphore(at_once)
+        return self._turns[what][1]
 
     # One call
 
@@ -318,9 +388,8 @@ class KMEClient(ABC):
         self.renew_certificates()
         attempt = 0
         while True:
-            self._raise_if_left_alone(call)
             try:
-                with self._breakers[call].passing() as probing:
+                with self.state.passing(call) as probing:
                     if probing and call is not Call.STATUS:
                         await self._probe(request.sae)
                     try:
@@ -328,16 +397,16 @@ class KMEClient(ABC):
                     except AmbiguousReply as reply:
                         raise await self._settled(reply, request.sae, bits) from reply
                     if probing:
-                        self._try_all_now()
+                        self.state.try_all_now()
                     return result
             except NotAsked:
                 raise
             except KMEUnreachable as error:
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
                 if asked:
-                    self._not_before[call] = self._timing.clock() + asked
-                again = not isinstance(error, KMEUnanswered) or self._unanswered(request.sae, spends)
-                pause = max(asked, self._backoff.pause(attempt))
+                    self.state.leave_alone(call, asked)
+                again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
+                pause = max(asked, self.state.backoff.pause(attempt))
                 if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
                     raise
                 cause = str(error)
@@ -352,17 +421,16 @@ class KMEClient(ABC):
         self, call: Call, request: HTTPRequest, read: Callable[[bytes | bytearray], Awaitable[Result]], spends: int
     ) -> Result:
         """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
-        sent: list[bool] = []
-        outcome, limit = "cancelled", self.time_limits[call]
-        send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
+        outcome, limit = "cancelled", self.state.limits[call].seconds
         started = self._timing.clock()
         try:
-            reply = await send(request, limit.seconds, partial(sent.append, True))
+            if spends:
+                reply = await self._draw_within(limit, request, read, spends)
+            else:
+                send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
+                reply = await send(request, limit, _unnoticed)
             elapsed = self._timing.clock() - started
-            # A refusal is quick, and whoever sends forged mail can have dec_keys refused as often as they like.
-            if reply.code == 200:
-                limit.answered(elapsed)
-            self._backoff.seen(success=reply.code < 500 or call is Call.DEC_KEYS)
+            self.state.answered(call, reply.code, elapsed)
             self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
             try:
                 result = await self._result(call, request, reply, read, spends)
@@ -372,22 +440,18 @@ class KMEClient(ABC):
             outcome = "ok"
             return result
         except NoAnswer as error:
-            if not error.in_time:
-                limit.expired()
-            self._backoff.seen(success=False)
+            self.state.unanswered(call, in_time=error.in_time)
             cause = f"{self.name}: {call}: {error}"
             trouble = KMEUnanswered(cause) if error.sent else error_of(error.fault, cause)
             outcome = outcome_of(trouble)
             raise trouble from error
         except KeyUnavailable as error:
             outcome = outcome_of(error)
+            if isinstance(error, KMEUnanswered):  # of a gateway
+                self._burn(request.sae, spends, "no answer")
             raise
         except StoreUnavailable:
             outcome = "not_asked"
-            raise
-        except asyncio.CancelledError:
-            if sent:
-                self._unanswered(request.sae, spends)
             raise
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
@@ -415,33 +479,103 @@ class KMEClient(ABC):
                 raise KMEBadReply(f"{self.name}: {call}: {message}")
             return await read(reply.body)
         except KeyUnavailable as error:
-            if rule is not None or not unclear(call, reply.code, error):
+            if rule is not None or not unclear(call, reply.code, message, error):
                 raise
             # The body of a 200 may hold keys, which belong into no error.
-            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body) from error
+            otherwise = None
+            if isinstance(error, KMEExhausted):  # guessed from the code alone
+                fault = KMEFault.UNREACHABLE if reply.code >= 500 else KMEFault.BAD_REQUEST
+                otherwise = error_of(fault, str(error), reply.retry_after)
+            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body, otherwise) from error
 
     def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
         cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
+        if (
+            call is Call.ENC_KEYS and reply.retry_after
+        ):  # whatever the reason; dec_keys can be refused by anybody's mail
+            self.state.leave_alone(call, reply.retry_after)
         if fault is KMEFault.NOT_FOUND:
             return RepliedNotFound(cause, reply.body)
         if fault is KMEFault.UNREACHABLE and reply.code in _GATEWAY_CODES:
             return KMEUnanswered(cause)
         return error_of(fault, cause, reply.retry_after)
 
-    def _unanswered(self, sae: str, spends: int) -> bool:
-        """Burns the keys of a request whose answer did not come; whether trying again is within the budget."""
-        self._burn(sae, spends, "no answer")
-        return not spends or self._burn_budget.allows(spends)
+    async def _draw_within(self, seconds: float, request: HTTPRequest, read: Read, spends: int) -> HTTPReply:
+        """The reply to a request for fresh keys. Raises NoAnswer when none came in time; it is listened for further."""
+        sent: list[bool] = []
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
 
-    def _raise_if_left_alone(self, call: Call) -> None:
-        """Raises NotAsked while the time that the KME gave in Retry-After is not over."""
-        wait = self._not_before.get(call, 0.0) - self._timing.clock()
-        if wait > 0:
-            raise NotAsked(f"{self.name}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
+        def end() -> None:
+            if not over.done():
+                over.set_result(None)
 
-    def _try_all_now(self) -> None:
-        for breaker in self._breakers.values():
-            breaker.try_now()
+        async def send() -> HTTPReply:
+            try:
+                return await self.transport.send(request, max(seconds, LATE_KEYS_S), partial(sent.append, True))
+            finally:
+                end()
+
+        sending = asyncio.create_task(send())
+        timer = loop.call_later(seconds, end)
+        answered = False
+        try:
+            await over
+            answered = sending.done()
+        finally:
+            timer.cancel()
+            if not answered:
+                if sent:
+                    self._listen_further(sending, request.sae, read, spends)
+                # Others need connections, too, and what was waited for longest is likeliest to come yet.
+                if not sent or len(self._late) > self.pool_maxsize // 2:
+                    sending.cancel()
+        if answered:
+            try:
+                return sending.result()
+            except NoAnswer as error:
+                if error.sent:
+                    self._burn(request.sae, spends, "no answer")
+                raise
+        cause = f"no answer within {seconds:.1f} s" + ("; should one come, its keys are used" if sent else "")
+        raise NoAnswer(cause, sent=bool(sent), fault=KMEFault.UNREACHABLE, in_time=False)
+
+    @property
+    def unread(self) -> int:
+        """How many keys were asked for by requests that were given up, and whose answers may come yet."""
+        return sum(self._late.values())
+
+    def _listen_further(self, sending: asyncio.Task[HTTPReply], sae: str, read: Read, spends: int) -> None:
+        """The keys count as lost for the budget, until they come; only then it is known what became of them."""
+        self.state.budget.spend(spends)
+        late = asyncio.create_task(self._take_in_late(sending, sae, read, spends))
+        self._late[late] = spends
+
+        def ended(late: asyncio.Task[None]) -> None:
+            del self._late[late]
+            self.state.budget.spend(-spends)
+
+        late.add_done_callback(ended)
+
+    async def _take_in_late(self, sending: asyncio.Task[HTTPReply], sae: str, read: Read, spends: int) -> None:
+        try:
+            reply = await sending
+            if not reply.whole:
+                self._burn(sae, spends, "reply not believed")
+            keys: list[Key] = []
+            if reply.code == 200 and reply.whole:
+                try:
+                    keys = await read(reply.body)
+                finally:
+                    reply.wipe()
+        except (NoAnswer, asyncio.CancelledError):
+            self._burn(sae, spends, "no answer")
+        except KeyUnavailable as error:
+            log.warning("late_keys_refused", kme=self.name, slave_sae=sae, cause=str(error))
+        else:
+            if keys:
+                log.info("late_keys_taken_in", kme=self.name, slave_sae=sae, number=len(keys))
+                self.take_in(sae, len(keys[0].key) * 8, keys)
 
     async def _probe(self, sae: str) -> None:
         """Asks for the status. Only silence, or a fault of the KME itself, fails: any answer shows that it is there."""
@@ -461,8 +595,10 @@ class KMEClient(ABC):
                 stored = (await self.check_key_status(sae, patient=False)).stored_bits
             except KeyUnavailable:
                 return reply.meant
-            return KMEExhausted(str(reply)) if stored is not None and stored < bits else reply.meant
-        async with self._settling:
+            if stored is None or stored < bits:
+                return KMEExhausted(str(reply)) if stored is not None else reply.meant
+            return reply.otherwise or reply.meant
+        async with self._turn("settle", 1):
             if self._timing.clock() - self._well_at >= WELL_FOR_S:
                 try:
                     await self._probe(sae)

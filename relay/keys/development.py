@@ -20,7 +20,6 @@ from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.stock import SeenKeys
-from relay.keys.types import REAL_TIME, Key
 
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
@@ -105,49 +104,36 @@ def _https(url: object) -> str:
     return url.rstrip("/")
 
 
-USUAL_CACHE = Prefetch(low=0, high=16, lifetime=240.0, follows_use=False)
-"""The first need draws 16 keys, and the next ones are served from these; what nobody needs is lost at the end."""
-
-_Pair = tuple[OptimizedKMClient, OptimizedKMClient]
-_pairs: dict[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair]] = {}
+USUAL_CACHE = Prefetch(low=64, high=128, lifetime=240.0, follows_use=False)
+"""Keys are drawn in the background whenever fewer than `low` are ready, up to `high`; what nobody needs is lost."""
 
 
 class CachedKMClient(OptimizedKMClient):
-    """An OptimizedKMClient that draws fresh keys ahead and gives out each of them once, in one event loop."""
+    """An OptimizedKMClient that draws fresh keys ahead, in the background, and gives out each of them once."""
 
     def __init__(self, url: str, *, cache: Prefetch = USUAL_CACHE, **settings: Any) -> None:
         """`settings` are those of OptimizedKMClient. Raises ConfigError as it does."""
-        super().__init__(url, **settings)
         self._cache = cache
-        self._timing = settings.get("timing", REAL_TIME)
-        self._fresh = self._empty()
+        super().__init__(url, **settings)
 
-    async def request_enc_keys(
-        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True, **special: Any
-    ) -> list[Key]:
-        """`number` fresh keys: from the cache where they are alike, else what the KME gives. Raises KeyUnavailable.
+    def warm(self, slave_sae_id: int | str, size: int = 256) -> None:
+        """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""
+        self._fresh.warm(str(slave_sae_id), size, to_high=True)
 
-        For further slaves, with extensions, or of more keys than the cache holds, it is the KME that is asked.
-        """
-        if any(special.values()) or not 0 < number <= self._cache.high or size < 8 or size % 8:
-            return await super().request_enc_keys(slave_sae_id, number, size, patient=patient, **special)
-        return await self._fresh.take(str(slave_sae_id), size, number, patient=patient)
-
-    async def close(self) -> None:
-        """Burns what is in the cache and closes all connections. The client may be used again afterwards."""
-        fresh, self._fresh = self._fresh, self._empty()
-        await fresh.close()
-        await super().close()
-
-    def _empty(self) -> KeyPool:
-        return KeyPool(self, self._cache, SeenKeys(), self._timing, draw=super().request_enc_keys)
+    def _shared_requests(self) -> KeyPool:
+        return KeyPool(self, self._cache, SeenKeys(), self._timing)
 
 
-def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKMClient, OptimizedKMClient]:
+_Pair = tuple[CachedKMClient, CachedKMClient]
+_pairs: dict[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair]] = {}
+
+
+def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[CachedKMClient, CachedKMClient]:
     """Clients of the development pair: Alice's of KM1 (she is SAE 2) and Bob's of KM2 (he is SAE 1).
 
-    In one event loop these are the same two objects each time. `state_dir` is what `qumail-relay kme --state` was
-    given, by default that of the servers which run. Raises ConfigError where they have not yet run.
+    In one event loop these are the same two objects each time, and keys for the other are drawn in the background from
+    then on; outside of any loop they are drawn from the first need on. `state_dir` is what `qumail-relay kme --state`
+    was given, by default that of the servers which run. Raises ConfigError where they have not yet run.
     """
     state = state_dir_in_use() if state_dir is None else state_dir
     if not (state / "ca.pem").is_file():
@@ -160,7 +146,9 @@ def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[OptimizedKM
     except RuntimeError:
         return _new_pair(state, urls)  # outside of any loop there is nothing to share it by
     if (state, urls) not in pairs:
-        pairs[state, urls] = _new_pair(state, urls)
+        alice, bob = pairs[state, urls] = _new_pair(state, urls)
+        alice.warm(1)
+        bob.warm(2)
     return pairs[state, urls]
 
 

@@ -4,23 +4,24 @@ Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
 from relay.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
-from relay.keys.client import KMEClient
+from relay.keys.client import KMEClient, check_numbers
 from relay.keys.events import Events
-from relay.keys.faults import Call, KeysMissing, RepliedNotFound
+from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import (
     LARGEST_KEY_BITS,
     USUAL_KEY_BITS,
     KeyStatus,
+    OtherSize,
     count_of_keys,
     json_body,
     key_IDs_in_error,
@@ -33,6 +34,9 @@ from relay.keys.types import Key
 
 log = Events(__name__)
 
+SIZE_BELIEVED_FOR_S = 120.0
+"""How long a KME that ignores the size of keys is asked for no other size, in seconds: each try burns keys."""
+
 
 class OptimizedKMClient(KMEClient):
     """A client of one KME, for one SAE of ours (the one that the client certificate names).
@@ -40,6 +44,28 @@ class OptimizedKMClient(KMEClient):
     Every request is sent once and counted; what is tried again is a new request. Keys that may have been
     spent by a request whose answer never came are entered as burnt, and `burn_budget` limits them.
     """
+
+    _other_size: tuple[int, int, float] | None = None
+    """The size in bits that keys had though another was asked for, how often in a row, and until when it counts."""
+
+    @property
+    def gives_only(self) -> int | None:
+        """The size in bits of all its keys, where the KME was seen to ignore what is asked for."""
+        bits, seen, until = self._other_size or (0, 0, 0.0)
+        return bits if seen > 1 and self._timing.clock() < until else None
+
+    @property
+    def any_size(self) -> bool:
+        """As for every client; not while the KME was seen to ignore the size."""
+        return super().any_size and self.gives_only is None
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """As for every client."""
+        if (bits := self.gives_only) is None:
+            return super().troubles
+        text = f"its keys have {bits} bits, whatever size is asked for: size_unit of this KME should say so"
+        return super().troubles | {"size": text}
 
     async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
         """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
@@ -66,19 +92,34 @@ class OptimizedKMClient(KMEClient):
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
 
-        `patient` False means one try only. One such request at a time goes out for each slave SAE, since some
-        KMEs drop the first one's keys when a second comes. Raises KMEExhausted or another KeyUnavailable.
+        Callers who wait at the same time share one request; keys that come when their caller has given up are there for
+        the next one. With further slaves or extensions the request is the caller's own. `patient` False means one try
+        only. Raises KMEExhausted or another KeyUnavailable.
         """
-        if number < 1 or size < 8 or size % 8:
-            raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
-        sae = str(slave_sae_id)
         options = {
             "additional_slave_SAE_IDs": list(additional_slave_SAE_IDs),
             "extension_mandatory": list(extension_mandatory),
             "extension_optional": list(extension_optional),
         }
-        asked = self._enc_keys_request(sae, number, size, {k: v for k, v in options.items() if v})
-        request = replace(asked, max_octets=max_reply_octets(number, size))
+        if special := {name: value for name, value in options.items() if value}:
+            check_numbers(number, size)
+            return await self.draw_keys(str(slave_sae_id), number, size, patient=patient, options=special)
+        return await super().request_enc_keys(slave_sae_id, number, size, patient=patient)
+
+    async def draw_keys(
+        self,
+        slave_sae_id: str,
+        number: int,
+        size: int,
+        *,
+        patient: bool = True,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ) -> list[Key]:
+        """From 1 to `number` fresh keys of `size` bits, by a request of its own, which says `options`, too."""
+        sae = slave_sae_id
+        if self.gives_only not in (None, size):
+            raise KMERefusedRequest(f"{self.name}: not asked for keys of {size} bits: {self.troubles['size']}")
+        request = replace(self._enc_keys_request(sae, number, size, options), max_octets=max_reply_octets(number, size))
 
         async def read(body: bytes | bytearray) -> list[Key]:
             try:
@@ -87,12 +128,17 @@ class OptimizedKMClient(KMEClient):
             except KMEBadReply as error:
                 came = await off_loop(len(body), count_of_keys, body, number)
                 self._burn(sae, number if came is None else came, "reply not believed")
+                if isinstance(error, OtherSize):
+                    seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
+                    self._other_size = error.bits, seen, self._timing.clock() + SIZE_BELIEVED_FOR_S
                 raise KMEBadReply(f"{self.name}: enc_keys: {error}") from error
             if not keys:
                 raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
+            if self.gives_only is None:
+                self._other_size = None
             return keys
 
-        async with self._drawing.setdefault(sae, asyncio.Lock()):
+        async with self._turn(f"draw for {sae}", self.at_once):
             return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=number, bits=number * size)
 
     async def request_dec_keys(
@@ -146,9 +192,7 @@ class OptimizedKMClient(KMEClient):
 
     async def _trial_key(self, sae: str, own: str, size: int) -> Key:
         """A key that is never used for anything."""
-        [key] = await OptimizedKMClient.request_enc_keys(
-            self, sae, 1, size, additional_slave_SAE_IDs=[own], patient=False
-        )
+        [key] = await self.draw_keys(sae, 1, size, patient=False, options={"additional_slave_SAE_IDs": [own]})
         self.accounts.issued_and_burnt(sae, 1, "trial")
         return key
 
@@ -176,14 +220,14 @@ class OptimizedKMClient(KMEClient):
             named = key_IDs_in_error(error.body, wanted)
             raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
 
-    def _enc_keys_request(self, sae: str, number: int, size: int, options: dict[str, Any]) -> HTTPRequest:
+    def _enc_keys_request(self, sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
         """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
         sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.quirks.size_unit]
         content = {"number": number, **sizes}
         if self.quirks.method == "GET" and not options:
             query = tuple((name, str(value)) for name, value in content.items())
             return self._request("GET", sae, Call.ENC_KEYS, query=query)
-        return self._request("POST", sae, Call.ENC_KEYS, json=content | options)
+        return self._request("POST", sae, Call.ENC_KEYS, json=content | dict(options))
 
     def _request(
         self,

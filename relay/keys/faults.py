@@ -14,7 +14,8 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
 
 Any mail can name keys that do not exist, so a reply to dec_keys tells nothing of the KME: AmbiguousReply is settled by
 asking for the status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs, so
-a refusal of enc_keys is "exhausted" where the status tells of fewer keys than were asked for, whatever it says.
+a refusal of enc_keys is "exhausted" where the status tells of fewer keys than were asked for, whatever it says. 404 and
+503 without such words are so where the status does not tell. After Retry-After, fresh keys are left alone in any case.
 """
 
 from __future__ import annotations
@@ -82,12 +83,16 @@ class RepliedNotFound(KeyNotFound):
 
 
 class AmbiguousReply(KeyUnavailable):
-    """A reply of which the status will tell what it is about: the keys, or else the KME, which is what `meant` says."""
+    """A reply of which the status will tell what it is about: the keys, or else the KME, which is what `meant` says.
 
-    def __init__(self, meant: KeyUnavailable, body: bytes | bytearray) -> None:
+    `otherwise` is what it means where `meant` says that there are too few keys, and the status tells of enough.
+    """
+
+    def __init__(self, meant: KeyUnavailable, body: bytes | bytearray, otherwise: KeyUnavailable | None = None) -> None:
         super().__init__(str(meant))
         self.meant = meant
         self.body = body
+        self.otherwise = otherwise
 
 
 class KeysMissing(KeyNotFound):
@@ -149,14 +154,15 @@ def classify(call: Call, code: int, message: str) -> KMEFault:
     return specific.get(code) or _OF_ANY.get(code) or usual
 
 
-def unclear(call: Call, code: int, error: KeyUnavailable) -> bool:
+def unclear(call: Call, code: int, message: str, error: KeyUnavailable) -> bool:
     """Whether only the status can tell what a reply meant, which was read as `error`.
 
     To dec_keys: whether it is about the key or about the KME. To enc_keys: whether the KME has too few keys now.
     """
     if call is Call.DEC_KEYS:
         return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
-    about_us_or_later = code in (200, 401) or isinstance(error, KMEUnanswered | KMEBusy | KMEExhausted)
+    said = isinstance(error, KMEExhausted) and (code == 200 or any(word in message.lower() for word in _EXHAUSTED))
+    about_us_or_later = code in (200, 401) or isinstance(error, KMEUnanswered | KMEBusy) or said
     return call is Call.ENC_KEYS and not about_us_or_later
 
 

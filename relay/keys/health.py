@@ -6,12 +6,12 @@ in "Exponential Backoff And Jitter" (AWS). Pure, with an injected clock.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured
-from relay.keys.faults import KMERefusedRequest, NotAsked
+from relay.keys.faults import Call, KMERefusedRequest, NotAsked
 from relay.keys.types import REAL_TIME, Timing
 
 
@@ -135,12 +135,13 @@ class TimeLimit:
 
     The limit is four times what RFC 6298 would give, but no less than `shortest`: a limit that is too short
     burns keys. After an expiry it doubles until an answer comes. Before the first answer it is `first`, by default
-    `longest`. All in seconds.
+    `longest`. Where it is not `early` the limit is always `longest`. All in seconds.
     """
 
-    def __init__(self, longest: float, shortest: float, first: float | None = None) -> None:
+    def __init__(self, longest: float, shortest: float, first: float | None = None, *, early: bool = True) -> None:
         self._longest = longest
         self._shortest = min(shortest, longest)
+        self._early = early
         self._first = longest if first is None else min(first, longest)
         self.latency: float | None = None
         """The smoothed time an answer takes, in seconds; None before the first."""
@@ -150,6 +151,8 @@ class TimeLimit:
     @property
     def seconds(self) -> float:
         """The limit for the next try."""
+        if not self._early:
+            return self._longest
         limit = self._first
         if self.latency is not None:
             limit = max(self._shortest, 4 * (self.latency + 4 * self._variation))
@@ -225,3 +228,74 @@ class BurnBudget:
         self._left = min(self._most, self._left + (now - self._seen) * self._most / 3600)
         self._seen = now
         return self._left
+
+
+class Health:
+    """All that is known of how well one KME answers, as one value; what a call may do follows from it."""
+
+    def __init__(
+        self,
+        kme: str,
+        timing: Timing = REAL_TIME,
+        *,
+        timeout: float = 10,
+        min_timeout: float | None = None,
+        retry_delay: float = 1,
+        adaptive: bool = False,
+        burn_budget: int = 1000,
+        breaker: BreakerRules = BreakerRules(),
+    ) -> None:
+        """`kme` names it in messages; the rest is as for a client. Times are seconds."""
+        shortest = (timeout / 5 if min_timeout is None else min_timeout) if adaptive else timeout
+        self._kme = kme
+        self._timing = timing
+        self._not_before: dict[Call, float] = {}
+        self.breakers = {call: Breaker(f"{kme}: {call}", breaker, timing) for call in Call}
+        self.backoff = Backoff(retry_delay, timing, adaptive=adaptive)
+        self.budget = BurnBudget(burn_budget, timing)
+        # A status costs no key, so nothing is lost by giving it up early; to give up enc_keys early would burn some.
+        self.limits = {
+            Call.STATUS: TimeLimit(timeout, shortest, shortest),
+            Call.ENC_KEYS: TimeLimit(timeout, shortest, early=False),
+            Call.DEC_KEYS: TimeLimit(timeout, shortest),
+        }
+
+    @property
+    def score(self) -> float:
+        """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
+        worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
+        return worth[self.breakers[Call.ENC_KEYS].state] * self.backoff.success_rate
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why calls are not made at present, by call; empty when all is well."""
+        return {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause}
+
+    def passing(self, call: Call) -> AbstractContextManager[bool]:
+        """As Breaker.passing. Raises NotAsked while the time that the KME gave in Retry-After is not over."""
+        wait = self._not_before.get(call, 0.0) - self._timing.clock()
+        if wait > 0:
+            raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)
+        return self.breakers[call].passing()
+
+    def leave_alone(self, call: Call, seconds: float) -> None:
+        """The KME has asked for that."""
+        self._not_before[call] = self._timing.clock() + seconds
+
+    def try_all_now(self) -> None:
+        """What breakers were opened for may have changed: the next calls are probes."""
+        for breaker in self.breakers.values():
+            breaker.try_now()
+
+    def answered(self, call: Call, code: int, seconds: float) -> None:
+        """A reply came after so many seconds."""
+        # A refusal is quick, and anybody who sends forged mail can have dec_keys refused as often as they like.
+        if code == 200:
+            self.limits[call].answered(seconds)
+        self.backoff.seen(success=code < 500 or call is Call.DEC_KEYS)
+
+    def unanswered(self, call: Call, *, in_time: bool) -> None:
+        """No reply came; `in_time` False: it was we who stopped waiting."""
+        if not in_time:
+            self.limits[call].expired()
+        self.backoff.seen(success=False)

@@ -1,16 +1,17 @@
 """One KME's fresh keys: those that are ready, the drawing of more, and the refill that runs ahead of need.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3; one enc_keys is in flight for each (KME, slave SAE), and never hedged.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; enc_keys is never hedged, and goes out once for all who wait at the same time.
 
-Whoever needs keys waits for a drawing that belongs to the pool: when they give up, the keys that
-come are still there for the next one.
+A request belongs to the pool: when a caller gives up, the keys that come are there for the next one. What is asked for,
+and who gets what comes, state.py decides; here are the requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from relay.errors import (
     KeyUnavailable,
@@ -20,22 +21,22 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.client import KMEClient
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import Call, KMERefusedRequest
 from relay.keys.own_name import another_name
 from relay.keys.refill import OUTAGE_S, BatchLimit, DrawCount, Draws, LinkRate, Peak, Prefetch, Rate, WaterMarks, marks
 from relay.keys.replies import KeyStatus
-from relay.keys.stock import KMEStore, PeerPool, SeenKeys, Stock, Waiter, under_way
+from relay.keys.state import Batch, KMEStore, PeerPool, Want
+from relay.keys.stock import SeenKeys, Stock
 from relay.keys.types import REAL_TIME, IssuedKeyStore, Key, Timing
 from relay.keys.undelivered import Undelivered
+
+if TYPE_CHECKING:
+    from relay.keys.client import KMEClient
 
 log = Events(__name__)
 
 Task = TypeVar("Task")
-
-LONGEST_BACKOFF_S = 5.0
-"""A KME that ran out of keys is asked again after this time at the latest."""
 
 USE_WINDOW_S = 300.0
 """The use rate is averaged over this time."""
@@ -54,24 +55,27 @@ class KeyPool:
         seen: SeenKeys,
         timing: Timing = REAL_TIME,
         *,
-        draw: Callable[..., Awaitable[list[Key]]] | None = None,
         one_batch: float = 0.0,
         known_as: Sequence[str] = (),
+        managed: bool = True,
     ) -> None:
-        """`draw` stands for the client's own request_enc_keys where that one asks here.
+        """`one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
 
-        `one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
-        `known_as`: our SAE ID, and what else the KME may call us; empty: whatever it calls us.
+        `known_as`: our SAE ID, and what else the KME may call us; empty: whatever it calls us. `managed` False
+        asks for no status, and at once after a refusal: it is the caller's own affair what is asked for.
         """
         self.undelivered = Undelivered(client, one_batch, timing.clock)
         self.client = client
-        self._draw_keys = draw or client.request_enc_keys
+        client.take_in = self.take_in
+        self._managed = managed
         self.prefetch = prefetch
         self._seen = seen
         self._known_as = known_as
         self._timing = timing
         self._peer_pools: dict[tuple[str, int], PeerPool] = {}
         self._kme_stores: dict[str, KMEStore] = {}
+        self._asking: dict[str, asyncio.Task[KeyStatus | None]] = {}
+        self._drawing: dict[asyncio.Task[None], PeerPool] = {}
         self._began = timing.clock()
         self._closed = False
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
@@ -114,9 +118,9 @@ class KeyPool:
     def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
         """How many keys are in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
         return {
-            place: len(peer_pool.stock)
+            place: len(peer_pool.stock) + peer_pool.given
             for place, peer_pool in self._peer_pools.items()
-            if slave_sae in (None, peer_pool.slave_sae)
+            if slave_sae in (None, peer_pool.slave_sae) and not peer_pool.idle
         }
 
     def refill_rate(self, slave_sae: str) -> float | None:
@@ -151,18 +155,40 @@ class KeyPool:
             raise KMEMisconfigured(f"{self.client.name}: {found}")
 
     async def take(
-        self, slave_sae: str, size: int, number: int = 1, *, patient: bool = True, prefetched: bool = True
+        self,
+        slave_sae: str,
+        size: int,
+        number: int = 1,
+        *,
+        least: int | None = None,
+        patient: bool = True,
+        prefetched: bool = True,
     ) -> list[Key]:
         """`number` keys, all or none: from the pool, else drawn now. Raises KeyUnavailable and StoreUnavailable.
 
-        What was drawn for a request that then fails stays in the pool. `prefetched` False (one-time pads)
-        draws what is asked for and no more; `patient` False tries each request once.
+        With `least` no fewer than that, where the KME gives no more at once. What was drawn for a request that then
+        fails stays in the pool. `prefetched` False (one-time pads) draws what is asked for and no more; `patient` False
+        tries each request once.
         """
         if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
             return keys
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.fill_to = self._marks(peer_pool).high
-        keys = await self._wait_for(peer_pool, number, patient)
+        loop = asyncio.get_running_loop()
+        served: asyncio.Future[None] = loop.create_future()
+        want = Want(number, number if least is None else least, partial(_wake, served), patient, loop)
+        peer_pool.want(want)
+        self._draw(peer_pool)
+        try:
+            await served
+            keys = peer_pool.collect(want)
+        except asyncio.CancelledError:
+            peer_pool.leave(want)
+            if not self._managed and not peer_pool.queue:
+                self._end_drawing(peer_pool)  # the client takes in what comes yet, and the next caller need not wait
+            raise
+        finally:
+            self._forget_if_idle(peer_pool)
         self._gave(peer_pool, number)
         return keys
 
@@ -175,8 +201,24 @@ class KeyPool:
             self._gave(peer_pool, number)
         return keys
 
+    def take_in(self, slave_sae: str, size: int, keys: list[Key]) -> None:
+        """Keys that have come after their request was given up: they are there for the next caller.
+
+        Not where the KME drops keys that the peer has not fetched: another request may have gone out since.
+        """
+        if self._closed or self.undelivered.one_batch:
+            self.client.accounts.issued_and_burnt(slave_sae, len(keys), "late answer")
+            return
+        peer_pool = self._peer_pool(slave_sae, size)
+        peer_pool.unrecorded.append(Batch(keys, self._timing.clock() + self.prefetch.lifetime, len(keys)))
+        peer_pool.kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
+        self._draw(peer_pool)
+
     def _gave(self, peer_pool: PeerPool, number: int) -> None:
         """Keys have left the pool: learns from it, and has more drawn where few are left."""
+        if not self._managed:
+            self._forget_if_idle(peer_pool)
+            return
         kme_store = peer_pool.kme_store
         kme_store.used_at = self._timing.clock()
         kme_store.use.add(number * peer_pool.size)
@@ -186,49 +228,21 @@ class KeyPool:
         else:
             self._forget_if_idle(peer_pool)
 
-    async def _wait_for(self, peer_pool: PeerPool, number: int, patient: bool) -> list[Key]:
-        """Waits in the queue; who is first in it has keys drawn until there are enough for it.
-
-        When drawing fails, it fails for all who wait: asking again for each of them would only take longer.
-        """
-        me = Waiter(number)
-        peer_pool.queue.append(me)
-        try:
-            while peer_pool.queue[0] is not me and me.error is None:
-                await me.turn.wait()
-            if me.error is not None:
-                raise me.error
-            # Each drawing adds a key, so this ends; the limit is for keys that expire as fast as they come.
-            for drawn in range(2 * number + 4):
-                if (keys := peer_pool.stock.pop(number)) is not None:
-                    return keys
-                if drawn and self.undelivered.one_batch:
-                    raise KMEExhausted(f"{self.client.name}: {number} keys did not come in one batch")
-                await self._drawn(peer_pool, patient)
-            raise KMEExhausted(f"{self.client.name}: keys expire before {number} of them are there")
-        except (KeyUnavailable, StoreUnavailable) as error:
-            for other in peer_pool.queue:
-                other.error = error
-                other.turn.set()
-            raise
-        finally:
-            peer_pool.queue.remove(me)
-            if peer_pool.queue:
-                peer_pool.queue[0].turn.set()
-            self._forget_if_idle(peer_pool)
-
     async def limits(self, slave_sae: str) -> KeyStatus | None:
         """The KME's limits as it gave them last; asked for once, None where it does not say.
 
         The asking belongs to the pool: who gives up waiting for it leaves it to the others.
         """
         kme_store = self._kme_store(slave_sae)
-        if kme_store.status is None and not under_way(kme_store.asking):
+        if not self._managed:
+            return kme_store.status
+        asking = self._asking.get(slave_sae)
+        if kme_store.status is None and not _goes_on(asking):
             if self._closed or self._since_asked(kme_store) < STATUS_RETRY_S:
                 return None
-            kme_store.asking = _begun(self.ask_status(slave_sae), "ask for status")
-        if kme_store.asking is not None and not kme_store.asking.done():
-            await asyncio.wait([kme_store.asking])
+            asking = self._asking[slave_sae] = _begun(self.ask_status(slave_sae), "ask for status")
+        if asking is not None and _goes_on(asking):
+            await asyncio.wait([asking])
         return kme_store.status
 
     async def ask_status(self, slave_sae: str) -> KeyStatus | None:
@@ -262,14 +276,14 @@ class KeyPool:
             else:
                 complaint.over()
 
-    def warm(self, slave_sae: str, size: int = 256) -> None:
+    def warm(self, slave_sae: str, size: int = 256, *, to_high: bool = False) -> None:
         """Draws a few keys for this slave SAE, as many as the low mark, so that its first messages need not wait.
 
-        More are for those who use them: what a quiet relay has drawn is burnt with each restart.
+        More are for those who use them, unless `to_high`: what a quiet relay has drawn is burnt with each restart.
         """
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.prefetched = self.prefetch.high > 0
-        self._refill_if_low(peer_pool, to_high=bool(self.undelivered.one_batch))
+        self._refill_if_low(peer_pool, to_high=to_high or bool(self.undelivered.one_batch))
 
     def cool(self, slave_sae: str) -> None:
         """Draws no more ahead of need for this slave SAE."""
@@ -294,23 +308,21 @@ class KeyPool:
     def keep_ready(self) -> None:
         """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
         for peer_pool in self._peer_pools.values():
-            backing_off = self._timing.clock() < peer_pool.not_before
-            if peer_pool.prefetched and not backing_off and not under_way(peer_pool.refill):
+            if peer_pool.prefetched and not peer_pool.filling:
                 self._refill_if_low(peer_pool, to_high=bool(self.undelivered.one_batch))
 
     async def close(self) -> None:
         """Ends all drawing and burns what is in the pool; the client stays open."""
         self._closed = True
-        peer_pools = list(self._peer_pools.values())
-        tasks: list[asyncio.Task[Any] | None] = [kme_store.asking for kme_store in self._kme_stores.values()]
-        for peer_pool in peer_pools:
-            tasks += [peer_pool.refill, peer_pool.drawing]
-        running = [task for task in tasks if task is not None]
+        tasks: list[asyncio.Task[Any]] = [*self._asking.values(), *self._drawing]
+        running = [task for task in tasks if _goes_on(task)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        burnt = sum(peer_pool.stock.burn_all("relay stops") for peer_pool in peer_pools)
-        burnt += sum(self._burn_unrecorded(peer_pool, all_of_them=True) for peer_pool in peer_pools)
+        burnt = 0
+        for peer_pool in self._peer_pools.values():
+            peer_pool.refuse(self._stopped())
+            burnt += peer_pool.stock.burn_all("relay stops") + self._burn_unrecorded(peer_pool, all_of_them=True)
         self._peer_pools.clear()
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
@@ -321,73 +333,109 @@ class KeyPool:
 
     # Drawing
 
-    async def _drawn(self, peer_pool: PeerPool, patient: bool) -> None:
-        """Waits for the drawing that is under way, or for a new one. Raises what went wrong with it."""
+    def _draw(self, peer_pool: PeerPool) -> None:
+        """Has keys drawn for those who wait, and the refill; all who come before its first step share the request."""
         if self._closed:
-            raise KMEUnreachable(f"{self.client.name}: the relay stops")
-        if (wait := peer_pool.not_before - self._timing.clock()) > 0:
-            kinds = (KMEExhausted, StoreUnavailable)
-            kind = next((kind for kind in kinds if isinstance(peer_pool.trouble, kind)), KMEBadReply)
-            raise kind(f"not asked again for {wait:.1f} s: {peer_pool.trouble}")
-        task = peer_pool.drawing
-        if task is None or task.done():
-            task = peer_pool.drawing = _begun(self._draw(peer_pool, patient), "draw keys")
-        await asyncio.wait([task])
-        if task.cancelled():
-            raise KMEUnreachable(f"{self.client.name}: the relay stops")
-        if error := task.exception():
-            raise error
+            peer_pool.refuse(self._stopped())
+        elif self._managed and (error := peer_pool.too_early(self.client.name)) is not None:
+            peer_pool.refuse(error)
+        elif self._under_way(peer_pool) < (1 if self.undelivered.one_batch else self.client.at_once):
+            task = _begun(self._draw_until_enough(peer_pool), "draw keys")
+            self._drawing[task] = peer_pool
+            task.add_done_callback(self._ended)
 
-    async def _draw(self, peer_pool: PeerPool, patient: bool) -> None:
-        """One request for as many keys as are wanted now and the KME gives at once."""
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if (peer_pool := self._drawing.pop(task, None)) is not None:
+            self._forget_if_idle(peer_pool)
+
+    def _under_way(self, peer_pool: PeerPool) -> int:
+        """How many tasks draw for it. Those of an event loop that has ended will not go on, and are forgotten."""
+        alive = {task for task in self._drawing if _goes_on(task)}
+        peer_pool.forget_elsewhere(asyncio.get_running_loop(), alive)
+        return sum(self._drawing[task] is peer_pool for task in alive)
+
+    def _end_drawing(self, peer_pool: PeerPool) -> None:
+        for task in [task for task, pool in self._drawing.items() if pool is peer_pool]:
+            task.cancel()
+            del self._drawing[task]
+
+    async def _draw_until_enough(self, peer_pool: PeerPool) -> None:
+        """One request after the other, each for as many keys as are wanted then, until none is or one fails."""
+        flight = asyncio.current_task()
+        try:
+            while await self._drawn(peer_pool, flight):
+                peer_pool.refill_fails.over()
+                # Those who were served may come again now, and share the next request with those who wait.
+                await asyncio.sleep(0)
+        except (KeyUnavailable, StoreUnavailable) as error:
+            if peer_pool.filling:
+                peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
+            peer_pool.failed(flight, error, self._timing.chance())
+        except BaseException:
+            peer_pool.failed(flight, self._stopped(), 0.0)
+            raise
+
+    async def _drawn(self, peer_pool: PeerPool, flight: Hashable) -> bool:
+        """One request for as many keys as are wanted and the KME gives at once; False: none is wanted any more."""
+        if peer_pool.missing <= 0 and not peer_pool.unrecorded:
+            peer_pool.filling = False
+            return False
+        await self._prepare(peer_pool)
+        kme_store, alone = peer_pool.kme_store, bool(self.undelivered.one_batch)
+        self._burn_unrecorded(peer_pool)
+        if peer_pool.unrecorded:
+            batch = peer_pool.unrecorded.pop()
+            peer_pool.flights[flight] = 0
+        else:
+            if alone:
+                self._make_room(peer_pool)
+            most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
+            number = peer_pool.begin(flight, self.client.most_per_request or most, alone=alone)
+            if not number:
+                return False
+            patient = peer_pool.filling or any(want.patient for want in peer_pool.queue)
+            keys = await self._request(peer_pool, flight, patient)
+            kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
+            batch = Batch(keys, self._timing.clock() + self.prefetch.lifetime, number)
+        try:
+            before = await self._issued_before(peer_pool, batch)
+        except BaseException:
+            peer_pool.unrecorded.append(batch)  # a store that cannot be written for a moment burns none
+            raise
+        self._put_in_stock(peer_pool, batch, before)
+        peer_pool.landed(flight, short=len(batch.keys) < batch.asked, alone=alone)
+        return True
+
+    async def _prepare(self, peer_pool: PeerPool) -> None:
+        """What has to be known before a key is drawn. Raises KeyUnavailable and StoreUnavailable where none may be."""
         kme_store = peer_pool.kme_store
         if kme_store.status is None:
             await self.limits(peer_pool.slave_sae)
         elif kme_store.another_name is not None and self._since_asked(kme_store) >= STATUS_RETRY_S:
-            await self.ask_status(peer_pool.slave_sae)  # it may have been mended there meanwhile
+            await self.ask_status(peer_pool.slave_sae)  # it may have been corrected there meanwhile
         # Before any is drawn: no peer finds a key under the name that we would write into the mail.
         self.raise_if_another(peer_pool.slave_sae)
-        try:
-            self._burn_unrecorded(peer_pool)
-            if not peer_pool.unrecorded:
-                await self._store_ready()
-                await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
-                if self.undelivered.one_batch:
-                    self._make_room(peer_pool)
-                missing = max(peer_pool.wanted, peer_pool.fill_to) - len(peer_pool.stock)
-                most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
-                number = max(1, min(missing, most))
-                peer_pool.unrecorded = await self._request(peer_pool, number, patient)
-                kme_store.draws.add(sum(len(key.key) * 8 for key in peer_pool.unrecorded))
-                peer_pool.unrecorded_until = self._timing.clock() + self.prefetch.lifetime
-            before = await self._issued_before(peer_pool)
-            # Out of there only now: a store that cannot be written for a moment burns none.
-            keys, peer_pool.unrecorded = peer_pool.unrecorded, []
-            self._put_in_stock(peer_pool, keys, before)
-        except (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable) as error:
-            # No more of these is asked for until a while that doubles is over: the KME has none, or the store no place.
-            peer_pool.backoff = min(LONGEST_BACKOFF_S, max(0.25, peer_pool.backoff * 2))
-            peer_pool.not_before = self._timing.clock() + peer_pool.backoff * (0.5 + 0.5 * self._timing.chance())
-            peer_pool.trouble = error
-            raise
-        peer_pool.backoff = peer_pool.not_before = 0.0
+        if not peer_pool.unrecorded:
+            await self._store_ready()
+            await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
 
-    async def _request(self, peer_pool: PeerPool, number: int, patient: bool) -> list[Key]:
-        """Asks for `number` keys, and for less where the KME has not or does not accept that many.
+    async def _request(self, peer_pool: PeerPool, flight: Hashable, patient: bool) -> list[Key]:
+        """Asks for the keys of a flight, and for less where the KME has not or does not accept that many.
 
         Which of the two it is, the status tells, whatever the refusal says.
         """
         refused_more = False
         while True:
+            number = peer_pool.flights[flight]
             try:
-                keys = await self._draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
+                keys = await self.client.draw_keys(peer_pool.slave_sae, number, peer_pool.size, patient=patient)
             except (KMEExhausted, KMERefusedRequest):
                 if number == 1:
                     raise
                 status = await self.ask_status(peer_pool.slave_sae)
                 bits = status.stored_bits if status else None
                 short = bits is not None and bits < number * peer_pool.size
-                number = max(1, (bits or 0) // peer_pool.size) if short else number // 2
+                peer_pool.flights[flight] = max(1, (bits or 0) // peer_pool.size) if short else number // 2
                 refused_more = not short
             else:
                 self._answered()
@@ -405,7 +453,7 @@ class KeyPool:
         Raises KMEExhausted while keys of the last batch may be on their way.
         """
         together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
-        if any(each.queue or under_way(each.drawing) for each in together if each is not peer_pool):
+        if any(each.queue or each.flights for each in together if each is not peer_pool):
             raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
         self.undelivered.raise_if_early(peer_pool.kme_store.used_at)
         burnt = sum(each.stock.burn_all("overtaken") for each in together)
@@ -432,18 +480,18 @@ class KeyPool:
             log.info("keys_drawn_again", kme=self.client.name)
         self.withheld = ""
 
-    async def _issued_before(self, peer_pool: PeerPool) -> frozenset[str]:
-        """The key_IDs of those unrecorded that may not be used. What is new has been written down when this returns."""
+    async def _issued_before(self, peer_pool: PeerPool, batch: Batch) -> frozenset[str]:
+        """The key_IDs of those that may not be used. What is new has been written down when this returns."""
         if self._issued is None:
             return frozenset()
         try:
-            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in peer_pool.unrecorded})
+            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in batch.keys})
         except StoreUnavailable as error:
             log.error(
                 "issued_keys_not_remembered",
                 kme=self.client.name,
                 slave_sae=peer_pool.slave_sae,
-                number=len(peer_pool.unrecorded),
+                number=len(batch.keys),
                 cause=str(error),
             )
             self.withheld = str(error)
@@ -453,41 +501,26 @@ class KeyPool:
 
     def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
         """Of those that could not be remembered in time nothing may come; returns how many that were."""
-        if not peer_pool.unrecorded or not (all_of_them or peer_pool.unrecorded_until <= self._timing.clock()):
-            return 0
-        burnt, peer_pool.unrecorded = len(peer_pool.unrecorded), []
-        self.client.accounts.issued_and_burnt(peer_pool.slave_sae, burnt, "not remembered")
+        if burnt := peer_pool.expired_batches(all_of_them=all_of_them):
+            self.client.accounts.issued_and_burnt(peer_pool.slave_sae, burnt, "not remembered")
         return burnt
 
-    def _put_in_stock(self, peer_pool: PeerPool, keys: list[Key], before: frozenset[str]) -> None:
+    def _put_in_stock(self, peer_pool: PeerPool, batch: Batch, before: frozenset[str]) -> None:
         if before:
             self.client.accounts.issued_and_burnt(peer_pool.slave_sae, len(before), "seen before")
-            fresh = [key for key in keys if key.key_ID not in before]
-        else:
-            fresh = keys
-        refused = len(before) + peer_pool.stock.add(fresh, until=peer_pool.unrecorded_until)
+        fresh = [key for key in batch.keys if key.key_ID not in before]
+        refused = len(before) + peer_pool.stock.add(fresh, until=batch.until)
         if refused:
             log.error("keys_seen_before", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=refused)
-        if refused == len(keys):
+        if refused == len(batch.keys):
             raise KMEBadReply(f"{self.client.name}: the KME gave only keys that it gave before")
 
     # Refill
 
     def _refill_if_low(self, peer_pool: PeerPool, *, to_high: bool = True) -> None:
         """Begins a refill where fewer keys are left than the low mark; `to_high` False goes no further than that."""
-        found = self._marks(peer_pool)
-        peer_pool.fill_to = found.high if to_high else found.low
-        if len(peer_pool.stock) < found.low and not self._closed and not under_way(peer_pool.refill):
-            peer_pool.refill = _begun(self._refill(peer_pool), "refill keys")
-
-    async def _refill(self, peer_pool: PeerPool) -> None:
-        """Draws until the pool is as full as it should be; any failure ends it, and it is begun again later."""
-        try:
-            while len(peer_pool.stock) < (1 if self.undelivered.one_batch else peer_pool.fill_to):
-                await self._drawn(peer_pool, patient=True)
-            peer_pool.refill_fails.over()
-        except (KeyUnavailable, StoreUnavailable) as error:
-            peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
+        if peer_pool.refill(self._marks(peer_pool), to_high=to_high) and not self._closed:
+            self._draw(peer_pool)
 
     def _marks(self, peer_pool: PeerPool) -> WaterMarks:
         if not peer_pool.prefetched:
@@ -497,6 +530,7 @@ class KeyPool:
             self.prefetch,
             outage=max(OUTAGE_S, one_batch),
             peak_rate=peer_pool.peak.per_second,
+            use_rate=peer_pool.kme_store.use.per_second / peer_pool.size,
             latency=self.client.time_limits[Call.ENC_KEYS].latency or 1.0,
             refill_rate=bits / peer_pool.size if bits else None,
             status=peer_pool.kme_store.status,
@@ -506,8 +540,12 @@ class KeyPool:
 
     def _forget_if_idle(self, peer_pool: PeerPool) -> None:
         """Forgets a pool of one peer and size that is empty and that nobody uses: one-time pads come in many sizes."""
-        if peer_pool.idle and self._timing.clock() >= peer_pool.not_before:
-            self._peer_pools.pop((peer_pool.slave_sae, peer_pool.size), None)
+        place = (peer_pool.slave_sae, peer_pool.size)
+        if peer_pool.idle and self._peer_pools.get(place) is peer_pool and peer_pool not in self._drawing.values():
+            del self._peer_pools[place]
+
+    def _stopped(self) -> KMEUnreachable:
+        return KMEUnreachable(f"{self.client.name}: no more keys are drawn, it was closed")
 
     def _kme_store(self, slave_sae: str) -> KMEStore:
         if slave_sae not in self._kme_stores:
@@ -529,8 +567,18 @@ class KeyPool:
             stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, self._seen, clock)
             complaint = Complaint(log.warning, log.debug, "key_refill_failed", clock)
             kme_store = self._kme_store(slave_sae)
-            self._peer_pools[place] = PeerPool(slave_sae, size, stock, kme_store, Peak(clock), complaint)
+            self._peer_pools[place] = PeerPool(slave_sae, size, stock, kme_store, Peak(clock), complaint, clock)
         return self._peer_pools[place]
+
+
+def _goes_on(task: asyncio.Task[Any] | None) -> bool:
+    """Whether it is not over yet, nor left behind in an event loop that has ended."""
+    return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 def _begun(work: Coroutine[Any, Any, Task], name: str) -> asyncio.Task[Task]:

@@ -182,6 +182,10 @@ class Prefetch:
     follows_use: bool = True
 
 
+IDLE_SHARE = 0.05
+"""Maximum share of a link's rate that keys cost which are kept ready, expire unused, and are drawn anew."""
+
+
 class WaterMarks(NamedTuple):
     """The low and the high water mark in force, in keys."""
 
@@ -194,14 +198,16 @@ def marks(
     *,
     peak_rate: float,
     latency: float,
+    use_rate: float = 0.0,
     outage: float = OUTAGE_S,
     refill_rate: float | None = None,
     status: KeyStatus | None = None,
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    They last for an `outage` (s) of the KME.
-    `refill_rate` (keys/s) is the link's own, where it is known: no more is drawn than it makes in a lifetime.
+    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known: no more is
+    drawn than it makes in a lifetime, nor than twice what `use_rate` (keys/s, of the last minutes) takes in that time
+    and a small share of the link beyond. A slow link on which nobody sends mail keeps all of its keys.
     """
     if not (prefetch.high and prefetch.follows_use):
         return WaterMarks(prefetch.low, prefetch.high)
@@ -209,7 +215,8 @@ def marks(
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
     caps = [max(MOST_KEPT, prefetch.high), max(lasting, prefetch.high)]
     if refill_rate:
-        caps.append(max(1, math.ceil(refill_rate * prefetch.lifetime)))
+        made = refill_rate * prefetch.lifetime
+        caps += [max(1, math.ceil(made)), int(IDLE_SHARE * made + 2 * use_rate * prefetch.lifetime)]
     if status is not None and status.max_key_count:
         caps.append(status.max_key_count)
     high = min(max(prefetch.high, wanted), *caps)

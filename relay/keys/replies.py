@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import dataclasses
 import json
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +27,9 @@ LARGEST_KEY_BITS = 2**20
 """Largest key that dec_keys may bring, in bits: its size stands in no request."""
 VALUES, VALUES_OF_KEY = 4096, 64
 """Maximum number of JSON values in a reply: in all, and more for each key that was asked for."""
+
+RANDOM_OCTETS = 8
+"""From this length on, octets that are all the same are taken for a fault: chance gives them once in 2^56 keys."""
 
 USUAL_KEY_BITS = 256
 """The size of a key where neither a KME nor a user says anything else."""
@@ -56,6 +61,9 @@ class KeyStatus:
         return None if self.stored_key_count is None else self.stored_key_count * (self.key_size or USUAL_KEY_BITS)
 
 
+_OF_A_STATUS = frozenset(field.name.lower() for field in dataclasses.fields(KeyStatus)) - {"status_extension"}
+
+
 def max_reply_octets(number: int, bits: int) -> int:
     """Maximum size in bytes of a reply with `number` keys of `bits` each, in base64 or hexadecimal digits."""
     return min(MAX_REPLY_OCTETS, REPLY_MARGIN_OCTETS + number * (KEY_MARGIN_OCTETS + bits // 4))
@@ -75,6 +83,8 @@ def json_body(source: str, body: bytes | bytearray, number: int = 0) -> Any:
 def status_from_reply(reply: Any) -> KeyStatus:
     """A KeyStatus from the parsed reply; limits of 0 or missing mean unknown. Raises KMEBadReply."""
     fields = _lowered(reply)
+    if not fields.keys() & _OF_A_STATUS:
+        raise KMEBadReply("the reply is no status: it has none of its fields")
 
     def text(name: str) -> str:
         value = fields.get(name.lower())
@@ -150,6 +160,19 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
     return {key_ID: key for key_ID, key in found.items() if key_ID not in doubtful}, refused + len(doubtful)
 
 
+class OtherSize(KMEBadReply):
+    """A fresh key has another size, `bits`, than was asked for."""
+
+    def __init__(self, cause: str, bits: int) -> None:
+        super().__init__(cause)
+        self.bits = bits
+
+
+def is_worn(octets: bytes) -> bool:
+    """Whether these can be no key: one octet, repeated, as a source gives that has failed."""
+    return len(octets) >= RANDOM_OCTETS and len(set(octets)) == 1
+
+
 def count_of_keys(body: bytes | bytearray, number: int) -> int | None:
     """How many keys a reply to a request for `number` carries that is not believed; None where that is not readable."""
     try:
@@ -186,18 +209,40 @@ def _key(item: Any, size: int | None, *, numbers: bool) -> Key:
     if not octets:
         raise KMEBadReply(f"key {key_ID}: empty")
     if size is not None and len(octets) * 8 != size:
-        raise KMEBadReply(f"key {key_ID}: {len(octets) * 8} bits came, {size} were asked for")
+        raise OtherSize(f"key {key_ID}: {len(octets) * 8} bits came, {size} were asked for", len(octets) * 8)
+    if size is not None and is_worn(octets):
+        raise KMEBadReply(f"key {key_ID}: all octets are the same, which no source of keys gives by chance")
     return Key(key_ID, octets)
 
 
+_SAYS = (
+    "message",
+    "title",
+    "detail",
+    "details",
+    "error",
+    "errors",
+    "error_description",
+    "msg",
+    "reason",
+    "description",
+)
+"""Where the standard, RFC 9457 and common frameworks have the text of an error, by the names in lower case."""
+
+_LIKE_A_KEY = re.compile(
+    r"[0-9A-Fa-f]{32,}|[A-Za-z0-9+/_-]{22,}={1,2}|(?=[A-Za-z+/]*\d)(?=[a-z0-9+/]*[A-Z])[A-Za-z0-9+/]{32,}"
+)
+"""What may be the octets of a key, in base64 or hexadecimal; a UUID with its hyphens is not."""
+
+
 def text_of_error(body: bytes | bytearray, number: int = 0) -> str:
-    """What an error reply to a request for `number` keys says, shortened to one line; HTML and empty bodies too."""
+    """What an error reply to a request for `number` keys says, in one line without what may be a key; HTML, too."""
     try:
         reply = _parsed(body, number)
     except (ValueError, RecursionError):
         return _excerpt(body)
-    fields = reply if isinstance(reply, dict) else {"message": reply}
-    parts = [fields.get("message"), fields.get("details")]
+    fields = {str(name).lower(): value for name, value in reply.items()} if isinstance(reply, dict) else {"msg": reply}
+    parts = [fields.get(name) for name in _SAYS]
     return _one_line(" ".join(str(part) for part in parts if part)) or "no message"
 
 
@@ -242,8 +287,9 @@ def _lowered(reply: Any) -> dict[str, Any]:
 
 
 def _excerpt(body: bytes | bytearray) -> str:
-    return _one_line(body[:200].decode("utf-8", "replace")) or "empty"
+    return _one_line(body[:1000].decode("utf-8", "replace")) or "empty"
 
 
 def _one_line(text: str) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in text[:400]).split())[:200]
+    shown = " ".join("".join(c if c.isprintable() else " " for c in text[:1000]).split())
+    return _LIKE_A_KEY.sub("[...]", shown)[:200]

@@ -204,10 +204,8 @@ class KeyRing:
         if self._maintaining is None:
             for pool in self._pools():
                 pool.undelivered.serve(self._own_sae)
-            for name, peer in self.peers.items():
-                for group in self._shared[name]:
-                    if group.use != "otp":  # pads are of no usual size, and are drawn when they are needed
-                        group.warm(peer.sae_id)
+            for sae_id, group in self._wanted():
+                self._warm(sae_id, group)
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
     def know(self, peers: Mapping[str, PeerKeys]) -> None:
@@ -216,14 +214,14 @@ class KeyRing:
             if peers.get(name) != self.peers.get(name):
                 self._in_use.forget(name)
         self.peers, self._shared = dict(peers), self._shared_with(peers)
-        wanted = {(peer.sae_id, group) for name, peer in peers.items() for group in self._shared[name]}
+        wanted = self._wanted()
         for group in self.groups.values():
             for sae_id in {sae_id for pool in group.pools for sae_id, _ in pool.held()}:
                 if (sae_id, group) not in wanted:
                     group.cool(sae_id)
         if self._maintaining is not None:
             for sae_id, group in wanted:
-                group.warm(sae_id)
+                self._warm(sae_id, group)
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
         """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
@@ -259,12 +257,18 @@ class KeyRing:
         sae_id, rotates = rules.sae_id, level == "aes" and rules.rotation.max_messages > 1
         if rotates and (taken := self._in_use.reuse(peer, rules.rotation, octets)):
             return taken
-        member, key = await first_that_can(
-            self._candidates(peer, "aes", 256),
-            "key",
-            lambda member, wait: member.key(sae_id, 256, wait=wait),
-            allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
-        )
+        members = self._candidates(peer, "aes", 256)
+        member = members[0]
+        if not low_priority and (keys := member.pool.take_ready(sae_id, 256)) is not None:
+            key = keys[0]
+            member.waited["key"].observe(0.0)
+        else:
+            member, key = await first_that_can(
+                members,
+                "key",
+                lambda member, wait: member.key(sae_id, 256, wait=wait),
+                allowed=partial(self._allow_low_priority, sae_id, 0) if low_priority else None,
+            )
         taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
         if rotates and self.peers.get(peer) == rules:
             self._in_use.begin(peer, rules.rotation, octets, taken)
@@ -415,6 +419,15 @@ class KeyRing:
         return {
             name: [self.groups[group] for group in peer.groups if group in self.groups] for name, peer in peers.items()
         }
+
+    def _wanted(self) -> set[tuple[str, KMEGroup]]:
+        """The peers' SAE IDs, each with a group that we share with it."""
+        return {(peer.sae_id, group) for name, peer in self.peers.items() for group in self._shared[name]}
+
+    @staticmethod
+    def _warm(sae_id: str, group: KMEGroup) -> None:
+        if group.use != "otp":  # pads are of no usual size, and are drawn when they are needed
+            group.warm(sae_id)
 
     def _peer(self, name: str) -> PeerKeys:
         if name not in self.peers:

@@ -7,9 +7,9 @@ What it calls localSystemID and remoteSystemID are the SAE IDs of the two sites.
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +18,7 @@ from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.client import KMEClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
-from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, json_body, max_reply_octets
+from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, is_worn, json_body, max_reply_octets
 from relay.keys.types import Key
 
 DEFAULT_KEY_BITS = 256
@@ -70,13 +70,11 @@ class SKIPClient(KMEClient):
 
         return await self._ask(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read, patient=patient)
 
-    async def request_enc_keys(
-        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
-    ) -> list[Key]:
+    most_per_request = 1
+
+    async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
         """One fresh key of `size` bits, whatever `number` says. Raises KeyUnavailable."""
-        if number < 1 or size < 8 or size % 8:
-            raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
-        remote = str(slave_sae_id)
+        remote = slave_sae_id
         query = (("remoteSystemID", remote), ("size", str(size)))
         request = HTTPRequest("GET", "/key", query, sae=remote, max_octets=max_reply_octets(1, size))
 
@@ -87,7 +85,7 @@ class SKIPClient(KMEClient):
                 self._burn(remote, 1, "reply not believed")
                 raise
 
-        async with self._drawing.setdefault(remote, asyncio.Lock()):
+        async with self._turn(f"draw for {remote}", self.at_once):
             return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=1, bits=size)
 
     async def request_dec_keys(
@@ -138,10 +136,12 @@ def _key(source: str, body: bytes | bytearray, size: int | None = None) -> Key:
         raise KMEBadReply(f"{source}: the key is not hexadecimal")
     if size is not None and len(octets) * 4 != size:
         raise KMEBadReply(f"{source}: {len(octets) * 4} bits came, {size} were asked for")
-    return Key(key_ID, bytes.fromhex(octets))
+    key = Key(key_ID, bytes.fromhex(octets))
+    if size is not None and is_worn(key.key):
+        raise KMEBadReply(f"{source}: all octets of the key are the same, which no source of keys gives by chance")
+    return key
 
 
 def _serves(remotes: Sequence[object], remote: str) -> bool:
-    """A trailing `*` stands for any ending, as providers that serve many systems write it."""
-    names = [str(name) for name in remotes]
-    return any(name == remote or (name.endswith("*") and remote.startswith(name.removesuffix("*"))) for name in names)
+    """Each may be a pattern with `*`, `?`, `[list]` and `[!list]`, as providers that serve many systems write it."""
+    return any(str(name) == remote or fnmatchcase(remote, str(name)) for name in remotes)

@@ -1,5 +1,5 @@
-"""The state of one KME's keys: those that are ready for each peer and size, who waits, and what the KME said last.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3; pure, with an injected clock. Each key is popped once and overwritten as it goes.
+"""The keys that are ready for one peer and size, oldest first: each leaves once, and is overwritten as it goes.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; pure, with an injected clock.
 
 A key waits here as a bytearray, which is overwritten when the key leaves, is burnt or expires. That is as
 far as Python goes: the JSON it came in, and the `bytes` that a user gets, live until the collector takes them.
@@ -7,21 +7,14 @@ far as Python goes: the JSON it came in, and the `bytes` that a user gets, live 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import secrets
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from relay.characters import casefold
-from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
 from relay.keys.accounts import Accounts
-from relay.keys.events import Complaint
-from relay.keys.own_name import AnotherName
-from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Peak, Rate
-from relay.keys.replies import KeyStatus
 from relay.keys.types import Key
 
 SEEN_KEYS = 200_000
@@ -60,7 +53,9 @@ class SeenKeys:
 
 
 @dataclass(slots=True)
-class _Held:
+class HeldKey:
+    """One key that waits; `until` is in seconds of the clock."""
+
     key_ID: str
     octets: bytearray = field(repr=False)
     until: float = 0.0
@@ -78,7 +73,7 @@ class Stock:
         self._accounts = accounts
         self._seen = seen
         self._clock = clock
-        self._held: deque[_Held] = deque()
+        self._held: deque[HeldKey] = deque()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -91,7 +86,7 @@ class Stock:
         self._accounts.issued(self._slave_sae, len(keys))
         until = self._clock() + self._lifetime if until is None else until
         fresh = [key for key in keys if self._seen.first_time(key)]
-        self._held += [_Held(key.key_ID, bytearray(key.key), until) for key in fresh]
+        self._held += [HeldKey(key.key_ID, bytearray(key.key), until) for key in fresh]
         refused = len(keys) - len(fresh)
         if refused:
             self._accounts.burnt(self._slave_sae, refused, "seen before")
@@ -110,6 +105,26 @@ class Stock:
             held.octets[:] = bytes(len(held.octets))
         self._accounts.used(self._slave_sae, number)
         return keys
+
+    def set_aside(self, number: int) -> list[HeldKey] | None:
+        """`number` keys that are still good, for `hand_out` or `put_back`; or None and nothing."""
+        if self._held and self._held[0].until <= self._clock():
+            self.destroy_expired()
+        if len(self._held) < number:
+            return None
+        return [self._held.popleft() for _ in range(number)]
+
+    def hand_out(self, held: Sequence[HeldKey]) -> list[Key]:
+        """The keys, which are used from now on."""
+        keys = [Key(each.key_ID, bytes(each.octets)) for each in held]
+        for each in held:
+            wipe(each.octets)
+        self._accounts.used(self._slave_sae, len(keys))
+        return keys
+
+    def put_back(self, held: Sequence[HeldKey]) -> None:
+        """They come first again."""
+        self._held.extendleft(reversed(held))
 
     def destroy_expired(self) -> int:
         """Destroys the keys whose time is over; returns how many."""
@@ -132,75 +147,3 @@ class Stock:
         if burnt:
             self._accounts.burnt(self._slave_sae, burnt, cause)
         return burnt
-
-
-@dataclass(slots=True)
-class KMEStore:
-    """What is known of the KME's store for one slave SAE."""
-
-    link: LinkRate
-    use: Rate
-    batch: BatchLimit
-    status_fails: Complaint
-    takes_us: Complaint
-    may_take_us: Complaint
-    draws: DrawCount
-    status: KeyStatus | None = None
-    status_trouble: str = ""
-    another_name: AnotherName | None = None
-    """Whom the KME takes us for, by its last status."""
-    drawn_before_status: int = 0
-    """Bits that had come when that status was asked for: of what came later it may not know."""
-    asked: float | None = None
-    asking: asyncio.Task[KeyStatus | None] | None = None
-    used_at: float = float("-inf")
-    """When a key for this slave SAE was last given out, in seconds of the clock."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """A message that waits for `number` keys: `turn` is set when it is first in the queue, or when `error` is."""
-
-    number: int
-    turn: asyncio.Event = field(default_factory=asyncio.Event)
-    error: KeyUnavailable | StoreUnavailable | None = None
-
-
-@dataclass(slots=True)
-class PeerPool:
-    """The stock for one slave SAE and key size, with the work that fills it."""
-
-    slave_sae: str
-    size: int
-    stock: Stock
-    kme_store: KMEStore
-    peak: Peak
-    refill_fails: Complaint
-    prefetched: bool = False
-    fill_to: int = 0
-    """So many keys are drawn for it where nobody waits for more."""
-    queue: deque[Waiter] = field(default_factory=deque)
-    backoff: float = 0.0
-    not_before: float = 0.0
-    trouble: KeyUnavailable | StoreUnavailable = field(default_factory=lambda: KMEExhausted("no key left"))
-    drawing: asyncio.Task[None] | None = None
-    refill: asyncio.Task[None] | None = None
-    unrecorded: list[Key] = field(default_factory=list, repr=False)
-    """Keys that have come and are not remembered yet: they may not be used before; good until `unrecorded_until`."""
-    unrecorded_until: float = 0.0
-
-    @property
-    def wanted(self) -> int:
-        """How many keys are waited for."""
-        return sum(waiter.number for waiter in self.queue)
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is empty, and nobody uses it."""
-        used = self.queue or self.prefetched or under_way(self.drawing) or under_way(self.refill)
-        return not (used or len(self.stock) or self.unrecorded)
-
-
-def under_way(task: asyncio.Task[Any] | None) -> bool:
-    """Whether there is such a task, and it goes on."""
-    return task is not None and not task.done()

@@ -165,6 +165,15 @@ class ClientTLS:
             ca, certificate, _ = self._files
             return [f"{certificate} or {ca}: cannot be read: {error}"]
 
+    def own_ended(self, now: datetime) -> str:
+        """That our certificate has ended, where it has; else "". Reads the file."""
+        try:
+            own = _certificates(self._files[1])[0]
+        except (OSError, ValueError):
+            return ""
+        until = own.not_valid_after_utc
+        return f"our certificate {self._files[1]} ended on {until:%Y-%m-%d %H:%M} UTC" if until <= now else ""
+
     def ends(self) -> list[CertificateEnd]:
         """When each of these ends, by what is in the files now. Raises OSError and ValueError."""
         ca, certificate, _ = self._files

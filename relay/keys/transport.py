@@ -11,6 +11,7 @@ import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
@@ -21,7 +22,7 @@ from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.tls import ClientTLS
 
 CONNECT_TIMEOUT_S = 2.0
-"""A connection is there within this time or not at all: a handshake with a KME in the cloud takes a quarter second."""
+"""Minimum time for a connection with its TLS handshake, in seconds: one to a cloud KME takes a quarter second."""
 
 MAX_RETRY_AFTER_S = 3600.0
 """A Retry-After beyond an hour is taken as an hour."""
@@ -34,7 +35,8 @@ class _Broken(aiohttp.ClientError):
 class Transport:
     """Connections to one KME. At most `per_host` to one address and `connections` in all; `timeout`s in seconds.
 
-    Without `keep_alive` each request gets a connection of its own.
+    Without `keep_alive` each request gets a connection of its own. `connect` is how long a connection may take, with
+    its TLS handshake; it is never less than CONNECT_TIMEOUT_S.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Transport:
         connections: int,
         per_host: int,
         keep_alive: bool = True,
+        connect: float = CONNECT_TIMEOUT_S,
     ) -> None:
         self.url = url.rstrip("/")
         self.tls = tls
         self._connections = connections
         self._per_host = per_host
         self._keep_alive = keep_alive
+        self.connect_timeout = max(connect, CONNECT_TIMEOUT_S)
         self._session: aiohttp.ClientSession | None = None
         self._under_way: Counter[aiohttp.ClientSession] = Counter()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -76,7 +80,7 @@ class Transport:
                 target,
                 json=request.json,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_TIMEOUT_S),
+                timeout=aiohttp.ClientTimeout(total=within, sock_connect=self.connect_timeout),
                 trace_request_ctx=note_sent,
                 middlewares=(_once,),
             ) as reply:
@@ -84,6 +88,9 @@ class Transport:
                 retry_after = _retry_after(reply.headers.get("Retry-After"))
                 return HTTPReply(reply.status, body or bytearray(), retry_after, whole=body is not None)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            if not isinstance(error, TimeoutError) and (ended := self.tls.own_ended(datetime.now(UTC))):
+                # With TLS 1.3 such a KME hangs up only after the request was written, and never reads it.
+                raise NoAnswer(f"{ended}: {error}", sent=False, fault=KMEFault.MISCONFIGURED) from error
             raise _no_answer(error, sent=bool(sent)) from error
         finally:
             self._under_way[session] -= 1
@@ -120,8 +127,8 @@ class Transport:
     def _open(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
-            if self._session is not None:
-                self._session.detach()  # its loop has ended, and its connections with it
+            if self._session is not None and self._loop is not None and self._loop.is_closed():
+                _drop(self._session)  # its connections have ended with the loop
             self._loop = loop
             trace = aiohttp.TraceConfig()
             trace.on_request_headers_sent.append(_note_sent)

@@ -10,12 +10,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from relay.errors import KeyUnavailable, KMEExhausted, StoreUnavailable
-from relay.keys.client import KMEClient
 from relay.keys.events import Events
 from relay.keys.replies import KeyStatus
 from relay.keys.types import TrialStore
+
+if TYPE_CHECKING:
+    from relay.keys.client import KMEClient
 
 log = Events(__name__)
 

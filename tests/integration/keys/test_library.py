@@ -19,7 +19,6 @@ import pytest
 import relay
 from relay.errors import ConfigError
 from relay.keys import (
-    CachedKMClient,
     KMEGroup,
     KMEUnreachable,
     OptimizedKMClient,
@@ -150,7 +149,7 @@ async def test_its_log_is_read_through_logging(
 
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
-    link = LinkSettings(key_rate=0, stored_key_limit=100)
+    link = LinkSettings(key_rate=0, stored_key_limit=1000)
     async with DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0), link=link) as kmes:
         yield kmes
 
@@ -163,7 +162,7 @@ async def test_one_loop_gets_the_same_two_clients_and_another_loop_others(server
 
     async def elsewhere() -> bool:
         mine = get_optimized_km_clients(servers.state_dir)
-        async with mine[0]:
+        async with mine[0], mine[1]:
             return mine[0] in first or (await mine[0].check_key_status(1)).source_KME_ID != "KM1"
 
     assert not await asyncio.to_thread(asyncio.run, elsewhere())
@@ -175,12 +174,22 @@ async def test_fresh_keys_come_out_of_a_cache_each_once(servers: DevelopmentKMEs
     alice, bob = get_optimized_km_clients(servers.state_dir)
     async with alice, bob:
         keys = [key for _ in range(5) for key in await alice.request_enc_keys(1, number=3)]
-        assert servers.link.issued["KM1"] == 16
         assert len({key.key_ID for key in keys}) == 15
         assert await bob.request_dec_keys(2, [key.key_ID for key in keys]) == keys
-        many = await alice.request_enc_keys(1, number=40)
-        assert (len(many), servers.link.issued["KM1"]) == (40, 56)
-    assert isinstance(alice, CachedKMClient)
-    assert alice.accounts.totals()["in_pool"] == 0
+        assert len(await alice.request_enc_keys(1, number=140)) == 140
+    totals = alice.accounts.totals()
+    assert (totals["in_pool"], totals["issued"], totals["used"]) == (0, servers.link.issued["KM1"], 155)
     assert await alice.request_enc_keys(1, number=2), "it may be used again after it was closed"
     await alice.close()
+
+
+async def test_the_first_hundred_requests_after_a_moment_of_idling_do_not_wait(servers: DevelopmentKMEs) -> None:
+    alice, bob = get_optimized_km_clients(servers.state_dir)
+    async with alice, bob:
+        while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
+            await asyncio.wait(drawing)
+        assert (len(servers.km1.got("enc_keys")), len(servers.km2.got("enc_keys"))) == (1, 1)
+        for client, slave in ((alice, 1), (bob, 2)):
+            for _ in range(100):
+                with pytest.raises(StopIteration):  # it comes to its end without having waited for anything
+                    client.request_enc_keys(slave).send(None)

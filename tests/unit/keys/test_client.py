@@ -7,6 +7,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,8 +24,10 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
+from relay.keys import Key, KMEGroup, OptimizedKMClient, Prefetch
 from relay.keys.client import Quirks
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
+from relay.keys.transport import CONNECT_TIMEOUT_S
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 
 
@@ -43,18 +49,13 @@ from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_serve
 async def test_what_cannot_be_believed_is_a_typed_error_and_its_keys_are_burnt(
     kme: FakeKME, time: FakeTime, kind: str, error: type[KeyUnavailable], burnt: int
 ) -> None:
-    kme.misbehave("enc_keys", kind)
+    kme.misbehave("enc_keys", kind, times=None if kind == "none" else 1)
     timeout = 1 if kind.startswith("hang") else 10  # the connection must be there by then, or no key is burnt
     async with kme.client(timing=time.timing, retry_attempts=0, timeout=timeout) as client:
         with pytest.raises(error):
             await client.request_enc_keys("bob", number=4)
-        assert client.accounts.totals() == {
-            "issued": burnt,
-            "used": 0,
-            "burnt": burnt,
-            "expired": 0,
-            "in_pool": 0,
-        }
+        assert client.unread == (burnt if kind.startswith("hang") else 0)
+    assert client.accounts.totals() == {"issued": burnt, "used": 0, "burnt": burnt, "expired": 0, "in_pool": 0}
 
 
 @pytest.mark.parametrize("kind", ["lower_case", "object_keys", "capital_keys", "close_unsaid"])
@@ -71,7 +72,9 @@ async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -
     ("call", "code", "body", "error"),
     [
         ("enc_keys", 400, '{"message": "key pool exhausted"}', KMEExhausted),
-        ("enc_keys", 404, "", KMEExhausted),
+        ("enc_keys", 404, "", KMERefusedRequest),
+        ("enc_keys", 404, '{"message": "no keys left"}', KMEExhausted),
+        ("enc_keys", 503, "", KMEUnreachable),
         ("enc_keys", 503, '{"message": "not enough keys", "details": {"stored": 0}}', KMEExhausted),
         ("enc_keys", 400, '{"message": "size shall be a multiple of 8"}', KMERefusedRequest),
         ("enc_keys", 422, '{"detail": [{"loc": ["number"]}]}', KMERefusedRequest),
@@ -145,6 +148,134 @@ async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_i
         assert len(kme.got("enc_keys")) == 1
         time.now += 90
         await client.request_enc_keys("bob")
+
+
+@pytest.mark.parametrize(("code", "stored"), [(429, 100), (500, 100), (503, 100), (503, 0), (404, 0)])
+async def test_a_kme_that_says_when_to_come_back_is_asked_once(
+    kme: FakeKME, time: FakeTime, code: int, stored: int
+) -> None:
+    kme.link.bits = stored * 256
+    kme.misbehave("enc_keys", "http", times=None, code=code, headers=(("Retry-After", "90"),))
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16), timing=time.timing)
+    for _ in range(14):
+        with pytest.raises(KeyUnavailable):
+            await group.take("bob")
+        time.now += 1
+    assert len(kme.got("enc_keys")) == 1
+    kme.behave()
+    kme.link.bits = 100 * 256
+    time.now += 90
+    await group.take("bob")
+    await group.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "stored", "error"),
+    [(503, 0, KMEExhausted), (503, 100, KMEUnreachable), (404, 0, KMEExhausted), (404, 100, KMERefusedRequest)],
+)
+async def test_whether_keys_have_run_out_is_told_from_the_status_and_not_from_the_code(
+    kme: FakeKME, time: FakeTime, code: int, stored: int, error: type[KeyUnavailable]
+) -> None:
+    kme.link.bits = stored * 256
+    kme.misbehave("enc_keys", "http", times=None, code=code)
+    async with kme.client(timing=time.timing, retry_attempts=1) as client:
+        with pytest.raises(error) as raised:
+            await client.request_enc_keys("bob")
+        assert isinstance(raised.value, KMEExhausted) == (stored == 0)
+
+
+async def test_a_kme_that_ignores_the_size_is_found_out_at_the_price_of_two_requests(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    kme.misbehave("enc_keys", "wrong_length", times=2)
+    async with kme.client(timing=time.timing) as client:
+        for _ in range(10):
+            with pytest.raises(KeyUnavailable):
+                await client.request_enc_keys("bob", size=512)
+        assert len(kme.got("enc_keys")) == 2
+        assert "256 bits, whatever size is asked for" in client.troubles["size"]
+        assert not client.any_size
+        assert len(await client.request_enc_keys("bob")) == 1
+        time.now += 200
+        assert len(await client.request_enc_keys("bob", size=512)) == 1
+        assert (client.any_size, client.troubles) == (True, {})
+
+
+async def test_a_key_of_one_repeated_octet_is_no_key(kme: FakeKME, time: FakeTime) -> None:
+    body = '{"keys": [{"key_ID": "a", "key": "' + "A" * 43 + '="}]}'
+    kme.misbehave("enc_keys", "http", code=200, body=body)
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        with pytest.raises(KMEBadReply, match="all octets are the same"):
+            await client.request_enc_keys("bob")
+
+
+@pytest.mark.parametrize("body", ["{}", '{"message": "try later"}', '{"status": "ok"}'])
+async def test_an_object_without_any_field_of_a_status_is_no_status(kme: FakeKME, time: FakeTime, body: str) -> None:
+    kme.misbehave("status", "http", times=None, code=200, body=body)
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        with pytest.raises(KMEBadReply):
+            await client.check_key_status("bob")
+
+
+async def test_a_password_in_the_url_is_in_no_name(certificates: Certificates) -> None:
+    client = OptimizedKMClient("https://user:secret@kme.example:13000/prefix", **certificates.files)
+    assert client.name == "https://kme.example:13000/prefix"
+
+
+async def test_an_own_certificate_that_has_ended_is_named_and_burns_no_key(
+    certificates: Certificates, kme: FakeKME, time: FakeTime, tmp_path: Path
+) -> None:
+    ended = certificates.authority.issue_cert(common_name="sae-alice", not_after=datetime(2024, 1, 2, tzinfo=UTC))
+    ended.private_key_pem.write_to_path(tmp_path / "sae.key")
+    ended.cert_chain_pems[0].write_to_path(tmp_path / "sae.pem")
+    async with kme.client(timing=time.timing, certificate=tmp_path / "sae.pem", key=tmp_path / "sae.key") as client:
+        with pytest.raises(KMEMisconfigured, match=r"our certificate .* ended on 2024-01-02"):
+            await client.request_enc_keys("bob", number=7)
+    assert client.accounts.totals()["issued"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # loops that end with open connections are the point
+def test_a_client_is_used_in_one_event_loop_after_the_other(
+    certificates: Certificates, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kmes: list[FakeKME] = []
+    started, ended = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with FakeKME(certificates) as kme:
+            kme.misbehave("dec_keys", "http", times=None, code=500)
+            kmes.append(kme)
+            started.set()
+            await asyncio.to_thread(ended.wait)
+
+    with ThreadPoolExecutor() as pool:
+        serving = pool.submit(asyncio.run, serve())
+        started.wait()
+        client = kmes[0].client(timeout=5)
+
+        async def use() -> None:
+            drawn = [client.request_enc_keys("bob", 1, size) for size in (256, 512, 256)]
+            fetched = [client.request_dec_keys("bob", [key_ID]) for key_ID in "abc"]
+            results = await asyncio.gather(*drawn, *fetched, return_exceptions=True)
+            assert [type(result) for result in results] == [*[list] * 3, *[KeysMissing] * 3]
+
+        async def leave_one_waiting() -> None:
+            asyncio.get_running_loop().call_soon(asyncio.ensure_future, client.request_enc_keys("bob"))
+            await asyncio.sleep(0)
+
+        for work in (use, use, leave_one_waiting, use, client.close):
+            asyncio.run(work())
+        ended.set()
+        serving.result()
+    gc.collect()
+    assert "Unclosed" not in capfd.readouterr().err
+
+
+async def test_a_slow_handshake_is_waited_for_as_timeout_says(certificates: Certificates) -> None:
+    async with FakeKME(certificates) as kme:
+        client = OptimizedKMClient(kme.url, **certificates.files, timeout=20)
+        assert client.transport.connect_timeout == 10
+        assert kme.client(timeout=0.3).transport.connect_timeout == CONNECT_TIMEOUT_S
 
 
 async def test_a_configuration_fault_is_not_tried_again_and_makes_no_hot_loop(kme: FakeKME, time: FakeTime) -> None:
@@ -404,7 +535,9 @@ async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_time
     await silent.wait_closed()
 
 
-async def test_giving_up_a_request_under_way_counts_its_keys_as_burnt(kme: FakeKME) -> None:
+async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_its_keys_are_burnt_in_the_end(
+    kme: FakeKME,
+) -> None:
     kme.misbehave("enc_keys", "hang")
     async with kme.client(timeout=30) as client:
         task = asyncio.create_task(client.request_enc_keys("bob", number=3))
@@ -412,8 +545,84 @@ async def test_giving_up_a_request_under_way_counts_its_keys_as_burnt(kme: FakeK
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert client.accounts.totals()["burnt"] == 3
-        await client.request_enc_keys("bob")
+        assert (client.unread, client.accounts.totals()["burnt"]) == (3, 0)
+        assert len(await client.request_enc_keys("bob")) == 1
+    assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
+
+
+@pytest.mark.parametrize("gives_up", ["the client", "the caller"])
+async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, time: FakeTime, gives_up: str) -> None:
+    answer = asyncio.Event()
+    kme.misbehave("enc_keys", "late", until=answer)
+    by_caller = gives_up == "the caller"
+    options = {"timeout": 30} if by_caller else {"timeout": 0.2, "min_timeout": 0.2, "retry_attempts": 0}
+    async with kme.client(timing=time.timing, **options) as client:
+        await client.check_key_status("bob")
+        with pytest.raises(TimeoutError if by_caller else KMEUnreachable):
+            async with asyncio.timeout(0.2 if by_caller else None):
+                await client.request_enc_keys("bob", number=3)
+        while client.unread < 3:
+            await asyncio.sleep(0)
+        answer.set()
+        while client.unread:
+            await asyncio.sleep(0.01)
+        keys = await client.request_enc_keys("bob", number=3)
+        assert len({key.key_ID for key in keys}) == 3
+        assert len(kme.got("enc_keys")) == 1
+        assert client.accounts.totals() == {"issued": 3, "used": 3, "burnt": 0, "expired": 0, "in_pool": 0}
+
+
+async def test_a_kme_that_pauses_now_and_then_loses_no_key_however_quick_it_was(kme: FakeKME) -> None:
+    """A limit that follows a quick KME would give up each pause, and burn the keys."""
+    async with kme.client(timeout=10, min_timeout=0.05) as client:
+        for number in range(12):
+            if number == 10:
+                kme.misbehave("enc_keys", "late", seconds=0.4)
+            await client.request_enc_keys("bob")
+        assert (len(kme.got("enc_keys")), client.accounts.totals()["burnt"]) == (12, 0)
+
+
+async def test_callers_who_wait_at_the_same_time_share_a_request(kme: FakeKME) -> None:
+    kme.latency = 0.02
+    async with kme.client() as client:
+
+        async def keys() -> list[Key]:
+            return [key for _ in range(5) for key in await client.request_enc_keys("bob")]
+
+        found = await asyncio.gather(*(keys() for _ in range(10)))
+        assert len({key.key_ID for each in found for key in each}) == 50
+        assert [request.content["number"] for request in kme.got("enc_keys")] == [10] * 5
+        assert kme.most_enc_keys_at_once == 1
+
+
+async def test_several_requests_are_on_the_way_where_the_kme_permits_it(kme: FakeKME) -> None:
+    kme.misbehave("enc_keys", "late", until=(answer := asyncio.Event()))
+    async with kme.client(quirks=Quirks(at_once=2), timeout=30) as client:
+        first = asyncio.create_task(client.request_enc_keys("bob"))
+        await kme.next_request()
+        second = asyncio.create_task(client.request_enc_keys("bob"))
+        await first  # whichever request its key has come by
+        answer.set()
+        assert await second != await first
+        assert kme.most_enc_keys_at_once == 2
+
+
+async def test_callers_of_a_kme_that_hangs_hear_of_it_together(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "hang", times=None)
+    async with kme.client(timing=time.timing, retry_attempts=1, timeout=0.2) as client:
+        began = asyncio.get_running_loop().time()
+        results = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(result, KMEUnreachable) for result in results)
+        assert [request.content["number"] for request in kme.got("enc_keys")] == [20, 20]
+        assert asyncio.get_running_loop().time() - began < 20 * 0.2
+
+
+async def test_too_many_callers_for_one_request_are_served_by_smaller_ones(kme: FakeKME, time: FakeTime) -> None:
+    kme.limits["max_key_per_request"] = 4
+    async with kme.client(timing=time.timing) as client:
+        keys = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(10)))
+        assert len({key.key_ID for [key] in keys}) == 10
+        assert len(await client.request_enc_keys("bob", number=9)) == 9
 
 
 async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: FakeKME) -> None:

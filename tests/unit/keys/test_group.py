@@ -5,8 +5,10 @@ Standard: issued = used + burnt + expired + in the pool, whatever the KME does.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachab
 from relay.keys import Key
 from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.ring import KeyRing, PeerKeys
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
 
 NO_PREFETCH = Prefetch(low=0, high=0)
@@ -392,3 +395,24 @@ async def test_every_misbehaviour_ends_in_a_key_or_a_typed_error_with_the_accoun
     assert totals["used"] == len(keys)
     assert totals["in_pool"] == 0
     assert totals["issued"] >= kme.link.issued.total()
+
+
+async def test_a_key_that_is_ready_comes_through_a_few_calls(kme: FakeKME, group: KMEGroup) -> None:
+    """Six frames of ours below the caller at most, with all that is counted on the way."""
+    ring = KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))})
+    await ring.take("bob", level="otp")
+    await settled(group)
+    depth = deepest = 0
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        nonlocal depth, deepest
+        if "/relay/" in frame.f_code.co_filename and event in ("call", "return"):
+            depth += 1 if event == "call" else -1
+            deepest = max(deepest, depth)
+
+    sys.setprofile(note)
+    try:
+        await ring.take("bob", level="otp")
+    finally:
+        sys.setprofile(None)
+    assert deepest <= 6, "KeyRing.take, KeyPool.take_ready, Stock.pop, and the counting below"

@@ -16,8 +16,9 @@ from relay.keys import BreakerRules
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys
+from relay.kme import LinkSettings, SimulatedLink
 from tests.testlib.counted import counted
-from tests.testlib.fake_kme import FakeKME, FakeTime
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.unit.keys.test_group import accounts_agree, settled
 
 
@@ -79,6 +80,15 @@ async def test_a_pool_that_emptied_while_the_kme_was_away_fills_when_it_is_back(
     assert [await _ready_after(ring, time, 101) for _ in range(5)] == [0] * 5
     kme.behave()
     assert await _ready_after(ring, time, 200) == 4
+
+
+async def test_a_pool_that_emptied_while_the_kme_had_no_keys_fills_when_it_has_some(
+    ring: KeyRing, time: FakeTime, kme: FakeKME
+) -> None:
+    bits, kme.link.bits = kme.link.bits, 0
+    assert [await _ready_after(ring, time, seconds) for seconds in (101, 0.01, 0.01, 101, 0.01)] == [0] * 5
+    kme.link.bits = bits
+    assert [await _ready_after(ring, time, seconds) for seconds in (0.01, 10)] == [0, 4]
 
 
 async def test_a_kme_that_is_away_is_said_once_an_hour_however_often_it_is_tried(
@@ -187,5 +197,39 @@ async def test_a_group_for_pads_alone_keeps_no_keys_of_the_usual_size_ready(kme:
     async with KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing) as ring:
         await settled(group)
         await ring.maintain(ask=False)
+        ring.know({"bob": PeerKeys("bob", ("g",)), "carol": PeerKeys("carol", ("g",))})
         await settled(group)
         assert kme.got("enc_keys") == []
+
+
+async def test_the_store_of_a_slow_link_grows_while_two_relays_are_idle(
+    certificates: Certificates, time: FakeTime
+) -> None:
+    """12.7 bit/s, as was measured in the field: 0.05 keys a second."""
+    settings = LinkSettings(key_rate=12.7, stored_key_limit=1000, starting_fill=0.1, max_sae_id_count=0, lifetime=1e6)
+    link = SimulatedLink(settings, time.clock)
+    async with FakeKME(certificates, link) as one, FakeKME(certificates, link) as two:
+        limits: dict[str, int] = {"max_key_count": 1000}
+        rings = []
+        for own, peer, kme in (("alice", "bob", one), ("bob", "alice", two)):
+            kme.limits |= limits
+            group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(8, 32, 240), timing=time.timing)
+            rings.append(KeyRing(own, {"g": group}, {peer: PeerKeys(peer, ("g",))}, timing=time.timing))
+            group.warm(peer)
+            await settled(group)
+        drawn = link.issued.total()
+        stored: list[int] = []
+        for tend in range(240):
+            for ring in rings:
+                await ring.maintain(ask=tend % 6 == 0)
+                await settled(ring.groups["g"])
+            time.now += 5
+            stored.append(link.stored_key_count)
+        assert drawn == 16
+        assert link.issued.total() <= drawn + 2
+        assert stored[-1] - stored[0] >= 50
+        await rings[0].take("bob")
+        await settled(rings[0].groups["g"])
+        assert link.issued.total() <= drawn + 5, "one mail has no more than a few drawn"
+        for ring in rings:
+            await ring.close()

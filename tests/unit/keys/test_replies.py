@@ -7,7 +7,9 @@ from __future__ import annotations
 import base64
 from typing import Any
 
-from relay.keys.replies import keys_asked_for
+import pytest
+
+from relay.keys.replies import keys_asked_for, text_of_error
 
 ONE, TWO = b"1" * 32, b"2" * 32
 
@@ -37,3 +39,35 @@ def test_other_keys_and_doubtful_ones_are_of_no_use() -> None:
     assert keys_asked_for(_reply(("cd", ONE)), ["ab"]) == ({}, 1)
     assert keys_asked_for(_reply(("ab", ONE), ("ab", TWO)), ["ab"]) == ({}, 1)
     assert keys_asked_for(_reply(("Ab", ONE), ("aB", TWO)), ["ab"]) == ({}, 1)
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        ('{"message": "no", "details": [{"key_ID": "a"}]}', "no [{'key_ID': 'a'}]"),
+        ('{"detail": "0 activated keys remaining"}', "0 activated keys remaining"),
+        (
+            '{"type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such key"}',
+            "Not Found no such key",
+        ),
+        ('{"error": "invalid_token", "error_description": "expired"}', "invalid_token expired"),
+        ('{"errors": [{"field": "size"}]}', "[{'field': 'size'}]"),
+        ('{"Msg": "who are you"}', "who are you"),
+        ('"text"', "text"),
+        ("<html><title>502</title>", "<html><title>502</title>"),
+        ("", "empty"),
+        ("{}", "no message"),
+    ],
+)
+def test_the_text_of_an_error_is_found_wherever_a_framework_puts_it(body: str, text: str) -> None:
+    assert text_of_error(body.encode()) == text
+
+
+@pytest.mark.parametrize("octets", [ONE, bytes(range(16)), bytes(range(200, 255)), bytes(range(100, 124))])
+def test_an_error_that_echoes_keys_shows_none_of_them(octets: bytes) -> None:
+    name = "ee2b9e2a-5f2b-4e0c-9a63-8a8a8a8a8a8a"
+    for shown in (base64.b64encode(octets).decode(), octets.hex(), base64.urlsafe_b64encode(octets).decode()):
+        for body in (f'{{"message": "key {name} is {shown}"}}', f"<html>{name} {shown}"):
+            text = text_of_error(body.encode())
+            assert shown[:24] not in text
+            assert name in text

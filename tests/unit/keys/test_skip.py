@@ -59,7 +59,7 @@ class FakeProvider:
                 "key": True,
                 "algorithm": "QKD",
                 "localSystemID": self.local,
-                "remoteSystemID": ["bob", "alice", "branch-*"],
+                "remoteSystemID": ["bob", "alice", "branch-*", "r?uter", "hub-[ab]", "hub-[!a-x]"],
             }
         )
 
@@ -103,10 +103,25 @@ async def test_a_key_is_drawn_here_and_fetched_there(
     async with _client(alice, certificates) as here, _client(bob, certificates) as there:
         status = await here.check_key_status("branch-7")
         assert (status.source_KME_ID, status.max_key_per_request) == ("alice", 1)
-        [key] = await here.request_enc_keys("bob", number=5)
-        assert await there.request_dec_keys("alice", [key.key_ID]) == [key]
-    assert alice.asked == ["/capabilities", "/key?remoteSystemID=bob&size=256"]
-    assert bob.asked == [f"/key/{key.key_ID}?remoteSystemID=alice"]
+        keys = await here.request_enc_keys("bob", number=2)
+        assert await there.request_dec_keys("alice", [key.key_ID for key in keys]) == keys
+    assert alice.asked == ["/capabilities", *["/key?remoteSystemID=bob&size=256"] * 2]
+    assert set(bob.asked) == {f"/key/{key.key_ID}?remoteSystemID=alice" for key in keys}
+
+
+@pytest.mark.parametrize(
+    ("remote", "served"),
+    [("branch-7", True), ("router", True), ("ruter", False), ("hub-a", True), ("hub-z", True), ("hub-c", False)],
+)
+async def test_a_provider_names_those_it_serves_by_patterns(
+    providers: tuple[FakeProvider, FakeProvider], certificates: Certificates, remote: str, served: bool
+) -> None:
+    async with _client(providers[0], certificates) as client:
+        if served:
+            assert (await client.check_key_status(remote)).slave_SAE_ID == remote
+        else:
+            with pytest.raises(KMEBadReply, match="no keys for remote system"):
+                await client.check_key_status(remote)
 
 
 async def test_each_request_has_its_own_connection(

@@ -209,7 +209,15 @@ def test_the_marks_rise_with_the_rate_up_to_the_most() -> None:
 def test_the_marks_stay_below_what_the_kme_stores_and_what_the_link_makes_in_a_lifetime() -> None:
     rule = Prefetch(low=8, high=32, lifetime=10)
     assert marks(rule, peak_rate=50, latency=0.2, status=_status(max_key_count=20)).high == 20
-    assert marks(rule, peak_rate=50, latency=0.2, refill_rate=1.5).high == 15
+    assert marks(rule, peak_rate=50, latency=0.2, refill_rate=1.5, use_rate=50).high == 15
+
+
+def test_a_link_keeps_its_keys_where_nobody_uses_them() -> None:
+    rule = Prefetch(low=8, high=32, lifetime=240)
+    assert marks(rule, peak_rate=0, latency=0.2, refill_rate=100_000 / 256) == WaterMarks(8, 32)
+    assert marks(rule, peak_rate=0, latency=0.2, refill_rate=100 / 256) == WaterMarks(4, 4)
+    assert marks(rule, peak_rate=0, latency=0.2, refill_rate=12.7 / 256) == WaterMarks(0, 0)
+    assert marks(rule, peak_rate=0.2, latency=0.2, refill_rate=12.7 / 256, use_rate=0.01) == WaterMarks(5, 5)
 
 
 def test_without_prefetch_both_marks_are_zero() -> None:

@@ -1,0 +1,237 @@
+"""The state of one KME's keys for one peer, as a value: wanted, ready, being drawn, given out, and when to ask next.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3. Pure, with an injected clock: pool.py makes the requests and tells what came.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+
+from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, StoreUnavailable
+from relay.keys.events import Complaint
+from relay.keys.faults import KMERefusedRequest
+from relay.keys.own_name import AnotherName
+from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Peak, Rate, WaterMarks
+from relay.keys.replies import KeyStatus
+from relay.keys.stock import HeldKey, Stock
+from relay.keys.types import Key
+
+FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 5.0
+"""Pause before a KME that has no key, or whose keys cannot be used, is asked again: at first, and at most."""
+
+Trouble = KeyUnavailable | StoreUnavailable
+
+_LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
+"""Failures that the next request would meet again; the breaker sees to all others."""
+
+
+@dataclass(slots=True)
+class KMEStore:
+    """What is known of the KME's store for one slave SAE."""
+
+    link: LinkRate
+    use: Rate
+    batch: BatchLimit
+    status_fails: Complaint
+    takes_us: Complaint
+    may_take_us: Complaint
+    draws: DrawCount
+    status: KeyStatus | None = None
+    status_trouble: str = ""
+    another_name: AnotherName | None = None
+    """Whom the KME takes us for, by its last status."""
+    drawn_before_status: int = 0
+    """Bits that had come when that status was asked for: of what came later it may not know."""
+    asked: float | None = None
+    used_at: float = float("-inf")
+    """When a key for this slave SAE was last given out, in seconds of the clock."""
+
+
+@dataclass(slots=True, eq=False)
+class Want:
+    """Keys that a caller waits for: `number`, or no fewer than `least` where the KME gives no more at once.
+
+    Exactly one of `held` and `error` is set when `tell` is called.
+    """
+
+    number: int
+    least: int
+    tell: Callable[[], None]
+    patient: bool = True
+    place: Hashable = None
+    """Where the caller waits: its event loop."""
+    held: list[HeldKey] | None = None
+    error: Trouble | None = None
+    landings: int = 0
+    """How many requests have ended without serving it, though it was the first in the queue."""
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Keys that have come and are not remembered yet: they may not be used before, nor after `until`."""
+
+    keys: list[Key] = field(repr=False)
+    until: float
+    asked: int
+
+
+@dataclass(slots=True, eq=False)
+class PeerPool:
+    """The keys of one size for one slave SAE. What is asked for goes out in `flights`: requests on their way."""
+
+    slave_sae: str
+    size: int
+    stock: Stock
+    kme_store: KMEStore
+    peak: Peak
+    refill_fails: Complaint
+    clock: Callable[[], float]
+    prefetched: bool = False
+    """Whether keys are drawn ahead of need."""
+    fill_to: int = 0
+    """How many keys there should be once a request goes out anyway."""
+    filling: bool = False
+    """Whether keys are drawn up to `fill_to` though nobody waits."""
+    queue: deque[Want] = field(default_factory=deque)
+    flights: dict[Hashable, int] = field(default_factory=dict)
+    """How many keys each request on its way asks for."""
+    unrecorded: list[Batch] = field(default_factory=list, repr=False)
+    given: int = 0
+    """Keys that were set aside for callers who have not taken them yet."""
+    backoff: float = 0.0
+    not_before: float = 0.0
+    trouble: Trouble = field(default_factory=lambda: KMEExhausted("no key left"))
+
+    @property
+    def wanted(self) -> int:
+        """How many keys are waited for."""
+        return sum(want.number for want in self.queue)
+
+    @property
+    def missing(self) -> int:
+        """How many more keys should be asked for; 0 or less: none."""
+        goal = max(self.wanted, self.fill_to) if self.queue or self.filling else 0
+        return goal - len(self.stock) - sum(self.flights.values())
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is empty, and nobody uses it."""
+        used = self.queue or self.prefetched or self.flights or self.given or self.unrecorded
+        return not (used or len(self.stock)) and self.clock() >= self.not_before
+
+    # Callers
+
+    def want(self, want: Want) -> Want:
+        """A caller waits behind the others."""
+        self.queue.append(want)
+        return want
+
+    def collect(self, want: Want) -> list[Key]:
+        """The keys of a caller who was served. Raises the error of one who was not."""
+        held, want.held = want.held, None
+        if held is None:
+            raise want.error or KMEExhausted("no key left")
+        self.given -= len(held)
+        return self.stock.hand_out(held)
+
+    def leave(self, want: Want) -> None:
+        """The caller waits no more; keys that were set aside for them are there for the next one."""
+        if want in self.queue:
+            self.queue.remove(want)
+        held, want.held = want.held, None
+        if held is not None:
+            self.given -= len(held)
+            self.stock.put_back(held)
+        self.serve()
+
+    def serve(self, *, short: bool = False) -> None:
+        """Sets keys aside for those who wait, in their order; `short`: the KME gives no more at present."""
+        while self.queue:
+            want = self.queue[0]
+            number = min(want.number, max(want.least, len(self.stock))) if short else want.number
+            if (held := self.stock.set_aside(number)) is None:
+                return
+            self.given += number
+            self._end(want, held)
+
+    # Requests
+
+    def refill(self, found: WaterMarks, *, to_high: bool) -> bool:
+        """Whether keys are to be drawn ahead now: fewer are left than the low mark."""
+        self.fill_to = found.high if to_high else found.low
+        self.filling = self.filling or len(self.stock) < found.low
+        return self.filling
+
+    def begin(self, flight: Hashable, most: int, *, alone: bool = False) -> int:
+        """A request goes out for so many keys, `most` at most; 0: none is needed.
+
+        `alone`: no key may be drawn while any is left, or is on its way.
+        """
+        number = self.missing
+        if number <= 0 or (alone and not self.queue and len(self.stock)):
+            self.filling = False
+            return 0
+        self.flights[flight] = number = min(number, most)
+        return number
+
+    def landed(self, flight: Hashable, *, short: bool, alone: bool = False) -> None:
+        """The keys of a request are in stock; `short`: they were fewer than it asked for."""
+        self.flights.pop(flight, None)
+        self.backoff = self.not_before = 0.0
+        self.serve(short=short)
+        if len(self.stock) >= (1 if alone else self.fill_to):
+            self.filling = False
+        for want in list(self.queue) if alone else []:
+            self._end(want, error=KMEExhausted(f"{want.number} keys did not come in one batch"))
+        if self.queue:
+            first = self.queue[0]
+            first.landings += 1
+            if first.landings > 2 * first.number + 4:
+                self._end(first, error=KMEExhausted(f"keys expire before {first.number} of them are there"))
+
+    def failed(self, flight: Hashable, error: Trouble, chance: float) -> None:
+        """A request brought nothing: all who wait hear of it, but for those whose keys are on their way by another.
+
+        Asking again for each of them would only take longer. `chance` (0 to 1) is for the jitter of the next request.
+        """
+        self.flights.pop(flight, None)
+        if isinstance(error, _LATER):
+            self.backoff = min(LONGEST_BACKOFF_S, max(FIRST_BACKOFF_S, self.backoff * 2))
+            self.not_before = self.clock() + self.backoff * (0.5 + 0.5 * chance)
+            self.trouble = error
+        self.refuse(error)
+
+    def refuse(self, error: Trouble) -> None:
+        """Those who wait get what is there or on its way, else the error; the refill is begun again another time."""
+        self.filling = False
+        self.serve(short=not self.flights)
+        coming = len(self.stock) + sum(self.flights.values())
+        for want in list(self.queue):
+            coming -= want.number
+            if coming < 0:
+                self._end(want, error=error)
+
+    def too_early(self, kme: str) -> Trouble | None:
+        """Why the KME is not to be asked now; None: it may be."""
+        if (wait := self.not_before - self.clock()) <= 0:
+            return None
+        kind = next((kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(self.trouble, kind)), KMEBadReply)
+        return kind(f"{kme}: not asked again for {wait:.1f} s: {self.trouble}")
+
+    def forget_elsewhere(self, place: Hashable, flights: Collection[Hashable]) -> None:
+        """Drops callers who wait in another place than this, which has ended, and requests other than these."""
+        self.queue = deque(want for want in self.queue if want.place is place)
+        self.flights = {flight: number for flight, number in self.flights.items() if flight in flights}
+
+    def expired_batches(self, *, all_of_them: bool = False) -> int:
+        """Drops keys that could not be remembered in time, or `all_of_them`; returns how many."""
+        now = self.clock()
+        gone = [batch for batch in self.unrecorded if all_of_them or batch.until <= now]
+        self.unrecorded = [batch for batch in self.unrecorded if batch not in gone]
+        return sum(len(batch.keys) for batch in gone)
+
+    def _end(self, want: Want, held: list[HeldKey] | None = None, error: Trouble | None = None) -> None:
+        self.queue.remove(want)
+        want.held, want.error = held, error
+        want.tell()

@@ -1,0 +1,240 @@
+"""Generated histories of one KME's keys: callers come and go, requests succeed, fail and hang, event loops end.
+Standard: no key twice, none lost but those accounted for; issued = used + burnt + expired + ready + unread.
+
+QUMAIL_HISTORIES says how many are tried, 150 where it does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured, KMEUnreachable, StoreUnavailable
+from relay.keys.accounts import Accounts
+from relay.keys.faults import Call, KMERefusedRequest, KMEUnanswered, NotAsked
+from relay.keys.health import TimeLimit
+from relay.keys.pool import KeyPool
+from relay.keys.refill import Prefetch
+from relay.keys.replies import KeyStatus, status_from_reply
+from relay.keys.stock import SeenKeys
+from relay.keys.types import Key
+from tests.testlib.fake_kme import FakeTime
+
+HISTORIES = int(os.environ.get("QUMAIL_HISTORIES", "150"))
+
+ERRORS: dict[str, KeyUnavailable] = {
+    "exhausted": KMEExhausted("no key"),
+    "refused": KMERefusedRequest("too many"),
+    "misconfigured": KMEMisconfigured("who are you?"),
+    "unreachable": KMEUnreachable("away"),
+    "left alone": NotAsked("later", 1.0),
+    "bad": KMEBadReply("what?"),
+}
+ANSWERS = ["all", "all", "all", "fewer", "again", "hang", "unanswered", *ERRORS]
+
+
+class ScriptedClient:
+    """A KME's client as a pool sees it: each request has the next answer of a script, after some turns of the loop."""
+
+    def __init__(self, answers: list[tuple[str, int]], at_once: int, most: int) -> None:
+        self.name = "kme"
+        self.answers = answers
+        self.at_once = at_once
+        self.most_per_request = None
+        self.most = most
+        self.accounts = Accounts()
+        self.time_limits = {Call.ENC_KEYS: TimeLimit(10, 2)}
+        self.troubles: dict[str, str] = {}
+        self.take_in: Any = None
+        self.unread: list[list[Key]] = []
+        self.last: list[Key] = []
+        self.issued: Counter[str] = Counter()
+        self.now = self.most_at_once = 0
+
+    async def check_key_status(self, slave_sae_id: str, *, patient: bool = True) -> KeyStatus:
+        await asyncio.sleep(0)
+        return status_from_reply({"max_key_per_request": self.most, "key_size": 256})
+
+    async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
+        assert 0 < number <= self.most
+        self.now += 1
+        self.most_at_once = max(self.most_at_once, self.now)
+        try:
+            return await self._answer(number, size)
+        finally:
+            self.now -= 1
+
+    async def _answer(self, number: int, size: int) -> list[Key]:
+        answer, turns = self.answers.pop(0) if self.answers else ("all", 0)
+        if answer in ERRORS:
+            await self._turns(turns)
+            raise ERRORS[answer]
+        given = max(1, number // 2) if answer == "fewer" else number
+        keys = [Key(secrets.token_hex(8), secrets.token_bytes(size // 8)) for _ in range(given)]
+        if answer == "again" and self.last:
+            keys = list(self.last)
+        self.issued.update(key.key_ID for key in keys)
+        try:
+            await (asyncio.Event().wait() if answer == "hang" else self._turns(turns))
+        except asyncio.CancelledError:
+            self.unread.append(keys)
+            raise
+        if answer == "unanswered":
+            self.unread.append(keys)
+            raise KMEUnanswered("no answer")
+        self.last = keys
+        return keys
+
+    async def _turns(self, turns: int) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    def answer_late(self, *, lost: bool) -> None:
+        """The oldest answer that is still out comes, or will never come."""
+        if self.unread:
+            keys = self.unread.pop(0)
+            if lost:
+                self.accounts.issued_and_burnt("bob", len(keys), "no answer")
+            else:
+                self.take_in("bob", len(keys[0].key) * 8, keys)
+
+
+class Disk:
+    """The memory of issued keys, which fails when it is told to."""
+
+    def __init__(self) -> None:
+        self.fails = 0
+        self.known: set[str] = set()
+
+    async def ready(self) -> None:
+        await asyncio.sleep(0)
+
+    async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
+        await asyncio.sleep(0)
+        if self.fails:
+            self.fails -= 1
+            raise StoreUnavailable("disk full")
+        before = frozenset(self.known & keys.keys())
+        self.known |= keys.keys()
+        return before
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("take"), st.integers(1, 6)),
+    st.tuples(st.just("take some"), st.integers(1, 6)),
+    st.tuples(st.just("give up"), st.integers(0, 5)),
+    st.tuples(st.just("turns"), st.integers(1, 8)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 7, 40, 200])),
+    st.tuples(st.sampled_from(["late", "lost", "disk fails", "tend", "next loop", "dead loop"]), st.just(1)),
+)
+
+
+class History:
+    """One pool through a list of steps."""
+
+    def __init__(self, answers: list[tuple[str, int]], at_once: int, high: int, *, managed: bool) -> None:
+        self.time = FakeTime()
+        self.client = ScriptedClient(answers, at_once, 4 if managed else 10**6)
+        client: Any = self.client
+        prefetch = Prefetch(high // 2, high, 100)
+        self.pool = KeyPool(client, prefetch, SeenKeys(), self.time.timing, managed=managed)
+        self.disk = Disk()
+        self.pool.remember_in(self.disk, "g")
+        self.callers: list[asyncio.Task[list[Key]]] = []
+        self.got: list[Key] = []
+
+    async def live(self, steps: list[tuple[str, int]]) -> None:
+        for step, number in steps:
+            match step:
+                case "take" | "take some":
+                    least = 1 if step == "take some" else None
+                    self.callers.append(asyncio.create_task(self._take(number, least)))
+                case "give up" if self.callers:
+                    self.callers[number % len(self.callers)].cancel()
+                case "wait":
+                    self.time.now += number
+                case "late" | "lost":
+                    self.client.answer_late(lost=step == "lost")
+                case "disk fails":
+                    self.disk.fails += 1
+                case "tend":
+                    self.pool.destroy_expired()
+                    self.pool.keep_ready()
+                case "turns":
+                    for _ in range(number):
+                        await asyncio.sleep(0)
+            self.check()
+
+    async def end(self) -> None:
+        """All who wait are answered in the end, but for those whose request hangs."""
+        while self.client.answers:
+            self.client.answers.pop()
+        for _ in range(60):
+            await asyncio.sleep(0)
+        hanging = [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]
+        for task in hanging:
+            task.cancel()
+        await asyncio.gather(*hanging, *self.callers, return_exceptions=True)
+        while self.client.unread:
+            self.client.answer_late(lost=False)
+            await asyncio.sleep(0)
+        await self.pool.close()
+        self.check()
+        totals = self.client.accounts.totals()
+        assert (totals["in_pool"], totals["issued"]) == (0, self.client.issued.total())
+
+    def check(self) -> None:
+        taken = Counter(key.key_ID for key in self.got)
+        assert not taken or max(taken.values()) == 1
+        assert len({key.key for key in self.got}) == len(self.got)
+        totals = self.client.accounts.totals()
+        assert totals["in_pool"] == sum(self.pool.held().values())
+        assert totals["used"] == len(self.got)
+        assert self.client.most_at_once <= self.client.at_once or self.client.unread
+
+    async def _take(self, number: int, least: int | None) -> list[Key]:
+        try:
+            keys = await self.pool.take("bob", 256, number, least=least)
+        except (KeyUnavailable, StoreUnavailable):
+            return []
+        assert (least or number) <= len(keys) <= number
+        self.got += keys
+        return keys
+
+
+@settings(max_examples=HISTORIES, deadline=None)
+@given(
+    steps=st.lists(STEPS, max_size=40),
+    answers=st.lists(st.tuples(st.sampled_from(ANSWERS), st.integers(0, 3)), max_size=12),
+    at_once=st.integers(1, 3),
+    high=st.sampled_from([0, 0, 4, 9]),
+    managed=st.booleans(),
+)
+def test_no_key_is_given_twice_and_none_is_lost_whatever_happens(
+    steps: list[tuple[str, int]], answers: list[tuple[str, int]], at_once: int, high: int, managed: bool
+) -> None:
+    history = History(answers, at_once, high, managed=managed)
+    part: list[tuple[str, int]] = []
+    for step in [*steps, ("next loop", 1)]:
+        part.append(step)
+        if step[0] == "next loop":
+            asyncio.run(history.live(part))  # ends what is left over in it
+            history.callers.clear()
+            part = []
+        elif step[0] == "dead loop":
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(history.live(part))
+            for task in asyncio.all_tasks(loop):
+                task.cancel()
+            loop.run_until_complete(asyncio.sleep(0))
+            loop.close()
+            history.callers.clear()
+            part = []
+    asyncio.run(history.end())
