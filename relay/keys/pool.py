@@ -371,7 +371,9 @@ class KeyPool:
             if peer_pool.filling:
                 peer_pool.refill_fails.say(kme=self.client.name, slave_sae=peer_pool.slave_sae, cause=str(error))
             peer_pool.failed(flight, error, self._timing.chance())
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception):
+                log.error("keys_not_tended", kme=self.client.name, cause=f"{type(error).__name__}: {error}")
             peer_pool.failed(flight, self._stopped(), 0.0)
             raise
 
@@ -396,7 +398,7 @@ class KeyPool:
             patient = peer_pool.filling or any(want.patient for want in peer_pool.queue)
             keys = await self._request(peer_pool, flight, patient)
             kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
-            batch = Batch(keys, self._timing.clock() + self.prefetch.lifetime, number)
+            batch = Batch(keys, self._timing.clock() + self.prefetch.lifetime, peer_pool.flights[flight])
         try:
             before = await self._issued_before(peer_pool, batch)
         except BaseException:
@@ -545,7 +547,7 @@ class KeyPool:
             del self._peer_pools[place]
 
     def _stopped(self) -> KMEUnreachable:
-        return KMEUnreachable(f"{self.client.name}: no more keys are drawn, it was closed")
+        return KMEUnreachable(f"{self.client.name}: the drawing of keys was ended")
 
     def _kme_store(self, slave_sae: str) -> KMEStore:
         if slave_sae not in self._kme_stores:

@@ -111,9 +111,14 @@ async def test_one_unknown_key_is_named_and_the_others_stay_where_they_are(clien
     assert await bob.request_dec_keys(2, [key.key_ID]) == [key]
 
 
+async def test_more_keys_than_a_request_may_ask_for_come_by_several(clients: Clients) -> None:
+    keys = await clients[0].request_enc_keys(1, number=129)
+    assert len({key.key_ID for key in keys}) == 129
+
+
 async def test_what_the_kme_does_not_accept_is_a_refused_request(clients: Clients) -> None:
     with pytest.raises(KMERefusedRequest):
-        await clients[0].request_enc_keys(1, number=129)
+        await clients[0].request_enc_keys(1, size=8 * 10**6)
     with pytest.raises(KMERefusedRequest, match="extension_mandatory"):
         await clients[0].request_enc_keys(1, extension_mandatory=[{"vendor_thing": 1}])
     assert await clients[0].request_enc_keys(1, extension_optional=[{"vendor_thing": 1}])

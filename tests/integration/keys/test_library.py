@@ -163,6 +163,7 @@ async def test_one_loop_gets_the_same_two_clients_and_another_loop_others(server
     async def elsewhere() -> bool:
         mine = get_optimized_km_clients(servers.state_dir)
         async with mine[0], mine[1]:
+            await asyncio.gather(mine[0].request_enc_keys(1), mine[1].request_enc_keys(2))
             return mine[0] in first or (await mine[0].check_key_status(1)).source_KME_ID != "KM1"
 
     assert not await asyncio.to_thread(asyncio.run, elsewhere())

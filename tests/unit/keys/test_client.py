@@ -623,6 +623,8 @@ async def test_too_many_callers_for_one_request_are_served_by_smaller_ones(kme: 
         keys = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(10)))
         assert len({key.key_ID for [key] in keys}) == 10
         assert len(await client.request_enc_keys("bob", number=9)) == 9
+    async with kme.client(timing=time.timing) as client:
+        assert len(await client.request_enc_keys("bob", number=9)) == 9
 
 
 async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: FakeKME) -> None:
