@@ -71,6 +71,18 @@ _ALL: Final = (
         clear_s=30.0,
     ),
     Alarm(
+        "received_keys_refused",
+        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key: mail "
+        "under quantum keys of its group is held, and put aside in time.",
+        "a call was answered so, and within a minute none with keys",
+        "one is answered with keys",
+        "`qumail-relay check` and the log's `received_keys_refused` have what it says. It is a fault of the KME, of a "
+        "proxy, or of their settings (paths, methods, certificates): ask their operator. Mail that was put aside "
+        "meanwhile: `qumail-relay quarantine release`.",
+        about="KME",
+        clear_s=0.0,
+    ),
+    Alarm(
         "certificate_ends",
         "A certificate ends within 30 days, or has ended: what depends on it stops then. Said daily.",
         "there are 30 days left",

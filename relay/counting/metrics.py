@@ -165,6 +165,12 @@ KME_REQUESTS: Final = Metric(
     "misconfigured, not_found, bad_reply, ambiguous, not_asked, cancelled",
     ("kme", "call", "outcome"),
 )
+RECEIVED_KEYS_REFUSED: Final = Metric(
+    "qumail_received_keys_refused_total",
+    "counter",
+    "Replies to dec_keys that say nothing of keys: of a proxy, to wrong paths or methods, faults of the KME",
+    ("kme",),
+)
 KME_SECONDS: Final = Metric(
     "qumail_kme_request_seconds",
     "histogram",

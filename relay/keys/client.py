@@ -39,6 +39,7 @@ from relay.keys.faults import (
     KeysMissing,
     KMEBusy,
     KMEFault,
+    KMERefusedRequest,
     KMEUnanswered,
     NotAsked,
     RepliedNotFound,
@@ -61,6 +62,8 @@ log = Events(__name__)
 
 Result = TypeVar("Result")
 
+_UNAUTHORIZED = (401, 403)
+"""To dec_keys it may be about one key (5.4), or about us."""
 _GATEWAY_CODES = (502, 504)
 """A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
 
@@ -438,6 +441,8 @@ class KMEClient(ABC):
                 if reply.code == 200:  # what an error says is looked at later, and has no keys
                     reply.wipe()
             outcome = "ok"
+            if call is Call.DEC_KEYS:
+                self.state.refusal = ""
             return result
         except NoAnswer as error:
             self.state.unanswered(call, in_time=error.in_time)
@@ -449,12 +454,23 @@ class KMEClient(ABC):
             outcome = outcome_of(error)
             if isinstance(error, KMEUnanswered):  # of a gateway
                 self._burn(request.sae, spends, "no answer")
+            if call is Call.DEC_KEYS and request.key_IDs:
+                self._note_refusal(reply.code, error)
             raise
         except StoreUnavailable:
             outcome = "not_asked"
             raise
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
+
+    def _note_refusal(self, code: int, error: KeyUnavailable) -> None:
+        """Without that a KME, or a proxy in front of it, that has no keys for anybody looks like forged mail."""
+        if isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and code not in _UNAUTHORIZED:
+            self.state.refusal = "" if isinstance(error, KeyNotFound) else self.state.refusal
+            return
+        self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
+        if self.state.refused(code, str(error)):
+            log.warning("received_keys_refused", kme=self.name, cause=str(error))
 
     async def _result(
         self,

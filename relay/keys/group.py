@@ -319,6 +319,11 @@ class KMEGroup:
         answers = await asyncio.gather(*map(answer, self.candidates()))
         return Supply.best(answers, f"group {self.group}: no KME is configured")
 
+    @property
+    def refusal(self) -> str:
+        """What its KMEs last said to dec_keys where that says nothing of keys; empty where none did."""
+        return "; ".join(filter(None, (member.client.state.refusal for member in self.members)))
+
     async def fetch(
         self,
         master_sae: str,

@@ -204,6 +204,10 @@ class Backoff:
         return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
 
 
+SAID_AGAIN_S = 3600.0
+"""Replies of one HTTP status that say nothing of keys are said again after so long."""
+
+
 class BurnBudget:
     """An allowance that refills with time: `most` at first and again after an hour without use."""
 
@@ -250,6 +254,9 @@ class Health:
         self._kme = kme
         self._timing = timing
         self._not_before: dict[Call, float] = {}
+        self._refused_at: dict[int, float] = {}
+        self.refusal = ""
+        """What the KME last said to dec_keys, where that says nothing of keys; empty once it has said anything else."""
         self.breakers = {call: Breaker(f"{kme}: {call}", breaker, timing) for call in Call}
         self.backoff = Backoff(retry_delay, timing, adaptive=adaptive)
         self.budget = BurnBudget(burn_budget, timing)
@@ -268,8 +275,18 @@ class Health:
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, by call; empty when all is well."""
-        return {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause}
+        """Why calls are not made at present, or in vain, by call; empty when all is well."""
+        refused = {str(Call.DEC_KEYS): f"no key of arriving mail is to be had: {self.refusal}"} if self.refusal else {}
+        return refused | {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause}
+
+    def refused(self, code: int, cause: str) -> bool:
+        """To dec_keys came a reply that says nothing of keys; gives whether it was not said for an hour."""
+        self.refusal = cause
+        now = self._timing.clock()
+        if now - self._refused_at.get(code, float("-inf")) < SAID_AGAIN_S:
+            return False
+        self._refused_at[code] = now
+        return True
 
     def passing(self, call: Call) -> AbstractContextManager[bool]:
         """As Breaker.passing. Raises NotAsked while the time that the KME gave in Retry-After is not over."""

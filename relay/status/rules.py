@@ -89,6 +89,19 @@ def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
             yield kme, f"no call to KME {kme} has succeeded of late"
 
 
+def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    for kme in sorted({labels[0] for labels in sight.totals.get(metrics.RECEIVED_KEYS_REFUSED, {})}):
+        refused = sight.grown(metrics.RECEIVED_KEYS_REFUSED, MINUTE_S, _first_is(kme))
+        answered = sight.grown(
+            metrics.KME_REQUESTS, MINUTE_S, _call_of(kme, lambda outcome: outcome == "ok", "dec_keys")
+        )
+        if (refused or kme in standing) and not answered:
+            yield (
+                kme,
+                f"KME {kme} has answered calls for keys of arriving mail with what is about no key, and none since",
+            )
+
+
 def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     now = datetime.now(UTC).timestamp()
     for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
@@ -223,8 +236,8 @@ def _failed(direction: str, reasons: Collection[str]) -> Which:
     return lambda labels: labels[0] == direction and labels[1] in reasons
 
 
-def _call_of(kme: str, is_one: Callable[[str], bool]) -> Which:
-    return lambda labels: labels[0] == kme and is_one(labels[2])
+def _call_of(kme: str, is_one: Callable[[str], bool], call: str = "") -> Which:
+    return lambda labels: labels[0] == kme and labels[1] == (call or labels[1]) and is_one(labels[2])
 
 
 RULES: dict[str, Rule] = {
@@ -232,6 +245,7 @@ RULES: dict[str, Rule] = {
     "keys_gone": _keys_gone,
     "keys_run_low": _keys_run_low,
     "kme_away": _kme_away,
+    "received_keys_refused": _received_keys_refused,
     "certificate_ends": _certificate_ends,
     "store_unwritable": _store_unwritable,
     "disk_full": _disk_full,

@@ -22,7 +22,8 @@ WINDOW_S = 600.0
 """So far back it is known how numbers have grown."""
 SAMPLE_S = 10.0
 GROWING = (
-    metrics.MAILS, metrics.FAILURES, metrics.KEYS_MISSED, metrics.KME_REQUESTS, metrics.QUARANTINE_PUT,
+    metrics.MAILS, metrics.FAILURES, metrics.KEYS_MISSED, metrics.KME_REQUESTS,
+    metrics.RECEIVED_KEYS_REFUSED, metrics.QUARANTINE_PUT,
     metrics.QUARANTINE_LAG, metrics.QUARANTINE_FULL, metrics.TRIPWIRE, metrics.LOOP_LAG,
 )  # fmt: skip
 """Of these alone."""

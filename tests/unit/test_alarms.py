@@ -103,6 +103,11 @@ def _answers_once(board: Board) -> None:
         board.add(metrics.KME_REQUESTS, "kme", "status", outcome)
 
 
+def _refuses_and_gives(board: Board) -> None:
+    board.add(metrics.RECEIVED_KEYS_REFUSED, "kme")
+    board.add(metrics.KME_REQUESTS, "kme", "dec_keys", "ok")
+
+
 def _refuses_and_takes(board: Board) -> None:
     board.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=9)
     board.add(metrics.MAILS, *ME)
@@ -114,6 +119,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("keys_run_low", "kme bob", lambda b: b.set(metrics.KEY_ALARM, "kme", "bob", to=1), NOTHING),
     ("kme_away", "kme", lambda b: b.set(metrics.KME_BREAKER, "kme", "status", to=2), NOTHING),
     ("kme_away", "kme", _no_answer, NOTHING),
+    ("received_keys_refused", "kme", lambda b: b.add(metrics.RECEIVED_KEYS_REFUSED, "kme"), NOTHING),
     ("certificate_ends", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
     ("store_unwritable", "", lambda b: b.set(metrics.STORE_WRITABLE, to=0), NOTHING),
     ("audit_unwritable", "", lambda b: b.set(metrics.AUDIT_WRITABLE, to=0), NOTHING),
@@ -134,6 +140,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
 BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("kme_away", _answers_once, NOTHING),
     ("kme_away", lambda b: b.set(metrics.KME_BREAKER, "kme", "status", to=1), NOTHING),
+    ("received_keys_refused", _refuses_and_gives, NOTHING),
     ("certificate_ends", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=4e9), NOTHING),
     ("disk_full", lambda b: None, {"disk_free": 1}),
     ("mail_put_aside", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "", to=9), NOTHING),

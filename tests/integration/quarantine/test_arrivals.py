@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
 from relay import assembly, mime, upkeep
+from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.quarantine.triage import identity
 from relay.store import store
@@ -234,3 +235,31 @@ async def test_mail_of_a_peer_that_is_put_aside_is_told_until_somebody_has_decid
             [entry] = await bob.listed()
             assert (await bob.command("drop", entry["id"]))[0] == 0
             await until_written(bob.site)
+
+
+REFUSALS = {
+    401: "<html>Unauthorized</html>", 405: "Method Not Allowed", 504: "<html>Gateway Time-out</html>", 302: "", 200: "<html>Log in</html>",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_looks(
+    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, code: int
+) -> None:
+    message = await seal()
+    kmes.km2.misbehave("dec_keys", "http", times=None, code=code, body=REFUSALS[code])
+    with shortened():
+        async with bob.running() as relay:
+            answer = await submit(relay, message)
+            assert answer.code == 451
+            await until_written(bob.site, "received_keys_refused")
+            async with asyncio.timeout(30):
+                while b"no key of arriving mail" not in (
+                    said := (await run("check", "--config", bob.site.config_file))[2]
+                ):
+                    await asyncio.sleep(0.1)
+            assert b"alarm received_keys_refused" in said
+    [told] = [each for each in log.entries if each["event"] == "received_keys_refused"]
+    held = [each for each in log.entries if "what is about no key" in str(each.get("cause", ""))]
+    assert held, "the cause of the hold has it"
+    assert str(code) in told["cause"] or code == 200
