@@ -86,6 +86,9 @@ class _Keys:
     ) -> dict[KeyReference, Key]:
         return {each: Key(each.key_ID, key) for each in references if (key := self._keys.get(each.key_ID)) is not None}
 
+    async def unanswered(self, _: object) -> bool:
+        return False
+
     async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
         return Begun()
 

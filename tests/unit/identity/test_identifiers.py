@@ -194,7 +194,10 @@ def test_our_own_certificate_with_such_an_identifier_is_refused_before_peers_do(
 
 
 class _Nothing:
-    """No memory of what was opened."""
+    """No memory of what was opened, or asked for."""
+
+    async def unanswered(self, _: object) -> bool:
+        return False
 
     async def admit(self, *_: object) -> Begun:
         return Begun()
