@@ -18,6 +18,7 @@ from zlib import crc32
 
 import structlog
 
+from relay import signals
 from relay.aio import in_background
 from relay.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
 from relay.audit.policies import PolicyRecords
@@ -30,6 +31,7 @@ from relay.counting import Board
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
+from relay.homeward import Homeward
 from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount
 from relay.notify import READY, STOPPING, notify, stay_alive
@@ -167,10 +169,12 @@ async def running(
             work |= _work_of_the_first(built, watched, secret, readiness, last_good)
         for name, doing in work.items():
             await stack.enter_async_context(in_background(name, doing))
+        way_out = outgoing_recipe(built) if config.outgoing else None
+        way_in = incoming_recipe(built) if config.incoming else None
         inside = Inside(
             config,
-            outgoing_recipe(built) if config.outgoing else None,
-            incoming_recipe(built) if config.incoming else None,
+            Homeward(way_out, way_in, built.originals.opener, built.store.deliveries) if way_out else None,
+            way_in,
             built.originals,
             built.store.spent,
             secret,
@@ -180,11 +184,11 @@ async def running(
             board,
             present,
         )
-        post = Post(config, built.policies, inside.outgoing, config.policies.shadow) if inside.outgoing else None
+        post = Post(config, built.policies, way_out, config.policies.shadow) if way_out else None
         await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if first:
-            alarms = await stack.enter_async_context(_alarms(built, watched, readiness, inside.outgoing))
+            alarms = await stack.enter_async_context(_alarms(built, watched, readiness, way_out))
             ready += [
                 await stack.enter_async_context(each.door(watched, readiness, alarms, sockets))
                 for each in status(config)
@@ -193,7 +197,7 @@ async def running(
         files += [built.dkim] if built.dkim is not None else []
         reloading = Reloading(settings, built.sites, built.policies, files)
         await stack.enter_async_context(in_background("watch", built.policies.watch(reloading.look)))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload, built, reloading)
+        signals.hear(signal.SIGHUP, partial(_reload, built, reloading))
         stack.push_async_callback(_stopped, ready)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
         if built.receiving.process_has_ended:
@@ -201,7 +205,7 @@ async def running(
         built.keys.start()
         if worker is not None and stop is not None:
             told = asyncio.Event()
-            asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, told.set)
+            signals.hear(signal.SIGUSR2, told.set)
             await stack.enter_async_context(in_background("retirement", _retire(told, ready, stop)))
         addresses: dict[str, TCPAddress] = {}
         for each in ready:

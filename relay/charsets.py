@@ -20,6 +20,8 @@ LEGACY = "cp1252"
 """What programs take text for that is not UTF-8; IANA's Latin-1 is a part of it."""
 GUESS = "guess"
 """UTF-8 where the octets are that, and `LEGACY` where they are not."""
+SEVEN_BITS = "seven_bits"
+"""ASCII without the eighth bit, as Windows' code page 20127 is read."""
 _UTF_7_IMAP = "utf_7_imap"
 
 _NAMES = """
@@ -115,7 +117,7 @@ _NUMBERED_CODECS = frozenset({
     "cp1255", "cp1256", "cp1257", "cp1258",
 })  # fmt: skip
 _EBCDIC = frozenset({"cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140"})
-_STATEFUL = frozenset({"utf_7", _UTF_7_IMAP, "hz", "iso2022_jp_2", "iso2022_jp_ext", "iso2022_kr"})
+_ISO_2022 = ("iso2022_jp_2", "iso2022_jp_ext", "iso2022_kr")
 _RARE = _EBCDIC | frozenset({
     "utf_7", "utf_7_imap", "utf_32_be", "utf_32_le", "johab", "iso2022_kr", "hz", "koi8_t", "kz1048", "ptcp154",
     "mac_greek", "mac_turkish", "mac_latin2", "mac_iceland", "mac_croatian", "mac_romanian", "cp437", "cp720",
@@ -128,6 +130,10 @@ _LOCAL = (
     "cp1256", "cp874", "iso8859_2",
 )  # fmt: skip
 """What programs take octets for that name no charset, by where they are used."""
+
+_SAY_NOTHING = ((UTF_8, LEGACY), (LEGACY, UTF_8))
+"""What `codecs_of` has for an unknown charset and for us-ascii."""
+_WITHOUT_EIGHTH = bytes(octet & 0x7F for octet in range(256))
 
 _LATIN_PARTS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 9, 6: 10, 7: 13, 8: 14, 9: 15, 10: 16}
 """The part of ISO 8859 that each Latin alphabet is."""
@@ -142,7 +148,10 @@ _LATIN = re.compile("(?:cs)?(?:iso)?(?:latin|l)([0-9]{1,2})")
 _NOT_ASCII = re.compile("(?:x|cs)*(?:ibm|cp|ccsid|ebcdic|iso2022|utf|ucs|unicode|iso10646|scsu|bocu|lmbcs)")
 """Names of kinds whose octets need not have ASCII's meaning: nobody can tell what text an unknown one has."""
 _IMAP_SHIFT = re.compile(rb"&([^-]*+)-")
-_SHIFTS = re.compile(rb"[\x0e\x0f\x1b+&~]")
+_SHIFTS = {"utf_7": re.compile(rb"\+"), _UTF_7_IMAP: re.compile(b"&"), "hz": re.compile(b"~")} | dict.fromkeys(
+    _ISO_2022, re.compile(rb"[\x0e\x0f\x1b]")
+)
+"""What begins octets of another meaning in text that is ASCII, by codec."""
 
 
 def _table(text: str) -> dict[str, tuple[str, ...]]:
@@ -167,6 +176,16 @@ def codecs_of(label: str) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys((*found, UTF_8, LEGACY) if found[0] in _RARE else found))
 
 
+@lru_cache(maxsize=256)
+def codecs_of_word(label: str) -> tuple[str, ...] | None:
+    """The same of an encoded word or parameter, whose octets need not be what its label says.
+
+    Octets under a label that says nothing of them, us-ascii or an unknown one, are read as if there were none.
+    """
+    found = codecs_of(label)
+    return (*found, SEVEN_BITS, *_ISO_2022, *_LOCAL) if found in _SAY_NOTHING else found
+
+
 def _by_number(name: str) -> tuple[str, ...]:
     if iso := _ISO.fullmatch(name):
         return _iso(int(iso[1]))
@@ -187,6 +206,8 @@ def decode(octets: bytes, codec: str) -> str:
     """The octets as text; what is no text in them is U+FFFD."""
     if codec == GUESS:
         return octets.decode(UTF_8 if is_utf_8(octets) else LEGACY, "replace")
+    if codec == SEVEN_BITS:
+        return octets.translate(_WITHOUT_EIGHTH).decode("ascii")
     if codec == _UTF_7_IMAP:  # RFC 3501, 5.1.3
         return _IMAP_SHIFT.sub(_utf_7_shift, octets.replace(b"+", b"+-")).decode("utf_7", "replace")
     return octets.decode(codec, "replace")
@@ -209,7 +230,7 @@ def is_ascii(octets: bytes, codec: str) -> bool:
     """Whether this codec reads the octets as ASCII does, so that where they are parted makes no difference."""
     if codec in _EBCDIC or codec.startswith(("utf_16", "utf_32")):
         return False
-    return octets.isascii() and not (codec in _STATEFUL and _SHIFTS.search(octets))
+    return octets.isascii() and not (codec in _SHIFTS and _SHIFTS[codec].search(octets))
 
 
 def texts(octets: bytes, codecs: Iterable[str]) -> tuple[str, ...]:
@@ -221,7 +242,7 @@ def raw_codecs(octets: bytes, labels: Iterable[str] = ()) -> tuple[str, ...]:
     """The codecs by which programs read octets that name no charset; `labels` are those named elsewhere nearby."""
     found = [UTF_8]
     if b"\x1b" in octets:
-        found += ("iso2022_jp_2", "iso2022_jp_ext", "iso2022_kr")
+        found += _ISO_2022
     if b"~{" in octets:
         found.append("hz")
     if not octets.isascii():

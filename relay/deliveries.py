@@ -10,7 +10,9 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
   store before others get it.
 - Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for whom it waits. Whoever
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
-  octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered.
+  octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
+  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it; other relays do
+  not for a moment longer.
 - What was opened is known by its sealed envelope, and whoever opens it has begun it and settles it (relay/opening): who
   has that never gets it again.
 """
@@ -20,7 +22,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
@@ -171,6 +173,8 @@ class Deliveries:
         self._under_way: set[tuple[bytes, str]] = set()
         self._lingering: dict[bytes, tuple[asyncio.TimerHandle, set[str]]] = {}
         self._being_forgotten: dict[bytes, tuple[asyncio.Task[None], list[str]]] = {}
+        self._unanswered: dict[str, Delivery] = {}
+        self._forgotten_later: dict[bytes, tuple[asyncio.Task[None], asyncio.Event]] = {}
         self._names: OrderedDict[str, bytes] = OrderedDict()
 
     @asynccontextmanager
@@ -188,24 +192,41 @@ class Deliveries:
         self._under_way |= recipients
         delivery = Delivery(name, mail, like_no_other)
         try:
+            await self._forgotten(name)
             await self._records.mark(name, mail.envelope.mailboxes)
             self._take_room(delivery)  # before a key is spent on it
             if begin:
                 await self.begin(delivery)
             yield delivery
-            if delivery.over:
-                self._forget_soon(delivery)
-            else:
-                await asyncio.shield(self._records.later(self._settle(delivery)))
+            await self._end(delivery)
         except BaseException:
             # The client will not hear that anything was delivered.
             await asyncio.shield(self._records.later(self._settle(delivery, heard=False)))
             raise
         finally:
-            self._under_way -= recipients
-            if self._records.shared:
-                self._unmark_later(name, tuple(mail.envelope.mailboxes))
+            if not (delivery.over and self._unanswered.get(mail.id) is delivery):
+                self._let_others_begin(name, mail)
             self._note_name(delivery)
+
+    async def _end(self, delivery: Delivery) -> None:
+        """What a retry has to know is written; what it has not is forgotten, once the client has its answer."""
+        mail = delivery.mail
+        waits_for_answer = mail.confirmed and delivery.opened is None
+        if delivery.over and waits_for_answer:
+            self._unanswered[mail.id] = delivery
+        elif delivery.over:
+            self._forget_soon(delivery)
+        else:
+            final = waits_for_answer and mail.each_answered and delivery.like_no_other
+            await asyncio.shield(self._records.later(self._settle(delivery, heard=not final)))
+            if final:
+                self._unanswered[mail.id] = delivery
+
+    def _let_others_begin(self, name: bytes, mail: Mail) -> None:
+        """A try is over."""
+        self._under_way.difference_update((name, mailbox) for mailbox in mail.envelope.mailboxes)
+        if self._records.shared:
+            self._unmark_later(name, tuple(mail.envelope.mailboxes))
 
     def _check_client(self, mail: Mail) -> None:
         """Only now, when nobody else can begin: whoever has served the client meanwhile had it first.
@@ -292,8 +313,74 @@ class Deliveries:
                 if not delivery.mail.each_answered:
                     raise
 
+    def heard(self, mail: Mail) -> None:
+        """The client has its answer: what it will not ask for again is forgotten."""
+        delivery = self._unanswered.pop(mail.id, None)
+        if delivery is None:
+            return
+        if self._records.lingers and (not delivery.over or _leaves_rows(delivery)):
+            now = asyncio.Event()
+            task = self._records.later(self._forget_later(_without_messages(delivery), now))
+            self._forgotten_later[delivery.name] = task, now
+        elif delivery.over:
+            self._forget_soon(delivery)
+        else:
+            self._records.later(self._forget_those_who_do_not_wait(delivery))
+        if delivery.over:
+            self._let_others_begin(delivery.name, delivery.mail)
+
+    async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:
+        """For other relays the mail is under way a moment longer: one may have it from a client that gave up there.
+
+        Should it be served only after that, its client has been gone for so long that it is held (`_check_client`).
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await now.wait()
+        if delivery.over:
+            await self._write(delivery)
+        else:
+            await self._forget_those_who_do_not_wait(delivery)
+
+    async def _forgotten(self, name: bytes) -> None:
+        """Before the same octets are another mail here: what is to be forgotten of the one before is."""
+        if (later := self._forgotten_later.get(name)) is not None:
+            task, now = later
+            now.set()
+            await asyncio.wait([task])
+        for each in [each for each, (task, _) in self._forgotten_later.items() if task.done()]:
+            del self._forgotten_later[each]
+
+    async def _forget_those_who_do_not_wait(self, delivery: Delivery) -> None:
+        answers = zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True)
+        over = [mailbox for mailbox, outcome in answers if not isinstance(outcome, TryLater)]
+        if over and delivery.is_begun:
+            try:
+                await self._records.forget(delivery.name, over)
+            except Exception as error:  # noqa: BLE001 - nobody waits for that
+                _not_remembered(error)
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client has not heard these outcomes and will try again: what is delivered must be known then."""
+        delivery = self._unanswered.pop(mail.id, None)
+        if delivery is None or not delivery.over:
+            await self._unheard(mail, outcomes)
+            return
+        try:
+            if _leaves_rows(delivery):
+                delivered = [
+                    mailbox
+                    for mailbox, outcome in zip(mail.envelope.mailboxes, delivery.answer, strict=True)
+                    if outcome is None
+                ]
+                await asyncio.shield(self._records.later(self._write(delivery, delivered)))
+                log.debug("delivered_unheard", recipients=len(delivered))
+            else:
+                await self._unheard(mail, delivery.answer)
+        finally:
+            self._let_others_begin(delivery.name, delivery.mail)
+
+    async def _unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
         # Known from before where possible: no retry may come between the end of the delivery and what follows here.
         name = self._names.pop(mail.id, None)
@@ -353,8 +440,8 @@ class Deliveries:
 
     def _forget_soon(self, delivery: Delivery) -> None:
         """While the client hears that all is well: a relay killed before he does must still know what has left."""
-        name, begun = delivery.name, delivery.begun
-        if not (begun.relay or begun.delivered or begun.copies) or delivery.opened is not None:
+        name = delivery.name
+        if not _leaves_rows(delivery):
             return
         unheard: list[str] = []
 
@@ -375,6 +462,19 @@ class Deliveries:
             await self._records.settle(delivery.name, delivery.begun, mailboxes, delivered, copies)
         except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
             _not_remembered(error)
+
+
+def _without_messages(delivery: Delivery) -> Delivery:
+    """What is needed to forget it, without what takes memory that nobody counts any more."""
+    copies = tuple(replace(each, message=b"") for each in delivery.begun.copies)
+    begun = replace(delivery.begun, copies=copies)
+    return replace(delivery, mail=delivery.mail.with_message(b""), begun=begun, copies=[], without={}, witness=None)
+
+
+def _leaves_rows(delivery: Delivery) -> bool:
+    """Whether the store has anything of this try that its end has to settle."""
+    begun = delivery.begun
+    return bool(begun.relay or begun.delivered or begun.copies) and delivery.opened is None
 
 
 _OPENED = b""

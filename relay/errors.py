@@ -10,7 +10,7 @@ The tree::
     │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
-    │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable
+    │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
     └── Refuse                 5xx: the sender is told
         ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
         ├── MalformedMessage   MailLoop
@@ -186,6 +186,13 @@ class QuarantineFull(TryLater):
     status = "4.3.1"
 
 
+class SealedForUs(TryLater):
+    """Mail that arrives sealed came to the listener of mail that leaves, and cannot be opened from there."""
+
+    status = "4.7.5"
+    public = "Sealed message cannot be opened here, try again later"
+
+
 class TooManyRecipients(TryLater):
     """RFC 5321, 4.5.3.1.10: the client sends those who are left with a further transaction."""
 
@@ -289,7 +296,7 @@ class KeyDestroyed(CannotOpen):
 
 
 class KeyLost(CannotOpen):
-    """No KME knows its quantum key, and has not for so long that it is not late any more, but gone."""
+    """No KME knows its quantum key, and it is not late but gone: for too long, or given away when nobody could read."""
 
 
 class NotAccepted(CannotOpen):

@@ -67,6 +67,10 @@ class Incoming:
         """
         return (await self._process(mail, None)).answer
 
+    def heard(self, mail: Mail) -> None:
+        """The client was there when it was answered."""
+        self.deliveries.heard(mail)
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)

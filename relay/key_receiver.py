@@ -22,6 +22,7 @@ import uvloop
 
 from relay.config import Config, KMESettings
 from relay.errors import KMEBadReply, StoreUnavailable
+from relay.keys.asked import is_note, unanswered
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.faults import KMEFault
@@ -35,6 +36,7 @@ from relay.keys.receiver import (
     ReceiverProcess,
     frame,
     read_frame,
+    replies_in,
 )
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import KeyName
@@ -112,7 +114,10 @@ async def take_over_keys(
     """
 
     async def put(records: Sequence[bytes]) -> int:
-        found = await asyncio.to_thread(_keys, records, have_rows)
+        found, lost = await asyncio.to_thread(_keys_and_lost, records, have_rows)
+        if lost:
+            await received.note_unanswered(lost)
+            log.error("keys_lost_on_the_way", number=len(lost), meaning="all of a relay was killed while it got them")
         for (group, master), keys in found.items():
             try:
                 await received.store(group, master, keys)
@@ -123,11 +128,22 @@ async def take_over_keys(
     return await take_over(directory, secret, put, "received_keys_not_read")
 
 
-def _keys(records: Sequence[bytes], have_rows: frozenset[KeyName]) -> dict[tuple[str, str], dict[str, bytes]]:
-    """Octets by key_ID, by KME group and master SAE, of those keys that have no rows."""
+def _keys_and_lost(
+    records: Sequence[bytes], have_rows: frozenset[KeyName]
+) -> tuple[dict[tuple[str, str], dict[str, bytes]], set[KeyName]]:
+    """Octets by key_ID, by KME group and master SAE, of those keys that have no rows; those nobody has the answer of.
+
+    Raises ValueError for what a newer relay has written.
+    """
+    replies = replies_in(records)
+    calls = unanswered(filter(is_note, records), (reply.call for reply in replies))
+    lost = {KeyName(call.group, call.master_sae, key_ID) for call in calls for key_ID in call.key_IDs}
+    return _keys(replies, have_rows), lost
+
+
+def _keys(replies: Sequence[Delivered], have_rows: frozenset[KeyName]) -> dict[tuple[str, str], dict[str, bytes]]:
     found: defaultdict[tuple[str, str], dict[str, bytes]] = defaultdict(dict)
-    for record in records:
-        delivered = Delivered.decoded(record)
+    for delivered in replies:
         group, master = delivered.group, delivered.master_sae
         if all(KeyName(group, master, key_ID) in have_rows for key_ID in delivered.key_IDs):
             continue
@@ -154,7 +170,7 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
         os.setsid()
         # systemd ends all processes of a service at once (SIGABRT: its watchdog): this one has to stay until its calls
         # are over.
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         uvloop.run(_serve(theirs, config))
         status = 0
@@ -200,12 +216,13 @@ async def _answer(
     on_sent: Callable[[], None],
 ) -> None:
     answer: dict[str, Any]
-    body = b""
+    body: bytes | bytearray = b""
     try:
         client.renew_certificates()
         request = HTTPRequest.from_json(asked["request"])
         reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], on_sent)
-        answer, body = {"code": reply.code, "retry_after": reply.retry_after, "kept": reply.kept}, reply.body
+        answer = {"code": reply.code, "retry_after": reply.retry_after, "kept": reply.kept, "whole": reply.whole}
+        body = reply.body
     except NoAnswer as error:
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
     except StoreUnavailable as error:

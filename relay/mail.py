@@ -107,6 +107,7 @@ class Mail:
     `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `door` is where
     it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them. `absent` tells
     for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears nothing.
+    Of a mail that is `confirmed` its listener says whether the client has heard the outcomes.
     """
 
     envelope: Envelope
@@ -118,6 +119,7 @@ class Mail:
     door: str = ""
     message_id: str = ""
     absent: Callable[[], float] = field(default=_never_absent, repr=False, compare=False)
+    confirmed: bool = False
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""
@@ -144,7 +146,10 @@ class Mail:
 
     def _with(self, envelope: Envelope, message: bytes, trace: bytes) -> Mail:
         """What `replace` does, in a third of the time: each mail is changed several times."""
-        return Mail(envelope, message, self.id, trace, self.origin, self.each_answered, self.door, self.message_id)
+        return Mail(
+            envelope, message, self.id, trace, self.origin, self.each_answered, self.door, self.message_id,
+            self.absent, self.confirmed,
+        )  # fmt: skip
 
     @property
     def size(self) -> int:

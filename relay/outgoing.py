@@ -210,6 +210,10 @@ class Outgoing:
         await off_loop(mime.work(copy.message), check_sealed, copy.message, copy.protection, trace)
         return trace
 
+    def heard(self, mail: Mail) -> None:
+        """The client was there when it was answered."""
+        self.deliveries.heard(mail)
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)

@@ -29,7 +29,8 @@ MIN_GROWTH_OCTETS = 1000
 
 _WORD = rb"[A-Za-z0-9!#$&+./:?@^_`{|}~-]++"
 _ENCODED = rb"=\?[A-Za-z0-9*_-]++\?(?:[Bb]\?[A-Za-z0-9+/]*+=*+|[Qq]\?(?:[A-Za-z0-9!*+,./_-]++|=[0-9A-F]{2})*+)\?="
-_IN_QUOTES = rb"(?:[A-Za-z0-9 !#$&+,./:?@^_`{|}~-]++|(?<=[_-])=|%b)*+" % _ENCODED
+_IN_QUOTES = rb"(?:[A-Za-z0-9 !#$&+,./:?@^_`{|}~-]++|(?<=[_-])=|(?:(?<=\")|(?<=\?= ))%b)*+" % _ENCODED
+"""An encoded word stands at the beginning or behind another: what is before its `=` could be a name."""
 _PLAIN = re.compile(
     rb"[ \t]*+(%b)[ \t]*+((?:;[ \t]*+%b=(?:%b|\"%b\")[ \t]*+)*+);?[ \t]*+" % (_WORD, _WORD, _WORD, _IN_QUOTES)
 )
@@ -153,7 +154,9 @@ def texts_of(octets: bytes, charset: str | None) -> tuple[str, ...] | None:
 
     None where nobody can tell. With no charset named they try UTF-8, and then what is usual where they are used.
     """
-    codecs = charsets.codecs_of(charset) if charset else charsets.raw_codecs(octets)
+    codecs = charsets.codecs_of_word(charset) if charset else charsets.raw_codecs(octets)
+    if codecs is not None and all(charsets.is_ascii(octets, codec) for codec in codecs):
+        codecs = codecs[:1]
     return None if codecs is None else charsets.texts(octets, codecs)
 
 
@@ -243,7 +246,9 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
         first = whole.split(None, 1)[0] if whole else b""
     run = _WORDS.match(text, at + 1 if quoted else at)
     words = run[0].strip() if run and (not quoted or b'"' in run[0]) else inner
-    kinds = (inner, bare, first, whole.strip(b'"'), words)
+    kinds: tuple[bytes, ...] = (inner, bare, first, whole.strip(b'"'), words)
+    if not quoted and b"," in first:  # some programs end a value there
+        kinds = (*kinds, first.partition(b",")[0])
     escaped = b"\\" in joined or b"\\" in whole
     return (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
 

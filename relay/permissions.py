@@ -53,9 +53,11 @@ def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
 
 def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
     """Walks along an absolute path as the kernel does. Raises OSError."""
-    at, links = "/", 0
+    at, links, is_link = "/", 0, False
     todo = list(reversed(parts[1:]))
     while todo:
+        if not os.path.isdir(at):  # noqa: PTH112 - nothing is below a file, whatever its rights
+            return None
         if not os.access(at, os.X_OK, effective_ids=True):
             return _denial(Path(at), "x", private=private)
         if (part := todo.pop()) == "..":
@@ -67,7 +69,7 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
         except OSError:  # no link
             at = beyond
             continue
-        links += 1
+        links, is_link = links + 1, is_link or not todo
         if links > MAX_LINKS:
             return None
         at = "/" if target.startswith("/") else at
@@ -75,7 +77,10 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
     place = Path(at)
     needed = "rx" if place.is_dir() else "r"
     lacks = "".join(each for each in needed if not os.access(place, _ACCESS[each], effective_ids=True))
-    return _denial(place, lacks, private=private) if lacks else None
+    denial = _denial(place, lacks, private=private) if lacks else None
+    if denial is not None and is_link and not place.is_dir():  # it may be somebody's trick, and lead to a secret
+        return denial._replace(remedy=f"a link leads there; if that is meant: {denial.remedy}")
+    return denial
 
 
 def user() -> str:

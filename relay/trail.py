@@ -16,7 +16,7 @@ from json.encoder import encode_basestring_ascii as _text
 from time import time_ns
 from typing import NamedTuple
 
-from relay.audit.entries import as_time, in_lines
+from relay.audit.entries import as_time, in_lines, now
 from relay.audit.pending import Announced
 from relay.audit.writing import Audit
 from relay.deliveries import Delivery
@@ -24,6 +24,7 @@ from relay.errors import RECIPIENT
 from relay.fates import Fate
 from relay.keys import KeyReference
 from relay.mail import Mail, Recipient
+from relay.opening import Opened
 from relay.plan import Planned
 from relay.sealing import SealedCopy
 
@@ -171,6 +172,23 @@ class Try:
             f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {octets}, '
             f'"sender": {audit.addresses.quoted(mail.envelope.sender)}'
         )
+
+
+async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str) -> None:
+    """Returns once it is on the disk that a person, `by`, has had `message` decrypted. Raises StoreUnavailable.
+
+    Then they may not have it. `message` is as it was given, still sealed.
+    """
+    addresses, envelope, keys = audit.addresses, opened.envelope, opened.keys
+    members = (
+        f'"event": "opened", "message": "{hashlib.sha256(message).hexdigest()}", "sealed": "{opened.sealed}", '
+        f'"peer": {_text(opened.peer)}, "level": {_text(opened.protection)}, "key_IDs": {_key_IDs(keys)}, '
+        f'"kme_group": {_text(keys[0].kme_group or "" if keys else "")}, "octets": {len(message)}, '
+        f'"octets_out": {len(opened.original)}, "sender": {addresses.quoted(envelope.sender)}, "by": {_text(by)}'
+    )
+    for some in in_lines(list(map(addresses.write, envelope.recipients))) or [[]]:
+        line = f'"time": "{now()}", {members}, "recipients": {_list(some)}'
+        await audit.write_now(line.encode("ascii"))
 
 
 def _cause(audit: Audit, mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:

@@ -24,7 +24,7 @@ from typing import Any
 
 import structlog
 
-from relay import app, toml
+from relay import app, signals, toml
 from relay.aio import in_background
 from relay.audit.sole import sole_recorder
 from relay.config import Config, TCPAddress, load_config
@@ -342,9 +342,8 @@ def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
 
 
 async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, workers.reload)
-    loop.add_signal_handler(signal.SIGUSR1, workers.start_anew)
+    signals.hear(signal.SIGHUP, workers.reload)
+    signals.hear(signal.SIGUSR1, workers.start_anew)
     async with in_background("silent workers", workers.end_the_silent()):
         addresses = await stop.or_end(workers.start())
         async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):

@@ -217,7 +217,7 @@ class Chain:
         if not files or files[-1].is_compressed or not files[-1].path.stat().st_mode & stat.S_IWUSR:
             return
         self._newest = files[-1]
-        self._file = os.open(self._newest.path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        self._file = open_regular(self._newest.path, os.O_RDWR | os.O_APPEND)
         self._size = os.fstat(self._file).st_size
 
     def _begin(self, today: str) -> None:
@@ -278,7 +278,7 @@ def end_of(descriptor: int) -> End:
 def end_of_file(file: ChainFile) -> End:
     """The same for one that nobody has open. Raises OSError, EOFError and zlib.error."""
     if not file.is_compressed:
-        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        descriptor = open_regular(file.path)
         try:
             return end_of(descriptor)
         finally:
@@ -322,13 +322,31 @@ def lines_of(file: ChainFile, behind: Place = START) -> Iterator[bytes]:
             yield line.removesuffix(b"\n")
 
 
-def _opened(file: ChainFile) -> BufferedIOBase:
-    if file.is_compressed:
-        return gzip.open(file.path, "rb")
+@contextmanager
+def _opened(file: ChainFile) -> Iterator[BufferedIOBase]:
+    path = file.path
     try:
-        return file.path.open("rb")
-    except FileNotFoundError:  # it was compressed meanwhile
-        return gzip.open(f"{file.path}.gz", "rb")
+        descriptor = open_regular(path)
+    except FileNotFoundError:
+        if file.is_compressed:
+            raise
+        path = path.with_name(f"{path.name}.gz")  # it was compressed meanwhile
+        descriptor = open_regular(path)
+    with os.fdopen(descriptor, "rb") as plain:
+        if path.suffix != ".gz":
+            yield plain
+            return
+        with gzip.GzipFile(fileobj=plain) as unpacked:
+            yield unpacked
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """Descriptor of a regular file. Raises OSError, also for all else: a FIFO would be waited for without end."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
+    return descriptor
 
 
 def make_directory(directory: Path) -> None:
@@ -353,7 +371,7 @@ def why_not_writable(directory: Path) -> str:
             if not newest.is_file():
                 return f"{newest.name} is not a regular file"
             if newest.stat().st_mode & stat.S_IWUSR:
-                os.close(os.open(newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC))
+                os.close(open_regular(newest, os.O_RDWR | os.O_APPEND))
         disk = os.statvfs(there)
         return "" if disk.f_bavail * disk.f_frsize >= MAX_LINE_OCTETS else os.strerror(errno.ENOSPC)
     except OSError as error:

@@ -32,6 +32,7 @@ class Checkpoint:
     """What is signed: the site's name, its SAE and the host, when (RFC 3339, UTC), and where the chain was.
 
     `first` is the number of the first record that was there, `number` that of the last, `head` the last line's hash.
+    `keep_days` is the promise that no record goes before it is so many days old; None where none was given.
     """
 
     site: str
@@ -41,6 +42,7 @@ class Checkpoint:
     first: int
     number: int
     head: str
+    keep_days: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,8 @@ class SignedCheckpoint:
 
 def sign(checkpoint: Checkpoint, key: MLDSA87PrivateKey) -> str:
     """The file that an auditor keeps: one JSON object, in lines that can be sent by mail."""
-    inner = json.dumps(asdict(checkpoint)).encode("ascii")
+    said = {name: value for name, value in asdict(checkpoint).items() if value is not None}
+    inner = json.dumps(said).encode("ascii")
     whole = {
         "format": FORMAT,
         "checkpoint": base64.b64encode(inner).decode(),
@@ -106,6 +109,8 @@ def _checkpoint(inner: dict[str, Any]) -> Checkpoint:
         raise ValueError("a member that should be text is none")
     if type(found.number) is not int or type(found.first) is not int or not 0 <= found.first <= found.number + 1:
         raise ValueError("its numbers are none")
+    if found.keep_days is not None and (type(found.keep_days) is not int or found.keep_days < 1):
+        raise ValueError("its number of days is none")
     if len(found.head) != 64 or set(found.head) - set("0123456789abcdef"):
         raise ValueError("its hash is none")
     datetime.fromisoformat(found.time)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.audit.chain import ChainFile, end_of_file, ended, files_of, leads_to
+from relay.audit.chain import ChainFile, end_of_file, ended, files_of, leads_to, open_regular
 from relay.audit.entries import event_members
 from relay.audit.reading import REMOVED
 from relay.audit.writing import Audit
@@ -61,7 +61,8 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
 
 def _finished(directory: Path) -> list[ChainFile]:
     """To which nothing is added any more."""
-    return [file for file, found in _found(directory)[:-NEWEST] if not found.st_mode & stat.S_IWUSR]
+    found = ((file, there.st_mode) for file, there in _found(directory)[:-NEWEST])
+    return [file for file, mode in found if stat.S_ISREG(mode) and not mode & stat.S_IWUSR]
 
 
 def _octets(directory: Path) -> int:
@@ -88,7 +89,7 @@ def _compress(path: Path) -> None:
         if not leads_to(beside, file.fileno()):  # it is done already, and called otherwise
             return
         try:
-            with path.open("rb") as plain:
+            with os.fdopen(open_regular(path), "rb") as plain:
                 _write_compressed(plain, file)
         except FileNotFoundError:
             beside.unlink()

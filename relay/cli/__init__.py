@@ -10,7 +10,7 @@ import sys
 
 import click
 
-from relay import permissions
+from relay import permissions, signals
 from relay.cli.lazy import Later, LazyGroup
 from relay.errors import ConfigError, RelayError
 from relay.no_dumps import forbid_core_dumps
@@ -85,6 +85,8 @@ def cli() -> None:
 
 def main() -> None:
     """The console script: errors that the user can mend are said in one line each, never as a traceback."""
+    if sys.argv[1:2] == ["serve"]:  # to load what it needs takes most of a second
+        signals.end_nothing()
     try:
         forbid_core_dumps()
         os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"  # it looks through all that is installed, and would run it

@@ -9,6 +9,7 @@ a file where `-o` says) does everything else within `relay_rights`.
 from __future__ import annotations
 
 import errno
+import getpass
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -105,6 +106,11 @@ def become_the_relays_user(config_file: Path) -> None:
     """
     if os.geteuid() == 0:
         rights.become(relays_user(load(config_file)))
+
+
+def person() -> str:
+    """The person who runs the command, also behind sudo."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def _refuse_unless_named(config_file: Path, owner: User) -> None:

@@ -17,8 +17,9 @@ from typing import Any, BinaryIO
 import click
 
 from relay.audit.chain import GENESIS
-from relay.audit.reading import ExpectedLine, Verified, records
-from relay.audit.reading import verify as verified_chain
+from relay.audit.reading import records
+from relay.audit.verifying import ExpectedLine, Verified
+from relay.audit.verifying import verify as verified_chain
 from relay.cli import named
 from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
@@ -36,6 +37,9 @@ COLUMNS = (
     "raised_more", "otherwise", "otherwise_more", "unproven", "unproven_more", "earlier", "previous",
 )  # fmt: skip
 """Of a CSV file; lists are joined by a blank. A record has those that its event needs."""
+
+_NOBODY_GOT_IT = ("dropped", "opened")
+"""Events about one sealed mail after which no recipient has it who did not have it before."""
 
 directory_option = click.option(
     "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
@@ -64,8 +68,10 @@ def verify(
 ) -> None:
     """Follow the chain of hashes from the first record to the last, over all files.
 
-    The chain shows every change within it. That records are missing at its end, or that all of it was written anew,
-    only a checkpoint or a head shows that was kept elsewhere: the log has one in each `ledger_written`.
+    The chain shows every change within it. That records are missing at its ends, or that all of it was written anew,
+    only a checkpoint or a head shows that was kept elsewhere: the log has one in each `ledger_written`. What a
+    checkpoint covers may be missing where it was removed as too old: before the checkpoint was taken, or once the last
+    of it is as old as the checkpoint says that records are kept. Anything else is a hole.
     """
     become(reader_of(config_file, directory))
     where = directory or load(config_file).audit_directory
@@ -73,7 +79,8 @@ def verify(
     if not where.exists() and head is None and expected is None:
         click.echo(f"{where}: not there yet; nothing was recorded")
         return
-    found = verified_chain(where, expected, head)
+    keep_days = load(config_file).audit.keep_days if head is not None and directory is None else None
+    found = verified_chain(where, expected, head, keep_days=keep_days)
     if as_json:
         click.echo(json.dumps(_facts(where, found), indent=2))
     else:
@@ -81,6 +88,10 @@ def verify(
             click.echo(problem, err=True)
         for place in found.broken_off:
             click.echo(f"{place}: broken off by a crash; it was confirmed to nobody")
+        for said in found.times_back:
+            click.echo(said)
+        if found.removed:
+            click.echo(f"{where}: {found.removed}")
         if not found.problems:
             fits = " and fits the checkpoint" if expected is not None else ""
             click.echo(f"{where}: {found.entries} records, whole{fits}; the last is {found.number}, head {found.head}")
@@ -95,7 +106,9 @@ def verify(
 def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -> None:
     """Sign how far the record goes, with the site's key (level pqc), for an auditor to keep.
 
-    All of it is verified first. `audit verify --checkpoint FILE` tells later whether anything of it was changed.
+    All of it is verified first. `audit verify --checkpoint FILE` tells later whether anything of it was changed, or
+    removed sooner than `keep_days` of [audit] allows now, which the checkpoint says. Verify with the checkpoint before
+    when you take the next one: that one does not show what was missing already.
     """
     from relay.audit.checkpoint import Checkpoint, sign, signer_of
     from relay.identity import own_identity
@@ -111,8 +124,9 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     if found.problems:
         raise ConfigError(list(found.problems))
     time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    site, keep_days = config.site, config.audit.keep_days
     said = Checkpoint(
-        config.site.name, config.site.sae_id, socket.gethostname(), time, found.first, found.number, found.head
+        site.name, site.sae_id, socket.gethostname(), time, found.first, found.number, found.head, keep_days
     )
     text = sign(said, identity.signing.private_key)
     if output is None:
@@ -120,7 +134,10 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     else:
         named.write(output, text.encode())
     signer = signer_of(identity.signing.private_key.public_key())
-    click.echo(f"signed: {found.entries} records, the last is {found.number}; signer {signer}", err=True)
+    if found.removed:
+        click.echo(f"before the first: {found.removed}", err=True)
+    kept = f"kept for {keep_days} days"
+    click.echo(f"signed: {found.entries} records, the last is {found.number}, {kept}; signer {signer}", err=True)
 
 
 @audit.command()
@@ -162,7 +179,9 @@ def export(
 
 def _is_below(record: dict[str, Any], level: str) -> bool:
     """Whether this is about mail that somebody has, or may have, with less than this level."""
-    has_it = record.get("outcome") in (None, "delivered", "inside", "unknown") and record.get("event") != "dropped"
+    has_it = (
+        record.get("outcome") in (None, "delivered", "inside", "unknown") and record.get("event") not in _NOBODY_GOT_IT
+    )
     known = record.get("level") not in (None, "none")
     return has_it and known and strength_of(str(record["level"])) < strength(level)  # type: ignore[arg-type]
 
@@ -192,7 +211,8 @@ def _expected(config_file: Path, kept: BinaryIO, signer: str | None) -> Expected
     if signed.signer not in ours:
         whose = "none of this site's signing keys (--signer says whose it may be)" if signer is None else "another key"
         raise ConfigError(f"{kept.name}: signed by {signed.signer}, which is {whose}")
-    return ExpectedLine(signed.checkpoint.number, signed.checkpoint.head)
+    said = signed.checkpoint
+    return ExpectedLine(said.number, said.head, said.first, said.keep_days)
 
 
 def _our_signers(config_file: Path) -> set[str]:
@@ -216,4 +236,6 @@ def _facts(where: Path, found: Verified) -> dict[str, Any]:
         "head": found.head,
         "problems": list(found.problems),
         "broken_off": list(found.broken_off),
+        "times_back": list(found.times_back),
+        "removed": found.removed,
     }

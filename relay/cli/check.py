@@ -33,12 +33,13 @@ from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import Config, DirectionSettings, LogSettings
+from relay.counting.alarms import ALARMS
 from relay.entry import DoorModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
-from relay.keys.receiver import Delivered
+from relay.keys.receiver import replies_in
 from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
@@ -178,9 +179,12 @@ async def _states(
         yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
-    for each in of_the_serving_relay(config):
+    standing = of_the_serving_relay(config)
+    for each in standing:
         problem = f"{each.cause}; what to do: {each.alarm.what_to_do}"
         yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
+    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
+        yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):
@@ -292,7 +296,7 @@ def _received(config: Config) -> list[State]:
     records, problems = _waiting(directory, secret, config.store.secret)
     detail = str(directory)
     try:
-        number = sum(len(Delivered.decoded(record).keys()) for record in records)
+        number = sum(len(reply.keys()) for reply in replies_in(records))
         detail += f": {number} keys wait to be taken over into the store"
     except ValueError:
         problems.append(f"{directory}: was written by a newer relay")

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import click
 
 from relay import assembly, key_receiver
-from relay.cli.as_relay import load
+from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.named import InputFile
 from relay.cli.options import as_relay_option
@@ -22,6 +22,7 @@ from relay.config import Config, LogSettings
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
 from relay.stopping import told_to_stop
+from relay.trail import record_opened
 
 _QUIET = LogSettings(level="warning")
 
@@ -50,7 +51,8 @@ def seal_file(config_file: Path, sender: str, recipient: str, file: BinaryIO) ->
 def open_file(config_file: Path, sender: str, file: BinaryIO) -> None:
     """Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.
 
-    The key is fetched from the KME (which gives it once) and kept in the store, so opening can be repeated.
+    The key is fetched from the KME (which gives it once) and kept in the store, so opening can be repeated. Each time
+    there is a record of it, and of who did it, before the original comes out.
     """
     configure_logging(_QUIET)
     config = load(config_file)
@@ -72,9 +74,15 @@ async def _seal(config: Config, mail: Mail) -> bytes:
 async def _open(config: Config, message: bytes, sender: str, receiver: socket.socket) -> bytes:
     with told_to_stop() as stop:
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as parts:
-            opened = await stop.or_end(parts.originals.opener.open(message, sender))
+            return await stop.or_end(_original(parts, message, sender))
+
+
+async def _original(parts: assembly.Parts, message: bytes, sender: str) -> bytes:
+    opened = await parts.originals.opener.open(message, sender)
     if opened is None:
         raise UnknownPeer("this message is not sealed for this site")
+    # On the disk first: what was decrypted without a record would be known to nobody.
+    await record_opened(parts.audit, opened, message, person())
     return opened.original
 
 

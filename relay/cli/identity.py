@@ -27,6 +27,7 @@ from relay.cli.identity_tables import (
 )
 from relay.cli.lazy import Later, LazyGroup
 from relay.cli.options import as_relay_option, config_option
+from relay.cli.peer_domains import confirmed_domains, domain_option
 from relay.cli.tables import plain_console
 from relay.cms import FURTHER_KEMS
 from relay.config import Config, IdentitySettings
@@ -36,7 +37,6 @@ from relay.identity import (
     SPOKEN,
     VALID_DAYS,
     About,
-    Identity,
     Import,
     Progress,
     create_identity,
@@ -48,6 +48,7 @@ from relay.identity import (
     make_passphrase,
     peer_document,
     pin,
+    read_document,
     renew_identity,
     request_certificates,
     same_fingerprint,
@@ -55,6 +56,7 @@ from relay.identity import (
 )
 from relay.mailbox import fold_domain
 from relay.rights import become
+from relay.setup.asking import Asker
 
 COMMANDS = {
     "accept": Later(
@@ -138,7 +140,7 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     if csr:
         print_requested(plain_console(), requested, files.directory)
         return
-    print_identity(plain_console(), made)
+    print_identity(plain_console(), made, made.fingerprint_for(domains))
     click.echo("Next: `qumail-relay identity export`; send the document to your peers.")
 
 
@@ -150,15 +152,16 @@ def show(config_file: Path, as_json: bool) -> None:
 
     The exit status is 1 where a certificate ends within 30 days or has ended.
     """
-    _, files = _configured(config_file)
+    config, files = _configured(config_file)
     ours = load_identity(files.directory, passphrase=files.passphrase)
+    fingerprint = ours.fingerprint_for(_domains(config))
     peers = load_peer_documents(files.peers_directory)
     ending = expiring(ours, peers, datetime.now(UTC))
     if as_json:
-        click.echo(json.dumps(identity_as_dict(ours, peers, ending), indent=2))
+        click.echo(json.dumps(identity_as_dict(ours, fingerprint, peers, ending), indent=2))
     else:
         out = plain_console()
-        print_identity(out, ours)
+        print_identity(out, ours, fingerprint)
         for peer in peers.values():
             print_peer(out, peer)
         for each in ending:
@@ -189,12 +192,12 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     secret: send it by mail, and read the fingerprint to the other side over the telephone. Each one is newer
     than those before, so export again after every change here.
     """
-    document, ours = _own_document(config_file, levels)
+    document = _own_document(config_file, levels)
     if output is None:
         click.echo(document, nl=False)
     else:
         named.write(output, document)
-    click.echo(f"Fingerprint: {ours.fingerprint}", err=True)
+    click.echo(f"Fingerprint: {read_document(document).fingerprint}", err=True)
 
 
 @identity.command()
@@ -218,22 +221,25 @@ def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     Nothing in it is secret: send it by mail. Nothing in it proves that it is yours either: the other site calls you,
     and you read the words to them that stand in it, and that `identity show` shows here.
     """
-    document, ours = _own_document(config_file, levels)
+    document = _own_document(config_file, levels)
     text = write_invitation(document)
     if output is None:
         click.echo(text, nl=False)
     else:
         named.write(output, text.encode())
-    click.echo("Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(ours.fingerprint)), err=True)
+    click.echo(
+        "Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(read_document(document).fingerprint)),
+        err=True,
+    )
 
 
-def _own_document(config_file: Path, levels: tuple[str, ...]) -> tuple[bytes, Identity]:
-    """A fresh peer document of this site, and the identity that it speaks for."""
+def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
+    """A fresh peer document of this site."""
     config, files = _configured(config_file)
     groups = tuple(dict.fromkeys(kme.group for kme in config.kmes.values()))
     with relay_rights(config):
         ours = load_identity(files.directory, passphrase=files.passphrase)
-        document = peer_document(
+        return peer_document(
             files.directory,
             ours,
             name=config.site.name,
@@ -242,24 +248,33 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> tuple[bytes, Id
             kme_groups=groups,
             levels=levels or tuple(level for level in SPOKEN if groups or level not in ("otp", "aes")),
         )
-    return document, ours
 
 
 @identity.command("import")
 @as_relay_option
 @click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
+@domain_option
 @click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --fingerprint instead.")
 @click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; needs --yes or --fingerprint.")
 @click.argument("file", type=named.InputFile())
 def import_document(
-    config_file: Path, name: str | None, yes: bool, expected: str | None, replace: bool, as_json: bool, file: BinaryIO
+    config_file: Path,
+    name: str | None,
+    domains: tuple[str, ...],
+    yes: bool,
+    expected: str | None,
+    replace: bool,
+    as_json: bool,
+    file: BinaryIO,
 ) -> None:
     """Pin the peer document FILE: from then on mail is sealed for that site, and opened from it.
 
     It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over
     a telephone number that you did not take from the same mail: whoever can exchange the file can read your mail.
+    Then it asks about each domain that the document names, or takes those alone that --domain expects: with --yes or
+    --fingerprint, which ask nothing, it needs them. A later document may add no domain without that either.
 
     A document that is older than the pinned one, or has another CA or signing key, is refused without --replace;
     so is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.
@@ -276,7 +291,8 @@ def import_document(
     if found.change != "same":
         if found.question and not (yes or expected):
             click.confirm(found.question, abort=True)
-        pin(config, raw, name=name, replace=replace, now=datetime.now(UTC))
+        confirmed = confirmed_domains(found, domains, Asker(ask=not (yes or expected)))
+        pin(config, raw, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))
     _print_pinned(found, as_json=as_json)
 
 

@@ -32,13 +32,13 @@ _CHANGES = {
 }
 
 
-def print_identity(out: Console, identity: Identity) -> None:
-    """Our certificates and fingerprint."""
+def print_identity(out: Console, identity: Identity, fingerprint: str) -> None:
+    """Our certificates, and the `fingerprint` of the document that peers get."""
     _print_table(out, "This site", identity)
     _print_kems(out, identity.offered_kems)
     if identity.older:
         out.print(f"Older encryption keys, kept for opening: {len(identity.older)}")
-    _print_fingerprint(out, identity.fingerprint)
+    _print_fingerprint(out, fingerprint)
 
 
 def print_peer(out: Console, peer: PeerCertificates) -> None:
@@ -64,7 +64,7 @@ def print_import(out: Console, config: Config, found: Import) -> None:
     until = min(each.not_valid_after_utc for each in (peer.ca, *peer.certificates.values()))
     out.print(f"  valid until {until:%Y-%m-%d}")
     _print_fingerprint(out, peer.fingerprint)
-    if before is not None and before.fingerprint != peer.fingerprint:
+    if before is not None and before.pinned_keys != peer.pinned_keys:
         out.print(f"Pinned now:  {before.fingerprint}", style="bold red", soft_wrap=True)
     out.print(_CHANGES[found.change], style="bold red" if found.change == "replaced" else "")
 
@@ -85,11 +85,13 @@ def print_requested(out: Console, requested: list[Path], directory: Path) -> Non
     out.print("ca.pem is the certificate of the CA that issued them. Then see `qumail-relay identity show`.")
 
 
-def identity_as_dict(identity: Identity, peers: Mapping[str, PeerCertificates], ending: list[Expiry]) -> dict[str, Any]:
-    """All of it, for programs; times are RFC 3339."""
+def identity_as_dict(
+    identity: Identity, fingerprint: str, peers: Mapping[str, PeerCertificates], ending: list[Expiry]
+) -> dict[str, Any]:
+    """All of it, for programs; times are RFC 3339, `fingerprint` is that of the document that peers get."""
     return {
-        "fingerprint": identity.fingerprint,
-        "words": list(words_of(identity.fingerprint)),
+        "fingerprint": fingerprint,
+        "words": list(words_of(fingerprint)),
         "domains": list(identity.domains),
         "certificates": _certificates(identity),
         "kems": _kems(identity.offered_kems),

@@ -14,6 +14,7 @@ from relay.cli import named
 from relay.cli.as_relay import load, relays_user
 from relay.cli.identity_tables import print_import
 from relay.cli.options import config_option
+from relay.cli.peer_domains import NotConfirmed, confirmed_domains, domain_option
 from relay.cli.tables import plain_console
 from relay.config import Config
 from relay.errors import ConfigError
@@ -31,14 +32,11 @@ CALL = (
 CONFIRM = "Are these the words that the other site reads to you?"
 
 
-class NotConfirmed(ConfigError):
-    """A person has said that the words are others."""
-
-
 @click.command()
 @config_option
 @click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
 @click.option("--words", help="Do not ask; take the peer in if these words, heard over the telephone, are the file's.")
+@domain_option
 @click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --words instead.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @click.option(
@@ -49,6 +47,7 @@ def accept(
     config_file: Path,
     name: str | None,
     words: str | None,
+    domains: tuple[str, ...],
     yes: bool,
     replace: bool,
     levels: tuple[str, ...],
@@ -58,8 +57,9 @@ def accept(
 
     It shows the words of the fingerprint and asks. Have somebody at the other site read theirs to you (`identity
     show`), over a telephone number that you did not take from the same mail: whoever can exchange the invitation can
-    read your mail. Then the document is pinned, as by `identity import`, and each of its domains that has no policy
-    file gets one.
+    read your mail. It asks about each domain that the document names, or takes those alone that --domain expects: with
+    --words or --yes, which ask nothing, it needs them. Then the document is pinned, as by `identity import`, and each
+    of its domains that has no policy file gets one.
     """
     config = load(config_file)
     if file is None:
@@ -70,7 +70,16 @@ def accept(
             raise ConfigError(str(error)) from error
     else:
         raw = read_document(file)
-    take_in_peer(config, document_in(raw), Asker(ask=not yes), words=words, name=name, replace=replace, levels=levels)
+    take_in_peer(
+        config,
+        document_in(raw),
+        Asker(ask=not yes),
+        words=words,
+        domains=domains,
+        name=name,
+        replace=replace,
+        levels=levels,
+    )
 
 
 def take_in_peer(
@@ -79,11 +88,16 @@ def take_in_peer(
     asker: Asker,
     *,
     words: str | None = None,
+    domains: tuple[str, ...] = (),
+    domain_option: str = "--domain",
     name: str | None = None,
     replace: bool = False,
     levels: tuple[str, ...] = (),
 ) -> None:
-    """Shows whose document this is and the words, has them compared, and takes the peer in. Raises ConfigError."""
+    """Shows whose document this is and the words, has them compared, and takes the peer in. Raises ConfigError.
+
+    `domains` are those that are expected, which `domain_option` gives; without any, each one is asked about.
+    """
     user = relays_user(config)
     with acting_as(user):
         found = examined(config, document, name=name, replace=replace)
@@ -96,7 +110,13 @@ def take_in_peer(
             why, question = CALL, CONFIRM
         if not asker.confirm(why, question, unasked=True):
             raise NotConfirmed("not taken in: the words were not confirmed")
-    found, policies = take_in(config, document, name=name, replace=replace, levels=levels, user=user)
+    confirmed: tuple[str, ...] = ()
+    if found.change != "same":
+        only_asked = Asker(ask=asker.asks and words is None)
+        confirmed = confirmed_domains(found, domains, only_asked, option=domain_option)
+    found, policies = take_in(
+        config, document, name=name, replace=replace, levels=levels, confirmed=confirmed, user=user
+    )
     if found.change != "same":
         click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
     show_written(policies)

@@ -14,7 +14,7 @@ import click
 
 from relay.cli.named import InputFile
 from relay.cli.options import ThereIs, config_option
-from relay.cli.policy_config import go_on_as_relay, load_configuration
+from relay.cli.policy_config import go_on_as_relay, load_configuration, say_all_in_clear
 from relay.cli.policy_print import print_explanation, print_policies
 from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
@@ -44,6 +44,7 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
     check_readable(load_configuration(config_file)[0])
     go_on_as_relay(config_file)
     site = load_site(config_file, tested=True)
+    say_all_in_clear(site.config)
     findings = asyncio.run(_doubtful(site, offline=offline))
     if as_json:
         _print_json(
@@ -120,6 +121,7 @@ def explain(
         raise click.BadParameter("write user@domain, or <>; SMTP refuses any other", param_hint="SENDER")
     go_on_as_relay(config_file)
     site = load_site(config_file)
+    say_all_in_clear(site.config)
     if login is not None and message is None:
         raise click.UsageError("--login is for a message: give --message as well")
     user = "" if login == "<>" else login

@@ -37,6 +37,12 @@ def go_on_as_relay(config_file: Path) -> None:
         exit_with(error)
 
 
+def say_all_in_clear(config: Config) -> None:
+    """On standard error, where the policies do not count."""
+    if cause := config.all_in_clear:
+        click.echo(f"NOTE: {cause}, whatever the policies say.", err=True)
+
+
 def exit_with(error: ConfigError, told: Callable[[str], str] = str) -> NoReturn:
     """Prints every fault, as `told` words it, and exits with 1."""
     for problem in error.problems:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from relay.cli.options import config_option
-from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuration
+from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuration, say_all_in_clear
 from relay.errors import ConfigError
 from relay.policy.index import ListedFile, listed
 from relay.policy.names import printable
@@ -32,6 +32,7 @@ def list_files(
     """List the policy files, or those of which all that is asked for is true."""
     go_on_as_relay(config_file)
     config, _ = load_configuration(config_file)
+    say_all_in_clear(config)
     directory, index = config.policies.directory, config.state_directory / INDEX
     try:
         rows, number = listed(

@@ -130,7 +130,7 @@ def _print(console: Console, record: dict[str, Any], kept: set[str]) -> None:
     if record.get("before") and record.get("compared") != "all":
         shown.add_row("  Compared", printable(str(record.get("compared"))))
     if record["kept"] and record.get("before") in kept:
-        shown.add_row("  See", f"qumail-relay policy diff {record['before']} {record['version']}")
+        shown.add_row("  See", f"qumail-relay policy diff {record['before'][:12]} {record['version'][:12]}")
     console.print(shown)
     console.print()
 

@@ -22,7 +22,7 @@ from relay.policy.expected import Expected
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 
-_VERSION = re.compile(r"[0-9a-f]{4,12}", re.IGNORECASE)
+_VERSION = re.compile(r"[0-9a-f]{4,40}", re.IGNORECASE)
 
 
 class Version(NamedTuple):

@@ -5,10 +5,9 @@ Exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage;
 from __future__ import annotations
 
 import asyncio
-import getpass
 import json
-import os
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay import mime
-from relay.cli.as_relay import load
+from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
@@ -146,14 +145,16 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
     try:
         async with existing_store(config) as store:
             totals = await store.quarantine.totals() if store is not None else {}
-            parties = await store.quarantine.parties() if store is not None else {}
     except RelayError as error:
         return "", (str(error),)
     if not totals:
         return "empty", ()
-    number = sum(total.number for total in totals.values())
-    kinds = ", ".join(f"{totals[reason].number} {reason}" for reason in REASONS if reason in totals)
-    problems = [f"{number} messages ({kinds}) wait for a decision: qumail-relay quarantine list"]
+    kinds, parties = Counter[str](), Counter[str]()
+    for (reason, party), total in totals.items():
+        kinds[reason] += total.number
+        parties[party] += total.octets
+    named = ", ".join(f"{kinds[reason]} {reason}" for reason in REASONS if reason in kinds)
+    problems = [f"{kinds.total()} messages ({named}) wait for a decision: qumail-relay quarantine list"]
     share = config.quarantine.max_size // SHARES
     problems += [
         f"nearly full: mail of {f'peer {party}' if party else 'strangers'} has {octets} octets and may have {share} "
@@ -192,7 +193,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
                 parts.next_hops["incoming"],
                 parts.audit,
                 config.incoming.max_hops,
-                _who(),
+                person(),
             )
             for name in ids or [kept.id for kept in await parts.store.quarantine.all(reason)]:
                 if stop.told:  # one that is on its way is not broken off: it might be delivered, and be tried again
@@ -239,11 +240,6 @@ def _impatient(config: Config) -> Config:
     """Whoever stands there and waits is not made to wait for a key that is late."""
     kmes = {name: kme.model_copy(update={"lag_patience": 0.0}) for name, kme in config.kmes.items()}
     return config.model_copy(update={"kmes": kmes})
-
-
-def _who() -> str:
-    """The person, also behind sudo."""
-    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 @asynccontextmanager

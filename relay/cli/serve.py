@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,7 +16,7 @@ import click
 import structlog
 import uvloop
 
-from relay import app, key_receiver, toml, workers
+from relay import app, key_receiver, signals, toml, workers
 from relay.cli.as_relay import load_to_serve
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
@@ -51,8 +50,8 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
     With workers = N in [limits] so many processes serve at the same addresses. SIGUSR1 starts each anew, one after the
     other, as after an upgrade; no connection is refused meanwhile.
     """
-    # It is for the process that starts workers, and must kill no other one: `systemctl kill` tells all of a service.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Each is for some processes of a relay, and must kill no other one: `systemctl kill` tells all of a service.
+    signals.end_nothing()
     if as_worker is not None:
         _serve_as_worker(Worker.from_json(as_worker), config_file)
         return

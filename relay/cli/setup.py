@@ -14,8 +14,9 @@ from typing import Any, get_args
 import click
 
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
-from relay.cli.invitations import NotConfirmed, show_written, take_in_peer
+from relay.cli.invitations import show_written, take_in_peer
 from relay.cli.logs import configure_logging
+from relay.cli.peer_domains import NotConfirmed
 from relay.config import Config, LogSettings
 from relay.config.values import parse_domain, parse_next_hop
 from relay.errors import ConfigError
@@ -46,12 +47,20 @@ USER = "qumail-relay"
 )
 @click.option("--state", type=click.Path(path_type=Path), help="The relay's own files. [default: as for the config]")
 @click.option(
-    "--yes", is_flag=True, help="Ask nothing: flags and defaults answer. Trusts --peer unless --words is given."
+    "--yes",
+    is_flag=True,
+    help="Ask nothing: flags and defaults answer. Trusts --peer, which needs --peer-domain, unless --words is given.",
 )
 @click.option("--domain", "domains", multiple=True, help="A mail domain of this site, as often as needed.")
 @click.option("--name", help="The site's name. [default: from the first domain]")
 @click.option("--peer", type=click.Path(path_type=Path), help="A file with a peer's invitation or document.")
 @click.option("--words", help="The peer's words, as heard over the telephone; another peer is refused.")
+@click.option(
+    "--peer-domain",
+    "peer_domains",
+    multiple=True,
+    help="A mail domain that you expect of the peer, as often as needed: a peer that names another is refused.",
+)
 @click.option(
     "--kme",
     help="https://host:port; `none`; `development`: those of `qumail-relay kme`, NOT quantum. No default.",
@@ -104,6 +113,11 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     owner = _owner(flags["user"])
     document = _document(flags["peer"])
     answered = flags["replace"] or not places.config_file.exists()
+    unasked = flags["yes"] or flags["words"]
+    if answered and document is not None and unasked and not flags["peer_domains"]:
+        # Before anything is written: nobody is asked about them, and a peer must not choose its domains itself.
+        named = ", ".join(read_document(document).domains)
+        raise click.UsageError(f"--peer names {named}: say which domains you expect, --peer-domain for each")
     if answered:
         answers, document = _answers(asker, flags, document)
         _look_at_kme(answers, document)
@@ -124,7 +138,15 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
         _make_keys(config)
     if document is not None:
         try:
-            take_in_peer(config, document, asker, words=flags["words"], levels=flags["levels"])
+            take_in_peer(
+                config,
+                document,
+                asker,
+                words=flags["words"],
+                domains=flags["peer_domains"],
+                domain_option="--peer-domain",
+                levels=flags["levels"],
+            )
         except NotConfirmed as error:
             click.echo(f"{error}. With the right invitation: qumail-relay identity accept")
     click.echo("\nA test message:")

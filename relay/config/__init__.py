@@ -161,6 +161,13 @@ class Config(toml.Table):
         return tuple(found)
 
     @property
+    def all_in_clear(self) -> str:
+        """Why all outgoing mail leaves unsealed, whatever the policy files say; "" where it does not."""
+        if self.outgoing is None or not self.policies.shadow:
+            return ""
+        return "shadow mode is on (policies.shadow in relay.toml): all outgoing mail leaves unsealed"
+
+    @property
     def max_bounce(self) -> int:
         """The largest message from the null sender, in octets, that gets a one-time pad."""
         return self.outgoing.max_bounce if self.outgoing is not None else MAX_BOUNCE

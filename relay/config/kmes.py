@@ -201,7 +201,7 @@ class KMESettings(toml.Table):
     for.
     """
     integer_key_ids: bool = False
-    """key_IDs as numbers, for KMEs that refuse them as texts."""
+    """key_IDs as numbers, for KMEs that refuse them as texts. Without it fresh keys with numbers are refused."""
     errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
     """What its error replies mean, where that is not the usual and its status does not tell either: the first rule
     that fits decides.

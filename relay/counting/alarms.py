@@ -108,6 +108,16 @@ _ALL: Final = (
         clear_s=15.0,
     ),
     Alarm(
+        "mail_put_aside",
+        "Mail in a peer's name could not be opened, and is in quarantine. Its sender believes it delivered, its "
+        "recipients do not know of it, and its keys are destroyed in time. Said daily.",
+        "such a mail is in quarantine, for each peer and reason",
+        "none of that peer and reason is",
+        "`qumail-relay quarantine list` has it, and `qumail-relay quarantine show` says what to do. Release what is "
+        "genuine once the cause is mended, and drop the rest.",
+        about="peer and reason",
+    ),
+    Alarm(
         "quarantine_grows",
         "Much sealed mail comes that cannot be opened. Somebody forges it, or a peer has other keys or certificates.",
         "more than `unopened` such mails were put in quarantine, or held for their key, within ten minutes",
@@ -129,6 +139,15 @@ _ALL: Final = (
         "a mail left so",
         "none did for ten minutes",
         "`qumail-relay audit export --below rsa` has which, and `qumail-relay policy explain` why.",
+    ),
+    Alarm(
+        "shadow_mode",
+        "Shadow mode is on: all outgoing mail leaves unsealed. Said daily.",
+        "the relay serves with policies.shadow = true",
+        "it serves without",
+        "`qumail-relay policy simulate --shadow` says what would have become of the mail. Then set policies.shadow = "
+        "false in relay.toml, and restart the relay.",
+        clear_s=0.0,
     ),
     Alarm(
         "tripwire",

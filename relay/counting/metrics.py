@@ -235,7 +235,11 @@ QUARANTINE_NOTICES: Final = Metric(
     "qumail_quarantine_notices_total", "counter", "Notices to recipients. outcome: sent, failed", ("outcome",)
 )
 QUARANTINE_MESSAGES: Final = Metric(
-    "qumail_quarantine_messages", "gauge", "Messages in quarantine", ("reason",), together="max"
+    "qumail_quarantine_messages",
+    "gauge",
+    "Messages in quarantine. peer: whose domain the sender has, empty for everybody else",
+    ("reason", "peer"),
+    together="max",
 )
 QUARANTINE_BYTES: Final = Metric("qumail_quarantine_bytes", "gauge", "What they take", together="max")
 QUARANTINE_LIMIT: Final = Metric("qumail_quarantine_limit_bytes", "gauge", "What they may take", together="max")

@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.budget import Budget
     from relay.config import Config, DirectionSettings, TCPAddress
     from relay.entry.listening import Present, Sockets, Where
+    from relay.homeward import Homeward
     from relay.incoming import Incoming
     from relay.opening.original import Originals
-    from relay.outgoing import Outgoing
     from relay.stamps import Stamps
     from relay.store.secret import SiteSecret
     from relay.store.spent import Spent
@@ -51,8 +51,14 @@ class Recipe(Protocol):
         Raises TryLater or Refuse, which then holds for all recipients.
         """
 
+    def heard(self, mail: Mail) -> None:
+        """The client was there when it was answered: it asks again for those alone whom the answer has held."""
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted."""
+        """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted.
+
+        Of a mail that is `confirmed` this or `heard` is called, once.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ class Inside:
     """What a door leads to, and what it may use there."""
 
     config: Config
-    outgoing: Outgoing | None
+    outgoing: Homeward | None
     incoming: Incoming | None
     originals: Originals
     spent: Spent
@@ -81,7 +87,7 @@ class Inside:
         return count
 
     @property
-    def directions(self) -> Iterator[tuple[str, DirectionSettings, Outgoing | Incoming]]:
+    def directions(self) -> Iterator[tuple[str, DirectionSettings, Homeward | Incoming]]:
         """Each way through the relay that is set: its name, its settings and its recipe."""
         if self.config.outgoing is not None and self.outgoing is not None:
             yield "outgoing", self.config.outgoing, self.outgoing

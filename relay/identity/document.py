@@ -20,8 +20,8 @@ DER. `ca` issued the others, each of them names all of `domains`, and its subjec
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
 peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that
 is unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
-compared over another way, such as a telephone. The serial number is the Unix time in seconds, or one more than the
-last one if that is higher.
+compared over another way, such as a telephone; that covers keys and domains, and does not prove whose the domains are.
+The serial number is the Unix time in seconds, or one more than the last one if that is higher.
 """
 
 from __future__ import annotations
@@ -123,8 +123,8 @@ class PeerCertificates:
 
     @property
     def fingerprint(self) -> str:
-        """What is compared over the telephone: that of the two pinned keys (pairs.py)."""
-        return fingerprint(self.ca, self.signing)
+        """What is compared over the telephone: that of the two pinned keys and the domains (pairs.py)."""
+        return fingerprint(self.ca, self.signing, self.domains)
 
     @property
     def pinned_keys(self) -> tuple[bytes, bytes]:

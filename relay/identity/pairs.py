@@ -5,6 +5,7 @@ Standard: FIPS 203 (ML-KEM-1024), FIPS 204 (ML-DSA-87), RFC 8017 (RSA of 4096 bi
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
@@ -95,8 +96,12 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """What peers compare over the telephone when they import our document."""
-        return fingerprint(self.ca, self.signing.certificate)
+        """What peers compare over the telephone when they import a document with all of `domains`."""
+        return self.fingerprint_for(self.domains)
+
+    def fingerprint_for(self, domains: Iterable[str]) -> str:
+        """The same for a document with these domains (A-labels)."""
+        return fingerprint(self.ca, self.signing.certificate, domains)
 
     @property
     def older(self) -> tuple[KEMKeyPair | RSAKeyPair, ...]:
@@ -119,17 +124,19 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes:
     return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
 
 
-_CONTEXT = b"qumail-relay peer fingerprint 1\0"
+_CONTEXT = b"qumail-relay peer fingerprint 2\0"
 _GROUP = 4
 """Hexadecimal digits read out in one breath."""
 
 
-def fingerprint(ca: x509.Certificate, signing: x509.Certificate) -> str:
-    """16 groups of 4 hexadecimal digits; the same as long as both keys are, whatever certificates are renewed.
+def fingerprint(ca: x509.Certificate, signing: x509.Certificate, domains: Iterable[str]) -> str:
+    """16 groups of 4 hexadecimal digits; the same as long as keys and domains are, whatever certificates are renewed.
 
-    The hash covers a context string and the two keys, each of which is DER and so says where it ends.
+    The hash covers a context string, the two keys, each of which is DER and so says where it ends, and the domains
+    (A-labels), sorted, with an octet 0 after each: what is read over the telephone says which domains are meant.
     """
-    digits = hashlib.sha256(_CONTEXT + public_key(ca) + public_key(signing)).hexdigest().upper()
+    named = b"".join(domain.encode("ascii") + b"\0" for domain in sorted(set(domains)))
+    digits = hashlib.sha256(_CONTEXT + public_key(ca) + public_key(signing) + named).hexdigest().upper()
     return " ".join(digits[start : start + _GROUP] for start in range(0, len(digits), _GROUP))
 
 

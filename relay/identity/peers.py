@@ -1,12 +1,15 @@
 """The pinned peers: one document a peer in a directory, and what a new document may change.
 Trust on first use after a comparison of fingerprints, then as strict as OpenSSH's known_hosts.
+
+A document names its domains itself, and nothing in it proves that they are the peer's. Each one counts once the
+administrator here has confirmed it, in the first document and in later ones.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,26 +42,31 @@ Change = Literal["new", "same", "newer", "replaced"]
 
 @dataclass(frozen=True)
 class Import:
-    """A document that may be pinned, as `peer.name`; what the site calls itself, what was pinned, what changes."""
+    """A document that may be pinned, as `peer.name`; what the site calls itself, what was pinned, what changes.
+
+    `added` are the domains that have to be confirmed: neither the pinned document nor relay.toml has them for the peer.
+    """
 
     peer: PeerCertificates
     site: str
     before: PeerCertificates | None
     change: Change
+    added: tuple[str, ...]
 
     @property
     def question(self) -> str:
         """What a person has to say yes to before it is pinned: "", or a question.
 
-        One that follows the pinned document, by the keys that are pinned, needs no telephone call; that it claims other
-        domains, or another SAE ID, has to be meant.
+        One that follows the pinned document, by the keys that are pinned, needs no telephone call; that it gives up
+        domains, or has another SAE ID, has to be meant. Domains that are `added` are asked about one by one.
         """
         if self.change == "same":
             return ""
         if self.change != "newer" or self.before is None:
             return COMPARE
-        before, now = (self.before.domains, self.before.sae_id), (self.peer.domains, self.peer.sae_id)
-        return "" if before == now else "It is by the pinned keys, with other domains or another SAE ID. Is that right?"
+        if set(self.before.domains) <= set(self.peer.domains) and self.before.sae_id == self.peer.sae_id:
+            return ""
+        return "It is by the pinned keys, with fewer domains or another SAE ID. Is that right?"
 
 
 def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
@@ -152,15 +160,30 @@ def examine(config: Config, raw: bytes, *, name: str | None = None, replace: boo
     owned = owners_of_names(_files(config).directory, pinned.values())
     if faults := list(_contradictions(config, pinned, owned, peer)):
         raise PinRefused(faults)
-    before = pinned.get(name)
-    return Import(peer, document.name, before, _change(before, peer, replace=replace))
+    before, table = pinned.get(name), config.peers.get(name)
+    known = {*(before.domains if before is not None else ()), *(table.domains if table is not None else ())}
+    added = tuple(domain for domain in peer.domains if domain not in known)
+    return Import(peer, document.name, before, _change(before, peer, replace=replace), added)
 
 
-def pin(config: Config, raw: bytes, *, name: str | None = None, replace: bool = False, now: datetime) -> Import:
-    """Examines the document again and pins it. Raises what `examine` raises, and ConfigError."""
+def pin(
+    config: Config,
+    raw: bytes,
+    *,
+    name: str | None = None,
+    replace: bool = False,
+    confirmed: Collection[str],
+    now: datetime,
+) -> Import:
+    """Examines the document again and pins it, with no domain that is neither `confirmed` (A-labels) nor known before.
+
+    Raises what `examine` raises, PinRefused for another domain, and ConfigError.
+    """
     directory = _files(config).peers_directory
     with files.changing(directory):
         found = examine(config, raw, name=name, replace=replace, now=now)
+        if more := [domain for domain in found.added if domain not in confirmed]:
+            raise PinRefused(f"the document names {', '.join(more)}, which nobody here has confirmed")
         if found.change != "same":
             files.write(document_file(directory, found.peer.name), raw)
     return found

@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
+from relay.aio import off_loop
 from relay.counting import Board, metrics
 from relay.errors import (
     ConfigError,
@@ -91,7 +92,7 @@ class Quirks:
 
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
     for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
-    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON.
+    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways.
     `errors`: what replies mean, against the usual reading. `at_once`: how many requests for fresh keys may be on their
     way for one slave SAE; some KMEs drop the keys of the first when the second comes.
     """
@@ -106,6 +107,10 @@ class Quirks:
 
 def _unnoticed() -> None:
     """Nothing is burnt when such a request was sent, and its answer did not come."""
+
+
+Read = Callable[[bytes | bytearray], Awaitable[Any]]
+"""What a reply's body brings."""
 
 
 class KMEClient(ABC):
@@ -197,7 +202,7 @@ class KMEClient(ABC):
         self.take_in: Callable[[str, int, list[Key]], None]
         """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
         self._fresh = self._shared_requests()
-        self._late: dict[asyncio.Task[HTTPReply], int] = {}
+        self._late: dict[asyncio.Task[None], int] = {}
         self._well_at = self._renewed_at = float("-inf")
 
     @abstractmethod
@@ -366,7 +371,7 @@ class KMEClient(ABC):
         self,
         call: Call,
         request: HTTPRequest,
-        read: Callable[[bytes], Result],
+        read: Callable[[bytes | bytearray], Awaitable[Result]],
         *,
         patient: bool = True,
         spends: int = 0,
@@ -412,7 +417,9 @@ class KMEClient(ABC):
             )
             await self._timing.sleep(pause)
 
-    async def _try(self, call: Call, request: HTTPRequest, read: Callable[[bytes], Result], spends: int) -> Result:
+    async def _try(
+        self, call: Call, request: HTTPRequest, read: Callable[[bytes | bytearray], Awaitable[Result]], spends: int
+    ) -> Result:
         """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
         outcome, limit = "cancelled", self.state.limits[call].seconds
         started = self._timing.clock()
@@ -425,7 +432,11 @@ class KMEClient(ABC):
             elapsed = self._timing.clock() - started
             self.state.answered(call, reply.code, elapsed)
             self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
-            result = self._result(call, reply, read)
+            try:
+                result = await self._result(call, request, reply, read, spends)
+            finally:
+                if reply.code == 200:  # what an error says is looked at later, and has no keys
+                    reply.wipe()
             outcome = "ok"
             return result
         except NoAnswer as error:
@@ -445,14 +456,28 @@ class KMEClient(ABC):
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
 
-    def _result(self, call: Call, reply: HTTPReply, read: Callable[[bytes], Result]) -> Result:
+    async def _result(
+        self,
+        call: Call,
+        request: HTTPRequest,
+        reply: HTTPReply,
+        read: Callable[[bytes | bytearray], Awaitable[Result]],
+        spends: int,
+    ) -> Result:
         """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
-        message = "" if reply.code == 200 else text_of_error(reply.body)
+        number = max(spends, len(request.key_IDs))
+        said = await off_loop(len(reply.body), text_of_error, reply.body, number) if reply.code != 200 else ""
+        message = (
+            said if reply.whole else f"the reply is larger than {request.max_octets} bytes, more than was asked for"
+        )
         rule = ruled(call, reply.code, message, self._errors) if self._errors else None
         try:
-            if reply.code == 200:
-                return read(reply.body)
-            raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+            if reply.code != 200:
+                raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+            if not reply.whole:
+                self._burn(request.sae, spends, "reply not believed")
+                raise KMEBadReply(f"{self.name}: {call}: {message}")
+            return await read(reply.body)
         except KeyUnavailable as error:
             if rule is not None or not unclear(call, reply.code, message, error):
                 raise
@@ -475,9 +500,7 @@ class KMEClient(ABC):
             return KMEUnanswered(cause)
         return error_of(fault, cause, reply.retry_after)
 
-    async def _draw_within(
-        self, seconds: float, request: HTTPRequest, read: Callable[[bytes], Any], spends: int
-    ) -> HTTPReply:
+    async def _draw_within(self, seconds: float, request: HTTPRequest, read: Read, spends: int) -> HTTPReply:
         """The reply to a request for fresh keys. Raises NoAnswer when none came in time; it is listened for further."""
         sent: list[bool] = []
         loop = asyncio.get_running_loop()
@@ -522,29 +545,37 @@ class KMEClient(ABC):
         """How many keys were asked for by requests that were given up, and whose answers may come yet."""
         return sum(self._late.values())
 
-    def _listen_further(
-        self, sending: asyncio.Task[HTTPReply], sae: str, read: Callable[[bytes], Any], spends: int
-    ) -> None:
+    def _listen_further(self, sending: asyncio.Task[HTTPReply], sae: str, read: Read, spends: int) -> None:
         """The keys count as lost for the budget, until they come; only then it is known what became of them."""
         self.state.budget.spend(spends)
-        self._late[sending] = spends
+        late = asyncio.create_task(self._take_in_late(sending, sae, read, spends))
+        self._late[late] = spends
 
-        def ended(sending: asyncio.Task[HTTPReply]) -> None:
-            del self._late[sending]
+        def ended(late: asyncio.Task[None]) -> None:
+            del self._late[late]
             self.state.budget.spend(-spends)
-            try:
-                reply = sending.result()
-                keys: list[Key] = read(reply.body) if reply.code == 200 else []
-            except (NoAnswer, asyncio.CancelledError):
-                self._burn(sae, spends, "no answer")
-            except KeyUnavailable as error:
-                log.warning("late_keys_refused", kme=self.name, slave_sae=sae, cause=str(error))
-            else:
-                if keys:
-                    log.info("late_keys_taken_in", kme=self.name, slave_sae=sae, number=len(keys))
-                    self.take_in(sae, len(keys[0].key) * 8, keys)
 
-        sending.add_done_callback(ended)
+        late.add_done_callback(ended)
+
+    async def _take_in_late(self, sending: asyncio.Task[HTTPReply], sae: str, read: Read, spends: int) -> None:
+        try:
+            reply = await sending
+            if not reply.whole:
+                self._burn(sae, spends, "reply not believed")
+            keys: list[Key] = []
+            if reply.code == 200 and reply.whole:
+                try:
+                    keys = await read(reply.body)
+                finally:
+                    reply.wipe()
+        except (NoAnswer, asyncio.CancelledError):
+            self._burn(sae, spends, "no answer")
+        except KeyUnavailable as error:
+            log.warning("late_keys_refused", kme=self.name, slave_sae=sae, cause=str(error))
+        else:
+            if keys:
+                log.info("late_keys_taken_in", kme=self.name, slave_sae=sae, number=len(keys))
+                self.take_in(sae, len(keys[0].key) * 8, keys)
 
     async def _probe(self, sae: str) -> None:
         """Asks for the status. Only silence, or a fault of the KME itself, fails: any answer shows that it is there."""

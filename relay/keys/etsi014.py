@@ -5,16 +5,20 @@ Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
+from relay.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.client import KMEClient, check_numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import (
+    LARGEST_KEY_BITS,
     USUAL_KEY_BITS,
     KeyStatus,
     OtherSize,
@@ -23,6 +27,7 @@ from relay.keys.replies import (
     key_IDs_in_error,
     keys_asked_for,
     keys_from_container,
+    max_reply_octets,
     status_from_reply,
 )
 from relay.keys.types import Key
@@ -69,7 +74,7 @@ class OptimizedKMClient(KMEClient):
         """
         request = self._request("GET", str(slave_sae_id), Call.STATUS)
 
-        def read(body: bytes) -> KeyStatus:
+        async def read(body: bytes | bytearray) -> KeyStatus:
             return status_from_reply(json_body(self.name, body))
 
         return await self._ask(Call.STATUS, request, read, patient=patient)
@@ -114,13 +119,14 @@ class OptimizedKMClient(KMEClient):
         sae = slave_sae_id
         if self.gives_only not in (None, size):
             raise KMERefusedRequest(f"{self.name}: not asked for keys of {size} bits: {self.troubles['size']}")
-        request = self._enc_keys_request(sae, number, size, options)
+        request = replace(self._enc_keys_request(sae, number, size, options), max_octets=max_reply_octets(number, size))
 
-        def read(body: bytes) -> list[Key]:
+        async def read(body: bytes | bytearray) -> list[Key]:
             try:
-                keys = keys_from_container(json_body(self.name, body), at_most=number, size=size)
+                read_keys = partial(_fresh_keys, numbers=self.quirks.integer_key_ids)
+                keys = await off_loop(len(body), read_keys, self.name, body, number, size)
             except KMEBadReply as error:
-                came = count_of_keys(body)
+                came = await off_loop(len(body), count_of_keys, body, number)
                 self._burn(sae, number if came is None else came, "reply not believed")
                 if isinstance(error, OtherSize):
                     seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
@@ -200,8 +206,8 @@ class OptimizedKMClient(KMEClient):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
     async def _dec_keys(self, request: HTTPRequest, wanted: Sequence[str], patient: bool) -> dict[str, Key]:
-        def read(body: bytes) -> dict[str, Key]:
-            found, refused = keys_asked_for(json_body(self.name, body), wanted)
+        async def read(body: bytes | bytearray) -> dict[str, Key]:
+            found, refused = await off_loop(len(body), _keys_asked_for, self.name, body, wanted)
             if refused:
                 log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
                 if not found:
@@ -233,7 +239,9 @@ class OptimizedKMClient(KMEClient):
         json: dict[str, Any] | None = None,
         key_IDs: Sequence[str] = (),
     ) -> HTTPRequest:
-        return HTTPRequest(method, f"/api/v1/keys/{quote(sae, safe='')}/{call}", query, json, sae, tuple(key_IDs))
+        path = f"/api/v1/keys/{quote(sae, safe='')}/{call}"
+        most = max_reply_octets(len(key_IDs), LARGEST_KEY_BITS)
+        return HTTPRequest(method, path, query, json, sae, tuple(key_IDs), most)
 
     def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
         numbers = self.quirks.integer_key_ids
@@ -243,3 +251,11 @@ class OptimizedKMClient(KMEClient):
                 for key_ID in key_IDs
             ]
         }
+
+
+def _fresh_keys(source: str, body: bytes | bytearray, number: int, size: int, *, numbers: bool) -> list[Key]:
+    return keys_from_container(json_body(source, body, number), at_most=number, size=size, numbers=numbers)
+
+
+def _keys_asked_for(source: str, body: bytes | bytearray, wanted: Sequence[str]) -> tuple[dict[str, Key], int]:
+    return keys_asked_for(json_body(source, body, len(wanted)), wanted)

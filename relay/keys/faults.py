@@ -77,7 +77,7 @@ class KMERefusedRequest(KMEMisconfigured):
 class RepliedNotFound(KeyNotFound):
     """The KME said that it does not know one or more of the keys; `body` is its error reply."""
 
-    def __init__(self, cause: str, body: bytes = b"") -> None:
+    def __init__(self, cause: str, body: bytes | bytearray = b"") -> None:
         super().__init__(cause)
         self.body = body
 
@@ -88,7 +88,7 @@ class AmbiguousReply(KeyUnavailable):
     `otherwise` is what it means where `meant` says that there are too few keys, and the status tells of enough.
     """
 
-    def __init__(self, meant: KeyUnavailable, body: bytes, otherwise: KeyUnavailable | None = None) -> None:
+    def __init__(self, meant: KeyUnavailable, body: bytes | bytearray, otherwise: KeyUnavailable | None = None) -> None:
         super().__init__(str(meant))
         self.meant = meant
         self.body = body

@@ -5,10 +5,11 @@ Standard: HTTP/1.1 (RFC 9112). Nothing here knows what a key is.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from relay.keys.faults import KMEFault
+from relay.keys.replies import REPLY_MARGIN_OCTETS
 
 if TYPE_CHECKING:
     from relay.keys.transport import Transport
@@ -19,7 +20,7 @@ class HTTPRequest:
     """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
 
     `sae` is the SAE that the keys are shared with. One for received keys says which they are: its reply is written down
-    with both.
+    with both. `max_octets` is the maximum size of the reply's body, in bytes.
     """
 
     method: str
@@ -28,6 +29,7 @@ class HTTPRequest:
     json: Mapping[str, Any] | None = None
     sae: str = ""
     key_IDs: tuple[str, ...] = ()
+    max_octets: int = REPLY_MARGIN_OCTETS
 
     def as_json(self) -> dict[str, Any]:
         """All that `from_json` needs."""
@@ -38,6 +40,7 @@ class HTTPRequest:
             "json": self.json,
             "sae": self.sae,
             "key_IDs": self.key_IDs,
+            "max_octets": self.max_octets,
         }
 
     @classmethod
@@ -51,13 +54,22 @@ class HTTPRequest:
 class HTTPReply:
     """What came back: HTTP status, the body, and the seconds of Retry-After where they were given.
 
-    `kept`: it is on the disk, flushed, for whoever starts after a kill.
+    `kept`: it is on the disk, flushed, for whoever starts after a kill. `whole` False: the body was larger than the
+    request allows, and nothing of it is here.
+
+    A body that may hold keys is a bytearray, so that `wipe` can overwrite it.
     """
 
     code: int
-    body: bytes
+    body: bytes | bytearray = field(repr=False)
     retry_after: float | None = None
     kept: bool = False
+    whole: bool = True
+
+    def wipe(self) -> None:
+        """Overwrites the body, once its keys were taken out of it."""
+        if isinstance(self.body, bytearray):
+            self.body[:] = bytes(len(self.body))
 
 
 class NoAnswer(Exception):

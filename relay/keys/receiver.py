@@ -13,7 +13,7 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import structlog
 
 from relay.errors import KMEBadReply, StoreUnavailable
+from relay.keys.asked import GONE_ON, Asked, is_note
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.replies import json_body, keys_asked_for
@@ -45,17 +46,24 @@ _FRAME = struct.Struct("!II")
 class ReplySpool(Protocol):
     """Where replies are written down; see relay.store.spool."""
 
+    @property
+    def written(self) -> bool:
+        """Whether there is anything in the file."""
+
     def ready(self) -> None:
         """Takes room for the next replies. Raises StoreUnavailable."""
 
     def append(self, record: bytes) -> None:
         """Writes a record, so that it survives this process. Raises StoreUnavailable."""
 
+    def note(self, record: bytes) -> None:
+        """Writes what counts only where this process is killed. Raises StoreUnavailable."""
+
     def flush(self) -> None:
         """Waits until all records are on the disk. Raises StoreUnavailable; blocks."""
 
-    def hand_over(self) -> None:
-        """Lets go of what was written."""
+    def hand_over(self, carried: Sequence[bytes] = (), last: bytes = b"") -> None:
+        """Lets go of what was written, under a `last` note, and begins anew with the notes that are `carried`."""
 
     def close(self) -> None:
         """Lets go of the file."""
@@ -71,15 +79,16 @@ class ReceiverHere:
         self._flush = flush
         self._flushing = asyncio.Lock()
         self._appended = self._flushed = 0
+        self._under_way: dict[int, Asked] = {}
+        self._calls = count()
 
     async def send(
         self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
     ) -> HTTPReply:
         """As Receiver.send."""
-        self._spool.ready()
-        reply = await transport.send(request, within, on_sent)
-        if reply.code == 200:
-            group, interface = self._kmes[kme]
+        group, interface = self._kmes[kme]
+        reply = await self._asked(Asked(group, request.sae, request.key_IDs), transport, request, within, on_sent)
+        if reply.code == 200 and reply.whole:
             delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
                 self._spool.append(delivered.encoded())
@@ -90,6 +99,33 @@ class ReceiverHere:
             except StoreUnavailable as error:  # the keys are at hand, and the store may take them
                 log.error("received_keys_not_spooled", kme=kme, cause=str(error))
         return reply
+
+    async def _asked(
+        self, call: Asked, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+    ) -> HTTPReply:
+        """The reply to a call that is written down before: a start after a kill knows which keys were spent.
+
+        Raises NoAnswer, and StoreUnavailable where it could not be written down: not asked.
+        """
+        self._spool.ready()
+        self._spool.note(call.asked())
+        number = next(self._calls)
+        self._under_way[number] = call
+        try:
+            reply = await transport.send(request, within, on_sent)
+        except NoAnswer as error:
+            if not error.sent:
+                self._costs_no_key(call)
+            raise
+        finally:
+            del self._under_way[number]
+        if reply.code != 200:
+            self._costs_no_key(call)
+        return reply
+
+    def _costs_no_key(self, call: Asked) -> None:
+        with suppress(StoreUnavailable):  # only a kill within the next second would make something of it
+            self._spool.note(call.over())
 
     async def _on_the_disk(self, number: int) -> None:
         """So many replies are. Raises StoreUnavailable."""
@@ -112,10 +148,13 @@ class ReceiverHere:
             except StoreUnavailable as error:
                 log.error("spool_not_handed_over", cause=str(error))
             else:
-                self._spool.hand_over()
+                self._spool.hand_over([call.asked() for call in self._under_way.values()], GONE_ON)
 
     async def close(self) -> None:
         """As Receiver.close."""
+        if not self._under_way and self._spool.written:
+            with suppress(StoreUnavailable):
+                self._spool.note(GONE_ON)
         self._spool.close()
 
 
@@ -163,7 +202,7 @@ class ReceiverProcess:
             raise NoAnswer(answer["cause"], sent=answer["sent"], fault=fault, in_time=answer["in_time"])
         if answer["kept"]:
             self._kept(kme, request)
-        return HTTPReply(answer["code"], body, answer["retry_after"], answer["kept"])
+        return HTTPReply(answer["code"], body, answer["retry_after"], answer["kept"], answer["whole"])
 
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""
@@ -224,7 +263,7 @@ def _ended() -> NoAnswer:
     return NoAnswer("the key receiver has ended", sent=True, fault=KMEFault.UNREACHABLE)
 
 
-def frame(header: Mapping[str, Any], body: bytes = b"") -> bytes:
+def frame(header: Mapping[str, Any], body: bytes | bytearray = b"") -> bytes:
     """A JSON object and octets, both after their lengths (4 octets each)."""
     encoded = json.dumps(header).encode()
     return _FRAME.pack(len(encoded), len(body)) + encoded + body
@@ -249,7 +288,7 @@ class Delivered:
     interface: Interface
     master_sae: str
     key_IDs: tuple[str, ...]
-    body: bytes = field(repr=False)
+    body: bytes | bytearray = field(repr=False)
 
     def encoded(self) -> bytes:
         """One record of a key spool: what `decoded` reads."""
@@ -263,16 +302,26 @@ class Delivered:
         group, interface, master_sae, key_IDs = json.loads(asked)
         return cls(group, interface, master_sae, tuple(key_IDs), body)
 
+    @property
+    def call(self) -> Asked:
+        """What it is the reply to."""
+        return Asked(self.group, self.master_sae, self.key_IDs)
+
     def keys(self) -> dict[str, bytes]:
         """The octets by key_ID of those keys that were asked for and came."""
         try:
             if self.interface == "skip":
                 keys = [key_asked_for("", self.body, key_ID) for key_ID in self.key_IDs]
                 return {key.key_ID: key.key for key in keys}
-            found, _ = keys_asked_for(json_body("", self.body), self.key_IDs)
+            found, _ = keys_asked_for(json_body("", self.body, len(self.key_IDs)), self.key_IDs)
         except KMEBadReply:
             return {}
         return {key_ID: key.key for key_ID, key in found.items()}
+
+
+def replies_in(records: Iterable[bytes]) -> list[Delivered]:
+    """The replies among the records of a spool, without the notes. Raises ValueError as `Delivered.decoded` does."""
+    return [Delivered.decoded(record) for record in records if not is_note(record)]
 
 
 LATE_SHARE = 3

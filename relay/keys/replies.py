@@ -19,6 +19,15 @@ from relay.keys.types import Key
 
 MAX_KEY_ID_CHARS = 256
 
+MAX_REPLY_OCTETS = 32 * 1024 * 1024
+"""Maximum size of any reply, in bytes, whatever was asked for: memory is for mail."""
+REPLY_MARGIN_OCTETS, KEY_MARGIN_OCTETS = 64 * 1024, 4096
+"""Margins of a reply, in bytes: one for all of it, one for the key_ID and the extensions of each key."""
+LARGEST_KEY_BITS = 2**20
+"""Largest key that dec_keys may bring, in bits: its size stands in no request."""
+VALUES, VALUES_OF_KEY = 4096, 64
+"""Maximum number of JSON values in a reply: in all, and more for each key that was asked for."""
+
 RANDOM_OCTETS = 8
 """From this length on, octets that are all the same are taken for a fault: chance gives them once in 2^56 keys."""
 
@@ -55,10 +64,17 @@ class KeyStatus:
 _OF_A_STATUS = frozenset(field.name.lower() for field in dataclasses.fields(KeyStatus)) - {"status_extension"}
 
 
-def json_body(source: str, body: bytes) -> Any:
-    """The JSON in a reply's body; raises KMEBadReply."""
+def max_reply_octets(number: int, bits: int) -> int:
+    """Maximum size in bytes of a reply with `number` keys of `bits` each, in base64 or hexadecimal digits."""
+    return min(MAX_REPLY_OCTETS, REPLY_MARGIN_OCTETS + number * (KEY_MARGIN_OCTETS + bits // 4))
+
+
+def json_body(source: str, body: bytes | bytearray, number: int = 0) -> Any:
+    """The JSON in the body of a reply to a request for `number` keys; raises KMEBadReply."""
     try:
-        return json.loads(body)
+        return _parsed(body, number)
+    except _TooMany as error:
+        raise KMEBadReply(f"{source}: the reply {error}") from None
     except (ValueError, RecursionError):
         # Without an excerpt and without the parser's error, either of which could show a key.
         raise KMEBadReply(f"{source}: the reply is not JSON ({len(body)} octets)") from None
@@ -99,16 +115,17 @@ def status_from_reply(reply: Any) -> KeyStatus:
     )
 
 
-def keys_from_container(reply: Any, *, at_most: int, size: int | None = None) -> list[Key]:
+def keys_from_container(reply: Any, *, at_most: int, size: int | None = None, numbers: bool = False) -> list[Key]:
     """The keys of a fresh key container, each with a believable ID and `size` bits where that is given.
 
-    Raises KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a
-    key has another length; then none of them may be used.
+    IDs may be `numbers` where the KME wants them so: one that gives numbers unasked finds no key by a text. Raises
+    KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a key has another
+    length; then none of them may be used.
     """
     items = _items(reply)
     if len(items) > at_most:
         raise KMEBadReply(f"{len(items)} keys came, at most {at_most} were asked for")
-    keys = [_key(item, size) for item in items]
+    keys = [_key(item, size, numbers=numbers) for item in items]
     if len({key.key_ID for key in keys}) != len(keys):
         raise KMEBadReply("the same key_ID came twice in one reply")
     return keys
@@ -130,7 +147,7 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
     refused = 0
     for item in _items(reply):
         try:
-            key = _key(item, None)
+            key = _key(item, None, numbers=True)
         except KMEBadReply:
             refused += 1
             continue
@@ -156,10 +173,10 @@ def is_worn(octets: bytes) -> bool:
     return len(octets) >= RANDOM_OCTETS and len(set(octets)) == 1
 
 
-def count_of_keys(body: bytes) -> int | None:
-    """How many keys a reply carries that is otherwise not believed; None where even that cannot be read."""
+def count_of_keys(body: bytes | bytearray, number: int) -> int | None:
+    """How many keys a reply to a request for `number` carries that is not believed; None where that is not readable."""
     try:
-        return len(_items(json.loads(body)))
+        return len(_items(_parsed(body, number)))
     except (ValueError, RecursionError, KMEBadReply):
         return None
 
@@ -175,10 +192,12 @@ def _items(reply: Any) -> list[Any]:
     return items
 
 
-def _key(item: Any, size: int | None) -> Key:
+def _key(item: Any, size: int | None, *, numbers: bool) -> Key:
     fields = _lowered(item)
     key_ID = fields.get("key_id")
     if isinstance(key_ID, int) and not isinstance(key_ID, bool):
+        if not numbers:
+            raise KMEBadReply("a key_ID is a number: if both KMEs use numbers, set integer_key_ids at both sites")
         key_ID = str(key_ID)
     if not isinstance(key_ID, str) or not 0 < len(key_ID) <= MAX_KEY_ID_CHARS or not is_printable(key_ID):
         raise KMEBadReply(f"a key_ID is not 1 to {MAX_KEY_ID_CHARS} printable characters")
@@ -216,10 +235,10 @@ _LIKE_A_KEY = re.compile(
 """What may be the octets of a key, in base64 or hexadecimal; a UUID with its hyphens is not."""
 
 
-def text_of_error(body: bytes) -> str:
-    """What an error reply says, shortened to one line, without what may be a key; HTML and empty bodies too."""
+def text_of_error(body: bytes | bytearray, number: int = 0) -> str:
+    """What an error reply to a request for `number` keys says, in one line without what may be a key; HTML, too."""
     try:
-        reply = json.loads(body)
+        reply = _parsed(body, number)
     except (ValueError, RecursionError):
         return _excerpt(body)
     fields = {str(name).lower(): value for name, value in reply.items()} if isinstance(reply, dict) else {"msg": reply}
@@ -227,10 +246,10 @@ def text_of_error(body: bytes) -> str:
     return _one_line(" ".join(str(part) for part in parts if part)) or "no message"
 
 
-def key_IDs_in_error(body: bytes, asked: Collection[str]) -> set[str]:
+def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str]:
     """Which of the key_IDs asked for an error reply names in its `details`, as some KMEs do."""
     try:
-        reply = json.loads(body)
+        reply = _parsed(body, len(asked))
     except (ValueError, RecursionError):
         return set()
     named: set[str] = set()
@@ -245,6 +264,21 @@ def key_IDs_in_error(body: bytes, asked: Collection[str]) -> set[str]:
     return named
 
 
+class _TooMany(ValueError):
+    """The text has more JSON values than the request can have brought."""
+
+
+def _parsed(body: bytes | bytearray, number: int) -> Any:
+    """The JSON in it. Raises ValueError and RecursionError.
+
+    Values are counted by their commas before they are made: an empty object takes 3 bytes here and 64 in memory, and
+    the parser lets no other thread run.
+    """
+    if body.count(b",") > VALUES + VALUES_OF_KEY * number:
+        raise _TooMany("has more values than the keys asked for can need")
+    return json.loads(body)
+
+
 def _lowered(reply: Any) -> dict[str, Any]:
     """An object with its field names in lower case, as some KMEs send them; raises KMEBadReply."""
     if not isinstance(reply, dict):
@@ -252,7 +286,7 @@ def _lowered(reply: Any) -> dict[str, Any]:
     return {str(name).lower(): value for name, value in reply.items()}
 
 
-def _excerpt(body: bytes) -> str:
+def _excerpt(body: bytes | bytearray) -> str:
     return _one_line(body[:1000].decode("utf-8", "replace")) or "empty"
 
 

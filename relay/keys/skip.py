@@ -18,7 +18,7 @@ from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.client import KMEClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
-from relay.keys.replies import KeyStatus, is_worn, json_body
+from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, is_worn, json_body, max_reply_octets
 from relay.keys.types import Key
 
 DEFAULT_KEY_BITS = 256
@@ -47,7 +47,7 @@ class SKIPClient(KMEClient):
         """
         remote = str(slave_sae_id)
 
-        def read(body: bytes) -> KeyStatus:
+        async def read(body: bytes | bytearray) -> KeyStatus:
             said = _object(self.name, body)
             remotes = said.get("remoteSystemID")
             if said.get("key") is False or (isinstance(remotes, list) and not _serves(remotes, remote)):
@@ -75,9 +75,10 @@ class SKIPClient(KMEClient):
     async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
         """One fresh key of `size` bits, whatever `number` says. Raises KeyUnavailable."""
         remote = slave_sae_id
-        request = HTTPRequest("GET", "/key", (("remoteSystemID", remote), ("size", str(size))), sae=remote)
+        query = (("remoteSystemID", remote), ("size", str(size)))
+        request = HTTPRequest("GET", "/key", query, sae=remote, max_octets=max_reply_octets(1, size))
 
-        def read(body: bytes) -> list[Key]:
+        async def read(body: bytes | bytearray) -> list[Key]:
             try:
                 return [_key(self.name, body, size)]
             except KMEBadReply:
@@ -100,9 +101,10 @@ class SKIPClient(KMEClient):
             if not _PLAIN.fullmatch(key_ID):
                 raise KeyNotFound(f"{self.name}: {key_ID!r} is no keyId of SKIP")
             query = (("remoteSystemID", remote),)
-            request = HTTPRequest("GET", f"/key/{quote(key_ID, safe='')}", query, None, remote, (key_ID,))
+            path, most = f"/key/{quote(key_ID, safe='')}", max_reply_octets(1, LARGEST_KEY_BITS)
+            request = HTTPRequest("GET", path, query, None, remote, (key_ID,), most)
 
-            def read(body: bytes) -> dict[str, Key]:
+            async def read(body: bytes | bytearray) -> dict[str, Key]:
                 return {key_ID: key_asked_for(self.name, body, key_ID)}
 
             return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
@@ -110,7 +112,7 @@ class SKIPClient(KMEClient):
         return self._in_order(key_IDs, await self._each_by_itself(self._several(key_IDs), one))
 
 
-def key_asked_for(source: str, body: bytes, key_ID: str) -> Key:
+def key_asked_for(source: str, body: bytes | bytearray, key_ID: str) -> Key:
     """The key of a reply to /key/{keyId}; `source` is named in errors. Raises KMEBadReply."""
     key = _key(source, body)
     if key.key_ID.lower() != key_ID.lower():
@@ -118,14 +120,14 @@ def key_asked_for(source: str, body: bytes, key_ID: str) -> Key:
     return Key(key_ID, key.key)
 
 
-def _object(source: str, body: bytes) -> dict[str, Any]:
+def _object(source: str, body: bytes | bytearray) -> dict[str, Any]:
     said = json_body(source, body)
     if not isinstance(said, dict):
         raise KMEBadReply(f"{source}: the reply is not a JSON object")
     return said
 
 
-def _key(source: str, body: bytes, size: int | None = None) -> Key:
+def _key(source: str, body: bytes | bytearray, size: int | None = None) -> Key:
     said = _object(source, body)
     key_ID, octets = said.get("keyId"), said.get("key")
     if not isinstance(key_ID, str) or not 0 < len(key_ID) <= _MAX_KEY_ID_CHARS or not is_printable(key_ID):

@@ -21,9 +21,6 @@ from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.tls import ClientTLS
 
-MAX_REPLY_OCTETS = 32 * 1024 * 1024
-"""A longer reply is given up: no KME sends one, and memory is for mail."""
-
 CONNECT_TIMEOUT_S = 2.0
 """Minimum time for a connection with its TLS handshake, in seconds: one to a cloud KME takes a quarter second."""
 
@@ -87,8 +84,9 @@ class Transport:
                 trace_request_ctx=note_sent,
                 middlewares=(_once,),
             ) as reply:
-                body = await _read_bounded(reply.content)
-                return HTTPReply(reply.status, body, _retry_after(reply.headers.get("Retry-After")))
+                body = await _read_bounded(reply, request.max_octets)
+                retry_after = _retry_after(reply.headers.get("Retry-After"))
+                return HTTPReply(reply.status, body or bytearray(), retry_after, whole=body is not None)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             if not isinstance(error, TimeoutError) and (ended := self.tls.own_ended(datetime.now(UTC))):
                 # With TLS 1.3 such a KME hangs up only after the request was written, and never reads it.
@@ -171,13 +169,16 @@ async def _note_sent(_session: aiohttp.ClientSession, context: Any, _params: Any
     context.trace_request_ctx()
 
 
-async def _read_bounded(content: aiohttp.StreamReader) -> bytes:
+async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray | None:
+    """The body; None where it has more than `most` bytes. The connection is closed then, since more would come."""
+    if (reply.content_length or 0) > most:
+        return None
     body = bytearray()
-    async for chunk in content.iter_chunked(65536):
+    async for chunk in reply.content.iter_chunked(65536):
         body += chunk
-        if len(body) > MAX_REPLY_OCTETS:
-            raise ValueError(f"the reply is larger than {MAX_REPLY_OCTETS} octets")
-    return bytes(body)
+        if len(body) > most:
+            return None
+    return body
 
 
 def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:

@@ -20,7 +20,7 @@ from relay.aio import off_loop
 from relay.cms import SealedEnvelope
 from relay.config import Config
 from relay.counting import Board, metrics
-from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError
+from relay.errors import BadStructure, CannotOpen, KeyLost, KeyNotFound, MalformedMessage, RelayError
 from relay.keys import KeyReference
 from relay.keys.types import by_origin
 from relay.mail import Envelope, Mail, Recipient
@@ -38,7 +38,7 @@ from relay.store.beat import Beat
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.mail_identity import OpenedMail, recipient_name, sealed_name
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
-from relay.store.received_table import KeysUsed
+from relay.store.received_table import KeyName, KeysUsed
 
 log = structlog.get_logger(__name__)
 
@@ -166,9 +166,11 @@ class MailOpener:
                 check = partial(self._envelope, layers.config, max_hops=max_hops, any_time=any_time)
                 work = max(size, len(entity.content), ENVELOPE_COSTS * len(entity.envelope))
                 envelope, named, strangers = await off_loop(work, check, found, entity, mailboxes or ())
-            except RelayError:
+            except RelayError as error:
                 # What a right tag has shown holds, whatever is wrong inside: nothing else opens under these keys.
                 await self.deliveries.admit(found.bound)
+                if isinstance(error, KeyNotFound):
+                    await self._check_not_lost(outermost, error)
                 raise
             arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
             # On the disk before anybody gets the original: else another relay, or this one killed and started again,
@@ -197,6 +199,13 @@ class MailOpener:
             strangers=strangers,
             relay=begun.relay,
         )
+
+    async def _check_not_lost(self, outermost: Layer, error: KeyNotFound) -> None:
+        """Raises KeyLost where a key that no KME knows was asked for when all processes of a relay were killed."""
+        named = by_origin(outermost.references).items()
+        names = [KeyName(group, master, each.key_ID) for (group, master), some in named for each in some]
+        if names and await self.received.unanswered(names):
+            raise KeyLost(f"{error}: it was given away while all processes of the relay were killed") from error
 
     async def settle(self, opened: Opened, has_it: Collection[str]) -> None:
         """These mailboxes have the mail; others who were due have it not, and may try again at once.

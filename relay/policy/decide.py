@@ -40,7 +40,7 @@ class PolicySet:
     """All policy files of a directory as they were when they were read; immutable.
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain,
-    `version` is 12 hexadecimal digits that follow from all names and contents, `patterns` says how many texts and sizes
+    `version` is 40 hexadecimal digits that follow from all names and contents, `patterns` says how many texts and sizes
     the rules of all files compare with a message, `demands` are what files ask of arriving mail, each kind once.
     `site` is what counts of relay.toml. `floors` raise what any file says, `groups` are the patterns that stand for a
     name.

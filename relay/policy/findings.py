@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 from urllib.parse import unquote
 
 from relay import toml
@@ -19,6 +20,7 @@ from relay.policy.file import PolicyFile
 from relay.policy.floors import Floor
 from relay.policy.names import SUFFIX, FoldedAddress, may_be_route, printable
 from relay.policy.patterns import Glob, Groups
+from relay.policy.raising import Raising, raised
 from relay.policy.rules import When
 from relay.policy.settings import Chosen, SealingSettings, today
 from relay.policy.strength import LevelName, strongest
@@ -72,7 +74,7 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
 
 
 def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
-    """Floors that ask for levels of mail to recipients who have no peer: nothing can be sealed for them.
+    """Floors that nothing can fulfil: for recipients without a peer, for mail larger than max_size, for mail inside.
 
     A floor that says what is `impossible` is meant so.
     """
@@ -85,6 +87,46 @@ def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
             more = f" and {len(whom) - 1} more files" if len(whom) > 1 else ""
             remedy = 'say impossible = "refuse" (or "hold") if that is meant, or leave them out with not_recipient'
             what = f"nothing can fulfil this floor for recipients of {whom[0].name}{more}, who have no peer; {remedy}"
+            yield Doubt(placed.source, placed.line, 1, what)
+    yield from _floors_too_small(policies)
+    yield from _floors_for_nobody(policies)
+
+
+def _floors_too_small(policies: PolicySet) -> Iterator[Doubt]:
+    """Floors for mail that is larger than what their levels are for, by their own limits or a file's."""
+    large = [placed for placed in policies.floors if placed.when.larger_than and placed.when.levels]
+    kinds: dict[tuple[object, ...], list[PolicyFile]] = {}
+    for _, file in sorted(policies.files.items()) if large else ():
+        kinds.setdefault((file.own.levels, file.own.max_size, _seals_for_nobody(policies, file)), []).append(file)
+    for placed in large:
+        size = (placed.when.larger_than or 0) + 1
+        for files in kinds.values():
+            own = files[0].own
+            held = _without_level(raised(own, [Raising.of(placed)], size), size) and not _without_level(own, size)
+            whom = [file for file in files if held and _may_be_for(policies, cast("Floor", placed.when), file)]
+            if whom and placed.when.impossible is None and not _seals_for_nobody(policies, whom[0]):
+                more = f" and {len(whom) - 1} more files" if len(whom) > 1 else ""
+                what = (
+                    f"for recipients of {whom[0].name}{more} no level is for mail of {size} octets (max_size, here or "
+                    'there); say impossible = "refuse" (or "hold") if that is meant'
+                )
+                yield Doubt(placed.source, placed.line, 1, what)
+
+
+def _without_level(chosen: Chosen, size: int) -> bool:
+    limits = dict(chosen.max_size)
+    return all(size > limits.get(level, size) for level in chosen.levels)
+
+
+def _floors_for_nobody(policies: PolicySet) -> Iterator[Doubt]:
+    """Floors whose recipients are at our own domains, and which leave these alone."""
+    for placed in policies.floors:
+        whom = placed.when.people.get("recipient")
+        if whom is None or not isinstance(placed.when, Floor) or placed.when.inside:
+            continue
+        domains = {str(glob).rpartition("@")[2] for glob in whom.all(policies.groups)}
+        if domains <= policies.site.domains:
+            what = "its recipients are at our own domains, and a floor leaves mail inside alone; say inside = true"
             yield Doubt(placed.source, placed.line, 1, what)
 
 

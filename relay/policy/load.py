@@ -5,6 +5,7 @@ All files or none: what is read again is only what changed, and the result is as
 from __future__ import annotations
 
 import gc
+import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -236,7 +237,7 @@ class PolicyFolder:
 
     def _add(self, file: PolicyFile) -> None:
         self._files[file.name] = file
-        self._total += file.digest
+        self._total += _term(file.digest)
         self._patterns += file.policy.patterns
         self._count_demand(file, 1)
         if file.policy.groups:
@@ -261,19 +262,20 @@ class PolicyFolder:
         else:
             self._tests = read_tests(read.text, source)
         self._beside[name] = read.digest
-        self._total += read.digest
+        self._total += _term(read.digest)
 
     def _forget(self, name: str) -> None:
         self._faulty.pop(name, None)
         self._stamps.pop(name, None)
         self._naming_groups.pop(name, None)
         if name in BESIDE:
-            self._total -= self._beside.pop(name, 0)
+            if (digest := self._beside.pop(name, None)) is not None:
+                self._total -= _term(digest)
             self._floors = () if name == FLOORS_FILE else self._floors
             self._groups = {} if name == GROUPS_FILE else self._groups
             self._tests = () if name == TESTS_FILE else self._tests
         if (file := self._files.pop(name, None)) is not None:
-            self._total -= file.digest
+            self._total -= _term(file.digest)
             self._patterns -= file.policy.patterns
             self._count_demand(file, -1)
             self._let_go.append(file)
@@ -313,9 +315,22 @@ class PolicyFolder:
         yield from dict.fromkeys(chain.from_iterable(faults))
 
 
+_SUM_OCTETS = 512
+
+
+def _term(digest: int) -> int:
+    """What a file adds to the sum that the version is made of."""
+    return int.from_bytes(hashlib.shake_256(digest.to_bytes(32, "big")).digest(_SUM_OCTETS), "big")
+
+
 def _version(total: int) -> str:
-    """12 digits of the sum of all digests: after an edit it follows from the files edited alone."""
-    return (total % 2**256).to_bytes(32, "big").hex()[:12]
+    """40 digits of the sum of all files (AdHash): after an edit it follows from the files edited alone.
+
+    Nobody finds two sets of one version. With sums of 4096 bits that takes 2^128 steps, however many files there are
+    (Wagner 2002), and with versions of 160 bits 2^80.
+    """
+    octets = (total % 2 ** (8 * _SUM_OCTETS)).to_bytes(_SUM_OCTETS, "big")
+    return hashlib.sha256(octets).hexdigest()[:40]
 
 
 def _owners(peers: Mapping[str, Sequence[str]], faults: list[str]) -> dict[str, str]:

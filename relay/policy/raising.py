@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from relay.policy.kems import KEMNames, with_kems
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import Chosen, MaxSize, Otherwise, Priority
-from relay.policy.strength import LevelName, Quantum, raised_quantum, strongest
+from relay.policy.strength import LevelName, Quantum, raised_quantum, strength, strongest
 
 T = TypeVar("T")
 
@@ -67,6 +67,8 @@ def raised(base: Chosen, rules: Sequence[Raising], size: int) -> Chosen:
         quantum = raised_quantum(quantum, rule.quantum or quantum)
         kem = with_kems(kem, rule.kem) if rule.kem else kem
         priority = "normal" if rule.priority == "normal" else priority
+    if not set(kem) <= set(base.kem):
+        levels, max_size = _down_to_pqc(levels, max_size, size)
     result = replace(
         base,
         levels=levels,
@@ -106,6 +108,14 @@ def _for_size(
         listed = (*chosen, *(level for level in listed if level not in chosen))
     limits = _together(listed, lists, most)
     return listed, base.max_size if dict(limits) == {level: own[level] for level in listed if level in own} else limits
+
+
+def _down_to_pqc(levels: tuple[LevelName, ...], max_size: MaxSize, size: int) -> tuple[tuple[LevelName, ...], MaxSize]:
+    """Without the levels below pqc, where it is tried: a further KEM may not be had, and pqc without it could be."""
+    if "pqc" not in levels or size > dict(max_size).get("pqc", size):
+        return levels, max_size
+    kept = tuple(level for level in levels if strength(level) >= strength("pqc"))
+    return kept, tuple((level, limit) for level, limit in max_size if level in kept)
 
 
 def _limits(base: Chosen, rule: Raising, own: dict[LevelName, int]) -> dict[LevelName, int]:

@@ -5,7 +5,7 @@ Standard: policies/README.md; all conditions of a rule must hold, and of a list 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
@@ -61,6 +61,14 @@ class When(PeopleConditions):
     _types: tuple[Glob, ...] = PrivateAttr(())
     _names: tuple[Glob, ...] = PrivateAttr(())
 
+    @field_validator("subject_tag", "attachment_name")
+    @classmethod
+    def _can_be_seen(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        for text in texts:
+            if not plain(text):
+                raise ValueError(f"{text!r} has no character that can be seen, so that all mail would fit")
+        return texts
+
     @field_validator("header")
     @classmethod
     def _header_can_be_compared(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
@@ -81,8 +89,9 @@ class When(PeopleConditions):
             raise ValueError(f"a rule needs a condition: {', '.join(CONDITIONS)}")
         if not self.model_fields_set - {*self.conditions, *NO_CHANGE}:
             raise ValueError("a rule needs a setting that it changes, for instance levels")
-        if self.smaller_than is not None and self.larger_than is not None and self.smaller_than <= self.larger_than + 1:
-            raise ValueError("no message is larger_than and smaller_than at once; widen one of them")
+        if self.smaller_than is not None and self.smaller_than <= (self.larger_than or 0) + 1:
+            what = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
+            raise ValueError(f"no message is {what}; widen one of them")
         self._inside = not BY_ENVELOPE.issuperset(self.conditions)
         if self._inside and self.levels == ("plaintext",):
             raise ValueError(
@@ -151,14 +160,17 @@ class When(PeopleConditions):
             yield f"the subject does not have {listed(self.subject_tag or ())}"
         if self._fields and not any(_has_field(content, name, glob) for name, glob in self._fields):
             yield f"no header field is {listed(self.header or ())}"
-        if self._looks_at_parts and not content.unclear and not any(map(self._fits, content.parts)):
+        if self._looks_at_parts and not content.unclear and not self._fits_one_of(content.parts):
             yield f"no attachment is {listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
 
-    def _fits(self, part: Part) -> bool:
-        """Whether one part has the type and the name that are asked for."""
-        right_type = not self._types or any(glob.matches(part.type) for glob in self._types)
-        right_name = not self._names or any(glob.matches(name) for glob in self._names for name in part.names)
-        return right_type and right_name
+    def _fits_one_of(self, parts: Iterable[Part]) -> bool:
+        """Whether one part has both the type and the name that are asked for."""
+        types, names = self._types, self._names  # read once: a model looks its private attributes up each time
+        return any(
+            (not types or any(glob.matches(part.type) for glob in types))
+            and (not names or any(glob.matches(name) for glob in names for name in part.names))
+            for part in parts
+        )
 
 
 NO_CHANGE = ("since", "until", "reason", "inside")

@@ -8,11 +8,12 @@ each boundary that is named. A rule asks whether there is a part, and one too ma
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from relay import mime
+from relay import charsets, mime
 from relay.errors import MalformedMessage
 from relay.parameters import Structured, parse
 
@@ -35,11 +36,27 @@ _FIELD = re.compile(
     rb"((?:[^\r\n]++|(?:\r\n|\r|\n)[ \t])*+)",
     re.IGNORECASE,
 )
+_CALLED = re.compile(
+    rb"\n[^ -~\t\r\n]*+(?:content-(?:description|location)|subject)[^!-~]*+:((?:[^\r\n]++|(?:\r\n|\r|\n)[ \t])*+)",
+    re.IGNORECASE,
+)
+"""What a part without a file name is called by (MS-OXCMAIL 2.2.3.4.3), and a message by its own Subject."""
 _NO_FIELD = re.compile(rb"\n(?![\r\n]|[!-9;-~]++[ \t]*+:|[ \t]++[^ \t\r\n]|\Z)")
 """A line at which some programs see the end of the header."""
 _ODD_BLANK = re.compile(rb"\n[\x0b\x0c\x1c-\x1f\x85\xa0]")
 """A line that continues the one before for some programs only."""
 _MESSAGES = frozenset({"message/rfc822", "message/global", "message/news"})
+_CMS = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
+_CMS_NAMES = (".p7m", ".p7z")
+_ENCRYPTED = re.compile(
+    rb"0(?:[\x00-\x80]|[\x81-\x84].{1,4}?)\x06(?:\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07[\x03\x06]"
+    rb"|\x0b\x2a\x86\x48\x86\xf7\x0d\x01\x09\x10\x01\x17)",
+    re.DOTALL,
+)
+"""ContentInfo (RFC 5652, RFC 5083) of EnvelopedData, EncryptedData and AuthEnvelopedData, which need a key."""
+_CMS_HEAD_OCTETS = 200
+MAX_CALLED_OCTETS = 1000
+"""Maximum length of what a part is called by, in octets, where it has no file name."""
 _FAMILIES = frozenset({"multipart", "message"})
 _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
 """What parts that hold others may be (RFC 2045, 6.4): programs do not agree whether they decode any other."""
@@ -103,15 +120,23 @@ class _Walk:
         content_type = told.get(b"content-type", _NOTHING)
         kinds = _kinds(content_type, in_digest=in_digest)
         names = tuple(dict.fromkeys([name for field, structured in told.items() for name in _names(field, structured)]))
+        encodings = told.get(b"content-transfer-encoding", _NOTHING).values
+        if not _CMS.isdisjoint(kinds) or any(name.lower().endswith(_CMS_NAMES) for name in names):
+            self._look_into_cms(body, end, encodings)
+        if not names and depth:
+            names = tuple(_called(header))
         families = {kind.partition("/")[0] for kind in kinds}
         self.parts += [FoundPart(kind, names) for kind in kinds if names or not kind.startswith("multipart")]
-        if not families.isdisjoint(_FAMILIES):
-            encodings = told.get(b"content-transfer-encoding", _NOTHING).values
-            if "message/partial" in kinds or not _UNENCODED.issuperset(encodings):
-                raise _Unclear
+        as_it_stands = "message/partial" not in kinds and _UNENCODED.issuperset(encodings)
+        if not (as_it_stands or families.isdisjoint(_FAMILIES)):
+            raise _Unclear
         if "message" in families:
             if _NO_FIELD.search(header):
                 raise _Unclear
+            if not names:
+                inner, _ = self._header(body, end, outermost=False)
+                called = [form for name in _called(inner) for form in (name, f"{name}.eml")]
+                self.parts += [FoundPart(kind, tuple(called)) for kind in kinds if called]
             self.entity(body, end, depth + 1)
         if "multipart" in families or content_type.octets("boundary"):  # some programs go by the boundary alone
             found = self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
@@ -137,6 +162,19 @@ class _Walk:
             raise _Unclear  # it continues nothing, or for some programs only
         # Some programs end a line at a CR alone; a pattern that begins with one octet is fast.
         return header if header.count(b"\r") == header.count(b"\r\n") else header.replace(b"\r", b"\n"), body
+
+    def _look_into_cms(self, start: int, end: int, encodings: tuple[str, ...]) -> None:
+        """Mail programs show what is within signed data. Raises _Unclear unless all of it is encrypted."""
+        head = self._message[start : min(end, start + _CMS_HEAD_OCTETS)]
+        if encodings == ("base64",):
+            try:
+                head = binascii.a2b_base64(b"".join(head.split())[: _CMS_HEAD_OCTETS // 2] + b"==")
+            except binascii.Error as error:
+                raise _Unclear from error
+        elif not _UNENCODED.issuperset(encodings):
+            raise _Unclear
+        if not _ENCRYPTED.match(head):
+            raise _Unclear
 
     def _told(self, header: bytes) -> dict[bytes, Structured]:
         """The fields that say what an entity is, by name; two of one name could be read in two ways."""
@@ -210,6 +248,15 @@ def _kinds(content_type: Structured, *, in_digest: bool) -> tuple[str, ...]:
     first, _, second = content_type.values[0].partition("/")
     kinds = tuple(kind for kind in content_type.values if kind)
     return kinds if first and second else (*kinds, *default)
+
+
+def _called(header: bytes) -> Iterator[str]:
+    """What a part is called by where it has no file name: description, location, or Subject. Raises _Unclear."""
+    for match in _CALLED.finditer(header):
+        octets = match[1].replace(b"\r\n", b"").strip()
+        if len(octets) > MAX_CALLED_OCTETS:
+            raise _Unclear
+        yield from charsets.texts(octets, charsets.raw_codecs(octets))
 
 
 def _names(field: bytes, structured: Structured) -> tuple[str, ...]:

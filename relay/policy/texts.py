@@ -31,6 +31,8 @@ _OVERRIDES = re.compile("[\u202d\u202e]")
 _USUAL_NAME = re.compile(rb"[A-Za-z0-9 ,;'()\[\]{}+_.&#!~@^$=-]*+")
 """A file name that is read and saved alike by all programs, but for dots and blanks at its end."""
 _BRAILLE_BLANK = "\u2800"
+_FILLERS = re.compile("[\u115f\u1160\u3164\uffa0]")
+"""Some programs show these as blanks, and some do not show them."""
 _EIGHTEEN, _FOUR = "\ufdfa", "\ufdf2"
 MAX_EIGHTEENS = 50
 """Maximum number of the one character that NFKC makes eighteen of; more are compared as one that it makes four of."""
@@ -78,7 +80,7 @@ def _is_overridden(text: str) -> bool:
 
 
 def _forms(text: str) -> Iterator[str]:
-    """The text, and without ends of lines in it or what follows a NUL, as some programs show it."""
+    """The text, and without ends of lines in it or what follows a NUL, or with blanks for fillers, as some show it."""
     yield text
     if text.isascii() and text.isprintable():
         return
@@ -86,6 +88,8 @@ def _forms(text: str) -> Iterator[str]:
         yield _LINE_ENDS.sub("", text)
     if "\0" in text:
         yield text.partition("\0")[0]
+    if _FILLERS.search(text):
+        yield _FILLERS.sub(" ", text)
 
 
 def file_names(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tuple[set[str] | None, int]:

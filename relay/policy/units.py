@@ -19,7 +19,7 @@ def parse_duration(value: object) -> float:
     """`"4 h"`, `"30 min"`, `"2 d"` or a number of seconds, as seconds; raises ValueError."""
     seconds = 0.0
     if isinstance(value, int) and not isinstance(value, bool):
-        seconds = float(value)
+        seconds = float(min(value, 2 * MAX_HOLD_S))  # a number may be too large for a float
     elif isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})\s*(s|min|h|d)", value.strip())):
         seconds = float(match[1]) * _UNITS[match[2]]
     if not 0 < seconds <= MAX_HOLD_S:

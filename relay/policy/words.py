@@ -118,7 +118,7 @@ def _clean(tokens: Iterable[bytes | Word]) -> str | None:
             if not token.payload or not clean.fullmatch(token.payload):
                 return None
             octets = _octets(token, _USUAL)
-        if b"\0" in octets or (codec != charsets.UTF_8 and not charsets.is_ascii(octets, codec)):
+        if b"\0" in octets or b"\x1b" in octets or (codec != charsets.UTF_8 and not charsets.is_ascii(octets, codec)):
             return None
         try:
             pieces.append(octets.decode(charsets.UTF_8))
@@ -159,7 +159,7 @@ def _lenient(octets: bytes) -> Iterator[tuple[int, int, Word]]:
 
 
 def _word(label: bytes, encoding: bytes, payload: bytes) -> Word:
-    codecs = charsets.codecs_of(label.decode("ascii", "replace"))
+    codecs = charsets.codecs_of_word(label.decode("ascii", "replace"))
     if codecs is None:
         raise _UnknownCharset
     return Word(codecs, encoding.decode().upper(), payload)
@@ -200,7 +200,7 @@ def _choices(tokens: Sequence[bytes | Word], raw: tuple[str, ...]) -> tuple[int,
 
 def _different(octets: bytes, codecs: tuple[str, ...]) -> Collection[str]:
     """Those of the codecs that make different texts of the octets."""
-    if len(codecs) == 1 or charsets.is_ascii(octets, codecs[0]):
+    if len(codecs) == 1 or all(charsets.is_ascii(octets, codec) for codec in codecs):
         return codecs[:1]
     return {charsets.decode(octets, codec): codec for codec in reversed(codecs)}.values()
 

@@ -5,6 +5,7 @@ The reasons, each a word that people and programs read:
 
     expired          no KME knows its key, and has not for `hold_for`: it never came, or its time was over
     destroyed        its key was here, was used, and was destroyed: a copy, or mail that is too late
+    key-lost         its key was on its way here when all processes of the relay were killed: nobody has it
     wrong-site       sealed by a site that is not configured here, or for one that we are not
     tampered         its tag or signature does not match, or the signature is by the wrong site
     unknown-format   it announces itself as sealed and is not the CMS that we accept
@@ -24,6 +25,7 @@ from relay.errors import (
     BadTag,
     CannotOpen,
     KeyDestroyed,
+    KeyLost,
     KeyNotFound,
     KeyUsed,
     NotAccepted,
@@ -38,6 +40,7 @@ from relay.errors import (
 _REASONS: dict[str, tuple[tuple[type[CannotOpen | KeyNotFound], ...], str]] = {
     "expired": ((KeyNotFound,), "The key that opens it did not arrive here in time."),
     "destroyed": ((KeyDestroyed,), "The key that opens it was used before, and was destroyed."),
+    "key-lost": ((KeyLost,), "The key that opens it was lost on its way here."),
     "wrong-site": ((UnknownPeer, NotForUs), "It was sealed for another site, or by one that is not known here."),
     "tampered": ((BadTag, BadSignature), "It was changed on its way, or its signature is not right."),
     "unknown-format": ((), "It is not sealed in a way that is known here."),

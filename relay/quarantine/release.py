@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
+from relay import mime
+from relay.aio import off_loop
 from relay.audit.entries import Event, LedgerEntry
 from relay.audit.writing import Audit
 from relay.errors import CannotOpen, DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
@@ -19,6 +21,8 @@ from relay.forward import NextHop, NextHopResult
 from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Originals
+from relay.quarantine.triage import identity, let_out_name
+from relay.store.mail_identity import recipient_name
 from relay.store.quarantine import Quarantine
 from relay.store.quarantine_table import Kept
 
@@ -64,6 +68,8 @@ class Release:
             try:
                 # Before it leaves: nobody gets a mail out of quarantine without a record of who decided that.
                 await self._record("released", kept, leaving.mail.envelope, leaving.protection, leaving.peer)
+                if leaving.protection == "unopened":
+                    await self._let_out(leaving.mail)
                 handed = await self.next_hop.deliver(leaving.mail)
                 accepted = _accepted(leaving.mail, handed)
             finally:
@@ -72,6 +78,15 @@ class Release:
                     await self.originals.opener.settle(leaving.opened, [Recipient(each).mailbox for each in accepted])
         over = await self._delivered(kept, accepted + _served(leaving.opened, to))
         return Released(leaving.mail.envelope.recipients, handed.outcomes, over)
+
+    async def _let_out(self, mail: Mail) -> None:
+        """Noted before it leaves: the mail server may show it to this relay once more, which would put it aside again.
+
+        Raises StoreUnavailable.
+        """
+        name = let_out_name(await off_loop(mime.work(mail.message), identity, mail))
+        who = [recipient_name(name, mailbox) for mailbox in mail.envelope.mailboxes]
+        await self.originals.opener.deliveries.remember(name, who)
 
     async def drop(self, kept: Kept) -> None:
         """Destroys the message for all who wait for it. Raises StoreUnavailable, and TryLater as `release` does."""

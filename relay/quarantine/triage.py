@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ from relay import mime
 from relay.aio import off_loop
 from relay.config import Config, SiteSettings
 from relay.counting import Board, metrics
-from relay.errors import BadStructure, CannotOpen, KeyNotFound, PolicyRefuses, QuarantineFull
+from relay.errors import BadStructure, CannotOpen, KeyNotFound, PolicyRefuses, QuarantineFull, StoreUnavailable
 from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient, domain_of
 from relay.policy.names import printable
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 SHARES = 2
 """One party (a peer, or all who are no peer together) may take one part of so many, so that nobody takes all."""
 MAX_CAUSE = 1000
-TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "outside-window"})
+TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "key-lost", "outside-window"})
 """What was sealed as it should be, and came when nobody could open it any more."""
 PATIENCE_S = 10.0
 """Seconds for all notices about one arrival; the mail's own reply waits for them."""
@@ -101,9 +102,12 @@ class Triage:
 
     async def refresh(self) -> None:
         """Brings the gauges up to date, and forgets mail that waited for its key long ago."""
-        _show(self.board, await self.store.quarantine.totals())
+        await self._show()
         self.board.set(metrics.QUARANTINE_LIMIT, to=self.config.quarantine.max_size)
         await self.store.first_seen.expire()
+
+    async def _show(self) -> None:
+        _show(self.board, await self.store.quarantine.totals(), self.known().peers)
 
     async def _may_still_come(self, key: bytes) -> bool:
         """Whether the key of this mail may only be late; of one in quarantine that was decided before."""
@@ -120,6 +124,9 @@ class Triage:
             log.error("quarantine_full", reason=reason, cause=f"{error}; see `qumail-relay quarantine list`")
             raise
         self.board.add(metrics.QUARANTINE_PUT, reason, "no" if put.new else "yes")
+        if put.new:
+            with suppress(StoreUnavailable):  # it is put aside, whoever hears of that
+                await self._show()
         # Its sender has heard 250, and a recipient has not got it: nobody else will notice.
         report = log.error if reason in TOO_LATE and put.recipients else log.warning
         report(
@@ -153,6 +160,11 @@ def identity(mail: Mail) -> bytes:
     digest = hashlib.sha256(kind + b"\0")
     digest.update(content)
     return digest.digest()
+
+
+def let_out_name(mail: bytes) -> bytes:
+    """What the store calls the mail with this identity where it notes who has it sealed, as it came."""
+    return hashlib.sha256(b"let out\0" + mail).digest()
 
 
 def _cause(cause: object) -> str:
@@ -216,8 +228,12 @@ class Notices:
         return Mail(envelope, message.as_bytes())
 
 
-def _show(board: Board, totals: Mapping[str, Total]) -> None:
-    """What is there."""
-    for reason in REASONS:
-        board.set(metrics.QUARANTINE_MESSAGES, reason, to=totals.get(reason, Total()).number)
+def _show(board: Board, totals: Mapping[tuple[str, str], Total], peers: Iterable[str]) -> None:
+    """What is there, of each peer and of everybody else, to whom a peer of before belongs."""
+    known = {"", *peers}
+    numbers = Counter({(reason, peer): 0 for reason in REASONS for peer in known})
+    for (reason, party), total in totals.items():
+        numbers[reason, party if party in known else ""] += total.number
+    for labels, number in numbers.items():
+        board.set(metrics.QUARANTINE_MESSAGES, *labels, to=number)
     board.set(metrics.QUARANTINE_BYTES, to=sum(total.octets for total in totals.values()))

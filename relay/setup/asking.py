@@ -20,11 +20,12 @@ class Asker:
     """Asks a person, or takes the default where nobody is to be asked (`--yes`)."""
 
     def __init__(self, *, ask: bool) -> None:
-        self._ask = ask
+        """`asks` says whether somebody is asked."""
+        self.asks = ask
 
     def ask(self, why: str, question: str, default: str | None, read: Callable[[str], object] = str) -> str:
         """The answer, asked again until `read` takes it. Raises UsageError where nobody is asked, without a default."""
-        if not self._ask:
+        if not self.asks:
             if default is None:
                 raise click.UsageError(f"--yes needs an answer by a flag: {question}")
             return default
@@ -49,9 +50,10 @@ class Asker:
 
     def confirm(self, why: str, question: str, *, unasked: bool) -> bool:
         """Yes or no; `unasked` where nobody is asked."""
-        if not self._ask:
+        if not self.asks:
             return unasked
-        click.echo(f"\n{filled(why)}")
+        if why:
+            click.echo(f"\n{filled(why)}")
         return bool(click.confirm(question, default=False))
 
 

@@ -4,6 +4,7 @@ What `identity accept` and `setup` do alike, so that two sites which do it end u
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 
 from relay.config import Config
@@ -46,14 +47,15 @@ def take_in(
     name: str | None = None,
     replace: bool = False,
     levels: tuple[str, ...] = (),
+    confirmed: Collection[str],
     user: User | None = None,
 ) -> tuple[Import, list[Written]]:
-    """Pins it and writes policies, which the relay can read. Raises ConfigError.
+    """Pins it and writes policies, which the relay can read. Raises ConfigError, also for a domain not `confirmed`.
 
     Root pins it as `user`, whom the relay runs as, and writes policies as the owner of their directory.
     """
     with acting_as(user):
-        found = pin(config, document, name=name, replace=replace, now=datetime.now(UTC))
+        found = pin(config, document, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))
     owner = Owner(user.uid, user.gid) if user is not None else Owner.myself()
     chosen = levels or usual_levels(config, found.peer)
     return found, write_peer_policies(config.policies.directory, found.peer.domains, chosen, owner)

@@ -31,7 +31,7 @@ async def rehearse(config: Config) -> list[Result]:
             results = [_inside(own, await _sealed(parts, own, own))]
             for name, peer in parts.config.peers.items():
                 domain = peer.domains[0]
-                results.append(_to_peer(name, domain, await _sealed(parts, own, domain)))
+                results.append(_to_peer(name, domain, await _sealed(parts, own, domain), config.all_in_clear))
             return results
 
 
@@ -61,12 +61,12 @@ def _inside(domain: str, found: SealedCopy | RelayError) -> Result:
     return domain, f"goes on as policy says: {found.protection}", ""
 
 
-def _to_peer(name: str, domain: str, found: SealedCopy | RelayError) -> Result:
+def _to_peer(name: str, domain: str, found: SealedCopy | RelayError, all_in_clear: str) -> Result:
     to = f"{domain} (peer {name})"
     if isinstance(found, RelayError):
         return to, "", str(found)
-    if found.in_clear:
-        return to, "", f"would leave IN CLEAR: {found.policy}"
+    if found.in_clear or all_in_clear:
+        return to, "", f"would leave IN CLEAR: {all_in_clear or found.policy}"
     check_sealed(found.message, found.protection)
     bits = f", {found.quantum_bits} bits of quantum key" if found.quantum_bits else ", no quantum key"
     return to, f"sealed: {found.protection}{bits}", ""

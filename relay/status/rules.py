@@ -121,6 +121,17 @@ def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"{put:.0f} mails were put in quarantine of late, and {held:.0f} times one was held for its key"
 
 
+def _mail_put_aside(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (reason, peer), number in sight.gauges(metrics.QUARANTINE_MESSAGES).items():
+        if peer and number:
+            yield f"{peer} {reason}", f"{number:.0f} mails from peer {peer} are in quarantine ({reason})"
+
+
+def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if cause := sight.watched.config.all_in_clear:
+        yield "", cause
+
+
 def _quarantine_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     taken, limit = (
         max(sight.gauges(each).values(), default=math.nan)
@@ -225,9 +236,11 @@ RULES: dict[str, Rule] = {
     "store_unwritable": _store_unwritable,
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,
+    "mail_put_aside": _mail_put_aside,
     "quarantine_grows": _quarantine_grows,
     "quarantine_full": _quarantine_full,
     "clear_text": _clear_text,
+    "shadow_mode": _shadow_mode,
     "tripwire": _tripwire,
     "policy_broken": _policy_broken,
     "next_hop_away": _next_hop_away,

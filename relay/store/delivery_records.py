@@ -25,7 +25,7 @@ from sqlalchemy import Connection, delete, func, select
 
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable
 from relay.store.claims import Claims, ClaimsTransaction
-from relay.store.database import Database, to_its_end
+from relay.store.database import Database, batches, to_its_end
 from relay.store.delivery_tables import all_known, copy_rows, opened_rows, recipient_rows
 from relay.store.delivery_tries import KEEP_FOR_S, Beginning, Begun, Settlement, Tries, WaitingCopy
 from relay.store.group_commit import GroupCommit
@@ -104,6 +104,11 @@ class DeliveryRecords:
     def alone(self) -> bool:
         """Whether no other process begins tries in this store."""
         return self._neighbours is None and self._database.is_sqlite
+
+    @property
+    def lingers(self) -> bool:
+        """Whether other relays begin tries in this store, who know of a try by its claims alone."""
+        return not self._database.is_sqlite
 
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
@@ -235,6 +240,23 @@ class DeliveryRecords:
             outcome.replaced = names.values()
         if outcome.delivered or outcome.waiting or outcome.claims or outcome.replaced:
             await self._write(outcome)
+
+    async def all_have(self, mail: bytes, mailboxes: Iterable[str]) -> bool:
+        """Whether it was remembered, by this or another process, that all of these have it. Raises StoreUnavailable."""
+        names = {recipient_name(mail, mailbox) for mailbox in mailboxes}
+
+        def number(connection: Connection) -> int:
+            here = (recipient_rows.c.recipient.in_(some) for some in batches(list(names)))
+            return sum(
+                int(connection.scalar(select(func.count()).where(each, recipient_rows.c.copy.is_(None))) or 0)
+                for each in here
+            )
+
+        return await self._database.reading(number) == len(names)
+
+    async def forget(self, mail: bytes, mailboxes: Iterable[str]) -> None:
+        """Nothing needs to be known of these any more; what waits for others stays. Raises StoreUnavailable."""
+        await self._write(Settlement(mail, replaced=[recipient_name(mail, mailbox) for mailbox in mailboxes]))
 
     async def settle_opened(
         self,

@@ -176,15 +176,11 @@ class Quarantine:
         await self._database.write(*gone)
         await self._database.scrub()
 
-    async def totals(self) -> dict[str, Total]:
-        """How much there is, by reason. Raises StoreUnavailable."""
-        query = select(messages.c.reason, func.count(), func.sum(messages.c.octets)).group_by(messages.c.reason)
-        return {reason: Total(int(number), int(octets)) for reason, number, octets in await self._database.rows(query)}
-
-    async def parties(self) -> dict[str, int]:
-        """How many octets each party has here. Raises StoreUnavailable."""
-        query = select(messages.c.party, func.sum(messages.c.octets)).group_by(messages.c.party)
-        return {party: int(octets) for party, octets in await self._database.rows(query)}
+    async def totals(self) -> dict[tuple[str, str], Total]:
+        """How much there is, by reason and party. Raises StoreUnavailable."""
+        by = (messages.c.reason, messages.c.party)
+        rows = await self._database.rows(select(*by, func.count(), func.sum(messages.c.octets)).group_by(*by))
+        return {(reason, party): Total(int(number), int(octets)) for reason, party, number, octets in rows}
 
     def _row(self, mail: bytes, arrival: Arrival) -> dict[str, Any]:
         name, facts = secrets.token_hex(6), facts_of(arrival)

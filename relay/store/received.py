@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from relay.store.received_table import (
     place,
 )
 from relay.store.secret import SiteSecret
+from relay.store.unanswered import UnansweredKeys
 
 OTP_KEEP_FOR_S = 900.0
 """Seconds that a key of level otp is kept once all whom its mail names have it: retries of one delivery, no more."""
@@ -86,6 +87,7 @@ class ReceivedKeys:
         self._new = InsertNew(keys.c.place, database.insert(keys).on_conflict_do_nothing().returning(keys.c.place))
         self._store_together = GroupCommit(self._store_all)
         self._look_together = GroupCommit(self._look_all)
+        self._unanswered = UnansweredKeys(database)
         self._spooled: set[KeyName] = set()
         self._fresh: dict[bytes, FreshKey] = {}
         self._written: set[KeyName] = set()
@@ -131,6 +133,14 @@ class ReceivedKeys:
         await self._store_together(put)
         if put.troubles:
             raise put.troubles[0]
+
+    async def note_unanswered(self, names: Collection[KeyName]) -> None:
+        """These were asked for by processes that were killed before they read the answer. Raises StoreUnavailable."""
+        await self._unanswered.note(names, self._clock())
+
+    async def unanswered(self, names: Collection[KeyName]) -> bool:
+        """Whether one of these was asked for so: where no KME knows it, it is gone. Raises StoreUnavailable."""
+        return await self._unanswered.any_of(names)
 
     def fresh(self, places: Iterable[bytes]) -> dict[bytes, FreshKey]:
         """Those that are on the disk, but have no row yet."""
@@ -189,6 +199,7 @@ class ReceivedKeys:
         if destroyed:
             await self._database.scrub()
         await self._database.write(delete(keys).where(keys.c.destroyed_at <= now - TOMBSTONE_KEEP_FOR_S))
+        await self._unanswered.forget(now)
         return destroyed
 
     async def counts(self) -> dict[tuple[str, str], Counts]:

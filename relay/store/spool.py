@@ -48,6 +48,7 @@ class Spool:
         self._file = -1
         self._end = 0
         self._room = 0
+        self._has_records = False
         self._in_directory = False
 
     @property
@@ -76,25 +77,37 @@ class Spool:
             os.close(file)
             raise
         self._path, self._file, self._end, self._room = path, file, 0, 2 * ROOM_OCTETS
-        self._in_directory = False
+        self._has_records = self._in_directory = False
 
     def append(self, record: bytes) -> None:
         """Writes the record: once this has returned, it survives this process, not yet a power failure.
 
         There is no await in here: between what happened and its record nothing else may. Raises StoreUnavailable.
         """
+        self.note(record)
+        self._has_records = True
+
+    def note(self, record: bytes) -> None:
+        """Writes a record that only counts where this process is killed: it alone is no reason for a new file.
+
+        Raises StoreUnavailable.
+        """
         self.ready()
+        self._end += self._write(self._file, self._end, record)
+
+    def _write(self, file: int, end: int, record: bytes) -> int:
+        """How many octets it has there. Raises StoreUnavailable."""
         sealed = self._secret.seal(record, _context(self._directory))
         row = sealed.secret_id.encode() + sealed.data
         row = len(row).to_bytes(_LENGTH_OCTETS, "big") + row
         try:
             written = 0
             while written < len(row):
-                written += os.pwrite(self._file, row[written:], self._end + written)
+                written += os.pwrite(file, row[written:], end + written)
         except OSError as error:
             # The next record goes to the same place: what is there now has no right tag.
             raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
-        self._end += len(row)
+        return len(row)
 
     def flush(self) -> None:
         """Waits until what was written is on the disk. Raises StoreUnavailable; blocks.
@@ -109,19 +122,28 @@ class Spool:
         except OSError as error:
             raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
 
-    def hand_over(self) -> None:
-        """Lets go of the file, where anything was written: whoever takes over finds it, and removes it.
+    def hand_over(self, carried: Sequence[bytes] = (), last: bytes = b"") -> None:
+        """Lets go of the file, where there is more than notes in it: whoever takes over finds it, and removes it.
 
-        Not without another one: the room in this one may be needed for a reply that is on its way.
+        Not without another one: the room in this one may be needed for a reply that is on its way. The notes that are
+        `carried` go into the new file, and then the `last` one into the old file.
         """
-        if not self._end:
+        if not self._has_records and self._end < ROOM_OCTETS:
             return
-        before = self._file
+        before, end = self._file, self._end
         try:
             self._begin()
         except OSError as error:
             log.error("spool_not_handed_over", directory=str(self._directory), cause=str(error))
-        else:
+            return
+        try:
+            for each in carried:
+                self.note(each)
+            if last:
+                self._write(before, end, last)
+        except StoreUnavailable as error:
+            log.error("spool_not_handed_over", directory=str(self._directory), cause=str(error))
+        finally:
             os.close(before)
 
     def discard(self) -> None:

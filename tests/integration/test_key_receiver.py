@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay import app
+from relay import app, assembly
 from relay.config import TCPAddress
 from relay.keys import Key
 from relay.keys.receiver import Delivered
@@ -142,6 +142,74 @@ async def test_a_relay_that_is_killed_while_its_key_is_on_the_way_opens_the_mail
         await relay.process.wait()
         await asyncio.gather(sending, return_exceptions=True)
     to_kme.let_answers_go()
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, sealed)
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def reasons(site: Site) -> list[str]:
+    """Why there is something in quarantine."""
+    async with assembly.parts(site.config, prefetch=False) as parts:
+        return [each.reason for each in await parts.store.quarantine.all()]
+
+
+async def test_where_all_processes_are_killed_while_a_key_is_on_the_way_its_mail_is_put_aside_at_once(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, several: list[bytes], sink: Sink
+) -> None:
+    """As `systemctl kill --signal=KILL` does. The key is spent: to wait for it for days would help nobody."""
+    holding = iter([to_kme.hold_answers])
+    given = when_given(kmes, lambda: next(holding, lambda: None)())
+    async with relay_process(bob) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], several[0]))
+        await given.get()
+        os.kill(key_receiver(relay), signal.SIGKILL)
+        relay.kill()
+        await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    to_kme.let_answers_go()
+    async with relay_process(bob) as relay:
+        await opened_in_the_end(relay, several[0])
+        assert "keys_lost_on_the_way" in relay.log
+        # Whatever was not asked for then is as good as ever, and no key that is only late is taken for lost.
+        await opened_in_the_end(relay, several[1])
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+    assert await reasons(bob) == ["key-lost"]
+
+
+async def test_a_key_that_was_asked_for_in_vain_before_all_processes_were_killed_is_waited_for(
+    bob: Site, kmes: DevelopmentKMEs, several: list[bytes], sink: Sink
+) -> None:
+    """The KME has said that it does not know it: it is late, and not spent."""
+    link = dict(kmes.link.waiting)
+    kmes.link.waiting.clear()
+    async with relay_process(bob) as relay:
+        assert (await submit(relay.addresses["incoming"], several[0])).code == 451
+        os.kill(key_receiver(relay), signal.SIGKILL)
+        relay.kill()
+        await relay.process.wait()
+    async with relay_process(bob) as relay:
+        assert (await submit(relay.addresses["incoming"], several[0])).code == 451
+        kmes.link.waiting.update(link)
+        await opened_in_the_end(relay, several[0])
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+
+
+async def test_a_key_that_its_kme_gives_again_after_all_processes_were_killed_opens_its_mail(
+    bob: Site, kmes: DevelopmentKMEs, to_kme: Wire, sealed: bytes, sink: Sink
+) -> None:
+    """It was asked for, and the KME did not hear that, or does not mind."""
+    link = dict(kmes.link.waiting)
+    holding = iter([to_kme.hold_answers])
+    given = when_given(kmes, lambda: next(holding, lambda: None)())
+    async with relay_process(bob) as relay:
+        sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
+        await given.get()
+        os.kill(key_receiver(relay), signal.SIGKILL)
+        relay.kill()
+        await relay.process.wait()
+        await asyncio.gather(sending, return_exceptions=True)
+    to_kme.let_answers_go()
+    kmes.link.take_back(link)
     async with relay_process(bob) as relay:
         await opened_in_the_end(relay, sealed)
     assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]

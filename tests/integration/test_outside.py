@@ -243,6 +243,9 @@ class Server:
         self.got.append(mail)
         return (None,) * len(mail.envelope.recipients)
 
+    def heard(self, mail: Mail) -> None:
+        """Nothing is forgotten here."""
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """Nobody leaves early."""
 

@@ -116,6 +116,9 @@ class Milter:
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
         """Their transaction is over."""
 
+    def heard(self, mail: Mail) -> None:
+        """Nothing is forgotten here."""
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """It has told its client itself."""
 

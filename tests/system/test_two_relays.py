@@ -25,7 +25,7 @@ from tests.integration.store.conftest import server as server  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
-from tests.testlib.submit import Reply, submit, talking
+from tests.testlib.submit import Reply, submit, submit_lmtp, talking
 from tests.testlib.wire import Wire
 
 BEN, BEA, PRESS = "ben@bob.example", "bea@bob.example", "press@open.example"
@@ -33,6 +33,19 @@ SHORT_LEASES = """
 from relay.store import claims
 claims.LEASE_S, claims.RENEW_S, claims.PATIENCE_S, claims.MARGIN_S = 2.5, 0.2, 1.0, 0.3
 """
+LATE_ANSWERS = """
+import asyncio, pathlib
+from relay.entry.smtp.session import SMTPSession
+answer = SMTPSession._answer
+
+async def late(self, *what):
+    if pathlib.Path({file!r}).exists():
+        await asyncio.sleep(0.5)
+    await answer(self, *what)
+
+SMTPSession._answer = late
+"""
+"""As a busy event loop has it, while there is this file."""
 
 
 @pytest.fixture
@@ -45,13 +58,15 @@ async def kmes(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
 
 @dataclass
 class Relays:
-    """Alice's two; the first one reaches the database by `to_store`, both hand on to `wire`."""
+    """Alice's two, both handing on to `wire`; the first one reaches the database by `to_store`, and answers late where
+    there is a file `answers_late`."""
 
     one: RelayProcess
     two: RelayProcess
     to_store: Wire
     wire: Sink
-    direction: str = "outgoing"
+    direction: str
+    answers_late: Path
 
     async def send(self, relay: RelayProcess, *recipients: str, message: bytes = mails.plain()) -> Reply:
         """One try of a mail server."""
@@ -88,11 +103,15 @@ async def relays(
         urls = {one: f"postgresql://relay@{to_store.address}/postgres", two: server.url()}
         for site, url in urls.items():
             text = site.config_file.read_text()
-            site.config_file.write_text(text.replace('database = "relay.db"', f'database = "{url}"'))
+            text = text.replace('database = "relay.db"', f'database = "{url}"')
+            site.config_file.write_text(text.replace("[outgoing]", '[outgoing]\nlmtp = "127.0.0.1:0"', 1))
+        answers_late = tmp_path / "answers are late"
+        late = LATE_ANSWERS.format(file=str(answers_late))
         first, second = [
-            await stack.enter_async_context(relay_process(site, before=SHORT_LEASES)) for site in (one, two)
+            await stack.enter_async_context(relay_process(site, before=before))
+            for site, before in ((one, SHORT_LEASES + late), (two, SHORT_LEASES))
         ]
-        yield Relays(first, second, to_store, wire, request.param)
+        yield Relays(first, second, to_store, wire, request.param, answers_late)
 
 
 def issued(kmes: DevelopmentKMEs) -> float:
@@ -139,6 +158,71 @@ async def test_a_client_that_left_one_relay_hears_from_the_other_what_became_of_
     relays.wire.gate.set()
     await relays.until_sent(relays.two)
     assert relays.delivered == {BEN: 1}
+
+
+async def test_a_client_that_gave_up_while_one_recipient_was_late_gets_nothing_twice_at_the_other_relay(
+    relays: Relays,
+) -> None:
+    """That it has gone is only noticed when it is answered; until then nothing of its mail may be forgotten."""
+    relays.answers_late.touch()
+    relays.wire.gate = asyncio.Event()
+    leaving = asyncio.create_task(relays.send(relays.one, BEN, PRESS))
+    await relays.wire.reached.wait()
+    leaving.cancel()
+    relays.wire.gate.set()
+    await relays.until_sent(relays.two, BEN, PRESS)
+    async with asyncio.timeout(30):
+        while "client_gone_before_the_answer" not in relays.one.log:
+            await asyncio.sleep(0.02)
+    assert relays.delivered == {BEN: 1, PRESS: 1}
+
+
+async def test_a_client_that_gave_up_before_it_heard_of_each_recipient_repeats_none_at_the_other_relay(
+    relays: Relays,
+) -> None:
+    relays.answers_late.touch()
+    relays.wire.gate, relays.wire.on_rcpt = asyncio.Event(), {BEN: "451 4.2.0 busy"}
+    async with talking(relays.one.addresses["outgoing_lmtp"]) as talk:
+        await talk.begin(BEN, PRESS, hello="LHLO")
+        await talk.send(b"".join(stuffed(mails.plain())))
+        await relays.wire.reached.wait()
+    relays.wire.gate.set()
+    async with asyncio.timeout(30):
+        while sum(relays.delivered.values()) < 1:
+            await asyncio.sleep(0.01)
+    relays.wire.on_rcpt = {}
+    async with asyncio.timeout(30):
+        while not all(
+            each.code == 250
+            for each in await submit_lmtp(relays.two.addresses["outgoing_lmtp"], mails.plain(), recipients=[BEN, PRESS])
+        ):
+            await asyncio.sleep(0.05)
+    assert relays.delivered == {BEN: 1, PRESS: 1}
+
+
+async def test_a_client_that_gave_up_while_the_database_stalled_and_was_served_by_the_other_relay_gets_nothing_twice(
+    relays: Relays,
+) -> None:
+    """The first relay begins when the other one is done, and its client has not been gone for long."""
+    relays.to_store.hold_answers()
+    leaving = asyncio.create_task(relays.send(relays.one, BEN, PRESS))
+    await relays.to_store.holding()
+    await asyncio.sleep(0.2)  # the mail is there, too
+    leaving.cancel()
+    await relays.until_sent(relays.two, BEN, PRESS)
+    relays.to_store.let_answers_go()
+    relays.to_store.let_new_answers_go()
+    async with asyncio.timeout(30):
+        while not any(each in relays.one.log for each in ("mail_not_accepted", "client_gone_before_the_answer")):
+            await asyncio.sleep(0.02)
+    assert relays.delivered == {BEN: 1, PRESS: 1}
+
+
+async def test_the_same_octets_sent_anew_are_another_mail_at_once(relays: Relays) -> None:
+    for _ in range(2):
+        assert (await relays.send(relays.one, BEN, PRESS)).code == 250
+    await relays.until_sent(relays.two, BEN, PRESS)
+    assert relays.delivered == {BEN: 3, PRESS: 3}
 
 
 async def test_where_a_relay_is_killed_the_other_one_delivers_when_its_lease_is_over(relays: Relays) -> None:

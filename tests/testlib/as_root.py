@@ -6,6 +6,7 @@ Standard: each command is a process of its own, forked from one that has loaded 
 
 from __future__ import annotations
 
+import argparse
 import atexit
 import ctypes
 import dataclasses
@@ -317,4 +318,9 @@ def _adversary(steps: Sequence[Sequence[str]], uid: int) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        prog="python -m tests.testlib.as_root",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     main()

@@ -54,6 +54,7 @@ class Outcome:
     quantum: str = "off"
     kem: frozenset[str] = frozenset()
     peer: str | None = None
+    priority: str = "normal"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Contribution:
     limits: dict[str, int] | None
     quantum: str | None = None
     kem: frozenset[str] = frozenset()
+    priority: str | None = None
 
 
 @dataclass
@@ -107,10 +109,11 @@ class Policies:
                 return Outcome()
         levels, said = self._levels(file, mail)
         if levels == ["plaintext"]:
-            return Outcome() if said.quantum == "required" else Outcome(("plaintext",), said.quantum or "", said.kem)
+            clear = Outcome(("plaintext",), said.quantum or "", said.kem, None, said.priority or "")
+            return Outcome() if said.quantum == "required" else clear
         if not levels or peer is None:
             return Outcome()
-        return Outcome(tuple(levels), said.quantum or "off", said.kem, peer)
+        return Outcome(tuple(levels), said.quantum or "off", said.kem, peer, said.priority or "")
 
     # --- which file -------------------------------------------------------------------------------------------------
 
@@ -159,11 +162,16 @@ class Policies:
                 raising.append(raises(rule))
             elif fit == MAYBE:
                 would = over(own, rule)
-                raising.append(Contribution(would["levels"], would["max_size"], would["quantum"], would["kem"]))
+                raising.append(
+                    Contribution(would["levels"], would["max_size"], would["quantum"], would["kem"], would["priority"])
+                )
             elif not instead:
                 base, instead = over(own, rule), True
         size = 0 if by_envelope else mail.octets - mail.hidden
-        return self._raised(base, raising, size, bounce=not mail.sender and not by_envelope)
+        levels, said = self._raised(base, raising, size, bounce=not mail.sender and not by_envelope)
+        normal = mail.sender and "normal" in (base["priority"], *(each.priority for each in raising))
+        said.priority = "normal" if normal else "low"
+        return levels, said
 
     def _raised(
         self, base: dict[str, Any], raising: Sequence[Contribution], size: int, *, bounce: bool
@@ -184,6 +192,8 @@ class Policies:
             levels = [level for level in levels if level != "otp"]
         quantum = max([base["quantum"], *(each.quantum or "off" for each in raising)], key=QUANTA.index)
         kem = base["kem"].union(*(each.kem for each in raising))
+        if kem > base["kem"] and "pqc" in levels:
+            levels = [level for level in levels if STRENGTH[level] >= STRENGTH["pqc"]]
         return levels, Contribution(None, None, quantum, kem)
 
     def _fit(self, rule: Mapping[str, Any], mail: Mail, *, by_envelope: bool) -> int:
@@ -282,15 +292,17 @@ def conditions(rule: Mapping[str, Any]) -> set[str]:
 
 def over(settings: Mapping[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with others put over them."""
-    base = {"quantum": "preferred", "kem": frozenset({"ml-kem-1024"}), "max_size": {}} | dict(settings)
+    base = {"quantum": "preferred", "kem": frozenset({"ml-kem-1024"}), "max_size": {}, "priority": "normal"}
+    base |= dict(settings)
     if "levels" in said:
         base["levels"] = named(said["levels"])
     if "max_size" in said:
         base["max_size"] = sizes(said["max_size"])
     if "kem" in said:
         base["kem"] = frozenset(listed(said["kem"]))
-    if "quantum" in said:
-        base["quantum"] = said["quantum"]
+    for name in ("quantum", "priority"):
+        if name in said:
+            base[name] = said[name]
     return base
 
 
@@ -298,7 +310,8 @@ def raises(rule: Mapping[str, Any]) -> Contribution:
     """What a rule that raises says."""
     levels = named(rule["levels"]) if "levels" in rule else None
     limits = sizes(rule["max_size"]) if "max_size" in rule else None
-    return Contribution(levels, limits, rule.get("quantum"), frozenset(listed(rule.get("kem", []))))
+    kem = frozenset(listed(rule.get("kem", [])))
+    return Contribution(levels, limits, rule.get("quantum"), kem, rule.get("priority"))
 
 
 def in_time(table: Mapping[str, Any], day: date) -> bool:
@@ -344,6 +357,14 @@ def weaker(new: Outcome, old: Outcome) -> str:
         return "quantum"
     if "pqc" in new.levels and "pqc" in old.levels and not old.kem <= new.kem:
         return "kem"
+    rest = tuple(level for level in new.levels if level != "pqc")
+    if rest and "pqc" in old.levels and not new.kem <= old.kem and not never_weaker(rest, old.levels):
+        return "a further KEM that may not be to be had"
+    if (new.priority, old.priority) == ("low", "normal") and new.levels != clear:
+        keyed = set(old.levels) & {"otp", "aes"} or (old.quantum != "off" and set(old.levels) & {"pqc", "rsa"})
+        layer = new.quantum == "preferred" and set(new.levels) & {"pqc", "rsa"}
+        if keyed and (len(new.levels) > 1 or layer):
+            return "priority"
     return ""
 
 

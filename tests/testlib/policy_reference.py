@@ -313,13 +313,18 @@ class Reference:
             return next((getattr(rule, key) for rule in saying if getattr(rule, key) is not None), getattr(base, key))
 
         every = [base, *rules]
+        kem = frozenset().union(*(each.kem for each in every if each.kem))
+        if not kem <= (base.kem or frozenset()) and "pqc" in tried:
+            tried, listed = (
+                tuple(level for level in each if level not in ("rsa", "plaintext")) for each in (tried, listed)
+            )
         settings = Settings(
             quantum=max((each.quantum for each in every if each.quantum), key=QUANTA.index),
             otherwise=first("otherwise"),
             impossible=first("impossible") if facts.sender else "refuse",
             hold_for=first("hold_for"),
             priority="normal" if facts.sender and any(each.priority == "normal" for each in every) else "low",
-            kem=frozenset().union(*(each.kem for each in every if each.kem)),
+            kem=kem,
         )
         source = name
         if (

@@ -38,7 +38,7 @@ def _now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def watched(board: Board, **settings: Any) -> Watched:
     config = SimpleNamespace(
         alarms=AlarmSettings(**settings), state_directory=Path("/"),
-        audit_directory=Path("/audit"),
+        audit_directory=Path("/audit"), all_in_clear="",
     )  # fmt: skip
     return cast(
         Watched, SimpleNamespace(board=board, config=config, policies=SimpleNamespace(problems=("x.toml:1: no",)))
@@ -118,6 +118,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("store_unwritable", "", lambda b: b.set(metrics.STORE_WRITABLE, to=0), NOTHING),
     ("audit_unwritable", "", lambda b: b.set(metrics.AUDIT_WRITABLE, to=0), NOTHING),
     ("disk_full", "", lambda b: None, {"disk_free": 2**62}),
+    ("mail_put_aside", "bob tampered", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "bob", to=1), NOTHING),
     ("quarantine_grows", "", lambda b: b.add(metrics.QUARANTINE_PUT, "tampered", "no", by=6), {"unopened": 5}),
     ("quarantine_grows", "", lambda b: b.add(metrics.QUARANTINE_LAG, by=6), {"unopened": 5}),
     ("quarantine_full", "", _quarantine_81_of_100, NOTHING),
@@ -135,6 +136,8 @@ BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("kme_away", lambda b: b.set(metrics.KME_BREAKER, "kme", "status", to=1), NOTHING),
     ("certificate_ends", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=4e9), NOTHING),
     ("disk_full", lambda b: None, {"disk_free": 1}),
+    ("mail_put_aside", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "", to=9), NOTHING),
+    ("mail_put_aside", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "bob", to=0), NOTHING),
     ("quarantine_grows", lambda b: b.add(metrics.QUARANTINE_PUT, "tampered", "yes", by=60), {"unopened": 5}),
     ("quarantine_full", lambda b: None, NOTHING),
     ("clear_text", lambda b: b.add(metrics.MAILS, *ME), NOTHING),

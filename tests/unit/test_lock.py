@@ -188,5 +188,5 @@ def test_the_table_of_licences_has_each_package_that_is_installed_and_what_it_sa
     del table["package"]
     assert set(table) == wanted
     for name, licence in table.items():
-        said = metadata(name)
-        assert licence == _SAID_OTHERWISE.get(name, said.get("License-Expression") or said.get("License")), name
+        said = metadata(name).json
+        assert licence == _SAID_OTHERWISE.get(name, said.get("license_expression") or said.get("license")), name

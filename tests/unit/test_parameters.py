@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from relay.parameters import MAX_OCTETS, Structured, _parsed, parse, texts_of
@@ -141,6 +141,8 @@ _plain_texts = st.lists(
 @given(
     st.lists(st.tuples(st.sampled_from(["a", "b-", "name"]), _plain_texts, st.booleans()), max_size=3), st.text(" ;\t")
 )
+@example([("b-", "a", False), ("a", "a=?utf-8?B?YQ==?=", True)], "")
+@example([("b-", "a", False), ("a", "a =?utf-8?B?YQ==?=", True)], "")
 def test_what_is_plain_has_no_other_reading(pairs: list[tuple[str, str, bool]], end: str) -> None:
     """The fast way and the thorough one agree."""
     value = "".join(f';\r\n {name}="{text}"' if quoted else f"; {name}={text}" for name, text, quoted in pairs)

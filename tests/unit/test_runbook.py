@@ -184,7 +184,7 @@ def test_no_event_is_said_by_two_rows() -> None:
 
 
 def test_why_a_document_is_not_taken_is_said_in_the_words_of_the_code() -> None:
-    source = (RELAY / "identity" / "peers.py").read_text()
+    source = "".join((RELAY / path).read_text() for path in ("identity/peers.py", "cli/peer_domains.py"))
     for told in first_cells(sections("Why an invitation or document is not taken")):
         for part in re.split(r" \.\.\.(?: |, |$)", told):
             assert part in source, part

@@ -140,3 +140,18 @@ def test_a_remedy_opens_what_is_private_to_nobody_else(top: Path) -> None:
     with as_nobody():
         assert cause(file, denied, private=True).endswith("as root: runuser -u daemon -- qumail-relay ...")
     assert cause(file, denied, "") == f"{file}: Permission denied"
+
+
+def test_a_file_that_stands_where_a_directory_should_denies_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch(mode=0o600)
+    (tmp_path / "link").symlink_to("file/below")
+    assert denial_at(tmp_path / "link") is None
+
+
+@by_root
+def test_to_open_what_a_link_leads_to_is_advised_only_if_the_link_is_meant(top: Path) -> None:
+    (top / "secret").touch(mode=0o600)
+    (top / "a.toml").symlink_to("secret")
+    with as_nobody():
+        assert ": a link leads there; if that is meant: ch" in str(denial_at(top / "a.toml"))
+        assert "a link" not in str(denial_at(top / "secret"))

@@ -293,6 +293,9 @@ class Folder:
             else:
                 await self._leave(uid, error)
             return False
+        except KeyLost as error:
+            await self._lose(uid, error)
+            return False
         except RelayError as error:
             await self._leave(uid, error)
             return False

@@ -69,6 +69,10 @@ class Completion:
             return await self._recipe.process(mail)
         return await self._completed(mail, missing)
 
+    def heard(self, mail: Mail) -> None:
+        self._done.pop(mail.id, None)
+        self._recipe.heard(mail)
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         if (done := self._done.pop(mail.id, None)) is not None:
             key, added = done

@@ -266,7 +266,7 @@ class SMTPSession(CommandStream):
                 mail = Mail(
                     envelope, content, mail_id, trace, self.origin(),
                     each_answered=self.each_answered, door=self.door, message_id=mime.message_id_hash(content),
-                    absent=self.absent,
+                    absent=self.absent, confirmed=True,
                 )  # fmt: skip
                 self.message_id = mail.message_id
                 delivery = self.listener.run(self._deliver(mail))
@@ -309,16 +309,31 @@ class SMTPSession(CommandStream):
         # For this task, which has no other mail.
         structlog.contextvars.bind_contextvars(message_id=mail.message_id, **_log_words(mail.origin, self.client))
         self.stop_timer()
+        done = heard = False
+        outcomes: Outcomes = ()
         try:
-            outcomes = await self.recipe.process(mail)
-        except Exception as error:  # noqa: BLE001 - unknown errors hold mail
-            failure = error if isinstance(error, RelayError) else unforeseen(error)
-            outcomes = (failure,) * len(mail.envelope.recipients)
-        if self.transport is not None:
-            self.start_timer()  # also for a client that does not read the answer
-        if await self._has_heard(mail, outcomes):
+            try:
+                outcomes = await self.recipe.process(mail)
+                done = True
+            except Exception as error:  # noqa: BLE001 - unknown errors hold mail
+                failure = error if isinstance(error, RelayError) else unforeseen(error)
+                outcomes = (failure,) * len(mail.envelope.recipients)
+            if self.transport is not None:
+                self.start_timer()  # also for a client that does not read the answer
+            heard = await self._has_heard(mail, outcomes)
+        finally:
+            # Who is cancelled before the answer is known to have been heard has not heard it.
+            await self._tell_whether_heard(mail, outcomes, heard=heard, done=done)
+
+    async def _tell_whether_heard(self, mail: Mail, outcomes: Outcomes, *, heard: bool, done: bool) -> None:
+        """Whether the client knows what became of the mail: what the recipe has `done`."""
+        if not outcomes:
+            return  # cancelled before there were any: nothing is to be heard of it
+        if heard and done:
+            self.recipe.heard(mail)
             return
-        log.warning("client_gone_before_the_answer", recipients=len(outcomes))
+        if not heard:
+            log.warning("client_gone_before_the_answer", recipients=len(mail.envelope.recipients))
         try:
             await self.recipe.unheard(mail, outcomes)
         except Exception as error:  # noqa: BLE001 - the mail has left

@@ -50,8 +50,12 @@ def _address(wanted: tuple[Who, ...], unwanted: tuple[Who, ...], separators: str
     return address(wanted, unwanted, separators)
 
 
-def cells(old: Side, new: Side) -> Iterator[Cell]:
-    """Each pair of rules by sender that may hold; a rule of both sides leaves nothing to those behind it."""
+def cells(old: Side, new: Side, *, rewritten: bool = False) -> Iterator[Cell]:
+    """Each pair of rules by sender that may hold; a rule of both sides leaves nothing to those behind it.
+
+    A `rewritten` sender may stand for somebody whom a rule excepts. So such a rule may not surely be for them, and
+    leaves all of them to the rules behind it.
+    """
     before, after = ([each.key for each in side.replacing] for side in (old, new))
     in_old, in_new = ({key: number for number, key in enumerate(some, 1)} for some in (before, after))
     for number in range(len(before) + 1):
@@ -60,14 +64,15 @@ def cells(old: Side, new: Side) -> Iterator[Cell]:
         for other in (*none, *range(1, last + 1)):
             place = in_old.get(after[other - 1]) if other else None
             if place is None or (number and place >= number):
-                yield _cell(old, new, number, other)
+                yield _cell(old, new, number, other, rewritten=rewritten)
 
 
-def _cell(old: Side, new: Side, number: int, other: int) -> Cell:
+def _cell(old: Side, new: Side, number: int, other: int, *, rewritten: bool) -> Cell:
     wanted: list[Who] = []
     unwanted: list[Who] = []
     for senders, place in ((old.senders, number), (new.senders, other)):
         wanted += senders[place - 1 : place] if place else ()
-        unwanted += senders[: place - 1] if place else senders
+        before = senders[: place - 1] if place else senders
+        unwanted += (each for each in before if not (rewritten and each.misses))
     known = tuple(each.fits for each in wanted if each.fits is not None)
     return Cell((number, other), tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(unwanted)), known)

@@ -105,7 +105,8 @@ def outcome_of(decision: Decision | None, octets: int) -> Outcome:
     if decision is None or decision.hopeless(octets):
         return HELD
     levels = tuple(level for level in decision.levels if not decision.too_big(level, octets))
-    return Outcome(levels, decision.quantum, decision.kem, None if decision.in_clear else decision.peer)
+    peer = None if decision.in_clear else decision.peer
+    return Outcome(levels, decision.quantum, decision.kem, peer, decision.priority)
 
 
 def direction(before: Outcome, after: Outcome) -> Direction:

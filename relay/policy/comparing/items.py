@@ -122,7 +122,7 @@ def _plain(glob: Glob) -> Glob:
 def _bare(raising: Raising) -> Raising:
     """Without what is not about strength, so that more is equal."""
     limits = None if raising.limits is None else tuple(sorted(raising.limits))
-    return Raising(raising.levels, limits, raising.quantum, raising.kem, None, None, None, None, "", 0, 0)
+    return Raising(raising.levels, limits, raising.quantum, raising.kem, raising.priority, None, None, None, "", 0, 0)
 
 
 def bare(chosen: Chosen) -> Chosen:
@@ -130,4 +130,5 @@ def bare(chosen: Chosen) -> Chosen:
 
     Limits stay of levels that it does not list: a rule without limits has these.
     """
-    return Chosen(chosen.levels, chosen.quantum, chosen.kem, max_size=tuple(sorted(chosen.max_size)))
+    limits = tuple(sorted(chosen.max_size))
+    return Chosen(chosen.levels, chosen.quantum, chosen.kem, max_size=limits, priority=chosen.priority)

@@ -126,11 +126,17 @@ class Listing:
 
 
 def _about(old: Side, new: Side, rules: Sequence[Item]) -> list[Item]:
-    """The rules that are not the same in both; of rules by sender all, where their order may matter."""
-    in_order = [[each.key for each in side.replacing] for side in (old, new)]
-    shared = {each.key for each in old.raising} & {each.key for each in new.raising}
+    """The rules that do not say the same in both; of rules by sender all, where their order may matter."""
+    in_order = [list(map(_said, side.replacing)) for side in (old, new)]
+    shared = set(map(_said, old.raising)) & set(map(_said, new.raising))
     shared |= set(in_order[0]) if in_order[0] == in_order[1] else set()
-    return [each for each in rules if each.key not in shared]
+    return [each for each in rules if _said(each) not in shared]
+
+
+def _said(item: Item) -> object:
+    """The same for rules that say the same, also of what is not about strength."""
+    when = item.rule.when
+    return item.key, when.otherwise, when.impossible, when.hold_for
 
 
 def _difference(called: str, sender: str, message: Message, each: Look, day: date | None) -> Difference:

@@ -12,19 +12,23 @@ from typing import NamedTuple
 from relay.policy.comparing.items import Effect
 from relay.policy.kems import KEMNames
 from relay.policy.raising import raised
-from relay.policy.settings import Chosen
+from relay.policy.settings import Chosen, Priority
 from relay.policy.strength import SEALING, LevelName, Quantum, never_weaker, strength
 
 _QUANTA: tuple[Quantum, ...] = ("off", "preferred", "required")
 
 
 class Outcome(NamedTuple):
-    """The levels that are tried, () where the mail does not leave; the peer whose keys seal it."""
+    """The levels that are tried, () where the mail does not leave; the peer whose keys seal it.
+
+    Mail of low `priority` gets none of the keys that are kept in reserve.
+    """
 
     levels: tuple[LevelName, ...]
     quantum: Quantum = "off"
     kem: KEMNames = ()
     peer: str | None = None
+    priority: Priority = "normal"
 
     @property
     def held(self) -> bool:
@@ -61,15 +65,16 @@ def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: Mail) -> Out
     if mail.guarded and bare_levels(base, effects) == ("plaintext",):
         return HELD
     chosen = raised(base, [each.raising for each in effects], mail.octets) if effects else base
+    priority: Priority = "low" if mail.max_bounce is not None else chosen.priority
     if chosen.levels == ("plaintext",):
-        return HELD if chosen.forbids_clear else Outcome(chosen.levels, chosen.quantum, chosen.kem)
+        return HELD if chosen.forbids_clear else Outcome(chosen.levels, chosen.quantum, chosen.kem, priority=priority)
     if mail.peer is None:
         return HELD
     limits = dict(chosen.max_size)
     levels = tuple(level for level in chosen.levels if mail.octets <= limits.get(level, mail.octets))
     if mail.max_bounce is not None and mail.octets > mail.max_bounce:
         levels = tuple(level for level in levels if level != "otp")
-    return Outcome(levels, chosen.quantum, chosen.kem, mail.peer) if levels else HELD
+    return Outcome(levels, chosen.quantum, chosen.kem, mail.peer, priority) if levels else HELD
 
 
 def bare_levels(base: Chosen, effects: Sequence[Effect]) -> tuple[LevelName, ...]:
@@ -93,6 +98,12 @@ def weaker(new: Outcome, old: Outcome) -> str:
         return f"quantum: {new.quantum} instead of {old.quantum}"
     if all("pqc" in each.levels for each in (new, old)) and (dropped := set(old.kem) - set(new.kem)):
         return f"kem: {', '.join(sorted(dropped))} no longer"
+    if "pqc" in old.levels and (added := set(new.kem) - set(old.kem)):
+        rest = tuple(level for level in new.levels if level != "pqc")
+        if rest and not never_weaker(rest, old.levels):
+            return f"kem: {', '.join(sorted(added))} may not be to be had, and then {', then '.join(rest)}"
+    if _gets_fewer_keys(new, old) and _uses_keys(old) and (len(new.levels) > 1 or _may_lose_a_layer(new)):
+        return f"{_PRIORITY}, and then {_said(new)} with less"
     return ""
 
 
@@ -103,6 +114,8 @@ def weaker_with_more(new: Outcome, old: Outcome, comparable: Collection[LevelNam
     """
     if why := weaker(new, old):
         return why
+    if _gets_fewer_keys(new, old):
+        return _PRIORITY
     if _above_signatures(new) or _above_signatures(old):
         return ""
     if {"pqc", "rsa"} & set(comparable) and _QUANTA.index(new.quantum) < _QUANTA.index(old.quantum):
@@ -110,6 +123,25 @@ def weaker_with_more(new: Outcome, old: Outcome, comparable: Collection[LevelNam
     if "pqc" in comparable and (dropped := set(old.kem) - set(new.kem)):
         return f"kem: {', '.join(sorted(dropped))} no longer"
     return ""
+
+
+_PRIORITY = "priority: low, so that keys in reserve are not to be had"
+
+
+def _gets_fewer_keys(new: Outcome, old: Outcome) -> bool:
+    return (new.priority, old.priority) == ("low", "normal") and new.sealed
+
+
+def _uses_keys(each: Outcome) -> bool:
+    return not {"otp", "aes"}.isdisjoint(each.levels) or (each.quantum != "off" and _is_signed(each))
+
+
+def _may_lose_a_layer(each: Outcome) -> bool:
+    return each.quantum == "preferred" and _is_signed(each)
+
+
+def _is_signed(each: Outcome) -> bool:
+    return not {"pqc", "rsa"}.isdisjoint(each.levels)
 
 
 def _above_signatures(each: Outcome) -> bool:

@@ -125,7 +125,7 @@ class Proof:
         rewritten = case == "rewritten sender"
         old, new = (_in_order(each.raising, each.maybe if rewritten else ()) for each in (self._old, self._new))
         alike: dict[object, list[Cell]] = {}
-        for cell in cells(self._old, self._new):
+        for cell in cells(self._old, self._new, rewritten=rewritten):
             said = (self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]])
             alike.setdefault(said, []).append(cell)
         for some in alike.values():

@@ -18,7 +18,15 @@ THROUGH = ("delivered", "inside", "repeated")
 STUCK_S = 60.0
 """One mail that is held between two that go is no reason to say that none does."""
 MINUTES = f"{RECENT_S / 60:.0f} minutes"
-_WARNINGS = ("certificate_ends", "keys_run_low", "quarantine_grows", "policy_broken", "clear_text", "clock_jumped")
+_WARNINGS = (
+    "certificate_ends",
+    "keys_run_low",
+    "mail_put_aside",
+    "quarantine_grows",
+    "policy_broken",
+    "clear_text",
+    "clock_jumped",
+)
 """Alarms that can wait for the morning."""
 
 
@@ -46,6 +54,9 @@ def verdict(now: Now) -> Verdict:
     """Whether mail flows."""
     if now.causes:
         return Verdict("bad", "All mail is held", "; ".join(now.causes))
+    for each in now.past.standing:
+        if each.alarm.name == "shadow_mode":
+            return Verdict("bad", "No outgoing mail is sealed", each.public_cause)
     recent = now.past.recent[metrics.MAILS]
     through, refused = (
         sum(number for labels, number in recent.items() if labels[-1] in outcomes)

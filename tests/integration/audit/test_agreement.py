@@ -13,7 +13,8 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from relay.audit.reading import records, verify
+from relay.audit.reading import records
+from relay.audit.verifying import verify
 from relay.cli.trace import trace
 from relay.kme import DevelopmentKMEs
 from tests.integration.audit.test_records import alice as alice  # a fixture

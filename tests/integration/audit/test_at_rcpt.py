@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from relay import app, mime
-from relay.audit.reading import records, verify
+from relay.audit.reading import records
+from relay.audit.verifying import verify
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.milter.mta import MTA

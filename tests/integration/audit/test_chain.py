@@ -24,8 +24,9 @@ from structlog.testing import LogCapture
 from relay.audit import upkeep
 from relay.audit.chain import Chain, ChainFile, files_of
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
-from relay.audit.reading import ExpectedLine, records, verify
+from relay.audit.reading import records
 from relay.audit.upkeep import compress_finished, remove_old
+from relay.audit.verifying import ExpectedLine, verify
 from relay.audit.writing import Audit
 from relay.errors import ConfigError, StoreUnavailable
 from relay.mail import Envelope, Mail, Recipient

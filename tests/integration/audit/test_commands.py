@@ -24,7 +24,7 @@ from relay import app
 from relay.audit import checkpoint
 from relay.audit.chain import Chain
 from relay.audit.policy_places import newest_first
-from relay.audit.reading import verify
+from relay.audit.verifying import verify
 from relay.cli.audit import audit
 from relay.errors import ConfigError
 from tests.integration.audit.test_records import alice as alice  # a fixture

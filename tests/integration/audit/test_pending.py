@@ -13,7 +13,8 @@ import pytest
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash
 from relay.audit.pending import SUFFIX, Pending
-from relay.audit.reading import records, verify
+from relay.audit.reading import records
+from relay.audit.verifying import verify
 from relay.audit.writing import Audit
 from relay.store.mapped_file import left_behind
 

@@ -23,7 +23,8 @@ from structlog.testing import LogCapture
 from relay import app, mime
 from relay.audit.entries import AddressHash
 from relay.audit.pending import SUFFIX
-from relay.audit.reading import records, verify
+from relay.audit.reading import records
+from relay.audit.verifying import verify
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs

@@ -5,6 +5,8 @@ Standard: 0 fine, 1 something is wrong with what was asked about, 2 wrong usage;
 from __future__ import annotations
 
 import asyncio
+import getpass
+import hashlib
 import json
 import os
 import re
@@ -18,7 +20,10 @@ from pathlib import Path
 import pytest
 
 from relay import app, assembly, mime
+from relay.audit.entries import AddressHash
 from relay.audit.policy_places import newest_first
+from relay.audit.reading import records
+from relay.audit.verifying import verify
 from relay.cli import check
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
@@ -79,6 +84,33 @@ async def test_seal_and_open_work_on_files_at_every_level(
     assert (status, err) == (0, "")
     status, err, opened = await run("open", "--config", sites[1].config_file, "-", stdin=sealed)
     assert (status, err, opened) == (0, "", mails.eight_bit())
+
+
+async def test_open_leaves_a_record_of_what_it_decrypted_each_time_before_anybody_has_it(
+    sites: tuple[Site, Site],
+) -> None:
+    alice, bob = sites
+    _, _, sealed = await run("seal", "--config", alice.config_file, *ADDRESSES, "-", stdin=mails.plain())
+    for number in (1, 2):
+        assert (await run("open", "--config", bob.config_file, "-", stdin=sealed))[0] == 0
+        found = list(records(bob.config.audit_directory, events=["opened"]))
+        assert len(found) == number
+    said = found[0]
+    assert (said["peer"], said["level"], len(said["key_IDs"])) == ("alice", "aes", 1)
+    assert said["message"] == hashlib.sha256(sealed).hexdigest()
+    assert said["by"] == getpass.getuser()
+    secret = AddressHash(SiteSecret.load(bob.config.store.secret))
+    assert said["sender"] in secret.spellings("ann@alice.example")
+    assert said["recipients"] == [secret.write("ben@bob.example")]
+    assert verify(bob.config.audit_directory).problems == ()
+    status, _, opened = await run("open", "--config", bob.config_file, "-", stdin=mails.plain())
+    assert (status, opened, len(list(records(bob.config.audit_directory)))) == (1, b"", 2), "nothing was decrypted"
+    [path] = bob.config.audit_directory.glob("*.jsonl")
+    path.unlink()
+    path.mkdir()
+    status, err, opened = await run("open", "--config", bob.config_file, "-", stdin=sealed)
+    assert (status, opened) == (1, b"")
+    assert "the audit record cannot be written" in err
 
 
 async def test_sealing_one_file_takes_one_key(sites: tuple[Site, Site], kmes: DevelopmentKMEs) -> None:

@@ -39,9 +39,11 @@ def nothing_of_root_was_touched(happened: Happened, what: str) -> None:
     assert [each.said for each in happened.ended if each.status == "traceback"] == []
 
 
+BOBS, PEERS = ("--domain", "bob.example"), ("--peer-domain", "bob.example")
+"""What is expected of Bob."""
 PINNING = {
-    "accept": ("identity", "accept", "--yes"),
-    "import": ("identity", "import", "--yes"),
+    "accept": ("identity", "accept", "--yes", *BOBS),
+    "import": ("identity", "import", "--yes", *BOBS),
 }
 
 
@@ -105,8 +107,8 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "identity dkim show": ["identity", "dkim", "show", *at],
         "identity dkim new": ["identity", "dkim", "new", *at, "--algorithm", "ed25519", "alice.example", "s"],
         "identity new": ["identity", "new", *at, "--renew"],
-        "identity import": ["identity", "import", *at, "--yes", document],
-        "identity accept": ["identity", "accept", *at, "--yes", document],
+        "identity import": ["identity", "import", *at, "--yes", *BOBS, document],
+        "identity accept": ["identity", "accept", *at, "--yes", *BOBS, document],
         "keys plan": ["keys", "plan", *at, "--mails", "10", "--size", "75K", "--level", "pqc", "--quantum", "off"],
         "open": ["open", *at, str(message)],
         "seal": ["seal", *at, "--from", "ann@alice.example", "--to", "ben@bob.example", str(message)],
@@ -123,11 +125,12 @@ def every_command(place: Place) -> dict[str, list[str]]:
         "policy check": ["policy", "check", *at, "--offline"],
         "policy explain": ["policy", "explain", *at, "--offline", "--message", str(message), "a@alice.example", "b@bob.example"],
         "policy list": ["policy", "list", *at],
+        "policy log": ["policy", "log", *at],
         "policy test": ["policy", "test", *at],
         "policy simulate": ["policy", "simulate", *at, str(message)],
         "policy diff": ["policy", "diff", *at, str(sets), str(sets), str(message)],
         "policy install": ["policy", "install", *at, str(sets)],
-        "setup": ["setup", *at, "--yes", "--user", "nobody", "--postfix", "none", "--peer", document],
+        "setup": ["setup", *at, "--yes", "--user", "nobody", "--postfix", "none", "--peer", document, *PEERS],
         "keys rotate-secret": ["keys", "rotate-secret", *at],
         "keys reseal": ["keys", "reseal", *at],
     }  # fmt: skip
@@ -240,7 +243,7 @@ RACES: dict[str, tuple[tuple[str, ...], str]] = {
     "records": (("audit", "export"), "audit"),
     "a checkpoint": (("audit", "checkpoint"), "audit"),
     "check": (("check", "--before-start", "--no-next-hops"), "audit"),
-    "setting up": (("setup", "--yes", "--user", "nobody", "--postfix", "none", "--peer", "bob.json"), "peers"),
+    "setting up": (("setup", "--yes", "--user", "nobody", "--postfix", "none", "--peer", "bob.json", *PEERS), "peers"),
 }
 """Each command with what is exchanged under it."""
 
@@ -287,8 +290,8 @@ def test_a_file_that_is_named_in_the_relays_directory_is_written_and_read_as_the
         ["backup", *place.config, str(place.state / "backups/new")],
         ["seal", *place.config, "--from", "ann@alice.example", "--to", "ben@bob.example", led],
         ["open", *place.config, led],
-        ["identity", "import", *place.config, "--yes", led],
-        ["identity", "accept", *place.config, "--yes", led],
+        ["identity", "import", *place.config, "--yes", *BOBS, led],
+        ["identity", "accept", *place.config, "--yes", *BOBS, led],
         ["audit", "verify", *place.config, "--checkpoint", led],
         ["trace", *place.config, "ABCDEF", led],
         ["policy", "simulate", *place.config, led],

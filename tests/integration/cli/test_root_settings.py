@@ -38,8 +38,8 @@ def token_command(place: Place, program: str = "/bin/sh") -> Path:
     ran = place.site.parent / "ran"
     ran.touch()
     ran.chmod(0o666)
-    with (place.site / "relay.toml").open("a") as settings:
-        settings.write(IMAP.format(program, ran))
+    settings = place.site / "relay.toml"
+    settings.write_text(settings.read_text().partition("\n[imap.")[0] + IMAP.format(program, ran))
     return ran
 
 

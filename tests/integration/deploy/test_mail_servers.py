@@ -98,6 +98,7 @@ def site(machine: Machine, config: str, state: str, person: Person, peer: Person
     document = machine.path(f"/tmp/{other}.json")
     document.write_bytes(peer.document)
     flags = f"--domain {name}.example --sae-id {person.certificates.sae_id} --kme none --postfix none --user {user}"
+    flags += f" --peer-domain {other}.example"
     if user == "root":
         flags += " --port-base 10120"  # the other site's relay serves at the usual ones
     machine.run(

@@ -338,6 +338,7 @@ def test_keys_are_added_to_an_identity_and_protected_like_the_others(
     if encrypted:
         passphrase = tmp_path / "passphrase"
         assert make_passphrase(passphrase, directory)
+        directory.mkdir(mode=0o700, exist_ok=True)
         for path in identities.alice.directory.glob("rsa_*.key"):  # made once, as RSA keys take seconds
             shutil.copy2(path, directory)
     else:
@@ -538,6 +539,8 @@ def sites(people: Identities, kmes: DevelopmentKMEs, tmp_path: Path) -> tuple[Si
             "bob.example/all.toml": f'levels = ["pqc"]\nquantum = "required"\nkem = {ALL_KEMS}\n',
             "bob.example/hqc.toml": 'levels = ["pqc"]\nquantum = "off"\nkem = ["ml-kem-1024", "hqc-256"]\n',
             "bob.example/one.toml": 'levels = ["pqc"]\nquantum = "off"\n',
+            "bob.example/raised.toml": 'levels = ["pqc", "rsa"]\nquantum = "off"\n\n[[when]]\n'
+            'header = "MIME-Version"\nkem = ["ml-kem-1024", "hqc-256"]\n',
             "bob.example/else.toml": 'levels = ["pqc", "rsa"]\nquantum = "off"\nkem = ["ml-kem-1024", "hqc-256"]\n',
         }
     )
@@ -587,6 +590,9 @@ async def test_a_layer_that_cannot_be_had_is_never_left_out(
     assert form.protection == "rsa", "the next level that policy lists"
     [form] = await seal(alice, "one")
     assert form.protection == "pqc"
+    # Without the rule it would have left by pqc: what only raises must not have it leave by rsa.
+    with pytest.raises(PolicyHolds, match="pqc: hqc-256: the native library liboqs is missing"):
+        await seal(alice, "raised")
 
 
 async def layered(people: Identities, *layers: str, inner: bytes | None = None) -> bytes:

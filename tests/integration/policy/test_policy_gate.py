@@ -77,6 +77,26 @@ WEAKENED: dict[str, tuple[Files, Files]] = {
         {"bob.example.toml": AES + "".join(rule(f'subject_tag = ["a{n:03}", "b{n:03}"]') for n in range(200)), **SEALED},
         {"bob.example.toml": AES + "".join(rule(f'subject_tag = ["a{n:03}", "b{n:03}"]') for n in range(199)) + rule('subject_tag = "b199"'), **SEALED},
     ),
+    "a narrower exception, whom a rewritten sender may stand for": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n[[when]]\nsender = "*@alice.example"\nnot_sender = "*@relay.example"\nlevels = ["otp", "rsa"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n[[when]]\nsender = "*@alice.example"\nnot_sender = "ceo@relay.example"\nlevels = ["otp", "rsa"]\n'},
+    ),
+    "a priority for which keys in reserve are not": (
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
+    ),
+    "a priority for which a layer under a key in reserve is not": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\npriority = "low"\n'},
+    ),
+    "a priority that a floor has raised": (
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'} | {"floors.toml": '[[floor]]\nsender = "*@x.example"\npriority = "normal"\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
+    ),
+    "a further KEM, without which it leaves by a weaker level": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\nkem = ["ml-kem-1024", "hqc-256"]\n'},
+    ),
     "another peer, who can read it then": ({"x.example.toml": AES + 'peer = "bob"\n', **SEALED}, {"x.example.toml": AES + 'peer = "carol"\n', **SEALED}),
     "what must arrive sealed, by another peer": (
         {"x.example.toml": AES + 'peer = "bob"\nrequire = "aes"\n', **SEALED},
@@ -127,6 +147,22 @@ HARMLESS: dict[str, tuple[Files, Files]] = {
         SEALED | {"bob.example/x.toml": f"until = {NEXT_YEAR}\n" + CLEAR},
         SEALED | {"bob.example/x.toml": "until = 2980-01-01\n" + CLEAR},
     ),
+    "a priority for which there may be no key, so that it is held": (
+        SEALED | {"bob.example.toml": 'levels = ["aes"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes"]\npriority = "low"\n'},
+    ),
+    "a higher priority": (
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\npriority = "low"\n'},
+        SEALED | {"bob.example.toml": 'levels = ["aes", "pqc"]\n'},
+    ),
+    "a further KEM, without which it is held": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc"]\nkem = ["ml-kem-1024", "hqc-256"]\n'},
+    ),
+    "a further KEM for some mail": (
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n'},
+        SEALED | {"bob.example.toml": 'levels = ["pqc", "rsa"]\n[[when]]\nsubject_tag = "secret"\nkem = ["ml-kem-1024", "hqc-256"]\n'},
+    ),
     "a test more": (TESTED | {"tests.toml": test("x@bob.example", '"aes"')}, TESTED | {"tests.toml": BOTH}),
     "a group in place of its members": (
         IN_CLEAR | floor('sender = ["a@x.example", "*@y.example"]'),
@@ -147,6 +183,21 @@ def compared(site: Callable[[Mapping[str, str]], Run], top: Path, old: Files, ne
 def test_an_edit_that_weakens_is_refused(site: Callable[[Mapping[str, str]], Run], tmp_path: Path, name: str) -> None:
     result = compared(site, tmp_path, *WEAKENED[name])
     assert result.exit_code == 1, result.output
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('hold_for = "1 h"', 'hold_for = "2 h"'), ('otherwise = "refuse"', ""), ("", 'impossible = "refuse"')],
+)
+def test_what_becomes_of_mail_that_a_floor_keeps_is_listed_where_it_differs(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, before: str, after: str
+) -> None:
+    old, new = (
+        {"bob.example.toml": 'levels = ["pqc"]\n', **SEALED} | floor(f'subject_tag = "s"\n{each}')
+        for each in (before, after)
+    )
+    result = compared(site, tmp_path, old, new, "--json")
+    assert json.loads(result.stdout)["differences"] != [], result.stdout
 
 
 @pytest.mark.parametrize("name", HARMLESS)

@@ -4,6 +4,7 @@ Standard: only ENOENT and ENOTDIR mean that a file is gone; the relay runs as a 
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator
@@ -135,11 +136,13 @@ async def test_root_hears_what_the_relay_may_not_look_at(site: Site) -> None:
         before = (top / name).stat().st_mode & 0o777
         (top / name).chmod(mode)
         status, errors, _ = await relay_command.run(*policies)
-        assert (status, f"{top / name}:1: the relay, as nobody, may not " in errors) == (1, True), name
+        said = rf"{top / name}(:1: the relay, as nobody, may not |: cannot be (searched|read) by nobody)"
+        assert status == 1
+        assert re.search(said, errors), (name, errors)
         assert f"(mode {mode:04o}, owner root:root): ch" in errors
         new = shutil.copytree(top / "sets/1", top / "sets/2") if name.startswith("sets/1/") else top / "sets/1"
         status, errors, _ = await relay_command.run("policy", "install", "--config", site.config_file, new)
-        assert (status, "Not installed" in errors) == (1, True), name
+        assert (status, "nobody" in errors) == (1, True), (name, errors)
         assert (site.directory / "policies").readlink() == Path("../sets/1")
         (top / name).chmod(before)
         shutil.rmtree(top / "sets/2", ignore_errors=True)

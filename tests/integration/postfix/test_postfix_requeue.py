@@ -5,14 +5,22 @@ Standard: postsuper(1), which puts a mail back where programs submit theirs, so 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from relay.kme import DevelopmentKMEs
 from relay.store.mail_identity import begin_before
+from tests.testlib import mails, postfix
 from tests.testlib.house import POLICIES, House, house
+from tests.testlib.mail_site import mail_site
 from tests.testlib.postfix import requires_postfix
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site, serving
+from tests.testlib.submit import submit
+from tests.testlib.wire import Wire
 
 HELD = 'levels = ["pqc"]\nhold_for = "1 d"\n'
 """There are no certificates: whom this is for has to wait, which only the whole message tells."""
@@ -91,3 +99,48 @@ def test_whatever_else_is_on_top_makes_another_mail(message: bytes) -> None:
 
 def test_where_postfix_has_no_user_no_mail_is_known_again() -> None:
     assert begin_before(AGAIN + BEFORE + REST, None) == 0
+
+
+@pytest.fixture
+async def sealed(tmp_path: Path, kmes: DevelopmentKMEs) -> list[bytes]:
+    """Mails that Alice has sealed for Bob."""
+    async with Sink() as wire:
+        site = make_site(
+            tmp_path / "sealing", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address
+        )
+        async with serving(site) as addresses:
+            for number in range(8):
+                reply = await submit(addresses["outgoing"], mails.plain(str(number)).replace(b"<1@", b"<%d@" % number))
+                assert reply.code == 250
+    return [got.message for got in wire.got]
+
+
+@requires_postfix
+@pytest.mark.parametrize("over", ["lmtp", "smtp"])
+async def test_sealed_mail_that_is_requeued_where_it_arrives_is_opened(
+    tmp_path: Path, kmes: DevelopmentKMEs, sealed: list[bytes], over: Literal["smtp", "lmtp"]
+) -> None:
+    """It comes from pickup then, whose content filter is the outgoing relay: users got it unopened, as mail inside."""
+    async with AsyncExitStack() as stack:
+        [smtp] = postfix.free_addresses(1)
+        inbound = await stack.enter_async_context(Wire(smtp))
+        bob = await stack.enter_async_context(
+            mail_site(
+                tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], smtp=smtp, inbound=inbound,
+                peer_inbound=inbound, policies={"bob.example.toml": POLICIES["alice.example.toml"]}, over=over,
+            )
+        )  # fmt: skip
+        await bob.kill_relay()
+        for each in sealed:
+            assert (await submit(bob.postfix.smtp, each, recipients=[BEN])).code == 250
+        async with asyncio.timeout(20):
+            while [each.queue for each in await bob.postfix.queue()] != ["deferred"] * len(sealed):
+                await asyncio.sleep(0.1)
+        await bob.postfix.command("postsuper", "-r", "ALL")
+        await bob.restart_relay()
+        async with asyncio.timeout(30):
+            while len(bob.all_delivered(BEN)) < len(sealed):
+                await bob.postfix.command("postqueue", "-f")
+                await asyncio.sleep(0.2)
+        assert {b"The figures are 42" in got.message for got in bob.all_delivered(BEN)} == {True}
+        assert bob.relay.log.count("came_by_the_way_out") >= len(sealed)

@@ -14,12 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import LogCapture
 
-from relay import assembly, mime
+from relay import assembly, mime, upkeep
 from relay.mail import Envelope, Mail, Recipient
 from relay.quarantine.triage import identity
 from relay.store import store
 from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings
+from tests.integration.status.test_alarms import until_written
+from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit
 
@@ -215,3 +218,19 @@ async def test_a_mail_that_is_given_up_at_any_moment_is_kept_once_or_asked_for_a
             assert kept.envelope.addresses == (BEN,)
             await parts.store.quarantine.drop(kept.id)
     assert given_up > 10
+
+
+async def test_mail_of_a_peer_that_is_put_aside_is_told_until_somebody_has_decided(
+    bob: Bob, seal: Seal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.2)
+    message = flipped(await seal())
+    with shortened():
+        async with bob.running() as relay:
+            assert (await submit(relay, message)).code == 250
+            await until_written(bob.site, "mail_put_aside")
+            status, _, out = await run("check", "--config", bob.site.config_file)
+            assert (status, b"from peer alice are in quarantine (tampered)" in out) == (1, True), out
+            [entry] = await bob.listed()
+            assert (await bob.command("drop", entry["id"]))[0] == 0
+            await until_written(bob.site)

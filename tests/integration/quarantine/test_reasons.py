@@ -290,8 +290,9 @@ async def test_what_comes_and_what_is_there_is_counted(bob: Bob, seal: Seal) -> 
         board = parts.triage.board
         assert counted(board, metrics.QUARANTINE_PUT, "tampered", "no") == 1
         assert counted(board, metrics.QUARANTINE_PUT, "tampered", "yes") == 1
-        assert counted(board, metrics.QUARANTINE_MESSAGES, "tampered") == 1
-        assert counted(board, metrics.QUARANTINE_MESSAGES, "expired") == 0
+        assert counted(board, metrics.QUARANTINE_MESSAGES, "tampered", "alice") == 1
+        assert counted(board, metrics.QUARANTINE_MESSAGES, "tampered", "") == 0
+        assert counted(board, metrics.QUARANTINE_MESSAGES, "expired", "alice") == 0
         assert counted(board, metrics.QUARANTINE_LAG) == 1
         assert (counted(board, metrics.QUARANTINE_BYTES) or 0) > len(message)
         assert counted(board, metrics.QUARANTINE_LIMIT) == 2**30

@@ -48,6 +48,8 @@ def home(tmp_path: Path, identities: Identities) -> Path:
     return tmp_path / "alice"
 
 
+BOBS, PEERS = ("--domain", "bob.example"), ("--peer-domain", "bob.example")
+"""What is expected of Bob."""
 USUAL = ("--yes", "--domain", "alice.example", "--kme", "development", "--postfix", "none")
 
 
@@ -216,7 +218,7 @@ async def test_a_kme_that_takes_the_site_for_another_sae_is_refused_before_anyth
 ) -> None:
     pem = kmes.state_dir
     files = ("--kme-ca", f"{pem}/ca.pem", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-2.key")
-    peer = ("--peer", invitation(tmp_path, identities.bob))
+    peer = ("--peer", invitation(tmp_path, identities.bob), *PEERS)
     flags = ("--yes", "--domain", "alice.example", "--postfix", "none", "--kme", kmes.urls[0], *files, *peer)
     wrong = await asyncio.to_thread(run, home, *flags, "--sae-id", "7")
     assert wrong.exit_code == 1
@@ -299,7 +301,7 @@ def test_whoever_may_not_read_the_configuration_is_told_so_in_one_line(tmp_path:
 
 def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Path, identities: Identities) -> None:
     bob = identities.bob
-    result = run(home, *USUAL, "--peer", invitation(tmp_path, bob), "--words", words(bob))
+    result = run(home, *USUAL, "--peer", invitation(tmp_path, bob), "--words", words(bob), *PEERS)
     assert result.exit_code == 0, result.output
     config = load_config(home / "relay.toml")
     assert [kme.group for kme in config.kmes.values()] == ["alice-bob"]
@@ -308,11 +310,25 @@ def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Pat
     assert 'levels    = ["aes"]' in (home / "policies/bob.example.toml").read_text()
 
 
+def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anything_is_written(
+    home: Path, tmp_path: Path, identities: Identities
+) -> None:
+    file = invitation(tmp_path, identities.bob)
+    refused = run(home, *USUAL, "--peer", file)
+    assert refused.exit_code == 2
+    assert "--peer names bob.example: say which domains you expect" in refused.output
+    assert not (home / "relay.toml").exists()
+    other = run(home, *USUAL, "--peer", file, "--peer-domain", "bob.test")
+    assert "does not name bob.test" in str(other.exception)
+    assert not (home / "state/peers/bob.json").exists()
+    assert not (home / "policies/bob.example.toml").exists()
+
+
 def test_other_words_than_those_that_were_heard_are_refused(home: Path, tmp_path: Path, identities: Identities) -> None:
     run(home, *USUAL)
     file = invitation(tmp_path, identities.bob)
     for refused in (
-        run(home, file, "--words", words(identities.eve), group="identity accept"),
+        run(home, file, "--words", words(identities.eve), *BOBS, group="identity accept"),
         run(home, file, group="identity accept", typed="n\n"),
     ):
         assert refused.exit_code == 1
@@ -350,7 +366,7 @@ def test_a_peer_whose_domain_has_the_name_of_another_file_gets_no_hand_on_that(h
 
 def test_accepting_shows_the_words_and_asks(home: Path, tmp_path: Path, identities: Identities) -> None:
     run(home, *USUAL)
-    result = run(home, invitation(tmp_path, identities.bob), group="identity accept", typed="y\n")
+    result = run(home, invitation(tmp_path, identities.bob), group="identity accept", typed="y\ny\n")
     assert result.exit_code == 0, result.output
     for line in lines_of(identities.bob.identity.fingerprint):
         assert line in result.output
@@ -364,7 +380,7 @@ def test_without_a_common_group_the_peer_gets_level_pqc_and_check_says_what_is_m
     home: Path, tmp_path: Path, identities: Identities
 ) -> None:
     run(home, *USUAL)
-    result = run(home, invitation(tmp_path, identities.bob), "--yes", group="identity accept")
+    result = run(home, invitation(tmp_path, identities.bob), "--yes", *BOBS, group="identity accept")
     assert "shared with us: none" in result.output
     assert 'levels    = ["pqc"]' in (home / "policies/bob.example.toml").read_text()
     checked = run(home, group="check")
@@ -377,7 +393,7 @@ def test_without_a_common_group_the_peer_gets_level_pqc_and_check_says_what_is_m
 
 def test_an_invitation_that_is_pasted_counts_as_well(home: Path, identities: Identities) -> None:
     run(home, *USUAL)
-    typed = write_invitation(identities.bob.document) + "y\n"
+    typed = write_invitation(identities.bob.document) + "y\ny\n"
     result = run(home, group="identity accept", typed=typed)
     assert result.exit_code == 0, result.output
     assert (home / "state/peers/bob.json").read_bytes() == identities.bob.document
@@ -393,6 +409,8 @@ def test_an_invitation_pasted_at_a_terminal_arrives_whole(home: Path, identities
     terminal.paste(write_invitation(identities.bob.document))
     assert terminal.asked(["Are these the words"]) is not None
     terminal.answer("y")
+    assert terminal.asked(["Is bob.example a mail domain"]) is not None
+    terminal.answer("y")
     assert terminal.end() == 0, terminal.shown[-500:]
     assert (home / "state/peers/bob.json").read_bytes() == identities.bob.document
 
@@ -400,7 +418,7 @@ def test_an_invitation_pasted_at_a_terminal_arrives_whole(home: Path, identities
 def test_a_policy_that_is_there_for_the_peer_stays(home: Path, tmp_path: Path, identities: Identities) -> None:
     run(home, *USUAL)
     (home / "policies/bob.example.toml").write_text(mine := 'levels = ["otp"]\n')
-    result = run(home, invitation(tmp_path, identities.bob), "--yes", group="identity accept")
+    result = run(home, invitation(tmp_path, identities.bob), "--yes", *BOBS, group="identity accept")
     assert "bob.example.toml: kept, though it says something else" in result.output
     assert (home / "policies/bob.example.toml").read_text() == mine
 

@@ -135,12 +135,12 @@ async def test_neither_a_party_nor_all_together_get_more_room_than_they_may(stor
     await store.quarantine.put(b"y" * 32, arrival(message=big, party="carol"), room)
 
 
-async def test_totals_are_by_reason(store: Store) -> None:
+async def test_totals_are_by_reason_and_party(store: Store) -> None:
     assert await store.quarantine.totals() == {}
     await store.quarantine.put(KEY, arrival(), ROOM)
     await store.quarantine.put(OTHER, arrival(reason="expired"), ROOM)
     totals = await store.quarantine.totals()
-    assert {reason: total.number for reason, total in totals.items()} == {"tampered": 1, "expired": 1}
+    assert {key: total.number for key, total in totals.items()} == {("tampered", "alice"): 1, ("expired", "alice"): 1}
     assert all(isinstance(total, Total) and total.octets > len(MESSAGE) for total in totals.values())
 
 

@@ -62,6 +62,9 @@ class Recorder:
             TryLater(CAUSE) if address.startswith("hold") else Refuse(CAUSE) if address.startswith("refuse") else None
         )
 
+    def heard(self, mail: Mail) -> None:
+        """Nothing is forgotten here."""
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         """Whoever has gone takes nothing along."""
 

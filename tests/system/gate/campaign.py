@@ -190,5 +190,6 @@ def differs(policies: PolicySet, reference: Policies, mail: Mail) -> str:
         except RelayError:
             found = outcome_of(None, 0)
     expected = reference.outcome(mail)
-    got = Outcome(found.levels, found.quantum, frozenset(found.kem), found.peer) if found.levels else Outcome()
+    sealed = (found.levels, found.quantum, frozenset(found.kem), found.peer, found.priority)
+    got = Outcome(*sealed) if found.levels else Outcome()
     return "" if got == expected else f"{mail}: {got} and not {expected}"

@@ -136,8 +136,8 @@ class Maker:
             found["kem"] = chance.choice(KEMS)
         if chance.random() < 0.1:
             found["otherwise"] = chance.choice(["hold", "refuse"])
-        if chance.random() < 0.05:
-            found["priority"] = "normal"
+        if chance.random() < 0.08:
+            found["priority"] = "low" if may_be_clear and chance.random() < 0.6 else "normal"
         return found
 
     def file(self, *, default: bool = False, person: bool = False) -> Tables:
@@ -419,7 +419,7 @@ class Maker:
         some = [
             self._levels, self._levels, self._limits, self._floor_gone, self._floor_gone, self._floor_new, self._order, self._order, self._rule_gone,
             self._rule_new, self._file_gone, self._file_new, self._quantum, self._kem, self._require, self._split, self._moved, self._harmless,
-            self._sizes, self._inside,
+            self._sizes, self._inside, self._priority,
         ]  # fmt: skip
         for _ in range(10):
             if what := self.chance.choice(some)(tables):
@@ -519,6 +519,13 @@ class Maker:
         if before is None or self.chance.random() < 0.7:
             table["quantum"] = self.chance.choice(["off", "preferred", "required"])
         return f"quantum: {before} -> {table.get('quantum')}"
+
+    def _priority(self, tables: Tables) -> str:
+        table = self.chance.choice(self._places(tables))
+        before = table.pop("priority", None)
+        if before is None or self.chance.random() < 0.5:
+            table["priority"] = self.chance.choice(["low", "normal"])
+        return f"priority: {before} -> {table.get('priority')}"
 
     def _kem(self, tables: Tables) -> str:
         places = [table for table in self._places(tables) if "pqc" in table.get("levels", [])]

@@ -33,10 +33,10 @@ SETS: tuple[tuple[str, str, str], ...] = (
     ("[سري]", "iso-8859-6", "iso-8859-6 arabic ecma-114 asmo-708"),
     ("[ลับ]", "cp874", "tis-620 windows-874 iso-8859-11 dos-874"),
     ("[mâ\u0323t]", "cp1258", "windows-1258 cp1258"),
-    ("[極秘]", "iso-2022-jp", "iso-2022-jp csiso2022jp ISO-2022-JP iso-2022-jp-2"),
-    ("[極秘]", "shift_jis", "shift_jis shift-jis sjis x-sjis ms_kanji csshiftjis ms932 windows-31j cp932"),
+    ("[極秘]", "iso-2022-jp", "iso-2022-jp us-ascii unknown-8bit csiso2022jp ISO-2022-JP iso-2022-jp-2"),
+    ("[極秘]", "shift_jis", "shift_jis us-ascii unknown shift-jis sjis x-sjis ms_kanji csshiftjis ms932 windows-31j cp932"),
     ("[極秘]", "euc-jp", "euc-jp x-euc-jp cseucpkdfmtjapanese eucjp"),
-    ("[绝密]", "gbk", "gb2312 gbk gb18030 x-gbk chinese csgb2312 gb_2312 cp936 ms936 iso-ir-58"),
+    ("[绝密]", "gbk", "gb2312 unknown-8bit unknown default us-ascii gbk gb18030 x-gbk chinese csgb2312 gb_2312 cp936 ms936 iso-ir-58"),
     ("[絕密]", "big5", "big5 cn-big5 csbig5 x-x-big5 big5-hkscs cp950"),
     ("[기밀]", "euc-kr", "euc-kr ks_c_5601-1987 ks_c_5601-1989 korean cseuckr ksc5601 windows-949 cp949 uhc"),
     ("[secret]", "utf-16-be", "utf-16be unicodefffe"),
@@ -74,6 +74,12 @@ def spellings() -> Iterator[Spelling]:
             yield Spelling(
                 f"charset {name}, {text}", "subject_tag", "[secret]", mail(b"Subject: " + q(text, name, every=True))
             )
+    eighth = bytes(octet | 0x80 for octet in b"[secret]")
+    for word in (q, b):
+        yield Spelling(
+            f"charset us-ascii, the eighth bit of each octet set, {word.__name__.upper()}", "subject_tag", "[secret]",
+            mail(b"Subject: " + word(eighth, "us-ascii")),
+        )  # fmt: skip
     yield Spelling("charset iso-2022-jp, Roman letters", "subject_tag", "[secret]",
                    mail(b"Subject: " + b(b"\x1b(J[secret]\x1b(B", "iso-2022-jp")))  # fmt: skip
     yield Spelling(

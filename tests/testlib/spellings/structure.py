@@ -173,8 +173,60 @@ def messages() -> Iterator[tuple[str, bytes]]:
         b"multipart/mixed; boundary=b", b"--b\r\nX: " + b"x" * 20_000 + b"\r\n" + PART + b"\r\n--b--\r\n")  # fmt: skip
 
 
+def _der(tag: int, *contents: bytes) -> bytes:
+    octets = b"".join(contents)
+    return bytes([tag, 0x82]) + len(octets).to_bytes(2, "big") + octets
+
+
+SIGNED_DATA, DATA = (b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x07" + last for last in (b"\x02", b"\x01"))
+OPAQUE = _der(
+    0x30, SIGNED_DATA,
+    _der(0xA0, _der(
+        0x30, b"\x02\x01\x01", _der(0x31),
+        _der(0x30, DATA, _der(0xA0, _der(0x04, b"Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n" + PART + b"\r\n--b--\r\n"))),
+        _der(0x31),
+    )),
+)  # fmt: skip
+"""A message within SignedData (RFC 8551, 3.5.2), which needs no key to be read."""
+
+
+def signed() -> Iterator[tuple[str, bytes]]:
+    """Messages with an attachment within what is signed and not encrypted."""
+    encoded = base64.encodebytes(OPAQUE).replace(b"\n", b"\r\n")
+    for name, kind in (
+        ("as it is", b"application/pkcs7-mime; smime-type=signed-data; name=smime.p7m"),
+        ("said to be encrypted", b"application/pkcs7-mime; smime-type=enveloped-data; name=smime.p7m"),
+        ("x-pkcs7-mime", b"application/x-pkcs7-mime"),
+        ("by its file name", b"application/octet-stream; name=smime.p7m"),
+    ):
+        for encoding, octets in ((b"base64", encoded), (b"quoted-printable", quopri.encodestring(OPAQUE))):
+            yield f"signed, {name}, {encoding.decode()}", mail(
+                b"Content-Type: " + kind, b"Content-Transfer-Encoding: " + encoding, body=octets.replace(b"\n", b"\r\n")
+            )  # fmt: skip
+
+
+def called() -> Iterator[tuple[str, bytes]]:
+    """Messages in which a part has no file name, and is called plan.docx all the same."""
+    for kind in (b"message/rfc822", b"message/global", b"message/news"):
+        part = b"Content-Type: " + kind + b"\r\n\r\nSubject: =?utf-8?Q?my_pl=C3=A4n=2Edocx?=\r\n\r\ntext\r\n"
+        yield (
+            f"{kind.decode()} by its subject",
+            multipart(b"multipart/mixed; boundary=b", b"--b\r\n\r\ntext\r\n--b\r\n" + part + b"--b--\r\n"),
+        )
+    for field in (b"Content-Description: plan.docx", b"Content-Location: http://x.example/a/plan.docx"):
+        part = b"Content-Type: application/octet-stream\r\n" + field + b"\r\n\r\ntext\r\n"
+        yield (
+            f"by {field.partition(b':')[0].decode()}",
+            multipart(b"multipart/mixed; boundary=b", b"--b\r\n\r\ntext\r\n--b\r\n" + part + b"--b--\r\n"),
+        )
+
+
 def spellings() -> Iterator[Spelling]:
     """All of them, looked for by name and by type."""
+    for name, message in signed():
+        yield Spelling(name, "attachment_name", "*.docx", message)
+    for name, message in called():
+        yield Spelling(name, "attachment_name", "*.docx", message)
     for name, message in messages():
         yield Spelling(name, "attachment_name", "*.docx", message)
         yield Spelling(name, "attachment_type", "image/*", message)

@@ -237,6 +237,8 @@ BLANKS = {
     "an em space": "[top\u2003secret]".encode(),
     "a narrow no-break space": "[top\u202fsecret]".encode(),
     "an empty pattern of Braille": "[top\u2800secret]".encode(),
+    "a Hangul filler": "[top\u3164secret]".encode(),
+    "a half-width Hangul filler": "[top\uffa0secret]".encode(),
     "an underscore in Q": b"=?utf-8?Q?[top_secret]?=",
     "=20 in Q": b"=?utf-8?Q?[top=20secret]?=",
     "=A0 in Q": b"=?iso-8859-1?Q?[top=A0secret]?=",

@@ -14,8 +14,10 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 
+from relay import identity as identities
 from relay.config import Config, load_config
-from relay.identity import Identity, create_identity, load_identity, peer_document
+from relay.errors import ConfigError
+from relay.identity import Identity, Import, create_identity, load_identity, peer_document, read_document
 
 NOW = datetime.now(UTC).replace(microsecond=0)
 
@@ -111,6 +113,15 @@ def copy_rsa_keys(source: Path, target: Path) -> None:
     target.mkdir(mode=0o700, parents=True)
     for path in source.glob("rsa_*.key"):
         shutil.copy2(path, target / path.name)
+
+
+def pin(config: Config, raw: bytes, **options: Any) -> Import:
+    """Pins a document; somebody has confirmed all of its domains."""
+    try:
+        confirmed = read_document(raw).domains
+    except ConfigError:
+        confirmed = ()
+    return identities.pin(config, raw, confirmed=confirmed, **options)
 
 
 def inner(document: bytes) -> dict[str, Any]:

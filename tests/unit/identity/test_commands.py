@@ -16,6 +16,9 @@ from relay.errors import ConfigError
 from relay.identity import load_identity, load_peer_documents
 from tests.unit.identity.homes import Home, copy_rsa_keys, make_home, write_config
 
+BOBS = ("--domain", "bob.example")
+"""What is expected of Bob."""
+
 
 def run(home: Home, *arguments: str | Path, stdin: str = "") -> Result:
     """`qumail-relay identity ...` with the site's relay.toml."""
@@ -95,7 +98,7 @@ def test_export_writes_a_document_and_shows_the_fingerprint(alice: Home, tmp_pat
 
 def test_export_can_name_fewer_levels(alice: Home, bob: Home, tmp_path: Path) -> None:
     assert run(bob, "export", "-o", tmp_path / "b", "--level", "pqc", "--level", "rsa").exit_code == 0
-    assert run(alice, "import", tmp_path / "b", "--yes").exit_code == 0
+    assert run(alice, "import", tmp_path / "b", "--yes", *BOBS).exit_code == 0
     assert load_peer_documents(alice.peers)["bob"].levels == ("pqc", "rsa")
 
 
@@ -106,7 +109,7 @@ def test_import_shows_the_fingerprint_and_asks(alice: Home, bob: Home, tmp_path:
         assert result.exit_code == 1
         assert bob.identity.fingerprint in result.stdout
         assert load_peer_documents(alice.peers) == {}
-    result = run(alice, "import", path, stdin="y\n")
+    result = run(alice, "import", path, stdin="y\ny\n")
     assert result.exit_code == 0
     assert "A new peer" in result.stdout
     assert load_peer_documents(alice.peers)["bob"].fingerprint == bob.identity.fingerprint
@@ -118,7 +121,7 @@ def test_what_follows_a_pinned_document_by_its_keys_needs_no_call_but_other_doma
 ) -> None:
     path = tmp_path / "b"
     path.write_bytes(bob.document())
-    assert run(alice, "import", path, "--yes").exit_code == 0
+    assert run(alice, "import", path, "--yes", *BOBS).exit_code == 0
     path.write_bytes(bob.document(levels=["pqc"]))
     newer = run(alice, "import", path)
     assert newer.exit_code == 0, newer.output
@@ -127,7 +130,7 @@ def test_what_follows_a_pinned_document_by_its_keys_needs_no_call_but_other_doma
     path.write_bytes(bob.document(sae_id="another"))
     assert run(alice, "import", path, stdin="n\n").exit_code == 1
     other = run(alice, "import", path, stdin="y\n")
-    assert "other domains or another SAE ID" in other.output
+    assert "fewer domains or another SAE ID" in other.output
     assert other.exit_code == 0
 
 
@@ -138,12 +141,12 @@ def test_import_takes_a_fingerprint_instead_of_asking(alice: Home, bob: Home, tm
     assert said in wrong(run(alice, "import", path, "--fingerprint", ""))
     assert said in wrong(run(alice, "import", path, "--yes", "--fingerprint", "1234"))
     assert load_peer_documents(alice.peers) == {}
-    assert run(alice, "import", path, "--fingerprint", bob.identity.fingerprint.lower()).exit_code == 0
+    assert run(alice, "import", path, "--fingerprint", bob.identity.fingerprint.lower(), *BOBS).exit_code == 0
     assert "bob" in load_peer_documents(alice.peers)
 
 
 def test_import_of_changed_keys_shows_both_fingerprints(alice: Home, bob: Home, rsa: Path, tmp_path: Path) -> None:
-    assert run(alice, "import", exported(bob, tmp_path), "--yes").exit_code == 0
+    assert run(alice, "import", exported(bob, tmp_path), "--yes", *BOBS).exit_code == 0
     somebody = make_home(tmp_path / "somebody", "bob", rsa)
     path = exported(somebody, tmp_path)
     assert "--replace" in wrong(run(alice, "import", path, "--yes"))
@@ -156,7 +159,7 @@ def test_import_of_changed_keys_shows_both_fingerprints(alice: Home, bob: Home, 
 def test_import_for_programs_does_not_ask(alice: Home, bob: Home, tmp_path: Path) -> None:
     path = exported(bob, tmp_path)
     assert run(alice, "import", path, "--json").exit_code == 2
-    result = run(alice, "import", path, "--json", "--yes", "--name", "robert")
+    result = run(alice, "import", path, "--json", "--yes", "--name", "robert", *BOBS)
     said = json.loads(result.stdout)
     assert (said["change"], said["name"]) == ("new", "robert")
     assert said["fingerprint"] == bob.identity.fingerprint
@@ -177,7 +180,7 @@ def test_import_of_what_is_no_document_is_refused(alice: Home, tmp_path: Path, c
 
 
 def test_show_lists_ours_and_the_pinned_ones(alice: Home, bob: Home, tmp_path: Path) -> None:
-    run(alice, "import", exported(bob, tmp_path), "--yes")
+    run(alice, "import", exported(bob, tmp_path), "--yes", *BOBS)
     result = run(alice, "show")
     assert result.exit_code == 0
     for each in (alice, bob):

@@ -20,7 +20,7 @@ from relay.cli.check import check
 from relay.cms import KEMS
 from relay.config import load_config
 from relay.errors import ConfigError
-from relay.identity import PeerCertificates, identity_findings, load_identity, pin, trusted_peers
+from relay.identity import PeerCertificates, identity_findings, load_identity, trusted_peers
 from relay.identity.directory import write_certificate
 from relay.identity.document import BadDocument, PinRefused
 from relay.identity.pairs import Role, subject_key_identifier
@@ -31,7 +31,7 @@ from relay.opening.layers import Layers
 from relay.store.delivery_tries import Begun
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.unit.identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
-from tests.unit.identity.homes import NOW, Home
+from tests.unit.identity.homes import NOW, Home, pin
 from tests.unit.identity.test_commands import run, wrong
 from tests.vectors.case import DIRECTORY, read
 from tests.vectors.people import Person, person

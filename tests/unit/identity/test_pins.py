@@ -19,7 +19,6 @@ from relay.identity import (
     identity_findings,
     load_identity,
     load_peer_documents,
-    pin,
     read_document,
     renew_identity,
     trusted_peers,
@@ -27,7 +26,7 @@ from relay.identity import (
 from relay.identity.document import BadDocument, ChangedKey, PinRefused, Rollback
 from relay.identity.pairs import Role
 from relay.identity.peers import ONE_SAE_ID
-from tests.unit.identity.homes import NOW, Home, inner, make_home, signed, write_config
+from tests.unit.identity.homes import NOW, Home, inner, make_home, pin, signed, write_config
 
 
 def _changed_config(home: Home, more: str) -> Home:
@@ -70,7 +69,9 @@ def test_a_newer_document_with_renewed_keys_is_taken(alice: Home, bob: Home) -> 
     found = pin(alice.config, bob.document(domains=["bob.example", "b.example"]), now=NOW)
     assert found.change == "newer"
     assert found.before == first
-    assert found.peer.fingerprint == first.fingerprint
+    assert found.added == ("b.example",)
+    assert found.peer.pinned_keys == first.pinned_keys
+    assert found.peer.fingerprint != first.fingerprint
     assert load_peer_documents(alice.peers)["bob"].domains == ("bob.example", "b.example")
 
 

@@ -58,7 +58,7 @@ async def test_what_cannot_be_believed_is_a_typed_error_and_its_keys_are_burnt(
     assert client.accounts.totals() == {"issued": burnt, "used": 0, "burnt": burnt, "expired": 0, "in_pool": 0}
 
 
-@pytest.mark.parametrize("kind", ["lower_case", "object_keys", "capital_keys", "integer_ids", "close_unsaid"])
+@pytest.mark.parametrize("kind", ["lower_case", "object_keys", "capital_keys", "close_unsaid"])
 async def test_other_shapes_of_a_reply_are_understood(kme: FakeKME, kind: str) -> None:
     kme.misbehave("enc_keys", kind, times=None)
     async with kme.client() as client:
@@ -446,6 +446,19 @@ async def test_the_size_is_said_in_the_unit_that_the_kme_understands(kme: FakeKM
             [key] = await client.request_enc_keys("bob", size=512)
             assert len(key.key) == 64
     assert kme.got("enc_keys")[0].content.get("size") == sent
+
+
+async def test_fresh_keys_with_numbers_for_ids_are_taken_only_where_they_are_asked_for_as_numbers(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    """A peer whose KME compares texts with numbers could never fetch them: the mail would wait in vain."""
+    kme.misbehave("enc_keys", "integer_ids", times=None)
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KMEBadReply, match="integer_key_ids"):
+            await client.request_enc_keys("bob", number=2)
+    async with kme.client(quirks=Quirks(integer_key_ids=True)) as client:
+        keys = await client.request_enc_keys("bob", number=2)
+        assert all(key.key_ID.isdigit() for key in keys)
 
 
 async def test_integer_key_ids_are_asked_for_as_numbers_where_the_kme_wants_that(kme: FakeKME) -> None:

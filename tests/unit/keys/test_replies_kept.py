@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -30,8 +30,15 @@ class Disk:
     def ready(self) -> None:
         """There is room."""
 
+    @property
+    def written(self) -> bool:
+        return "append" in self.done
+
     def append(self, record: bytes) -> None:
         self.done.append("append")
+
+    def note(self, record: bytes) -> None:
+        """What is asked for has a test of its own."""
 
     def flush(self) -> None:
         self.begun.set()
@@ -40,7 +47,7 @@ class Disk:
             raise self.trouble
         self.done.append("flush")
 
-    def hand_over(self) -> None:
+    def hand_over(self, carried: Sequence[bytes] = (), last: bytes = b"") -> None:
         self.done.append("hand over")
 
     def close(self) -> None:

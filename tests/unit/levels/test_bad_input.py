@@ -63,6 +63,9 @@ class Keys:
         found = {each: self._keys.get(each.key_ID) for each in references}
         return {each: Key(each.key_ID, octets) for each, octets in found.items() if octets is not None}
 
+    async def unanswered(self, _: object) -> bool:
+        return False
+
     async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
         return Begun()
 

@@ -172,10 +172,19 @@ def test_the_version_changes_with_names_and_contents_and_nothing_else(tmp_path: 
         return load_policies(write(tmp_path / name, files), PEERS).version
 
     one = version("one", {"bob.example.toml": AES, "default.toml": AES})
-    assert re.fullmatch("[0-9a-f]{12}", one)
+    assert re.fullmatch("[0-9a-f]{40}", one)
     assert version("same", {"default.toml": AES, "bob.example.toml": AES, "README.md": "x"}) == one
     assert version("content", {"bob.example.toml": AES + "\n", "default.toml": AES}) != one
     assert version("name", {"carol.example.toml": AES, "default.toml": AES}) != one
+
+
+def test_sets_made_to_have_the_same_beginning_of_a_sum_of_digests_have_two_versions(tmp_path: Path) -> None:
+    """Both were 041a2e1298dc as long as a version was that; a relay kept the first one where the second came."""
+    versions = set()
+    for name, one, other in (("a", 'levels=["rsa"]\n# 2069', "# 5950"), ("b", 'levels=["otp"]\n# 1391', "# 386")):
+        files = {"bob.example.toml": f"{one}\n", "zz.example.toml": f'peer="bob"\nlevels=["aes"]\n{other}\n'}
+        versions.add(load_policies(write(tmp_path / name, files), PEERS).version)
+    assert len({version[:12] for version in versions}) == 2
 
 
 def test_a_decision_takes_microseconds(without_default: PolicySet) -> None:

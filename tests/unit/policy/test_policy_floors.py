@@ -110,6 +110,10 @@ def test_edits_of_floors_and_groups_count_and_change_the_version(tmp_path: Path)
         ("floors.toml", '[[floor]]\nsendr = "x@y"\nlevels = [1]', "floors.toml:2: floor.0.sendr: unknown setting; did you"),
         ("floors.toml", '[[floor]]\nsender = "group:law"\nlevels = [1]', "floors.toml:2: no group 'law'; write it into"),
         ("bob.example.toml", AES + '[[when]]\nsender = "group:legl"\nlevels = [1]', "bob.example.toml:3: no group 'legl'; did"),
+        ("bob.example.toml", AES + f"max_size = {hex(16**5000)}", "bob.example.toml:2: max_size: "),
+        ("bob.example.toml", AES + f"hold_for = {hex(16**5000)}", "bob.example.toml:2: hold_for: write a time"),
+        ("bob.example.toml", AES + '[[when]]\nsmaller_than = 1\nlevels = [1]', "bob.example.toml:2: when.0: no message is so small"),
+        ("bob.example.toml", AES + '[[when]]\nsubject_tag = "\\u200b"\nlevels = [1]', "bob.example.toml:3: when.0.subject_tag: "),
         ("groups.toml", 'legal = ["x"]\n', "groups.toml:1: legal: 'x': write an address"),
         ("groups.toml", 'legal = []\n', "groups.toml:1: legal: write a text in quotes"),
         ("groups.toml", '"a b" = "x@y"\nlegal = "x@y"\n', "groups.toml:1: a b: write a name of letters"),
@@ -124,6 +128,40 @@ def test_a_wrong_floor_group_or_end_is_named_with_file_line_and_remedy(
     with pytest.raises(ConfigError) as caught:
         loaded(tmp_path, {"default.toml": AES, "groups.toml": GROUPS} | {name: text})
     assert caught.value.problems[0].removeprefix(f"{tmp_path}/").startswith(said), caught.value.problems
+
+
+IN_VAIN = [
+    ('larger_than = "2 MiB"\nlevels = ["otp"]\nmax_size = "1 MiB"', AES, "no level is for mail of 2097153 octets"),
+    ('larger_than = "20 KiB"\nlevels = ["otp"]', 'levels = ["otp", "aes"]\nmax_size = {otp = "10 KiB"}\n', "no level is for mail of 20481"),
+    ('recipient = "*@alice.example"\nlevels = ["otp"]', AES, "its recipients are at our own domains"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("floor", "file", "said"), IN_VAIN)
+def test_a_floor_that_nothing_can_fulfil_or_that_is_for_nobody_is_named(
+    tmp_path: Path, floor: str, file: str, said: str
+) -> None:
+    files = {"bob.example.toml": file, "floors.toml": f"[[floor]]\n{floor}\n"}
+    folder = PolicyFolder(
+        write(tmp_path, files), {"bob": ["bob.example"]}, site=SiteFacts(frozenset({"alice.example"}))
+    )
+    [doubt] = floors_in_vain(folder.read_tested())
+    assert said in doubt.what
+    assert Path(doubt.source).name == "floors.toml"
+
+
+@pytest.mark.parametrize(
+    "floor", ['larger_than = "20 KiB"\nlevels = ["aes"]', 'recipient = "*@bob.example"\nlevels = ["otp"]']
+)
+def test_a_floor_that_can_be_fulfilled_is_not(tmp_path: Path, floor: str) -> None:
+    files = {
+        "bob.example.toml": 'levels = ["otp", "aes"]\nmax_size = {otp = "10 KiB"}\n',
+        "floors.toml": f"[[floor]]\n{floor}\n",
+    }
+    folder = PolicyFolder(
+        write(tmp_path, files), {"bob": ["bob.example"]}, site=SiteFacts(frozenset({"alice.example"}))
+    )
+    assert list(floors_in_vain(folder.read_tested())) == []
 
 
 # --- exceptions end ------------------------------------------------------------------------------------------------

@@ -12,6 +12,9 @@ import pytest
 
 from relay import mime
 from relay.kme import DevelopmentKMEs
+from relay.store.received_table import KeyName
+from relay.store.secret import SiteSecret
+from relay.store.store import open_store
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.imap_double import IMAPDouble
 from tests.testlib.relay_command import run
@@ -91,3 +94,19 @@ async def test_a_key_that_is_late_is_waited_for(
         kmes.link.waiting |= keys
         await provider.until(lambda: len(provider.messages("Sealed")) == 1)
     assert opened(provider.messages()) == [original("late")]
+
+
+@pytest.mark.in_process
+async def test_a_key_that_was_lost_when_all_processes_were_killed_is_not_waited_for(
+    alice: Alice, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    bob = bob_at(provider, tmp_path, kmes)
+    sealed = await alice.seal(original("lost"))
+    provider.put(sealed)
+    lost = [KeyName("alice-bob", "2", key_ID) for key_ID in taken_away(kmes, sealed)]
+    secret = SiteSecret.load_or_create(bob.config.store.secret)
+    async with await open_store(bob.config.store.database, secret) as store:
+        await store.received.note_unanswered(lost)
+    [first] = await visit(bob)
+    assert (first.opened, first.unopened, first.lost) == (0, 0, 1)
+    assert LOST in provider.folders["INBOX"][0].flags

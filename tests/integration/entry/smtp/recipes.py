@@ -62,6 +62,9 @@ class Recorder:
         self.mails.append(mail)
         return tuple(self.outcomes.get(address) for address in mail.envelope.addresses)
 
+    def heard(self, mail: Mail) -> None:
+        """Nothing is forgotten here."""
+
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         self.unheard_mails.append((mail, outcomes))
         self.noted.set()

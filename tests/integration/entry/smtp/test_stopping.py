@@ -18,7 +18,7 @@ from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.recipes import Running, serving
 from tests.integration.entry.smtp.test_lmtp import with_lmtp
-from tests.testlib import mails
+from tests.testlib import mails, relay_command
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
 from tests.testlib.submit import submit, talking
@@ -150,3 +150,64 @@ async def test_an_address_in_use_is_named_with_its_setting() -> None:
         with pytest.raises(ConfigError, match=r"outgoing\.lmtp: cannot listen on 127\.0\.0\.1:\d+: "):
             await bound("outgoing.lmtp", running.address)
         assert (await submit(running.address, mails.plain())).code == 250
+
+
+HALTS = """
+import asyncio, pathlib, time, uvloop
+from relay import app
+here, bound, run = pathlib.Path({directory!r}), app.bound, uvloop.run
+
+async def slowly_bound(config):
+    (here / "starts").touch()
+    while not (here / "signals came").exists():
+        await asyncio.sleep(0.01)
+    return await bound(config)
+
+def slowly_run(main):
+    run(main)
+    (here / "ends").touch()
+    while not (here / "last signals came").exists():
+        time.sleep(0.01)
+
+app.bound, uvloop.run = slowly_bound, slowly_run
+"""
+
+
+@pytest.mark.in_process
+async def test_no_signal_for_a_relay_that_serves_ends_one_that_starts_or_stops(site: Site, wire: Sink) -> None:
+    """As `systemctl kill --signal=HUP` and an operator's script send them. What SIGHUP asked for is done at last."""
+
+    async def there(name: str) -> None:
+        async with asyncio.timeout(30):
+            while not (site.directory / name).exists():
+                await asyncio.sleep(0.01)
+
+    def tell_all(process: relay_command.RelayCommand) -> None:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            process.send_signal(number)
+
+    site.set_workers(1)
+    with (site.directory / "relay.log").open("ab") as log:
+        process = await relay_command.start(
+            "serve", "--config", site.config_file, "--ready-file", site.directory / "ready", stderr=log,
+            before=HALTS.format(directory=str(site.directory)),
+        )  # fmt: skip
+    try:
+        await there("starts")
+        with site.config_file.open("a") as file:
+            file.write('\n[peers.carol]\ndomains = ["carol.example"]\nsae_id = "sae-carol"\n')
+        tell_all(process)
+        (site.directory / "signals came").touch()
+        await there("ready")
+        async with asyncio.timeout(30):
+            while "relay_toml_reloaded" not in (site.directory / "relay.log").read_text():
+                await asyncio.sleep(0.01)
+        process.terminate()
+        tell_all(process)
+        await there("ends")
+        tell_all(process)
+        (site.directory / "last signals came").touch()
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()

@@ -1,0 +1,254 @@
+"""Whether the audit record is one chain from the first line to the last, and fits what somebody has kept elsewhere.
+Standard: deploy/AUDIT.md; verifying needs no secret and no database, so anybody can do it with the files.
+
+The first records may have been removed as too old, and a record says so. Anybody who can write to the files can write
+that record, too: it proves a removal only where a checkpoint covers it, or has signed how long records are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from relay.audit.chain import GENESIS
+from relay.audit.reading import REMOVED, Line, lines
+
+MAX_PROBLEMS = 100
+"""Maximum number of problems listed; the same number of times that go back."""
+CLOCK_TOLERANCE = timedelta(minutes=1)
+"""How far a time may be before that of a record in front of it: several processes write, each a moment later."""
+_LATER_WRITTEN = ("policies",)
+"""Events whose time is when something happened, which may be long before its record was written."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedLine:
+    """A line with this number and this hash must be there, and all lines from number `first` on up to it.
+
+    Those that are `keep_days` days old, or older, may have been removed as too old; None: none may.
+    """
+
+    number: int
+    head: str
+    first: int = 1
+    keep_days: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What verifying found: number of the first record and of the last, hash of that one's line, and what is wrong.
+
+    `broken_off` are the places of lines that a crash cut short, `times_back` says which times go back: clocks are set.
+    `removed` says in which record those before the first one are removed as too old, if that is so.
+    """
+
+    first: int
+    number: int
+    head: str
+    problems: tuple[str, ...]
+    broken_off: tuple[str, ...] = ()
+    times_back: tuple[str, ...] = ()
+    removed: str = ""
+
+    @property
+    def entries(self) -> int:
+        """How many records there are."""
+        return self.number - self.first + 1 if self.number else 0
+
+
+def verify(
+    directory: Path,
+    expected: ExpectedLine | None = None,
+    head: str | None = None,
+    *,
+    keep_days: int | None = None,
+    now: datetime | None = None,
+) -> Verified:
+    """Follows the chain from the first line to the last. Raises ConfigError where a file cannot be read.
+
+    The chain alone does not show that lines are missing at its ends: `expected`, and `head` for a hash alone, are what
+    somebody has kept elsewhere, and must be found. A head says nothing of retention, so `keep_days` does. `now` (aware)
+    is when records are to be old enough.
+    """
+    return _Verifier(directory, expected, head, keep_days, now or datetime.now(UTC)).verify()
+
+
+class _Verifier:
+    def __init__(
+        self, directory: Path, expected: ExpectedLine | None, head: str | None, keep_days: int | None, now: datetime
+    ) -> None:
+        self._directory, self._expected, self._wanted, self._now = directory, expected, head, now
+        self._keep_days = keep_days
+        self._problems: list[str] = []
+        self._broken_off: list[str] = []
+        self._removals: dict[tuple[int, str], int] = {}
+        """Number of the first record that has those up to a line, of this number and hash, as removed."""
+        self._before = (0, GENESIS)
+        self._first = self._number = self._number_of_head = 0
+        self._head = self._last = GENESIS
+        # Of a record that was empty any one is the continuation.
+        self._seen = {"head": head in (None, GENESIS), "checkpoint": expected is None or expected.number == 0}
+        self._times = _Times()
+
+    def verify(self) -> Verified:
+        begun = False
+        for line in lines(self._directory):
+            if not begun:
+                begun = True
+                self._begin(line)
+            self._one(line)
+        self._times.end()
+        removal = self._removals.get(self._before)
+        if self._first > 1 and removal is None:
+            begins = f"{self._directory}: begins with number {self._first}"
+            self._add(f"{begins}, and no record has those before as removed")
+        if not self._seen["head"]:
+            self._add(f"{self._directory}: no line has the hash {self._wanted}; the record was cut off or replaced")
+        elif removal is not None and self._wanted is not None:
+            self._check_removal("head", ExpectedLine(self._number_of_head, "", 1, self._keep_days), removal)
+        if self._expected is not None and not self._seen["checkpoint"]:
+            self._add(self._missing(self._expected))
+        elif self._expected is not None and removal is not None:
+            self._check_removal("checkpoint", self._expected, removal)
+        removed = ""
+        if removal is not None:
+            removed = f"numbers up to {self._first - 1} were removed as too old, says record {removal}"
+        problems, back = tuple(self._problems), tuple(self._times.back)
+        return Verified(self._first, self._number, self._last, problems, tuple(self._broken_off), back, removed)
+
+    def _begin(self, line: Line) -> None:
+        """Those before the first line may have been removed; then a record further on says so."""
+        record = line.record() or {}
+        number, previous = _number(record), record.get("previous")
+        if number > 1 and isinstance(previous, str):
+            self._number, self._head = number - 1, previous
+            self._before = (number - 1, previous)
+
+    def _one(self, line: Line) -> None:
+        record = line.record()
+        if record is None:
+            self._broken_off.append(line.place)  # confirmed to nobody; the line after it continues the chain over it
+        else:
+            self._number += 1
+            self._first = self._first or self._number
+            self._check(line, record)
+        self._head = hashlib.sha256(line.octets).hexdigest()
+        if record is not None:
+            self._last = self._head
+        if self._head == self._wanted:
+            self._seen["head"], self._number_of_head = True, self._number
+        if self._expected is not None and record is not None and self._number == self._expected.number:
+            self._seen["checkpoint"] = True
+            if self._head != self._expected.head:
+                self._add(f"{line.place}: is another line than that of the checkpoint; the record was replaced")
+
+    def _check(self, line: Line, record: dict[str, Any]) -> None:
+        number = _number(record)
+        if number != self._number:
+            self._add(f"{line.place}: number {record.get('number')!r}, and {self._number} is expected")
+            self._number = number or self._number
+        if record.get("previous") != self._head:
+            self._add(f"{line.place}: does not continue the line before it; one of them was changed")
+        self._times.see(line.place, record)
+        if record.get("event") == REMOVED:
+            last, head = _number(record, "last"), record.get("head")
+            if last < 1 or not isinstance(head, str):
+                self._add(f"{line.place}: has records as removed and does not say which")
+            else:
+                self._removals.setdefault((last, head), self._number)
+
+    def _check_removal(self, what: str, expected: ExpectedLine, removal: int) -> None:
+        """What is missing before the first line, and checkpoint or head covers, must have gone by retention."""
+        covers_nothing = expected.number == 0
+        if covers_nothing or self._first <= expected.first or removal <= expected.number:
+            return
+        age = self._now - self._times.first if self._times.first is not None else timedelta(0)
+        if expected.keep_days is not None and age >= timedelta(days=expected.keep_days):
+            return
+        missing = f"numbers {expected.first} to {self._first - 1}, which the {what} covers, are missing"
+        hole = f"{missing}; record {removal} has them as removed, which was written after the {what}"
+        if expected.keep_days is None:
+            self._add(f"{self._directory}: {hole}, and nothing says how long records are kept")
+        else:
+            kept = f"records are kept for {expected.keep_days} days, and these are no more than {age.days} days old"
+            self._add(f"{self._directory}: {hole}; {kept}")
+
+    def _missing(self, expected: ExpectedLine) -> str:
+        if expected.number < self._first:
+            return (
+                f"{self._directory}: begins with number {self._first}, so that the checkpoint, of number "
+                f"{expected.number}, can be compared with nothing"
+            )
+        return f"{self._directory}: ends with number {self._number}, before the checkpoint, of number {expected.number}"
+
+    def _add(self, problem: str) -> None:
+        if len(self._problems) < MAX_PROBLEMS:
+            self._problems.append(problem)
+
+
+class _Times:
+    """Times of records in their order; `first` is that of the first one written at its time, `back` where they go back.
+
+    A clock that was wrong for a while makes many records: one line tells of all of them.
+    """
+
+    def __init__(self) -> None:
+        self.first: datetime | None = None
+        self.back: list[str] = []
+        self._latest: datetime | None = None
+        self._place = ""
+        self._number = 0
+        self._by = timedelta(0)
+
+    def see(self, place: str, record: dict[str, Any]) -> None:
+        """The next record."""
+        time = _time(record)
+        if time is None:
+            self._add(f"{place}: has no time")
+            return
+        if record.get("event") in _LATER_WRITTEN or record.get("reason") == "Killed":
+            return
+        self.first = self.first or time
+        if self._latest is None or time >= self._latest - CLOCK_TOLERANCE:
+            self._latest = time if self._latest is None else max(time, self._latest)
+            self.end()
+            return
+        self._place = self._place or place
+        self._number += 1
+        self._by = max(self._by, self._latest - time)
+
+    def end(self) -> None:
+        """The next one is in order again, or there is none."""
+        if self._number:
+            records = "its time is" if self._number == 1 else f"times of {self._number} records from here on are"
+            self._add(f"{self._place}: {records} before that of a record in front of it, by up to {_span(self._by)}")
+        self._place, self._number, self._by = "", 0, timedelta(0)
+
+    def _add(self, said: str) -> None:
+        if len(self.back) < MAX_PROBLEMS:
+            self.back.append(said)
+
+
+def _number(record: dict[str, Any], name: str = "number") -> int:
+    """A member that counts records, from 1; 0 for what is none."""
+    number = record.get(name)
+    return number if type(number) is int and number > 0 else 0
+
+
+def _time(record: dict[str, Any]) -> datetime | None:
+    try:
+        time = datetime.fromisoformat(str(record.get("time")))
+        return time.astimezone(UTC) if time.tzinfo is not None else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _span(time: timedelta) -> str:
+    """A time in its largest unit."""
+    for unit, seconds in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if (number := int(time.total_seconds()) // seconds) >= 2:
+            return f"{number} {unit}"
+    return f"{time.total_seconds():.0f} seconds"

@@ -1,0 +1,65 @@
+"""The domains of a peer's document, as the administrator here confirms them: one by one, or by those that they expect.
+Standard: relay/identity/peers.py; neither words nor a fingerprint confirm a domain, for the peer itself has named it.
+"""
+
+from __future__ import annotations
+
+import click
+
+from relay.config.values import parse_domain
+from relay.errors import ConfigError
+from relay.identity import Import
+from relay.mailbox import fold_domain
+from relay.setup.asking import Asker
+
+MAX_ASKED = 20
+"""Maximum number of domains that are asked about; more have to be given."""
+WHY = (
+    "The document names these domains itself. Mail for them will be sealed so that this site alone can read it. Say "
+    "yes to those that you know to be theirs, and to no other."
+)
+
+domain_option = click.option(
+    "--domain",
+    "domains",
+    multiple=True,
+    help="A mail domain that you expect of the peer, as often as needed: a document that names another is refused.",
+)
+
+
+class NotConfirmed(ConfigError):
+    """A person has said that something about a peer is not as they know it."""
+
+
+def confirmed_domains(
+    found: Import, expected: tuple[str, ...], asker: Asker, *, option: str = "--domain"
+) -> tuple[str, ...]:
+    """The domains of the document that are confirmed now: all that have to be.
+
+    Raises NotConfirmed; ConfigError where nobody is asked and nothing is expected; UsageError for what is no domain.
+    """
+    domains = tuple(map(_folded, expected))
+    if domains:
+        if absent := [domain for domain in domains if domain not in found.peer.domains]:
+            raise ConfigError(f"not taken in: the document does not name {absent[0]}, which is expected")
+        if more := [domain for domain in found.added if domain not in domains]:
+            raise NotConfirmed(f"not taken in: the document also names {', '.join(more)}, which is not expected")
+        return domains
+    if not found.added:
+        return ()
+    if not asker.asks or len(found.added) > MAX_ASKED:
+        named = ", ".join(found.added)
+        raise ConfigError(f"not taken in: it names {named}; say which domains you expect, {option} for each")
+    why = WHY
+    for domain in found.added:
+        if not asker.confirm(why, f"Is {domain} a mail domain of {found.peer.name}?", unasked=False):
+            raise NotConfirmed(f"not taken in: {domain} was not confirmed")
+        why = ""
+    return found.added
+
+
+def _folded(domain: str) -> str:
+    try:
+        return fold_domain(parse_domain(domain))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error

@@ -1,0 +1,202 @@
+"""Mail that is sealed for a site and comes to its outgoing listener: it goes the way in, or is held and said.
+Standard: relay/FORMAT.md, the receiver's order: where a message comes in changes nothing about who gets it.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import LogCapture
+
+from relay import app, assembly, mime
+from relay.audit.reading import records
+from relay.kme import DevelopmentKMEs
+from relay.mail import Envelope, Mail, Recipient
+from relay.quarantine.release import Release
+from tests.integration.entry.milter.mta import MTA, Answer, in_thread
+from tests.integration.test_refusals import log as log  # a fixture
+from tests.testlib import mails
+from tests.testlib.identities import Identities
+from tests.testlib.sink import Sink
+from tests.testlib.sites import Site, make_site
+from tests.testlib.submit import submit, submit_lmtp
+
+pytestmark = pytest.mark.in_process
+
+BEN, EVE, CARL = "ben@bob.example", "eve@bob.example", "carl@carol.example"
+INSIDE = {
+    "bob.example.toml": 'levels = ["plaintext"]\n',
+    "carol.example.toml": 'levels = ["plaintext"]\n',
+    "default.toml": 'levels = ["aes"]\n',
+}
+Seal = Callable[..., Awaitable[bytes]]
+LISTENERS = 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'
+
+
+@pytest.fixture
+async def left() -> AsyncIterator[Sink]:
+    async with Sink() as sink:
+        yield sink
+
+
+@pytest.fixture
+def bob(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, left: Sink, identities: Identities) -> Site:
+    return make_site(
+        tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], outgoing=left.address,
+        incoming=sink.address, policies=INSIDE, settings=LISTENERS, identities=identities,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities) -> Seal:
+    """Seals a mail of Ann's for Ben at a level."""
+    alice = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"default.toml": 'levels = ["aes"]\n'}, identities=identities,
+    )  # fmt: skip
+
+    async def sealed(level: str = "aes", message: bytes = mails.plain()) -> bytes:
+        alice.write_policies({"default.toml": f'levels = ["{level}"]\nquantum = "off"\n'})
+        async with assembly.parts(alice.config, prefetch=False) as parts:
+            mail = Mail(Envelope("ann@alice.example", (Recipient(BEN),)), message)
+            return (await parts.sealer.seal(mail)).copies[0].message
+
+    return sealed
+
+
+def events(log: LogCapture, *names: str) -> list[tuple[str, str]]:
+    """Those of these names, with their levels."""
+    return [(each["event"], each["log_level"]) for each in log.entries if each["event"] in names]
+
+
+@pytest.mark.parametrize("level", ["aes", "otp", "pqc", "rsa"])
+async def test_it_is_opened_as_if_it_had_come_at_the_incoming_listener(
+    bob: Site, seal: Seal, sink: Sink, left: Sink, log: LogCapture, level: str
+) -> None:
+    """And a second arrival is a copy, at whichever listener."""
+    message = await seal(level)
+    async with app.running(bob.config) as addresses:
+        assert (await submit(addresses["outgoing"], message)).code == 250
+        assert (await submit(addresses["incoming"], message)).code == 250
+        assert [each.code for each in await submit_lmtp(addresses["outgoing_lmtp"], message)] == [250]
+    assert [got.message.endswith(mails.plain()) for got in sink.got] == [True]
+    assert left.got == []
+    assert events(log, "came_by_the_way_out", "came_again") == [
+        ("came_by_the_way_out", "warning"), ("came_again", "warning"),
+        ("came_by_the_way_out", "warning"), ("came_again", "warning"),
+    ]  # fmt: skip
+
+
+async def test_the_milter_of_mail_that_leaves_opens_it_in_place(bob: Site, seal: Seal) -> None:
+    message = await seal()
+    header, body = mime.split(message)
+    fields = [
+        (name.decode(), value.decode().removesuffix("\r\n").replace("\r\n", "\n"))
+        for name, _, value in (raw.partition(b":") for _, raw in mime.fields(header))
+    ]
+    async with app.running(bob.config) as addresses:
+
+        def whole() -> Answer:
+            mta = MTA(addresses["outgoing_milter"])
+            mta.negotiate()
+            answer = mta.mail(fields, body.decode(), sender="<ann@alice.example>", recipients=(f"<{BEN}>",))
+            mta.abort()
+            mta.close()
+            return answer
+
+        answer = await in_thread(whole)
+    assert answer.applied(fields, body.decode()).endswith(mails.plain())
+
+
+async def test_what_does_not_open_or_names_others_is_put_aside_and_nobody_gets_it_sealed(
+    bob: Site, seal: Seal, sink: Sink, left: Sink
+) -> None:
+    message, other = await seal(), await seal()
+    header, body = mime.split(message)
+    der = bytearray(base64.b64decode(body))
+    der[-1] ^= 1
+    spoilt = header + b"\r\n" + base64.encodebytes(bytes(der)).replace(b"\n", b"\r\n")
+    async with app.running(bob.config) as addresses:
+        assert (await submit(addresses["outgoing"], spoilt)).code == 250
+        assert (await submit(addresses["outgoing"], other, recipients=[EVE])).code == 250
+        assert (await submit(addresses["outgoing"], other, recipients=[CARL])).code == 250
+    assert (sink.got, left.got) == ([], [])
+    async with assembly.parts(bob.config, prefetch=False) as parts:
+        assert sorted(each.reason for each in await parts.store.quarantine.all()) == ["redirected", "tampered"]
+
+
+async def test_a_relay_that_opens_no_mail_holds_it_and_says_so(
+    bob: Site, seal: Seal, left: Sink, log: LogCapture
+) -> None:
+    message = await seal()
+    text = bob.config_file.read_text()
+    before, _, rest = text.partition("\n[incoming]")
+    bob.config_file.write_text(before + "\n[policies]" + rest.partition("\n[policies]")[2])
+    async with app.running(bob.config) as addresses:
+        assert str(await submit(addresses["outgoing"], message)).startswith("451 4.7.5")
+    held = [each for each in records(bob.directory / "audit") if each.get("outcome") == "held"]
+    assert [each["direction"] for each in held] == ["outgoing"]
+    assert left.got == []
+    assert events(log, "sealed_mail_held") == [("sealed_mail_held", "warning")]
+
+
+async def test_what_we_have_sealed_for_a_peer_and_what_people_seal_for_each_other_leaves_as_before(
+    bob: Site, kmes: DevelopmentKMEs, sink: Sink, left: Sink, log: LogCapture
+) -> None:
+    people = (
+        b"From: ben@bob.example\r\nTo: eve@bob.example\r\nMessage-ID: <p@bob.example>\r\nMIME-Version: 1.0\r\n"
+        b'Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data; name="smime.p7m"\r\n'
+        b"Content-Transfer-Encoding: base64\r\n\r\n" + base64.encodebytes(b"0\x03\x02\x01\x05").replace(b"\n", b"\r\n")
+    )
+    async with app.running(bob.config) as addresses:
+        for to, message in (("ann@alice.example", mails.plain()), (EVE, people)):
+            assert (await submit(addresses["outgoing"], message, sender=BEN, recipients=[to])).code == 250
+        [ours] = [got.message for got in left.got if got.recipients == ("ann@alice.example",)]
+        reply = await submit(addresses["outgoing"], ours, sender=BEN, recipients=["ann@alice.example"])
+        assert reply.code == 250
+        # To somebody of ours, too: that is neither on its way in nor on its way out.
+        mixed = await submit(addresses["outgoing"], ours, sender=BEN, recipients=["ann@alice.example", EVE])
+        assert str(mixed).startswith("451 4.7.5")
+    assert sink.got == []
+    assert [got.message.endswith(people) for got in left.got if got.recipients == (EVE,)] == [True]
+    assert events(log, "came_by_the_way_out") == []
+
+
+async def test_what_a_person_has_released_unopened_is_not_put_aside_once_more(
+    bob: Site, seal: Seal, sink: Sink, left: Sink
+) -> None:
+    """Postfix shows it to the outgoing relay on its way from there to the mailbox."""
+    message = await seal()
+    text = bob.config_file.read_text()
+    bob.config_file.write_text(text.replace("[peers.alice]", '[peers.alice]\naccept = ["pqc"]'))
+    async with app.running(bob.config) as addresses:
+        assert (await submit(addresses["incoming"], message)).code == 250
+    async with assembly.parts(bob.config, prefetch=False) as parts:
+        [kept] = await parts.store.quarantine.all()
+        release = Release(parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.audit, 50, "me")
+        assert (await release.release(kept, kept.envelope.recipients, unopened=True)).over
+    [released] = sink.got
+    assert mime.is_sealed(released.message)
+    async with app.running(bob.config) as addresses:
+        for to in (BEN, EVE):
+            reply = await submit(addresses["outgoing"], released.message, sender=released.sender, recipients=[to])
+            assert reply.code == 250
+    assert [got.recipients for got in left.got] == [(BEN,)]
+    async with assembly.parts(bob.config, prefetch=False) as parts:
+        assert [each.envelope.addresses for each in await parts.store.quarantine.all()] == [(EVE,)]
+
+
+async def test_what_was_sealed_twice_is_opened_layer_by_layer_and_never_goes_round(
+    bob: Site, seal: Seal, sink: Sink, left: Sink
+) -> None:
+    """What is opened goes through the outgoing relay on its way to the mailbox."""
+    message = await seal("aes", await seal("aes", mails.plain()))
+    way = ["incoming", "outgoing", "outgoing"]
+    async with app.running(bob.config) as addresses:
+        for listener in way:
+            assert (await submit(addresses[listener], message)).code == 250
+            message = (sink.got + left.got)[-1].message
+    assert ([len(sink.got), len(left.got)], message.endswith(mails.plain())) == ([2, 1], True)
