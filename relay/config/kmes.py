@@ -73,7 +73,7 @@ class KMESettings(toml.Table):
     removed: ClassVar[dict[str, str]] = {
         "name_check": "with kme_id that name is looked for, without it the host name of the URL; remove this line",
         "tls_minimum": "TLS 1.2 is the least that is spoken, and 1.3 wherever the KME speaks it; remove this line",
-        "connect_timeout": "a connection that takes 2 seconds is given up; remove this line",
+        "connect_timeout": "a connection may take half of timeout, and 2 seconds at least; remove this line",
         "min_timeout": "it is a fifth of timeout; remove this line",
         "breaker_failures": "it is 5; remove this line",
         "breaker_delay": "it is 5 times retry_delay; remove this line",

@@ -533,6 +533,7 @@ class KMEClient(ABC):
                 end()
 
         sending = asyncio.create_task(send())
+        sending.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # nobody may be left to see it
         timer = loop.call_later(seconds, end)
         answered = False
         try:

@@ -104,7 +104,7 @@ def _https(url: object) -> str:
     return url.rstrip("/")
 
 
-USUAL_CACHE = Prefetch(low=64, high=128, lifetime=240.0, follows_use=False)
+USUAL_CACHE = Prefetch(low=128, high=256, lifetime=240.0, follows_use=False)
 """Keys are drawn in the background whenever fewer than `low` are ready, up to `high`; what nobody needs is lost."""
 
 

@@ -117,6 +117,8 @@ async def test_more_keys_than_a_request_may_ask_for_come_by_several(clients: Cli
 
 
 async def test_what_the_kme_does_not_accept_is_a_refused_request(clients: Clients) -> None:
+    with pytest.raises(KMERefusedRequest):
+        await clients[0].request_enc_keys(1, size=65_544)
     with pytest.raises(KMERefusedRequest, match="extension_mandatory"):
         await clients[0].request_enc_keys(1, extension_mandatory=[{"vendor_thing": 1}])
     assert await clients[0].request_enc_keys(1, extension_optional=[{"vendor_thing": 1}])

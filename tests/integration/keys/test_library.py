@@ -149,7 +149,7 @@ async def test_its_log_is_read_through_logging(
 
 @pytest.fixture
 async def servers(tmp_path: Path) -> AsyncIterator[DevelopmentKMEs]:
-    link = LinkSettings(key_rate=0, stored_key_limit=1000)
+    link = LinkSettings(key_rate=0, stored_key_limit=2000)
     async with DevelopmentKMEs(state_dir=tmp_path / "kme", ports=(0, 0), link=link) as kmes:
         yield kmes
 
@@ -189,7 +189,7 @@ async def test_the_first_hundred_requests_after_a_moment_of_idling_do_not_wait(s
     async with alice, bob:
         while drawing := [task for task in asyncio.all_tasks() if task.get_name() == "draw keys"]:
             await asyncio.wait(drawing)
-        assert (len(servers.km1.got("enc_keys")), len(servers.km2.got("enc_keys"))) == (1, 1)
+        assert (len(servers.km1.got("enc_keys")), len(servers.km2.got("enc_keys"))) == (2, 2)
         for client, slave in ((alice, 1), (bob, 2)):
             for _ in range(100):
                 with pytest.raises(StopIteration):  # it comes to its end without having waited for anything
