@@ -5,6 +5,7 @@ Standard: signal(7): SIGHUP, SIGUSR1 and SIGUSR2 end a process that says nothing
 from __future__ import annotations
 
 import asyncio
+import atexit
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +20,13 @@ def end_nothing() -> None:
     signal.signal(signal.SIGHUP, _remember)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    # Python, as it ends, puts the system's own handling in the place of its handlers, and the signal would end it.
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def hear(number: signal.Signals, told: Callable[[], None]) -> None:

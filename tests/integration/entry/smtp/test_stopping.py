@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
+import sys
 import struct
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -211,3 +213,15 @@ async def test_no_signal_for_a_relay_that_serves_ends_one_that_starts_or_stops(s
     finally:
         if process.returncode is None:
             process.kill()
+
+
+def test_not_even_one_that_comes_while_python_itself_ends() -> None:
+    """What Python does nearly last is to let go of all handlers."""
+    ends = (
+        "import atexit, os, signal, time; from relay import signals\n"
+        "class Last:\n"
+        "    def __del__(self, kill=os.kill, me=os.getpid()): [kill(me, number) for number in (1, 10, 12)]\n"
+        "signals.end_nothing(); os.last = Last()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", ends], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
