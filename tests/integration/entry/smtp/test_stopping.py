@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import struct
 import subprocess
 import sys
-import struct
 from contextlib import AsyncExitStack
 from pathlib import Path
 from socket import SO_LINGER, SOL_SOCKET
