@@ -22,8 +22,12 @@ log = structlog.get_logger(__name__)
 MOST_CONNECTIONS = 200
 """For one more that connection is closed that has asked for nothing for longest, else that whose answer takes longest.
 Mail needs descriptors, and a liveness probe must be heard."""
+PROBES_A_SECOND = 1000
+"""Connections that are accepted a second, and probes that are answered. What waits for that stands before a probe."""
+OF_ONE_A_SECOND, BURST_OF_ONE = 5, 50
+"""The same of probes by one connection, after so many at once."""
 A_SECOND, BURST = 50, 200
-"""So many connections and requests are taken a second, after so many at once; others wait for their turn."""
+"""So many other requests are answered a second, after so many at once; others wait for their turn."""
 REQUEST_S = 10.0
 """A request must have come whole so long after the connection, or the answer before."""
 ANSWER_S = 10.0
@@ -90,7 +94,9 @@ class StatusServer:
         self._probes = probes
         self.access = access
         self.tls = tls
-        self._accepting, self._pace, self._probe_pace = (Pace(A_SECOND, BURST) for _ in range(3))
+        self._accepting, self._probe_pace = (Pace(PROBES_A_SECOND, PROBES_A_SECOND) for _ in range(2))
+        self._pace = Pace(A_SECOND, BURST)
+        self._paces: dict[web.RequestHandler, Pace] = {}
         self._answers = asyncio.Semaphore(ANSWERS_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets: Sequence[socket.socket] = ()
@@ -193,6 +199,8 @@ class StatusServer:
         self._answering[protocol] = request.path not in self._lasting
         is_probe = request.path in self._probes
         try:
+            if is_probe:
+                await self._pace_of(protocol).keep()
             await (self._probe_pace if is_probe else self._pace).keep()
             self.access.check(request)
             if request.path in self._lasting:
@@ -213,6 +221,13 @@ class StatusServer:
         finally:
             self._answering.pop(protocol, None)
         return response
+
+    def _pace_of(self, protocol: web.RequestHandler) -> Pace:
+        """That of the probes of one connection; those that have ended are forgotten in time."""
+        server = self._runner.server
+        if len(self._paces) > 2 * MOST_CONNECTIONS and server is not None:
+            self._paces = {each: self._paces[each] for each in server.connections if each in self._paces}
+        return self._paces.setdefault(protocol, Pace(OF_ONE_A_SECOND, BURST_OF_ONE))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)

@@ -182,14 +182,37 @@ async def test_a_probe_is_answered_while_clients_do_not_read_their_answers(
         each.close()
 
 
+async def test_a_probe_is_answered_while_others_connect_and_ask_half_a_request_all_the_time(relay: Relay) -> None:
+    """More connections came than were accepted, and a probe stood behind all of them."""
+
+    async def connects_again_and_again() -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            with socket.socket() as connection:
+                connection.setblocking(False)
+                await loop.sock_connect(connection, relay.status)
+                await loop.sock_sendall(connection, b"GET /heal")
+                await asyncio.sleep(0.2)
+
+    others = [asyncio.create_task(connects_again_and_again()) for _ in range(60)]
+    try:
+        await asyncio.sleep(3)
+        async with asyncio.timeout(3):
+            assert await asked(relay.status, "/healthz")
+    finally:
+        for each in others:
+            each.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+
+
 async def test_who_asks_all_the_time_has_his_answers_slowly(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = await asyncio.open_connection(*relay.status)
     writer.write(GET.replace(b"/metrics", b"/healthz") * 1000)
     loop = asyncio.get_running_loop()
     began, answers = loop.time(), 0
-    while answers < server.BURST + 25:
+    while answers < server.BURST_OF_ONE + 5:
         answers += (await reader.read(65536)).count(b"HTTP/1.1 200")
-    assert loop.time() - began >= 20 / server.A_SECOND
+    assert loop.time() - began >= 4 / server.OF_ONE_A_SECOND
     assert (await submit(relay.outgoing, mails.plain())).code == 250
     writer.close()
 
