@@ -196,6 +196,7 @@ class _KME:
     """A group of key management entities that has these keys and no others."""
 
     pools = ()
+    refusal = ""
 
     def __init__(self, keys: Mapping[OneKey, bytes]) -> None:
         self._keys = keys
