@@ -128,7 +128,7 @@ class Spool:
         Not without another one: the room in this one may be needed for a reply that is on its way. The notes that are
         `carried` go into the new file, and then the `last` one into the old file.
         """
-        if not self._has_records and self._end < ROOM_OCTETS:
+        if self._file < 0 or (not self._has_records and self._end < ROOM_OCTETS):
             return
         before, end = self._file, self._end
         try:
@@ -158,7 +158,7 @@ class Spool:
             if not self._end:
                 self._path.unlink(missing_ok=True)
             os.close(self._file)
-        self._file, self._end, self._room = -1, 0, 0
+        self._file, self._end, self._room, self._has_records = -1, 0, 0, False
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,6 +132,7 @@ class NoKME:
     """A KME group that gives what one case says, and remembers what it was asked for."""
 
     pools = ()
+    refusal = ""
 
     def __init__(self, group: str, keys: Mapping[Name, bytes]) -> None:
         self._group = group
