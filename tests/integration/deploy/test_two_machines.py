@@ -132,7 +132,14 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         for file in ("ca.pem", "sae-1.pem", "sae-1.key"):
             shutil.copy(alice.path(f"{KMES}/{file}"), bob.path(f"/root/{file}"))
 
-        usual = {"Door": "", "Everybody else": "", "Postfix": "", "Change Postfix so?": "y", "Are these the words": "y"}
+        usual = {
+            "Door": "",
+            "Everybody else": "",
+            "Postfix": "",
+            "Change Postfix so?": "y",
+            "Are these the words": "y",
+            "a mail domain of": "y",
+        }
         first = typed(
             alice, tmp_path, f"env XDG_STATE_HOME=/var/lib/development {setup}",
             usual | {"Mail domains": "alice.example", "Invitation of the other site": "", "KME": "development"},
