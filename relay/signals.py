@@ -25,7 +25,7 @@ def end_nothing() -> None:
 
 
 def _ignore() -> None:
-    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,15 @@ Seen = Stamp | None | Unknown
 """What is there: a file with this stamp, nothing, or cannot tell."""
 Stamps = dict[Path, Seen]
 """Of each file what is there."""
+
+
+def read_regular(path: Path) -> bytes:
+    """What a regular file holds. Raises OSError, also for all else: a FIFO would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return file.read()
 
 
 def stamp_of(path: str | Path | os.DirEntry[str], *, follow: bool = True) -> Seen:

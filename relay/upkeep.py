@@ -30,6 +30,7 @@ from relay.keys.ring import KeyRing
 from relay.policy.findings import endings
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage
+from relay.stamps import read_regular
 from relay.stopping import Stop
 from relay.store import claims
 from relay.store.sent import SentRecords, sent_of_late, take_over_sent
@@ -223,7 +224,7 @@ async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
     To be entered before any mail comes, and left when the last has ended: what went meanwhile would be told as waiting.
     """
     try:
-        held.take(await asyncio.to_thread(file.read_text))
+        held.take((await asyncio.to_thread(read_regular, file)).decode())
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -18,6 +18,7 @@ import structlog
 from relay.audit.chain import ChainFile, Place, files_of, make_directory
 from relay.audit.reading import Line, lines, lines_in
 from relay.errors import ConfigError
+from relay.stamps import read_regular
 from relay.store.secret_file import sync_directory
 
 log = structlog.get_logger(__name__)
@@ -38,8 +39,7 @@ class Places(NamedTuple):
     def read(cls, directory: Path) -> Places | None:
         """What was written last; None where there is nothing. Blocks, and raises nothing."""
         try:
-            with (directory / _NAME).open("rb") as file:
-                behind, earlier = json.loads(file.read(MAX_OCTETS))
+            behind, earlier = json.loads(read_regular(directory / _NAME)[:MAX_OCTETS])
             return cls(_place(behind), _place(earlier) if earlier is not None else None)
         except (OSError, ValueError, TypeError):
             return None

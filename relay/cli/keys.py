@@ -26,6 +26,7 @@ from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
+from relay.stamps import read_regular
 from relay.store.secret import SiteSecret
 
 FRESH_S = 60.0
@@ -149,7 +150,7 @@ def _serving_relay(config: Config) -> dict[str, Any] | None:
         age = time.time() - written.stat().st_mtime
         if abs(age) >= FRESH_S:  # one from the future is from before the clock was set
             return None
-        return {"source": "the serving relay", "age_s": round(age, 1), **json.loads(written.read_text())}
+        return {"source": "the serving relay", "age_s": round(age, 1), **json.loads(read_regular(written))}
     except (OSError, ValueError, TypeError):
         return None
 

@@ -20,6 +20,7 @@ import structlog
 from relay.config import Config
 from relay.counting import Board, metrics
 from relay.counting.alarms import ALARMS, Alarm
+from relay.stamps import read_regular
 from relay.status.rules import RULES, Rule
 from relay.status.sight import Looking, Sight
 from relay.upkeep import write_whole
@@ -209,7 +210,7 @@ def _resume(telling: Telling, untold: Mapping[str, Any]) -> None:
 def _read(file: Path, now: float = 0.0) -> tuple[list[Standing], Mapping[str, Any]]:
     """What stood, and was still to be told, when the relay before ended; nothing where that cannot be read."""
     try:
-        found = json.loads(file.read_bytes())
+        found = json.loads(read_regular(file))
         standing = [_standing(row, now) for row in found["alarms"][:MOST] if row["alarm"] in ALARMS]
         return standing, found.get("untold", {})
     except FileNotFoundError:

@@ -68,11 +68,15 @@ class Pace:
         self._next = float("-inf")
 
     async def keep(self) -> None:
-        """Returns when it is this one's turn."""
+        """Returns when it is this one's turn; who goes before gives it back, so that nobody waits for who has gone."""
         now = asyncio.get_running_loop().time()
         self._next = max(self._next, now - self._ahead) + self._each
         if self._next > now:
-            await asyncio.sleep(self._next - now)
+            try:
+                await asyncio.sleep(self._next - now)
+            except asyncio.CancelledError:
+                self._next -= self._each
+                raise
 
 
 class StatusServer:

@@ -15,7 +15,7 @@ import pytest
 
 from relay.errors import ConfigError
 from relay.permissions import cause, denial_at
-from relay.stamps import Unknown, files_in, is_there, stamp_of, stamp_of_directory, stamps_in
+from relay.stamps import Unknown, files_in, is_there, read_regular, stamp_of, stamp_of_directory, stamps_in
 from tests.testlib.nobody import NOBODY, as_nobody, by_root
 
 
@@ -155,3 +155,11 @@ def test_to_open_what_a_link_leads_to_is_advised_only_if_the_link_is_meant(top: 
     with as_nobody():
         assert ": a link leads there; if that is meant: ch" in str(denial_at(top / "a.toml"))
         assert "a link" not in str(denial_at(top / "secret"))
+
+
+def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(OSError, match="not a regular file"):
+        read_regular(tmp_path / "fifo")
+    (tmp_path / "file").write_bytes(b"x")
+    assert read_regular(tmp_path / "file") == b"x"

@@ -4,6 +4,8 @@ Standard: relay/counting/alarms.py has them all; `check`, the page, metrics and 
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,3 +59,20 @@ async def test_commands_say_without_a_relay_that_all_mail_leaves_unsealed(shadow
     said = error + out.decode()
     assert status == (1 if words == ["check"] else 0), said
     assert "all outgoing mail leaves unsealed" in said
+
+
+@pytest.mark.parametrize("words", [["check"], ["keys", "status"], ["policy", "log"]])
+async def test_a_fifo_among_the_relays_own_files_keeps_no_command_waiting(shadowed: Site, words: list[str]) -> None:
+    config = shadowed.config
+    config.audit_directory.mkdir(exist_ok=True)
+    for path in (config.alarms_file, config.keys_file, config.audit_directory / ".policies"):
+        os.mkfifo(path)
+    async with asyncio.timeout(60):
+        await run(*words, "--config", shadowed.config_file)
+
+
+async def test_a_fifo_among_the_relays_own_files_keeps_no_relay_from_serving(shadowed: Site) -> None:
+    for path in (shadowed.config.alarms_file, shadowed.config.alarms_file.with_name("held.json")):
+        os.mkfifo(path)
+    async with asyncio.timeout(60), app.running(shadowed.config) as addresses:
+        assert await asked(addresses["status"], "/readyz")

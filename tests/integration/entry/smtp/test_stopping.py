@@ -220,7 +220,7 @@ def test_not_even_one_that_comes_while_python_itself_ends() -> None:
     ends = (
         "import atexit, os, signal, time; from relay import signals\n"
         "class Last:\n"
-        "    def __del__(self, kill=os.kill, me=os.getpid()): [kill(me, number) for number in (1, 10, 12)]\n"
+        "    def __del__(self, kill=os.kill, me=os.getpid()): [kill(me, number) for number in (1, 10, 12, 15)]\n"
         "signals.end_nothing(); os.last = Last()\n"
     )
     done = subprocess.run([sys.executable, "-c", ends], check=False, capture_output=True, text=True)
