@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
@@ -21,6 +22,9 @@ from tests.testlib import sites
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
+
+settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # how fast inputs are made says something of the machine, and of no test
 
 LONG_FIRST = (
     "system/test_loop_clock.py", "fuzz/test_fuzz.py", "deploy/test_operating.py", "system/test_crash.py",

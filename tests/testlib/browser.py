@@ -86,11 +86,9 @@ class Browser:
 @asynccontextmanager
 async def browser(profile: Path) -> AsyncIterator[Browser]:
     """A new browser that has seen nothing; what it writes lies in `profile`."""
-    driver = await asyncio.create_subprocess_exec(
-        "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
-    )
+    driver, port = await _driver()
     try:
-        url = f"http://127.0.0.1:{await _port(driver)}/session"
+        url = f"http://127.0.0.1:{port}/session"
         async with aiohttp.ClientSession() as session:
             found = await _session(session, url, profile)
             try:
@@ -103,13 +101,19 @@ async def browser(profile: Path) -> AsyncIterator[Browser]:
         await driver.communicate()
 
 
-async def _port(driver: asyncio.subprocess.Process) -> int:
-    assert driver.stdout is not None
-    async with asyncio.timeout(30):
-        async for line in driver.stdout:
-            if found := re.search(rb"started successfully on port (\d+)", line):
-                return int(found[1])
-    raise AssertionError("chromedriver has ended")
+async def _driver() -> tuple[asyncio.subprocess.Process, int]:
+    """A chromedriver and its port. It ends where somebody else was given the port that it had chosen."""
+    for _ in range(3):
+        driver = await asyncio.create_subprocess_exec(
+            "chromedriver", "--port=0", stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+        )
+        assert driver.stdout is not None
+        async with asyncio.timeout(30):
+            async for line in driver.stdout:
+                if found := re.search(rb"started successfully on port (\d+)", line):
+                    return driver, int(found[1])
+            await driver.wait()
+    raise AssertionError("chromedriver has ended three times")
 
 
 async def _session(session: aiohttp.ClientSession, url: str, profile: Path) -> str:

@@ -25,6 +25,7 @@ import logging
 import math
 import re
 import ssl
+import time
 from typing import Any, ClassVar, cast
 
 import structlog
@@ -44,6 +45,8 @@ MAX_ERRORS = 20
 """So many commands that make no sense, and the connection ends."""
 AT_ONCE, IN_A_TURN = 4, 16
 """Commands that a client may have sent at once before others go on meanwhile, and those of each further turn."""
+TURN_S = 0.01
+"""Such a turn ends after so long, too: a recipient may have a thousand rules."""
 SPARE_COMMANDS, SPARE_A_SECOND = 200, 50.0
 """Commands of a client between two mails, and how many of them come back in a second."""
 HANDSHAKE_S = 30.0
@@ -97,7 +100,7 @@ class CommandStream(SMTP):
         self.ending = False
         self.left = False
         self._errors = 0
-        self._at_once = 0
+        self._at_once, self._turn_began = 0, time.monotonic()
         self._spare, self._spare_at = float(SPARE_COMMANDS), self.loop.time()
         self._refused_because = ""
 
@@ -273,12 +276,12 @@ class CommandStream(SMTP):
     async def _let_others_go_on(self) -> None:
         """Where this client has sent many commands at once: with others who do so, one is answered after the other."""
         if b"\n" not in self._reader._buffer:  # type: ignore[attr-defined]
-            self._at_once = 0
+            self._at_once, self._turn_began = 0, time.monotonic()
             return
         self._at_once += 1
-        if self._at_once > AT_ONCE:
+        if self._at_once > AT_ONCE or time.monotonic() - self._turn_began > TURN_S:
             await self.listener.lane.turn()
-            self._at_once = AT_ONCE - IN_A_TURN
+            self._at_once, self._turn_began = AT_ONCE - IN_A_TURN, time.monotonic()
 
     async def _keep_pace(self, command: str) -> None:
         """Makes a client wait that says much and brings no mail; what a mail needs it may say at any pace."""

@@ -191,7 +191,8 @@ def test_whatever_a_kme_says_of_its_keys_what_is_planned_is_drawn_sealed_and_ope
         "min_key_size": min_key_size,
         "max_key_per_request": per_request,
     }
-    status = status_from_reply({name: value for name, value in fields.items() if value is not None})
+    said = {name: value for name, value in fields.items() if value is not None}
+    status = status_from_reply({"source_KME_ID": "kme"} | said)
     try:
         plan = plan_pad(padded_size(len(payload)), status, any_size=any_size)
     except KMEMisconfigured:
