@@ -35,7 +35,7 @@ from tests.testlib.identities import Identities, make_identities
 from tests.testlib.policy_made import LOCALS, LOGINS, OWN, Made, Policies, message_of
 from tests.testlib.policy_reference import Ability, Facts, Reference
 from tests.testlib.sink import Got, Sink
-from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
+from tests.testlib.sites import ANY_SENDER, RelayProcess, Site, make_site, relay_process
 from tests.testlib.submit import submit
 
 PEERS = {"bob": ["bob.example"]}
@@ -170,7 +170,7 @@ def site_of(
     """Alice with these policies."""
     site = make_site(
         directory, "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address, policies={},
-        identities=identities,
+        identities=identities, peer_settings=ANY_SENDER,
     )  # fmt: skip
     text = site.config_file.read_text()
     text = text.replace('domains = ["alice.example"]', f"domains = {json.dumps(sorted(OWN))}")
