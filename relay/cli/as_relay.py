@@ -44,7 +44,7 @@ def become_owner_of_settings(config_file: Path) -> None:
 
 
 def load_to_serve(config_file: Path, text: str | None = None) -> Config:
-    """The settings of a relay, which runs as whoever starts it; a `text` that is given is read instead.
+    """The settings of a relay, which runs as the user that starts it; a `text` that is given is read instead.
 
     Raises ConfigError, for root also where anybody else can write the file: it names programs.
     """

@@ -50,7 +50,7 @@ def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterato
 
 
 def _relays_user(config: Config) -> int:
-    """Who owns the state; whoever looks, where there is none yet."""
+    """The owner of the state; this user, where there is none yet."""
     with suppress(OSError):
         return config.store.secret.parent.stat().st_uid
     return os.geteuid()

@@ -577,9 +577,12 @@ class KMEClient(ABC):
     async def _take_in_late(self, sending: asyncio.Task[HTTPReply], sae: str, read: Read, spends: int) -> None:
         try:
             reply = await sending
-            if not reply.whole:
-                self._burn(sae, spends, "reply not believed")
             keys: list[Key] = []
+            # As where the answer comes in time: what the KME may have given, and nobody has read, is burnt.
+            if reply.code == 200 and not reply.whole:
+                self._burn(sae, spends, "reply not believed")
+            elif reply.code in _GATEWAY_CODES:
+                self._burn(sae, spends, "no answer")
             if reply.code == 200 and reply.whole:
                 try:
                     keys = await read(reply.body)

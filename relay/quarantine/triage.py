@@ -125,7 +125,7 @@ class Triage:
             raise
         self.board.add(metrics.QUARANTINE_PUT, reason, "no" if put.new else "yes")
         if put.new:
-            with suppress(StoreUnavailable):  # it is put aside, whoever hears of that
+            with suppress(StoreUnavailable):  # it is put aside, though the page hears of it later
                 await self._show()
         # Its sender has heard 250, and a recipient has not got it: nobody else will notice.
         report = log.error if reason in TOO_LATE and put.recipients else log.warning
