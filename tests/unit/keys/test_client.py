@@ -27,6 +27,7 @@ from relay.errors import (
 from relay.keys import Key, KMEGroup, OptimizedKMClient, Prefetch
 from relay.keys.client import Quirks
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
+from relay.keys.http import HTTPReply
 from relay.keys.transport import CONNECT_TIMEOUT_S
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 
@@ -570,6 +571,25 @@ async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, t
         assert len({key.key_ID for key in keys}) == 3
         assert len(kme.got("enc_keys")) == 1
         assert client.accounts.totals() == {"issued": 3, "used": 3, "burnt": 0, "expired": 0, "in_pool": 0}
+
+
+@pytest.mark.parametrize(
+    ("code", "whole", "burnt"), [(504, True, 3), (502, False, 3), (200, False, 3), (404, False, 0)]
+)
+async def test_a_late_answer_without_keys_burns_what_it_may_have_cost(
+    kme: FakeKME, code: int, whole: bool, burnt: int
+) -> None:
+    async def answer() -> HTTPReply:
+        return HTTPReply(code, bytearray(), whole=whole)
+
+    async def no_keys(_: object) -> list[Key]:
+        return []
+
+    async with kme.client() as client:
+        client._listen_further(asyncio.create_task(answer()), "bob", no_keys, 3)
+        while client.unread:
+            await asyncio.sleep(0)
+        assert client.accounts.totals()["burnt"] == burnt
 
 
 async def test_a_kme_that_pauses_now_and_then_loses_no_key_however_quick_it_was(kme: FakeKME) -> None:
