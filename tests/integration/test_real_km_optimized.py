@@ -135,11 +135,14 @@ async def test_a_request_that_no_kme_could_accept_is_the_callers_fault(
 async def test_an_exhausted_link_says_so_and_recovers_with_time(tmp_path: Path) -> None:
     link = LinkSettings(key_rate=0.001, stored_key_limit=3)
     async with DevelopmentKMEs(state_dir=tmp_path, host="localhost", ports=(0, 0), link=link) as kmes:
-        alice, bob = get_optimized_km_clients(kmes.state_dir)
-        async with alice, bob:
+        state = kmes.state_dir  # no pair that draws ahead: both KMEs are at one link, and Bob's would take its keys
+        files = {"ca": state / "ca.pem", "certificate": state / "sae-2.pem", "key": state / "sae-2.key"}
+        async with OptimizedKMClient(kmes.urls[0], retry_attempts=0, **files) as alice:  # type: ignore[arg-type]
             await alice.request_enc_keys(1, number=3)
             with pytest.raises(KMEExhausted):
                 await alice.request_enc_keys(1)
+            kmes.link.bits += 256
+            await alice.request_enc_keys(1)
 
 
 async def test_an_sae_that_the_kme_does_not_know_is_a_configuration_fault(clients: Clients) -> None:

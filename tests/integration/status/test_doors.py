@@ -45,7 +45,7 @@ def _site(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Site:
     return with_status(
         make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
-            policies=POLICIES, settings=SETTINGS, kme_settings="timeout = 0.5\ncache_high = 4\n",
+            policies=POLICIES, settings=SETTINGS, kme_settings="cache_high = 4\n",
         )
     )  # fmt: skip
 
@@ -107,7 +107,7 @@ async def test_keys_forecast_and_breaker_are_told(tmp_path: Path, dry: Developme
     site = with_status(
         make_site(
             tmp_path / "alice", "alice", state=dry.state_dir, kme_url=dry.urls[0], outgoing=sink.address,
-            policies=POLICIES, kme_settings="timeout = 0.5\ncache_high = 4\n",
+            policies=POLICIES, kme_settings="cache_high = 4\n",
         )
     )  # fmt: skip
     async with app.running(site.config) as addresses:
