@@ -9,7 +9,7 @@ From a message down to the wire::
     state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     receiver.py    received keys, written down as they come
-    etsi014.py     the ETSI client     skip.py   the SKIP client
+    etsi014.py     the ETSI client     skip.py   the SKIP client                         settings.py
     client.py      what both have, and one call: breaker, time limit, retries     health.py faults.py replies.py
     transport.py   one request, sent once                            http.py tls.py
     development.py the clients that programs share, with a key cache
@@ -30,7 +30,6 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.client import Quirks
 from relay.keys.development import CachedKMClient, get_optimized_km_clients
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import (
@@ -48,6 +47,7 @@ from relay.keys.health import BreakerRules
 from relay.keys.pads import Pad
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus
+from relay.keys.settings import ClientOptions, ClientSettings, Quirks
 from relay.keys.tls import TLSRules
 from relay.keys.types import IssuedKeyStore, Key, KeyReference
 
@@ -55,6 +55,8 @@ __all__ = [
     "BreakerRules",
     "CachedKMClient",
     "Call",
+    "ClientOptions",
+    "ClientSettings",
     "ConfigError",
     "ErrorRule",
     "IssuedKeyStore",

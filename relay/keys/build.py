@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 from relay.config import Config, KMESettings, PeerSettings
 from relay.counting import Board
-from relay.keys.client import Quirks
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.http import Receiver
 from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
+from relay.keys.settings import Quirks
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
 from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore

@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
 from relay.aio import off_loop
@@ -49,14 +47,15 @@ from relay.keys.faults import (
     ruled,
     unclear,
 )
-from relay.keys.health import MAX_BACKOFF_S, BreakerRules, Health, State
+from relay.keys.health import MAX_BACKOFF_S, Health, State
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Receiver, Sender
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus, text_of_error
+from relay.keys.settings import ClientOptions, ClientSettings
 from relay.keys.stock import SeenKeys
-from relay.keys.tls import CertificateEnd, ClientTLS, TLSRules
-from relay.keys.types import REAL_TIME, Key, Timing
+from relay.keys.tls import CertificateEnd, ClientTLS
+from relay.keys.types import Key
 
 log = Events(__name__)
 
@@ -89,25 +88,6 @@ def check_numbers(number: int, size: int) -> None:
         raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
 
 
-@dataclass(frozen=True, slots=True)
-class Quirks:
-    """Where a KME differs from the standard; the defaults are the standard's.
-
-    `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
-    for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
-    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways.
-    `errors`: what replies mean, against the usual reading. `at_once`: how many requests for fresh keys may be on their
-    way for one slave SAE; some KMEs drop the keys of the first when the second comes.
-    """
-
-    method: Literal["POST", "GET"] = "POST"
-    keep_alive: bool = True
-    size_unit: Literal["bits", "bytes", "ignored"] = "bits"
-    integer_key_ids: bool = False
-    errors: tuple[ErrorRule, ...] = ()
-    at_once: int = 1
-
-
 def _unnoticed() -> None:
     """Nothing is burnt when such a request was sent, and its answer did not come."""
 
@@ -128,38 +108,9 @@ class KMEClient(ABC):
     most_per_request: int | None = None
     """The most keys that one request can ask for; None: the KME says."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        ca: Path,
-        certificate: Path,
-        key: Path,
-        retry_attempts: int = 3,
-        retry_delay: float = 1,
-        timeout: float = 10,
-        adaptive: bool = False,
-        min_timeout: float | None = None,
-        pool_connections: int = 5,
-        pool_maxsize: int = 10,
-        burn_budget: int = 1000,
-        name: str | None = None,
-        quirks: Quirks = Quirks(),
-        tls: TLSRules = TLSRules(),  # noqa: B008 - frozen
-        breaker: BreakerRules = BreakerRules(),  # noqa: B008 - frozen
-        timing: Timing = REAL_TIME,
-        board: Board | None = None,
-    ) -> None:
-        """`url` is https and may carry a path prefix; the three files are PEM. Times are seconds.
+    def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
+        """`url` is https and may carry a path prefix; `options` are the fields of ClientSettings.
 
-        `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
-        time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
-        shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
-        less than `min_timeout` (by default a fifth of `timeout`).
-        At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most
-        `pool_connections` times that are open in all; it means nothing else. `burn_budget` is the number of keys an
-        hour that unanswered requests may cost.
-        `name` stands in logs and metrics (default: the URL, but for a password in it); these are on the `board`.
         Raises ConfigError for another scheme than https, and when the files cannot be used.
         """
         # Here, so that aiohttp is loaded by who asks a KME, and not by every command that knows of keys.
@@ -167,40 +118,29 @@ class KMEClient(ABC):
 
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
             raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
+        self.settings = settings = ClientSettings(**options)
+        self.retry_attempts, self.retry_delay = settings.retry_attempts, settings.retry_delay
+        self.timeout = settings.timeout
+        self.pool_connections, self.pool_maxsize = settings.pool_connections, settings.pool_maxsize
         self.url = url.rstrip("/")
-        self.name = name or _without_password(self.url)
-        self.retry_attempts = retry_attempts
-        self.retry_delay = retry_delay
-        self.timeout = timeout
-        self.pool_connections = pool_connections
-        self.pool_maxsize = pool_maxsize
-        self.quirks = quirks
-        self._timing = timing
-        self.board = board or Board()
+        self.name = settings.name or _without_password(self.url)
+        self._timing = settings.timing
+        self.board = settings.board or Board()
         self.accounts = Accounts(self.name, self.board)
         """What became of fresh keys; here only those that were lost on the way are entered."""
         self.transport = Transport(
             self.url,
-            ClientTLS(ca, certificate, key, tls),
-            connections=pool_connections * pool_maxsize,
-            per_host=pool_maxsize,
-            keep_alive=quirks.keep_alive and not self.one_by_one,
-            connect=timeout / 2,
+            ClientTLS(settings.ca, settings.certificate, settings.key, settings.tls),
+            connections=settings.pool_connections * settings.pool_maxsize,
+            per_host=settings.pool_maxsize,
+            keep_alive=settings.quirks.keep_alive and not self.one_by_one,
+            connect=settings.timeout / 2,
         )
-        self.state = Health(
-            self.name,
-            timing,
-            timeout=timeout,
-            min_timeout=min_timeout,
-            retry_delay=retry_delay,
-            adaptive=adaptive,
-            burn_budget=burn_budget,
-            breaker=breaker,
-        )
+        self.state = Health(self.name, settings)
         """How well the KME answers."""
         self.time_limits = self.state.limits
         self._receive: Sender = self.transport.send
-        self._errors = (*quirks.errors, *self.usual_errors)
+        self._errors = (*settings.quirks.errors, *self.usual_errors)
         self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
         self.take_in: Callable[[str, int, list[Key]], None]
         """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
@@ -298,17 +238,17 @@ class KMEClient(ABC):
     @property
     def one_by_one(self) -> bool:
         """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
-        return self.quirks.method == "GET"
+        return self.settings.quirks.method == "GET"
 
     @property
     def at_once(self) -> int:
         """How many requests for fresh keys may be on their way for one slave SAE."""
-        return self.quirks.at_once
+        return self.settings.quirks.at_once
 
     @property
     def any_size(self) -> bool:
         """Whether keys of other sizes than the usual one can be had."""
-        return self.quirks.size_unit != "ignored"
+        return self.settings.quirks.size_unit != "ignored"
 
     @property
     def breakers(self) -> dict[str, State]:

@@ -123,7 +123,7 @@ class OptimizedKMClient(KMEClient):
 
         async def read(body: bytes | bytearray) -> list[Key]:
             try:
-                read_keys = partial(_fresh_keys, numbers=self.quirks.integer_key_ids)
+                read_keys = partial(_fresh_keys, numbers=self.settings.quirks.integer_key_ids)
                 keys = await off_loop(len(body), read_keys, self.name, body, number, size)
             except KMEBadReply as error:
                 came = await off_loop(len(body), count_of_keys, body, number)
@@ -154,7 +154,7 @@ class OptimizedKMClient(KMEClient):
         if not wanted:
             return []
         master_sae = str(master_sae_id)
-        if self.quirks.method == "GET":
+        if self.settings.quirks.method == "GET":
 
             def one(key_ID: str) -> Awaitable[dict[str, Key]]:
                 query = (("key_ID", key_ID),)
@@ -198,7 +198,7 @@ class OptimizedKMClient(KMEClient):
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
         """Fetches a key that nobody needs: a request without key_IDs of its own, so that no spool keeps the reply."""
-        if self.quirks.method == "GET":
+        if self.settings.quirks.method == "GET":
             request = self._request("GET", own, Call.DEC_KEYS, query=(("key_ID", key_ID),))
         else:
             request = self._request("POST", own, Call.DEC_KEYS, json=self._ids([key_ID]))
@@ -222,9 +222,9 @@ class OptimizedKMClient(KMEClient):
 
     def _enc_keys_request(self, sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
         """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
-        sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.quirks.size_unit]
+        sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.settings.quirks.size_unit]
         content = {"number": number, **sizes}
-        if self.quirks.method == "GET" and not options:
+        if self.settings.quirks.method == "GET" and not options:
             query = tuple((name, str(value)) for name, value in content.items())
             return self._request("GET", sae, Call.ENC_KEYS, query=query)
         return self._request("POST", sae, Call.ENC_KEYS, json=content | dict(options))
@@ -244,7 +244,7 @@ class OptimizedKMClient(KMEClient):
         return HTTPRequest(method, path, query, json, sae, tuple(key_IDs), most)
 
     def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
-        numbers = self.quirks.integer_key_ids
+        numbers = self.settings.quirks.integer_key_ids
         return {
             "key_IDs": [
                 {"key_ID": int(key_ID) if numbers and key_ID.isascii() and key_ID.isdigit() else key_ID}

@@ -5,6 +5,7 @@ Standard: ETSI GS QKD 014 V1.1.1 (5.1: https); PEP 561 (types), PEP 282 (logging
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import re
 import signal
@@ -19,6 +20,8 @@ import pytest
 import relay
 from relay.errors import ConfigError
 from relay.keys import (
+    CachedKMClient,
+    ClientSettings,
     KMEGroup,
     KMEUnreachable,
     OptimizedKMClient,
@@ -27,6 +30,7 @@ from relay.keys import (
     get_optimized_km_clients,
 )
 from relay.keys.faults import Call
+from relay.keys.settings import ClientOptions
 from relay.keys.skip import SKIPClient
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
@@ -109,6 +113,17 @@ async def test_a_string_in_the_place_of_key_ids_is_an_error(kme: FakeKME, key_ID
                 await each.request_dec_keys(2, key_IDs)
         assert await client.request_dec_keys(2, ()) == []
     assert kme.requests == []
+
+
+def test_a_client_takes_each_setting_by_its_name_and_no_other(certificates: Certificates) -> None:
+    fields = {field.name: field for field in dataclasses.fields(ClientSettings)}
+    assert ClientOptions.__required_keys__ | ClientOptions.__optional_keys__ == fields.keys()
+    without_default = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    assert ClientOptions.__required_keys__ == without_default == {"ca", "certificate", "key"}
+    options: dict[str, Any] = {"time_out": 3, **certificates.files}
+    for kind in (OptimizedKMClient, SKIPClient, CachedKMClient):
+        with pytest.raises(TypeError, match="time_out"):
+            kind("https://localhost", **options)
 
 
 async def test_the_defaults_do_what_their_names_say(kme: FakeKME, time: FakeTime) -> None:

@@ -25,9 +25,9 @@ from relay.errors import (
     KMEUnreachable,
 )
 from relay.keys import Key, KMEGroup, OptimizedKMClient, Prefetch
-from relay.keys.client import Quirks
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
 from relay.keys.http import HTTPReply
+from relay.keys.settings import Quirks
 from relay.keys.transport import CONNECT_TIMEOUT_S
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 

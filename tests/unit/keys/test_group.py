@@ -15,9 +15,9 @@ import pytest
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable
 from relay.keys import Key
-from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.settings import Quirks
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
 
 NO_PREFETCH = Prefetch(low=0, high=0)
