@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from relay.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
+from relay.keys.asking import Question
 from relay.keys.client import KMEClient, check_numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
@@ -77,7 +78,7 @@ class OptimizedKMClient(KMEClient):
         async def read(body: bytes | bytearray) -> KeyStatus:
             return status_from_reply(json_body(self.name, body))
 
-        return await self._ask(Call.STATUS, request, read, patient=patient)
+        return await self._ask(Question(Call.STATUS, request, read), patient=patient)
 
     async def request_enc_keys(
         self,
@@ -127,7 +128,7 @@ class OptimizedKMClient(KMEClient):
                 keys = await off_loop(len(body), read_keys, self.name, body, number, size)
             except KMEBadReply as error:
                 came = await off_loop(len(body), count_of_keys, body, number)
-                self._burn(sae, number if came is None else came, "reply not believed")
+                self.burn(sae, number if came is None else came, "reply not believed")
                 if isinstance(error, OtherSize):
                     seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
                     self._other_size = error.bits, seen, self._timing.clock() + SIZE_BELIEVED_FOR_S
@@ -139,7 +140,9 @@ class OptimizedKMClient(KMEClient):
             return keys
 
         async with self._turn(f"draw for {sae}", self.at_once):
-            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=number, bits=number * size)
+            return await self._ask(
+                Question(Call.ENC_KEYS, request, read, spends=number, bits=number * size), patient=patient
+            )
 
     async def request_dec_keys(
         self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
@@ -215,7 +218,7 @@ class OptimizedKMClient(KMEClient):
             return found
 
         try:
-            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
+            return await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)
             raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error

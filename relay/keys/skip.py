@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from relay.characters import is_printable
 from relay.errors import KeyNotFound, KMEBadReply
+from relay.keys.asking import Question
 from relay.keys.client import KMEClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
@@ -68,7 +69,9 @@ class SKIPClient(KMEClient):
                 status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
             )
 
-        return await self._ask(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read, patient=patient)
+        return await self._ask(
+            Question(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read), patient=patient
+        )
 
     most_per_request = 1
 
@@ -82,11 +85,11 @@ class SKIPClient(KMEClient):
             try:
                 return [_key(self.name, body, size)]
             except KMEBadReply:
-                self._burn(remote, 1, "reply not believed")
+                self.burn(remote, 1, "reply not believed")
                 raise
 
         async with self._turn(f"draw for {remote}", self.at_once):
-            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=1, bits=size)
+            return await self._ask(Question(Call.ENC_KEYS, request, read, spends=1, bits=size), patient=patient)
 
     async def request_dec_keys(
         self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
@@ -107,7 +110,7 @@ class SKIPClient(KMEClient):
             async def read(body: bytes | bytearray) -> dict[str, Key]:
                 return {key_ID: key_asked_for(self.name, body, key_ID)}
 
-            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
+            return await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
 
         return self._in_order(key_IDs, await self._each_by_itself(self._several(key_IDs), one))
 

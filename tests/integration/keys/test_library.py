@@ -157,7 +157,7 @@ async def test_its_log_is_read_through_logging(
     await group.close()
     assert any("received_keys_not_stored" in record.getMessage() for record in caplog.records)
     [record] = [record for record in caplog.records if "keys_burnt" in record.getMessage()]
-    assert (record.name, record.levelno) == ("relay.keys.client", logging.WARNING)
+    assert (record.name, record.levelno) == ("relay.keys.asking", logging.WARNING)
     assert "number=3" in record.getMessage()
     assert capsys.readouterr().out == ""
 
