@@ -5,7 +5,8 @@ From a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
     group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py pads.py
-    pool.py        one KME's fresh keys: who asks for them, and the requests  undelivered.py
+    pool.py        one KME's fresh keys: who asks for them, and the requests  issued.py undelivered.py
+    kme_store.py   what the KME says of its own store, and what was seen of it   own_name.py
     state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     receiver.py    received keys, written down as they come

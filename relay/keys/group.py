@@ -24,6 +24,7 @@ from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
 from relay.keys.pending import MOST_PER_CALL, Outcome
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
+from relay.keys.replies import KeyStatus
 from relay.keys.stock import SeenKeys
 from relay.keys.types import REAL_TIME, IssuedKeyStore, KeepKeys, Key, KeyReference, Timing
 
@@ -61,7 +62,10 @@ class Member:
         def count(outcome: str, number: int) -> None:
             board.add(metrics.KEYS_RECEIVED, group, outcome, by=number)
 
-        self.fetcher = Fetcher(client, limits=pool.limits, keep=keep, count=count, timing=timing)
+        async def limits(master_sae: str) -> KeyStatus | None:
+            return await pool.store(master_sae).limits()
+
+        self.fetcher = Fetcher(client, limits=limits, keep=keep, count=count, timing=timing)
 
     def health(self, call: Call) -> float:
         """The client's own, roughly, and half of it while the KME is late with such calls.
@@ -91,7 +95,7 @@ class Member:
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
         """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
-        status = await self.pool.limits(slave_sae) if hidden else None
+        status = await self.pool.store(slave_sae).limits() if hidden else None
         return plan_keys(hidden, status, any_size=self.client.any_size)
 
     async def supply(self, slave_sae: str, hidden: int) -> Supply:
@@ -99,9 +103,10 @@ class Member:
         name = self.client.name
         if self.client.health == 0:
             return Supply(False, None, f"{name}: unreachable: it has not answered of late")
-        status = await self.pool.ask_status(slave_sae)
+        kme_store = self.pool.store(slave_sae)
+        status = await kme_store.ask()
         try:
-            self.pool.raise_if_another(slave_sae)
+            kme_store.raise_if_another()
             plan = await self.plan(slave_sae, hidden)
         except KeyUnavailable as error:
             return Supply(False, None, f"{name}: {error}")
@@ -109,7 +114,7 @@ class Member:
         if needed == 0:
             return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
         if status is None:
-            return Supply(False, None, f"{name}: {self.pool.status_trouble(slave_sae) or 'unreachable'}")
+            return Supply(False, None, f"{name}: {kme_store.trouble or 'unreachable'}")
         if status.stored_key_count is None:
             return Supply(False, None, f"{name}: does not say how many keys it has")
         usual = status.key_size or plan.size
@@ -118,7 +123,7 @@ class Member:
             return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
         if status.max_key_count and needed > status.max_key_count * usual:
             return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
-        rate = self.pool.refill_rate(slave_sae)
+        rate = kme_store.link.per_second
         wait = (needed - stored) / rate if rate else None
         return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
 
@@ -130,7 +135,7 @@ class Member:
         answer = self.fetcher.fetch(master_sae, key_IDs, tries)
         if wait:
             return await answer
-        status = self.pool.known_status(master_sae)
+        status = self.pool.store(master_sae).status
         in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
         usual = self.client.time_limits[Call.DEC_KEYS].usual * math.ceil(len(key_IDs) / in_a_call)
         return await self._unless_late(Call.DEC_KEYS, asyncio.timeout(usual), answer)
@@ -257,7 +262,7 @@ class KMEGroup:
     def remember_in(self, issued: IssuedKeyStore) -> None:
         """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
         for pool in self.pools:
-            pool.remember_in(issued, self.group)
+            pool.issued.remember_in(issued, self.group)
 
     def candidates(self, slave_sae: str = "", size: int = 0) -> list[Member]:
         """The KMEs by health; equally good ones in the order of the configuration.

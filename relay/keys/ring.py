@@ -370,7 +370,7 @@ class KeyRing:
 
     async def _ask_all(self) -> None:
         questions = [
-            pool.ask_status(peer.sae_id)
+            pool.store(peer.sae_id).ask()
             for name, peer in self.peers.items()
             for group in self._shared[name]
             for pool in group.pools
@@ -404,7 +404,7 @@ class KeyRing:
         reserve = self._limits.get(pool.client.name, SupplyLimits()).reserve
         if not reserve:
             return
-        usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
+        usual = (status.key_size if (status := await pool.store(sae_id).limits()) else None) or 256
         if pool.bits_at_hand(sae_id) - 8 * octets < reserve * usual:
             raise KMEExhausted(f"{pool.client.name}: what is left is reserved for mail of normal priority")
 
