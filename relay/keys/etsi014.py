@@ -5,7 +5,6 @@ Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -120,7 +119,7 @@ class OptimizedKMClient(KMEClient):
         sae = slave_sae_id
         if self.gives_only not in (None, size):
             raise KMERefusedRequest(f"{self.name}: not asked for keys of {size} bits: {self.troubles['size']}")
-        request = replace(self._enc_keys_request(sae, number, size, options), max_octets=max_reply_octets(number, size))
+        request = self._enc_keys_request(sae, number, size, options)
 
         async def read(body: bytes | bytearray) -> list[Key]:
             try:
@@ -226,11 +225,11 @@ class OptimizedKMClient(KMEClient):
     def _enc_keys_request(self, sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
         """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
         sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.settings.quirks.size_unit]
-        content = {"number": number, **sizes}
+        content, most = {"number": number, **sizes}, max_reply_octets(number, size)
         if self.settings.quirks.method == "GET" and not options:
             query = tuple((name, str(value)) for name, value in content.items())
-            return self._request("GET", sae, Call.ENC_KEYS, query=query)
-        return self._request("POST", sae, Call.ENC_KEYS, json=content | dict(options))
+            return self._request("GET", sae, Call.ENC_KEYS, query=query, most=most)
+        return self._request("POST", sae, Call.ENC_KEYS, json=content | dict(options), most=most)
 
     def _request(
         self,
@@ -241,9 +240,10 @@ class OptimizedKMClient(KMEClient):
         query: tuple[tuple[str, str], ...] = (),
         json: dict[str, Any] | None = None,
         key_IDs: Sequence[str] = (),
+        most: int | None = None,
     ) -> HTTPRequest:
         path = f"/api/v1/keys/{quote(sae, safe='')}/{call}"
-        most = max_reply_octets(len(key_IDs), LARGEST_KEY_BITS)
+        most = max_reply_octets(len(key_IDs), LARGEST_KEY_BITS) if most is None else most
         return HTTPRequest(method, path, query, json, sae, tuple(key_IDs), most)
 
     def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
