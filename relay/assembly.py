@@ -18,7 +18,7 @@ from relay.audit.pending import Pending
 from relay.audit.writing import Audit
 from relay.canary.box import CanaryBox
 from relay.config import Config
-from relay.counting import Board
+from relay.counting.board import Board
 from relay.deliveries import Deliveries
 from relay.forward import NextHop
 from relay.incoming import Incoming

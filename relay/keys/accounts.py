@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from relay.counting import Board, metrics
+from relay.counting import key_metrics as metrics
+from relay.keys.counts import Board, Numbers
 
 
 class Accounts:
@@ -16,7 +17,7 @@ class Accounts:
     def __init__(self, kme: str = "", board: Board | None = None) -> None:
         """What is entered here is counted on the `board`, too, under the KME's name."""
         self._kme = kme
-        self._board = board or Board()
+        self._board = board or Numbers()
         self.peers: dict[str, str] = {}
         """The names under which slave SAEs are counted there, by SAE ID; those of others are their IDs."""
         self._issued: Counter[str] = Counter()

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
 from relay.aio import off_loop
-from relay.counting import Board, metrics
+from relay.counting import key_metrics as metrics
 from relay.errors import (
     ConfigError,
     KeyNotFound,
@@ -26,6 +26,7 @@ from relay.errors import (
     StoreUnavailable,
 )
 from relay.keys.accounts import Accounts
+from relay.keys.counts import Numbers
 from relay.keys.events import Events
 from relay.keys.faults import (
     GATEWAY_CODES,
@@ -115,7 +116,7 @@ class Asker(ABC):
         self.url = url.rstrip("/")
         self.name = settings.name or _without_password(self.url)
         self._timing = settings.timing
-        self.board = settings.board or Board()
+        self.board = settings.board or Numbers()
         self.accounts = Accounts(self.name, self.board)
         """What became of fresh keys; here only those that were lost on the way are entered."""
         self.transport = Transport(

@@ -13,9 +13,10 @@ import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Literal, TypeVar
 
-from relay.counting import Board, metrics
+from relay.counting import key_metrics as metrics
 from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
 from relay.keys.client import KMEClient
+from relay.keys.counts import Board, Numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call
 from relay.keys.fetch import Fetcher
@@ -237,7 +238,7 @@ class KMEGroup:
         """The group's name, which travels with every key_ID it issued."""
         self._timing = timing
         self._lag = LagRetries(lag_patience, lag_waiting, timing)
-        seen, board = SeenKeys(), board or Board()
+        seen, board = SeenKeys(), board or Numbers()
         self.members: list[Member] = []
         """Its KMEs, in the order of the configuration."""
         for client in clients:

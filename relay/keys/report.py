@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from relay.counting import Board, metrics
-from relay.counting.board import Totals
+from relay.counting import key_metrics as metrics
+from relay.counting.metric import Totals
+from relay.keys.counts import Board
 from relay.keys.pool import KeyPool
 from relay.keys.refill import empty_in
 from relay.keys.replies import USUAL_KEY_BITS

@@ -15,8 +15,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from relay.counting import Board, metrics
+from relay.counting import key_metrics as metrics
 from relay.errors import KeyDestroyed, KeyNotFound, KMEExhausted, KMEMisconfigured
+from relay.keys.counts import Board, Numbers
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Member, Use, first_that_can
 from relay.keys.pads import Pad
@@ -156,7 +157,7 @@ class KeyRing:
         self._received = received
         self._limits = dict(limits or {})
         self._timing = timing
-        self._board = board or Board()
+        self._board = board or Numbers()
         for pool in self._pools():
             pool.client.accounts.peers = {peer.sae_id: name for name, peer in peers.items()}
         self._in_use = KeysInUse(timing.clock)

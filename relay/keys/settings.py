@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from relay.counting import Board
+from relay.keys.counts import Board
 from relay.keys.faults import ErrorRule
 from relay.keys.health import BreakerRules
 from relay.keys.tls import TLSRules
