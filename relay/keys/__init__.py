@@ -32,6 +32,7 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
+from relay.keys.counts import Board, Numbers
 from relay.keys.development import CachedKMClient, get_optimized_km_clients
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import (
@@ -49,11 +50,16 @@ from relay.keys.health import BreakerRules
 from relay.keys.pads import Pad
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus
+from relay.keys.report import KeyReport
+from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
 from relay.keys.settings import ClientOptions, ClientSettings, Quirks
+from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
-from relay.keys.types import IssuedKeyStore, Key, KeyReference
+from relay.keys.types import SAEID, IssuedKeyStore, Key, KeyReference, ReceivedKeyStore, SealingKey
 
 __all__ = [
+    "SAEID",
+    "Board",
     "BreakerRules",
     "CachedKMClient",
     "Call",
@@ -74,15 +80,24 @@ __all__ = [
     "Key",
     "KeyNotFound",
     "KeyReference",
+    "KeyReport",
+    "KeyRing",
     "KeyStatus",
     "KeyUnavailable",
     "KeysMissing",
     "NotAsked",
+    "Numbers",
     "OptimizedKMClient",
     "Pad",
+    "PeerKeys",
     "Prefetch",
     "Quirks",
+    "ReceivedKeyStore",
+    "Rotation",
+    "SKIPClient",
+    "SealingKey",
     "StoreUnavailable",
+    "SupplyLimits",
     "TLSRules",
     "get_optimized_km_clients",
 ]

@@ -51,7 +51,7 @@ from relay.keys.late import Draws
 from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings
 from relay.keys.tls import ClientTLS
-from relay.keys.types import Key
+from relay.keys.types import SAEID, Key
 
 log = Events(__name__)
 
@@ -139,7 +139,7 @@ class Asker(ABC):
         self._well_at = self._renewed_at = float("-inf")
 
     @abstractmethod
-    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
 
     @property

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import TracebackType
@@ -22,13 +22,28 @@ from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
 from relay.keys.stock import SeenKeys
 from relay.keys.tls import CertificateEnd
-from relay.keys.types import Key
+from relay.keys.types import SAEID, Key
 
 
 def check_numbers(number: int, size: int) -> None:
     """Raises ValueError where no KME could give `number` keys of `size` bits."""
     if number < 1 or size < 8 or size % 8:
         raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
+
+
+def once_each(key_IDs: Sequence[str]) -> list[str]:
+    """The key_IDs, each once. A string, which is a sequence of strings as well, is a mistake: raises TypeError."""
+    if isinstance(key_IDs, str | bytes) or not all(isinstance(key_ID, str) for key_ID in key_IDs):
+        raise TypeError("key_IDs is a sequence of strings: write [key_ID] for a single one")
+    return list(dict.fromkeys(key_IDs))
+
+
+def in_order(source: str, key_IDs: Sequence[str], found: Mapping[str, Key]) -> list[Key]:
+    """The keys with these IDs, which `source` has given. Raises KeysMissing, with those that did come."""
+    if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
+        text = f"{source}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
+        raise KeysMissing(text, list(found.values()), missing)
+    return [found[key_ID] for key_ID in key_IDs]
 
 
 class KMEClient(Asker):
@@ -50,7 +65,7 @@ class KMEClient(Asker):
         """From 1 to `number` fresh keys of `size` bits, by a request of its own. Raises KeyUnavailable."""
 
     async def request_enc_keys(
-        self, slave_sae_id: int | str, number: int = 1, size: int = 256, *, patient: bool = True
+        self, slave_sae_id: SAEID, number: int = 1, size: int = 256, *, patient: bool = True
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE. Raises KeyUnavailable.
 
@@ -62,7 +77,7 @@ class KMEClient(Asker):
 
     @abstractmethod
     async def request_dec_keys(
-        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+        self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
         """The keys with these IDs, in their order; the KME gives each once.
 
@@ -96,7 +111,7 @@ class KMEClient(Asker):
         """When they end. Reads files. Raises OSError and ValueError."""
         return self.transport.tls.ends()
 
-    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
         """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.
 
         It costs two keys, and with a KME that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable.
@@ -132,13 +147,6 @@ class KMEClient(Asker):
         """Why calls are not made at present, by call; empty when all is well."""
         return self.state.troubles
 
-    @staticmethod
-    def _several(key_IDs: Sequence[str]) -> list[str]:
-        """The key_IDs, each once. A string, which is a sequence of strings as well, is a mistake: raises TypeError."""
-        if isinstance(key_IDs, str | bytes) or not all(isinstance(key_ID, str) for key_ID in key_IDs):
-            raise TypeError("key_IDs is a sequence of strings: write [key_ID] for a single one")
-        return list(dict.fromkeys(key_IDs))
-
     async def _each_by_itself(
         self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]
     ) -> dict[str, Key]:
@@ -158,10 +166,3 @@ class KMEClient(Asker):
         if trouble is not None and not found:
             raise trouble
         return found
-
-    def _in_order(self, key_IDs: Sequence[str], found: dict[str, Key]) -> list[Key]:
-        """The keys with these IDs. Raises KeysMissing, with those that did come."""
-        if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
-            text = f"{self.name}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
-            raise KeysMissing(text, list(found.values()), missing)
-        return [found[key_ID] for key_ID in key_IDs]

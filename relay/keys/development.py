@@ -21,6 +21,7 @@ from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.settings import ClientOptions
 from relay.keys.stock import SeenKeys
+from relay.keys.types import SAEID
 
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
@@ -117,7 +118,7 @@ class CachedKMClient(OptimizedKMClient):
         self._cache = cache
         super().__init__(url, **options)
 
-    def warm(self, slave_sae_id: int | str, size: int = 256) -> None:
+    def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
         """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""
         self._fresh.warm(str(slave_sae_id), size, to_high=True)
 

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from relay.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.asking import Question
-from relay.keys.client import KMEClient, check_numbers
+from relay.keys.client import KMEClient, check_numbers, in_order, once_each
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import HTTPRequest
@@ -30,7 +30,7 @@ from relay.keys.replies import (
     max_reply_octets,
     status_from_reply,
 )
-from relay.keys.types import Key
+from relay.keys.types import SAEID, Key
 
 log = Events(__name__)
 
@@ -67,7 +67,7 @@ class OptimizedKMClient(KMEClient):
         text = f"its keys have {bits} bits, whatever size is asked for: size_unit of this KME should say so"
         return super().troubles | {"size": text}
 
-    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
 
         `patient` False means one try only. Raises KeyUnavailable.
@@ -81,7 +81,7 @@ class OptimizedKMClient(KMEClient):
 
     async def request_enc_keys(
         self,
-        slave_sae_id: int | str,
+        slave_sae_id: SAEID,
         number: int = 1,
         size: int = 256,
         *,
@@ -144,7 +144,7 @@ class OptimizedKMClient(KMEClient):
             )
 
     async def request_dec_keys(
-        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+        self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
         """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
@@ -152,7 +152,7 @@ class OptimizedKMClient(KMEClient):
         that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked, and
         TypeError where `key_IDs` is a string.
         """
-        wanted = self._several(key_IDs)
+        wanted = once_each(key_IDs)
         if not wanted:
             return []
         master_sae = str(master_sae_id)
@@ -167,9 +167,9 @@ class OptimizedKMClient(KMEClient):
         else:
             request = self._request("POST", master_sae, Call.DEC_KEYS, json=self._ids(wanted), key_IDs=wanted)
             found = await self._dec_keys(request, wanted, patient)
-        return self._in_order(key_IDs, found)
+        return in_order(self.name, key_IDs, found)
 
-    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
         """Whether keys that were not delivered yet are still there when more were asked for; None: it cannot be told.
 
         Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME

@@ -11,11 +11,12 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal, TypeVar
+from types import TracebackType
+from typing import Literal, Self, TypeVar
 
 from relay.counting import key_metrics as metrics
 from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
-from relay.keys.client import KMEClient
+from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.counts import Board, Numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call
@@ -27,7 +28,7 @@ from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
 from relay.keys.replies import KeyStatus
 from relay.keys.stock import SeenKeys
-from relay.keys.types import REAL_TIME, IssuedKeyStore, KeepKeys, Key, KeyReference, Timing
+from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, KeyReference, Timing
 
 __all__ = ["KMEGroup", "Prefetch"]
 
@@ -250,6 +251,14 @@ class KMEGroup:
         self.pools = [member.pool for member in self.members]
         """Their fresh keys."""
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
     @property
     def health(self) -> float:
         """From 0, where no KME of the group is worth asking, to 1."""
@@ -275,13 +284,14 @@ class KMEGroup:
         with_keys = [member for member in self.members if size and member.pool.ready(slave_sae, size)]
         return sorted(with_keys or self.members, key=lambda member: -member.health(Call.ENC_KEYS))
 
-    async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
+    async def take(self, slave_sae: SAEID, size: int = 256, *, patient: bool = True) -> Key:
         """A fresh key of `size` bits for `slave_sae`, never handed out again: from a pool, else drawn now.
 
         Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
 
         `patient` False asks each KME once: there is another group.
         """
+        slave_sae = str(slave_sae)
         members = self.candidates(slave_sae, size)
         if members and (keys := members[0].pool.take_ready(slave_sae, size)) is not None:
             members[0].waited["key"].observe(0.0)
@@ -291,7 +301,7 @@ class KMEGroup:
         )
         return key
 
-    async def take_pad(self, slave_sae: str, hidden: int, *, patient: bool = True) -> Pad:
+    async def take_pad(self, slave_sae: SAEID, hidden: int, *, patient: bool = True) -> Pad:
         """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
 
         Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
@@ -299,14 +309,22 @@ class KMEGroup:
         """
         if hidden < 1:
             raise ValueError("a pad hides at least one octet")
-        members = self.candidates()
+        slave_sae, members = str(slave_sae), self.candidates()
         _, pad = await first_that_can(
             members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
         )
         return pad
 
+    async def request_dec_keys(self, master_sae: SAEID, key_IDs: Sequence[str]) -> list[Key]:
+        """As a client's: the keys with these IDs, in their order, or KeysMissing, which carries those that did come.
+
+        Keys that lag behind are waited for. Raises another KeyUnavailable, too, and TypeError.
+        """
+        found = await self.fetch(master_sae, once_each(key_IDs))
+        return in_order(self.group, key_IDs, found)
+
     async def can_supply(
-        self, slave_sae: str, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
+        self, slave_sae: SAEID, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
     ) -> Supply:
         """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
 
@@ -314,7 +332,7 @@ class KMEGroup:
         """
 
         async def answer(member: Member) -> Supply:
-            supply = await member.supply(slave_sae, hidden)
+            supply = await member.supply(str(slave_sae), hidden)
             if supply.now and allowed is not None:
                 try:
                     await allowed(member, supply.octets)
@@ -332,7 +350,7 @@ class KMEGroup:
 
     async def fetch(
         self,
-        master_sae: str,
+        master_sae: SAEID,
         key_IDs: Sequence[str],
         *,
         patient: bool = True,
@@ -348,7 +366,7 @@ class KMEGroup:
         could not be kept, and KeyUnavailable when no KME of the group could be asked; keys that came before are kept
         all the same.
         """
-        found: dict[str, Key] = {}
+        master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)
         if await self._all_came(master_sae, key_IDs, attempts, found) or not patient:
             return found
@@ -364,15 +382,15 @@ class KMEGroup:
                     break
         return found
 
-    def warm(self, slave_sae: str, size: int = 256) -> None:
+    def warm(self, slave_sae: SAEID, size: int = 256) -> None:
         """Starts to fill the pools for this slave SAE."""
         for pool in self.pools:
-            pool.warm(slave_sae, size)
+            pool.warm(str(slave_sae), size)
 
-    def cool(self, slave_sae: str) -> None:
+    def cool(self, slave_sae: SAEID) -> None:
         """Draws no more ahead of need for this slave SAE; the keys that are there wait until their time is over."""
         for pool in self.pools:
-            pool.cool(slave_sae)
+            pool.cool(str(slave_sae))
 
     def wait_no_more(self) -> None:
         """The relay stops: none is drawn ahead of need, and who waits for a lagging key hears that it is not there."""

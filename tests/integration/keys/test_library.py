@@ -23,6 +23,8 @@ from relay.errors import ConfigError
 from relay.keys import (
     CachedKMClient,
     ClientSettings,
+    KeyNotFound,
+    KeysMissing,
     KMEGroup,
     KMEUnreachable,
     OptimizedKMClient,
@@ -170,6 +172,22 @@ async def test_its_log_is_read_through_logging(
     assert (record.name, record.levelno) == ("relay.keys.asking", logging.WARNING)
     assert "number=3" in record.getMessage()
     assert capsys.readouterr().out == ""
+
+
+async def test_a_group_is_asked_as_a_client_is_and_says_of_a_key_that_is_not_there_the_same(kme: FakeKME) -> None:
+    (key_ID, octets), (other, _) = kme.drawn(2)
+    async with kme.client() as client, KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0) as group:
+        [key] = await group.request_dec_keys(2, [key_ID])
+        assert key.key == octets
+        for source in (client, group):
+            with pytest.raises(KeyNotFound) as missing:
+                await source.request_dec_keys("2", ["unknown"])
+            assert isinstance(missing.value, KeysMissing)
+            assert missing.value.missing == ["unknown"]
+            with pytest.raises(TypeError, match=r"\[key_ID\]"):
+                await source.request_dec_keys(2, other)
+        assert (await group.take(7)).key_ID != (await group.take("7")).key_ID
+    assert group.pools[0].held() == {}
 
 
 @pytest.fixture
