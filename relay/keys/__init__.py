@@ -10,7 +10,7 @@ From a message down to the wire::
     state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     receiver.py    received keys, written down as they come
-    etsi014.py     the ETSI client     skip.py   the SKIP client
+    etsi014.py     the ETSI client, with edition1.py     skip.py   the SKIP client
     client.py      what both have                                    settings.py
     asking.py      one call: breaker, time limit, retries            health.py faults.py replies.py late.py
     transport.py   one request, sent once                            http.py tls.py
