@@ -87,7 +87,7 @@ async def parts(
     """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
 
     Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
-    `key_receiver` (relay/key_receiver.py) another process asks for received keys, which outlives this one. What
+    `key_receiver` (relay/key_receiver) another process asks for received keys, which outlives this one. What
     is counted is on the `board`. Where policy files are wrong, those of `last_good` are in force.
     """
     board = board or Board()

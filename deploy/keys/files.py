@@ -15,8 +15,8 @@ BELOW = (
     *("counting/__init__.py", "counting/key_metrics.py", "counting/metric.py"),
 )
 """What the clients stand on."""
-OF_THE_RELAY = {"asked.py", "build.py", "receiver.py"}
-"""What reads relay.toml, and what has received keys written down before they are used."""
+OF_THE_RELAY = {"build.py"}
+"""What reads relay.toml."""
 
 
 class Files(BuildHookInterface):  # type: ignore[type-arg]

@@ -9,7 +9,6 @@ From a message down to the wire::
     kme_store.py   what the KME says of its own store, and what was seen of it   own_name.py
     state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
-    receiver.py    received keys, written down as they come
     etsi014.py     the ETSI client, with edition1.py     skip.py   the SKIP client
     client.py      what both have                                    settings.py
     asking.py      one call: breaker, time limit, retries            health.py faults.py replies.py late.py

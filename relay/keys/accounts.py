@@ -24,8 +24,6 @@ class Accounts:
         self._used: Counter[str] = Counter()
         self._expired: Counter[str] = Counter()
         self._burnt: Counter[tuple[str, str]] = Counter()
-        self.octets_discarded = 0
-        """Octets at the end of one-time-pad keys that a pad had no use for."""
 
     def issued(self, slave_sae: str, number: int) -> None:
         """The KME gave keys, and they are in the pool now."""
@@ -53,7 +51,6 @@ class Accounts:
 
     def discarded(self, octets: int) -> None:
         """A pad had no use for so many octets at the end of its keys."""
-        self.octets_discarded += octets
         self._board.add(metrics.PAD_DISCARDED, self._kme, by=octets)
 
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:
