@@ -47,7 +47,7 @@ from relay.keys.faults import (
 )
 from relay.keys.health import MAX_BACKOFF_S, Health
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
-from relay.keys.late import Draws
+from relay.keys.late import KeyRequests
 from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings
 from relay.keys.tls import ClientTLS
@@ -135,7 +135,7 @@ class Asker(ABC):
         self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
         self.take_in: Callable[[str, int, list[Key]], None]
         """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
-        self.draws = Draws(self, most_late=settings.pool_maxsize // 2)
+        self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
         self._well_at = self._renewed_at = float("-inf")
 
     @abstractmethod
@@ -218,7 +218,7 @@ class Asker(ABC):
         started = self._timing.clock()
         try:
             if question.spends:
-                reply = await self.draws.reply(question, limit)
+                reply = await self.key_requests.reply(question, limit)
             else:
                 send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
                 reply = await send(request, limit, _unnoticed)

@@ -95,7 +95,7 @@ class KMEClient(Asker):
     async def close(self) -> None:
         """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
         await self._fresh.close()
-        await self.draws.close()
+        await self.key_requests.close()
         await self.transport.close()
         self._fresh = self._shared_requests()
 

@@ -23,7 +23,7 @@ LATE_KEYS_S = 30.0
 """How long an answer to enc_keys is listened for, from when it was asked for: its keys are good, however late."""
 
 
-class Draws:
+class KeyRequests:
     """The requests for fresh keys of one client, each in a task of its own, which outlives those who wait for it."""
 
     def __init__(self, client: Asker, most_late: int) -> None:

@@ -56,7 +56,7 @@ async def test_what_cannot_be_believed_is_a_typed_error_and_its_keys_are_burnt(
     async with kme.client(timing=time.timing, retry_attempts=0, timeout=timeout) as client:
         with pytest.raises(error):
             await client.request_enc_keys("bob", number=4)
-        assert client.draws.unread == (burnt if kind.startswith("hang") else 0)
+        assert client.key_requests.unread == (burnt if kind.startswith("hang") else 0)
     assert client.accounts.totals() == {"issued": burnt, "used": 0, "burnt": burnt, "expired": 0, "in_pool": 0}
 
 
@@ -547,7 +547,7 @@ async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_it
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (client.draws.unread, client.accounts.totals()["burnt"]) == (3, 0)
+        assert (client.key_requests.unread, client.accounts.totals()["burnt"]) == (3, 0)
         assert len(await client.request_enc_keys("bob")) == 1
     assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
 
@@ -563,10 +563,10 @@ async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, t
         with pytest.raises(TimeoutError if by_caller else KMEUnreachable):
             async with asyncio.timeout(0.2 if by_caller else None):
                 await client.request_enc_keys("bob", number=3)
-        while client.draws.unread < 3:
+        while client.key_requests.unread < 3:
             await asyncio.sleep(0)
         answer.set()
-        while client.draws.unread:
+        while client.key_requests.unread:
             await asyncio.sleep(0.01)
         keys = await client.request_enc_keys("bob", number=3)
         assert len({key.key_ID for key in keys}) == 3
@@ -588,8 +588,8 @@ async def test_a_late_answer_without_keys_burns_what_it_may_have_cost(
 
     async with kme.client() as client:
         question = Question(Call.ENC_KEYS, HTTPRequest("POST", "", sae="bob"), no_keys, spends=3)
-        client.draws._leave(asyncio.create_task(answer()), question, sent=True)
-        while client.draws.unread:
+        client.key_requests._leave(asyncio.create_task(answer()), question, sent=True)
+        while client.key_requests.unread:
             await asyncio.sleep(0)
         assert client.accounts.totals()["burnt"] == burnt
 
