@@ -28,9 +28,9 @@ SECONDS = 3.0
 """How long each open-ended measurement lasts."""
 
 LATENCIES_S = (0.0, 0.03, 0.2)
-SIDE_BY_SIDE_S = 1.0
-"""How long each of the two clients runs at a time, in turn."""
-TURNS = 3
+SIDE_BY_SIDE_S = 0.3
+"""Length of a turn of each of the two clients, in seconds: short, so that both have the same of what else runs here."""
+TURNS = 10
 
 ALICE, BOB = "2", "1"
 LINK = LinkSettings(key_rate=0, stored_key_limit=10_000_000)

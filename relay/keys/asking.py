@@ -61,10 +61,10 @@ _UNAUTHORIZED = (401, 403)
 """To dec_keys it may be about one key (5.4), or about us."""
 
 WELL_FOR_S = 1.0
-"""So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
+"""How long an answer to status shows that the KME is well, in seconds: a reply to dec_keys is about keys then."""
 
 RENEW_EVERY_S = 1.0
-"""Certificate files are looked at no more often than this."""
+"""Minimum time between two looks at the certificate files, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

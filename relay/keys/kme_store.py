@@ -23,10 +23,10 @@ log = Events(__name__)
 Result = TypeVar("Result")
 
 USE_WINDOW_S = 300.0
-"""The use rate is averaged over this time."""
+"""Window of the use rate, in seconds."""
 
 STATUS_RETRY_S = 30.0
-"""After a status call that failed, limits are taken as unknown for this long."""
+"""How long limits are taken as unknown after a status call that failed, in seconds."""
 
 
 class KMEStore:
