@@ -23,7 +23,7 @@ from relay.identity import with_documents
 from relay.keys.build import key_ring, peer_keys, prefetch_of
 from relay.keys.pads import TAG_OCTETS, PadPlan, plan_keys
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
-from relay.keys.ring import KeysInUse, Rotation
+from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.types import Key, KeyReference, SealingKey
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.levels.all import all_levels

@@ -3,22 +3,23 @@ Standard: ETSI GS QKD 014 V1.1.1; read types.py and ring.py first.
 
 From a message down to the wire::
 
-    ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
-    group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py pads.py
+    ring.py        all keys of a site: peers, groups in order of health, the store first   rotation.py build.py
+    group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py
+    member.py      one KME of it: whether it is worth asking now             pads.py
     pool.py        one KME's fresh keys: who asks for them, and the requests  issued.py undelivered.py
-    kme_store.py   what the KME says of its own store, and what was seen of it   own_name.py
     state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
+    kme_store.py   what the KME says of its own store, and what was seen of it   own_name.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
-    etsi014.py     the ETSI client, with edition1.py     skip.py   the SKIP client
-    client.py      what both have                                    settings.py
-    asking.py      one call: breaker, time limit, retries            health.py faults.py replies.py late.py
-    transport.py   one request, sent once                            http.py tls.py
+    etsi014.py     the ETSI client, with edition1.py                         skip.py: the SKIP client
+    client.py      what both have                                            settings.py
+    asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py late.py
+    transport.py   one request, sent once                                    http.py tls.py
     development.py the clients that programs share, with a key cache
 
 A program that wants keys and nothing else uses what this package exports, and reads its log through `logging`: below
 "relay.keys", one event a line. Nothing that is exported needs any of the relay's mail, store or configuration.
 
-Counted in accounts.py; shown by report.py; said in the log by events.py.
+Counted in accounts.py, on a board of counts.py; shown by report.py; said in the log by events.py. Programs: README.md.
 """
 
 from relay.errors import (
@@ -50,7 +51,8 @@ from relay.keys.pads import Pad
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus
 from relay.keys.report import KeyReport
-from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
+from relay.keys.ring import KeyRing, PeerKeys, SupplyLimits
+from relay.keys.rotation import Rotation
 from relay.keys.settings import ClientOptions, ClientSettings, Quirks
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules

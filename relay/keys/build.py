@@ -13,7 +13,8 @@ from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.http import Receiver
-from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
+from relay.keys.ring import KeyRing, PeerKeys, SupplyLimits
+from relay.keys.rotation import Rotation
 from relay.keys.settings import Quirks
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules

@@ -16,7 +16,8 @@ from relay.keys.build import key_ring, km_client, peer_keys, prefetch_of
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.health import BreakerRules
 from relay.keys.refill import Prefetch
-from relay.keys.ring import PeerKeys, Rotation, SupplyLimits
+from relay.keys.ring import PeerKeys, SupplyLimits
+from relay.keys.rotation import Rotation
 from relay.keys.skip import SKIPClient
 from tests.testlib.fake_kme import Certificates, FakeKME
 

@@ -24,7 +24,8 @@ from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.report import show
-from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
+from relay.keys.ring import KeyRing, PeerKeys, SupplyLimits
+from relay.keys.rotation import Rotation
 from relay.keys.types import KeyReference, SealingKey
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.neighbours import CountedTogether, Neighbours, shared_memory

@@ -17,7 +17,7 @@ from relay.keys.accounts import Accounts
 from relay.keys.pads import pad_of, plan_pad
 from relay.keys.refill import LinkRate, Peak, Prefetch, Rate, WaterMarks, empty_in, marks
 from relay.keys.replies import KeyStatus, status_from_reply
-from relay.keys.ring import KeysInUse, Rotation
+from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.types import Key, KeyReference, SealingKey
 from relay.levels.padding import padded_size

@@ -1,0 +1,195 @@
+"""One KME of a group: its fresh keys, those that are fetched from it, and whether it is worth asking now.
+Standard: ETSI GS QKD 014 V1.1.1. Who has waited longer than its answers usually take goes on to the next KME.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Literal, TypeVar
+
+from relay.counting import key_metrics as metrics
+from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable
+from relay.keys.client import KMEClient
+from relay.keys.counts import Board
+from relay.keys.events import Events
+from relay.keys.faults import Call
+from relay.keys.fetch import Fetcher
+from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
+from relay.keys.pending import MOST_PER_CALL, Outcome
+from relay.keys.pool import KeyPool
+from relay.keys.refill import Supply
+from relay.keys.replies import KeyStatus
+from relay.keys.types import KeepKeys, Key, KeyReference, Timing
+
+log = Events(__name__)
+
+Taken = TypeVar("Taken", Key, Pad)
+Answer = TypeVar("Answer")
+
+LATE_FOR_S = 30.0
+"""A KME that was late is asked after the others for so long; by then its call has failed, and its health tells."""
+
+
+class Member:
+    """One KME of a group: its fresh keys, the keys that are fetched from it, and whether it is worth asking now."""
+
+    def __init__(
+        self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, board: Board, timing: Timing
+    ) -> None:
+        """The arguments are those of KMEGroup."""
+        self.group = group
+        self.client = client
+        self.pool = pool
+        self.clock = timing.clock
+        self._late_until = dict.fromkeys(Call, float("-inf"))
+        self.waited = {use: board.spread(metrics.KEY_WAIT, group, use) for use in ("key", "pad")}
+        """Where it is noted how many seconds messages wait for keys from here."""
+
+        def count(outcome: str, number: int) -> None:
+            board.add(metrics.KEYS_RECEIVED, group, outcome, by=number)
+
+        async def limits(master_sae: str) -> KeyStatus | None:
+            return await pool.store(master_sae).limits()
+
+        self.fetcher = Fetcher(client, limits=limits, keep=keep, count=count, timing=timing)
+
+    def health(self, call: Call) -> float:
+        """The client's own, roughly, and half of it while the KME is late with such calls.
+
+        Each call by itself: whoever sends forged mail can make dec_keys late, and that alone.
+        """
+        return round(self.client.health, 1) * (0.5 if self._late_until[call] > self.clock() else 1.0)
+
+    async def key(self, slave_sae: str, size: int, *, wait: bool) -> Key:
+        """A fresh key of `size` bits. `wait` False: one try, no longer than answers take. Raises KeyUnavailable."""
+        keys = self.pool.take_ready(slave_sae, size)
+        if keys is None:
+            keys = await self._in_usual_time(self.pool.take(slave_sae, size, patient=wait), wait)
+        return keys[0]
+
+    async def pad(self, slave_sae: str, hidden: int, *, wait: bool, master_sae: str | None = None) -> Pad:
+        """A one-time pad that hides `hidden` octets, all or nothing; `wait` as above. Raises KeyUnavailable."""
+        return await self._in_usual_time(self._pad(slave_sae, hidden, wait, master_sae), wait)
+
+    async def _pad(self, slave_sae: str, hidden: int, wait: bool, master_sae: str | None) -> Pad:
+        plan = await self.plan(slave_sae, hidden)
+        keys = await self.pool.take(slave_sae, plan.size, plan.number, patient=wait, prefetched=False)
+        references = [KeyReference(key.key_ID, master_sae, slave_sae, self.group) for key in keys]
+        pad, discarded = pad_of(keys, references, hidden)
+        self.client.accounts.discarded(discarded)
+        return pad
+
+    async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
+        """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
+        status = await self.pool.store(slave_sae).limits() if hidden else None
+        return plan_keys(hidden, status, any_size=self.client.any_size)
+
+    async def supply(self, slave_sae: str, hidden: int) -> Supply:
+        """Whether such a pad (0: a key) can be had here now, and if not, when. The KME is asked for its status."""
+        name = self.client.name
+        if self.client.health == 0:
+            return Supply(False, None, f"{name}: unreachable: it has not answered of late")
+        kme_store = self.pool.store(slave_sae)
+        status = await kme_store.ask()
+        try:
+            kme_store.raise_if_another()
+            plan = await self.plan(slave_sae, hidden)
+        except KeyUnavailable as error:
+            return Supply(False, None, f"{name}: {error}")
+        needed = max(0, plan.number - self.pool.ready(slave_sae, plan.size)) * plan.size
+        if needed == 0:
+            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
+        if status is None:
+            return Supply(False, None, f"{name}: {kme_store.trouble or 'unreachable'}")
+        if status.stored_key_count is None:
+            return Supply(False, None, f"{name}: does not say how many keys it has")
+        usual = status.key_size or plan.size
+        stored = status.stored_key_count * usual
+        if stored >= needed:
+            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
+        if status.max_key_count and needed > status.max_key_count * usual:
+            return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
+        rate = kme_store.link.per_second
+        wait = (needed - stored) / rate if rate else None
+        return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
+
+    async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int, *, wait: bool) -> dict[str, Outcome]:
+        """What became of each key, asked for once; `wait` False: only as long as that usually takes.
+
+        `tries` is how often they were asked for before. Raises KMEUnreachable where that was not long enough.
+        """
+        answer = self.fetcher.fetch(master_sae, key_IDs, tries)
+        if wait:
+            return await answer
+        status = self.pool.store(master_sae).status
+        in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
+        usual = self.client.time_limits[Call.DEC_KEYS].usual * math.ceil(len(key_IDs) / in_a_call)
+        return await self._unless_late(Call.DEC_KEYS, asyncio.timeout(usual), answer)
+
+    async def close(self) -> None:
+        """Burns the keys held, ends the calls under way, closes the connections."""
+        await self.pool.close()
+        await self.fetcher.close()
+        await self.client.close()
+
+    async def _in_usual_time(self, take: Awaitable[Answer], wait: bool) -> Answer:
+        """What `take` gives, which draws keys here; unless we `wait`, each answer has to come within its usual time.
+
+        Raises KeyUnavailable.
+        """
+        if wait:
+            return await take
+        usual = self.client.time_limits[Call.ENC_KEYS].usual
+
+        def answered() -> None:
+            if not limit.expired():
+                limit.reschedule(asyncio.get_running_loop().time() + usual)
+
+        limit = asyncio.timeout(usual)
+        self.pool.listeners.add(answered)
+        try:
+            return await self._unless_late(Call.ENC_KEYS, limit, take)
+        finally:
+            self.pool.listeners.discard(answered)
+
+    async def _unless_late(self, call: Call, limit: asyncio.Timeout, answer: Awaitable[Answer]) -> Answer:
+        """The answer. Raises KMEUnreachable past the limit; the call behind it must not end with `answer`."""
+        try:
+            async with limit:
+                return await answer
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self._late_until[call] = self.clock() + LATE_FOR_S
+            log.warning("kme_late", kme=self.client.name, call=str(call))
+            raise KMEUnreachable(f"{self.client.name}: {call}: no answer within the usual time") from None
+
+
+async def first_that_can(
+    members: Sequence[Member],
+    use: Literal["key", "pad"],
+    take: Callable[[Member, bool], Awaitable[Taken]],
+    *,
+    patient: bool = True,
+    allowed: Callable[[Member], Awaitable[None]] | None = None,
+) -> tuple[Member, Taken]:
+    """The first KME that can, with what `take` gives there; only the last is waited for, and asked again and again.
+
+    `patient` False: not even that one. `allowed` raises KeyUnavailable where nothing may be taken. Raises what went
+    wrong at the last one.
+    """
+    trouble: KeyUnavailable = KMEExhausted("no KME is configured")
+    began = members[0].clock() if members else 0.0
+    for member in members:
+        try:
+            if allowed is not None:
+                await allowed(member)
+            taken = await take(member, patient and member is members[-1])
+        except KeyUnavailable as error:
+            trouble = error
+        else:
+            member.waited[use].observe(member.clock() - began)
+            return member, taken
+    raise trouble

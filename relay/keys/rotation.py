@@ -1,0 +1,64 @@
+"""How many messages one quantum key wraps at level aes, and the key that each peer's messages are wrapped under now.
+Standard: NIST SP 800-57 Part 1, 5.3 (a key has a limited time and a limited amount of data); pure, with a clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from relay.keys.types import SealingKey
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """One key wraps at most `max_messages` messages of together `max_bytes` octets, within `max_age` seconds."""
+
+    max_messages: int = 1
+    max_bytes: int = 64 * 2**20
+    max_age: float = 3600.0
+
+
+@dataclass(slots=True)
+class _InUse:
+    taken: SealingKey
+    messages: int
+    octets: int
+    since: float
+
+
+class KeysInUse:
+    """The key that each peer's messages are wrapped under at present; nothing where every message gets its own."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._in_use: dict[str, _InUse] = {}
+
+    def reuse(self, peer: str, rotation: Rotation, octets: int) -> SealingKey | None:
+        """The key in use, if it may wrap one more message of `octets`; else None, and it is forgotten."""
+        current = self._in_use.get(peer)
+        if current is None:
+            return None
+        if (
+            current.messages >= rotation.max_messages
+            or current.octets + octets > rotation.max_bytes
+            or self._clock() - current.since >= rotation.max_age
+        ):
+            del self._in_use[peer]
+            return None
+        current.messages += 1
+        current.octets += octets
+        return current.taken
+
+    def begin(self, peer: str, rotation: Rotation, octets: int, taken: SealingKey) -> None:
+        """A fresh key wraps its first message."""
+        if rotation.max_messages > 1 and octets < rotation.max_bytes:
+            self._in_use[peer] = _InUse(taken, 1, octets, self._clock())
+
+    def forget(self, peer: str) -> None:
+        """Drops that of a peer."""
+        self._in_use.pop(peer, None)
+
+    def forget_all(self) -> None:
+        """Drops all keys, and those whose age is over are dropped at the next use anyway."""
+        self._in_use.clear()
