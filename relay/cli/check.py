@@ -71,7 +71,7 @@ HELD = "mail is held (451)"
 @click.option(
     "--trial-keys",
     is_flag=True,
-    help="Spend two keys at each KME to see whether it keeps keys until the peer fetches them; not beside a relay.",
+    help="Spend a key for each peer and two more at each KME: does it give keys and keep them? Not beside a relay.",
 )
 @click.option("--no-next-hops", is_flag=True, help="Leave out the servers behind the relay, which are not set up yet.")
 @click.option("--before-start", is_flag=True, help="The relay is not meant to run yet.")

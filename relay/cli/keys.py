@@ -38,6 +38,10 @@ COMMANDS = {
         "keys_plan:plan",
         "Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.",
     ),
+    "trial": Later(
+        "keys_trial:trial",
+        "Have each KME give a key for each peer, and the peer's relay find one: it costs one key and a small mail's.",
+    ),
 }
 
 
@@ -141,6 +145,11 @@ async def _report(config: Config) -> dict[str, Any]:
     ]
     without = [{"peer": name, "problem": problem} for name, problem in config.peers_without_keys.items()]
     return report | {"received": await _received(config), "certificates": certificates, "peers_without_keys": without}
+
+
+def serves(config: Config) -> bool:
+    """Whether a relay serves here, by what it has written down of late."""
+    return _serving_relay(config) is not None
 
 
 def _serving_relay(config: Config) -> dict[str, Any] | None:
