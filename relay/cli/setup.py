@@ -284,7 +284,7 @@ def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[st
             f"{where}: changed{' and reloaded' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
         )
         return reads_it
-    click.echo(f"{where}: not changed; run this again, or see deploy/README.md for how to do it by hand")
+    click.echo(f"{where}: not changed; run this again, or see deploy/POSTFIX.md for how to do it by hand")
     return False
 
 

@@ -114,7 +114,7 @@ def undo(beside: Path) -> Path:
     if found and not backups:
         raise ConfigError(
             f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
-            "nothing was undone. To take the content filters out here: deploy/README.md, 2. Postfix"
+            "nothing was undone. To take the content filters out here: deploy/POSTFIX.md, The queue"
         )
     if not backups:
         raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")
@@ -127,8 +127,8 @@ def undo(beside: Path) -> Path:
             said = "".join(_diff(directory / name, after[name], now[name]) for name in edited)
             raise ConfigError(
                 f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, put "
-                f"the files of {backup / 'before'} there by hand, or take the content filters out (deploy/README.md, "
-                f"2. Postfix):\n{said.rstrip()}"
+                f"the files of {backup / 'before'} there by hand, or take the content filters out (deploy/POSTFIX.md, "
+                f"The queue):\n{said.rstrip()}"
             )
         _put_back(directory, before)
         (backup / "directory").unlink()  # first: half of a backup is none

@@ -1,5 +1,5 @@
 """Every `qumail-relay ...` that a document tells people to type is a command that there is, with options that it has.
-Those of deploy/README.md's two sites are typed and run, in integration/setup/test_two_sites.py.
+Those of deploy/INSTALL.md's two sites are typed and run, in integration/setup/test_two_sites.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from relay.cli import cli
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
     "README.md",
-    "deploy/README.md",
+    "deploy/INSTALL.md",
+    "deploy/POSTFIX.md",
+    "deploy/PEERS.md",
+    "deploy/KEYS.md",
+    "deploy/WATCHING.md",
+    "deploy/RUNNING.md",
+    "deploy/SPEED.md",
     "deploy/CONCEPTS.md",
     "deploy/MAIL-SERVERS.md",
     "deploy/OPERATING.md",

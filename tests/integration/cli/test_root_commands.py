@@ -1,5 +1,5 @@
 """What root types works for the relay's user below that user's directories, whatever this user puts there meanwhile.
-Standard: no command that root runs writes, follows or gives away anything there; deploy/README.md, Rights.
+Standard: no command that root runs writes, follows or gives away anything there; deploy/RUNNING.md, Rights.
 
 `QUMAIL_ROOT_ATTEMPTS=1000 pytest -s --timeout=0 tests/integration/cli/test_root_commands.py` takes so many attempts.
 """

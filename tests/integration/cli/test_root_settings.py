@@ -1,5 +1,5 @@
 """Whose settings root takes: those that root alone can have written; a program that others can exchange it never runs.
-Standard: deploy/README.md, Rights.
+Standard: deploy/RUNNING.md, Rights.
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, pre
 
 
 def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
-    section = (DEBIAN.parent / "README.md").read_text().split("## By package\n")[1].split("\n## ")[0]
+    section = (DEBIAN.parent / "INSTALL.md").read_text().split("## By package\n")[1].split("\n## ")[0]
     install_it, take_it_out = (block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL))
     build, apt, setup, start, check = install_it
     assert build == "deploy/debian/build /tmp"

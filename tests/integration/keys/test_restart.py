@@ -1,5 +1,5 @@
 """How many keys a restart costs: those that were drawn ahead of need and are not used, which are never on a disk.
-Standard: deploy/README.md, which has these numbers; counted at the KME, which knows what it gave.
+Standard: deploy/KEYS.md, which has these numbers; counted at the KME, which knows what it gave.
 """
 
 from __future__ import annotations

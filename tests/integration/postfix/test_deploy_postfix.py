@@ -108,7 +108,7 @@ def test_a_sealed_mail_of_the_largest_size_is_not_too_large_for_postfix(tmp_path
 def test_every_directory_is_explained_and_tested() -> None:
     directories = {path.name for path in FRAGMENTS.iterdir()}
     assert directories == {*SINGLE, "outgoing-proxy", "incoming-proxy"}
-    explained = set(re.findall(r"\]\(postfix/([\w-]+)/main\.cf\)", (DEPLOY / "README.md").read_text()))
+    explained = set(re.findall(r"\]\(postfix/([\w-]+)/main\.cf\)", (DEPLOY / "POSTFIX.md").read_text()))
     assert explained == directories
 
 

@@ -1,5 +1,5 @@
 """`qumail-relay setup` and `identity accept`, by flags: what is written, what is left alone, and what is refused.
-Standard: deploy/README.md; whatever an administrator has written is still there afterwards.
+Standard: deploy/INSTALL.md; whatever an administrator has written is still there afterwards.
 """
 
 from __future__ import annotations
