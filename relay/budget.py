@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from relay.errors import TryLater
 
 WAIT_FOR_ROOM_S = 30.0
-"""So long a new message waits for room: no mail server has given up on a reply by then."""
+"""Maximum wait of a new message for room, in seconds: no mail server has given up on a reply by then."""
 
 
 class Overloaded(TryLater):

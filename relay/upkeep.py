@@ -48,7 +48,7 @@ SENT = "sent.recent"
 ANNOUNCED = "audit.pending"
 """Where it is written at once what is about to leave, for the audit record: the directory's name."""
 ALONE_S, LOOK_S = 5.0, 0.01
-"""So long a worker waits for another that takes over what was sent, and so often it looks."""
+"""Maximum wait for another worker that takes over what was sent, and the interval of looks, in seconds."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """No more files and rules that end are named in the log at once."""

@@ -35,7 +35,7 @@ class LoginFailed(Refuse):
 
 
 class TooManyFailures(TryLater):
-    """So many logins have failed from there, or for that user, that no further one is looked at now."""
+    """Too many logins have failed from there, or for that user: no further one is looked at now."""
 
     code = 421
     status = "4.7.0"
