@@ -244,8 +244,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize("code", REFUSALS)
 async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_looks(
-    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, code: int
+    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.2)
     message = await seal()
     kmes.km2.misbehave("dec_keys", "http", times=None, code=code, body=REFUSALS[code])
     with shortened():
