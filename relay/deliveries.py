@@ -440,7 +440,7 @@ class Deliveries:
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:
-        """While the client hears that all is well: a relay killed before he does must still know what has left."""
+        """While the client hears that all is well: a relay killed before it does must still know what has left."""
         name = delivery.name
         if not _leaves_rows(delivery):
             return

@@ -152,7 +152,7 @@ async def give_memory_back() -> None:
 
 
 async def write_what_is_late(store: Store, sent: SentRecords) -> None:
-    """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
+    """Who has a mail is known to this process alone until it is written; until then their mail is tried by nobody."""
     while True:
         await asyncio.sleep(claims.RENEW_S)
         try:

@@ -183,8 +183,8 @@ class SubmissionSettings(ListenerSettings):
     """
     dovecot_auth: PathSetting | None = None
     """Or the Unix socket of Dovecot's auth service for clients: then Dovecot checks the passwords, and a user may
-    send from his own name (without a domain: at any of site.domains), unless the password file has a line for
-    him. Leave out what you do not use; with both set, hashes in the password file are not looked at.
+    send from their own name (without a domain: at any of site.domains), unless the password file has a line for
+    them. Leave out what you do not use; with both set, hashes in the password file are not looked at.
     """
     check_from: bool = True
     """Whether From, Sender, Resent-From and Resent-Sender, too, may have only addresses that the user may send from:
