@@ -75,7 +75,7 @@ class BackEnd(Protocol):
     """Something that knows users."""
 
     async def verify(self, credentials: Credentials, client: str) -> str | None:
-        """The user's own name if the password is right, else None; `client` is an IP address. Raises LoginUnavailable."""
+        """The user's own name, None where the password is wrong; `client`: an IP address. Raises LoginUnavailable."""
 
     async def rights(self, name: str) -> SenderRights | None:
         """What a user who has logged in may send from, None if they are none any more."""
