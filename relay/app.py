@@ -27,7 +27,7 @@ from relay.budget import Budget
 from relay.canary.asking import Asking
 from relay.canary.post import Post
 from relay.config import Config, TCPAddress
-from relay.counting import Board
+from relay.counting.board import Board
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError

@@ -18,7 +18,7 @@ from relay.audit.pending import Pending
 from relay.audit.writing import Audit
 from relay.canary.box import CanaryBox
 from relay.config import Config
-from relay.counting import Board
+from relay.counting.board import Board
 from relay.deliveries import Deliveries
 from relay.forward import NextHop
 from relay.incoming import Incoming
@@ -87,7 +87,7 @@ async def parts(
     """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
 
     Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
-    `key_receiver` (relay/key_receiver.py) another process asks for received keys, which outlives this one. What
+    `key_receiver` (relay/key_receiver) another process asks for received keys, which outlives this one. What
     is counted is on the `board`. Where policy files are wrong, those of `last_good` are in force.
     """
     board = board or Board()

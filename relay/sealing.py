@@ -14,8 +14,8 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
-from relay.counting import Board, metrics
-from relay.counting.board import Spread
+from relay.counting import metrics
+from relay.counting.board import Board, Spread
 from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, RelayError
 from relay.keys import KeyReference
 from relay.levels import SealedPayload

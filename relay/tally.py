@@ -14,8 +14,8 @@ from typing import NamedTuple
 import structlog
 
 from relay.config import Config
-from relay.counting import Board, metrics
-from relay.counting.board import Cell, Spread
+from relay.counting import metrics
+from relay.counting.board import Board, Cell, Spread
 from relay.deliveries import Delivery
 from relay.errors import Refuse, RelayError, TryLater
 from relay.fates import Fate, Fates

@@ -17,7 +17,7 @@ from typing import Any
 import structlog
 
 from relay.config import Config
-from relay.counting import Board
+from relay.counting.board import Board
 from relay.entry.listening import Sockets
 from relay.stopping import Stop
 

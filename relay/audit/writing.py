@@ -19,7 +19,8 @@ import structlog
 from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, End, Place, why_not_writable
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.pending import Announced, Pending
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import StoreUnavailable
 from relay.store.group_commit import GroupCommit
 

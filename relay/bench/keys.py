@@ -134,7 +134,7 @@ async def waiting_time(kmes: DevelopmentKMEs, rate: float = 50.0) -> Figure:
 async def pad_time(kmes: DevelopmentKMEs, hidden: int = 10_000_000) -> Figure:
     """A pad of 10 MB, against the requests that the KME's limits make necessary, one after the other."""
     async with _group(kmes, kmes.km1, "sae-2", Prefetch(0, 0)) as group:
-        await group.pools[0].limits(BOB)
+        await group.pools[0].store(BOB).limits()
         began = time.monotonic()
         pad = await group.take_pad(BOB, hidden)
         took = time.monotonic() - began

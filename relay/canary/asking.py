@@ -14,7 +14,8 @@ import structlog
 from relay.canary.message import NONCE_OCTETS, Note, canary_address
 from relay.canary.post import Post
 from relay.config import Config
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.store.canaries import Canaries, Canary
 
 log = structlog.get_logger(__name__)

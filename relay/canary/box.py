@@ -18,7 +18,8 @@ import structlog
 from relay.canary.message import Note, is_canary, read
 from relay.canary.post import Post
 from relay.config import Config
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import BadStructure
 from relay.opening import Opened
 from relay.store.canaries import Canaries

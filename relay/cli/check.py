@@ -39,7 +39,7 @@ from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
-from relay.keys.receiver import replies_in
+from relay.key_receiver.receiver import replies_in
 from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts

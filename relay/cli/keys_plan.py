@@ -213,7 +213,7 @@ async def _source(config: Config, peer_name: str, use: str) -> Source | None:
         for group in peer.kme_groups:
             for member in ring.groups[group].members if group in ring.groups and config.serves(group, use) else ():
                 name, settings = member.client.name, config.kmes[member.client.name]
-                status = await member.pool.limits(peer.sae_id)
+                status = await member.pool.store(peer.sae_id).limits()
                 found = Source(name, status, settings, member.client.any_size)
                 if status is not None:
                     return found

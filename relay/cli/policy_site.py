@@ -112,7 +112,7 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
         octets = 0
         for pool in keys.groups[name].pools if name in keys.groups else ():
             try:
-                status = await pool.limits(sae_id)
+                status = await pool.store(sae_id).limits()
             except RelayError:
                 return None
             if status is None or not status.max_key_count:

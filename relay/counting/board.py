@@ -28,7 +28,7 @@ import structlog
 
 from relay.aio import Turns
 from relay.counting.held import KEY_OCTETS, SECTION_OCTETS, HeldMail
-from relay.counting.metric import Metric
+from relay.counting.metric import Labels, Metric, Totals
 from relay.counting.metrics import all_metrics
 
 log = structlog.get_logger(__name__)
@@ -42,10 +42,6 @@ _ENTRY = struct.Struct("<II")
 """The octets of a name with its labels, padded to 8, and how many numbers follow it."""
 _TURN = 500
 """So many numbers are added up before others have their turn."""
-
-Labels = tuple[str, ...]
-Totals = dict[Metric, dict[Labels, list[float]]]
-"""All numbers of each set of labels: one, or those of a histogram, whose last is the sum."""
 
 
 class Cell:

@@ -31,3 +31,8 @@ class Metric:
     def numbers(self) -> int:
         """How many numbers one set of labels has: a histogram's are those of each bucket, the rest, and the sum."""
         return len(self.buckets) + 2 if self.kind == "histogram" else 1
+
+
+Labels = tuple[str, ...]
+Totals = dict[Metric, dict[Labels, list[float]]]
+"""All numbers of each set of labels: one, or those of a histogram, whose last is the sum."""

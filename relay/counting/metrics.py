@@ -7,15 +7,77 @@ from __future__ import annotations
 from functools import cache
 from typing import Final
 
+from relay.counting import key_metrics
 from relay.counting.alarms import ALARMS
+from relay.counting.key_metrics import (
+    KEY_ALARM as KEY_ALARM,
+)
+from relay.counting.key_metrics import (
+    KEY_BITS as KEY_BITS,
+)
+from relay.counting.key_metrics import (
+    KEY_BITS_USED as KEY_BITS_USED,
+)
+from relay.counting.key_metrics import (
+    KEY_REFILL as KEY_REFILL,
+)
+from relay.counting.key_metrics import (
+    KEY_USE as KEY_USE,
+)
+from relay.counting.key_metrics import (
+    KEY_WAIT as KEY_WAIT,
+)
+from relay.counting.key_metrics import (
+    KEYS as KEYS,
+)
+from relay.counting.key_metrics import (
+    KEYS_BURNT as KEYS_BURNT,
+)
+from relay.counting.key_metrics import (
+    KEYS_EMPTY as KEYS_EMPTY,
+)
+from relay.counting.key_metrics import (
+    KEYS_MISSED as KEYS_MISSED,
+)
+from relay.counting.key_metrics import (
+    KEYS_READY as KEYS_READY,
+)
+from relay.counting.key_metrics import (
+    KEYS_RECEIVED as KEYS_RECEIVED,
+)
+from relay.counting.key_metrics import (
+    KEYS_STORED as KEYS_STORED,
+)
+from relay.counting.key_metrics import (
+    KEYS_WITHHELD as KEYS_WITHHELD,
+)
+from relay.counting.key_metrics import (
+    KME_BREAKER as KME_BREAKER,
+)
+from relay.counting.key_metrics import (
+    KME_DROPS as KME_DROPS,
+)
+from relay.counting.key_metrics import (
+    KME_REQUESTS as KME_REQUESTS,
+)
+from relay.counting.key_metrics import (
+    KME_RETRIES as KME_RETRIES,
+)
+from relay.counting.key_metrics import (
+    KME_SECONDS as KME_SECONDS,
+)
+from relay.counting.key_metrics import (
+    PAD_DISCARDED as PAD_DISCARDED,
+)
+from relay.counting.key_metrics import (
+    RECEIVED_KEYS_REFUSED as RECEIVED_KEYS_REFUSED,
+)
 from relay.counting.metric import Metric
 
 _DIRECTION = "direction: outgoing, incoming"
 _DOOR = "door: smtp, lmtp, submission, milter, imap, relay (what it writes itself)"
 _MAIL_LABELS = ("direction", "door", "peer", "level", "outcome")
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
-_CALL_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_WAIT_BUCKETS_S = (0.0001, 0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
 # Mail
@@ -87,109 +149,6 @@ INTERRUPTED: Final = Metric(
     "Recipients at whom a relay was at work when it was killed or cut off: they may get a mail twice. kind: outgoing, "
     "incoming, opened",
     ("kind",),
-)
-
-# Keys
-
-KEYS: Final = Metric(
-    "qumail_keys_total",
-    "counter",
-    "Fresh keys by fate: issued = used + burnt + expired + in the pool, but for what a killed process had. fate: these",
-    ("kme", "peer", "fate"),
-)
-KEYS_BURNT: Final = Metric(
-    "qumail_keys_burnt_total",
-    "counter",
-    "Keys that were lost. cause: no answer, late answer, bad reply, seen before, not remembered, overtaken, trial, "
-    "relay stops",
-    ("kme", "cause"),
-)
-KEY_BITS_USED: Final = Metric(
-    "qumail_key_bits_used_total", "counter", "Bits of key that sealed mail. level: otp, aes", ("peer", "level")
-)
-PAD_DISCARDED: Final = Metric(
-    "qumail_pad_bytes_discarded_total", "counter", "Octets of keys that one-time pads had no use for", ("kme",)
-)
-KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys that are ready", ("kme", "peer"))
-KEYS_STORED: Final = Metric(
-    "qumail_kme_stored_keys", "gauge", "Keys that the KME says it has", ("kme", "peer"), together="min"
-)
-KEY_BITS: Final = Metric("qumail_kme_key_bits", "gauge", "The size of such a key", ("kme", "peer"), together="max")
-KEY_REFILL: Final = Metric(
-    "qumail_key_refill_bits_per_second", "gauge", "What the link was seen to make", ("kme", "peer"), together="max"
-)
-KEY_USE: Final = Metric(
-    "qumail_key_use_bits_per_second", "gauge", "What sealed mail used over the last five minutes", ("kme", "peer")
-)
-KEYS_EMPTY: Final = Metric(
-    "qumail_key_empty_seconds",
-    "gauge",
-    "Time until the keys are gone at the present rates; +Inf where they are not",
-    ("kme", "peer"),
-    together="min",
-)
-KEY_ALARM: Final = Metric(
-    "qumail_key_alarm", "gauge", "1 where that is less than `alarm` of the KME", ("kme", "peer"), together="max"
-)
-KEY_WAIT: Final = Metric(
-    "qumail_key_wait_seconds",
-    "histogram",
-    "Time that a mail waited for its key. use: key, pad",
-    ("kme_group", "use"),
-    _WAIT_BUCKETS_S,
-)
-KEYS_MISSED: Final = Metric(
-    "qumail_keys_missed_total",
-    "counter",
-    "Times that a quantum key for a mail was not to be had, so that it was held, or went under another level that its "
-    "policy lists. reason: the class of the error (relay/errors.py), such as KMEExhausted",
-    ("peer", "reason"),
-)
-KEYS_RECEIVED: Final = Metric(
-    "qumail_keys_received_total",
-    "counter",
-    "Keys of arriving mail that a KME was asked for. outcome: fetched, not_found, refused, not_stored, not_asked",
-    ("kme_group", "outcome"),
-)
-KEYS_WITHHELD: Final = Metric(
-    "qumail_keys_withheld",
-    "gauge",
-    "1 while no keys are drawn, as the store cannot remember them",
-    ("kme",),
-    together="max",
-)
-KME_REQUESTS: Final = Metric(
-    "qumail_kme_requests_total",
-    "counter",
-    "Requests to a KME. call: status, enc_keys, dec_keys; outcome: ok, unreachable, busy, exhausted, bad_request, "
-    "misconfigured, not_found, bad_reply, ambiguous, not_asked, cancelled",
-    ("kme", "call", "outcome"),
-)
-RECEIVED_KEYS_REFUSED: Final = Metric(
-    "qumail_received_keys_refused_total",
-    "counter",
-    "Replies to dec_keys that say nothing of keys: of a proxy, to wrong paths or methods, faults of the KME",
-    ("kme",),
-)
-KME_SECONDS: Final = Metric(
-    "qumail_kme_request_seconds",
-    "histogram",
-    "Time from sending a request to its whole answer",
-    ("kme", "call"),
-    _CALL_BUCKETS_S,
-)
-KME_RETRIES: Final = Metric(
-    "qumail_kme_retries_total", "counter", "Second and further tries of a request", ("kme", "call")
-)
-KME_BREAKER: Final = Metric(
-    "qumail_kme_breaker_state", "gauge", "0 closed, 1 half-open, 2 open", ("kme", "call"), together="max"
-)
-KME_DROPS: Final = Metric(
-    "qumail_kme_drops_undelivered_keys",
-    "gauge",
-    "1 where the KME was seen to drop keys that the peer had not fetched",
-    ("kme",),
-    together="max",
 )
 
 # Policies and certificates
@@ -375,6 +334,7 @@ MESSAGE_MEMORY_LIMIT: Final = Metric(
 
 @cache
 def all_metrics() -> dict[str, Metric]:
-    """By name, in the order of this file."""
-    found = [each for each in globals().values() if isinstance(each, Metric)]
+    """By name, those of keys first, in the order of the files."""
+    defined = [*vars(key_metrics).values(), *globals().values()]
+    found = [each for each in defined if isinstance(each, Metric)]
     return {each.name: each for each in found}

@@ -11,7 +11,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import RelayError
 from relay.mail import Mail, Outcomes
 

@@ -5,12 +5,13 @@ From a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first     build.py makes it
     group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py pads.py
-    pool.py        one KME's fresh keys: who asks for them, and the requests  undelivered.py
+    pool.py        one KME's fresh keys: who asks for them, and the requests  issued.py undelivered.py
+    kme_store.py   what the KME says of its own store, and what was seen of it   own_name.py
     state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
-    receiver.py    received keys, written down as they come
-    etsi014.py     the ETSI client     skip.py   the SKIP client
-    client.py      what both have, and one call: breaker, time limit, retries     health.py faults.py replies.py
+    etsi014.py     the ETSI client, with edition1.py     skip.py   the SKIP client
+    client.py      what both have                                    settings.py
+    asking.py      one call: breaker, time limit, retries            health.py faults.py replies.py late.py
     transport.py   one request, sent once                            http.py tls.py
     development.py the clients that programs share, with a key cache
 
@@ -30,7 +31,7 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.client import Quirks
+from relay.keys.counts import Board, Numbers
 from relay.keys.development import CachedKMClient, get_optimized_km_clients
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import (
@@ -48,13 +49,21 @@ from relay.keys.health import BreakerRules
 from relay.keys.pads import Pad
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus
+from relay.keys.report import KeyReport
+from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
+from relay.keys.settings import ClientOptions, ClientSettings, Quirks
+from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
-from relay.keys.types import IssuedKeyStore, Key, KeyReference
+from relay.keys.types import SAEID, IssuedKeyStore, Key, KeyReference, ReceivedKeyStore, SealingKey
 
 __all__ = [
+    "SAEID",
+    "Board",
     "BreakerRules",
     "CachedKMClient",
     "Call",
+    "ClientOptions",
+    "ClientSettings",
     "ConfigError",
     "ErrorRule",
     "IssuedKeyStore",
@@ -70,15 +79,24 @@ __all__ = [
     "Key",
     "KeyNotFound",
     "KeyReference",
+    "KeyReport",
+    "KeyRing",
     "KeyStatus",
     "KeyUnavailable",
     "KeysMissing",
     "NotAsked",
+    "Numbers",
     "OptimizedKMClient",
     "Pad",
+    "PeerKeys",
     "Prefetch",
     "Quirks",
+    "ReceivedKeyStore",
+    "Rotation",
+    "SKIPClient",
+    "SealingKey",
     "StoreUnavailable",
+    "SupplyLimits",
     "TLSRules",
     "get_optimized_km_clients",
 ]

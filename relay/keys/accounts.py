@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from relay.counting import Board, metrics
+from relay.counting import key_metrics as metrics
+from relay.keys.counts import Board, Numbers
 
 
 class Accounts:
@@ -16,15 +17,13 @@ class Accounts:
     def __init__(self, kme: str = "", board: Board | None = None) -> None:
         """What is entered here is counted on the `board`, too, under the KME's name."""
         self._kme = kme
-        self._board = board or Board()
+        self._board = board or Numbers()
         self.peers: dict[str, str] = {}
         """The names under which slave SAEs are counted there, by SAE ID; those of others are their IDs."""
         self._issued: Counter[str] = Counter()
         self._used: Counter[str] = Counter()
         self._expired: Counter[str] = Counter()
         self._burnt: Counter[tuple[str, str]] = Counter()
-        self.octets_discarded = 0
-        """Octets at the end of one-time-pad keys that a pad had no use for."""
 
     def issued(self, slave_sae: str, number: int) -> None:
         """The KME gave keys, and they are in the pool now."""
@@ -52,7 +51,6 @@ class Accounts:
 
     def discarded(self, octets: int) -> None:
         """A pad had no use for so many octets at the end of its keys."""
-        self.octets_discarded += octets
         self._board.add(metrics.PAD_DISCARDED, self._kme, by=octets)
 
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:

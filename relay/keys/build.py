@@ -7,14 +7,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relay.config import Config, KMESettings, PeerSettings
-from relay.counting import Board
-from relay.keys.client import Quirks
+from relay.keys.counts import Board, Numbers
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.http import Receiver
 from relay.keys.ring import KeyRing, PeerKeys, Rotation, SupplyLimits
+from relay.keys.settings import Quirks
 from relay.keys.skip import SKIPClient
 from relay.keys.tls import TLSRules
 from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore
@@ -45,7 +45,7 @@ def key_ring(
     `receiver` asks for received keys, and writes them down. Without `prefetch` a key is drawn only when it is needed,
     so that a single message burns no others.
     """
-    board = board or Board()
+    board = board or Numbers()
     members: dict[str, dict[str, KMESettings]] = {}
     for name, kme in config.kmes.items():
         members.setdefault(kme.group, {})[name] = kme

@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 from urllib.parse import urlsplit
 
 from cryptography import x509
@@ -19,7 +19,9 @@ from relay.errors import ConfigError
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
+from relay.keys.settings import ClientOptions
 from relay.keys.stock import SeenKeys
+from relay.keys.types import SAEID
 
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
@@ -111,12 +113,12 @@ USUAL_CACHE = Prefetch(low=128, high=256, lifetime=240.0, follows_use=False)
 class CachedKMClient(OptimizedKMClient):
     """An OptimizedKMClient that draws fresh keys ahead, in the background, and gives out each of them once."""
 
-    def __init__(self, url: str, *, cache: Prefetch = USUAL_CACHE, **settings: Any) -> None:
-        """`settings` are those of OptimizedKMClient. Raises ConfigError as it does."""
+    def __init__(self, url: str, *, cache: Prefetch = USUAL_CACHE, **options: Unpack[ClientOptions]) -> None:
+        """`options` as for OptimizedKMClient. Raises ConfigError as it does."""
         self._cache = cache
-        super().__init__(url, **settings)
+        super().__init__(url, **options)
 
-    def warm(self, slave_sae_id: int | str, size: int = 256) -> None:
+    def warm(self, slave_sae_id: SAEID, size: int = 256) -> None:
         """Begins to fill the cache, in the event loop that runs, for keys of `size` bits shared with that SAE."""
         self._fresh.warm(str(slave_sae_id), size, to_high=True)
 

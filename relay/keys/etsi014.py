@@ -4,33 +4,28 @@ Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from types import MappingProxyType
-from typing import Any
-from urllib.parse import quote
+from typing import Any, Unpack
 
 from relay.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
-from relay.keys.client import KMEClient, check_numbers
+from relay.keys.asking import Question
+from relay.keys.client import KMEClient, check_numbers, in_order, once_each
+from relay.keys.edition1 import Edition1
 from relay.keys.events import Events
 from relay.keys.faults import Call, KeysMissing, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import (
-    LARGEST_KEY_BITS,
     USUAL_KEY_BITS,
     KeyStatus,
     OtherSize,
     count_of_keys,
-    json_body,
     key_IDs_in_error,
-    keys_asked_for,
-    keys_from_container,
-    max_reply_octets,
-    status_from_reply,
 )
-from relay.keys.types import Key
+from relay.keys.settings import ClientOptions
+from relay.keys.types import SAEID, Key
 
 log = Events(__name__)
 
@@ -45,8 +40,12 @@ class OptimizedKMClient(KMEClient):
     spent by a request whose answer never came are entered as burnt, and `burn_budget` limits them.
     """
 
-    _other_size: tuple[int, int, float] | None = None
-    """The size in bits that keys had though another was asked for, how often in a row, and until when it counts."""
+    def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
+        """As for an Asker."""
+        super().__init__(url, **options)
+        self._edition = Edition1(self.name, self.settings.quirks)
+        self._other_size: tuple[int, int, float] | None = None
+        """The size in bits that keys had though another was asked for, how often in a row, and until when it counts."""
 
     @property
     def gives_only(self) -> int | None:
@@ -67,21 +66,21 @@ class OptimizedKMClient(KMEClient):
         text = f"its keys have {bits} bits, whatever size is asked for: size_unit of this KME should say so"
         return super().troubles | {"size": text}
 
-    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
 
         `patient` False means one try only. Raises KeyUnavailable.
         """
-        request = self._request("GET", str(slave_sae_id), Call.STATUS)
 
         async def read(body: bytes | bytearray) -> KeyStatus:
-            return status_from_reply(json_body(self.name, body))
+            return self._edition.read_status(body)
 
-        return await self._ask(Call.STATUS, request, read, patient=patient)
+        request = self._edition.status(str(slave_sae_id))
+        return await self._ask(Question(Call.STATUS, request, read), patient=patient)
 
     async def request_enc_keys(
         self,
-        slave_sae_id: int | str,
+        slave_sae_id: SAEID,
         number: int = 1,
         size: int = 256,
         *,
@@ -119,15 +118,13 @@ class OptimizedKMClient(KMEClient):
         sae = slave_sae_id
         if self.gives_only not in (None, size):
             raise KMERefusedRequest(f"{self.name}: not asked for keys of {size} bits: {self.troubles['size']}")
-        request = replace(self._enc_keys_request(sae, number, size, options), max_octets=max_reply_octets(number, size))
 
         async def read(body: bytes | bytearray) -> list[Key]:
             try:
-                read_keys = partial(_fresh_keys, numbers=self.quirks.integer_key_ids)
-                keys = await off_loop(len(body), read_keys, self.name, body, number, size)
+                keys = await off_loop(len(body), self._edition.read_fresh, body, number, size)
             except KMEBadReply as error:
                 came = await off_loop(len(body), count_of_keys, body, number)
-                self._burn(sae, number if came is None else came, "reply not believed")
+                self.burn(sae, number if came is None else came, "reply not believed")
                 if isinstance(error, OtherSize):
                     seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
                     self._other_size = error.bits, seen, self._timing.clock() + SIZE_BELIEVED_FOR_S
@@ -138,11 +135,13 @@ class OptimizedKMClient(KMEClient):
                 self._other_size = None
             return keys
 
+        request = self._edition.enc_keys(sae, number, size, options)
+        question = Question(Call.ENC_KEYS, request, read, spends=number, bits=number * size)
         async with self._turn(f"draw for {sae}", self.at_once):
-            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=number, bits=number * size)
+            return await self._ask(question, patient=patient)
 
     async def request_dec_keys(
-        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+        self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
         """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
@@ -150,24 +149,19 @@ class OptimizedKMClient(KMEClient):
         that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked, and
         TypeError where `key_IDs` is a string.
         """
-        wanted = self._several(key_IDs)
+        wanted = once_each(key_IDs)
         if not wanted:
             return []
         master_sae = str(master_sae_id)
-        if self.quirks.method == "GET":
-
-            def one(key_ID: str) -> Awaitable[dict[str, Key]]:
-                query = (("key_ID", key_ID),)
-                request = self._request("GET", master_sae, Call.DEC_KEYS, query=query, key_IDs=[key_ID])
-                return self._dec_keys(request, [key_ID], patient)
-
-            found = await self._each_by_itself(wanted, one)
+        if self.one_by_one:
+            found = await self._each_by_itself(
+                wanted, lambda key_ID: self._dec_keys(self._edition.dec_keys(master_sae, [key_ID]), [key_ID], patient)
+            )
         else:
-            request = self._request("POST", master_sae, Call.DEC_KEYS, json=self._ids(wanted), key_IDs=wanted)
-            found = await self._dec_keys(request, wanted, patient)
-        return self._in_order(key_IDs, found)
+            found = await self._dec_keys(self._edition.dec_keys(master_sae, wanted), wanted, patient)
+        return in_order(self.name, key_IDs, found)
 
-    async def keeps_undelivered(self, slave_sae_id: int | str, own_sae_id: int | str) -> bool | None:
+    async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
         """Whether keys that were not delivered yet are still there when more were asked for; None: it cannot be told.
 
         Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME
@@ -198,16 +192,13 @@ class OptimizedKMClient(KMEClient):
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
         """Fetches a key that nobody needs: a request without key_IDs of its own, so that no spool keeps the reply."""
-        if self.quirks.method == "GET":
-            request = self._request("GET", own, Call.DEC_KEYS, query=(("key_ID", key_ID),))
-        else:
-            request = self._request("POST", own, Call.DEC_KEYS, json=self._ids([key_ID]))
+        request = replace(self._edition.dec_keys(own, [key_ID]), key_IDs=())
         if not await self._dec_keys(request, [key_ID], False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
     async def _dec_keys(self, request: HTTPRequest, wanted: Sequence[str], patient: bool) -> dict[str, Key]:
         async def read(body: bytes | bytearray) -> dict[str, Key]:
-            found, refused = await off_loop(len(body), _keys_asked_for, self.name, body, wanted)
+            found, refused = await off_loop(len(body), self._edition.read_asked_for, body, wanted)
             if refused:
                 log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
                 if not found:
@@ -215,47 +206,7 @@ class OptimizedKMClient(KMEClient):
             return found
 
         try:
-            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
+            return await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
         except RepliedNotFound as error:
             named = key_IDs_in_error(error.body, wanted)
             raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
-
-    def _enc_keys_request(self, sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
-        """POST as the standard has it; GET where the KME has nothing else and there is nothing else to say."""
-        sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self.quirks.size_unit]
-        content = {"number": number, **sizes}
-        if self.quirks.method == "GET" and not options:
-            query = tuple((name, str(value)) for name, value in content.items())
-            return self._request("GET", sae, Call.ENC_KEYS, query=query)
-        return self._request("POST", sae, Call.ENC_KEYS, json=content | dict(options))
-
-    def _request(
-        self,
-        method: str,
-        sae: str,
-        call: Call,
-        *,
-        query: tuple[tuple[str, str], ...] = (),
-        json: dict[str, Any] | None = None,
-        key_IDs: Sequence[str] = (),
-    ) -> HTTPRequest:
-        path = f"/api/v1/keys/{quote(sae, safe='')}/{call}"
-        most = max_reply_octets(len(key_IDs), LARGEST_KEY_BITS)
-        return HTTPRequest(method, path, query, json, sae, tuple(key_IDs), most)
-
-    def _ids(self, key_IDs: Sequence[str]) -> dict[str, Any]:
-        numbers = self.quirks.integer_key_ids
-        return {
-            "key_IDs": [
-                {"key_ID": int(key_ID) if numbers and key_ID.isascii() and key_ID.isdigit() else key_ID}
-                for key_ID in key_IDs
-            ]
-        }
-
-
-def _fresh_keys(source: str, body: bytes | bytearray, number: int, size: int, *, numbers: bool) -> list[Key]:
-    return keys_from_container(json_body(source, body, number), at_most=number, size=size, numbers=numbers)
-
-
-def _keys_asked_for(source: str, body: bytes | bytearray, wanted: Sequence[str]) -> tuple[dict[str, Key], int]:
-    return keys_asked_for(json_body(source, body, len(wanted)), wanted)

@@ -46,6 +46,10 @@ class KMEFault(StrEnum):
     NOT_FOUND = "not_found"
 
 
+GATEWAY_CODES = (502, 504)
+"""A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
+
+
 class Call(StrEnum):
     """The three calls of GS QKD 014, table 1."""
 

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Literal, TypeVar
+from types import TracebackType
+from typing import Literal, Self, TypeVar
 
-from relay.counting import Board, metrics
+from relay.counting import key_metrics as metrics
 from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable, StoreUnavailable
-from relay.keys.client import KMEClient
+from relay.keys.client import KMEClient, in_order, once_each
+from relay.keys.counts import Board, Numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call
 from relay.keys.fetch import Fetcher
@@ -24,8 +26,9 @@ from relay.keys.pads import Pad, PadPlan, pad_of, plan_keys
 from relay.keys.pending import MOST_PER_CALL, Outcome
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
+from relay.keys.replies import KeyStatus
 from relay.keys.stock import SeenKeys
-from relay.keys.types import REAL_TIME, IssuedKeyStore, KeepKeys, Key, KeyReference, Timing
+from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, KeyReference, Timing
 
 __all__ = ["KMEGroup", "Prefetch"]
 
@@ -61,7 +64,10 @@ class Member:
         def count(outcome: str, number: int) -> None:
             board.add(metrics.KEYS_RECEIVED, group, outcome, by=number)
 
-        self.fetcher = Fetcher(client, limits=pool.limits, keep=keep, count=count, timing=timing)
+        async def limits(master_sae: str) -> KeyStatus | None:
+            return await pool.store(master_sae).limits()
+
+        self.fetcher = Fetcher(client, limits=limits, keep=keep, count=count, timing=timing)
 
     def health(self, call: Call) -> float:
         """The client's own, roughly, and half of it while the KME is late with such calls.
@@ -91,7 +97,7 @@ class Member:
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
         """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
-        status = await self.pool.limits(slave_sae) if hidden else None
+        status = await self.pool.store(slave_sae).limits() if hidden else None
         return plan_keys(hidden, status, any_size=self.client.any_size)
 
     async def supply(self, slave_sae: str, hidden: int) -> Supply:
@@ -99,9 +105,10 @@ class Member:
         name = self.client.name
         if self.client.health == 0:
             return Supply(False, None, f"{name}: unreachable: it has not answered of late")
-        status = await self.pool.ask_status(slave_sae)
+        kme_store = self.pool.store(slave_sae)
+        status = await kme_store.ask()
         try:
-            self.pool.raise_if_another(slave_sae)
+            kme_store.raise_if_another()
             plan = await self.plan(slave_sae, hidden)
         except KeyUnavailable as error:
             return Supply(False, None, f"{name}: {error}")
@@ -109,7 +116,7 @@ class Member:
         if needed == 0:
             return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
         if status is None:
-            return Supply(False, None, f"{name}: {self.pool.status_trouble(slave_sae) or 'unreachable'}")
+            return Supply(False, None, f"{name}: {kme_store.trouble or 'unreachable'}")
         if status.stored_key_count is None:
             return Supply(False, None, f"{name}: does not say how many keys it has")
         usual = status.key_size or plan.size
@@ -118,7 +125,7 @@ class Member:
             return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
         if status.max_key_count and needed > status.max_key_count * usual:
             return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
-        rate = self.pool.refill_rate(slave_sae)
+        rate = kme_store.link.per_second
         wait = (needed - stored) / rate if rate else None
         return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
 
@@ -130,7 +137,7 @@ class Member:
         answer = self.fetcher.fetch(master_sae, key_IDs, tries)
         if wait:
             return await answer
-        status = self.pool.known_status(master_sae)
+        status = self.pool.store(master_sae).status
         in_a_call = (status.max_key_per_request if status else None) or MOST_PER_CALL
         usual = self.client.time_limits[Call.DEC_KEYS].usual * math.ceil(len(key_IDs) / in_a_call)
         return await self._unless_late(Call.DEC_KEYS, asyncio.timeout(usual), answer)
@@ -232,7 +239,7 @@ class KMEGroup:
         """The group's name, which travels with every key_ID it issued."""
         self._timing = timing
         self._lag = LagRetries(lag_patience, lag_waiting, timing)
-        seen, board = SeenKeys(), board or Board()
+        seen, board = SeenKeys(), board or Numbers()
         self.members: list[Member] = []
         """Its KMEs, in the order of the configuration."""
         for client in clients:
@@ -243,6 +250,14 @@ class KMEGroup:
             self.members.append(Member(group, client, pool, keep, board, timing))
         self.pools = [member.pool for member in self.members]
         """Their fresh keys."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
     @property
     def health(self) -> float:
@@ -257,7 +272,7 @@ class KMEGroup:
     def remember_in(self, issued: IssuedKeyStore) -> None:
         """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
         for pool in self.pools:
-            pool.remember_in(issued, self.group)
+            pool.issued.remember_in(issued, self.group)
 
     def candidates(self, slave_sae: str = "", size: int = 0) -> list[Member]:
         """The KMEs by health; equally good ones in the order of the configuration.
@@ -269,13 +284,14 @@ class KMEGroup:
         with_keys = [member for member in self.members if size and member.pool.ready(slave_sae, size)]
         return sorted(with_keys or self.members, key=lambda member: -member.health(Call.ENC_KEYS))
 
-    async def take(self, slave_sae: str, size: int = 256, *, patient: bool = True) -> Key:
+    async def take(self, slave_sae: SAEID, size: int = 256, *, patient: bool = True) -> Key:
         """A fresh key of `size` bits for `slave_sae`, never handed out again: from a pool, else drawn now.
 
         Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
 
         `patient` False asks each KME once: there is another group.
         """
+        slave_sae = str(slave_sae)
         members = self.candidates(slave_sae, size)
         if members and (keys := members[0].pool.take_ready(slave_sae, size)) is not None:
             members[0].waited["key"].observe(0.0)
@@ -285,7 +301,7 @@ class KMEGroup:
         )
         return key
 
-    async def take_pad(self, slave_sae: str, hidden: int, *, patient: bool = True) -> Pad:
+    async def take_pad(self, slave_sae: SAEID, hidden: int, *, patient: bool = True) -> Pad:
         """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
 
         Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
@@ -293,14 +309,22 @@ class KMEGroup:
         """
         if hidden < 1:
             raise ValueError("a pad hides at least one octet")
-        members = self.candidates()
+        slave_sae, members = str(slave_sae), self.candidates()
         _, pad = await first_that_can(
             members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
         )
         return pad
 
+    async def request_dec_keys(self, master_sae: SAEID, key_IDs: Sequence[str]) -> list[Key]:
+        """As a client's: the keys with these IDs, in their order, or KeysMissing, which carries those that did come.
+
+        Keys that lag behind are waited for. Raises another KeyUnavailable, too, and TypeError.
+        """
+        found = await self.fetch(master_sae, once_each(key_IDs))
+        return in_order(self.group, key_IDs, found)
+
     async def can_supply(
-        self, slave_sae: str, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
+        self, slave_sae: SAEID, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
     ) -> Supply:
         """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
 
@@ -308,7 +332,7 @@ class KMEGroup:
         """
 
         async def answer(member: Member) -> Supply:
-            supply = await member.supply(slave_sae, hidden)
+            supply = await member.supply(str(slave_sae), hidden)
             if supply.now and allowed is not None:
                 try:
                     await allowed(member, supply.octets)
@@ -326,7 +350,7 @@ class KMEGroup:
 
     async def fetch(
         self,
-        master_sae: str,
+        master_sae: SAEID,
         key_IDs: Sequence[str],
         *,
         patient: bool = True,
@@ -342,7 +366,7 @@ class KMEGroup:
         could not be kept, and KeyUnavailable when no KME of the group could be asked; keys that came before are kept
         all the same.
         """
-        found: dict[str, Key] = {}
+        master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)
         if await self._all_came(master_sae, key_IDs, attempts, found) or not patient:
             return found
@@ -358,15 +382,15 @@ class KMEGroup:
                     break
         return found
 
-    def warm(self, slave_sae: str, size: int = 256) -> None:
+    def warm(self, slave_sae: SAEID, size: int = 256) -> None:
         """Starts to fill the pools for this slave SAE."""
         for pool in self.pools:
-            pool.warm(slave_sae, size)
+            pool.warm(str(slave_sae), size)
 
-    def cool(self, slave_sae: str) -> None:
+    def cool(self, slave_sae: SAEID) -> None:
         """Draws no more ahead of need for this slave SAE; the keys that are there wait until their time is over."""
         for pool in self.pools:
-            pool.cool(slave_sae)
+            pool.cool(str(slave_sae))
 
     def wait_no_more(self) -> None:
         """The relay stops: none is drawn ahead of need, and who waits for a lagging key hears that it is not there."""

@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
 from relay.errors import KeyNotFound, KeyUnavailable, KMEExhausted, KMEMisconfigured
 from relay.keys.faults import Call, KMERefusedRequest, NotAsked
 from relay.keys.types import REAL_TIME, Timing
+
+if TYPE_CHECKING:
+    from relay.keys.settings import ClientSettings
 
 
 class State(IntEnum):
@@ -237,29 +241,18 @@ class BurnBudget:
 class Health:
     """All that is known of how well one KME answers, as one value; what a call may do follows from it."""
 
-    def __init__(
-        self,
-        kme: str,
-        timing: Timing = REAL_TIME,
-        *,
-        timeout: float = 10,
-        min_timeout: float | None = None,
-        retry_delay: float = 1,
-        adaptive: bool = False,
-        burn_budget: int = 1000,
-        breaker: BreakerRules = BreakerRules(),
-    ) -> None:
-        """`kme` names it in messages; the rest is as for a client. Times are seconds."""
-        shortest = (timeout / 5 if min_timeout is None else min_timeout) if adaptive else timeout
+    def __init__(self, kme: str, settings: ClientSettings) -> None:
+        """`kme` names it in messages."""
+        timing, timeout, shortest = settings.timing, settings.timeout, settings.shortest_timeout
         self._kme = kme
         self._timing = timing
         self._not_before: dict[Call, float] = {}
         self._refused_at: dict[int, float] = {}
         self.refusal = ""
         """What the KME last said to dec_keys, where that says nothing of keys; empty once it has said anything else."""
-        self.breakers = {call: Breaker(f"{kme}: {call}", breaker, timing) for call in Call}
-        self.backoff = Backoff(retry_delay, timing, adaptive=adaptive)
-        self.budget = BurnBudget(burn_budget, timing)
+        self.breakers = {call: Breaker(f"{kme}: {call}", settings.breaker, timing) for call in Call}
+        self.backoff = Backoff(settings.retry_delay, timing, adaptive=settings.adaptive)
+        self.budget = BurnBudget(settings.burn_budget, timing)
         # A status costs no key, so nothing is lost by giving it up early; to give up enc_keys early would burn some.
         self.limits = {
             Call.STATUS: TimeLimit(timeout, shortest, shortest),

@@ -8,41 +8,32 @@ and who gets what comes, state.py decides; here are the requests.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from relay.errors import (
     KeyUnavailable,
     KMEBadReply,
     KMEExhausted,
-    KMEMisconfigured,
     KMEUnreachable,
     StoreUnavailable,
 )
 from relay.keys.events import Complaint, Events
 from relay.keys.faults import Call, KMERefusedRequest
-from relay.keys.own_name import another_name
-from relay.keys.refill import OUTAGE_S, BatchLimit, DrawCount, Draws, LinkRate, Peak, Prefetch, Rate, WaterMarks, marks
-from relay.keys.replies import KeyStatus
-from relay.keys.state import Batch, KMEStore, PeerPool, Want
+from relay.keys.issued import IssuedKeys
+from relay.keys.kme_store import KMEStore, begun, goes_on
+from relay.keys.refill import OUTAGE_S, DrawCount, Draws, Peak, Prefetch, WaterMarks, marks
+from relay.keys.state import Batch, PeerPool, Want
 from relay.keys.stock import SeenKeys, Stock
-from relay.keys.types import REAL_TIME, IssuedKeyStore, Key, Timing
+from relay.keys.types import REAL_TIME, Key, Timing
 from relay.keys.undelivered import Undelivered
 
 if TYPE_CHECKING:
     from relay.keys.client import KMEClient
 
 log = Events(__name__)
-
-Task = TypeVar("Task")
-
-USE_WINDOW_S = 300.0
-"""The use rate is averaged over this time."""
-
-STATUS_RETRY_S = 30.0
-"""After a status call that failed, limits are taken as unknown for this long."""
 
 
 class KeyPool:
@@ -74,15 +65,12 @@ class KeyPool:
         self._timing = timing
         self._peer_pools: dict[tuple[str, int], PeerPool] = {}
         self._kme_stores: dict[str, KMEStore] = {}
-        self._asking: dict[str, asyncio.Task[KeyStatus | None]] = {}
         self._drawing: dict[asyncio.Task[None], PeerPool] = {}
         self._began = timing.clock()
         self._closed = False
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
-        self._issued: IssuedKeyStore | None = None
-        self._group = ""
-        self.withheld = ""
-        """Why no key is drawn, while the store cannot remember any."""
+        self.issued = IssuedKeys(client.name)
+        """The memory of what was issued: a key is written down there first."""
         self.listeners: set[Callable[[], None]] = set()
         """Called after each answer of the KME."""
 
@@ -90,8 +78,8 @@ class KeyPool:
     def trouble(self) -> str:
         """What a person has to do something about; empty when all is well."""
         troubles = list(self.client.troubles.values())
-        if self.withheld:
-            troubles.append(f"no keys are drawn, the store cannot remember them: {self.withheld}")
+        if withheld := self.issued.withheld:
+            troubles.append(f"no keys are drawn, the store cannot remember them: {withheld}")
         if self.undelivered.dropped:
             troubles.append(
                 "the KME drops keys that the peer has not fetched when more are asked for: they are drawn one batch at "
@@ -102,10 +90,6 @@ class KeyPool:
     def count_in(self, draws_of: Callable[[str], DrawCount]) -> None:
         """What is drawn for a slave SAE is counted there; to be called before the first is."""
         self._draws_of = draws_of
-
-    def remember_in(self, issued: IssuedKeyStore, group: str) -> None:
-        """From now on a key that was `issued` to this KME group before is refused, and others are noted there first."""
-        self._issued, self._group = issued, group
 
     def ready(self, slave_sae: str, size: int) -> int:
         """How many keys of this kind can be had without asking the KME."""
@@ -123,36 +107,11 @@ class KeyPool:
             if slave_sae in (None, peer_pool.slave_sae) and not peer_pool.idle
         }
 
-    def refill_rate(self, slave_sae: str) -> float | None:
-        """Bits a second that the link was seen to make, or None before that is known."""
-        return self._kme_store(slave_sae).link.per_second
-
-    def use_rate(self, slave_sae: str) -> float:
-        """Bits a second that left the pool to seal messages, averaged over some minutes."""
-        return self._kme_store(slave_sae).use.per_second
-
     def bits_at_hand(self, slave_sae: str) -> int:
         """Bits in the pool and, as it said last, in the KME's store, without those drawn since and those waited for."""
-        kme_store = self._kme_store(slave_sae)
-        stored = (kme_store.status.stored_bits or 0) if kme_store.status else 0
         mine = [each for each in self._peer_pools.values() if each.slave_sae == slave_sae]
         left = sum(each.size * (len(each.stock) - each.wanted) for each in mine)
-        return max(0, stored - (kme_store.draws.total - kme_store.drawn_before_status)) + left
-
-    def known_status(self, slave_sae: str) -> KeyStatus | None:
-        """What the KME said last of its store for this slave SAE."""
-        return self._kme_store(slave_sae).status
-
-    def status_trouble(self, slave_sae: str) -> str:
-        """Why its last answer to status is of no use, or for whom it takes us there; "" where all is well."""
-        kme_store = self._kme_store(slave_sae)
-        return kme_store.status_trouble or str(kme_store.another_name or "")
-
-    def raise_if_another(self, slave_sae: str) -> None:
-        """Raises KMEMisconfigured where the KME has said that it takes us for another SAE."""
-        found = self._kme_store(slave_sae).another_name
-        if found is not None and found.certain:
-            raise KMEMisconfigured(f"{self.client.name}: {found}")
+        return max(0, self.store(slave_sae).left) + left
 
     async def take(
         self,
@@ -211,7 +170,7 @@ class KeyPool:
             return
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.unrecorded.append(Batch(keys, self._timing.clock() + self.prefetch.lifetime, len(keys)))
-        peer_pool.kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
+        self.store(peer_pool.slave_sae).draws.add(sum(len(key.key) * 8 for key in keys))
         self._draw(peer_pool)
 
     def _gave(self, peer_pool: PeerPool, number: int) -> None:
@@ -219,7 +178,7 @@ class KeyPool:
         if not self._managed:
             self._forget_if_idle(peer_pool)
             return
-        kme_store = peer_pool.kme_store
+        kme_store = self.store(peer_pool.slave_sae)
         kme_store.used_at = self._timing.clock()
         kme_store.use.add(number * peer_pool.size)
         peer_pool.peak.add(number)
@@ -227,54 +186,6 @@ class KeyPool:
             self._refill_if_low(peer_pool)
         else:
             self._forget_if_idle(peer_pool)
-
-    async def limits(self, slave_sae: str) -> KeyStatus | None:
-        """The KME's limits as it gave them last; asked for once, None where it does not say.
-
-        The asking belongs to the pool: who gives up waiting for it leaves it to the others.
-        """
-        kme_store = self._kme_store(slave_sae)
-        if not self._managed:
-            return kme_store.status
-        asking = self._asking.get(slave_sae)
-        if kme_store.status is None and not _goes_on(asking):
-            if self._closed or self._since_asked(kme_store) < STATUS_RETRY_S:
-                return None
-            asking = self._asking[slave_sae] = _begun(self.ask_status(slave_sae), "ask for status")
-        if asking is not None and _goes_on(asking):
-            await asyncio.wait([asking])
-        return kme_store.status
-
-    async def ask_status(self, slave_sae: str) -> KeyStatus | None:
-        """Asks the KME for its status now and learns from it; None where it does not say."""
-        kme_store = self._kme_store(slave_sae)
-        kme_store.asked = self._timing.clock()
-        drawn = kme_store.draws.total
-        try:
-            status = await self.client.check_key_status(slave_sae, patient=False)
-        except KeyUnavailable as error:
-            kme_store.status_fails.say(kme=self.client.name, slave_sae=slave_sae, cause=str(error))
-            kme_store.status_trouble = f"unreachable: {error}" if isinstance(error, KMEUnreachable) else str(error)
-            return None
-        kme_store.status_fails.over()
-        kme_store.status_trouble = ""
-        self._answered()
-        kme_store.status = status
-        self._compare_names(kme_store, status, slave_sae)
-        kme_store.drawn_before_status = drawn
-        if status.stored_key_count is not None and status.key_size:
-            full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
-            kme_store.link.stored(status.stored_key_count * status.key_size, drawn, full=full)
-        return status
-
-    def _compare_names(self, kme_store: KMEStore, status: KeyStatus, slave_sae: str) -> None:
-        found = kme_store.another_name = another_name(status, self._known_as, slave_sae)
-        for complaint, certain in ((kme_store.takes_us, True), (kme_store.may_take_us, False)):
-            if found is not None and found.certain == certain:
-                names = {"named": found.named, "sae_id": found.ours}
-                complaint.say(kme=self.client.name, slave_sae=slave_sae, **names, cause=str(found))
-            else:
-                complaint.over()
 
     def warm(self, slave_sae: str, size: int = 256, *, to_high: bool = False) -> None:
         """Draws a few keys for this slave SAE, as many as the low mark, so that its first messages need not wait.
@@ -314,8 +225,9 @@ class KeyPool:
     async def close(self) -> None:
         """Ends all drawing and burns what is in the pool; the client stays open."""
         self._closed = True
-        tasks: list[asyncio.Task[Any]] = [*self._asking.values(), *self._drawing]
-        running = [task for task in tasks if _goes_on(task)]
+        for kme_store in self._kme_stores.values():
+            await kme_store.close()
+        running = [task for task in self._drawing if goes_on(task)]
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -327,10 +239,6 @@ class KeyPool:
         if burnt:
             log.info("keys_burnt", kme=self.client.name, number=burnt, cause="relay stops")
 
-    def _since_asked(self, kme_store: KMEStore) -> float:
-        """Seconds since the KME was last asked for its status."""
-        return float("inf") if kme_store.asked is None else self._timing.clock() - kme_store.asked
-
     # Drawing
 
     def _draw(self, peer_pool: PeerPool) -> None:
@@ -340,7 +248,7 @@ class KeyPool:
         elif self._managed and (error := peer_pool.too_early(self.client.name)) is not None:
             peer_pool.refuse(error)
         elif self._under_way(peer_pool) < (1 if self.undelivered.one_batch else self.client.at_once):
-            task = _begun(self._draw_until_enough(peer_pool), "draw keys")
+            task = begun(self._draw_until_enough(peer_pool), "draw keys")
             self._drawing[task] = peer_pool
             task.add_done_callback(self._ended)
 
@@ -350,7 +258,7 @@ class KeyPool:
 
     def _under_way(self, peer_pool: PeerPool) -> int:
         """How many tasks draw for it. Those of an event loop that has ended will not go on, and are forgotten."""
-        alive = {task for task in self._drawing if _goes_on(task)}
+        alive = {task for task in self._drawing if goes_on(task)}
         peer_pool.forget_elsewhere(asyncio.get_running_loop(), alive)
         return sum(self._drawing[task] is peer_pool for task in alive)
 
@@ -383,7 +291,7 @@ class KeyPool:
             peer_pool.filling = False
             return False
         await self._prepare(peer_pool)
-        kme_store, alone = peer_pool.kme_store, bool(self.undelivered.one_batch)
+        kme_store, alone = self.store(peer_pool.slave_sae), bool(self.undelivered.one_batch)
         self._burn_unrecorded(peer_pool)
         if peer_pool.unrecorded:
             batch = peer_pool.unrecorded.pop()
@@ -391,8 +299,7 @@ class KeyPool:
         else:
             if alone:
                 self._make_room(peer_pool)
-            most = kme_store.batch.most(kme_store.status.max_key_per_request if kme_store.status else None)
-            number = peer_pool.begin(flight, self.client.most_per_request or most, alone=alone)
+            number = peer_pool.begin(flight, self.client.most_per_request or kme_store.most, alone=alone)
             if not number:
                 return False
             patient = peer_pool.filling or any(want.patient for want in peer_pool.queue)
@@ -400,7 +307,7 @@ class KeyPool:
             kme_store.draws.add(sum(len(key.key) * 8 for key in keys))
             batch = Batch(keys, self._timing.clock() + self.prefetch.lifetime, peer_pool.flights[flight])
         try:
-            before = await self._issued_before(peer_pool, batch)
+            before = await self.issued.seen_before(peer_pool.slave_sae, batch.keys)
         except BaseException:
             peer_pool.unrecorded.append(batch)  # a store that cannot be written for a moment burns none
             raise
@@ -410,15 +317,10 @@ class KeyPool:
 
     async def _prepare(self, peer_pool: PeerPool) -> None:
         """What has to be known before a key is drawn. Raises KeyUnavailable and StoreUnavailable where none may be."""
-        kme_store = peer_pool.kme_store
-        if kme_store.status is None:
-            await self.limits(peer_pool.slave_sae)
-        elif kme_store.another_name is not None and self._since_asked(kme_store) >= STATUS_RETRY_S:
-            await self.ask_status(peer_pool.slave_sae)  # it may have been corrected there meanwhile
-        # Before any is drawn: no peer finds a key under the name that we would write into the mail.
-        self.raise_if_another(peer_pool.slave_sae)
+        kme_store = self.store(peer_pool.slave_sae)
+        await kme_store.check_name()
         if not peer_pool.unrecorded:
-            await self._store_ready()
+            await self.issued.ready()
             await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
 
     async def _request(self, peer_pool: PeerPool, flight: Hashable, patient: bool) -> list[Key]:
@@ -426,7 +328,7 @@ class KeyPool:
 
         Which of the two it is, the status tells, whatever the refusal says.
         """
-        refused_more = False
+        kme_store, refused_more = self.store(peer_pool.slave_sae), False
         while True:
             number = peer_pool.flights[flight]
             try:
@@ -434,15 +336,15 @@ class KeyPool:
             except (KMEExhausted, KMERefusedRequest):
                 if number == 1:
                     raise
-                status = await self.ask_status(peer_pool.slave_sae)
+                status = await kme_store.ask()
                 bits = status.stored_bits if status else None
                 short = bits is not None and bits < number * peer_pool.size
                 peer_pool.flights[flight] = max(1, (bits or 0) // peer_pool.size) if short else number // 2
                 refused_more = not short
             else:
+                kme_store.unanswered = ""  # of when it was away; the next status says whether it lasts
                 self._answered()
-                peer_pool.kme_store.status_trouble = ""  # of when it was away; the next status says whether it lasts
-                peer_pool.kme_store.batch.took(number, refused_more=refused_more)
+                kme_store.batch.took(number, refused_more=refused_more)
                 return keys
 
     def _answered(self) -> None:
@@ -457,49 +359,10 @@ class KeyPool:
         together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
         if any(each.queue or each.flights for each in together if each is not peer_pool):
             raise KMEExhausted(f"{self.client.name}: one batch at a time, and another one is being drawn")
-        self.undelivered.raise_if_early(peer_pool.kme_store.used_at)
+        self.undelivered.raise_if_early(self.store(peer_pool.slave_sae).used_at)
         burnt = sum(each.stock.burn_all("overtaken") for each in together)
         if burnt:
             log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
-
-    # What was issued is remembered first
-
-    async def _store_ready(self) -> None:
-        """Returns when keys could be remembered now. Raises StoreUnavailable: then none is drawn."""
-        if self._issued is None:
-            return
-        try:
-            await self._issued.ready()
-        except StoreUnavailable as error:
-            if not self.withheld:
-                log.error("keys_not_drawn", kme=self.client.name, cause=str(error))
-            self.withheld = str(error)
-            raise
-        self._store_is_well()
-
-    def _store_is_well(self) -> None:
-        if self.withheld:
-            log.info("keys_drawn_again", kme=self.client.name)
-        self.withheld = ""
-
-    async def _issued_before(self, peer_pool: PeerPool, batch: Batch) -> frozenset[str]:
-        """The key_IDs of those that may not be used. What is new has been written down when this returns."""
-        if self._issued is None:
-            return frozenset()
-        try:
-            before = await self._issued.remember(self._group, {key.key_ID: key.key for key in batch.keys})
-        except StoreUnavailable as error:
-            log.error(
-                "issued_keys_not_remembered",
-                kme=self.client.name,
-                slave_sae=peer_pool.slave_sae,
-                number=len(batch.keys),
-                cause=str(error),
-            )
-            self.withheld = str(error)
-            raise
-        self._store_is_well()
-        return before
 
     def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
         """Of those that could not be remembered in time nothing may come; returns how many that were."""
@@ -527,15 +390,16 @@ class KeyPool:
     def _marks(self, peer_pool: PeerPool) -> WaterMarks:
         if not peer_pool.prefetched:
             return WaterMarks(0, 0)
-        bits, one_batch = peer_pool.kme_store.link.per_second, self.undelivered.one_batch
+        kme_store, one_batch = self.store(peer_pool.slave_sae), self.undelivered.one_batch
+        bits = kme_store.link.per_second
         found = marks(
             self.prefetch,
             outage=max(OUTAGE_S, one_batch),
             peak_rate=peer_pool.peak.per_second,
-            use_rate=peer_pool.kme_store.use.per_second / peer_pool.size,
+            use_rate=kme_store.use.per_second / peer_pool.size,
             latency=self.client.time_limits[Call.ENC_KEYS].latency or 1.0,
             refill_rate=bits / peer_pool.size if bits else None,
-            status=peer_pool.kme_store.status,
+            status=kme_store.status,
         )
         # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
         return WaterMarks(min(found.low, 1), found.high) if one_batch else found
@@ -549,17 +413,18 @@ class KeyPool:
     def _stopped(self) -> KMEUnreachable:
         return KMEUnreachable(f"{self.client.name}: the drawing of keys was ended")
 
-    def _kme_store(self, slave_sae: str) -> KMEStore:
+    def store(self, slave_sae: str) -> KMEStore:
+        """What is known of the KME's store of keys for this slave SAE."""
         if slave_sae not in self._kme_stores:
-            clock = self._timing.clock
             self._kme_stores[slave_sae] = KMEStore(
-                LinkRate(clock),
-                Rate(USE_WINDOW_S, clock, began=self._began),
-                BatchLimit(clock),
-                Complaint(log.info, log.debug, "kme_status_unknown", clock),
-                Complaint(log.error, log.debug, "kme_takes_us_for_another", clock),
-                Complaint(log.warning, log.debug, "kme_may_take_us_for_another", clock),
+                self.client,
+                slave_sae,
+                self._known_as,
                 self._draws_of(slave_sae),
+                self._timing,
+                self._answered,
+                began=self._began,
+                asks=self._managed and not self._closed,
             )
         return self._kme_stores[slave_sae]
 
@@ -568,23 +433,10 @@ class KeyPool:
         if place not in self._peer_pools:
             stock = Stock(slave_sae, self.prefetch.lifetime, self.client.accounts, self._seen, clock)
             complaint = Complaint(log.warning, log.debug, "key_refill_failed", clock)
-            kme_store = self._kme_store(slave_sae)
-            self._peer_pools[place] = PeerPool(slave_sae, size, stock, kme_store, Peak(clock), complaint, clock)
+            self._peer_pools[place] = PeerPool(slave_sae, size, stock, Peak(clock), complaint, clock)
         return self._peer_pools[place]
-
-
-def _goes_on(task: asyncio.Task[Any] | None) -> bool:
-    """Whether it is not over yet, nor left behind in an event loop that has ended."""
-    return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
     if not waiting.done():
         waiting.set_result(None)
-
-
-def _begun(work: Coroutine[Any, Any, Task], name: str) -> asyncio.Task[Task]:
-    """A task whose error is seen, in case that nobody waits for it any more."""
-    task = asyncio.create_task(work, name=name)
-    task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
-    return task

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from relay.counting import Board, metrics
-from relay.counting.board import Totals
+from relay.counting import key_metrics as metrics
+from relay.counting.metric import Totals
+from relay.keys.counts import Board
 from relay.keys.pool import KeyPool
 from relay.keys.refill import empty_in
 from relay.keys.replies import USUAL_KEY_BITS
@@ -127,9 +128,10 @@ def _levels_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: int, alarm: float) -> PoolRow:
     """The row of one KME's keys for one peer, from what is known now."""
     client = pool.client
-    status = pool.known_status(slave_sae)
+    kme_store = pool.store(slave_sae)
+    status = kme_store.status
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
-    use, refill = pool.use_rate(slave_sae), pool.refill_rate(slave_sae)
+    use, refill = kme_store.use.per_second, kme_store.link.per_second
     known = status is not None and status.stored_key_count is not None
     ends_in = empty_in(pool.bits_at_hand(slave_sae), use, refill) if known else None
     totals = client.accounts.totals(slave_sae)
@@ -137,7 +139,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         kme=client.name,
         group=group,
         peer=peer,
-        trouble=pool.trouble or pool.status_trouble(slave_sae),
+        trouble=pool.trouble or kme_store.trouble,
         health=round(client.health, 3),
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=status.stored_key_count if status else None,
@@ -161,7 +163,7 @@ def show(ring: KeyRing, board: Board) -> None:
         name = pool.client.name
         for call, state in pool.client.breakers.items():
             board.set(metrics.KME_BREAKER, name, call, to=state)
-        board.set(metrics.KEYS_WITHHELD, name, to=bool(pool.withheld))
+        board.set(metrics.KEYS_WITHHELD, name, to=bool(pool.issued.withheld))
         board.set(metrics.KME_DROPS, name, to=pool.undelivered.dropped)
     for row in ring.pool_rows():
         place = row.kme, row.peer

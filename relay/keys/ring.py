@@ -15,8 +15,9 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from relay.counting import Board, metrics
+from relay.counting import key_metrics as metrics
 from relay.errors import KeyDestroyed, KeyNotFound, KMEExhausted, KMEMisconfigured
+from relay.keys.counts import Board, Numbers
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Member, Use, first_that_can
 from relay.keys.pads import Pad
@@ -156,7 +157,7 @@ class KeyRing:
         self._received = received
         self._limits = dict(limits or {})
         self._timing = timing
-        self._board = board or Board()
+        self._board = board or Numbers()
         for pool in self._pools():
             pool.client.accounts.peers = {peer.sae_id: name for name, peer in peers.items()}
         self._in_use = KeysInUse(timing.clock)
@@ -370,7 +371,7 @@ class KeyRing:
 
     async def _ask_all(self) -> None:
         questions = [
-            pool.ask_status(peer.sae_id)
+            pool.store(peer.sae_id).ask()
             for name, peer in self.peers.items()
             for group in self._shared[name]
             for pool in group.pools
@@ -404,7 +405,7 @@ class KeyRing:
         reserve = self._limits.get(pool.client.name, SupplyLimits()).reserve
         if not reserve:
             return
-        usual = (status.key_size if (status := await pool.limits(sae_id)) else None) or 256
+        usual = (status.key_size if (status := await pool.store(sae_id).limits()) else None) or 256
         if pool.bits_at_hand(sae_id) - 8 * octets < reserve * usual:
             raise KMEExhausted(f"{pool.client.name}: what is left is reserved for mail of normal priority")
 

@@ -15,11 +15,12 @@ from urllib.parse import quote
 
 from relay.characters import is_printable
 from relay.errors import KeyNotFound, KMEBadReply
-from relay.keys.client import KMEClient
+from relay.keys.asking import Question
+from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.http import HTTPRequest
 from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, is_worn, json_body, max_reply_octets
-from relay.keys.types import Key
+from relay.keys.types import SAEID, Key
 
 DEFAULT_KEY_BITS = 256
 """The size of a key when none is asked for."""
@@ -40,7 +41,7 @@ class SKIPClient(KMEClient):
     one_by_one = True  # SKIP has only GET
     any_size = False  # other sizes than 256 bits are the provider's choice; pads are made of keys of the usual size
 
-    async def check_key_status(self, slave_sae_id: int | str, *, patient: bool = True) -> KeyStatus:
+    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """The provider's capabilities as a status; SKIP says nothing about stored keys.
 
         Raises KMEBadReply where the provider does not give keys for this remote system.
@@ -68,7 +69,9 @@ class SKIPClient(KMEClient):
                 status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
             )
 
-        return await self._ask(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read, patient=patient)
+        return await self._ask(
+            Question(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read), patient=patient
+        )
 
     most_per_request = 1
 
@@ -82,14 +85,14 @@ class SKIPClient(KMEClient):
             try:
                 return [_key(self.name, body, size)]
             except KMEBadReply:
-                self._burn(remote, 1, "reply not believed")
+                self.burn(remote, 1, "reply not believed")
                 raise
 
         async with self._turn(f"draw for {remote}", self.at_once):
-            return await self._ask(Call.ENC_KEYS, request, read, patient=patient, spends=1, bits=size)
+            return await self._ask(Question(Call.ENC_KEYS, request, read, spends=1, bits=size), patient=patient)
 
     async def request_dec_keys(
-        self, master_sae_id: int | str, key_IDs: Sequence[str], *, patient: bool = True
+        self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
         """The keys with these IDs, in their order, each by its own request at the same time.
 
@@ -107,9 +110,9 @@ class SKIPClient(KMEClient):
             async def read(body: bytes | bytearray) -> dict[str, Key]:
                 return {key_ID: key_asked_for(self.name, body, key_ID)}
 
-            return await self._ask(Call.DEC_KEYS, request, read, patient=patient)
+            return await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
 
-        return self._in_order(key_IDs, await self._each_by_itself(self._several(key_IDs), one))
+        return in_order(self.name, key_IDs, await self._each_by_itself(once_each(key_IDs), one))
 
 
 def key_asked_for(source: str, body: bytes | bytearray, key_ID: str) -> Key:

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, StoreUnavailable
 from relay.keys.events import Complaint
 from relay.keys.faults import KMERefusedRequest
-from relay.keys.own_name import AnotherName
-from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Peak, Rate, WaterMarks
-from relay.keys.replies import KeyStatus
+from relay.keys.refill import Peak, WaterMarks
 from relay.keys.stock import HeldKey, Stock
 from relay.keys.types import Key
 
@@ -24,28 +22,6 @@ Trouble = KeyUnavailable | StoreUnavailable
 
 _LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
 """Failures that the next request would meet again; the breaker sees to all others."""
-
-
-@dataclass(slots=True)
-class KMEStore:
-    """What is known of the KME's store for one slave SAE."""
-
-    link: LinkRate
-    use: Rate
-    batch: BatchLimit
-    status_fails: Complaint
-    takes_us: Complaint
-    may_take_us: Complaint
-    draws: DrawCount
-    status: KeyStatus | None = None
-    status_trouble: str = ""
-    another_name: AnotherName | None = None
-    """Whom the KME takes us for, by its last status."""
-    drawn_before_status: int = 0
-    """Bits that had come when that status was asked for: of what came later it may not know."""
-    asked: float | None = None
-    used_at: float = float("-inf")
-    """When a key for this slave SAE was last given out, in seconds of the clock."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,7 +59,6 @@ class PeerPool:
     slave_sae: str
     size: int
     stock: Stock
-    kme_store: KMEStore
     peak: Peak
     refill_fails: Complaint
     clock: Callable[[], float]

@@ -11,10 +11,12 @@ import asyncio
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any
 
 import aiohttp
+from aiohttp.connector import Connection
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from relay.keys.faults import KMEFault
@@ -70,6 +72,7 @@ class Transport:
             sent.append(True)
             on_sent()
 
+        _on_sent.set(note_sent)
         query = URL.build(query=request.query).raw_query_string if request.query else ""
         target = URL(f"{self.url}{request.path}{'?' if query else ''}{query}", encoded=True)
         session = self._open()
@@ -81,7 +84,6 @@ class Transport:
                 json=request.json,
                 allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=within, sock_connect=self.connect_timeout),
-                trace_request_ctx=note_sent,
                 middlewares=(_once,),
             ) as reply:
                 body = await _read_bounded(reply, request.max_octets)
@@ -130,10 +132,8 @@ class Transport:
             if self._session is not None and self._loop is not None and self._loop.is_closed():
                 _drop(self._session)  # its connections have ended with the loop
             self._loop = loop
-            trace = aiohttp.TraceConfig()
-            trace.on_request_headers_sent.append(_note_sent)
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(
+                connector=_Connector(
                     limit=self._connections,
                     limit_per_host=self._per_host,
                     ssl=self.tls.context,
@@ -142,7 +142,6 @@ class Transport:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-                trace_configs=[trace],
             )
         return self._session
 
@@ -165,8 +164,22 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         raise _Broken(f"{type(error).__name__}: {error}") from error
 
 
-async def _note_sent(_session: aiohttp.ClientSession, context: Any, _params: Any) -> None:
-    context.trace_request_ctx()
+_on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")
+"""Called when the request of this context goes out."""
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Tells when a request has its connection, which it is written to in the same step."""
+
+    async def connect(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,  # noqa: ASYNC109 - its own
+    ) -> Connection:
+        connection = await super().connect(req, traces, timeout)
+        _on_sent.get()()
+        return connection
 
 
 async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray | None:
@@ -174,7 +187,7 @@ async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray |
     if (reply.content_length or 0) > most:
         return None
     body = bytearray()
-    async for chunk in reply.content.iter_chunked(65536):
+    while chunk := await reply.content.readany():
         body += chunk
         if len(body) > most:
             return None

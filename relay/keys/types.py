@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from relay.cms import KeyUse
 
 
+SAEID = int | str
+"""An SAE ID, as all calls take it; a number stands for its digits."""
+
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
 """Stores keys that a KME has just delivered: the master SAE, and the octets by key_ID. Raises StoreUnavailable."""
 

@@ -19,7 +19,8 @@ from relay import mime
 from relay.aio import off_loop
 from relay.cms import SealedEnvelope
 from relay.config import Config
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import BadStructure, CannotOpen, KeyLost, KeyNotFound, MalformedMessage, RelayError
 from relay.keys import KeyReference
 from relay.keys.types import by_origin

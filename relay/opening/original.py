@@ -15,7 +15,8 @@ import structlog
 
 from relay import mime
 from relay.aio import off_loop
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.opening import MailOpener, Opened
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet

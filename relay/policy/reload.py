@@ -22,7 +22,8 @@ from pathlib import Path
 
 import structlog
 
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.expected import failures

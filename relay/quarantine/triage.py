@@ -20,7 +20,8 @@ import structlog
 from relay import mime
 from relay.aio import off_loop
 from relay.config import Config, SiteSettings
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import BadStructure, CannotOpen, KeyNotFound, PolicyRefuses, QuarantineFull, StoreUnavailable
 from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient, domain_of

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from relay.audit.writing import Audit
     from relay.budget import Budget
     from relay.config import Config
-    from relay.counting import Board
+    from relay.counting.board import Board
     from relay.entry import Door
     from relay.entry.listening import Sockets, Where
     from relay.identity import KnownSites

@@ -18,8 +18,9 @@ from typing import Any, Literal, Protocol
 import structlog
 
 from relay.config import Config
-from relay.counting import Board, metrics
+from relay.counting import metrics
 from relay.counting.alarms import ALARMS, Alarm
+from relay.counting.board import Board
 from relay.stamps import read_regular
 from relay.status.rules import RULES, Rule
 from relay.status.sight import Looking, Sight

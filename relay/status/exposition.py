@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from relay.aio import Turns
-from relay.counting import Board, Metric
-from relay.counting.board import Labels, Totals
+from relay.counting.board import Board
+from relay.counting.metric import Labels, Metric, Totals
 from relay.counting.metrics import all_metrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4

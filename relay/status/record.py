@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import structlog
 
 from relay.aio import in_background
-from relay.counting import Metric, metrics
-from relay.counting.board import Labels, Totals
+from relay.counting import metrics
+from relay.counting.metric import Labels, Metric, Totals
 from relay.errors import StoreUnavailable
 from relay.status import Watched
 from relay.status.alarms import Alarms, Standing

@@ -11,8 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
 from relay.counting import metrics
-from relay.counting.board import Labels
 from relay.counting.held import DIRECTIONS
+from relay.counting.metric import Labels
 from relay.status.sight import WINDOW_S, Sight, Which
 
 Seen = tuple[str, str]

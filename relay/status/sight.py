@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from relay.aio import boot_time, clock_offset
-from relay.counting import Metric, metrics
-from relay.counting.board import Labels, Totals
+from relay.counting import metrics
 from relay.counting.held import CAUSES, DIRECTIONS, Waiting
+from relay.counting.metric import Labels, Metric, Totals
 from relay.forward import NextHop
 from relay.status import Watched
 from relay.status.ready import Readiness

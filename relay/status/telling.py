@@ -26,7 +26,8 @@ from typing import Any
 import structlog
 
 from relay.config import Config
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import NextHopUnavailable, PolicyHolds
 from relay.forward import NextHop
 from relay.mail import OURS, Envelope, Mail, Recipient, WayOut, domain_of

@@ -36,7 +36,8 @@ from sqlalchemy import (
 )
 
 from relay.aio import boot_time
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store.database import Database, batches, metadata, to_its_end
 from relay.store.one_step import InsertNew, OneStep, steps

@@ -76,7 +76,7 @@ class ReceivedKeys:
     """Received keys, each named by KME group, master SAE and key_ID: opaque strings of any content.
 
     A key whose time is over is held until destroy_expired has run. One that the second process has written down
-    (relay/key_receiver.py) is in memory, and gets its row with what it opens, or when the spool is taken over.
+    (relay/key_receiver) is in memory, and gets its row with what it opens, or when the spool is taken over.
     """
 
     def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:

@@ -14,7 +14,7 @@ from typing import Self
 
 import structlog
 
-from relay.counting import Board
+from relay.counting.board import Board
 from relay.errors import StoreUnavailable
 from relay.store.beat import Beat
 from relay.store.canaries import Canaries

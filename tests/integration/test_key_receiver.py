@@ -20,8 +20,8 @@ import pytest
 
 from relay import app, assembly
 from relay.config import TCPAddress
+from relay.key_receiver.receiver import Delivered
 from relay.keys import Key
-from relay.keys.receiver import Delivered
 from relay.kme import DevelopmentKMEs
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool
@@ -342,7 +342,7 @@ async def test_calls_that_a_kme_leaves_unanswered_are_in_nobodys_way_and_are_sti
     bob.config_file.write_text(text.replace("timeout = 2\n", QUICK))
     holding = iter([to_kme.hold_answers] * 2)
     given = when_given(kmes, lambda: next(holding, lambda: None)())
-    async with relay_process(bob, before="from relay.keys import receiver; receiver.READS_ON_S = 300") as relay:
+    async with relay_process(bob, before="from relay.key_receiver import receiver; receiver.READS_ON_S = 300") as relay:
         for sealed in several[:2]:
             sending = asyncio.create_task(submit(relay.addresses["incoming"], sealed))
             await given.get()
@@ -360,7 +360,9 @@ async def test_calls_that_a_kme_leaves_unanswered_are_in_nobodys_way_and_are_sti
 async def test_what_a_dead_process_has_left_is_taken_over_though_the_second_process_is_frozen(
     bob: Site, kmes: DevelopmentKMEs, sealed: bytes, sink: Sink
 ) -> None:
-    async with relay_process(bob, before="from relay.keys import receiver; receiver.HAND_OVER_S = 0.2") as relay:
+    async with relay_process(
+        bob, before="from relay.key_receiver import receiver; receiver.HAND_OVER_S = 0.2"
+    ) as relay:
         frozen = key_receiver(relay)
         os.kill(frozen, signal.SIGSTOP)
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from relay.counting import Board, Metric
+from relay.counting.board import Board
+from relay.counting.metric import Metric
 
 
 def counted(board: Board, metric: Metric, *labels: str) -> float | None:

@@ -14,8 +14,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.config import AlarmSettings
-from relay.counting import Board, metrics
+from relay.counting import metrics
 from relay.counting.alarms import ALARMS
+from relay.counting.board import Board
 from relay.status import Watched, alarms, sight
 from relay.status.alarms import AGAIN_S, MOST, Alarms
 from relay.status.ready import Readiness

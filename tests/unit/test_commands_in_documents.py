@@ -32,10 +32,11 @@ DOCUMENTS = (
     "deploy/dkim/README.md",
     "deploy/imap/README.md",
     "policies/README.md",
+    "relay/keys/README.md",
 )
 LINKED = sorted(
     str(path.relative_to(ROOT))
-    for folder in ("", "deploy", "deploy/*", "policies", "relay", "tests", "tests/integration/*")
+    for folder in ("", "deploy", "deploy/*", "policies", "relay", "relay/*", "tests", "tests/integration/*")
     for path in ROOT.glob(f"{folder}/*.md".lstrip("/"))
 )
 BLOCK = re.compile(r"^```(?:sh)?\n(.*?)^```$", re.DOTALL | re.MULTILINE)

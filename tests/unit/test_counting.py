@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.counting import Board, Metric, board, metrics, reference
-from relay.counting.board import Places, shared_board
+from relay.counting import board, metrics, reference
+from relay.counting.board import Board, Places, shared_board
+from relay.counting.metric import Metric
 from relay.counting.metrics import all_metrics
 from tests.testlib.counted import counted
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from relay.counting import Board, held
-from relay.counting.board import shared_board
+from relay.counting import held
+from relay.counting.board import Board, shared_board
 from relay.counting.held import FORGET_S, SURE, HeldMail
 
 MAIL, OTHER = b"1" * 32, b"2" * 32

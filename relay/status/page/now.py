@@ -8,8 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relay.counting import Metric
-from relay.counting.board import Labels, Totals
+from relay.counting.metric import Labels, Metric, Totals
 from relay.status.record import Remembered
 from relay.store.history import Stretch
 

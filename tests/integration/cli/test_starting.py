@@ -20,7 +20,8 @@ from relay.config import TCPAddress
 from relay.entry.listening import GRACE_S, address_of, all_bound
 from relay.errors import StoreUnavailable
 from relay.forward.pool import GOODBYE_S
-from relay.keys import fetch, receiver
+from relay.key_receiver import receiver
+from relay.keys import fetch
 from relay.kme import DevelopmentKMEs
 from relay.store.store import BUSY_TIMEOUT_S, Store, open_store
 from tests.integration.entry.milter.mta import MTA, in_thread

@@ -84,7 +84,7 @@ def test_every_quirk_has_its_place(certificates: Certificates) -> None:
     client = km_client("one", _kme(certificates, retry_attempts=1, timeout=4, **settings))
     assert isinstance(client, OptimizedKMClient)
     assert (client.name, client.retry_attempts, client.timeout) == ("one", 1, 4)
-    quirks = client.quirks
+    quirks = client.settings.quirks
     assert (quirks.size_unit, quirks.keep_alive, quirks.integer_key_ids) == ("bytes", False, True)
     assert client.at_once == 3
     assert quirks.errors == (ErrorRule(KMEFault.NOT_FOUND, 401, Call.DEC_KEYS, "no key"),)

@@ -67,7 +67,7 @@ async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_not
     async with assembly.parts(site.config, prefetch=False) as parts:
         await parts.keys.take("bob", level="otp")
         pool = parts.keys.groups["alice-bob"].pools[0]
-        pool.withheld = "no space left on device"
+        pool.issued.withheld = "no space left on device"
         site.config.keys_file.write_text(json.dumps((await parts.keys.report(ask=False)).as_json()))
     assert isinstance(site.config.store.database, Path)
     with closing(sqlite3.connect(site.config.store.database)) as other:

@@ -86,7 +86,7 @@ async def test_keys_that_come_late_are_kept_for_the_next_mail(
     two_kmes: tuple[FakeKME, FakeKME], group: KMEGroup
 ) -> None:
     first, second = two_kmes
-    await group.pools[0].limits("bob")
+    await group.pools[0].store("bob").limits()
     first.latency = 0.9
     second.latency = 0.0
     await group.take("bob")

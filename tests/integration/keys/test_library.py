@@ -5,11 +5,13 @@ Standard: ETSI GS QKD 014 V1.1.1 (5.1: https); PEP 561 (types), PEP 282 (logging
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ import pytest
 import relay
 from relay.errors import ConfigError
 from relay.keys import (
+    CachedKMClient,
+    ClientSettings,
+    KeyNotFound,
+    KeysMissing,
     KMEGroup,
     KMEUnreachable,
     OptimizedKMClient,
@@ -27,22 +33,25 @@ from relay.keys import (
     get_optimized_km_clients,
 )
 from relay.keys.faults import Call
+from relay.keys.settings import ClientOptions
 from relay.keys.skip import SKIPClient
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 
 README = Path(relay.__file__).parent.parent / "README.md"
+PYPROJECT = README.parent / "pyproject.toml"
 
 
 def _plain(kme: FakeKME, **options: Any) -> OptimizedKMClient:
     return OptimizedKMClient(kme.url, **kme.certificates.files, **options)
 
 
-async def _python(script: str, **environment: str) -> tuple[int, str, str]:
+async def _python(script: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
         script,
+        *arguments,
         env={"PYTHONPATH": str(README.parent), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -78,16 +87,23 @@ async def test_the_script_of_the_readme_runs_as_it_stands_wherever_the_servers_h
     assert not list((tmp_path / "home").rglob("elsewhere.json"))
 
 
-async def test_it_imports_nothing_of_mail_store_or_configuration() -> None:
+async def test_it_imports_nothing_of_mail_alarms_store_or_configuration() -> None:
     script = (
-        "import sys, relay.keys\n"
+        "import sys, relay.keys, relay.keys.transport\n"
         "ours = {name for name in sys.modules if name.split('.')[0] == 'relay'}\n"
-        "own = ('relay.keys', 'relay.counting')\n"
-        "print(sorted(name for name in ours if not name.startswith(own)))\n"
-        "print(sorted({'aiosmtpd', 'aiosmtplib', 'smtplib', 'sqlalchemy', 'pydantic', 'dkim'} & set(sys.modules)))\n"
+        "print(sorted(name for name in ours if not name.startswith('relay.keys')))\n"
+        "print(sorted({name.split('.')[0] for name in sys.modules} & set(sys.argv[1:])))\n"
     )
-    small = ["relay", "relay.aio", "relay.characters", "relay.errors", "relay.permissions", "relay.stamps"]
-    assert await _python(script) == (0, f"{small}\n[]\n", "")
+    small = [
+        *("relay", "relay.aio", "relay.characters", "relay.counting", "relay.counting.key_metrics"),
+        *("relay.counting.metric", "relay.errors", "relay.permissions", "relay.stamps"),
+    ]
+    requirements = tomllib.loads(PYPROJECT.read_text())["project"]["dependencies"]
+    named = {re.split(r"[^\w-]", each)[0].replace("-", "_") for each in requirements}
+    of_others = named - {"aiohttp", "cryptography", "structlog", "yarl"} | {"smtplib", "dkim", "dns"}
+    of_others -= {"rich"}  # structlog loads it where it is installed
+    assert {"sqlalchemy", "pydantic", "aiosmtpd"} <= of_others
+    assert await _python(script, *of_others) == (0, f"{small}\n[]\n", "")
 
 
 def test_it_says_that_it_has_types() -> None:
@@ -109,6 +125,17 @@ async def test_a_string_in_the_place_of_key_ids_is_an_error(kme: FakeKME, key_ID
                 await each.request_dec_keys(2, key_IDs)
         assert await client.request_dec_keys(2, ()) == []
     assert kme.requests == []
+
+
+def test_a_client_takes_each_setting_by_its_name_and_no_other(certificates: Certificates) -> None:
+    fields = {field.name: field for field in dataclasses.fields(ClientSettings)}
+    assert ClientOptions.__required_keys__ | ClientOptions.__optional_keys__ == fields.keys()
+    without_default = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
+    assert ClientOptions.__required_keys__ == without_default == {"ca", "certificate", "key"}
+    options: dict[str, Any] = {"time_out": 3, **certificates.files}
+    for kind in (OptimizedKMClient, SKIPClient, CachedKMClient):
+        with pytest.raises(TypeError, match="time_out"):
+            kind("https://localhost", **options)
 
 
 async def test_the_defaults_do_what_their_names_say(kme: FakeKME, time: FakeTime) -> None:
@@ -142,9 +169,25 @@ async def test_its_log_is_read_through_logging(
     await group.close()
     assert any("received_keys_not_stored" in record.getMessage() for record in caplog.records)
     [record] = [record for record in caplog.records if "keys_burnt" in record.getMessage()]
-    assert (record.name, record.levelno) == ("relay.keys.client", logging.WARNING)
+    assert (record.name, record.levelno) == ("relay.keys.asking", logging.WARNING)
     assert "number=3" in record.getMessage()
     assert capsys.readouterr().out == ""
+
+
+async def test_a_group_is_asked_as_a_client_is_and_says_of_a_key_that_is_not_there_the_same(kme: FakeKME) -> None:
+    (key_ID, octets), (other, _) = kme.drawn(2)
+    async with kme.client() as client, KMEGroup("g", [kme.client()], Prefetch(0, 0), lag_patience=0) as group:
+        [key] = await group.request_dec_keys(2, [key_ID])
+        assert key.key == octets
+        for source in (client, group):
+            with pytest.raises(KeyNotFound) as missing:
+                await source.request_dec_keys("2", ["unknown"])
+            assert isinstance(missing.value, KeysMissing)
+            assert missing.value.missing == ["unknown"]
+            with pytest.raises(TypeError, match=r"\[key_ID\]"):
+                await source.request_dec_keys(2, other)
+        assert (await group.take(7)).key_ID != (await group.take("7")).key_ID
+    assert group.pools[0].held() == {}
 
 
 @pytest.fixture

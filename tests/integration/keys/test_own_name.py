@@ -80,7 +80,7 @@ async def test_mail_is_held_and_no_key_spent_where_the_kme_takes_us_for_another_
 async def test_sealing_begins_by_itself_once_the_kme_knows_the_relay(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.keys.pool.STATUS_RETRY_S", 0.0)
+    monkeypatch.setattr("relay.keys.kme_store.STATUS_RETRY_S", 0.0)
     async with serving(alice(tmp_path, kmes, sink, sae_id="7")) as addresses:
         assert str(await submit(addresses["outgoing"], mails.plain())).startswith("451 ")
         kmes.km1.limits = {"master_SAE_ID": "7"}

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from relay import app, assembly
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import KMEExhausted
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.group import KMEGroup, Prefetch

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 
 from relay import app
 from relay.audit.reading import records
-from relay.counting import Board
 from relay.counting.alarms import ALARMS
+from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
 from relay.status import sight, telling
 from relay.status.alarms import Standing

@@ -15,7 +15,8 @@ import pytest
 
 from relay import app
 from relay.config import TCPAddress
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
 from relay.status import server
 from relay.status.exposition import Exposition

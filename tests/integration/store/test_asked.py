@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from relay.key_receiver import take_over_keys
-from relay.keys.asked import GONE_ON, Asked, unanswered
+from relay.key_receiver.asked import GONE_ON, Asked, unanswered
+from relay.key_receiver.receiver import ReceiverHere
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
-from relay.keys.receiver import ReceiverHere
 from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool

@@ -21,7 +21,7 @@ from structlog.testing import capture_logs
 from relay.audit.pending import SUFFIX, Pending
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over_keys
-from relay.keys.receiver import Delivered
+from relay.key_receiver.receiver import Delivered
 from relay.store import mapped_file
 from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.spool import Spool, left_behind, spool_contents

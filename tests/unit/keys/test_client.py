@@ -25,9 +25,10 @@ from relay.errors import (
     KMEUnreachable,
 )
 from relay.keys import Key, KMEGroup, OptimizedKMClient, Prefetch
-from relay.keys.client import Quirks
+from relay.keys.asking import Question
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
-from relay.keys.http import HTTPReply
+from relay.keys.http import HTTPReply, HTTPRequest
+from relay.keys.settings import Quirks
 from relay.keys.transport import CONNECT_TIMEOUT_S
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
 
@@ -55,7 +56,7 @@ async def test_what_cannot_be_believed_is_a_typed_error_and_its_keys_are_burnt(
     async with kme.client(timing=time.timing, retry_attempts=0, timeout=timeout) as client:
         with pytest.raises(error):
             await client.request_enc_keys("bob", number=4)
-        assert client.unread == (burnt if kind.startswith("hang") else 0)
+        assert client.key_requests.unread == (burnt if kind.startswith("hang") else 0)
     assert client.accounts.totals() == {"issued": burnt, "used": 0, "burnt": burnt, "expired": 0, "in_pool": 0}
 
 
@@ -546,7 +547,7 @@ async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_it
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert (client.unread, client.accounts.totals()["burnt"]) == (3, 0)
+        assert (client.key_requests.unread, client.accounts.totals()["burnt"]) == (3, 0)
         assert len(await client.request_enc_keys("bob")) == 1
     assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
 
@@ -562,10 +563,10 @@ async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, t
         with pytest.raises(TimeoutError if by_caller else KMEUnreachable):
             async with asyncio.timeout(0.2 if by_caller else None):
                 await client.request_enc_keys("bob", number=3)
-        while client.unread < 3:
+        while client.key_requests.unread < 3:
             await asyncio.sleep(0)
         answer.set()
-        while client.unread:
+        while client.key_requests.unread:
             await asyncio.sleep(0.01)
         keys = await client.request_enc_keys("bob", number=3)
         assert len({key.key_ID for key in keys}) == 3
@@ -586,8 +587,9 @@ async def test_a_late_answer_without_keys_burns_what_it_may_have_cost(
         return []
 
     async with kme.client() as client:
-        client._listen_further(asyncio.create_task(answer()), "bob", no_keys, 3)
-        while client.unread:
+        question = Question(Call.ENC_KEYS, HTTPRequest("POST", "", sae="bob"), no_keys, spends=3)
+        client.key_requests._leave(asyncio.create_task(answer()), question, sent=True)
+        while client.key_requests.unread:
             await asyncio.sleep(0)
         assert client.accounts.totals()["burnt"] == burnt
 

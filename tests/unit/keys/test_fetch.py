@@ -12,8 +12,8 @@ import pytest
 
 from relay.errors import KMEUnreachable, StoreUnavailable
 from relay.keys import fetch
-from relay.keys.client import Quirks
 from relay.keys.group import KMEGroup, Prefetch
+from relay.keys.settings import Quirks
 from relay.kme import Misbehaviour
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
 

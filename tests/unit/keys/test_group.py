@@ -13,11 +13,13 @@ from typing import Any
 
 import pytest
 
+from relay.counting.key_metrics import PAD_DISCARDED
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEUnreachable
 from relay.keys import Key
-from relay.keys.client import Quirks
+from relay.keys.counts import Numbers
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing, PeerKeys
+from relay.keys.settings import Quirks
 from tests.testlib.fake_kme import FakeKME, FakeTime, is_the_servers
 
 NO_PREFETCH = Prefetch(low=0, high=0)
@@ -251,11 +253,12 @@ async def test_a_pad_is_split_over_the_limits_and_hides_what_was_asked_for(kme: 
 
 async def test_what_a_pad_has_no_use_for_is_counted_as_discarded(kme: FakeKME, group: KMEGroup) -> None:
     kme.limits |= {"max_key_size": 1024, "max_key_per_request": 5}
+    board = group.pools[0].client.board
+    assert isinstance(board, Numbers)
     await group.take_pad("bob", 333)
-    [pool] = group.pools
-    assert pool.client.accounts.octets_discarded == 0
+    assert board.totals[PAD_DISCARDED] == {("kme-a",): [0.0]}
     await group.take_pad("bob", 334)
-    assert pool.client.accounts.octets_discarded == 2
+    assert board.totals[PAD_DISCARDED] == {("kme-a",): [2.0]}
 
 
 async def test_a_pad_is_all_or_nothing_and_its_keys_serve_the_next_try(

@@ -146,7 +146,7 @@ class History:
         prefetch = Prefetch(high // 2, high, 100)
         self.pool = KeyPool(client, prefetch, SeenKeys(), self.time.timing, managed=managed)
         self.disk = Disk()
-        self.pool.remember_in(self.disk, "g")
+        self.pool.issued.remember_in(self.disk, "g")
         self.callers: list[asyncio.Task[list[Key]]] = []
         self.got: list[Key] = []
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys import BreakerRules
 from relay.keys.group import KMEGroup, Prefetch

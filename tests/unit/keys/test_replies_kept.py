@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from relay.errors import StoreUnavailable
+from relay.key_receiver.receiver import ReceiverHere
 from relay.keys.http import HTTPReply, HTTPRequest
-from relay.keys.receiver import ReceiverHere
 
 REQUEST = HTTPRequest("POST", "/api/v1/keys/2/dec_keys", sae="2", key_IDs=("k",))
 

@@ -17,7 +17,8 @@ import pytest
 
 from relay.cms import KeyUse
 from relay.config import TCPAddress, load_config
-from relay.counting import Board, metrics
+from relay.counting import metrics
+from relay.counting.board import Board
 from relay.errors import KeyDestroyed, KeyUnavailable, KeyUsed, KMEExhausted, KMEMisconfigured, StoreUnavailable
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient

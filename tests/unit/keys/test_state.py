@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from relay.errors import KMEExhausted, KMEUnreachable
 from relay.keys.accounts import Accounts
 from relay.keys.events import Complaint
-from relay.keys.refill import BatchLimit, Draws, LinkRate, Peak, Rate, WaterMarks
-from relay.keys.state import KMEStore, PeerPool, Want
+from relay.keys.refill import Peak, WaterMarks
+from relay.keys.state import PeerPool, Want
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.types import Key
 from tests.testlib.fake_kme import FakeTime
@@ -29,9 +29,7 @@ def a_peer_pool(time: FakeTime, accounts: Accounts) -> PeerPool:
     """An empty one, whose keys are good for 100 seconds."""
     clock: Callable[[], float] = time.clock
     complaint = Complaint(_silent, _silent, "", clock)
-    rates = (LinkRate(clock), Rate(300, clock), BatchLimit(clock))
-    store = KMEStore(*rates, complaint, complaint, complaint, Draws())
-    return PeerPool("bob", 256, Stock("bob", 100, accounts, SeenKeys(), clock), store, Peak(clock), complaint, clock)
+    return PeerPool("bob", 256, Stock("bob", 100, accounts, SeenKeys(), clock), Peak(clock), complaint, clock)
 
 
 class Histories(RuleBasedStateMachine):

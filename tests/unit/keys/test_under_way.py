@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from relay.keys.receiver import LATE_SHARE, CallsUnderWay
+from relay.key_receiver.receiver import LATE_SHARE, CallsUnderWay
 
 
 class Calls:

@@ -1,7 +1,7 @@
 """Received keys on their way into the store: the process that asks KMEs for them, and the taking over of their replies.
 When the relay is killed, calls under way go to their end, and what they bring is in the spool.
 
-Whoever opens mail starts it, but for `quarantine release`, and asks it by way of a socket (relay/keys/receiver.py).
+Whoever opens mail starts it, but for `quarantine release`, and asks it by way of a socket (receiver.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,8 @@ import uvloop
 
 from relay.config import Config, KMESettings
 from relay.errors import KMEBadReply, StoreUnavailable
-from relay.keys.asked import is_note, unanswered
-from relay.keys.build import km_client
-from relay.keys.client import KMEClient
-from relay.keys.faults import KMEFault
-from relay.keys.http import HTTPRequest, NoAnswer, Receiver
-from relay.keys.receiver import (
+from relay.key_receiver.asked import is_note, unanswered
+from relay.key_receiver.receiver import (
     LATE_SHARE,
     CallsUnderWay,
     Delivered,
@@ -38,6 +34,10 @@ from relay.keys.receiver import (
     read_frame,
     replies_in,
 )
+from relay.keys.build import km_client
+from relay.keys.client import KMEClient
+from relay.keys.faults import KMEFault
+from relay.keys.http import HTTPRequest, NoAnswer, Receiver
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret

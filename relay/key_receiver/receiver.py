@@ -1,10 +1,9 @@
 """Asks KMEs for received keys so that no key is lost with this process: their replies go into a spool first.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; whoever reads the reply writes it down before anything else.
 
-A relay that serves, `imap once` and `open` have this done by a process of its own (relay/key_receiver.py), which
-ends the calls under way when they are killed: between a KME's answer and its reading there is time to lose a key. A
-call for which nobody waits any more is listened to as long as there is room: a KME that answers late has given keys
-away.
+A relay that serves, `imap once` and `open` have this done by a process of its own, which ends the calls under way when
+they are killed: between a KME's answer and its reading there is time to lose a key. A call for which nobody waits any
+more is listened to as long as there is room: a KME that answers late has given keys away.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import structlog
 
 from relay.errors import KMEBadReply, StoreUnavailable
-from relay.keys.asked import GONE_ON, Asked, is_note
+from relay.key_receiver.asked import GONE_ON, Asked, is_note
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.replies import json_body, keys_asked_for

@@ -1,0 +1,329 @@
+"""One call to a KME from beginning to end: it passes the breaker, has a time limit, and is sent once.
+Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, both sides authenticated), which Cisco SKIP shares.
+
+What the reply means (faults.py) decides whether the call is tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, Unpack
+from urllib.parse import urlsplit, urlunsplit
+
+from relay.aio import off_loop
+from relay.counting import key_metrics as metrics
+from relay.errors import (
+    ConfigError,
+    KeyNotFound,
+    KeyUnavailable,
+    KMEBadReply,
+    KMEExhausted,
+    KMEMisconfigured,
+    KMEUnreachable,
+    StoreUnavailable,
+)
+from relay.keys.accounts import Accounts
+from relay.keys.counts import Numbers
+from relay.keys.events import Events
+from relay.keys.faults import (
+    GATEWAY_CODES,
+    AmbiguousReply,
+    Call,
+    ErrorRule,
+    KMEBusy,
+    KMEFault,
+    KMERefusedRequest,
+    KMEUnanswered,
+    NotAsked,
+    RepliedNotFound,
+    classify,
+    error_of,
+    outcome_of,
+    ruled,
+    unclear,
+)
+from relay.keys.health import MAX_BACKOFF_S, Health
+from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
+from relay.keys.late import KeyRequests
+from relay.keys.replies import KeyStatus, text_of_error
+from relay.keys.settings import ClientOptions, ClientSettings
+from relay.keys.tls import ClientTLS
+from relay.keys.types import SAEID, Key
+
+log = Events(__name__)
+
+Result = TypeVar("Result")
+
+_UNAUTHORIZED = (401, 403)
+"""To dec_keys it may be about one key (5.4), or about us."""
+
+WELL_FOR_S = 1.0
+"""So long after an answer to status, a reply to dec_keys is about keys: status is asked for once a second at most."""
+
+RENEW_EVERY_S = 1.0
+"""Certificate files are looked at no more often than this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Generic[Result]):
+    """What a KME is asked, and what `read` makes of the body of its reply.
+
+    `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come; it
+    is tried again within the budget for that. `bits` is how many are asked for where the status tells whether the
+    KME has so many.
+    """
+
+    call: Call
+    request: HTTPRequest
+    read: Callable[[bytes | bytearray], Awaitable[Result]]
+    spends: int = 0
+    bits: int = 0
+
+
+def _without_password(url: str) -> str:
+    """The URL as it may stand in a log."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _unnoticed() -> None:
+    """Nothing is burnt when such a request was sent, and its answer did not come."""
+
+
+class Asker(ABC):
+    """What asks one KME, over whatever protocol."""
+
+    usual_errors: tuple[ErrorRule, ...] = ()
+    """What replies mean in a protocol, where that differs from faults.py; the setting `errors` comes first."""
+
+    def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
+        """`url` is https and may carry a path prefix; `options` are the fields of ClientSettings.
+
+        Raises ConfigError for another scheme than https, and when the files cannot be used.
+        """
+        # Here, so that aiohttp is loaded by who asks a KME, and not by every command that knows of keys.
+        from relay.keys.transport import Transport
+
+        if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
+            raise ConfigError(f"{url}: a KME is asked over https, with certificates of both sides (GS QKD 014, 5.1)")
+        self.settings = settings = ClientSettings(**options)
+        self.retry_attempts, self.retry_delay = settings.retry_attempts, settings.retry_delay
+        self.timeout = settings.timeout
+        self.pool_connections, self.pool_maxsize = settings.pool_connections, settings.pool_maxsize
+        self.url = url.rstrip("/")
+        self.name = settings.name or _without_password(self.url)
+        self._timing = settings.timing
+        self.board = settings.board or Numbers()
+        self.accounts = Accounts(self.name, self.board)
+        """What became of fresh keys; here only those that were lost on the way are entered."""
+        self.transport = Transport(
+            self.url,
+            ClientTLS(settings.ca, settings.certificate, settings.key, settings.tls),
+            connections=settings.pool_connections * settings.pool_maxsize,
+            per_host=settings.pool_maxsize,
+            keep_alive=settings.quirks.keep_alive and not self.one_by_one,
+            connect=settings.timeout / 2,
+        )
+        self.state = Health(self.name, settings)
+        """How well the KME answers."""
+        self.time_limits = self.state.limits
+        self._receive: Sender = self.transport.send
+        self._errors = (*settings.quirks.errors, *self.usual_errors)
+        self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
+        self.take_in: Callable[[str, int, list[Key]], None]
+        """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
+        self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
+        self._well_at = self._renewed_at = float("-inf")
+
+    @abstractmethod
+    async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
+        """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
+        return self.settings.quirks.method == "GET"
+
+    def renew_certificates(self, *, anyway: bool = False) -> None:
+        """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
+
+        Each call looks at them as well.
+        """
+        now = self._timing.clock()
+        if not anyway and now - self._renewed_at < RENEW_EVERY_S:
+            return
+        self._renewed_at = now
+        if self.transport.renew(self.name, anyway=anyway):
+            self.state.try_all_now()
+
+    def burn(self, sae: str, number: int, cause: str) -> None:
+        """Enters keys that were lost on the way, and charges the budget for that."""
+        if number:
+            self.accounts.issued_and_burnt(sae, number, cause)
+            self.state.budget.spend(number)
+            log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
+
+    def _turn(self, what: str, at_once: int) -> asyncio.Semaphore:
+        """For one of those that may do `what` at the same time, in this event loop: a lock belongs to one loop."""
+        loop = asyncio.get_running_loop()
+        if what not in self._turns or self._turns[what][0] is not loop:
+            self._turns[what] = loop, asyncio.Semaphore(at_once)
+        return self._turns[what][1]
+
+    async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
+        """What the reply brings. Raises KeyUnavailable, when no try is left or none would help.
+
+        Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
+        """
+        call, sae, spends = question.call, question.request.sae, question.spends
+        self.renew_certificates()
+        attempt = 0
+        while True:
+            try:
+                with self.state.passing(call) as probing:
+                    if probing and call is not Call.STATUS:
+                        await self._probe(sae)
+                    try:
+                        result = await self._try(question)
+                    except AmbiguousReply as reply:
+                        raise await self._settled(reply, sae, question.bits) from reply
+                    if probing:
+                        self.state.try_all_now()
+                    return result
+            except NotAsked:
+                raise
+            except KMEUnreachable as error:
+                asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
+                if asked:
+                    self.state.leave_alone(call, asked)
+                again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
+                pause = max(asked, self.state.backoff.pause(attempt))
+                if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
+                    raise
+                cause = str(error)
+            attempt += 1
+            self.board.add(metrics.KME_RETRIES, self.name, call)
+            log.warning(
+                "kme_retry", kme=self.name, call=str(call), cause=cause, attempt=attempt, pause_s=round(pause, 3)
+            )
+            await self._timing.sleep(pause)
+
+    async def _try(self, question: Question[Result]) -> Result:
+        """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
+        call, request = question.call, question.request
+        outcome, limit = "cancelled", self.state.limits[call].seconds
+        started = self._timing.clock()
+        try:
+            if question.spends:
+                reply = await self.key_requests.reply(question, limit)
+            else:
+                send = self._receive if call is Call.DEC_KEYS and request.key_IDs else self.transport.send
+                reply = await send(request, limit, _unnoticed)
+            elapsed = self._timing.clock() - started
+            self.state.answered(call, reply.code, elapsed)
+            self.board.spread(metrics.KME_SECONDS, self.name, call).observe(elapsed)
+            try:
+                result = await self._result(question, reply)
+            finally:
+                if reply.code == 200:  # what an error says is looked at later, and has no keys
+                    reply.wipe()
+            outcome = "ok"
+            if call is Call.DEC_KEYS:
+                self.state.refusal = ""
+            return result
+        except NoAnswer as error:
+            self.state.unanswered(call, in_time=error.in_time)
+            cause = f"{self.name}: {call}: {error}"
+            trouble = KMEUnanswered(cause) if error.sent else error_of(error.fault, cause)
+            outcome = outcome_of(trouble)
+            raise trouble from error
+        except KeyUnavailable as error:
+            outcome = outcome_of(error)
+            if isinstance(error, KMEUnanswered):  # of a gateway
+                self.burn(request.sae, question.spends, "no answer")
+            if call is Call.DEC_KEYS and request.key_IDs:
+                self._note_refusal(reply.code, error)
+            raise
+        except StoreUnavailable:
+            outcome = "not_asked"
+            raise
+        finally:
+            self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
+
+    def _note_refusal(self, code: int, error: KeyUnavailable) -> None:
+        """Without that a KME, or a proxy in front of it, that has no keys for anybody looks like forged mail."""
+        if isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and code not in _UNAUTHORIZED:
+            self.state.refusal = "" if isinstance(error, KeyNotFound) else self.state.refusal
+            return
+        self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
+        if self.state.refused(code, str(error)):
+            log.warning("received_keys_refused", kme=self.name, cause=str(error))
+
+    async def _result(self, question: Question[Result], reply: HTTPReply) -> Result:
+        """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
+        call, request = question.call, question.request
+        number = max(question.spends, len(request.key_IDs))
+        said = await off_loop(len(reply.body), text_of_error, reply.body, number) if reply.code != 200 else ""
+        too_large = f"the reply is larger than {request.max_octets} bytes, more than was asked for"
+        message = said if reply.whole else too_large
+        rule = ruled(call, reply.code, message, self._errors) if self._errors else None
+        try:
+            if reply.code != 200:
+                raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+            if not reply.whole:
+                self.burn(request.sae, question.spends, "reply not believed")
+                raise KMEBadReply(f"{self.name}: {call}: {message}")
+            return await question.read(reply.body)
+        except KeyUnavailable as error:
+            if rule is not None or not unclear(call, reply.code, message, error):
+                raise
+            # The body of a 200 may hold keys, which belong into no error.
+            otherwise = None
+            if isinstance(error, KMEExhausted):  # guessed from the code alone
+                fault = KMEFault.UNREACHABLE if reply.code >= 500 else KMEFault.BAD_REQUEST
+                otherwise = error_of(fault, str(error), reply.retry_after)
+            raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body, otherwise) from error
+
+    def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
+        cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
+        # Whatever the reason; dec_keys can be refused by anybody's mail.
+        if call is Call.ENC_KEYS and reply.retry_after:
+            self.state.leave_alone(call, reply.retry_after)
+        if fault is KMEFault.NOT_FOUND:
+            return RepliedNotFound(cause, reply.body)
+        if fault is KMEFault.UNREACHABLE and reply.code in GATEWAY_CODES:
+            return KMEUnanswered(cause)
+        return error_of(fault, cause, reply.retry_after)
+
+    async def _probe(self, sae: str) -> None:
+        """Asks for the status. Only silence, or a fault of the KME itself, fails: any answer shows that it is there."""
+        try:
+            await self.check_key_status(sae, patient=False)
+        except (KMEMisconfigured, KMEBadReply, KMEExhausted, KeyNotFound) as error:
+            log.info("kme_probe", kme=self.name, answer=str(error))
+        except KMEUnanswered as error:
+            # What the call itself would have cost was not asked for.
+            raise KMEUnreachable(str(error)) from error
+        self._well_at = self._timing.clock()
+
+    async def _settled(self, reply: AmbiguousReply, sae: str, bits: int) -> KeyUnavailable:
+        """What the reply meant: a KME that answers status is well, and has spoken of the keys that it was asked for."""
+        if bits:
+            try:
+                stored = (await self.check_key_status(sae, patient=False)).stored_bits
+            except KeyUnavailable:
+                return reply.meant
+            if stored is None or stored < bits:
+                return KMEExhausted(str(reply)) if stored is not None else reply.meant
+            return reply.otherwise or reply.meant
+        async with self._turn("settle", 1):
+            if self._timing.clock() - self._well_at >= WELL_FOR_S:
+                try:
+                    await self._probe(sae)
+                except KMEUnreachable as silence:
+                    log.warning("kme_is_not_well", kme=self.name, cause=str(reply), status=str(silence))
+                    return reply.meant
+        return RepliedNotFound(str(reply), reply.body)

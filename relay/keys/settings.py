@@ -1,0 +1,100 @@
+"""The settings of a client of one KME, as one value; `ClientOptions` are the same by keyword, as programs write them.
+Standard: ETSI GS QKD 014 V1.1.1 is what the defaults fit; `Quirks` say where a KME differs from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+from relay.keys.counts import Board
+from relay.keys.faults import ErrorRule
+from relay.keys.health import BreakerRules
+from relay.keys.tls import TLSRules
+from relay.keys.types import REAL_TIME, Timing
+
+
+@dataclass(frozen=True, slots=True)
+class Quirks:
+    """Where a KME differs from the standard; the defaults are the standard's.
+
+    `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
+    for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
+    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways.
+    `errors`: what replies mean, against the usual reading. `at_once`: how many requests for fresh keys may be on their
+    way for one slave SAE; some KMEs drop the keys of the first when the second comes.
+    """
+
+    method: Literal["POST", "GET"] = "POST"
+    keep_alive: bool = True
+    size_unit: Literal["bits", "bytes", "ignored"] = "bits"
+    integer_key_ids: bool = False
+    errors: tuple[ErrorRule, ...] = ()
+    at_once: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
+    """How one KME is asked. `ca`, `certificate` and `key` are PEM files; times are seconds.
+
+    `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
+    time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
+    shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
+    less than `min_timeout` (by default a fifth of `timeout`).
+    At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most
+    `pool_connections` times that are open in all; it means nothing else. `burn_budget` is the number of keys an
+    hour that unanswered requests may cost.
+    `name` stands in logs and metrics (default: the URL, but for a password in it); these are on the `board`, by
+    default one of the client's own.
+    """
+
+    ca: Path
+    certificate: Path
+    key: Path
+    retry_attempts: int = 3
+    retry_delay: float = 1
+    timeout: float = 10
+    adaptive: bool = False
+    min_timeout: float | None = None
+    pool_connections: int = 5
+    pool_maxsize: int = 10
+    burn_budget: int = 1000
+    name: str | None = None
+    quirks: Quirks = Quirks()
+    tls: TLSRules = TLSRules()  # noqa: RUF009 - frozen
+    breaker: BreakerRules = BreakerRules()  # noqa: RUF009 - frozen
+    timing: Timing = REAL_TIME
+    board: Board | None = None
+
+    @property
+    def shortest_timeout(self) -> float:
+        """The least that a time limit may shrink to, in seconds."""
+        if not self.adaptive:
+            return self.timeout
+        return self.timeout / 5 if self.min_timeout is None else self.min_timeout
+
+
+class _Files(TypedDict):
+    ca: Path
+    certificate: Path
+    key: Path
+
+
+class ClientOptions(_Files, total=False):
+    """The fields of ClientSettings, for signatures: what is left out has the default there."""
+
+    retry_attempts: int
+    retry_delay: float
+    timeout: float
+    adaptive: bool
+    min_timeout: float | None
+    pool_connections: int
+    pool_maxsize: int
+    burn_budget: int
+    name: str | None
+    quirks: Quirks
+    tls: TLSRules
+    breaker: BreakerRules
+    timing: Timing
+    board: Board | None
