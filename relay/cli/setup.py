@@ -18,11 +18,12 @@ from relay.cli.invitations import show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed
 from relay.config import Config, LogSettings
+from relay.config.ports import PORT_BASE
 from relay.config.values import parse_domain, parse_next_hop
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
 from relay.setup import questions
-from relay.setup.answers import PORT_BASE, Answers, Door, Everybody, KMEAccess, Places, usual_config_file
+from relay.setup.answers import Answers, Door, Everybody, KMEAccess, Places, usual_config_file
 from relay.setup.asking import Asker, filled, read_file
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.files import Owner, make_directory

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import relay
-from relay.config import Config, DirectionSettings, TCPAddress
+from relay.config import Config, TCPAddress
+from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
 from relay.postfix import faults
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
@@ -171,13 +172,11 @@ def _fragments(config: Config) -> tuple[str, ...]:
 
 def _ports(config: Config) -> dict[str, str]:
     """What stands here for each port that deploy/postfix names."""
-    usual = {"outgoing": (10025, 10024, 10028, 10026), "incoming": (10035, 10034, 10038, 10036)}
     found: dict[str, str] = {}
-    for name, ports in usual.items():
-        direction: DirectionSettings | None = getattr(config, name)
+    for direction, ports in ((config.outgoing, OUTGOING), (config.incoming, INCOMING)):
         if direction is not None:
             hop = getattr(direction.next_hop[0], "address", None)
-            for port, address in zip(ports, (direction.listen, direction.lmtp, direction.milter, hop), strict=True):
+            for port, address in zip(ports, (direction.lmtp, direction.listen, hop, direction.milter), strict=True):
                 if isinstance(address, TCPAddress):
                     found[str(port)] = str(address.port)
     return found
@@ -209,7 +208,7 @@ def _prepared(fragment: str, work: Path, ports: dict[str, str], service: str) ->
         raise ConfigError(f"{source}: missing; this installation is not whole")
     copy.mkdir()
     for file in source.iterdir():
-        text = re.sub(r"\b10\d{3}\b", lambda match: ports.get(match[0], match[0]), file.read_text())
+        text = re.sub(r"\b\d{5}\b", lambda match: ports.get(match[0], match[0]), file.read_text())
         (copy / file.name).write_text(re.sub(r"\bsmtp/inet\b", lambda _: service, text))
     return copy
 

@@ -116,9 +116,9 @@ async def house(
                 submission=submission,
                 fragments=WAYS[way],
                 ports={
-                    10024: relay["outgoing_lmtp"], 10025: relay["outgoing"], 10026: sealed,
-                    10028: relay["outgoing_milter"], 10034: relay["incoming_lmtp"], 10035: relay["incoming"],
-                    10036: opened, 10038: relay["incoming_milter"],
+                    15024: relay["outgoing_lmtp"], 15025: relay["outgoing"], 15026: sealed,
+                    15028: relay["outgoing_milter"], 15034: relay["incoming_lmtp"], 15035: relay["incoming"],
+                    15036: opened, 15038: relay["incoming_milter"],
                 },
                 settings={
                     "myhostname": "mail.alice.example",

@@ -88,7 +88,7 @@ async def test_beside_opendkim_both_signatures_verify_where_they_should(
             postfix.running(
                 smtp=smtp,
                 fragments=("milter",),
-                ports={10028: relay["outgoing_milter"], 10038: relay["incoming_milter"], 10026: again},
+                ports={15028: relay["outgoing_milter"], 15038: relay["incoming_milter"], 15026: again},
                 settings={
                     "myhostname": "mail.alice.example",
                     "relay_domains": "alice.example",

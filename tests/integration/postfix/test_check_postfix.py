@@ -34,7 +34,7 @@ GOOD = {
     "outgoing-lmtp": [NO_INCOMING],
     "incoming-smtp": [r"^\[outgoing\]\n(.+\n)+ ->", r"^\[submission\]\n(.+\n)+ ->"],
     "smarthost": [NO_INCOMING, '^next_hop = .* -> next_hop = "mail.alice.example:25"'],
-    "milter": ['^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"'],
+    "milter": ['^next_hop = "127.0.0.1:15036" -> next_hop = "127.0.0.1:15026"'],
 }
 """Directories that are applied together, with the changes to relay.toml that they ask for."""
 
@@ -143,11 +143,11 @@ def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
 
 async def test_the_command_says_where_what_and_what_to_do_and_ends_with_1(bases: Path, tmp_path: Path) -> None:
     directory = await configured(bases, USUAL, tmp_path)
-    await postfix.change(directory, "postconf -PX 127.0.0.1:10026/inet/content_filter")
+    await postfix.change(directory, "postconf -PX 127.0.0.1:15026/inet/content_filter")
     status, err, out = await run("check", "--postfix", directory / "etc", "--config", reference.written(tmp_path))
     assert (status, err) == (1, "")
-    assert b"WRONG  Postfix  main.cf: content_filter = qumail:[127.0.0.1]:10024: " in out
-    assert b"in a loop; postconf -P '127.0.0.1:10026/inet/content_filter=' [loop]" in out
+    assert b"WRONG  Postfix  main.cf: content_filter = qumail:[127.0.0.1]:15024: " in out
+    assert b"in a loop; postconf -P '127.0.0.1:15026/inet/content_filter=' [loop]" in out
 
 
 async def test_the_command_ends_with_0_where_all_is_well_and_has_json_for_programs(bases: Path, tmp_path: Path) -> None:

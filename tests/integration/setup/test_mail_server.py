@@ -30,7 +30,7 @@ async def etc(tmp_path: Path) -> Path:
     return tmp_path / "etc"
 
 
-def site(tmp_path: Path, door: Door = "content-filter", base: int = 10020) -> Config:
+def site(tmp_path: Path, door: Door = "content-filter", base: int = 15020) -> Config:
     next_hop = "mail.alice.example:25" if door == "smarthost" else ""
     answers = Answers("alice", ("alice.example",), "2", None, door, next_hop=next_hop, port_base=base)
     path = tmp_path / "relay.toml"
@@ -68,7 +68,7 @@ async def test_other_ports_and_another_service_are_those_of_the_site(tmp_path: P
     assert "127.0.0.1:20006" in master
     assert "127.0.0.1:20016" in master
     assert "-o content_filter=qumail:[127.0.0.1]:20014" in master
-    assert "1002" not in main + master.split("127.0.0.1:20006")[1]
+    assert "1502" not in main + master.split("127.0.0.1:20006")[1]
 
 
 async def test_where_mail_arrives_has_to_be_said_where_it_is_not_clear(tmp_path: Path) -> None:

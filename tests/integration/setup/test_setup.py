@@ -83,7 +83,7 @@ def test_flags_make_a_whole_site(home: Path) -> None:
     assert config.site.sae_id == "2"
     assert [kme.url for kme in config.kmes.values()] == ["https://localhost:13000"]
     assert config.outgoing is not None
-    assert str(config.outgoing.lmtp) == "127.0.0.1:10024"
+    assert str(config.outgoing.lmtp) == "127.0.0.1:15024"
     assert config.store.secret.exists()
     assert sorted(path.name for path in (home / "policies").iterdir()) == ["alice.example.toml"]
 

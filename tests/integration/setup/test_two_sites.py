@@ -56,7 +56,7 @@ class Machine:
         assert program == "qumail-relay"
         for name, base in self.bases.items():
             if words[0] == "setup" and f"{name}/relay.toml" in words:
-                words = [word for word in words if word not in ("--port-base", "10120")] + ["--port-base", str(base)]
+                words = [word for word in words if word not in ("--port-base", "15120")] + ["--port-base", str(base)]
         return [sys.executable, "-m", "relay", *words]
 
     def typed(self, command: str, name: str) -> Terminal:

@@ -70,7 +70,7 @@ async def postfix_of(
     async with postfix.running(
         smtp=smtp,
         fragments=("milter",),
-        ports={10028: outgoing, 10038: incoming, 10026: again},
+        ports={15028: outgoing, 15038: incoming, 15026: again},
         settings={
             "myhostname": f"mail.{name}.example",
             "myorigin": f"{name}.example",
