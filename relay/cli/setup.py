@@ -270,7 +270,7 @@ def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[st
     where = questions.ask_postfix(asker) if directory is None else None if directory == NONE else Path(directory)
     if where is None:
         return False
-    change = asyncio.run(planned_change(where, config, service=flags["postfix_service"]))
+    change = asyncio.run(planned_change(where, config, beside=places.directory, service=flags["postfix_service"]))
     if not change.differs:
         click.echo(f"{where}: there already, nothing to change")
         return asyncio.run(runs(where))

@@ -8,13 +8,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from relay.config import Config
-from relay.postfix import bypass, content_filter, main_cf, milters, reinjection
+from relay.postfix import bypass, content_filter, left_over, main_cf, milters, reinjection
 from relay.postfix.flow import MailFlow, mail_flow
 from relay.postfix.settings import PostfixFault, read_settings
 
 __all__ = ["PostfixFault", "faults"]
 
 RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
+    left_over.filters,
+    left_over.milters,
     content_filter.no_way_in,
     content_filter.unknown_transport,
     content_filter.wrong_protocol,

@@ -135,7 +135,7 @@ def is_milter_of(settings: PostfixSettings, direction: DirectionSettings, milter
     """Whether this milter is the relay's, for this direction."""
     ours = direction.milter
     if isinstance(ours, TCPAddress):
-        there = _address(milter)
+        there = address_in(milter)
         return there is not None and there.port == ours.port and _same_host(ours.host, there.host)
     kind, _, path = milter.partition(":")
     return ours is not None and kind == "unix" and Path(settings.value("queue_directory")) / path == ours
@@ -161,7 +161,7 @@ def service_address(service: MasterService) -> tuple[str, int] | None:
 def destination(value: str) -> tuple[str, TCPAddress] | None:
     """Transport and address of `transport:[host]:port`; None where it names no TCP address."""
     transport, _, rest = value.partition(":")
-    target = _address(rest)
+    target = address_in(rest)
     return (transport, target) if target else None
 
 
@@ -213,16 +213,16 @@ def _way(settings: PostfixSettings, setting: str, value: str, source: MasterServ
 def _target(setting: str, value: str) -> tuple[str, TCPAddress] | None:
     """Transport and address in the value of a setting; None where it is empty or names no TCP address."""
     if setting == "smtpd_proxy_filter":
-        address = _address(value if ":" in value else f"127.0.0.1:{value}")
+        address = address_in(value if ":" in value else f"127.0.0.1:{value}")
         return ("smtpd", address) if address else None
     if setting == "relayhost":
-        address = _address(value)
+        address = address_in(value)
         return ("smtp", address) if address else None
     return destination(value)
 
 
-def _address(text: str) -> TCPAddress | None:
-    """`[host]:port`, `host:port` or `inet:host:port`."""
+def address_in(text: str) -> TCPAddress | None:
+    """The address in `[host]:port`, `host:port` or `inet:host:port`; None for anything else."""
     match = re.fullmatch(r"(?:inet:)?(?:\[([^\]]+)\]|([^:\[\]/]+)):([^:]+)", text.strip())
     port = _port(match[3]) if match else None
     return TCPAddress(match[1] or match[2], port) if match and port else None

@@ -26,8 +26,9 @@ from relay.postfix import faults
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
 from relay.rights import as_owner_of, open_named
 from relay.setup.files import write_whole
+from relay.setup.former import as_before, without_stale
+from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
 
-FILES = ("main.cf", "master.cf")
 MACHINE_ID = Path("/etc/machine-id")
 BACKUP = "postfix-backup"
 """The directory beside relay.toml that keeps what was there."""
@@ -58,22 +59,35 @@ class PostfixChange:
         return "".join(_diff(self.directory / name, self.before[name], self.after[name]) for name in FILES)
 
 
-async def planned_change(directory: Path, config: Config, *, service: str | None = None) -> PostfixChange:
+async def planned_change(
+    directory: Path, config: Config, *, beside: Path | None = None, service: str | None = None
+) -> PostfixChange:
     """What deploy/postfix does to this Postfix; `service` is where mail from outside arrives, found by itself if clear.
 
-    Nothing is changed. Raises ConfigError.
+    What setup did for another door, of which the backups in the directory `beside` tell, is taken back. Nothing is
+    changed. Raises ConfigError.
     """
     fragments = _fragments(config)
     before = _read(directory)
     with tempfile.TemporaryDirectory(prefix="qumail-relay-postfix-") as work:
-        copy = Path(work) / "etc"
-        copy.mkdir()
-        for name, content in before.items():
-            (copy / name).write_bytes(content)
+        copy, wanted = Path(work) / "etc", Path(work) / "wanted"
+        for each in (copy, wanted):
+            each.mkdir()
+            for name, content in before.items():
+                (each / name).write_bytes(content)
+            look_old(each)
+        now = await snapshot(copy)
+        # Tried on a copy of what was there before setup; then only what differs is changed.
+        by_filter = not {"outgoing-lmtp", "incoming-lmtp"}.isdisjoint(fragments)
+        backups = _backups_of(directory, beside) if beside is not None else []
+        lines = await as_before(now, backups)
+        lines = without_stale(lines, await read_settings(copy), config, by_filter=by_filter)
+        await lead_to(wanted, now, lines)
         if "incoming-lmtp" in fragments:
-            service = service or await _arrival(copy)
+            service = service or await _arrival(wanted)
         for fragment in fragments:
-            await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), copy)
+            await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), wanted)
+        await lead_to(copy, now, await snapshot(wanted))
         after = _read(copy)
         # Tables that main.cf names without a directory are looked for beside it.
         found = await faults(copy, config)
@@ -210,6 +224,7 @@ def _prepared(fragment: str, work: Path, ports: dict[str, str], service: str) ->
     for file in source.iterdir():
         text = re.sub(r"\b\d{5}\b", lambda match: ports.get(match[0], match[0]), file.read_text())
         (copy / file.name).write_text(re.sub(r"\bsmtp/inet\b", lambda _: service, text))
+    look_old(copy)
     return copy
 
 
@@ -228,6 +243,7 @@ async def _run(fragment: Path, configuration: Path) -> None:
         process.kill()
         await process.wait()
         raise ConfigError(f"{fragment.name}: postconf did not end after {TIMEOUT_S:.0f} s") from None
+    look_old(configuration)
     if process.returncode:
         raise ConfigError(f"{fragment.name}: {said.decode('utf-8', 'replace').strip() or 'postconf failed'}")
 
@@ -272,6 +288,13 @@ def _new_backup(directory: Path) -> Path:
 def _backups(directory: Path) -> Iterator[Path]:
     if directory.is_dir():
         yield from (each for each in directory.iterdir() if each.name.isdigit() and (each / "directory").is_file())
+
+
+def _backups_of(directory: Path, beside: Path) -> list[Path]:
+    """Those of this Postfix, the oldest first."""
+    found = [each for each in _backups(beside / BACKUP) if _made_here(each)]
+    of_it = [each for each in found if (each / "directory").read_text().splitlines()[0] == str(directory.absolute())]
+    return sorted(of_it, key=lambda each: int(each.name))
 
 
 def _made_here(backup: Path) -> bool:

@@ -40,7 +40,7 @@ def _directions(answers: Answers) -> Iterator[str]:
         yield from ("", "# Mail that leaves: Postfix asks about it; what cannot take its place goes to the next hop.")
         yield from _table("outgoing", milter=at(OUTGOING.milter), next_hop=at(OUTGOING.back))
         yield from ("", "# Mail that arrives: opened where it is sealed for us.")
-        yield from _table("incoming", milter=at(INCOMING.milter), next_hop=at(OUTGOING.back))
+        yield from _table("incoming", milter=at(INCOMING.milter), next_hop=at(INCOMING.back))
     else:
         yield from ("", "# Mail that leaves: from Postfix's queue by LMTP, and sealed back into it.")
         yield from _table("outgoing", lmtp=at(OUTGOING.lmtp), next_hop=at(OUTGOING.back))

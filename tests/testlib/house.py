@@ -103,10 +103,10 @@ async def house(
     smtp, submission, sealed, opened = postfix.free_addresses(4)
     async with AsyncExitStack() as stack:
         own, bob = [await stack.enter_async_context(Sink()) for _ in range(2)]
-        by_milter, alone = way == "milter", way == "smarthost"
+        alone = way == "smarthost"
         site = make_site(
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=policies,
-            outgoing=bob.address if alone else sealed, incoming=sealed if by_milter else opened,
+            outgoing=bob.address if alone else sealed, incoming=opened,
             settings=f"{ENTRIES}\n{relay_settings}", kme_settings=kme_settings,
         )  # fmt: skip
         relay = await stack.enter_async_context(serving(site))
