@@ -9,10 +9,12 @@ from pathlib import Path
 
 from relay.config import Config
 from relay.postfix import bypass, content_filter, left_over, main_cf, milters, reinjection
+from relay.postfix import neighbours as filters
 from relay.postfix.flow import MailFlow, mail_flow
+from relay.postfix.neighbours import Neighbour
 from relay.postfix.settings import PostfixFault, read_settings
 
-__all__ = ["PostfixFault", "faults"]
+__all__ = ["Neighbour", "PostfixFault", "faults", "neighbours"]
 
 RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     left_over.filters,
@@ -65,3 +67,9 @@ async def faults(directory: Path, config: Config) -> list[PostfixFault]:
     for rule in TABLE_RULES:
         found += await rule(flow)
     return list(dict.fromkeys(found))
+
+
+async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
+    """The filters of other programs that this Postfix has on this host, each once. Raises what `faults` does."""
+    found = {each.address: each for each in filters.neighbours(mail_flow(await read_settings(directory), config))}
+    return list(found.values())

@@ -4,6 +4,7 @@ Standard: the configurations are deploy/postfix as it stands, and then what the 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -179,3 +180,23 @@ async def test_without_postconf_it_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setattr("relay.postfix.settings.ADMIN_PATHS", ())
     with pytest.raises(Exception, match="apt-get install postfix"):
         await checked.faults(tmp_path, load_config(reference.written(tmp_path)))
+
+
+async def test_filters_that_do_not_answer_and_strangers_at_the_relays_ports_are_told(
+    bases: Path, tmp_path: Path
+) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    milter, scanner, ours = postfix.free_addresses(3)
+    await postfix.change(directory, f"postconf -e smtpd_milters=inet:{milter}")
+    await postfix.change(directory, f"postconf -P submission/inet/content_filter=smtp:[127.0.0.1]:{scanner.port}")
+    config = reference.written(tmp_path)
+    config.write_text(config.read_text().replace("127.0.0.1:15025", str(ours)))
+    async with await asyncio.start_server(lambda *_: None, *ours):
+        status, _, out = await run("check", "--postfix", directory / "etc", "--config", config)
+    said = out.decode()
+    assert status == 1
+    assert f"smtpd_milters = inet:{milter}: nobody listens at {milter}" in said
+    assert f"nobody listens at {scanner}" in said
+    assert f"{ours}: a program" in said
+    assert "it is no relay of this site" in said
+    assert "15024" not in said, "where nobody listens before the relay has started nothing is wrong"
