@@ -32,10 +32,8 @@ def neighbours(mail_flow: MailFlow) -> Iterator[Neighbour]:
         name = "smtpd_milters" if service.command == "smtpd" else "non_smtpd_milters"
         for milter in flow.milters(settings, service):
             address = address_in(milter) or _socket(milter, Path(settings.value("queue_directory")))
-            known = ours.is_ours(settings, mail_flow.config, milter) or ours.stale_milter(
-                settings, mail_flow.config, milter
-            )
-            if address is not None and not known and (isinstance(address, Path) or is_loopback(address.host)):
+            foreign = ours.is_foreign(settings, mail_flow.config, milter)
+            if address is not None and foreign and (isinstance(address, Path) or is_loopback(address.host)):
                 yield Neighbour(address, settings.of(name, service).where, f"{service.key} answers 451, or skips it")
         value = foreign_filter(mail_flow, service)
         target = destination(value)

@@ -56,9 +56,10 @@ def stale_milter(settings: PostfixSettings, config: Config, milter: str) -> bool
     return led_here(config, address, "milter")
 
 
-def is_ours(settings: PostfixSettings, config: Config, milter: str) -> bool:
-    """Whether it is a milter of the relay's."""
-    return any(is_milter_of(settings, each, milter) for each in directions(config))
+def is_foreign(settings: PostfixSettings, config: Config, milter: str) -> bool:
+    """Whether it is a milter of another program."""
+    is_ours = any(is_milter_of(settings, each, milter) for each in directions(config))
+    return not (is_ours or stale_milter(settings, config, milter))
 
 
 def _bases(config: Config) -> Iterator[int]:

@@ -16,6 +16,7 @@ from relay.setup import mail_server
 from relay.setup.answers import Answers, Door, Places
 from relay.setup.files import write_whole
 from relay.setup.mail_server import apply, planned_change, undo
+from relay.setup.postfix_lines import FILES
 from relay.setup.relay_toml import relay_toml
 from tests.testlib import postfix
 from tests.testlib.postfix import requires_postconf
@@ -63,7 +64,7 @@ async def test_afterwards_check_finds_nothing_and_undo_puts_back_every_octet(
 async def test_other_ports_and_another_service_are_those_of_the_site(tmp_path: Path) -> None:
     await postfix.configure(tmp_path, (), smtp="192.0.2.1:25", submission="192.0.2.1:587")
     change = await planned_change(tmp_path / "etc", site(tmp_path, base=20000))
-    main, master = (change.after[name].decode() for name in mail_server.FILES)
+    main, master = (change.after[name].decode() for name in FILES)
     assert "content_filter = qumail:[127.0.0.1]:20004" in main
     assert "127.0.0.1:20006" in master
     assert "127.0.0.1:20016" in master
