@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from relay.config import Config
-from relay.postfix import bypass, content_filter, left_over, main_cf, milters, reinjection
+from relay.postfix import bypass, content_filter, left_over, main_cf, milters, reinjection, scanners
 from relay.postfix import neighbours as filters
 from relay.postfix.flow import MailFlow, mail_flow
 from relay.postfix.neighbours import Neighbour
@@ -45,6 +45,9 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     milters.around_the_filter,
     milters.in_order,
     milters.let_pass,
+    scanners.opened_not_filtered,
+    scanners.opened_not_shown,
+    scanners.leaving_sealed,
     main_cf.warnings,
     main_cf.soft_bounce,
     main_cf.notices,

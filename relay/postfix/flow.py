@@ -93,7 +93,29 @@ class MailFlow:
         by_filter = [
             side.name for side in self.sides for target in targets if target and listens(side.direction, target[1])
         ]
+        by_filter += self._behind_scanner(service)
         return by_filter + [side.name for side in self.sides if self.is_asked(side, service)]
+
+    @property
+    def handing_back(self) -> list[MasterService]:
+        """The services at which content filters of other programs hand mail back: on this host, not to them again."""
+        return [
+            each
+            for each in self.sources
+            if each.command == "smtpd" and "content_filter" in each.overrides and not foreign_filter(self, each)
+            if (at := service_address(each)) and is_loopback(at[0])
+        ]
+
+    def _behind_scanner(self, service: MasterService) -> list[str]:
+        """The directions into which a scanner hands on what comes in by this service."""
+        if not foreign_filter(self, service):
+            return []
+        targets = [_target("content_filter", self.settings.value("content_filter", each)) for each in self.handing_back]
+        return [
+            side.name
+            for side in self.sides
+            if targets and all(target is not None and listens(side.direction, target[1]) for target in targets)
+        ]
 
     def is_asked(self, side: Side, service: MasterService) -> bool:
         """Whether what comes in by this service is shown to the relay's milter of this direction."""
@@ -106,6 +128,14 @@ def mail_flow(settings: PostfixSettings, config: Config) -> MailFlow:
     directions = (("outgoing", config.outgoing), ("incoming", config.incoming))
     sides = [_side(settings, name, direction) for name, direction in directions if direction is not None]
     return MailFlow(settings, config, tuple(sides))
+
+
+def foreign_filter(flow: MailFlow, service: MasterService) -> str:
+    """The content filter of another program that what comes in by this service is given to, "" for none."""
+    value = flow.settings.value("content_filter", service)
+    target = destination(value)
+    is_ours = target is not None and any(listens(side.direction, target[1]) for side in flow.sides)
+    return "" if is_ours else value
 
 
 def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from relay.config import TCPAddress
 from relay.postfix import flow, ours
-from relay.postfix.flow import MailFlow, address_in, destination, is_loopback, listens
-from relay.postfix.settings import MasterService
+from relay.postfix.flow import MailFlow, address_in, destination, foreign_filter, is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +38,6 @@ def neighbours(mail_flow: MailFlow) -> Iterator[Neighbour]:
         target = destination(value)
         if target is not None and is_loopback(target[1].host) and not ours.stale_filter(mail_flow.config, value):
             yield Neighbour(target[1], settings.of("content_filter", service).where, "all this mail waits")
-
-
-def foreign_filter(mail_flow: MailFlow, service: MasterService) -> str:
-    """The content filter of another program through which goes what comes in by this service, "" for none."""
-    value = mail_flow.settings.value("content_filter", service)
-    target = destination(value)
-    ours_ = target is not None and any(listens(side.direction, target[1]) for side in mail_flow.sides)
-    return "" if ours_ else value
 
 
 def _socket(milter: str, queue: Path) -> Path | None:

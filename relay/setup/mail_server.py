@@ -23,11 +23,13 @@ from relay.config import Config, TCPAddress
 from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
 from relay.postfix import faults
+from relay.postfix.flow import mail_flow
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
 from relay.rights import as_owner_of, open_named
 from relay.setup.files import write_whole
 from relay.setup.former import as_before, without_stale
 from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
+from relay.setup.scanners import before_smarthost, behind_scanners, between_milters
 
 MACHINE_ID = Path("/etc/machine-id")
 BACKUP = "postfix-backup"
@@ -83,11 +85,19 @@ async def planned_change(
         lines = await as_before(now, backups)
         lines = without_stale(lines, await read_settings(copy), config, by_filter=by_filter)
         await lead_to(wanted, now, lines)
+        had = mail_flow(await read_settings(wanted), config)
+        if "smarthost" in fragments:
+            before_smarthost(config, lines)
         if "incoming-lmtp" in fragments:
             service = service or await _arrival(wanted)
         for fragment in fragments:
             await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), wanted)
-        await lead_to(copy, now, await snapshot(wanted))
+        then = await snapshot(wanted)
+        if "milter" in fragments:
+            then = between_milters(had, lines, then)
+        elif by_filter:
+            then = behind_scanners(had, lines, then, service or "smtp/inet")
+        await lead_to(copy, now, then)
         after = _read(copy)
         # Tables that main.cf names without a directory are looked for beside it.
         found = await faults(copy, config)

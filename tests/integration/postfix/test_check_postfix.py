@@ -127,12 +127,20 @@ async def test_what_signs_originals_may_stand_before_a_relay_that_signs_itself(
 @pytest.mark.parametrize(
     "milter", ["inet:localhost:11332", "unix:rspamd/milter.sock", "unix:spamass/spamass.sock", "inet:127.0.0.1:8893"]
 )
-async def test_a_milter_that_looks_for_spam_in_front_of_the_relay_is_no_fault(
+async def test_a_scanner_that_sees_mail_before_it_is_sealed_and_once_it_is_opened_is_no_fault(
     bases: Path, tmp_path: Path, base: str, milter: str
 ) -> None:
     directory = await configured(bases, base, tmp_path)
-    for name in ("smtpd_milters", "non_smtpd_milters"):
-        await postfix.change(directory, f"postconf -e '{name} = {milter}, '\"$(postconf -h {name})\"")
+    opening = "inet:127.0.0.1:15038, " if base == "milter" else ""
+    sealing = ", inet:127.0.0.1:15028" if base == "milter" else ""
+    await postfix.change(
+        directory,
+        f"postconf -e 'smtpd_milters = {opening}{milter}{sealing}' 'non_smtpd_milters = {milter}{sealing}'",
+    )
+    if base == "milter":
+        await postfix.change(
+            directory, f"postconf -P '127.0.0.1:15036/inet/smtpd_milters={milter},inet:127.0.0.1:15028'"
+        )
     assert await codes(directory, relay_toml(tmp_path, GOOD[base])) == []
 
 
