@@ -213,6 +213,22 @@ def test_a_key_that_is_not_the_certificates_is_refused_before_anything_is_writte
     assert not (home / "relay.toml").exists()
 
 
+@pytest.mark.parametrize("name", ["sae-2.pem", "sae-2.key", "text"])
+def test_a_file_without_the_certificate_of_a_ca_is_none(home: Path, tmp_path: Path, name: str) -> None:
+    prepare(pem := tmp_path / "kme", "localhost")
+    (pem / "text").write_text("no certificate\n")
+    typed = f"alice.example\nlater\nhttps://127.0.0.1:1/\nsae-alice\n{pem}/{name}\n{pem}/ca.pem\n{pem}/sae-2.pem\n"
+    asked = run(home, typed=f"{typed}{pem}/sae-2.key\n\n\nnone\n")
+    assert f"Not so: {pem}/{name}: " in asked.output
+    assert asked.exit_code == 0, asked.output
+    (home / "relay.toml").unlink()
+    files = ("--kme-ca", f"{pem}/{name}", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-2.key")
+    flags = ("--kme", "https://localhost:1", "--sae-id", "2", *files)
+    result = run(home, "--yes", "--domain", "alice.example", "--postfix", "none", *flags)
+    assert (result.exit_code, f"{pem}/{name}" in str(result.exception)) == (1, True)
+    assert not (home / "relay.toml").exists()
+
+
 async def test_a_kme_that_takes_the_site_for_another_sae_is_refused_before_anything_is_written(
     home: Path, tmp_path: Path, identities: Identities, kmes: DevelopmentKMEs
 ) -> None:
