@@ -14,9 +14,10 @@ from typing import Any, get_args
 import click
 
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
-from relay.cli.invitations import show_written, take_in_peer
+from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
-from relay.cli.peer_domains import NotConfirmed
+from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
+from relay.cli.setup_again import another_answer
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
 from relay.config.values import parse_domain, parse_next_hop
@@ -119,13 +120,17 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
         # Before anything is written: nobody is asked about them, and a peer must not choose its domains itself.
         named = ", ".join(read_document(document).domains)
         raise click.UsageError(f"--peer names {named}: say which domains you expect, --peer-domain for each")
+    if answered and document is not None:
+        peer = read_document(document)
+        refuse_other_words(flags["words"], peer)
+        refuse_other_domains(peer, peer.domains, flags["peer_domains"])
     if answered:
         answers, document = _answers(asker, flags, document)
         _look_at_kme(answers, document)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
-    elif given := _answered_already(flags):
+    elif other := another_answer(load(places.config_file), flags):
         raise click.UsageError(
-            f"{places.config_file} is there: --{given} needs --replace, which keeps the old one beside it"
+            f"{places.config_file} says otherwise: --{other} needs --replace, which keeps the old one beside it"
         )
     else:
         click.echo(f"{places.config_file}: there already, and used as it is (--replace writes it anew)")
@@ -184,13 +189,6 @@ def _whose_state(config: Config, owner: Owner, named: str | None) -> Owner:
 
 def _document(path: Path | None) -> bytes | None:
     return document_in(read_file(path)) if path is not None else None
-
-
-def _answered_already(flags: dict[str, Any]) -> str:
-    """A flag that only counts where relay.toml is written."""
-    names = ("domains", "name", "kme", "kme_ca", "kme_certificate", "kme_key", "kme_group", "sae_id", "door")
-    given = next((name for name in (*names, "next_hop", "everybody") if flags[name]), "")
-    return "domain" if given == "domains" else given.replace("_", "-")
 
 
 def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:

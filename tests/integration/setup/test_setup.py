@@ -127,11 +127,61 @@ def test_what_an_administrator_has_edited_stays(home: Path) -> None:
     assert contents(home) == before
 
 
-def test_an_answer_that_would_count_for_nothing_is_wrong_usage(home: Path) -> None:
+def test_the_same_answers_again_change_nothing(home: Path, tmp_path: Path, identities: Identities) -> None:
+    bob = identities.bob
+    flags = (*USUAL, "--everybody", "refuse", "--name", "alice", "--door", "milter", "--sae-id", "2")
+    peer = ("--peer", invitation(tmp_path, bob), "--words", words(bob), *PEERS)
+    assert run(home, *flags, *peer).exit_code == 0
+    before = contents(home)
+    again = run(home, *flags, *peer)
+    assert again.exit_code == 0, again.output
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("--domain", "alice.test"), ("--door", "milter"), ("--name", "al"), ("--sae-id", "7"), ("--everybody", "clear"),
+        ("--kme", "none"), ("--kme", "https://kme.example"), ("--port-base", "15120"), ("--kme-group", "g"),
+    ],
+    ids="=".join,
+)  # fmt: skip
+def test_another_answer_is_never_passed_over(home: Path, other: tuple[str, str]) -> None:
     run(home, *USUAL)
-    result = run(home, *USUAL)
+    before = contents(home)
+    result = run(home, "--yes", "--postfix", "none", *other)
     assert result.exit_code == 2
-    assert "--domain needs --replace" in result.output
+    assert f"{other[0]} needs --replace" in " ".join(result.output.split())
+    assert contents(home) == before
+
+
+def test_what_an_administrator_added_to_relay_toml_is_still_there_after_answering_anew(home: Path) -> None:
+    run(home, *USUAL)
+    text = (home / "relay.toml").read_text()
+    trusted = '# as measured\nconnections = 77\ntrusted = [\n  "192.0.2.0/24", # [the] gateway\n]\n'
+    text = text.replace("[outgoing]\n", f"[outgoing]\n{trusted}")
+    mine = "\n# an hour is enough\n[quarantine]\nhold_for = 3600\n"
+    (home / "relay.toml").write_text(text + mine)
+    assert run(home, *USUAL, "--replace", "--door", "milter").exit_code == 0
+    config = load_config(home / "relay.toml")
+    assert config.outgoing is not None
+    assert (config.outgoing.connections, config.outgoing.lmtp) == (77, None)
+    assert mine in (home / "relay.toml").read_text()
+    assert trusted in (home / "relay.toml").read_text()
+    before = contents(home)
+    assert run(home, *USUAL, "--replace", "--door", "milter").exit_code == 0
+    assert contents(home) == before
+
+
+def test_what_cannot_stand_beside_the_new_answers_is_told_and_nothing_is_written(home: Path) -> None:
+    run(home, *USUAL)
+    with (home / "relay.toml").open("a") as file:
+        file.write('\n[kmes.second]\nurl = "https://kme.example"\nnonsense = 1\n')
+    before = contents(home)
+    result = run(home, *USUAL, "--replace", "--door", "milter")
+    assert result.exit_code == 1
+    assert "with what was added to it before" in str(result.exception)
+    assert contents(home) == before
 
 
 def test_answering_anew_keeps_what_was_there_beside_it(home: Path) -> None:
@@ -336,6 +386,10 @@ def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anyt
     assert not (home / "relay.toml").exists()
     other = run(home, *USUAL, "--peer", file, "--peer-domain", "bob.test")
     assert "does not name bob.test" in str(other.exception)
+    words_of_eve = run(home, *USUAL, "--peer", file, *PEERS, "--words", words(identities.eve))
+    assert "these are not the words" in str(words_of_eve.exception)
+    assert not (home / "relay.toml").exists()
+    assert not (home / "policies").exists()
     assert not (home / "state/peers/bob.json").exists()
     assert not (home / "policies/bob.example.toml").exists()
 
