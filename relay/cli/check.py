@@ -26,6 +26,7 @@ from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_doors import door_states, is_units, unit_states
 from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_postfix import postfix_states
+from relay.cli.check_release import release_states
 from relay.cli.check_rights import rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
@@ -141,9 +142,9 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
         folders: list[DoorModule | StatusModule] = [*app.doors(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
-    rights = rights_state(config_file, config)
+    rights, releases = rights_state(config_file, config), release_states(config_file, config)
     looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
-    return config, [("configuration", str(config_file), ()), rights, *looked]
+    return config, [("configuration", str(config_file), ()), rights, *releases, *looked]
 
 
 async def _states(
