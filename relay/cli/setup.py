@@ -20,7 +20,7 @@ from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
 from relay.cli.setup_again import another_answer
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
-from relay.config.values import parse_domain, parse_next_hop
+from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
 from relay.setup import questions
@@ -75,6 +75,7 @@ USER = "qumail-relay"
 @click.option("--door", type=click.Choice(get_args(Door)), help="How mail comes to the relay.")
 @click.option("--next-hop", help="With --door smarthost: the mail server that takes sealed mail.")
 @click.option("--everybody", type=click.Choice(get_args(Everybody)), help="Mail for those who are no peers.")
+@click.option("--postmaster", help="Who is told of alarms by mail, or `none`. [default: postmaster@ the first domain]")
 @click.option("--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels for mail to peers, in order.")
 @click.option(
     "--port-base", type=click.IntRange(1020, 65500), default=PORT_BASE, show_default=True, help="Ports + 4 to 18."
@@ -216,10 +217,12 @@ def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tup
     if next_hop:
         _checked(parse_next_hop, next_hop)
     everybody = flags["everybody"] or questions.ask_everybody(asker)
+    postmaster = _postmaster(flags["postmaster"], domains[0])
     name = flags["name"] or domains[0].partition(".")[0]
     # Without a KME it is a name that peers tell this site by, and no other site has this domain.
     sae = sae or f"sae-{domains[0]}"
-    return Answers(name, domains, sae, kme, door, everybody, next_hop, flags["port_base"]), document
+    answers = Answers(name, domains, sae, kme, door, everybody, next_hop, postmaster, flags["port_base"])
+    return answers, document
 
 
 def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, KMEAccess | None]:
@@ -251,6 +254,15 @@ def _look_at_kme(answers: Answers, document: bytes | None) -> None:
 
 def _parsed_domain(text: str) -> str:
     return str(_checked(parse_domain, text))
+
+
+def _postmaster(answer: str | None, domain: str) -> str:
+    """Who is told of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
+    if answer == NONE:
+        return ""
+    address = str(_checked(parse_mailbox, answer or f"postmaster@{domain}"))
+    click.echo(f"\nAlarms are mailed to {address}; --postmaster names somebody else.")
+    return address
 
 
 def _checked(parse: Any, text: str) -> object:

@@ -43,6 +43,8 @@ def _differing(config: Config, flags: dict[str, Any]) -> Iterator[str]:
         yield "next-hop"
     if flags["everybody"] and _everybody_differs(config.policies.directory / "default.toml", flags["everybody"]):
         yield "everybody"
+    if flags["postmaster"] and flags["postmaster"] not in (config.alarms.mail_to or (NONE,)):
+        yield "postmaster"
     yield from _kme_differs(config, flags)
     ports = site_ports(config)
     if flags["port_base"] != PORT_BASE and ports and ports[0].lmtp - OUTGOING.lmtp + PORT_BASE != flags["port_base"]:

@@ -23,6 +23,8 @@ class Ports(NamedTuple):
 
 OUTGOING = Ports(lmtp=PORT_BASE + 4, listen=PORT_BASE + 5, back=PORT_BASE + 6, milter=PORT_BASE + 8)
 INCOMING = Ports(lmtp=PORT_BASE + 14, listen=PORT_BASE + 15, back=PORT_BASE + 16, milter=PORT_BASE + 18)
+STATUS = PORT_BASE + 9
+"""Where setup has the relay tell how it is."""
 
 
 def local(port: int, base: int = PORT_BASE) -> TCPAddress:

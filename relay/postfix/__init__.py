@@ -51,6 +51,7 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     main_cf.warnings,
     main_cf.soft_bounce,
     main_cf.notices,
+    main_cf.delays_untold,
     main_cf.unknown_recipients,
 )
 TABLE_RULES: tuple[Callable[[MailFlow], Awaitable[list[PostfixFault]]], ...] = (

@@ -21,6 +21,8 @@ OWN: dict[Name, frozenset[str]] = {
     ("policies",): frozenset({"directory"}),
     ("store",): frozenset({"database", "secret"}),
     ("identity",): frozenset({"directory", "peers_directory"}),
+    ("alarms",): frozenset({"mail_to"}),
+    ("status",): frozenset({"listen"}),
     ("kmes", "kme"): frozenset({"url", "group", "ca", "certificate", "key"}),
 }
 """The tables that setup writes, and their settings that it answers for."""

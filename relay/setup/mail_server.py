@@ -32,6 +32,8 @@ from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
 from relay.setup.scanners import before_smarthost, behind_scanners, between_milters
 
 MACHINE_ID = Path("/etc/machine-id")
+DELAY = ("", "delay_warning_time")
+"""Where an administrator has set this, it stays."""
 BACKUP = "postfix-backup"
 """The directory beside relay.toml that keeps what was there."""
 _SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
@@ -97,6 +99,8 @@ async def planned_change(
             then = between_milters(had, lines, then)
         elif by_filter:
             then = behind_scanners(had, lines, then, service or "smtp/inet")
+        if lines.get(DELAY, "").strip("0hmsdw"):
+            then[DELAY] = lines[DELAY]
         await lead_to(copy, now, then)
         after = _read(copy)
         # Tables that main.cf names without a directory are looked for beside it.

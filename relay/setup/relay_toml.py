@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.config.ports import INCOMING, OUTGOING
+from relay.config.ports import INCOMING, OUTGOING, STATUS
 from relay.setup.answers import Answers, Places
 
 
@@ -22,6 +22,7 @@ def relay_toml(answers: Answers, places: Places) -> str:
         *_directions(answers),
         *_places(places),
         *_kme(answers),
+        *_watching(answers),
     ]
     return "\n".join(lines) + "\n"
 
@@ -72,6 +73,14 @@ def _kme(answers: Answers) -> Iterator[str]:
         settings["group"] = answers.kme.group
     files = {"ca": "kme/ca.pem", "certificate": "kme/sae.pem", "key": "kme/sae.key"}
     yield from _table("kmes.kme", **settings, **files)
+
+
+def _watching(answers: Answers) -> Iterator[str]:
+    if answers.postmaster:
+        yield from ("", "# Who is told by mail when something is wrong, beside log, metrics and `check`.")
+        yield from _table("alarms", mail_to=[answers.postmaster])
+    yield from ("", "# Where the relay tells how it is: a page for people, /metrics and /readyz.")
+    yield from _table("status", listen=answers.address(STATUS))
 
 
 def _table(table: str, /, **settings: str | list[str]) -> Iterator[str]:

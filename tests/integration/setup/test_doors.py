@@ -91,3 +91,13 @@ async def test_check_names_what_a_former_door_has_left(etc: Path, tmp_path: Path
     door: Door = "milter" if former == "content-filter" else "content-filter"
     found = {fault.code for fault in await checked.faults(etc, site(tmp_path, door))}
     assert "left-over" in found
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "4h"), ("0h", "4h"), ("30m", "30m")])
+async def test_senders_hear_of_mail_that_waits_when_the_administrator_wants_it(
+    etc: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    if before:
+        await postfix.change(tmp_path, f"postconf -e delay_warning_time={before}")
+    await set_up(etc, tmp_path, site(tmp_path))
+    assert f"delay_warning_time = {after}" in await in_force(etc)

@@ -101,6 +101,22 @@ def test_without_a_kme_nobody_is_asked_under_what_name_it_knows_the_relay(home: 
     assert load_config(home / "relay.toml").kmes == {}
 
 
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [((), ("postmaster@alice.example",)), (("--postmaster", "ann@else.example"), ("ann@else.example",)),
+     (("--postmaster", "none"), None)],
+)  # fmt: skip
+def test_somebody_is_told_of_alarms_and_the_relay_tells_how_it_is(
+    home: Path, flags: tuple[str, ...], told: tuple[str, ...] | None
+) -> None:
+    result = run(home, *USUAL, *flags)
+    config = load_config(home / "relay.toml")
+    assert config.alarms.mail_to == told
+    assert ("Alarms are mailed to" in result.output) == bool(told)
+    assert config.status is not None
+    assert str(config.status.listen) == "127.0.0.1:15029"
+
+
 def test_nobody_else_can_read_anything(home: Path) -> None:
     run(home, *USUAL)
     for path in (home, *home.rglob("*")):
@@ -373,7 +389,9 @@ def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Pat
     assert [kme.group for kme in config.kmes.values()] == ["alice-bob"]
     assert config.site.sae_id == "2"
     assert (home / "state/peers/bob.json").read_bytes() == bob.document
-    assert 'levels    = ["aes"]' in (home / "policies/bob.example.toml").read_text()
+    policy = (home / "policies/bob.example.toml").read_text()
+    assert 'levels    = ["aes"]' in policy
+    assert 'hold_for  = "2 d"' in policy, "else its sender hears of mail without keys after five days"
 
 
 def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anything_is_written(
