@@ -55,9 +55,7 @@ def delays_untold(flow: MailFlow) -> Iterator[PostfixFault]:
     setting, outgoing = flow.settings.of("delay_warning_time"), flow.side("outgoing")
     if outgoing is not None and (outgoing.ways or outgoing.by_milter) and not setting.seconds:
         given_up = flow.settings.value("maximal_queue_lifetime")
-        what = (
-            f"the sender of mail that waits hears of it only when it is given up (maximal_queue_lifetime = {given_up})"
-        )
+        what = f"the sender of mail that waits is told only when it is given up (maximal_queue_lifetime = {given_up})"
         yield setting.fault("delays-untold", what, setting.to("4h"))
 
 
