@@ -23,11 +23,11 @@ from relay.config import Config, TCPAddress
 from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
 from relay.postfix import faults
-from relay.postfix.flow import mail_flow
+from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
 from relay.rights import as_owner_of, open_named
 from relay.setup.files import write_whole
-from relay.setup.former import as_before, without_stale
+from relay.setup.former import LOG_NAMES, as_before, without_stale
 from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
 from relay.setup.scanners import before_smarthost, behind_scanners, between_milters
 
@@ -220,7 +220,8 @@ async def _arrival(directory: Path) -> str:
         if each.type == "inet"
         and not _SUBMISSION.fullmatch(each.name)
         and "submission" not in each.overrides.get("syslog_name", "")
-        and each.overrides.get("syslog_name") not in ("postfix/sealed", "postfix/opened")
+        and each.overrides.get("syslog_name") not in LOG_NAMES
+        and not (is_loopback((service_address(each) or ("", 0))[0]) and "content_filter" in each.overrides)
     ]
     found = screened or (["smtp/inet"] if "smtp/inet" in arriving else arriving)
     if len(found) != 1:

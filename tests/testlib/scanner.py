@@ -1,5 +1,5 @@
-"""A virus scanner as a milter, which refuses what has a signature of the test's own in it, and remembers what it saw.
-Standard: the Sendmail milter protocol, version 6 (mfdef.h): 4 octets of length, one of command, its data.
+"""Virus scanners, a milter and a content filter, which refuse a signature of the tests' own and remember what they saw.
+Standard: the Sendmail milter protocol, version 6 (mfdef.h): 4 octets of length, one of command, its data; FILTER_README.
 """
 
 from __future__ import annotations
@@ -7,8 +7,13 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from types import TracebackType
+from typing import Any
+
+from aiosmtpd.smtp import Envelope, Session
 
 from relay.config import TCPAddress
+from tests.testlib.sink import Sink
+from tests.testlib.submit import submit
 
 SIGNATURE = b"X5O!P%@AP[4-TEST-SIGNATURE-OF-OUR-OWN"
 REFUSAL = b"554 5.7.1 A virus\0"
@@ -64,3 +69,25 @@ class Scanner:
                 if command not in _NOT_ANSWERED:
                     writer.write(len(answer).to_bytes(4, "big") + answer)
         writer.close()
+
+
+class ScanningFilter(Sink):
+    """A content filter that refuses what has the signature in it, and hands on all else to `back`."""
+
+    def __init__(self, back: TCPAddress) -> None:
+        super().__init__()
+        self.back = back
+        self.refused: list[bytes] = []
+
+    async def handle_DATA(self, server: Any, session: Session, envelope: Envelope) -> str:
+        """The reply of the server that takes what is handed on, or that it is a virus."""
+        message = envelope.content
+        assert isinstance(message, bytes)
+        if SIGNATURE in message:
+            self.refused.append(message)
+            return REFUSAL.decode().rstrip("\0")
+        reply = await super().handle_DATA(server, session, envelope)
+        if reply.startswith("250"):
+            sent = await submit(self.back, message, sender=self.got[-1].sender, recipients=envelope.rcpt_tos)
+            reply = str(sent)
+        return reply

@@ -17,7 +17,7 @@ from relay.kme import DevelopmentKMEs
 from relay.setup.mail_server import apply, planned_change, reloaded
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import requires_postfix
-from tests.testlib.scanner import SIGNATURE, Scanner
+from tests.testlib.scanner import SIGNATURE, Scanner, ScanningFilter
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
@@ -104,3 +104,57 @@ async def test_a_virus_is_refused_in_both_directions_sealed_or_not(
         await server.empty()
         assert len(mailboxes.got) == 1
         assert not [each for each in (*wire.got, *mailboxes.got) if SIGNATURE in each.message]
+
+
+async def test_a_content_filter_that_was_there_reads_what_leaves_and_what_was_opened(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    smtp, submission, sealed, opened, back = postfix.free_addresses(5)
+    async with AsyncExitStack() as stack:
+        mailboxes, wire, of_bob = [await stack.enter_async_context(Sink()) for _ in range(3)]
+        scanner = await stack.enter_async_context(ScanningFilter(back))
+        alice = make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=POLICIES,
+            outgoing=sealed, incoming=opened, settings='lmtp = "127.0.0.1:0"',
+        )  # fmt: skip
+        bob = make_site(
+            tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], outgoing=of_bob.address,
+            incoming=of_bob.address, policies={"alice.example.toml": 'levels = ["aes"]\n'},
+        )  # fmt: skip
+        addresses = await stack.enter_async_context(serving(alice))
+        sealing = (await stack.enter_async_context(serving(bob)))["outgoing"]
+        here, there = (f"mailboxes:[127.0.0.1]:{sink.address.port}" for sink in (mailboxes, wire))
+        server = await stack.enter_async_context(
+            postfix.running(
+                smtp=smtp, submission=submission, fragments=(), ports={},
+                settings={
+                    "myhostname": "mail.alice.example",
+                    "relay_domains": "alice.example",
+                    "content_filter": f"smtp-amavis:[127.0.0.1]:{scanner.address.port}",
+                    "transport_maps": f"inline:{{ alice.example={here}, bob.example={there} }}",
+                },
+                changes=f"postconf -M 'smtp-amavis/unix=smtp-amavis unix - - n - 2 smtp' "
+                f"'{back}/inet={back} inet n - n - - smtpd -o content_filter='",
+            )
+        )  # fmt: skip
+        config = with_door(alice.config, "lmtp", addresses)
+        apply(await planned_change(server.config, config, service=f"{smtp}/inet"), tmp_path)
+        await postfix.change(server.directory, "")
+        assert await reloaded(server.config)
+
+        for message in (VIRUS, HARMLESS):
+            assert (await submit(submission, message)).code == 250
+            reply = await submit(sealing, message, sender="ben@bob.example", recipients=["ann@alice.example"])
+            assert reply.code == 250
+        for got in await of_bob.messages(2):
+            reply = await server.submit(got.message, sender="ben@bob.example", recipients=["ann@alice.example"])
+            assert reply.code == 250
+        async with asyncio.timeout(30):
+            while len(scanner.refused) < 2 or await server.queue():
+                await asyncio.sleep(0.05)
+        everything = [*wire.got, *mailboxes.got]
+        assert not [each for each in everything if SIGNATURE in each.message]
+        assert [each.sender for each in wire.got if b"smime.p7m" in each.message].count("ann@alice.example") == 1
+        harmless = [each for each in mailboxes.got if each.sender == "ben@bob.example"]
+        assert [b"The vault opens at 06:30." in each.message for each in harmless] == [True]
+        assert len([each for each in scanner.got if b"The vault opens" in each.message]) == 2, "each once, and no loop"
