@@ -4,15 +4,13 @@ Standard: relay/postfix reads the configuration; an address is only connected to
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from relay import app, postfix
-from relay.cli.check_doors import PATIENCE_S, door_states
+from relay.cli.check_doors import door_states, listens_at
 from relay.cli.check_site import State
 from relay.config import Config
-from relay.entry.listening import Where
 from relay.errors import ConfigError
 from relay.rights import as_owner_of
 
@@ -31,7 +29,7 @@ async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State
         problems = tuple(error.problems)
     yield "Postfix", str(directory), problems
     for each in neighbours:
-        if not await _answers(each.address):
+        if not await listens_at(each.address, unknown=True):
             problem = f"{each.where}: nobody listens at {each.address}: {each.until}; start what belongs there"
             yield f"filter {each.address}", "", (f"{problem}, or take it out",)
     try:
@@ -42,21 +40,3 @@ async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State
     async for state in door_states(config, folders):
         if state[2]:
             yield state
-
-
-async def _answers(where: Where) -> bool:
-    """Whether somebody listens there; also where only Postfix may connect."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            opening = (
-                asyncio.open_unix_connection(str(where))
-                if isinstance(where, Path)
-                else asyncio.open_connection(where.host, where.port)
-            )
-            _, writer = await opening
-            writer.close()
-    except (PermissionError, TimeoutError):
-        return True
-    except OSError:
-        return False
-    return True

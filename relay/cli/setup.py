@@ -26,10 +26,11 @@ from relay.identity import SPOKEN, read_document
 from relay.setup import questions
 from relay.setup.answers import Answers, Door, Everybody, KMEAccess, Places, usual_config_file
 from relay.setup.asking import Asker, filled, read_file
+from relay.setup.backups import BACKUP
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.files import Owner, make_directory
 from relay.setup.kme import check_files, look_at
-from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, runs, undo
+from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
 from relay.setup.peers import document_in
 from relay.setup.questions import DEVELOPMENT, NONE
 from relay.setup.site import make_state, write_configuration

@@ -1,20 +1,15 @@
 """Puts the relay beside a Postfix, by the files of deploy/postfix as they say, and takes that back.
 Everything is tried on a copy first; what was there is kept, and whoever edits afterwards loses nothing.
-
-    postfix-backup/1/before/main.cf     what `apply` found
-    postfix-backup/1/after/main.cf      what it wrote; `undo` wants to find just this
 """
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,16 +21,14 @@ from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
 from relay.rights import as_owner_of, open_named
+from relay.setup.backups import BACKUP, backups, backups_of, made_here, new_backup, this_machine
 from relay.setup.files import write_whole
 from relay.setup.former import LOG_NAMES, as_before, without_stale
 from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
 from relay.setup.scanners import before_smarthost, behind_scanners, between_milters
 
-MACHINE_ID = Path("/etc/machine-id")
 DELAY = ("", "delay_warning_time")
 """Where an administrator has set this, it stays."""
-BACKUP = "postfix-backup"
-"""The directory beside relay.toml that keeps what was there."""
 _SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
 _SOURCE = Path(relay.__file__).parents[1] / "deploy" / "postfix"
 _SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
@@ -83,7 +76,7 @@ async def planned_change(
         now = await snapshot(copy)
         # Tried on a copy of what was there before setup; then only what differs is changed.
         by_filter = not {"outgoing-lmtp", "incoming-lmtp"}.isdisjoint(fragments)
-        backups = _backups_of(directory, beside) if beside is not None else []
+        backups = backups_of(directory, beside) if beside is not None else []
         lines = await as_before(now, backups)
         lines = without_stale(lines, await read_settings(copy), config, by_filter=by_filter)
         await lead_to(wanted, now, lines)
@@ -116,13 +109,13 @@ def apply(change: PostfixChange, beside: Path) -> Path:
     if _read(change.directory) != change.before:
         raise ConfigError(f"{change.directory}: was edited meanwhile; run this again")
     try:
-        backup = _new_backup(beside / BACKUP)
+        backup = new_backup(beside / BACKUP)
         for when, contents in (("before", change.before), ("after", change.after)):
             (backup / when).mkdir(mode=0o700)
             for name, content in contents.items():
                 write_whole(backup / when / name, content, 0o600)
         # Last: `undo` finds a whole backup, or none.
-        write_whole(backup / "directory", f"{change.directory.absolute()}\n{_this_machine()}\n".encode(), 0o600)
+        write_whole(backup / "directory", f"{change.directory.absolute()}\n{this_machine()}\n".encode(), 0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename or beside}: {error.strerror}; nothing was changed") from error
     try:
@@ -138,16 +131,16 @@ def undo(beside: Path) -> Path:
 
     Raises ConfigError where there is none, or where the files are not as they were left: that edit would be lost.
     """
-    found = sorted(_backups(beside / BACKUP), key=lambda each: int(each.name))
-    backups = [each for each in found if _made_here(each)]
-    if found and not backups:
+    found = backups(beside / BACKUP)
+    here = [each for each in found if made_here(each)]
+    if found and not here:
         raise ConfigError(
             f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
             "nothing was undone. To take the content filters out here: deploy/README.md, 2. Postfix"
         )
-    if not backups:
+    if not here:
         raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")
-    backup = backups[-1]
+    backup = here[-1]
     try:
         directory = Path((backup / "directory").read_text().splitlines()[0])
         before, after = _read(backup / "before"), _read(backup / "after")
@@ -289,41 +282,6 @@ def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
                 found = path.stat()
                 owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
                 write_whole(path, content, found.st_mode & 0o7777, owner)
-
-
-def _new_backup(directory: Path) -> Path:
-    """The next one; half of one that a crash has left is no backup, and its number is not used again."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    numbers = [int(each.name) for each in directory.iterdir() if each.name.isdigit()]
-    path = directory / str(max(numbers, default=0) + 1)
-    path.mkdir(mode=0o700)
-    return path
-
-
-def _backups(directory: Path) -> Iterator[Path]:
-    if directory.is_dir():
-        yield from (each for each in directory.iterdir() if each.name.isdigit() and (each / "directory").is_file())
-
-
-def _backups_of(directory: Path, beside: Path) -> list[Path]:
-    """Those of this Postfix, the oldest first."""
-    found = [each for each in _backups(beside / BACKUP) if _made_here(each)]
-    of_it = [each for each in found if (each / "directory").read_text().splitlines()[0] == str(directory.absolute())]
-    return sorted(of_it, key=lambda each: int(each.name))
-
-
-def _made_here(backup: Path) -> bool:
-    """A backup travels along when a site is moved or restored, and is of no Postfix here then."""
-    return (backup / "directory").read_text().splitlines()[1:2] == [_this_machine()]
-
-
-def _this_machine() -> str:
-    """What tells this machine from others, or "none"; its ID itself is not to be shown (machine-id(5))."""
-    try:
-        machine = MACHINE_ID.read_bytes().strip()
-    except OSError:
-        return "none"
-    return hashlib.sha256(b"qumail-relay postfix-backup " + machine).hexdigest()[:32] if machine else "none"
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:

@@ -13,7 +13,8 @@ from relay import postfix as checked
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.setup.answers import Door
-from relay.setup.mail_server import BACKUP, apply, planned_change, undo
+from relay.setup.backups import BACKUP
+from relay.setup.mail_server import apply, planned_change, undo
 from tests.integration.setup.test_doors import in_force, set_up
 from tests.integration.setup.test_mail_server import site, texts
 from tests.testlib import postfix

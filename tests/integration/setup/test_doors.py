@@ -14,7 +14,8 @@ import pytest
 from relay import postfix as checked
 from relay.config import Config
 from relay.setup.answers import Door
-from relay.setup.mail_server import BACKUP, apply, planned_change
+from relay.setup.backups import BACKUP
+from relay.setup.mail_server import apply, planned_change
 from tests.integration.setup.test_mail_server import site
 from tests.testlib import postfix
 from tests.testlib.postfix import requires_postconf, run

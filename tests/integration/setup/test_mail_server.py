@@ -98,7 +98,7 @@ async def test_an_edit_after_setup_is_never_lost(etc: Path, tmp_path: Path) -> N
 async def test_what_is_kept_of_another_machines_postfix_is_never_put_here(
     etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mail_server, "MACHINE_ID", tmp_path / "machine-id")
+    monkeypatch.setattr("relay.setup.backups.MACHINE_ID", tmp_path / "machine-id")
     (tmp_path / "machine-id").write_text("1" * 32)
     before = texts(etc)
     apply(await planned_change(etc, site(tmp_path)), tmp_path)
