@@ -98,24 +98,26 @@ class MailFlow:
 
     @property
     def handing_back(self) -> list[MasterService]:
-        """The services at which content filters of other programs hand mail back: on this host, not to them again."""
+        """The services at which content filters of other programs hand mail back: on this host, not to them again.
+
+        What arrives on a service goes to the incoming side, which is no way back.
+        """
         return [
             each
             for each in self.sources
             if each.command == "smtpd" and "content_filter" in each.overrides and not foreign_filter(self, each)
-            if (at := service_address(each)) and is_loopback(at[0])
+            if (at := service_address(each)) and is_loopback(at[0]) and "incoming" not in self._filtered_by(each)
         ]
+
+    def _filtered_by(self, service: MasterService) -> list[str]:
+        """The directions that its own content filter leads to."""
+        target = _target("content_filter", self.settings.value("content_filter", service))
+        return [side.name for side in self.sides if target is not None and listens(side.direction, target[1])]
 
     def _behind_scanner(self, service: MasterService) -> list[str]:
         """The directions into which a scanner hands on what comes in by this service."""
-        if not foreign_filter(self, service):
-            return []
-        targets = [_target("content_filter", self.settings.value("content_filter", each)) for each in self.handing_back]
-        return [
-            side.name
-            for side in self.sides
-            if targets and all(target is not None and listens(side.direction, target[1]) for target in targets)
-        ]
+        back = self.handing_back if foreign_filter(self, service) else []
+        return [side.name for side in self.sides if back and all(side.name in self._filtered_by(each) for each in back)]
 
     def is_asked(self, side: Side, service: MasterService) -> bool:
         """Whether what comes in by this service is shown to the relay's milter of this direction."""
