@@ -28,7 +28,13 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
 
     `arrival` is the service at which mail arrives. Raises ConfigError where they cannot be put into a row.
     """
-    _no_proxies(had)
+    proxies = _proxies(had)
+    if arrival in proxies:
+        raise ConfigError(
+            f"master.cf {arrival}: smtpd_proxy_filter = {proxies[arrival]}: this filter reads mail before the relay can "
+            f"open it; {UNCHANGED}: name it in content_filter instead (FILTER_README), then run setup again, which puts "
+            "the relay in front of it and behind it"
+        )
     chained = dict(then)
     opened = _opened(had.config)
     scanners = {each.key: value for each in had.sources if (value := foreign_filter(had, each))}
@@ -36,12 +42,13 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
     if _is_ours(had, main):
         main = ""
     reads = scanners.get(arrival, "") or before.get((opened, "content_filter"), "")
-    if found := {*scanners.values(), main, reads} - {""}:
-        for service in _handing_back(had, found):
-            chained[service.key, "content_filter"] = then["", "content_filter"]
-        chained["", "content_filter"] = main or then["", "content_filter"]
-        if opened and reads not in ("", main):
-            chained[opened, "content_filter"] = reads
+    found, sealing = {*scanners.values(), main, reads} - {""}, then.get(("", "content_filter"), "")
+    if _is_ours(had, sealing):
+        for service in _handing_back(had, found) if found else had.handing_back if proxies else ():
+            chained[service.key, "content_filter"] = sealing
+        chained["", "content_filter"] = main or sealing
+    if opened and reads not in ("", main):
+        chained[opened, "content_filter"] = reads
     inherited = before.get(("", "smtpd_milters"), "")
     running = split_list(before.get((arrival, "smtpd_milters"), inherited))
     reading = [each for each in running if _is_foreign(had, each) and not _signs(each)]
@@ -52,7 +59,11 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
 
 def between_milters(had: MailFlow, before: Lines, then: Lines) -> Lines:
     """The same where the relay is asked as a milter."""
-    _no_proxies(had)
+    for key, value in _proxies(had).items():
+        raise ConfigError(
+            f"master.cf {key}: smtpd_proxy_filter = {value}: milters see no content there (MILTER_README); {UNCHANGED}: "
+            "name the filter in content_filter instead, and take --door content-filter"
+        )
     for service in had.sources:
         if value := foreign_filter(had, service):
             raise ConfigError(
@@ -92,15 +103,13 @@ def before_smarthost(config: Config, before: Lines) -> None:
         )
 
 
-def _no_proxies(had: MailFlow) -> None:
-    for service in had.sources:
-        value = had.settings.value("smtpd_proxy_filter", service) if service.command == "smtpd" else ""
-        if value and not had.leads_to(service):
-            raise ConfigError(
-                f"master.cf {service.key}: smtpd_proxy_filter = {value}: this filter reads mail before the relay can "
-                f"open it, and hands on what the relay would not see; {UNCHANGED}: name it in content_filter instead "
-                "(FILTER_README), then run setup again, which puts the relay in front of it and behind it"
-            )
+def _proxies(had: MailFlow) -> dict[str, str]:
+    """The proxy filters of other programs, by service."""
+    found = {
+        each.key: had.settings.value("smtpd_proxy_filter", each) for each in had.sources if each.command == "smtpd"
+    }
+    ours_too = {each.source.key for side in had.sides for each in side.filters if each.source is not None}
+    return {key: value for key, value in found.items() if value and key not in ours_too}
 
 
 def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:

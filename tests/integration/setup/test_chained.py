@@ -92,6 +92,14 @@ async def test_milters_that_read_stand_where_mail_is_open(tmp_path: Path) -> Non
     assert {fault.code for fault in await checked.faults(etc, config)} == {"dkim-before-filter"}
 
 
+async def test_a_proxy_that_reads_what_users_submit_stays_and_hands_on_to_the_relay(tmp_path: Path) -> None:
+    proxy = f"{RETURN}postconf -P submission/inet/smtpd_proxy_filter=127.0.0.1:10024"
+    etc, config = await beside(tmp_path, proxy)
+    await set_up(etc, tmp_path, config)
+    assert await value(etc, "smtpd_proxy_filter", "submission/inet") == "127.0.0.1:10024"
+    assert await value(etc, "content_filter", "127.0.0.1:10025/inet") == RELAY
+
+
 @pytest.mark.parametrize(
     ("door", "commands", "said"),
     [
@@ -100,6 +108,7 @@ async def test_milters_that_read_stand_where_mail_is_open(tmp_path: Path) -> Non
         ("content-filter", "postconf -e 'content_filter = smtp-amavis:[192.0.2.1]:10024'", "setup cannot see where"),
         ("content-filter", NO_RETURN, "no smtpd service on loopback"),
         ("content-filter", "postconf -P smtp/inet/smtpd_proxy_filter=127.0.0.1:10024", "reads mail before the relay"),
+        ("milter", "postconf -P submission/inet/smtpd_proxy_filter=127.0.0.1:10024", "milters see no content there"),
         ("smarthost", "postconf -e 'relayhost = [mail.isp.example]:587'", "--next-hop mail.isp.example:587"),
     ],
 )  # fmt: skip
