@@ -31,9 +31,9 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
     proxies = _proxies(had)
     if arrival in proxies:
         raise ConfigError(
-            f"master.cf {arrival}: smtpd_proxy_filter = {proxies[arrival]}: this filter reads mail before the relay can "
-            f"open it; {UNCHANGED}: name it in content_filter instead (FILTER_README), then run setup again, which puts "
-            "the relay in front of it and behind it"
+            f"master.cf {arrival}: smtpd_proxy_filter = {proxies[arrival]}: this filter reads mail before the relay "
+            f"can open it; {UNCHANGED}: name it in content_filter instead (FILTER_README), then run setup again, which "
+            "puts the relay in front of it and behind it"
         )
     chained = dict(then)
     opened = _opened(had.config)
@@ -61,8 +61,8 @@ def between_milters(had: MailFlow, before: Lines, then: Lines) -> Lines:
     """The same where the relay is asked as a milter."""
     for key, value in _proxies(had).items():
         raise ConfigError(
-            f"master.cf {key}: smtpd_proxy_filter = {value}: milters see no content there (MILTER_README); {UNCHANGED}: "
-            "name the filter in content_filter instead, and take --door content-filter"
+            f"master.cf {key}: smtpd_proxy_filter = {value}: milters see no content there (MILTER_README); "
+            f"{UNCHANGED}: name the filter in content_filter instead, and take --door content-filter"
         )
     for service in had.sources:
         if value := foreign_filter(had, service):
@@ -105,11 +105,10 @@ def before_smarthost(config: Config, before: Lines) -> None:
 
 def _proxies(had: MailFlow) -> dict[str, str]:
     """The proxy filters of other programs, by service."""
-    found = {
-        each.key: had.settings.value("smtpd_proxy_filter", each) for each in had.sources if each.command == "smtpd"
-    }
-    ours_too = {each.source.key for side in had.sides for each in side.filters if each.source is not None}
-    return {key: value for key, value in found.items() if value and key not in ours_too}
+    name = "smtpd_proxy_filter"
+    found = {each.key: had.settings.value(name, each) for each in had.sources if each.command == "smtpd"}
+    to_relay = {way.value for side in had.sides for way in side.filters if way.setting == name}
+    return {key: value for key, value in found.items() if value and value not in to_relay}
 
 
 def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:
