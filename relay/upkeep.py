@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from relay import heap
+from relay import heap, release
 from relay.aio import in_background
 from relay.audit.recovery import take_over_announced
 from relay.audit.upkeep import compress_finished, remove_old
@@ -30,6 +30,7 @@ from relay.keys.ring import KeyRing
 from relay.policy.findings import endings
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage
+from relay.release import Release
 from relay.stamps import read_regular
 from relay.stopping import Stop
 from relay.store import claims
@@ -187,6 +188,7 @@ class KeysFile:
     keys: KeyRing
     receiving: Receiving
     worker: Worker | None = None
+    runs: Release = field(default_factory=release.installed)
 
     async def keep_up(self) -> None:
         """Writes it every WRITE_DOWN_S seconds."""
@@ -199,6 +201,7 @@ class KeysFile:
         try:
             report = (await self.keys.report(ask=False)).as_json()
             report |= {"site_secret": self.secret_id, "key_receiver_ended": self.receiving.process_has_ended}
+            report["release"] = self.runs._asdict()
             if self.worker is not None:
                 self.worker.say("keys", report)
                 if dropping := self.keys.drop_undelivered:

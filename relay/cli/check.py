@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import app, postfix, upkeep
+from relay import app, upkeep
 from relay.audit import pending
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
@@ -25,6 +25,8 @@ from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_doors import door_states, is_units, unit_states
 from relay.cli.check_kmes import kme_states, not_quantum
+from relay.cli.check_postfix import postfix_states
+from relay.cli.check_release import release_states
 from relay.cli.check_rights import rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
@@ -43,7 +45,6 @@ from relay.key_receiver.receiver import replies_in
 from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
-from relay.rights import as_owner_of
 from relay.status import StatusModule
 from relay.status.alarms import of_the_serving_relay
 from relay.store import sent
@@ -123,21 +124,16 @@ Found = tuple[Config | None, list[State]]
 def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: bool, next_hops: bool) -> Found:
     try:
         if postfix_directory is not None:
-            return _postfix(load(config_file), config_file, postfix_directory)
+            return asyncio.run(_postfix(load(config_file), config_file, postfix_directory))
         become_the_relays_user(config_file)
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
     return asyncio.run(_all(config_file, trial_keys, next_hops))
 
 
-def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
-    """Postfix's files may be root's alone to read: root looks at them as their owner, and at nothing of the relay's."""
-    try:
-        with as_owner_of(directory):
-            problems = tuple(map(str, asyncio.run(postfix.faults(directory, config))))
-    except ConfigError as error:
-        problems = tuple(error.problems)
-    return config, [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
+async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
+    found = [state async for state in postfix_states(config, directory)]
+    return config, [("configuration", str(config_file), ()), *found]
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
@@ -146,9 +142,9 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
         folders: list[DoorModule | StatusModule] = [*app.doors(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
-    rights = rights_state(config_file, config)
+    rights, releases = rights_state(config_file, config), release_states(config_file, config)
     looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
-    return config, [("configuration", str(config_file), ()), rights, *looked]
+    return config, [("configuration", str(config_file), ()), rights, *releases, *looked]
 
 
 async def _states(

@@ -26,6 +26,7 @@ from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
+from relay.release import Release
 from relay.stamps import read_regular
 from relay.store.secret import SiteSecret
 
@@ -168,6 +169,15 @@ def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
     """What the relay that serves says is wrong, if one does: KME, peer, and the trouble."""
     rows = (_serving_relay(config) or {}).get("pools", [])
     return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
+
+
+def release_of_the_serving_relay(config: Config) -> Release | None:
+    """What the relay that serves was started from; None where none serves or it does not say so."""
+    said = (_serving_relay(config) or {}).get("release")
+    try:
+        return Release(**{name: str(value) for name, value in dict(said or {}).items()})
+    except (TypeError, ValueError):
+        return None
 
 
 def key_receiver_ended(config: Config) -> bool:

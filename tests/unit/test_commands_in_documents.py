@@ -28,6 +28,7 @@ DOCUMENTS = (
     "deploy/MAIL-SERVERS.md",
     "deploy/OPERATING.md",
     "deploy/RUNBOOK.md",
+    "deploy/SCANNERS.md",
     "deploy/AUDIT.md",
     "deploy/dkim/README.md",
     "deploy/imap/README.md",

@@ -426,7 +426,7 @@ async def test_a_postfix_with_the_relay_as_its_smarthost_sends_sealed_mail(two: 
     async with postfix.running(
         smtp=smtp,
         fragments=("smarthost",),
-        ports={10025: two.alice.relay.addresses["outgoing"]},
+        ports={15025: two.alice.relay.addresses["outgoing"]},
         settings={"myhostname": "programs.alice.example"},
     ) as programs:
         assert (await programs.submit(original, recipients=[recipient])).code == 250

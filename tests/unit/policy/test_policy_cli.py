@@ -22,8 +22,8 @@ domains = ["alice.example"]
 sae_id = "SAE-ALICE"
 
 [outgoing]
-listen = "127.0.0.1:10025"
-next_hop = "127.0.0.1:10026"
+listen = "127.0.0.1:15025"
+next_hop = "127.0.0.1:15026"
 
 [policies]
 directory = "policies"
