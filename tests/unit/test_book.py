@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-PAGES = ("README", "INSTALL", "POSTFIX", "MAIL-SERVERS", "PEERS", "KEYS", "WATCHING", "RUNNING", "SPEED", "CONCEPTS")
+PAGES = (
+    "README",
+    "INSTALL",
+    "TRYING",
+    "SCANNERS",
+    "POSTFIX",
+    "MAIL-SERVERS",
+    "PEERS",
+    "KEYS",
+    "WATCHING",
+    "RUNNING",
+    "SPEED",
+    "CONCEPTS",
+)
 MAX_WORDS, MAX_SENTENCE = 1500, 30
 
 

@@ -1,5 +1,5 @@
 """Every `qumail-relay ...` that a document tells people to type is a command that there is, with options that it has.
-Those of deploy/INSTALL.md's two sites are typed and run, in integration/setup/test_two_sites.py.
+Those of deploy/TRYING.md's two sites are typed and run, in integration/setup/test_two_sites.py.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
     "README.md",
     "deploy/INSTALL.md",
+    "deploy/TRYING.md",
     "deploy/POSTFIX.md",
     "deploy/PEERS.md",
     "deploy/KEYS.md",

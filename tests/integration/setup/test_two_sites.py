@@ -1,4 +1,4 @@
-"""Two sites on one bare machine, by what deploy/INSTALL.md says to type: the first sealed mail at each level.
+"""Two sites on one bare machine, by what deploy/TRYING.md says to type: the first sealed mail at each level.
 Standard: the commands and the table of answers as they stand there; real Postfix, development KMEs; answers are counted.
 """
 
@@ -24,7 +24,7 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, relay_process
 from tests.testlib.terminal import Terminal
 
-README = (Path(__file__).parents[3] / "deploy" / "INSTALL.md").read_text()
+README = (Path(__file__).parents[3] / "deploy" / "TRYING.md").read_text()
 SECTION = README.split("## Two sites on one machine\n")[1].split("\n## ")[0]
 KME, SECOND_POSTFIX, SITES, POLICIES, SERVE = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
 ROWS = re.findall(r"^\| `([^`]+)` \| (?:`([^`]*)`)? ?\| (?:`([^`]*)`)? ?\|$", SECTION, re.MULTILINE)
