@@ -54,11 +54,12 @@ _ALL: Final = (
     Alarm(
         "keys_run_low",
         "At the present rates the keys of a KME for a peer will be gone soon.",
-        "the forecast is below `alarm` of the KME",
+        "the forecast has been below `alarm` of the KME for a minute",
         "it is above it for a minute",
         "`qumail-relay keys status` shows who uses the keys, while there is time. Ask for a higher rate, or have less "
         "mail use them: level aes in place of otp (policies/README.md).",
         about="KME and peer",
+        after_s=60.0,
     ),
     Alarm(
         "kme_away",

@@ -46,7 +46,8 @@ HELD_RECIPIENTS: Final = Metric(
     "qumail_held_recipients",
     "gauge",
     "Recipients for whom mail was held, and has not gone since: it waits in the queue of the mail server. "
-    f"{_DIRECTION}; cause: policy (no listed level can be had, mostly for want of keys), keys, next hop, store, other",
+    f"{_DIRECTION}; cause: policy (it covers nobody there, or lists no level that can be done), keys, next hop, "
+    "store, other",
     ("direction", "cause"),
     together="max",
 )
@@ -112,7 +113,18 @@ PAD_DISCARDED: Final = Metric(
 )
 KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys that are ready", ("kme", "peer"))
 KEYS_STORED: Final = Metric(
-    "qumail_kme_stored_keys", "gauge", "Keys that the KME says it has", ("kme", "peer"), together="min"
+    "qumail_kme_stored_keys",
+    "gauge",
+    "Keys that the KME says it has; none where it has not said so for a minute",
+    ("kme", "peer"),
+    together="min",
+)
+STATUS_AGE: Final = Metric(
+    "qumail_kme_status_age_seconds",
+    "gauge",
+    "Time since the KME said last what it has",
+    ("kme", "peer"),
+    together="min",
 )
 KEY_BITS: Final = Metric("qumail_kme_key_bits", "gauge", "The size of such a key", ("kme", "peer"), together="max")
 KEY_REFILL: Final = Metric(
@@ -124,7 +136,7 @@ KEY_USE: Final = Metric(
 KEYS_EMPTY: Final = Metric(
     "qumail_key_empty_seconds",
     "gauge",
-    "Time until the keys are gone at the present rates; +Inf where they are not",
+    "Time until the keys are gone at the present rates; +Inf where they are not; none where it is not known now",
     ("kme", "peer"),
     together="min",
 )

@@ -129,7 +129,7 @@ class KeyPool:
 
     def use_rate(self, slave_sae: str) -> float:
         """Bits a second that left the pool to seal messages, averaged over some minutes."""
-        return self._kme_store(slave_sae).use.per_second
+        return self._kme_store(slave_sae).use.lasting
 
     def bits_at_hand(self, slave_sae: str) -> int:
         """Bits in the pool and, as it said last, in the KME's store, without those drawn since and those waited for."""
@@ -142,6 +142,11 @@ class KeyPool:
     def known_status(self, slave_sae: str) -> KeyStatus | None:
         """What the KME said last of its store for this slave SAE."""
         return self._kme_store(slave_sae).status
+
+    def status_age(self, slave_sae: str) -> float | None:
+        """Seconds since the KME said that; None where it never has."""
+        kme_store = self._kme_store(slave_sae)
+        return self._timing.clock() - kme_store.status_at if kme_store.status else None
 
     def status_trouble(self, slave_sae: str) -> str:
         """Why its last answer to status is of no use, or for whom it takes us there; "" where all is well."""
@@ -259,7 +264,7 @@ class KeyPool:
         kme_store.status_fails.over()
         kme_store.status_trouble = ""
         self._answered()
-        kme_store.status = status
+        kme_store.status, kme_store.status_at = status, self._timing.clock()
         self._compare_names(kme_store, status, slave_sae)
         kme_store.drawn_before_status = drawn
         if status.stored_key_count is not None and status.key_size:

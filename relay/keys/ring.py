@@ -468,4 +468,4 @@ class KeyRing:
     def _level_rows(self, pools: Sequence[PoolRow]) -> Iterable[LevelRow]:
         for (peer, level), rate in sorted(self._level_use.items()):
             mine = [row for row in pools if row.peer == peer]
-            yield LevelRow.of(peer, level, rate.per_second, self._level_keys[peer, level], mine)
+            yield LevelRow.of(peer, level, rate.lasting, self._level_keys[peer, level], mine)

@@ -38,6 +38,8 @@ class KMEStore:
     may_take_us: Complaint
     draws: DrawCount
     status: KeyStatus | None = None
+    status_at: float = float("-inf")
+    """When it came, in seconds of the clock."""
     status_trouble: str = ""
     another_name: AnotherName | None = None
     """Whom the KME takes us for, by its last status."""

@@ -55,9 +55,19 @@ def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for peer in sorted({labels[0] for labels in sight.totals.get(metrics.KEYS_MISSED, {})} | set(standing)):
         missed = sight.grown(metrics.KEYS_MISSED, MINUTE_S, _first_is(peer))
         if missed:
-            yield peer, f"{missed:.0f} mails within a minute found no quantum key for peer {peer}"
+            yield (
+                peer,
+                f"{missed:.0f} mails within a minute found no quantum key for peer {peer}{_kmes_say(sight, peer)}",
+            )
         elif peer in standing and not _keys_at_hand(sight, peer):
-            yield peer, f"no key for peer {peer} is there"
+            yield peer, f"no key for peer {peer} is there{_kmes_say(sight, peer)}"
+
+
+def _kmes_say(sight: Sight, peer: str) -> str:
+    """What is wrong with the KMEs that have this peer's keys."""
+    rows = (row for row in sight.watched.keys.pool_rows() if row.peer == peer)
+    wrong = [f"KME {row.kme}: {row.trouble}" for row in rows if row.trouble]
+    return f": {'; '.join(wrong)}" if wrong else ""
 
 
 def _keys_at_hand(sight: Sight, peer: str) -> float:

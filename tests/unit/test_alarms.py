@@ -41,7 +41,13 @@ def watched(board: Board, **settings: Any) -> Watched:
         audit_directory=Path("/audit"), all_in_clear="",
     )  # fmt: skip
     return cast(
-        Watched, SimpleNamespace(board=board, config=config, policies=SimpleNamespace(problems=("x.toml:1: no",)))
+        Watched,
+        SimpleNamespace(
+            board=board,
+            config=config,
+            policies=SimpleNamespace(problems=("x.toml:1: no",)),
+            keys=SimpleNamespace(pool_rows=list),
+        ),
     )
 
 

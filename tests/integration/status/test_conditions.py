@@ -6,19 +6,24 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from relay import app
+from relay.keys import report
 from relay.kme import DevelopmentKMEs
 from tests.integration.status.test_alarms import until_written
 from tests.integration.status.test_metrics import asked, numbers, with_status
 from tests.system.drill import shortened
+from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_page import page
+from tests.testlib.submit import submit
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +81,38 @@ async def test_a_fifo_among_the_relays_own_files_keeps_no_relay_from_serving(sha
         os.mkfifo(path)
     async with asyncio.timeout(60), app.running(shadowed.config) as addresses:
         assert await asked(addresses["status"], "/readyz")
+
+
+async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_keys_are_unknown(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "STATUS_MAX_AGE_S", 0.5)
+    site = with_status(
+        make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+            policies={"default.toml": 'levels = ["aes"]\n'}, kme_settings="timeout = 1\ncache_high = 0\n",
+        )
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        for call in ("status", "enc_keys"):
+            kmes.km1.misbehave(call, "http", times=None, code=503)
+        reply = await submit(addresses["outgoing"], mails.plain())
+        assert (reply.code, str(reply)[:9]) == (451, "451 4.7.5")
+        assert "policy" not in str(reply)
+        assert "key" in str(reply)
+        async with asyncio.timeout(30):
+            while "mail to 1 recipient" not in (shown := await page(addresses["status"])).text("slot-verdict"):
+                await asyncio.sleep(0.05)
+        assert "(keys: 1)" in shown.text("held")
+        found = await numbers(addresses["status"])
+        assert found.sum("qumail_held_recipients", direction="outgoing", cause="keys") == 1
+        assert found.sum("qumail_held_recipients", direction="outgoing", cause="policy") == 0
+        async with asyncio.timeout(30):
+            while "at the KME unknown" not in (card := (await page(addresses["status"])).text("keys")):
+                await asyncio.sleep(0.05)
+        assert "no key is ready" in card
+        assert "does not run out" not in card
+        async with asyncio.timeout(30):
+            while "keys_gone" not in (told := (await page(addresses["status"])).text("troubles")):
+                await asyncio.sleep(0.05)
+        assert re.search(r"no quantum key for peer bob: KME kme: .*503", told), told
