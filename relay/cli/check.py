@@ -40,7 +40,7 @@ from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.keys.receiver import replies_in
-from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
+from relay.policy.findings import in_vain
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.rights import as_owner_of
@@ -181,7 +181,7 @@ async def _states(
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
     standing = of_the_serving_relay(config)
     for each in standing:
-        problem = f"{each.cause}; what to do: {each.alarm.what_to_do}"
+        problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
         yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
     if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
         yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
@@ -199,7 +199,7 @@ def _policies(config: Config) -> State:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies), *floors_in_vain(policies))))
+    problems = tuple(map(str, in_vain(policies)))
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}", problems
 
 

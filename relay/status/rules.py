@@ -1,4 +1,4 @@
-"""The rule of each alarm: out of one look at the relay, what it is to be raised about, and why; all pure functions.
+"""The rule of each condition: out of one look at the relay, what it stands for, and why; all pure functions.
 Standard: relay/counting/alarms.py says in words what stands here; a cause names peers and KMEs, nothing of a mail.
 
 Another alarm is an entry there and a function here.
@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from relay.counting import metrics
 from relay.counting.board import Labels
 from relay.counting.held import DIRECTIONS
+from relay.keys import report
 from relay.status.sight import WINDOW_S, Sight, Which
 
 Seen = tuple[str, str]
@@ -20,6 +21,8 @@ Seen = tuple[str, str]
 Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
 """It is told what its alarm stands for already: where an end has to be seen, no news is no end."""
 
+THROUGH = ("delivered", "inside", "repeated")
+"""Outcomes of mail that got through."""
 MINUTE_S = 60.0
 KME_S = 30.0
 DEFERRED = 3
@@ -48,6 +51,29 @@ def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
             yield (
                 direction,
                 f"mail to {number} recipients waits ({causes}), the first for {longest:.0f} s",
+            )
+
+
+def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    for direction in DIRECTIONS:
+        quiet = _seconds_since_one_went(sight, direction)
+        held = sight.grown(metrics.MAILS, quiet, _ended(direction, ("held",)))
+        if held >= (1 if direction in standing else DEFERRED):
+            yield direction, f"{held:.0f} {direction} mails were held since the last that went"
+
+
+def _seconds_since_one_went(sight: Sight, direction: str) -> float:
+    """For how long it is known that no mail of this direction has gone."""
+    ages = [sight.now - at for at, _ in sight.samples]
+    return max((age for age in ages if not sight.grown(metrics.MAILS, age, _ended(direction, THROUGH))), default=0.0)
+
+
+def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for each in sight.waiting:
+        if each.cause == "policy" and (each.again or sight.more_wait):
+            yield (
+                each.direction,
+                f"mail to {each.recipients} recipients is held by policy, the first for {each.longest:.0f} s",
             )
 
 
@@ -85,6 +111,19 @@ def _keys_run_low(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
             )
 
 
+def _keys_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (kme, peer), age in sight.gauges(metrics.STATUS_AGE).items():
+        if age > report.STATUS_MAX_AGE_S:
+            yield (
+                f"{kme} {peer}",
+                f"KME {kme} has not said for {age // 60:.0f} min how many keys it has for peer {peer}",
+            )
+
+
+def _peer_without_keys(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    yield from sight.watched.known().config.peers_without_keys.items()
+
+
 def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     states = sight.gauges(metrics.KME_BREAKER)
     for kme in sorted({name for name, _ in states}):
@@ -113,27 +152,48 @@ def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[
 
 
 def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for whose, left, day in _certificates(sight):
+        if 0 < left < ENDS_SOON_S:
+            yield whose, f"certificate of {whose} ends on {day}"
+
+
+def _certificate_ended(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for whose, left, day in _certificates(sight):
+        if left <= 0:
+            yield whose, f"certificate of {whose} has ended on {day}"
+
+
+def _certificates(sight: Sight) -> Iterator[tuple[str, float, str]]:
+    """Of what each is, the seconds that are left, and the day."""
     now = datetime.now(UTC).timestamp()
     for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
-        if end - now < ENDS_SOON_S:
+        if not math.isnan(end):
             day = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            whose = f"{of} {name}".strip()
-            yield whose, f"certificate of {whose} {'has ended' if end <= now else 'ends'} on {day}"
+            yield f"{of} {name}".strip(), end - now, day
 
 
-def _store_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    if not min(sight.gauges(metrics.STORE_WRITABLE).values(), default=1):
-        yield "", next(filter(lambda cause: "store" in cause, sight.not_ready), "the store cannot be written")
+def _not_ready(name: str) -> Rule:
+    """What relay/status/ready.py has found."""
+
+    def rule(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+        if cause := sight.not_ready.get(name):
+            yield "", cause
+
+    return rule
 
 
 def _disk_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     least = sight.watched.config.alarms.disk_free
-    if sight.disk_free is not None and sight.disk_free < least * (ROOM_AGAIN if standing else 1):
+    if cause := sight.not_ready.get("disk_full"):
+        yield "", cause
+    elif sight.disk_free is not None and sight.disk_free < least * (ROOM_AGAIN if standing else 1):
         yield "", f"{sight.disk_free // 2**20} MiB are free on the disk of {sight.watched.config.state_directory}"
 
 
 def _audit_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    if not min(sight.gauges(metrics.AUDIT_WRITABLE).values(), default=1):
+    if cause := sight.not_ready.get("audit_unwritable"):
+        yield "", cause
+    elif not min(sight.gauges(metrics.AUDIT_WRITABLE).values(), default=1):
         yield "", f"{sight.watched.config.audit_directory}: cannot be written"
 
 
@@ -184,6 +244,16 @@ def _policy_broken(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"{faults:.0f} faults in the policy files; the set from before is in force: {first}"
 
 
+def _policy_in_vain(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if sight.in_vain:
+        yield "", f"{sight.in_vain} findings in the policy files"
+
+
+def _history_not_written(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if cause := sight.watched.store.history.trouble:
+        yield "", f"the store did not take it: {cause}"
+
+
 def _next_hop_away(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for direction in DIRECTIONS:
         wrong = sight.next_hops.get(direction, "")
@@ -200,10 +270,7 @@ def _next_hop_refuses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
 
 
 def _delivered(sight: Sight, direction: str, seconds: float) -> float:
-    def got_there(labels: Labels) -> bool:
-        return labels[0] == direction and labels[4] in ("delivered", "inside")
-
-    return sight.grown(metrics.MAILS, seconds, got_there)
+    return sight.grown(metrics.MAILS, seconds, _ended(direction, ("delivered", "inside")))
 
 
 def _canary_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -238,6 +305,10 @@ def _clock_jumped(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"it was set {'on' if sight.clock_off > 0 else 'back'} by {abs(sight.clock_off):.0f} s"
 
 
+def _ended(direction: str, outcomes: Collection[str]) -> Which:
+    return lambda labels: labels[0] == direction and labels[4] in outcomes
+
+
 def _first_is(value: str) -> Which:
     return lambda labels: labels[0] == value
 
@@ -251,27 +322,36 @@ def _call_of(kme: str, is_one: Callable[[str], bool], call: str = "") -> Which:
 
 
 RULES: dict[str, Rule] = {
+    "shadow_mode": _shadow_mode,
     "mail_held": _mail_held,
+    "mail_stuck": _mail_stuck,
+    "policy_holds": _policy_holds,
     "keys_gone": _keys_gone,
     "keys_run_low": _keys_run_low,
+    "keys_unwatched": _keys_unwatched,
+    "peer_without_keys": _peer_without_keys,
     "kme_away": _kme_away,
     "received_keys_refused": _received_keys_refused,
     "certificate_ends": _certificate_ends,
-    "store_unwritable": _store_unwritable,
+    "certificate_ended": _certificate_ended,
+    "store_unwritable": _not_ready("store_unwritable"),
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,
+    "key_receiver_ended": _not_ready("key_receiver_ended"),
+    "not_watched": _not_ready("not_watched"),
     "mail_put_aside": _mail_put_aside,
     "quarantine_grows": _quarantine_grows,
     "quarantine_full": _quarantine_full,
     "clear_text": _clear_text,
-    "shadow_mode": _shadow_mode,
     "tripwire": _tripwire,
     "policy_broken": _policy_broken,
+    "policy_in_vain": _policy_in_vain,
     "next_hop_away": _next_hop_away,
     "next_hop_refuses": _next_hop_refuses,
     "canary_late": _canary_late,
     "event_loop_late": _event_loop_late,
     "memory_full": _memory_full,
     "clock_jumped": _clock_jumped,
+    "history_not_written": _history_not_written,
 }
-"""By the alarm's name."""
+"""By the name of the condition."""

@@ -70,7 +70,7 @@ def _forecast(now: Now, place: tuple[str, str], empty: float) -> Content:
         ready = now.value(metrics.KEYS_READY, *place)
         silent = "the KME does not say how many it has"
         return badge("warning", silent) if ready else badge("bad", f"no key is ready, and {silent}")
-    if now.value(metrics.KEY_ALARM, *place):
+    if now.stands("keys_run_low", " ".join(place)):
         return badge("bad", f"gone in {words.duration(empty)}")
     return badge("good", "does not run out" if math.isinf(empty) else f"lasts {words.duration(empty)}")
 

@@ -16,14 +16,13 @@ from relay.status.alarms import Alarms
 from relay.status.page.feed import SECTIONS, Feed
 from relay.status.page.html import Html, element
 from relay.status.page.words import clock
-from relay.status.ready import Readiness
 from relay.status.record import recording
 
 EVENTS = "/events"
 FILES: Mapping[str, str] = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HERE = Path(__file__).parent
 
-_WIDE = ("troubles", "held", "keys", "history", "mails")
+_WIDE = ("troubles", "waiting", "held", "keys", "history", "mails")
 """Sections that take the whole width; the others stand side by side where there is room."""
 
 
@@ -80,10 +79,10 @@ class Page:
 
 
 @asynccontextmanager
-async def page(watched: Watched, ready: Readiness, alarms: Alarms) -> AsyncIterator[Page]:
+async def page(watched: Watched, alarms: Alarms) -> AsyncIterator[Page]:
     """The page, kept up until the block ends."""
     files = {name: (HERE / name).read_bytes() for name in FILES}
     async with recording(watched, alarms) as record:
-        feed = Feed(watched, ready, record)
+        feed = Feed(watched, record)
         async with in_background("page", feed.keep_up()):
             yield Page(watched.config.site.name, feed, files)

@@ -79,8 +79,8 @@ def show_troubles(now: Now) -> Html:
     """What is wrong, each with what to do, and what was lately."""
     found = troubles(now)
     each = [
-        element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", _sentence(one.what)),
-                element("p", code(one.do)), _whence(one)))
+        element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", one.line),
+                element("p", _sentence(one.what), "."), element("p", code(one.do)), _whence(one)))
         for one in found
     ]  # fmt: skip
     shown = (
@@ -95,9 +95,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _whence(trouble: Trouble) -> Html | None:
-    if trouble.since is None:
-        return None
+def _whence(trouble: Trouble) -> Html:
     return element("p", element("code", trouble.alarm), " since ", words.clock(trouble.since), class_="quiet small")
 
 
@@ -117,22 +115,8 @@ def _ended(now: Now) -> Html | None:
 
 
 def show_held(now: Now) -> Html:
-    """What is held now, and what was held, refused or turned away, and why."""
-    return section("held", "Held and refused", [_held_now(now, each) for each in DIRECTIONS], _reasons(now))
-
-
-def _held_now(now: Now, direction: str) -> Html | None:
-    waiting = {
-        cause: count for (way, cause), count in now.series(metrics.HELD_RECIPIENTS) if way == direction and count
-    }
-    if not waiting:
-        return None
-    longest = words.duration(now.value(metrics.HELD_SECONDS, direction) or 0)
-    causes = ", ".join(f"{cause}: {count:,.0f}" for cause, count in waiting.items())
-    return element(
-        "p", f"{direction.capitalize()} mail to ", element("strong", words.many(sum(waiting.values()), "recipient")),
-        f" is held now ({causes}), the first for {longest}.", class_="now",
-    )  # fmt: skip
+    """What was held, refused or turned away, and why."""
+    return section("held", "Held and refused", _reasons(now))
 
 
 def _reasons(now: Now) -> Html:
@@ -228,8 +212,7 @@ def show_history(now: Now) -> Html:
             _bars(now, direction, "the last six weeks", days, lambda at: at // DAY_S * DAY_S, "%d %b", "day (UTC)"),
         )
     ]
-    trouble = element("p", badge("warning", "Not written"), " ", now.past.trouble) if now.past.trouble else None
-    return section("history", "Delivered mails by level", trouble, element("div", shown, class_="charts"))
+    return section("history", "Delivered mails by level", element("div", shown, class_="charts"))
 
 
 def _bars(

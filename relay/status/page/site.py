@@ -11,7 +11,6 @@ from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
 from relay.status.page.sections import badge, facts_list, section, table
-from relay.status.rules import ENDS_SOON_S
 
 _BREAKER = {0: ("good", "closed"), 1: ("warning", "trying again"), 2: ("bad", "left alone")}
 
@@ -43,8 +42,9 @@ def show_certificates(now: Now) -> Html:
     """Which ends when."""
     rows: list[list[Content]] = []
     for (of, name), ends in sorted(now.series(metrics.CERTIFICATE), key=lambda each: each[1]):
-        left = ends - now.time
-        state = "good" if left >= ENDS_SOON_S else "warning" if left >= ENDS_SOON_S / 10 else "bad"
+        left, about = ends - now.time, f"{of} {name}".strip()
+        soon = "warning" if now.stands("certificate_ends", about) else "good"
+        state = "bad" if now.stands("certificate_ended", about) else soon
         word = "ended" if left <= 0 else f"{words.duration(left // 86_400 * 86_400 or left)} left"
         whose = element("bdi", f"{of.replace('_', ' ')} {name}".strip())
         rows.append([whose, [badge(state, word), " ", words.clock(ends, "%Y-%m-%d")]])

@@ -346,7 +346,7 @@ async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
     async with app.running(site.config) as addresses:
         for _ in range(2):
             assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
-        await until_written(site, "mail_held")
+        await until_written(site, "mail_held", "policy_holds")
         (site.directory / "policies" / "nobody.example.toml").write_text('peer = "bob"\nlevels = ["aes"]\n')
         async with asyncio.timeout(30):
             while (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code != 250:
@@ -366,7 +366,7 @@ async def test_a_client_that_was_held_once_and_never_comes_again_raises_no_alarm
         assert found.sum("qumail_held_recipients") == 1
         assert found.sum("qumail_alarms_total", alarm="mail_held") == 0
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=["once@nobody.example"])).code == 451
-        await until_written(site, "mail_held")
+        await until_written(site, "mail_held", "policy_holds")
 
 
 async def test_over_a_restart_mail_still_waits_and_the_alarm_ends_as_soon_as_it_has_gone(

@@ -15,8 +15,9 @@ import pytest
 from relay import app
 from relay.keys import report
 from relay.kme import DevelopmentKMEs
+from relay.status import record
 from tests.integration.status.test_alarms import until_written
-from tests.integration.status.test_metrics import asked, numbers, with_status
+from tests.integration.status.test_metrics import SEALED_TYPE, STATUS, asked, numbers, with_status
 from tests.system.drill import shortened
 from tests.testlib import mails
 from tests.testlib.relay_command import run
@@ -103,7 +104,7 @@ async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_k
         async with asyncio.timeout(30):
             while "mail to 1 recipient" not in (shown := await page(addresses["status"])).text("slot-verdict"):
                 await asyncio.sleep(0.05)
-        assert "(keys: 1)" in shown.text("held")
+        assert "outgoing keys 1 " in shown.text("waiting")
         found = await numbers(addresses["status"])
         assert found.sum("qumail_held_recipients", direction="outgoing", cause="keys") == 1
         assert found.sum("qumail_held_recipients", direction="outgoing", cause="policy") == 0
@@ -116,3 +117,35 @@ async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_k
             while "keys_gone" not in (told := (await page(addresses["status"])).text("troubles")):
                 await asyncio.sleep(0.05)
         assert re.search(r"no quantum key for peer bob: KME kme: .*503", told), told
+
+
+@pytest.mark.parametrize("addresses", [False, True])
+async def test_mail_that_is_put_aside_is_told_the_postmaster_at_once_and_stands_on_the_page(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch, addresses: bool
+) -> None:
+    monkeypatch.setattr(record, "LOOK_S", 0.1)
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], incoming=sink.address,
+    )  # fmt: skip
+    settings = f'[alarms]\nmail_to = ["postmaster@alice.example"]\n\n{STATUS}addresses = {str(addresses).lower()}\n'
+    async with app.running(with_status(site, settings).config) as addresses_of:
+        for number in (1, 2):
+            message = SEALED_TYPE + b"AA%02d\r\n" % number
+            reply = await submit(
+                addresses_of["incoming"], message, sender="eve@bob.example", recipients=["ann@alice.example"]
+            )
+            assert reply.code == 250
+        [told] = await sink.messages(1)
+        assert told.recipients == ("postmaster@alice.example",)
+        text = told.message.decode()
+        assert "mail_put_aside (bob unknown-format) begins" in text
+        assert "qumail-relay quarantine list" in text
+        assert "eve@" not in text
+        async with asyncio.timeout(30):
+            while (shown := await page(addresses_of["status"])).text("waiting").count("quarantine show") != 2:
+                await asyncio.sleep(0.05)
+        listed = shown.text("waiting")
+        assert "Put aside: 2 messages, which nobody has got" in listed
+        assert "It is not sealed in a way that is known here." in listed
+        assert ("eve@bob.example to ann@alice.example" in listed) == addresses
+        assert addresses or "@" not in listed
