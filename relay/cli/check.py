@@ -108,10 +108,11 @@ def check(
 
 
 def _print(console: Console, states: list[State]) -> None:
-    console.print(Text(summary(states), "bold red" if any(problems for *_, problems in states) else "green"))
+    colour = "bold red" if any(problems for *_, problems in states) else "green"
+    console.print(Text(summary(states), colour), soft_wrap=True)
     for what, detail, problems in states:
         if not problems:
-            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"))
+            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"), soft_wrap=True)
         for problem in problems:
             console.print(Text.assemble(("WRONG  ", "bold red"), (what, "bold"), f"  {problem}"), soft_wrap=True)
 

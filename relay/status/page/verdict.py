@@ -7,10 +7,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from relay import amounts
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS
 from relay.status.alarms import Standing
-from relay.status.page import words
 from relay.status.page.now import Now
 from relay.status.record import RECENT_S
 from relay.status.rules import THROUGH
@@ -55,7 +55,7 @@ def verdict(now: Now) -> Verdict:
         for outcomes in (THROUGH, ("refused",))
     )
     waiting = now.sum(metrics.HELD_RECIPIENTS)
-    held = f"mail to {words.many(waiting, 'recipient')} is held" if waiting else "nothing is held"
+    held = f"mail to {amounts.many(waiting, 'recipient')} is held" if waiting else "nothing is held"
     counts = f"{through:,.0f} delivered, {refused:,.0f} refused in the last {MINUTES}; {held}"
     if found := _worst_first(now):
         worst = found[0]

@@ -4,6 +4,7 @@ Standard: as sections.py; addresses stand there where [status] says so, and noth
 
 from __future__ import annotations
 
+from relay import amounts
 from relay.counting import metrics
 from relay.policy.names import printable
 from relay.quarantine import told
@@ -37,11 +38,11 @@ def _aside(now: Now) -> Html | None:
         return None
     rows: list[list[Content]] = [
         [words.clock(each.arrived_at), _whose(now, each), [told(each.reason), " ", element("code", each.reason)],
-         words.octets(each.size), element("code", f"qumail-relay quarantine show {each.id}")]
+         amounts.octets(each.size), element("code", f"qumail-relay quarantine show {each.id}")]
         for each in now.past.aside
     ]  # fmt: skip
     more = number - len(rows)
-    caption = f"Put aside: {words.many(number, 'message')}, which nobody has got, the newest above"
+    caption = f"Put aside: {amounts.many(number, 'message')}, which nobody has got, the newest above"
     caption += f"; {more:,.0f} more: qumail-relay quarantine list" if more > 0 else ""
     return table("aside", caption, ["came", "from", "why", "size", "to see it"], rows, words_in=(0, 1, 2, 4))
 
@@ -77,4 +78,4 @@ def _peers(now: Now, direction: str) -> str:
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:
             tries[peer] = tries.get(peer, 0.0) + count
-    return ", ".join(f"{peer or 'no peer'} ({words.many(count, 'mail')})" for peer, count in sorted(tries.items()))
+    return ", ".join(f"{peer or 'no peer'} ({amounts.many(count, 'mail')})" for peer, count in sorted(tries.items()))
