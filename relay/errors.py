@@ -126,7 +126,7 @@ class KeyNotFound(KeyUnavailable):
 
 
 class HeldForKeys(KeyUnavailable):
-    """No level that policy lists can be had, for want of quantum keys at least at one, and policy says hold."""
+    """A quantum key is missing for a level that policy lists, no other can be had, and policy says hold."""
 
     public = "The message waits: no encryption key for this recipient is available now"
 

@@ -96,7 +96,7 @@ _ALL: Final = (
         "policy lists.",
         "a key was asked for and not to be had",
         "keys are there again, and none was missed for two minutes",
-        "`qumail-relay keys status` shows who uses the keys. Ask whoever runs the KMEs why no more come, and have less "
+        "`qumail-relay keys status` shows who uses the keys. Ask the KMEs' operator why no more come, and have less "
         'mail use them: level aes in place of otp, or quantum = "preferred" (policies/README.md).',
         about="peer",
         clear_s=120.0,
@@ -167,7 +167,7 @@ _ALL: Final = (
         "there are 30 days left",
         "another one is in its place, or it has ended",
         "Renew it: a site's with `qumail-relay identity new` and an invitation to each peer, a peer's by asking for "
-        "theirs, a KME's by whoever runs it, one for TLS as it was made. Files that are renewed are taken up by "
+        "theirs, a KME's by its operator, one for TLS as it was made. Files that are renewed are taken up by "
         "themselves or with SIGHUP.",
         about="certificate",
         severity="warning",

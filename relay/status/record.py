@@ -43,6 +43,7 @@ Counts = dict[Labels, float]
 class _Look:
     at: float
     counts: dict[Metric, Counts]
+    times: dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +63,12 @@ class Remembered:
     `recent` is by how much each count has grown lately, `last` when a mail of a direction had an outcome, `stretches`
     the history by the seconds of a stretch, the oldest first. `standing` are the conditions that stand, the oldest
     first, and `ended` those that have ended, the last first. `aside` is what was put in quarantine last.
+    `times` is by how much the histogram of a direction's whole time (qumail_step_seconds, step all) has grown lately.
     """
 
     at: float
     recent: Mapping[Metric, Counts]
+    times: Mapping[str, Sequence[float]]
     last: Mapping[tuple[str, str], float]
     stretches: Mapping[int, Sequence[Stretch]]
     standing: Sequence[Standing]
@@ -104,7 +107,9 @@ class Record:
                     self._last[direction, outcome] = now
             if len(self._looks) > 1 and now - self._looks[-2].at < LOOK_S:
                 self._looks.pop()
-        self._looks.append(_Look(now, counts))
+        steps = totals.get(metrics.STEP_SECONDS, {})
+        times = {direction: list(numbers) for (direction, step), numbers in steps.items() if step == "all"}
+        self._looks.append(_Look(now, counts, times))
         while len(self._looks) > 2 and self._looks[1].at <= now - RECENT_S:
             self._looks.popleft()
         standing = self._alarms.standing
@@ -116,8 +121,22 @@ class Record:
         """What is remembered now, as a value that stays as it is."""
         now, before = self._looks[-1], self._looks[0]
         recent = {metric: _grown(now.counts, before.counts, metric) for metric in _LOOKED_AT}
+        times = {
+            direction: [
+                number - old
+                for number, old in zip(numbers, before.times.get(direction, [0.0] * len(numbers)), strict=True)
+            ]
+            for direction, numbers in now.times.items()
+        }
         return Remembered(
-            now.at, recent, dict(self._last), self._history(now), [*self._standing], [*self._ended], [*self._aside]
+            now.at,
+            recent,
+            times,
+            dict(self._last),
+            self._history(now),
+            [*self._standing],
+            [*self._ended],
+            [*self._aside],
         )
 
     def _history(self, now: _Look) -> dict[int, list[Stretch]]:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
+from relay.amounts import many, octets
 from relay.counting import metrics
 from relay.counting.board import Labels
 from relay.counting.held import DIRECTIONS
@@ -46,11 +47,13 @@ def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         # Where not all found a place, what is tried again may not have: then what was tried once tells of it.
         longest = max(each.longest if sight.more_wait else each.again for each in ours)
         if longest > most:
-            number = f"{sum(each.recipients for each in ours)}{' and more' if sight.more_wait else ''}"
+            number = (
+                f"{many(sum(each.recipients for each in ours), 'recipient')}{' and more' if sight.more_wait else ''}"
+            )
             causes = ", ".join(f"{each.cause}: {each.recipients}" for each in ours)
             yield (
                 direction,
-                f"mail to {number} recipients waits ({causes}), the first for {longest:.0f} s",
+                f"mail to {number} waits ({causes}), the first for {longest:.0f} s",
             )
 
 
@@ -59,7 +62,7 @@ def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
         quiet = _seconds_since_one_went(sight, direction)
         held = sight.grown(metrics.MAILS, quiet, _ended(direction, ("held",)))
         if held >= (1 if direction in standing else DEFERRED):
-            yield direction, f"{held:.0f} {direction} mails were held since the last that went"
+            yield direction, f"{many(held, 'mail')} held since the last that went ({direction})"
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
@@ -73,7 +76,7 @@ def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         if each.cause == "policy" and (each.again or sight.more_wait):
             yield (
                 each.direction,
-                f"mail to {each.recipients} recipients is held by policy, the first for {each.longest:.0f} s",
+                f"mail to {many(each.recipients, 'recipient')} is held by policy, the first for {each.longest:.0f} s",
             )
 
 
@@ -83,7 +86,7 @@ def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
         if missed:
             yield (
                 peer,
-                f"{missed:.0f} mails within a minute found no quantum key for peer {peer}{_kmes_say(sight, peer)}",
+                f"{many(missed, 'mail')} within a minute found no quantum key for peer {peer}{_kmes_say(sight, peer)}",
             )
         elif peer in standing and not _keys_at_hand(sight, peer):
             yield peer, f"no key for peer {peer} is there{_kmes_say(sight, peer)}"
@@ -92,7 +95,9 @@ def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 def _kmes_say(sight: Sight, peer: str) -> str:
     """What is wrong with the KMEs that have this peer's keys."""
     rows = (row for row in sight.watched.keys.pool_rows() if row.peer == peer)
-    wrong = [f"KME {row.kme}: {row.trouble}" for row in rows if row.trouble]
+    wrong = [f"KME {row.kme}: {row.trouble.removeprefix(f'{row.kme}: ')}" for row in rows if row.trouble]
+    if not wrong and (last := sight.watched.board.missed.get(peer)):
+        wrong.append(last)
     return f": {'; '.join(wrong)}" if wrong else ""
 
 
@@ -187,7 +192,7 @@ def _disk_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     if cause := sight.not_ready.get("disk_full"):
         yield "", cause
     elif sight.disk_free is not None and sight.disk_free < least * (ROOM_AGAIN if standing else 1):
-        yield "", f"{sight.disk_free // 2**20} MiB are free on the disk of {sight.watched.config.state_directory}"
+        yield "", f"{octets(sight.disk_free)} free on the disk of {sight.watched.config.state_directory}"
 
 
 def _audit_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -201,13 +206,13 @@ def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     put = sight.grown(metrics.QUARANTINE_PUT, WINDOW_S, lambda labels: labels[1] == "no")
     held = sight.grown(metrics.QUARANTINE_LAG, WINDOW_S)
     if put + held > sight.watched.config.alarms.unopened:
-        yield "", f"{put:.0f} mails were put in quarantine of late, and {held:.0f} times one was held for its key"
+        yield "", f"{many(put, 'mail')} put in quarantine of late, and {many(held, 'time')} one was held for its key"
 
 
 def _mail_put_aside(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for (reason, peer), number in sight.gauges(metrics.QUARANTINE_MESSAGES).items():
         if peer and number:
-            yield f"{peer} {reason}", f"{number:.0f} mails from peer {peer} are in quarantine ({reason})"
+            yield f"{peer} {reason}", f"{many(number, 'mail')} from peer {peer} in quarantine ({reason})"
 
 
 def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -221,7 +226,7 @@ def _quarantine_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         for each in (metrics.QUARANTINE_BYTES, metrics.QUARANTINE_LIMIT)
     )
     if taken >= QUARANTINE_FULL * limit or sight.grown(metrics.QUARANTINE_FULL, WINDOW_S):
-        yield "", f"{taken / 2**20:.0f} of {limit / 2**20:.0f} MiB are taken"
+        yield "", f"{octets(taken)} of {octets(limit)} are taken"
 
 
 def _clear_text(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -230,23 +235,23 @@ def _clear_text(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         return (direction, level, outcome) == ("outgoing", "plaintext", "delivered")
 
     if sight.watched.config.alarms.clear_text and (number := sight.grown(metrics.MAILS, WINDOW_S, in_clear)):
-        yield "", f"{number:.0f} mails have left in clear to elsewhere of late"
+        yield "", f"{many(number, 'mail')} left in clear to elsewhere of late"
 
 
 def _tripwire(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if number := sight.grown(metrics.TRIPWIRE, WINDOW_S):
-        yield "", f"{number:.0f} mails were held right before they would have left otherwise than policy wants"
+        yield "", f"{many(number, 'mail')} held right before leaving otherwise than policy wants"
 
 
 def _policy_broken(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if faults := max(sight.gauges(metrics.POLICY_PROBLEMS).values(), default=0):
         first = next(iter(sight.watched.policies.problems), "")
-        yield "", f"{faults:.0f} faults in the policy files; the set from before is in force: {first}"
+        yield "", f"{many(faults, 'fault')} in the policy files; the set from before is in force: {first}"
 
 
 def _policy_in_vain(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if sight.in_vain:
-        yield "", f"{sight.in_vain} findings in the policy files"
+        yield "", f"{many(sight.in_vain, 'finding')} in the policy files"
 
 
 def _history_not_written(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -289,7 +294,7 @@ def _event_loop_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     late = sum(bound <= 0.25 for bound in metrics.LOOP_LAG.buckets)
     number = sight.grown(metrics.LOOP_LAG, MINUTE_S, part=lambda numbers: sum(numbers[late:-1]))
     if number >= LATE:
-        yield "", f"{number:.0f} times within a minute a process came more than a quarter of a second late"
+        yield "", f"{many(number, 'time')} within a minute a process came more than a quarter of a second late"
 
 
 def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -297,7 +302,7 @@ def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     limit = sum(sight.gauges(metrics.MESSAGE_MEMORY_LIMIT).values())
     turned_away = sight.grown(metrics.REJECTIONS, MINUTE_S, lambda labels: labels[2] == "Overloaded")
     if turned_away or (limit and used >= FULL * limit):
-        yield "", f"{used / 2**20:.0f} of {limit / 2**20:.0f} MiB are taken, {turned_away:.0f} mails were turned away"
+        yield "", f"{octets(used)} of {octets(limit)} are taken, {many(turned_away, 'mail')} turned away"
 
 
 def _clock_jumped(sight: Sight, _: Collection[str]) -> Iterator[Seen]:

@@ -21,6 +21,7 @@ from relay.status.page.keys import show_keys
 from relay.status.page.now import Now
 from relay.status.page.sections import show_clear, show_held, show_history, show_mails, show_troubles, show_verdict
 from relay.status.page.site import show_certificates, show_kmes, show_policies, show_processes, show_quarantine
+from relay.status.page.today import show_latency, show_today
 from relay.status.page.verdict import verdict
 from relay.status.page.waiting import show_waiting
 from relay.status.record import Record
@@ -44,10 +45,12 @@ SECTIONS: Mapping[str, Callable[[Now], Html]] = {
     "verdict": show_verdict,
     "troubles": show_troubles,
     "waiting": show_waiting,
-    "held": show_held,
+    "today": show_today,
+    "latency": show_latency,
     "keys": show_keys,
     "history": show_history,
     "mails": show_mails,
+    "held": show_held,
     "clear": show_clear,
     "canary": show_canary,
     "kmes": show_kmes,

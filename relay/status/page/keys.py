@@ -52,9 +52,8 @@ def _card(now: Now, kme: str, peer: str, number: int) -> Html:
         "article",
         element("div", element("h3", element("bdi", kme), " for ", element("bdi", peer)),
                 element("p", _forecast(now, place, empty)), facts_list(facts)),
-        [_curves(now, place, name, seconds, span) for name, seconds, span in SPANS[:1]],
-        element("details", element("summary", SPANS[1][0], id=f"summary-keys-{number}"),
-                _curves(now, place, *SPANS[1]), id=f"details-keys-{number}"),
+        element("details", element("summary", "Two days and six weeks", id=f"summary-keys-{number}"),
+                [_curves(now, place, *span) for span in SPANS], id=f"details-keys-{number}"),
         class_="card",
     )  # fmt: skip
 
@@ -67,9 +66,9 @@ def _unknown(now: Now, place: tuple[str, str]) -> str:
 
 def _forecast(now: Now, place: tuple[str, str], empty: float) -> Content:
     if now.value(metrics.KEYS_STORED, *place) is None:
-        ready = now.value(metrics.KEYS_READY, *place)
-        silent = "the KME does not say how many it has"
-        return badge("warning", silent) if ready else badge("bad", f"no key is ready, and {silent}")
+        bad = now.stands("kme_away", place[0]) or now.stands("keys_gone", place[1])
+        none = "" if now.value(metrics.KEYS_READY, *place) else "no key is ready, and "
+        return badge("bad" if bad else "warning", f"{none}the KME does not say how many it has")
     if now.stands("keys_run_low", " ".join(place)):
         return badge("bad", f"gone in {words.duration(empty)}")
     return badge("good", "does not run out" if math.isinf(empty) else f"lasts {words.duration(empty)}")

@@ -37,14 +37,15 @@ def _aside(now: Now) -> Html | None:
     if not number or not now.past.aside:
         return None
     rows: list[list[Content]] = [
-        [words.clock(each.arrived_at), _whose(now, each), [told(each.reason), " ", element("code", each.reason)],
+        [words.clock(each.arrived_at, "%Y-%m-%d %H:%M"), _whose(now, each),
+         [told(each.reason), " ", element("code", each.reason)],
          amounts.octets(each.size), element("code", f"qumail-relay quarantine show {each.id}")]
         for each in now.past.aside
     ]  # fmt: skip
     more = number - len(rows)
     caption = f"Put aside: {amounts.many(number, 'message')}, which nobody has got, the newest above"
     caption += f"; {more:,.0f} more: qumail-relay quarantine list" if more > 0 else ""
-    return table("aside", caption, ["came", "from", "why", "size", "to see it"], rows, words_in=(0, 1, 2, 4))
+    return table("aside", caption, ["came (UTC)", "from", "why", "size", "to see it"], rows, words_in=(0, 1, 2, 4))
 
 
 def _whose(now: Now, kept: Kept) -> Content:

@@ -164,7 +164,7 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
         assert inside.recipients == ("root@alice.example",)
         assert b"policy_broken begins" in inside.message
         assert b"qumail-relay policy check" in inside.message
-        assert b"Cause: 1 faults in the policy files; the set from before is in force" in inside.message
+        assert b"Cause: 1 fault in the policy files; the set from before is in force" in inside.message
         assert b"default.toml" not in inside.message, "names of policy files may be addresses"
         assert sealed.recipients == ("root@bob.example",)
         assert b"policy_broken" not in sealed.message, "policy seals it"
@@ -319,7 +319,7 @@ async def test_a_command_is_run_without_a_shell_with_json_on_its_input_and_littl
     assert (second, rest) == ("$(id); x", [])
     found = json.loads(first)
     assert (found["alarm"], found["state"], found["site"]) == ("policy_broken", "begins", "alice")
-    assert found["cause"].startswith("1 faults in the policy files; the set from before is in force: ")
+    assert found["cause"].startswith("1 fault in the policy files; the set from before is in force: ")
     assert "default.toml:1" in found["cause"], "to a program of this host all of it is told"
     assert found["what_to_do"] == "`qumail-relay policy check` names file and line."
     [failed] = [each for each in logs if each["event"] == "alarm_command_failed"]
