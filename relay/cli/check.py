@@ -138,7 +138,8 @@ def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
             problems = tuple(map(str, asyncio.run(postfix.faults(directory, config))))
     except ConfigError as error:
         problems = tuple(error.problems)
-    return config, [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
+    postfix_state: State = ("Postfix", str(directory), problems)
+    return config, [("configuration", str(config_file), ()), postfix_state, *standing_states(config)]
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
@@ -180,16 +181,22 @@ async def _states(
         yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
+    for state in standing_states(config):
+        yield state
+    for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
+        if direction is not None and next_hops:
+            async for state in _next_hops(name, direction, config.site.hostname):
+                yield state
+
+
+def standing_states(config: Config) -> Iterator[State]:
+    """The conditions that stand, as the serving relay says; without one, what relay.toml alone says of them."""
     standing = of_the_serving_relay(config)
     for each in standing:
         problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
         yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
     if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
         yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
-    for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
-        if direction is not None and next_hops:
-            async for state in _next_hops(name, direction, config.site.hostname):
-                yield state
 
 
 def _policies(config: Config) -> State:

@@ -187,12 +187,13 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
                 assert ALARMS[name].line(about) in troubles, name
                 assert f" {name} since " in troubles, name
             assert shown.text("slot-verdict").startswith("✕ All mail is held: the store cannot be written")
-            _, _, out = await run("check", "--config", site.config_file, "--json")
-            checked = {each["what"] for each in json.loads(out) if each["what"].startswith("alarm ")}
-            assert checked == {f"alarm {name} {about}".strip() for name, about in standing}
-            words = ["policy", "explain", "--offline", "a@alice.example", "b@bob.example"]
+            for words in ([], [f"--postfix={tmp_path}"]):
+                _, _, out = await run("check", "--config", site.config_file, "--json", *words)
+                checked = {each["what"] for each in json.loads(out) if each["what"].startswith("alarm ")}
+                assert checked == {f"alarm {name} {about}".strip() for name, about in standing}
+            explain = ["policy", "explain", "--offline", "a@alice.example", "b@bob.example"]
             site.write_policies({"default.toml": 'levels = ["aes"]\n'})
-            _, error, _ = await run(*words, "--config", site.config_file)
+            _, error, _ = await run(*explain, "--config", site.config_file)
             for name, about in standing:
                 concerned = about in ("", "outgoing") or "bob" in about.split()
                 assert (ALARMS[name].line(about) in error) == concerned, name
