@@ -97,7 +97,7 @@ def _kmes_say(sight: Sight, peer: str) -> str:
     rows = (row for row in sight.watched.keys.pool_rows() if row.peer == peer)
     wrong = [f"KME {row.kme}: {row.trouble.removeprefix(f'{row.kme}: ')}" for row in rows if row.trouble]
     if not wrong and (last := sight.watched.board.missed.get(peer)):
-        wrong.append(last)
+        wrong.append(f"KME {last}")
     return f": {'; '.join(wrong)}" if wrong else ""
 
 

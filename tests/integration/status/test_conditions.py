@@ -5,14 +5,16 @@ Standard: relay/counting/alarms.py has them all; `check`, the page, metrics and 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from relay import app
+from relay import app, upkeep
 from relay.keys import report
 from relay.kme import DevelopmentKMEs
 from relay.status import record
@@ -88,6 +90,7 @@ async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_k
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "STATUS_MAX_AGE_S", 0.5)
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.1)
     site = with_status(
         make_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
@@ -95,6 +98,9 @@ async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_k
         )
     )  # fmt: skip
     async with app.running(site.config) as addresses:
+        async with asyncio.timeout(30):
+            while not (await numbers(addresses["status"])).sum("qumail_kme_stored_keys"):
+                await asyncio.sleep(0.05)
         for call in ("status", "enc_keys"):
             kmes.km1.misbehave(call, "http", times=None, code=503)
         reply = await submit(addresses["outgoing"], mails.plain())
@@ -114,9 +120,19 @@ async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_k
         assert "no key is ready" in card
         assert "does not run out" not in card
         async with asyncio.timeout(30):
+            while (row := await _pool(site))["stored_keys"] is not None:
+                await asyncio.sleep(0.1)
+        assert row["status_age_s"] > 0.5
+        async with asyncio.timeout(30):
             while "keys_gone" not in (told := (await page(addresses["status"])).text("troubles")):
                 await asyncio.sleep(0.05)
-        assert re.search(r"no quantum key for peer bob: KME kme: .*503", told), told
+        assert re.search(r"(?i)no (quantum )?key for peer bob.*: KME kme: .*503", told), told
+
+
+async def _pool(site: Site) -> dict[str, Any]:
+    _, _, out = await run("keys", "status", "--json", "--config", site.config_file)
+    [row] = json.loads(out)["pools"]
+    return dict(row)
 
 
 @pytest.mark.parametrize("addresses", [False, True])
