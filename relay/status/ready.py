@@ -29,6 +29,9 @@ STALE_S = 60.0
 """What was seen longer ago tells nothing."""
 
 
+_STORE = "store_unwritable"
+
+
 class Readiness:
     """What was seen last; to be looked at once before it is asked."""
 
@@ -56,23 +59,28 @@ class Readiness:
 
     async def look(self) -> None:
         """Looks now."""
+        found = await self._look()
+        causes = list(found.values())
+        if found != self._found:
+            (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=causes)
+        self._found, self._looked_at = found, time.monotonic()
+        self._watched.board.set(metrics.STORE_WRITABLE, to=not found.get(_STORE))
+        self._watched.board.set(metrics.READY, to=not causes)
+
+    async def _look(self) -> dict[str, str]:
+        """What is found now, by condition."""
         watched = self._watched
-        store = await self._store()
-        looked = {"store_unwritable": store}
-        looked["disk_full"] = await asyncio.to_thread(_disk, watched.config.state_directory)
+        looked = {
+            _STORE: await self._store(),
+            "disk_full": await asyncio.to_thread(_disk, watched.config.state_directory),
+        }
         if watched.config.audit.holds and (cause := await asyncio.to_thread(watched.audit.why_not_writable)):
             looked["audit_unwritable"] = f"the audit record cannot be written: {cause}"
         if watched.receiving.process_has_ended:
             looked["key_receiver_ended"] = (
                 "the second process has ended, which asks for received keys: the relay is to be started anew"
             )
-        found = {name: cause for name, cause in looked.items() if cause}
-        causes = list(found.values())
-        if found != self._found:
-            (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=causes)
-        self._found, self._looked_at = found, time.monotonic()
-        watched.board.set(metrics.STORE_WRITABLE, to=not store)
-        watched.board.set(metrics.READY, to=not causes)
+        return {name: cause for name, cause in looked.items() if cause}
 
     async def _store(self) -> str:
         """Why it cannot be written, "" where it can."""

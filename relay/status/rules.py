@@ -7,6 +7,7 @@ Another alarm is an entry there and a function here.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
@@ -59,16 +60,20 @@ def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for direction in DIRECTIONS:
-        quiet = _seconds_since_one_went(sight, direction)
-        held = sight.grown(metrics.MAILS, quiet, _ended(direction, ("held",)))
-        if held >= (1 if direction in standing else DEFERRED):
+        least = 1 if direction in standing else DEFERRED
+        if sight.grown(metrics.MAILS, WINDOW_S, _ended(direction, ("held",))) < least:
+            continue
+        held = sight.grown(metrics.MAILS, _seconds_since_one_went(sight, direction), _ended(direction, ("held",)))
+        if held >= least:
             yield direction, f"{many(held, 'mail')} held since the last that went ({direction})"
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
-    """For how long it is known that no mail of this direction has gone."""
-    ages = [sight.now - at for at, _ in sight.samples]
-    return max((age for age in ages if not sight.grown(metrics.MAILS, age, _ended(direction, THROUGH))), default=0.0)
+    """For how long it is known that no mail of this direction has gone: the age of a sample, 0 where none tells."""
+    ages = [sight.now - at for at, _ in reversed(sight.samples)]
+    one_went = _ended(direction, THROUGH)
+    none_since = bisect_left(ages, True, key=lambda age: sight.grown(metrics.MAILS, age, one_went) > 0)
+    return ages[none_since - 1] if none_since else 0.0
 
 
 def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -94,10 +99,10 @@ def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 def _kmes_say(sight: Sight, peer: str) -> str:
     """What is wrong with the KMEs that have this peer's keys."""
-    rows = (row for row in sight.watched.keys.pool_rows() if row.peer == peer)
+    rows = [row for row in sight.watched.keys.pool_rows() if row.peer == peer]
     wrong = [f"KME {row.kme}: {row.trouble.removeprefix(f'{row.kme}: ')}" for row in rows if row.trouble]
     if not wrong and (last := sight.watched.board.missed.get(peer)):
-        wrong.append(f"KME {last}")
+        wrong.append(f"KME {last}" if last.partition(":")[0] in {row.kme for row in rows} else last)
     return f": {'; '.join(wrong)}" if wrong else ""
 
 
