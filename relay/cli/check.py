@@ -42,7 +42,7 @@ from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.key_receiver.receiver import replies_in
-from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
+from relay.policy.findings import in_vain
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.status import StatusModule
@@ -109,10 +109,11 @@ def check(
 
 
 def _print(console: Console, states: list[State]) -> None:
-    console.print(Text(summary(states), "bold red" if any(problems for *_, problems in states) else "green"))
+    colour = "bold red" if any(problems for *_, problems in states) else "green"
+    console.print(Text(summary(states), colour), soft_wrap=True)
     for what, detail, problems in states:
         if not problems:
-            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"))
+            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"), soft_wrap=True)
         for problem in problems:
             console.print(Text.assemble(("WRONG  ", "bold red"), (what, "bold"), f"  {problem}"), soft_wrap=True)
 
@@ -133,7 +134,7 @@ def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: boo
 
 async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
     found = [state async for state in postfix_states(config, directory)]
-    return config, [("configuration", str(config_file), ()), *found]
+    return config, [("configuration", str(config_file), ()), *found, *standing_states(config)]
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
@@ -175,16 +176,22 @@ async def _states(
         yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
-    standing = of_the_serving_relay(config)
-    for each in standing:
-        problem = f"{each.cause}; what to do: {each.alarm.what_to_do}"
-        yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
-    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
-        yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
+    for state in standing_states(config):
+        yield state
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):
                 yield state
+
+
+def standing_states(config: Config) -> Iterator[State]:
+    """The conditions that stand, as the serving relay says; without one, what relay.toml alone says of them."""
+    standing = of_the_serving_relay(config)
+    for each in standing:
+        problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
+        yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
+    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
+        yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
 
 
 def _policies(config: Config) -> State:
@@ -195,7 +202,7 @@ def _policies(config: Config) -> State:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies), *floors_in_vain(policies))))
+    problems = tuple(map(str, in_vain(policies)))
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}", problems
 
 

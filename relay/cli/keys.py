@@ -208,7 +208,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
             row["kme"],
             row["peer"],
             str(row["pool_keys"]),
-            "?" if row["stored_keys"] is None else str(row["stored_keys"]),
+            _stored(row),
             _rate(row["refill_bits_per_s"]),
             _rate(row["use_bits_per_s"]),
             _time(row["empty_in_s"]),
@@ -240,6 +240,13 @@ def _print(console: Console, report: dict[str, Any]) -> None:
 
 def _say(console: Console, what: str, problem: str) -> None:
     console.print(Text.assemble((what, BAD), f": {problem}"), soft_wrap=True)
+
+
+def _stored(row: dict[str, Any]) -> str:
+    """Keys at the KME, or since when that is not known."""
+    if row["stored_keys"] is not None:
+        return str(row["stored_keys"])
+    return "?" if row["status_age_s"] is None else f"? for {_time(row['status_age_s'])}"
 
 
 def _rate(bits_per_s: float | None) -> str:

@@ -165,7 +165,8 @@ class ClientTLS:
         except ConfigError as error:
             log.error("kme_certificates_not_renewed", kme=what, problems=error.problems)
             return False
-        log.info("kme_certificates_renewed", kme=what)
+        ending = self.ending(datetime.now(UTC))
+        (log.warning if ending else log.info)("kme_certificates_renewed", kme=what, ending=ending)
         return True
 
     def ending(self, now: datetime) -> list[str]:

@@ -8,8 +8,16 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from relay.config import Config
-from relay.postfix import bypass, content_filter, left_over, main_cf, milters, reinjection, scanners
-from relay.postfix import neighbours as filters
+from relay.postfix import (
+    bypass,
+    content_filter,
+    left_over,
+    main_cf,
+    milters,
+    neighbours as filters,
+    reinjection,
+    scanners,
+)
 from relay.postfix.flow import MailFlow, mail_flow
 from relay.postfix.neighbours import Neighbour
 from relay.postfix.settings import PostfixFault, read_settings

@@ -73,6 +73,8 @@ class History:
         """`clock` gives seconds since 1970."""
         self._database = database
         self._clock = clock
+        self.trouble = ""
+        """Why it could not be written last, "" where it could."""
 
     async def read(self) -> list[Stretch]:
         """All of it. Raises StoreUnavailable."""

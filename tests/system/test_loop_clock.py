@@ -23,8 +23,13 @@ from relay.aio import SMALL_OCTETS
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.dkim.test_journey import add_dkim
-from tests.integration.test_conversations import ENTRIES, LIMITS, SCRIPTS, Place
-from tests.integration.test_conversations import place as place  # a fixture
+from tests.integration.test_conversations import (
+    ENTRIES,
+    LIMITS,
+    SCRIPTS,
+    Place,
+    place as place,  # a fixture
+)
 from tests.system.corpus import corpus
 from tests.system.fuzz import milter
 from tests.system.fuzz.milter import packet
@@ -38,8 +43,11 @@ from tests.testlib.sites import make_site
 from tests.testlib.speed import slowness
 from tests.testlib.submit import submit
 from tests.testlib.zone import zone_server
-from tests.unit.dkim.conftest import Keys, pem
-from tests.unit.dkim.conftest import keys as keys  # a fixture
+from tests.unit.dkim.conftest import (
+    Keys,
+    keys as keys,  # a fixture
+    pem,
+)
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

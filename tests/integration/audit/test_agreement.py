@@ -17,8 +17,10 @@ from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.cli.trace import trace
 from relay.kme import DevelopmentKMEs
-from tests.integration.audit.test_records import alice as alice  # a fixture
-from tests.integration.audit.test_records import bob as bob  # a fixture
+from tests.integration.audit.test_records import (
+    alice as alice,  # a fixture
+    bob as bob,  # a fixture
+)
 from tests.integration.status.test_metrics import Numbers, asked, with_status
 from tests.testlib import mails
 from tests.testlib.sink import Sink

@@ -16,8 +16,11 @@ import pytest
 
 from relay.cli import cli
 from tests.testlib.as_root import Happened, attempts
-from tests.testlib.roots_site import Place, nobody
-from tests.testlib.roots_site import place as place  # a fixture
+from tests.testlib.roots_site import (
+    Place,
+    nobody,
+    place as place,  # a fixture
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 

@@ -12,10 +12,12 @@ import pytest
 
 from relay.kme import DevelopmentKMEs
 from tests.integration.store.backends import Backend
-from tests.integration.store.conftest import backend as backend
-from tests.integration.store.conftest import postgresql as postgresql
-from tests.integration.store.conftest import server as server
-from tests.integration.store.conftest import sqlite as sqlite
+from tests.integration.store.conftest import (
+    backend as backend,
+    postgresql as postgresql,
+    server as server,
+    sqlite as sqlite,
+)
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, relay_process

@@ -370,7 +370,7 @@ async def test_mail_waits_in_alices_queue_while_her_kme_is_away_and_nothing_leav
     await two.alice.kme.cut()
     await send(two.alice, mails.plain(), recipient)
     reason = await two.alice.postfix.deferred(recipient)
-    assert "451 4.7.1" in reason
+    assert "451 4.7.5 The message waits: no encryption key" in reason
     assert len(two.bob.inbound.sent) == passed
 
     await two.alice.kme.mend()

@@ -10,8 +10,7 @@ from contextlib import closing
 
 import aiosmtplib
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from structlog.testing import LogCapture
 
 from relay import assembly, mime, upkeep

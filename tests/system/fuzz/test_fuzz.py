@@ -17,15 +17,13 @@ from typing import Any, NoReturn
 import pytest
 import structlog
 from cryptography.hazmat import asn1
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from relay import mime, toml, tripwire
 from relay.cms import der
 from relay.dkim import results as dkim_results
 from relay.entry.milter import edits as milter_edits
-from relay.entry.smtp import content
-from relay.entry.smtp import senders as submission_senders
+from relay.entry.smtp import content, senders as submission_senders
 from relay.entry.smtp.session import LMTPSession
 from relay.errors import KMEBadReply
 from relay.keys import replies
