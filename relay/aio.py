@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 SMALL_OCTETS = 256 * 1024
 """Up to this size work takes less time than handing it to a thread."""
 TURN_S = 0.005
-"""So long one connection may go on before all others have had their turn."""
+"""Time one connection may take before all others have had their turn, in seconds."""
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -71,7 +71,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 RETIRE_S = 10.0
-"""So long the clients of a worker whose place was taken have to finish."""
+"""Time the clients of a worker whose place was taken have to finish, in seconds."""
 DOORS = {
     "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
     "milter": ("outgoing.milter", "incoming.milter"),

@@ -13,7 +13,7 @@ from typing import NamedTuple, Self
 from relay.errors import TryLater
 
 WAIT_FOR_ROOM_S = 30.0
-"""So long a new message waits for room: no mail server has given up on a reply by then."""
+"""Maximum wait of a new message for room, in seconds: no mail server has given up on a reply by then."""
 
 
 class Overloaded(TryLater):
@@ -51,7 +51,7 @@ class Budget:
         if share.held and self._all_others_wait(share):
             raise Overloaded("all messages in flight wait for room; this one gives way")
         waiting = _RoomWanted(share, more, asyncio.get_running_loop().create_future())
-        # Whoever has a part of his message already comes before those who have nothing.
+        # A client with a part of its message comes before those that have nothing.
         self._waiting.appendleft(waiting) if share.held else self._waiting.append(waiting)
         try:
             async with asyncio.timeout(self.patience):
@@ -119,7 +119,7 @@ class Share:
 
 
 class _RoomWanted(NamedTuple):
-    """Who waits, for how many more octets, and what tells him that he has them."""
+    """Who waits, for how many more octets, and what tells them that they have them."""
 
     share: Share
     more: int

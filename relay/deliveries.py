@@ -45,10 +45,11 @@ from relay.store.sent import SentRecords
 log = structlog.get_logger(__name__)
 
 ANSWERED_AT_ONCE = 1000
-"""So many mails whose client may not have heard of their outcome are known by their id."""
+"""Maximum number of mails known by their id because their client may not have heard of their outcome."""
 SERVED_ELSEWHERE_S = LINGER_S
-"""So long after its last octets a client that sends no more may have been served elsewhere without a trace: before that
-another worker of this relay still has its mark."""
+"""Time after a client's last octets from which it may have been served elsewhere without a trace, in seconds.
+
+Before that another worker of this relay still has its mark."""
 
 
 class Witness(Protocol):
@@ -439,7 +440,7 @@ class Deliveries:
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:
-        """While the client hears that all is well: a relay killed before he does must still know what has left."""
+        """While the client hears that all is well: a relay killed before it does must still know what has left."""
         name = delivery.name
         if not _leaves_rows(delivery):
             return

@@ -7,7 +7,7 @@ The tree::
     ├── ConfigError            a file an administrator wrote is wrong; never reaches SMTP
     │   └── AnothersFile       a file of the relay belongs to another user than runs this
     ├── TryLater               4xx: the sender's queue keeps the mail
-    │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound
+    │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound, HeldForKeys
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import ClassVar
 
 RECIPIENT = "(the recipient)"
-"""Stands in causes that are recorded, where his address stood."""
+"""Stands in causes that are recorded, where an address stood."""
 
 
 class RelayError(Exception):
@@ -125,6 +125,12 @@ class KeyNotFound(KeyUnavailable):
     """The KME does not know a key_ID: lag, loss, or already delivered."""
 
 
+class HeldForKeys(KeyUnavailable):
+    """A quantum key is missing for a level that policy lists, no other can be had, and policy says hold."""
+
+    public = "The message waits: no encryption key for this recipient is available now"
+
+
 class NextHopUnavailable(TryLater):
     """The next hop cannot be reached or answered 4xx."""
 
@@ -139,10 +145,10 @@ class NextHopUnavailable(TryLater):
 
 
 class PolicyHolds(TryLater):
-    """None of the policy's levels can be had now and it says hold, or no policy covers the recipient."""
+    """Policy says hold and no level can be had, whatever keys there are, or no policy covers the recipient."""
 
     status = "4.7.1"
-    public = "Message held by policy, try again later"
+    public = "Message held by policy: the protection that this recipient needs is not available now"
 
 
 class CannotSeal(TryLater):

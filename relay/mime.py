@@ -49,7 +49,7 @@ OUR_MARKS = frozenset({b"x-qumail-protection"})
 _MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
 _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
 _ENVELOPE_LINE_OCTETS = 54
-"""So many octets of the sealed envelope stand in a line: 72 characters behind a blank."""
+"""Octets of the sealed envelope in a line: 72 characters behind a blank."""
 _CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _CMS_KINDS: dict[str, Literal["enveloped", "signed"]] = {
     "authenveloped-data": "enveloped",

@@ -128,7 +128,7 @@ class Outgoing:
                 delivery.step("seal")
                 sealed = await self.sealer.seal(rest)
                 entries = await _entries(rest, sealed.copies)
-            # Before anything leaves: who gets less than the first level listed for him.
+            # Before anything leaves: who gets less than the first level listed for them.
             await self._enter(delivery, [*kept, *entries])
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
@@ -235,7 +235,7 @@ class Outgoing:
                 trial.begins(delivery)
                 await self._add_copies(delivery)
                 self._check_one_copy(delivery)
-                # Sealed before plain: should the mail server not remove a recipient, he must not get plaintext.
+                # Sealed before plain: should the mail server not remove a recipient, they must not get plaintext.
                 stays = max(delivery.copies, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)
                 await self._hand_on_all(delivery, [copy for copy in delivery.copies if copy is not stays], more=True)
                 if stays is not None and delivery.waits_only_for(stays.recipients):

@@ -83,6 +83,18 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
     return denial
 
 
+def shown_by_root(found: os.stat_result) -> bool:
+    """Whether it is root's and of our own group: so root gives a service what that may read and not change."""
+    return found.st_uid == 0 != os.geteuid() and found.st_gid == os.getegid()
+
+
+def keep_to_us(path: Path, found: os.stat_result) -> str:
+    """What root types so that we alone can read the file."""
+    name = shlex.quote(str(path))
+    own = f"chown {user()} {name} && " if found.st_uid == 0 != os.geteuid() else ""
+    return f"{own}chmod 600 {name}"
+
+
 def user() -> str:
     """The name of the user that this process acts as."""
     return _user(os.geteuid())
@@ -115,7 +127,9 @@ def _remedy_of_owner(place: Path, found: os.stat_result) -> str | None:
     if found.st_uid:
         owner = _user(found.st_uid)
         return f"the relay and its commands have to run as {owner}; as root: runuser -u {owner} -- qumail-relay ..."
-    return None if place.is_dir() else f"chown {user()} {shlex.quote(str(place))}"
+    if place.is_dir():
+        return None
+    return keep_to_us(place, found) if found.st_mode & 0o077 else f"chown {user()} {shlex.quote(str(place))}"
 
 
 def _bits(whose: str, rights: str) -> int:

@@ -14,7 +14,7 @@ PIECE_OCTETS = 57 * 1024
 
 
 class Pieces:
-    """So many octets (`len`) in pieces, each to be used before the next one is taken.
+    """Octets (`len` of them) in pieces, each to be used before the next one is taken.
 
     What is encrypted on the way can be taken once: a second time raises.
     """

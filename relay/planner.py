@@ -15,6 +15,7 @@ from relay.config import Config
 from relay.errors import (
     CannotOpen,
     CannotSeal,
+    HeldForKeys,
     KeyUnavailable,
     MalformedMessage,
     PolicyHolds,
@@ -95,7 +96,10 @@ class Planner:
                 planned = Planned(recipient, decision, causes, inside)
                 if copy is None:
                     never = bool(self._not_taken(decision))
-                    error = _otherwise(decision, octets, causes, waited, never=never)
+                    for_keys = any(
+                        each in (missing or {}) for level in decision.levels for each in _copies(decision, level)
+                    )
+                    error = _otherwise(decision, octets, causes, waited, never=never, for_keys=for_keys)
                 elif not copy.in_clear and (cause := _cannot_be_sealed(decision.sender, recipient)):
                     copy, error = None, MalformedMessage(cause)
             if error is not None:
@@ -335,11 +339,11 @@ def _decided(group: Group) -> list[Decided]:
 
 
 def _otherwise(
-    decision: Decision, octets: int, causes: Sequence[str], waited: float | None, *, never: bool
-) -> PolicyHolds | PolicyRefuses:
+    decision: Decision, octets: int, causes: Sequence[str], waited: float | None, *, never: bool, for_keys: bool
+) -> PolicyHolds | HeldForKeys | PolicyRefuses:
     """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused.
 
-    `never` says that no mail of this sender can be sealed for the recipient.
+    `never` says that no mail of this sender can be sealed for the recipient, `for_keys` that a key was missing.
     """
     setting, action = decision.without_level(octets)
     if never and decision.impossible:
@@ -349,7 +353,7 @@ def _otherwise(
         return PolicyRefuses(cause)
     if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
         return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
-    return PolicyHolds(cause)
+    return HeldForKeys(cause) if for_keys else PolicyHolds(cause)
 
 
 def _sealed_sender(sender: str) -> str:

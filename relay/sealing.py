@@ -145,6 +145,7 @@ class Sealer:
                 return await self._copy(planner, original, mail.envelope.sender, group, copy)
             except KeyUnavailable as error:
                 self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
+                self.board.missed[copy.peer or ""] = str(error)
                 raise
 
         had, without = await planner.carry_out(decided, len(original), seconds, attempt)

@@ -24,8 +24,9 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 ENDS_S, TELLS_S = 65.0, 60.0
-"""So long a relay may take to end, its mails in flight included: a little later whoever has started it kills it, and
-nobody knows what it waited for. That is told before."""
+"""Maximum time a relay may take to end, mails in flight included, and when it tells what it waits for, in seconds.
+
+A little later the service manager kills it, and nobody would know."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 _CAUSES = {
     "PolicyHolds": "policy",
     **dict.fromkeys(("KeyUnavailable", "KMEExhausted", "KMEUnreachable", "KMEMisconfigured", "KMEBadReply"), "keys"),
-    **dict.fromkeys(("KeyNotFound", "NotAsked"), "keys"),
+    **dict.fromkeys(("KeyNotFound", "NotAsked", "HeldForKeys"), "keys"),
     **dict.fromkeys(("NextHopUnavailable", "NotTaken", "TooManyRecipients", "Gone", "Silent"), "next hop"),
     **dict.fromkeys(("StoreUnavailable", "QuarantineFull"), "store"),
 }

@@ -32,7 +32,7 @@ MAX_NAMES = 200
 """Names in one dotted key; the time that tomllib takes for them grows with their square."""
 
 MAX_FAULTS = 100
-"""So many faults of a file are told; the others are counted."""
+"""Maximum number of faults of a file that are told; the others are counted."""
 
 Location = tuple[str | int, ...]
 """A path of keys and array indexes, such as `("peers", "bob", "domains", 0)`."""

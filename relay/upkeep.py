@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import structlog
 
-from relay import heap
+from relay import heap, release
 from relay.aio import in_background
 from relay.audit.recovery import take_over_announced
 from relay.audit.upkeep import compress_finished, remove_old
@@ -30,6 +30,7 @@ from relay.keys.ring import KeyRing
 from relay.policy.findings import endings
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage
+from relay.release import Release
 from relay.stamps import read_regular
 from relay.stopping import Stop
 from relay.store import claims
@@ -48,7 +49,7 @@ SENT = "sent.recent"
 ANNOUNCED = "audit.pending"
 """Where it is written at once what is about to leave, for the audit record: the directory's name."""
 ALONE_S, LOOK_S = 5.0, 0.01
-"""So long a worker waits for another that takes over what was sent, and so often it looks."""
+"""Maximum wait for another worker that takes over what was sent, and the interval of looks, in seconds."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """No more files and rules that end are named in the log at once."""
@@ -152,7 +153,7 @@ async def give_memory_back() -> None:
 
 
 async def write_what_is_late(store: Store, sent: SentRecords) -> None:
-    """Who has a mail is with this process alone until it is written; until then his mail is tried by nobody."""
+    """Who has a mail is known to this process alone until it is written; until then their mail is tried by nobody."""
     while True:
         await asyncio.sleep(claims.RENEW_S)
         try:
@@ -187,6 +188,7 @@ class KeysFile:
     keys: KeyRing
     receiving: Receiving
     worker: Worker | None = None
+    runs: Release = field(default_factory=release.installed)
 
     async def keep_up(self) -> None:
         """Writes it every WRITE_DOWN_S seconds."""
@@ -199,6 +201,7 @@ class KeysFile:
         try:
             report = (await self.keys.report(ask=False)).as_json()
             report |= {"site_secret": self.secret_id, "key_receiver_ended": self.receiving.process_has_ended}
+            report["release"] = self.runs._asdict()
             if self.worker is not None:
                 self.worker.say("keys", report)
                 if dropping := self.keys.drop_undelivered:

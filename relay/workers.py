@@ -43,16 +43,16 @@ from relay.worker import Texts, Worker
 log = structlog.get_logger(__name__)
 
 START_S = 60.0
-"""So long a worker that is started anew may take until it serves: with many policy files that is some seconds."""
+"""Maximum time until a worker that is started anew serves, in seconds: many policy files take some of it."""
 PAUSES_S = (0.1, 1.0, 5.0, 30.0)
-"""So long a worker that has ended is waited with, the more often it ended soon after its start."""
+"""Pauses before a worker that has ended is started again, in seconds: longer each time it ends soon after its start."""
 SOON_S = 60.0
 TRIES = 4
-"""So many times in a row a worker ends soon; where no other one serves then, the relay ends: all would only wait."""
+"""Number of early ends in a row after which the relay ends, if no other worker serves: all mail would only wait."""
 STOP_S = 70.0
-"""So long a worker that is told to end may take: the service manager would kill all of the relay a little later."""
+"""Maximum time a worker may take to end, in seconds: the service manager would kill all of the relay a little later."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
-"""So often it is looked, in seconds, and so many times in a row nothing need have come from a worker, or from one that
+"""Interval of looks, in seconds, and how many looks in a row may find nothing from a worker, or from one that
 does not serve yet: it may have many received keys to take over."""
 
 
@@ -354,7 +354,7 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
 
 
 def _most_at_once(workers: int) -> int:
-    """So many processes count at once: of each worker an old one may end while a new one serves, and a third starts."""
+    """Maximum number of processes at once: an old worker may end while a new one serves, and a third starts."""
     return 3 * workers
 
 

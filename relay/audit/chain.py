@@ -41,9 +41,9 @@ MAX_LINE_OCTETS, FRAME_OCTETS = 1024 * 1024, 256
 FILE_OCTETS = 128 * 2**20
 """A file of this size is finished; so is one of another day (UTC)."""
 WRITE_S = 0.05
-"""So long whoever adds a line is given for the rest of it, by whoever reads its beginning."""
+"""Time a reader waits for the rest of a line whose beginning it has read, in seconds."""
 LOCK_S, LOOK_S = 5.0, 0.002
-"""So long the lock is waited for, which others hold for a moment, and so often it is tried."""
+"""Maximum wait for the lock, which others hold for a moment, and the interval of tries, in seconds."""
 
 _NAME = re.compile(r"([0-9]{12,})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(\.gz)?")
 _WRITABLE, _READ_ONLY = 0o600, 0o400

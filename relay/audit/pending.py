@@ -61,7 +61,7 @@ class Pending:
             self._now = empty
 
     def recorded(self, where: Announced, number: int) -> None:
-        """So many that were announced there stand in the audit record."""
+        """Notes that `number` of those announced there stand in the audit record."""
         where.open -= number
         if where.open:
             return

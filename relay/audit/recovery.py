@@ -67,7 +67,7 @@ def _read(announced: bytes) -> dict[str, Any] | None:
 
 
 def _last_tries(directory: Path) -> dict[str, int]:
-    """When a mail was last about to leave for a recipient, by what the store calls him, in nanoseconds since 1970."""
+    """When a mail was last about to leave for a recipient, by what the store calls them, in nanoseconds since 1970."""
     last: dict[str, int] = {}
     for said in filter(None, map(_read, records_in(directory, SUFFIX))):
         for name in said["names"]:

@@ -21,7 +21,7 @@ from relay.errors import ConfigError
 log = structlog.get_logger(__name__)
 
 WAIT_S, LOOK_S = 5.0, 0.05
-"""So long one that ends is waited for, and so often it is looked."""
+"""Maximum wait for a relay that ends, and the interval of looks, in seconds."""
 _NAME = ".relay"
 
 

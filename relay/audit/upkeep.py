@@ -28,7 +28,7 @@ from relay.store.secret_file import sync_directory
 log = structlog.get_logger(__name__)
 
 NEWEST = 2
-"""So many files are never touched: in the newest one lines are added, and the one before may be needed to begin it."""
+"""Number of newest files never touched: lines are added to the newest, and the one before may be needed to begin it."""
 COPY_OCTETS = 1024 * 1024
 
 

@@ -27,12 +27,12 @@ from relay.store.group_commit import GroupCommit
 log = structlog.get_logger(__name__)
 
 FLUSH_S = 0.25
-"""So long ordinary records wait for others to be written with."""
+"""Time ordinary records wait for others to be written with, in seconds."""
 DISK_S = 1.0
-"""So long it takes at most until they are flushed; a power failure costs those that are not."""
+"""Maximum time until records are flushed, in seconds; a power failure costs those that are not."""
 RETRY_S = 1.0
 MAX_WAITING = 20_000
-"""So many records wait in memory while none can be written; the oldest are given up beyond that, and counted."""
+"""Maximum number of records in memory while none can be written; beyond it the oldest are given up, and counted."""
 
 
 _Noted = tuple[Callable[[], bytes], Announced | None]

@@ -71,7 +71,7 @@ _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
 """How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
 of the two it is, and why, stands in its log."""
 _TOLD_OF_LATE = 20_000
-"""So many characters of a log are about the mail that was not accepted, and what went on beside it."""
+"""Characters of a log that are shown of a mail that was not accepted, and what went on beside it."""
 _TOO_LOW = "key pool too low"
 """What the development KMEs say then."""
 
@@ -111,7 +111,7 @@ class Servers:
         return self._running[name]
 
     async def sealed(self, size: int, number: int, recipient: str) -> list[bytes]:
-        """So many mails of `size` octets as Alice's relay sends them out. Raises BenchmarkFailed."""
+        """`number` mails of `size` octets as Alice's relay sends them out. Raises BenchmarkFailed."""
         port, mails = await self.port("alice-to-bag"), itertools.islice(mails_of(size), number)
         connections = next(most for least, most in sorted(CONNECTIONS.items(), reverse=True) if size >= least)
         sent = await send(port, mails, connections=connections, recipient=recipient)

@@ -16,7 +16,7 @@ END_OF_DATA = b"\r\n.\r\n"
 KEPT_OCTETS = 64 * 1024
 """Of each mail this much is looked at; of the first in a round all of it."""
 CHECKED_WHOLE = 50
-"""So many mails of a round are taken apart as far as the CMS; of the others only the header is read."""
+"""Number of mails of a round taken apart as far as the CMS; of the others only the header is read."""
 AUTH_ENVELOPED_DATA = bytes.fromhex("060b2a864886f70d0109100117")
 """The object identifier id-ct-authEnvelopedData in DER (RFC 5083)."""
 

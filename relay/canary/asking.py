@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 5.0
 AT_ONCE = 4
-"""So many peers are asked at the same time."""
+"""Number of peers asked at the same time."""
 
 
 class Asking:

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 ANSWER_S = 50.0
 """At most one receipt goes to a peer within so many seconds; who asks each minute gets all of them."""
 MOST = 100
-"""So many wait to be answered or counted."""
+"""Maximum number that wait to be answered or counted."""
 AT_ONCE = 4
 TOLD_S = 60.0
 """Of each reason to drop something the log has a line within so many seconds."""

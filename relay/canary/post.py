@@ -22,7 +22,7 @@ from relay.policy.decide import PolicySet
 log = structlog.get_logger(__name__)
 
 PATIENCE_S = 60.0
-"""So long one may take to be sealed and handed on."""
+"""Maximum time until one is sealed and handed on, in seconds."""
 
 
 def obstacle(policies: PolicySet, from_: str, to: str, *, shadow: bool, content: MessageFacts | None = None) -> str:

@@ -18,8 +18,7 @@ import click
 
 from relay.audit.chain import GENESIS
 from relay.audit.reading import records
-from relay.audit.verifying import ExpectedLine, Verified
-from relay.audit.verifying import verify as verified_chain
+from relay.audit.verifying import ExpectedLine, Verified, verify as verified_chain
 from relay.cli import named
 from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import app, postfix, upkeep
+from relay import app, upkeep
 from relay.audit import pending
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
@@ -25,6 +25,8 @@ from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_doors import door_states, is_units, unit_states
 from relay.cli.check_kmes import kme_states, not_quantum
+from relay.cli.check_postfix import postfix_states
+from relay.cli.check_release import release_states
 from relay.cli.check_rights import rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
@@ -40,10 +42,9 @@ from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
 from relay.key_receiver.receiver import replies_in
-from relay.policy.findings import floors_in_vain, kems_not_here, peers_held
+from relay.policy.findings import in_vain
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
-from relay.rights import as_owner_of
 from relay.status import StatusModule
 from relay.status.alarms import of_the_serving_relay
 from relay.store import sent
@@ -71,7 +72,7 @@ HELD = "mail is held (451)"
 @click.option(
     "--trial-keys",
     is_flag=True,
-    help="Spend two keys at each KME to see whether it keeps keys until the peer fetches them; not beside a relay.",
+    help="Spend a key for each peer and two more at each KME: does it give keys and keep them? Not beside a relay.",
 )
 @click.option("--no-next-hops", is_flag=True, help="Leave out the servers behind the relay, which are not set up yet.")
 @click.option("--before-start", is_flag=True, help="The relay is not meant to run yet.")
@@ -108,10 +109,11 @@ def check(
 
 
 def _print(console: Console, states: list[State]) -> None:
-    console.print(Text(summary(states), "bold red" if any(problems for *_, problems in states) else "green"))
+    colour = "bold red" if any(problems for *_, problems in states) else "green"
+    console.print(Text(summary(states), colour), soft_wrap=True)
     for what, detail, problems in states:
         if not problems:
-            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"))
+            console.print(Text.assemble(("ok     ", "green"), (what, "bold"), f"  {detail}"), soft_wrap=True)
         for problem in problems:
             console.print(Text.assemble(("WRONG  ", "bold red"), (what, "bold"), f"  {problem}"), soft_wrap=True)
 
@@ -123,21 +125,16 @@ Found = tuple[Config | None, list[State]]
 def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: bool, next_hops: bool) -> Found:
     try:
         if postfix_directory is not None:
-            return _postfix(load(config_file), config_file, postfix_directory)
+            return asyncio.run(_postfix(load(config_file), config_file, postfix_directory))
         become_the_relays_user(config_file)
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
     return asyncio.run(_all(config_file, trial_keys, next_hops))
 
 
-def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
-    """Postfix's files may be root's alone to read: root looks at them as their owner, and at nothing of the relay's."""
-    try:
-        with as_owner_of(directory):
-            problems = tuple(map(str, asyncio.run(postfix.faults(directory, config))))
-    except ConfigError as error:
-        problems = tuple(error.problems)
-    return config, [("configuration", str(config_file), ()), ("Postfix", str(directory), problems)]
+async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
+    found = [state async for state in postfix_states(config, directory)]
+    return config, [("configuration", str(config_file), ()), *found, *standing_states(config)]
 
 
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
@@ -146,9 +143,9 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
         folders: list[DoorModule | StatusModule] = [*app.doors(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
-    rights = rights_state(config_file, config)
+    rights, releases = rights_state(config_file, config), release_states(config_file, config)
     looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
-    return config, [("configuration", str(config_file), ()), rights, *looked]
+    return config, [("configuration", str(config_file), ()), rights, *releases, *looked]
 
 
 async def _states(
@@ -179,16 +176,22 @@ async def _states(
         yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
-    standing = of_the_serving_relay(config)
-    for each in standing:
-        problem = f"{each.cause}; what to do: {each.alarm.what_to_do}"
-        yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
-    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
-        yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
+    for state in standing_states(config):
+        yield state
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):
                 yield state
+
+
+def standing_states(config: Config) -> Iterator[State]:
+    """The conditions that stand, as the serving relay says; without one, what relay.toml alone says of them."""
+    standing = of_the_serving_relay(config)
+    for each in standing:
+        problem = f"{each.alarm.line(each.about)}: {each.cause}; what to do: {each.alarm.what_to_do}"
+        yield f"alarm {each.alarm.name} {each.about}".strip(), "", (problem,)
+    if config.all_in_clear and "shadow_mode" not in {each.alarm.name for each in standing}:
+        yield "shadow mode", "", (f"{config.all_in_clear}; what to do: {ALARMS['shadow_mode'].what_to_do}",)
 
 
 def _policies(config: Config) -> State:
@@ -199,7 +202,7 @@ def _policies(config: Config) -> State:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, (*peers_held(policies), *kems_not_here(policies), *floors_in_vain(policies))))
+    problems = tuple(map(str, in_vain(policies)))
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}", problems
 
 

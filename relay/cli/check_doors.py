@@ -35,7 +35,7 @@ async def door_states(config: Config, folders: Collection[DoorModule | StatusMod
     serves = await asyncio.to_thread(serving, database) if isinstance(database, Path) else None
     for folder in folders:
         for setting, where in folder.listens_on(config).items():
-            listens = await _listens(where)
+            listens = await listens_at(where)
             problems = tuple(_problems(config, where, listens=listens, serves=serves))
             yield f"door {setting}", f"{where}: {'listens' if listens else NOBODY}", problems
 
@@ -55,8 +55,9 @@ def _problems(config: Config, where: Where, *, listens: bool, serves: bool | Non
         yield f"{where}: the relay serves, and does not listen there: it was started with other settings; restart it"
 
 
-async def _listens(where: Where) -> bool:
-    with suppress(OSError):
+async def listens_at(where: Where, *, unknown: bool = False) -> bool:
+    """Whether somebody listens there; `unknown` where the answer takes too long, or we may not connect."""
+    try:
         async with asyncio.timeout(PATIENCE_S):
             opening = (
                 asyncio.open_unix_connection(str(where))
@@ -65,8 +66,11 @@ async def _listens(where: Where) -> bool:
             )
             _, writer = await opening
             writer.close()
-            return True
-    return False
+    except (PermissionError, TimeoutError):
+        return unknown
+    except OSError:
+        return False
+    return True
 
 
 def _users(where: Where) -> set[int]:

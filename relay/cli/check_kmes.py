@@ -1,5 +1,5 @@
 """What `check` says of each KME: whether it answers, what it has, whom it takes us for, what ends soon.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status), which costs no key; a trial costs two, and is made only where wanted.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status), which costs no key; trials cost some, and are made only where wanted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from relay.cli.check_site import State
+from relay.cli.keys_trial import draw_a_key
 from relay.cli.quarantine import existing_store
 from relay.config import Config, KMESettings
 from relay.errors import ConfigError, RelayError
@@ -48,6 +49,8 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                 detail += _half_known(kme, status) + _development(kme)
                 wrong = another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id)
                 yield what, detail, (str(wrong),) if wrong else ()
+                if trial_keys:
+                    yield await _drawn(f"{what}: a key for peer {peer_name}", client, peer.sae_id)
                 if untried:
                     untried = False
                     yield await _tried(what, config, kme, client, status, peer.sae_id)
@@ -73,6 +76,14 @@ async def _without_peer(what: str, config: Config, kme: KMESettings, client: KME
 
 def _development(kme: KMESettings) -> str:
     return f"; {NOT_QUANTUM}" if from_development_kme(kme.ca) else ""
+
+
+async def _drawn(what: str, client: KMEClient, slave_sae: str) -> State:
+    """Whether the KME gives a key; whether the peer finds it, `keys trial` tells."""
+    try:
+        return what, await draw_a_key(client, slave_sae), ()
+    except RelayError as error:
+        return what, "", (f"{type(error).__name__}: {error}",)
 
 
 async def _tried(

@@ -1,5 +1,5 @@
 """What `check` says of rights: who else than root and the relay's user can change what the relay goes by.
-Standard: OpenSSH's StrictModes, over relay.toml, all that it names and the directories above; deploy/README.md.
+Standard: OpenSSH's StrictModes, over relay.toml, all that it names and the directories above; deploy/RUNNING.md.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from pathlib import Path
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates, own_identity
+from relay.keys.development import from_development_kme
 from relay.levels.all import all_levels
 from relay.planner import Planner
 from relay.policy.strength import LevelName
@@ -75,7 +76,7 @@ def next_steps(
     if not config.peers:
         yield f"invite the other site: qumail-relay identity invite {where}"
         yield f"take the other site in: qumail-relay identity accept {where} FILE"
-    development = any("//localhost:" in kme.url for kme in config.kmes.values())
+    development = any(from_development_kme(kme.ca) for kme in config.kmes.values())
     if development and any(what.startswith("KME ") and problems for what, _, problems in states):
         yield "run the development key servers: qumail-relay kme"
     if any(what.startswith("door ") and detail.endswith(NOBODY) for what, detail, _ in states):

@@ -18,7 +18,7 @@ from relay.cli.peer_domains import NotConfirmed, confirmed_domains, domain_optio
 from relay.cli.tables import plain_console
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.identity import SPOKEN, same_words
+from relay.identity import SPOKEN, PeerCertificates, same_words
 from relay.identity.peers import COMPARE
 from relay.rights import acting_as
 from relay.setup.asking import Asker, pasted_invitation, read_document
@@ -102,8 +102,7 @@ def take_in_peer(
     with acting_as(user):
         found = examined(config, document, name=name, replace=replace)
     print_import(plain_console(), config, found)
-    if words is not None and not same_words(words, found.peer.fingerprint):
-        raise ConfigError("not taken in: these are not the words of this invitation. Somebody may have exchanged it")
+    refuse_other_words(words, found.peer)
     if found.question and words is None:
         why, question = "It follows the document that is pinned.", found.question
         if question == COMPARE:
@@ -120,6 +119,12 @@ def take_in_peer(
     if found.change != "same":
         click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
     show_written(policies)
+
+
+def refuse_other_words(words: str | None, peer: PeerCertificates) -> None:
+    """Raises ConfigError where words were heard, and they are not this document's."""
+    if words is not None and not same_words(words, peer.fingerprint):
+        raise ConfigError("not taken in: these are not the words of this invitation. Somebody may have exchanged it")
 
 
 def show_written(written: Iterable[Written]) -> None:

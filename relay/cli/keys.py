@@ -26,6 +26,7 @@ from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
+from relay.release import Release
 from relay.stamps import read_regular
 from relay.store.secret import SiteSecret
 
@@ -37,6 +38,10 @@ COMMANDS = {
     "plan": Later(
         "keys_plan:plan",
         "Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.",
+    ),
+    "trial": Later(
+        "keys_trial:trial",
+        "Have each KME give a key for each peer, and the peer's relay find one: it costs one key and a small mail's.",
     ),
 }
 
@@ -143,6 +148,11 @@ async def _report(config: Config) -> dict[str, Any]:
     return report | {"received": await _received(config), "certificates": certificates, "peers_without_keys": without}
 
 
+def serves(config: Config) -> bool:
+    """Whether a relay serves here, by what it has written down of late."""
+    return _serving_relay(config) is not None
+
+
 def _serving_relay(config: Config) -> dict[str, Any] | None:
     """What the relay that serves has written down last, None where there is none."""
     written = config.keys_file
@@ -159,6 +169,15 @@ def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
     """What the relay that serves says is wrong, if one does: KME, peer, and the trouble."""
     rows = (_serving_relay(config) or {}).get("pools", [])
     return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
+
+
+def release_of_the_serving_relay(config: Config) -> Release | None:
+    """What the relay that serves was started from; None where none serves or it does not say so."""
+    said = (_serving_relay(config) or {}).get("release")
+    try:
+        return Release(**{name: str(value) for name, value in dict(said or {}).items()})
+    except (TypeError, ValueError):
+        return None
 
 
 def key_receiver_ended(config: Config) -> bool:
@@ -189,7 +208,7 @@ def _print(console: Console, report: dict[str, Any]) -> None:
             row["kme"],
             row["peer"],
             str(row["pool_keys"]),
-            "?" if row["stored_keys"] is None else str(row["stored_keys"]),
+            _stored(row),
             _rate(row["refill_bits_per_s"]),
             _rate(row["use_bits_per_s"]),
             _time(row["empty_in_s"]),
@@ -221,6 +240,13 @@ def _print(console: Console, report: dict[str, Any]) -> None:
 
 def _say(console: Console, what: str, problem: str) -> None:
     console.print(Text.assemble((what, BAD), f": {problem}"), soft_wrap=True)
+
+
+def _stored(row: dict[str, Any]) -> str:
+    """Keys at the KME, or since when that is not known."""
+    if row["stored_keys"] is not None:
+        return str(row["stored_keys"])
+    return "?" if row["status_age_s"] is None else f"? for {_time(row['status_age_s'])}"
 
 
 def _rate(bits_per_s: float | None) -> str:

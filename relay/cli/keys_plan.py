@@ -12,6 +12,7 @@ from typing import Literal
 
 import click
 
+from relay.amounts import octets
 from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.logs import configure_logging
@@ -248,12 +249,12 @@ def _told(found: KeyDemand) -> list[str]:
     if not found.keys:
         return [f"level {found.protection} without a quantum key takes none"]
     busy = found.bits_per_s * 24 / BUSY_HOURS
-    lines = [f"a mail      {found.size:,} octets, {found.protection}: {_number(found)}"]
+    lines = [f"a mail      {octets(found.size)}, {found.protection}: {_number(found)}"]
     if found.hidden:
-        lines.append(f"            a pad that hides {found.hidden:,} octets; {TAG_OCTETS} of each key authenticate")
+        lines.append(f"            a pad that hides {octets(found.hidden)}; {TAG_OCTETS} B of each key authenticate")
     lines += [
         f"a day       {found.mails:,} mails: {found.keys:,} keys, {_bits(found.bits)}",
-        f"the link    {_bits(found.bits_per_s)}/s all day long, {_bits(busy)}/s where all comes in {BUSY_HOURS} hours",
+        f"the link    {_rate(found.bits_per_s)} all day long, {_rate(busy)} where all comes in {BUSY_HOURS} hours",
         f"            each kbit/s carries {1000 * found.mails / found.bits_per_s:,.0f} mails a day",
         f"kept ready  {found.idle_keys:,} keys a day at most, which expire where no mail comes",
     ]
@@ -261,7 +262,7 @@ def _told(found: KeyDemand) -> list[str]:
         lines.append(f"canaries    {found.canary_keys:,} keys a day more, half of them where the peer asks as often")
     if found.stock_keys is not None and found.stock_mails is not None:
         days = found.stock_mails / found.mails
-        lasts = f"{days:,.1f} days" if days >= 2 else f"{24 * 60 * days:,.1f} minutes"
+        lasts = f"{days:,.1f} days" if days >= 2 else f"{24 * days:,.1f} hours"
         lines.append(f"the stock   {found.stock_keys:,} keys: {found.stock_mails:,} mails, or {lasts} of such days")
     return [*lines, f"by          {f'KME {found.kme}' if found.kme else ASSUMED}"]
 
@@ -269,6 +270,11 @@ def _told(found: KeyDemand) -> list[str]:
 def _number(found: KeyDemand) -> str:
     keys = f"{found.keys_per_mail:,} key{'s' if found.keys_per_mail > 1 else ''} of {found.key_bits:,} bits"
     return keys if found.mails_per_key == 1 else f"{keys} for {found.mails_per_key:,} mails"
+
+
+def _rate(bits_per_s: float) -> str:
+    """As `keys status` and the next line have it."""
+    return f"{bits_per_s / 1000:,.2f} kbit/s"
 
 
 def _bits(bits: float) -> str:

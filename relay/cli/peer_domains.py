@@ -4,11 +4,13 @@ Standard: relay/identity/peers.py; neither words nor a fingerprint confirm a dom
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import click
 
 from relay.config.values import parse_domain
 from relay.errors import ConfigError
-from relay.identity import Import
+from relay.identity import Import, PeerCertificates
 from relay.mailbox import fold_domain
 from relay.setup.asking import Asker
 
@@ -38,12 +40,7 @@ def confirmed_domains(
 
     Raises NotConfirmed; ConfigError where nobody is asked and nothing is expected; UsageError for what is no domain.
     """
-    domains = tuple(map(_folded, expected))
-    if domains:
-        if absent := [domain for domain in domains if domain not in found.peer.domains]:
-            raise ConfigError(f"not taken in: the document does not name {absent[0]}, which is expected")
-        if more := [domain for domain in found.added if domain not in domains]:
-            raise NotConfirmed(f"not taken in: the document also names {', '.join(more)}, which is not expected")
+    if domains := refuse_other_domains(found.peer, found.added, expected):
         return domains
     if not found.added:
         return ()
@@ -56,6 +53,19 @@ def confirmed_domains(
             raise NotConfirmed(f"not taken in: {domain} was not confirmed")
         why = ""
     return found.added
+
+
+def refuse_other_domains(peer: PeerCertificates, added: Collection[str], expected: tuple[str, ...]) -> tuple[str, ...]:
+    """The domains that are expected of a document, if any; of it those in `added` have to be.
+
+    Raises NotConfirmed where it names others, ConfigError where it lacks one, UsageError for what is no domain.
+    """
+    domains = tuple(map(_folded, expected))
+    if absent := [domain for domain in domains if domain not in peer.domains]:
+        raise ConfigError(f"not taken in: the document does not name {absent[0]}, which is expected")
+    if domains and (more := [domain for domain in added if domain not in domains]):
+        raise NotConfirmed(f"not taken in: the document also names {', '.join(more)}, which is not expected")
+    return domains
 
 
 def _folded(domain: str) -> str:

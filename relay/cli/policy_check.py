@@ -14,7 +14,7 @@ import click
 
 from relay.cli.named import InputFile
 from relay.cli.options import ThereIs, config_option
-from relay.cli.policy_config import go_on_as_relay, load_configuration, say_all_in_clear
+from relay.cli.policy_config import go_on_as_relay, load_configuration, say_all_in_clear, say_what_stands
 from relay.cli.policy_print import print_explanation, print_policies
 from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
@@ -130,6 +130,7 @@ def explain(
     now = None
     if explanation.decision is not None and not offline:
         now = asyncio.run(look_now(site, explanation.decision, content))
+    say_what_stands(site.config, explanation.decision.peer if explanation.decision is not None else None)
     if as_json:
         _print_json(explanation.as_dict() | {"now": now.as_dict() if now is not None else None})
     else:

@@ -43,6 +43,15 @@ def say_all_in_clear(config: Config) -> None:
         click.echo(f"NOTE: {cause}, whatever the policies say.", err=True)
 
 
+def say_what_stands(config: Config, peer: str | None) -> None:
+    """On standard error, what the serving relay says of itself, of mail that leaves, and of this peer."""
+    from relay.status.alarms import of_the_serving_relay
+
+    for each in of_the_serving_relay(config):
+        if each.about in ("", "outgoing") or peer in each.about.split():
+            click.echo(f"NOTE: {each.alarm.line(each.about)}: {printable(each.cause)}", err=True)
+
+
 def exit_with(error: ConfigError, told: Callable[[str], str] = str) -> NoReturn:
     """Prints every fault, as `told` words it, and exits with 1."""
     for problem in error.problems:

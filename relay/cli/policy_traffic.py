@@ -35,7 +35,7 @@ from relay.rights import as_owner_of
 from relay.shadow import read_shadow
 
 ODD = 10
-"""So many messages are shown that were treated as few others."""
+"""Number of messages shown that were treated as few others."""
 MAX_KINDS = 10_000
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay import mime
+from relay.amounts import many, octets
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
@@ -34,6 +35,8 @@ from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 
 NEARLY_FULL = 0.8
+NAMED = 3
+"""Maximum number of recipients that the list names for a message."""
 
 reason_option = click.option("--reason", type=click.Choice(REASONS), help="Only messages put aside for this reason.")
 ids_argument = click.argument("ids", nargs=-1, metavar="ID...")
@@ -54,17 +57,21 @@ def list_messages(config_file: Path, reason: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_facts(each) for each in kept], indent=2))
         return
-    shown = table("ID", "Arrived (UTC)", "Reason", "From, and why it is here")
-    for column in shown.columns[:3]:
-        column.no_wrap = True
+    shown = table("ID", "Arrived (UTC)", "Reason", "From, to, and why it is here")
     for each in kept:
-        waiting = f"{len(each.envelope.recipients)} waiting for {each.size} octets"
-        about = f"{printable(each.envelope.sender) or '<>'}, {waiting}: {each.cause}"
-        shown.add_row(each.id, _when(each)[:16], each.reason, about)
+        about = f"{printable(each.envelope.sender) or '<>'} to {_recipients(each)}, {octets(each.size)}: {each.cause}"
+        shown.add_row(each.id, _when(each), each.reason, about)
     console = plain_console()
     if kept:
         console.print(shown)
-    console.print(f"{len(kept)} messages, {sum(each.size for each in kept)} octets")
+    console.print(f"{many(len(kept), 'message')}, {octets(sum(each.size for each in kept))}")
+
+
+def _recipients(kept: Kept) -> str:
+    """Those who wait, and how many more there are."""
+    named = [printable(each.address) for each in kept.envelope.recipients]
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return f"{', '.join(named[:NAMED]) or 'nobody'}{more}"
 
 
 @quarantine.command()
@@ -132,7 +139,7 @@ def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str
 
     async def one(decide: Release, kept: Kept) -> bool:
         await decide.drop(kept)
-        click.echo(f"{kept.id}: dropped; {len(kept.envelope.recipients)} recipients will not get it")
+        click.echo(f"{kept.id}: dropped; {many(len(kept.envelope.recipients), 'recipient')} will not get it")
         return True
 
     _for_each(_config(config_file), ids, reason, one)
@@ -154,13 +161,14 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
         kinds[reason] += total.number
         parties[party] += total.octets
     named = ", ".join(f"{kinds[reason]} {reason}" for reason in REASONS if reason in kinds)
-    problems = [f"{kinds.total()} messages ({named}) wait for a decision: qumail-relay quarantine list"]
+    waits = "waits" if kinds.total() == 1 else "wait"
+    problems = [f"{many(kinds.total(), 'message')} ({named}) {waits} for a decision: qumail-relay quarantine list"]
     share = config.quarantine.max_size // SHARES
     problems += [
-        f"nearly full: mail of {f'peer {party}' if party else 'strangers'} has {octets} octets and may have {share} "
-        "(a part of quarantine.max_size); beyond that it is held"
-        for party, octets in sorted(parties.items())
-        if octets > NEARLY_FULL * share
+        f"nearly full: mail of {f'peer {party}' if party else 'strangers'} has {octets(taken)} and may have "
+        f"{octets(share)} (a part of quarantine.max_size); beyond that it is held"
+        for party, taken in sorted(parties.items())
+        if taken > NEARLY_FULL * share
     ]
     return "", tuple(problems)
 

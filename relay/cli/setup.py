@@ -14,20 +14,23 @@ from typing import Any, get_args
 import click
 
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
-from relay.cli.invitations import show_written, take_in_peer
+from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
-from relay.cli.peer_domains import NotConfirmed
+from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
+from relay.cli.setup_again import another_answer
 from relay.config import Config, LogSettings
-from relay.config.values import parse_domain, parse_next_hop
+from relay.config.ports import PORT_BASE
+from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
 from relay.setup import questions
-from relay.setup.answers import PORT_BASE, Answers, Door, Everybody, KMEAccess, Places, usual_config_file
+from relay.setup.answers import Answers, Door, Everybody, KMEAccess, Places, usual_config_file
 from relay.setup.asking import Asker, filled, read_file
+from relay.setup.backups import BACKUP
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.files import Owner, make_directory
 from relay.setup.kme import check_files, look_at
-from relay.setup.mail_server import BACKUP, apply, planned_change, reloaded, runs, undo
+from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
 from relay.setup.peers import document_in
 from relay.setup.questions import DEVELOPMENT, NONE
 from relay.setup.site import make_state, write_configuration
@@ -73,6 +76,7 @@ USER = "qumail-relay"
 @click.option("--door", type=click.Choice(get_args(Door)), help="How mail comes to the relay.")
 @click.option("--next-hop", help="With --door smarthost: the mail server that takes sealed mail.")
 @click.option("--everybody", type=click.Choice(get_args(Everybody)), help="Mail for those who are no peers.")
+@click.option("--postmaster", help="Who is told of alarms by mail, or `none`. [default: postmaster@ the first domain]")
 @click.option("--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels for mail to peers, in order.")
 @click.option(
     "--port-base", type=click.IntRange(1020, 65500), default=PORT_BASE, show_default=True, help="Ports + 4 to 18."
@@ -118,13 +122,17 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
         # Before anything is written: nobody is asked about them, and a peer must not choose its domains itself.
         named = ", ".join(read_document(document).domains)
         raise click.UsageError(f"--peer names {named}: say which domains you expect, --peer-domain for each")
+    if answered and document is not None:
+        peer = read_document(document)
+        refuse_other_words(flags["words"], peer)
+        refuse_other_domains(peer, peer.domains, flags["peer_domains"])
     if answered:
         answers, document = _answers(asker, flags, document)
         _look_at_kme(answers, document)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
-    elif given := _answered_already(flags):
+    elif other := another_answer(load(places.config_file), flags):
         raise click.UsageError(
-            f"{places.config_file} is there: --{given} needs --replace, which keeps the old one beside it"
+            f"{places.config_file} says otherwise: --{other} needs --replace, which keeps the old one beside it"
         )
     else:
         click.echo(f"{places.config_file}: there already, and used as it is (--replace writes it anew)")
@@ -185,13 +193,6 @@ def _document(path: Path | None) -> bytes | None:
     return document_in(read_file(path)) if path is not None else None
 
 
-def _answered_already(flags: dict[str, Any]) -> str:
-    """A flag that only counts where relay.toml is written."""
-    names = ("domains", "name", "kme", "kme_ca", "kme_certificate", "kme_key", "kme_group", "sae_id", "door")
-    given = next((name for name in (*names, "next_hop", "everybody") if flags[name]), "")
-    return "domain" if given == "domains" else given.replace("_", "-")
-
-
 def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
     """What flags leave open is asked; and the document of the peer, if there is one now."""
     domains = tuple(map(_parsed_domain, flags["domains"])) or questions.ask_domains(asker)
@@ -217,10 +218,12 @@ def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tup
     if next_hop:
         _checked(parse_next_hop, next_hop)
     everybody = flags["everybody"] or questions.ask_everybody(asker)
+    postmaster = _postmaster(flags["postmaster"], domains[0])
     name = flags["name"] or domains[0].partition(".")[0]
     # Without a KME it is a name that peers tell this site by, and no other site has this domain.
     sae = sae or f"sae-{domains[0]}"
-    return Answers(name, domains, sae, kme, door, everybody, next_hop, flags["port_base"]), document
+    answers = Answers(name, domains, sae, kme, door, everybody, next_hop, postmaster, flags["port_base"])
+    return answers, document
 
 
 def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, KMEAccess | None]:
@@ -254,6 +257,15 @@ def _parsed_domain(text: str) -> str:
     return str(_checked(parse_domain, text))
 
 
+def _postmaster(answer: str | None, domain: str) -> str:
+    """Who is told of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
+    if answer == NONE:
+        return ""
+    address = str(_checked(parse_mailbox, answer or f"postmaster@{domain}"))
+    click.echo(f"\nAlarms are mailed to {address}; --postmaster names somebody else.")
+    return address
+
+
 def _checked(parse: Any, text: str) -> object:
     try:
         return parse(text)
@@ -269,7 +281,7 @@ def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[st
     where = questions.ask_postfix(asker) if directory is None else None if directory == NONE else Path(directory)
     if where is None:
         return False
-    change = asyncio.run(planned_change(where, config, service=flags["postfix_service"]))
+    change = asyncio.run(planned_change(where, config, beside=places.directory, service=flags["postfix_service"]))
     if not change.differs:
         click.echo(f"{where}: there already, nothing to change")
         return asyncio.run(runs(where))
@@ -284,7 +296,7 @@ def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[st
             f"{where}: changed{' and reloaded' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
         )
         return reads_it
-    click.echo(f"{where}: not changed; run this again, or see deploy/README.md for how to do it by hand")
+    click.echo(f"{where}: not changed; run this again, or see deploy/POSTFIX.md for how to do it by hand")
     return False
 
 

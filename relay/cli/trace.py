@@ -32,7 +32,7 @@ from relay.rights import acting_as, open_named
 DAYS = 7
 UNIT = "qumail-relay"
 MAX_PASSES = 5
-"""So often the record is read at most, where later lines name the mail otherwise."""
+"""Maximum number of readings of the record, where later lines name the mail otherwise."""
 _HASH = re.compile(r"[0-9a-f]{12}|[0-9a-f]{16}")
 _OF_MAIL = re.compile(r"\bmail=([0-9a-f]{12})\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*")

@@ -42,11 +42,11 @@ def users() -> None:
 def add(
     config_file: Path, path: Path | None, name: str, addresses: tuple[str, ...], from_stdin: bool, no_password: bool
 ) -> None:
-    """Add user NAME, or give him a new password.
+    """Add user NAME, or give them a new password.
 
-    ADDRESSES are those that he may send from: user@domain, @domain for all of a domain, * for any address, and <>
-    for the null sender. Without any, a new user gets his own name, which must be an address then, and a user who is
-    there keeps what he has.
+    ADDRESSES are those that they may send from: user@domain, @domain for all of a domain, * for any address, and <>
+    for the null sender. Without any, a new user gets their own name, which must be an address then, and a user who
+    is there keeps what they have.
     """
     path, user = _path(config_file, path)
     password_hash = NO_PASSWORD if no_password else hashed(_password(from_stdin))
@@ -69,7 +69,7 @@ def add(
 @file_option
 @click.argument("name")
 def remove(config_file: Path, path: Path | None, name: str) -> None:
-    """Remove user NAME; what he sends from now on is not taken, also on a connection that is open."""
+    """Remove user NAME; what they send from now on is not taken, also on a connection that is open."""
     path, user = _path(config_file, path)
 
     def take_out(known: dict[str, User]) -> None:

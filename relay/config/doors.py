@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from relay import toml
+from relay.config.ports import INCOMING, OUTGOING, local
 from relay.config.values import (
     AddressSetting,
     CASetting,
@@ -112,10 +113,10 @@ class OutgoingSettings(DirectionSettings):
     """
 
     examples: ClassVar[Mapping[str, object]] = {
-        "lmtp": "127.0.0.1:10024",
-        "listen": "127.0.0.1:10025",
-        "milter": "127.0.0.1:10028",
-        "next_hop": "127.0.0.1:10026",
+        "lmtp": str(local(OUTGOING.lmtp)),
+        "listen": str(local(OUTGOING.listen)),
+        "milter": str(local(OUTGOING.milter)),
+        "next_hop": str(local(OUTGOING.back)),
     }
 
     milter_split: bool = True
@@ -135,10 +136,10 @@ class IncomingSettings(DirectionSettings):
     """
 
     examples: ClassVar[Mapping[str, object]] = {
-        "lmtp": "127.0.0.1:10034",
-        "listen": "127.0.0.1:10035",
-        "milter": "127.0.0.1:10038",
-        "next_hop": "127.0.0.1:10036",
+        "lmtp": str(local(INCOMING.lmtp)),
+        "listen": str(local(INCOMING.listen)),
+        "milter": str(local(INCOMING.milter)),
+        "next_hop": str(local(INCOMING.back)),
     }
 
     max_message_size: SizeSetting = 75 * 2**20
@@ -183,8 +184,8 @@ class SubmissionSettings(ListenerSettings):
     """
     dovecot_auth: PathSetting | None = None
     """Or the Unix socket of Dovecot's auth service for clients: then Dovecot checks the passwords, and a user may
-    send from his own name (without a domain: at any of site.domains), unless the password file has a line for
-    him. Leave out what you do not use; with both set, hashes in the password file are not looked at.
+    send from their own name (without a domain: at any of site.domains), unless the password file has a line for
+    them. Leave out what you do not use; with both set, hashes in the password file are not looked at.
     """
     check_from: bool = True
     """Whether From, Sender, Resent-From and Resent-Sender, too, may have only addresses that the user may send from:

@@ -246,8 +246,8 @@ class AlarmSettings(toml.Table):
     """
     command: Names | None = None
     """A program that is run for each alarm that begins, stands for another day, or ends: its words, of which none goes
-    through a shell. It gets one JSON object on standard input (alarm, state, about, since, meaning, what_to_do, site),
-    and 30 seconds. It runs as the relay's user, and under systemd within what the unit allows.
+    through a shell. It gets one JSON object on standard input (alarm, severity, state, about, since, meaning,
+    what_to_do, site), and 30 seconds. It runs as the relay's user, and under systemd within what the unit allows.
     """
 
     @model_validator(mode="after")
@@ -312,6 +312,10 @@ class StatusSettings(toml.Table):
     """A file with at least 32 characters that nobody can guess, readable by the relay only ("openssl rand -hex 32"
     writes such a line): then only those are answered who send it, as "Authorization: Bearer ..." or as the password of
     any user. SIGHUP reads it again.
+    """
+    addresses: bool = False
+    """Whether the page names senders and recipients of mail that was put aside. Everybody who may see the page reads
+    them then.
     """
 
     @model_validator(mode="after")

@@ -27,10 +27,10 @@ class TCPAddress(NamedTuple):
 
 
 def parse_address(text: object) -> TCPAddress:
-    """`"127.0.0.1:10025"` or `"[::1]:10025"` as a TCPAddress; raises ValueError."""
+    """`"127.0.0.1:15025"` or `"[::1]:15025"` as a TCPAddress; raises ValueError."""
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\[\]/\s]+)):(\d{1,5})", str(text))
     if not isinstance(text, str) or not match or int(match[3]) > 65535:
-        raise ValueError('write it as "host:port", for instance "127.0.0.1:10025" or "[::1]:10025"')
+        raise ValueError('write it as "host:port", for instance "127.0.0.1:15025" or "[::1]:15025"')
     return TCPAddress(match[1] or match[2], int(match[3]))
 
 

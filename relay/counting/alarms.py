@@ -1,22 +1,29 @@
-"""Every alarm of the relay, by name: what it means, when it begins and ends, what to do. One table for code and people.
-Standard: names stay; whoever is woken by one at night finds here what to do. The rules are in relay/status/rules.py.
+"""The one list of conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched.
+Standard: names stay; page, `check`, /readyz, metrics, log and mails print this list. Rules: relay/status/rules.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
+
+Severity = Literal["critical", "warning"]
+"""`critical`: someone has to act now. `warning`: it can wait until the morning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One alarm; `about` is what it is raised for each of, "" where there is only one.
+    """One condition; `about` is what it is raised for each of, "" where there is only one.
+
+    `headline` says it in a few words, where {about} stands for what it is raised for. /readyz says what is `not_ready`.
 
     What it says must have been so for `after_s` seconds before it begins, and not for `clear_s` before it ends, so that
-    it does not flap. Where it says that mail cannot leave, it is not `mailed`.
+    it does not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has
+    changed is told again after so many seconds.
     """
 
     name: str
+    headline: str
     meaning: str
     begins: str
     ends: str
@@ -25,11 +32,29 @@ class Alarm:
     after_s: float = 0.0
     clear_s: float = 60.0
     mailed: bool = True
+    digest_s: float = 0.0
+    severity: Severity = "critical"
+    not_ready: bool = False
+
+    def line(self, about: str) -> str:
+        """The headline for what it is about."""
+        return self.headline.format(about=about)
 
 
 _ALL: Final = (
     Alarm(
+        "shadow_mode",
+        "No outgoing mail is sealed",
+        "Shadow mode is on: all outgoing mail leaves unsealed. Said daily.",
+        "the relay serves with policies.shadow = true",
+        "it serves without",
+        "`qumail-relay policy simulate --shadow` says what would have become of the mail. Then set policies.shadow = "
+        "false in relay.toml, and restart the relay.",
+        clear_s=0.0,
+    ),
+    Alarm(
         "mail_held",
+        "Mail ({about}) waits too long",
         "Mail waits in the queue of the mail server, since it was held here at every try.",
         "a recipient's mail was first held longer ago than `held_longer_than`, was tried again, and has not gone since",
         "it has gone, or is not tried any more: for 2 hours, or twice as long as between any two of its tries",
@@ -41,27 +66,78 @@ _ALL: Final = (
         mailed=False,
     ),
     Alarm(
+        "mail_stuck",
+        "No {about} mail gets through",
+        "All mail of this direction is held.",
+        "three or more mails were held since the last that went, and for a minute none goes",
+        "a mail goes, or none was held for ten minutes",
+        "`qumail-relay check` says what is wrong: keys, next hop, store. `not_sealed`, `copy_not_delivered` and `held` "
+        "in the log have the cause for each mail.",
+        about="direction",
+        after_s=60.0,
+        mailed=False,
+    ),
+    Alarm(
+        "policy_holds",
+        "Policy holds {about} mail",
+        "Mail waits that policy holds, whatever keys there are: it covers nobody there, or lists no level that can be "
+        "done. It waits until policy is changed, or its sender's server gives up.",
+        "such mail was tried again",
+        "none waits",
+        "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it. Change the policy, or have "
+        'the mail refused at once: otherwise = "refuse" (policies/README.md).',
+        about="direction",
+        severity="warning",
+    ),
+    Alarm(
         "keys_gone",
+        "No mail leaves for {about} under quantum keys",
         "Mail to a peer finds no quantum key, whatever the rates say: it is held, or goes under another level that its "
         "policy lists.",
         "a key was asked for and not to be had",
         "keys are there again, and none was missed for two minutes",
-        "`qumail-relay keys status` shows who uses the keys. Ask whoever runs the KMEs why no more come, and have less "
+        "`qumail-relay keys status` shows who uses the keys. Ask the KMEs' operator why no more come, and have less "
         'mail use them: level aes in place of otp, or quantum = "preferred" (policies/README.md).',
         about="peer",
         clear_s=120.0,
     ),
     Alarm(
         "keys_run_low",
+        "Quantum keys run low: {about}",
         "At the present rates the keys of a KME for a peer will be gone soon.",
-        "the forecast is below `alarm` of the KME",
+        "the forecast has been below `alarm` of the KME for a minute",
         "it is above it for a minute",
         "`qumail-relay keys status` shows who uses the keys, while there is time. Ask for a higher rate, or have less "
         "mail use them: level aes in place of otp (policies/README.md).",
         about="KME and peer",
+        after_s=60.0,
+        severity="warning",
+    ),
+    Alarm(
+        "keys_unwatched",
+        "Nobody knows how many keys there are: {about}",
+        "A KME has not said for a minute how many keys it has: nobody sees when they run low.",
+        "its last status is older than a minute",
+        "it says so again",
+        "`qumail-relay keys status` says what is wrong. Where the KME is away, see `kme_away`.",
+        about="KME and peer",
+        clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
+        "peer_without_keys",
+        "No quantum keys are used with {about}",
+        "There are KMEs, and no group of them is shared with a peer: its mail is sealed without quantum keys.",
+        "the relay serves with such a peer",
+        "kme_groups of the peer says which, or that none is meant",
+        "Write kme_groups in [peers.*], or kme_groups = [] where that is meant.",
+        about="peer",
+        clear_s=0.0,
+        severity="warning",
     ),
     Alarm(
         "kme_away",
+        "KME {about} does not answer",
         "A KME does not answer, or not as it should: its keys are not to be had, and arriving mail under them is held.",
         "for half a minute no call has succeeded and one has failed, or the relay has stopped calling it (breaker)",
         "it has answered again for half a minute",
@@ -69,9 +145,11 @@ _ALL: Final = (
         "group are used meanwhile; mail is held where there is none.",
         about="KME",
         clear_s=30.0,
+        severity="warning",
     ),
     Alarm(
         "received_keys_refused",
+        "KME {about} gives no keys for arriving mail",
         "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key: mail "
         "under quantum keys of its group is held, and put aside in time.",
         "a call was answered so, and within a minute none with keys",
@@ -84,16 +162,28 @@ _ALL: Final = (
     ),
     Alarm(
         "certificate_ends",
-        "A certificate ends within 30 days, or has ended: what depends on it stops then. Said daily.",
+        "A certificate ends soon: {about}",
+        "A certificate ends within 30 days: what depends on it stops then. Said daily.",
         "there are 30 days left",
-        "another one is in its place",
+        "another one is in its place, or it has ended",
         "Renew it: a site's with `qumail-relay identity new` and an invitation to each peer, a peer's by asking for "
-        "theirs, a KME's by whoever runs it, one for TLS as it was made. Files that are renewed are taken up by "
+        "theirs, a KME's by its operator, one for TLS as it was made. Files that are renewed are taken up by "
         "themselves or with SIGHUP.",
+        about="certificate",
+        severity="warning",
+    ),
+    Alarm(
+        "certificate_ended",
+        "A certificate has ended: {about}",
+        "A certificate has ended: mail that depends on it is held. Said daily.",
+        "its time is over",
+        "another one is in its place",
+        "Renew it: see `certificate_ends`.",
         about="certificate",
     ),
     Alarm(
         "store_unwritable",
+        "All mail is held: the store cannot be written",
         "The store cannot be written, or not in time: all mail is held, and no KME is asked for keys.",
         "a row could not be written within ten seconds",
         "it can be written again",
@@ -101,9 +191,11 @@ _ALL: Final = (
         "away, rights. What is held comes again by itself.",
         clear_s=15.0,
         mailed=False,
+        not_ready=True,
     ),
     Alarm(
         "disk_full",
+        "The disk is nearly full",
         "The disk of the state directory is nearly full. Where nothing can be written, mail is held.",
         "less than `disk_free` is free",
         "a tenth more than that is free",
@@ -113,6 +205,7 @@ _ALL: Final = (
     ),
     Alarm(
         "audit_unwritable",
+        "Mail is held: the audit record cannot be written",
         "The audit record cannot be written: mail that needs a line in it is held.",
         "no line can be written",
         "it can be written again",
@@ -120,26 +213,54 @@ _ALL: Final = (
         clear_s=15.0,
     ),
     Alarm(
+        "key_receiver_ended",
+        "Arriving mail is held: a process of the relay has ended",
+        "The second process has ended, which asks for received keys.",
+        "it has ended",
+        "the relay was started anew",
+        "A service manager starts the relay anew by itself; else `qumail-relay serve`. The log says why it ended.",
+        clear_s=0.0,
+        not_ready=True,
+    ),
+    Alarm(
+        "not_watched",
+        "Nobody watches the relay",
+        "The relay has not looked after itself for a minute: what the other conditions say may be old.",
+        "nobody has looked for a minute",
+        "somebody looks again",
+        "Does a disk hang (`dmesg`)? Is the host overloaded (`uptime`)? If not, start the relay anew and report it.",
+        clear_s=0.0,
+        mailed=False,
+        not_ready=True,
+    ),
+    Alarm(
         "mail_put_aside",
+        "Mail was put aside: {about}",
         "Mail in a peer's name could not be opened, and is in quarantine. Its sender believes it delivered, its "
-        "recipients do not know of it, and its keys are destroyed in time. Said daily.",
+        "recipients do not know of it, and its keys are destroyed in time. The first of each peer and reason is told "
+        "at once, what changes in a digest an hour. Said daily.",
         "such a mail is in quarantine, for each peer and reason",
         "none of that peer and reason is",
         "`qumail-relay quarantine list` has it, and `qumail-relay quarantine show` says what to do. Release what is "
         "genuine once the cause is mended, and drop the rest.",
         about="peer and reason",
+        digest_s=3600.0,
+        severity="warning",
     ),
     Alarm(
         "quarantine_grows",
+        "Much sealed mail cannot be opened",
         "Much sealed mail comes that cannot be opened. Somebody forges it, or a peer has other keys or certificates.",
         "more than `unopened` such mails were put in quarantine, or held for their key, within ten minutes",
         "it was less for ten minutes",
         "`qumail-relay quarantine list` has reason and peer. From one real peer: talk to its administrators, their "
         "keys or certificates are not what is known here. Forged mail hurts nobody, and can be dropped: "
         "`qumail-relay quarantine drop`.",
+        severity="warning",
     ),
     Alarm(
         "quarantine_full",
+        "The quarantine is nearly full",
         "The quarantine has hardly any room left: mail that cannot be opened will be held.",
         "more than four fifths of quarantine.max_size are taken, or a mail found no room",
         "less is taken",
@@ -147,22 +268,16 @@ _ALL: Final = (
     ),
     Alarm(
         "clear_text",
+        "Mail leaves in clear",
         "Mail leaves in clear to elsewhere. Raised only where `clear_text` is set, at a site that means to send none.",
         "a mail left so",
         "none did for ten minutes",
         "`qumail-relay audit export --below rsa` has which, and `qumail-relay policy explain` why.",
-    ),
-    Alarm(
-        "shadow_mode",
-        "Shadow mode is on: all outgoing mail leaves unsealed. Said daily.",
-        "the relay serves with policies.shadow = true",
-        "it serves without",
-        "`qumail-relay policy simulate --shadow` says what would have become of the mail. Then set policies.shadow = "
-        "false in relay.toml, and restart the relay.",
-        clear_s=0.0,
+        severity="warning",
     ),
     Alarm(
         "tripwire",
+        "Mail was about to leave otherwise than policy wants",
         "What was about to leave was not sealed as policy wants, and was held: a fault of the relay.",
         "it happened",
         "it did not happen again for ten minutes",
@@ -170,14 +285,27 @@ _ALL: Final = (
     ),
     Alarm(
         "policy_broken",
+        "The policy files are broken",
         "The policy files are broken; those from before are in force, also where a process is started meanwhile.",
         "files were read that are wrong",
         "they are right again",
         "`qumail-relay policy check` names file and line.",
         clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
+        "policy_in_vain",
+        "Policy asks for what cannot be done",
+        "Policy files ask for what this relay cannot do: the mail that they cover is held or leaves weaker.",
+        "a file names a KEM that is missing here, a floor that nothing can fulfil, or holds all mail to a peer",
+        "none does",
+        "`qumail-relay check` names file and line of each.",
+        clear_s=0.0,
+        severity="warning",
     ),
     Alarm(
         "next_hop_away",
+        "No {about} mail is delivered: the next hop does not answer",
         "The next hop cannot be reached: mail is held.",
         "it could not be reached at a mail, and cannot when it is tried at once (as far as EHLO)",
         "mail is delivered, or it can be reached when it is tried",
@@ -189,6 +317,7 @@ _ALL: Final = (
     ),
     Alarm(
         "next_hop_refuses",
+        "No {about} mail is delivered: the next hop does not take it",
         "The next hop takes no mail: it puts it off (4xx), and it is held, or refuses it (5xx), as senders hear.",
         "three mails or more were put off or refused within ten minutes, and none was delivered",
         "a mail is delivered, or for ten minutes none was put off or refused and none waits for the next hop",
@@ -200,6 +329,7 @@ _ALL: Final = (
     ),
     Alarm(
         "canary_late",
+        "Mail to or from {about} may not get through",
         "No canary has come back from a peer's relay: mail to it, or from it, does not get through, or only late.",
         "none has come back for `every` and `late_after` of [canary] together",
         "one comes back",
@@ -211,14 +341,17 @@ _ALL: Final = (
     ),
     Alarm(
         "event_loop_late",
+        "The relay is slow",
         "A process of the relay comes late to what is due: all mail is slow.",
         "three times in a minute it came more than a quarter of a second late",
         "it did not for a minute",
         "Is the host overloaded (`uptime`, `vmstat 1`), or does it swap? If not, report it, with the log and what mail "
         "came at that time.",
+        severity="warning",
     ),
     Alarm(
         "memory_full",
+        "New mail waits: memory is full",
         "The messages in flight take all the memory that they may: new mail waits, then hears 452.",
         "nine tenths of limits.messages_in_flight are taken for ten seconds, or mail was turned away for want of room",
         "there was room for a minute",
@@ -229,12 +362,24 @@ _ALL: Final = (
     ),
     Alarm(
         "clock_jumped",
+        "The clock is wrong",
         "The clock of this host was set by more than a minute while the relay ran: certificates, the age of mail and "
         "the time of keys are looked at by it.",
         "it shows a time that is more than a minute off what has passed",
         "it was set back, or has gone on for an hour as it is",
         "`timedatectl` and `chronyc tracking`: which time is right? Set it right, and find out who set it.",
         clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
+        "history_not_written",
+        "The history is not written",
+        "What the page shows of hours and days is not written.",
+        "the store did not take it",
+        "it does",
+        "`qumail-relay check` looks at the store.",
+        clear_s=0.0,
+        severity="warning",
     ),
 )
 ALARMS: Final = {each.name: each for each in _ALL}

@@ -130,6 +130,8 @@ class Board:
         self._memory = mmap.mmap(descriptor, octets, flags=flags)
         self._numbers: memoryview[float] = memoryview(self._memory).cast("d")
         self.held = _held(self._memory, places, place)
+        self.missed: dict[str, str] = {}
+        """Why a key for a peer was missing last, as this process heard it."""
         self._begin = _HEAD + place * PLACE_OCTETS
         self._cells: dict[tuple[Metric, Labels], Cell | Spread] = {}
         self._making = threading.Lock()

@@ -37,7 +37,7 @@ FORGET_S = 7200.0
 """Nearly twice the longest pause that Postfix makes between two tries (maximal_backoff_time)."""
 DIRECTIONS = ("outgoing", "incoming")
 CAUSES = ("policy", "keys", "next hop", "store", "other")
-"""Why: policy says hold (no listed level can be had, for want of keys mostly), a key is not to be had or not known yet,
+"""Why: policy says hold whatever keys there are, a key is missing or not known yet,
 the next hop cannot be reached or says later, the store cannot be written."""
 _HOWS = range(1, 1 + len(DIRECTIONS) * len(CAUSES))
 

@@ -32,7 +32,18 @@ PAD_DISCARDED: Final = Metric(
 )
 KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys that are ready", ("kme", "peer"))
 KEYS_STORED: Final = Metric(
-    "qumail_kme_stored_keys", "gauge", "Keys that the KME says it has", ("kme", "peer"), together="min"
+    "qumail_kme_stored_keys",
+    "gauge",
+    "Keys that the KME says it has; none where it has not said so for a minute",
+    ("kme", "peer"),
+    together="min",
+)
+STATUS_AGE: Final = Metric(
+    "qumail_kme_status_age_seconds",
+    "gauge",
+    "Time since the KME said last what it has",
+    ("kme", "peer"),
+    together="min",
 )
 KEY_BITS: Final = Metric("qumail_kme_key_bits", "gauge", "The size of such a key", ("kme", "peer"), together="max")
 KEY_REFILL: Final = Metric(
@@ -44,7 +55,7 @@ KEY_USE: Final = Metric(
 KEYS_EMPTY: Final = Metric(
     "qumail_key_empty_seconds",
     "gauge",
-    "Time until the keys are gone at the present rates; +Inf where they are not",
+    "Time until the keys are gone at the present rates; +Inf where they are not; none where it is not known now",
     ("kme", "peer"),
     together="min",
 )

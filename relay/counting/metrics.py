@@ -11,66 +11,27 @@ from relay.counting import key_metrics
 from relay.counting.alarms import ALARMS
 from relay.counting.key_metrics import (
     KEY_ALARM as KEY_ALARM,
-)
-from relay.counting.key_metrics import (
     KEY_BITS as KEY_BITS,
-)
-from relay.counting.key_metrics import (
     KEY_BITS_USED as KEY_BITS_USED,
-)
-from relay.counting.key_metrics import (
     KEY_REFILL as KEY_REFILL,
-)
-from relay.counting.key_metrics import (
     KEY_USE as KEY_USE,
-)
-from relay.counting.key_metrics import (
     KEY_WAIT as KEY_WAIT,
-)
-from relay.counting.key_metrics import (
     KEYS as KEYS,
-)
-from relay.counting.key_metrics import (
     KEYS_BURNT as KEYS_BURNT,
-)
-from relay.counting.key_metrics import (
     KEYS_EMPTY as KEYS_EMPTY,
-)
-from relay.counting.key_metrics import (
     KEYS_MISSED as KEYS_MISSED,
-)
-from relay.counting.key_metrics import (
     KEYS_READY as KEYS_READY,
-)
-from relay.counting.key_metrics import (
     KEYS_RECEIVED as KEYS_RECEIVED,
-)
-from relay.counting.key_metrics import (
     KEYS_STORED as KEYS_STORED,
-)
-from relay.counting.key_metrics import (
     KEYS_WITHHELD as KEYS_WITHHELD,
-)
-from relay.counting.key_metrics import (
     KME_BREAKER as KME_BREAKER,
-)
-from relay.counting.key_metrics import (
     KME_DROPS as KME_DROPS,
-)
-from relay.counting.key_metrics import (
     KME_REQUESTS as KME_REQUESTS,
-)
-from relay.counting.key_metrics import (
     KME_RETRIES as KME_RETRIES,
-)
-from relay.counting.key_metrics import (
     KME_SECONDS as KME_SECONDS,
-)
-from relay.counting.key_metrics import (
     PAD_DISCARDED as PAD_DISCARDED,
-)
-from relay.counting.key_metrics import (
     RECEIVED_KEYS_REFUSED as RECEIVED_KEYS_REFUSED,
+    STATUS_AGE as STATUS_AGE,
 )
 from relay.counting.metric import Metric
 
@@ -108,7 +69,8 @@ HELD_RECIPIENTS: Final = Metric(
     "qumail_held_recipients",
     "gauge",
     "Recipients for whom mail was held, and has not gone since: it waits in the queue of the mail server. "
-    f"{_DIRECTION}; cause: policy (no listed level can be had, mostly for want of keys), keys, next hop, store, other",
+    f"{_DIRECTION}; cause: policy (it covers nobody there, or lists no level that can be done), keys, next hop, "
+    "store, other",
     ("direction", "cause"),
     together="max",
 )

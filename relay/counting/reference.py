@@ -30,12 +30,16 @@ server tries a mail again, that is another try, and counts.
 _ALARMS = """
 ## Alarms
 
-The relay itself looks every five seconds whether one of these has come about. Each begins once and ends once, by
-itself, for all processes together, and a restart tells of none again. While one stands it is in `qumail_alarm`, and
-`check` has it as a finding; the log has `alarm_begins`, `alarm_stands` once a day, and `alarm_ends`. `[alarms]`
-([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is told: each address and the program by itself, of each
-word once, also over a restart, though twice where the relay ends at that moment. Rules for Prometheus, tested with
-promtool, and a dashboard for Grafana are in [prometheus/](prometheus/README.md).
+This is the one list of conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched.
+The relay itself looks every five seconds whether one has come about. Each begins once and ends once, by itself, for all
+processes together, and a restart tells of none again. Critical: someone has to act now. Warning: it can wait until the
+morning. While one stands it is in `qumail_alarm`, the page shows it, and `check` has it as a finding. What makes the
+relay not ready is in `/readyz` as well. The log has `alarm_begins`,
+`alarm_stands` once a day, and `alarm_ends`.
+
+`[alarms]` ([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is told: each address and the program by
+itself, of each word once, also over a restart, though twice where the relay ends at that moment. Rules for Prometheus,
+tested with promtool, and a dashboard for Grafana are in [prometheus/](prometheus/README.md).
 
 Relays of several hosts that share PostgreSQL each tell for themselves. Mail that one has held and another has delivered
 waits for the first until it has not been tried there for long. A restart forgets nobody who waits; after a kill, what
@@ -54,8 +58,10 @@ def markdown() -> str:
 def _alarm(alarm: Alarm) -> str:
     about = f", for each {alarm.about}" if alarm.about else ""
     told = "" if alarm.mailed else " It is not told by mail: that is what it says cannot be done."
+    ready = " /readyz says so too." if alarm.not_ready else ""
     return (
-        f"### `{alarm.name}`{about}\n\n{alarm.meaning} It begins when {alarm.begins}, and ends when {alarm.ends}.{told}"
+        f"### `{alarm.name}`{about}\n\n{alarm.severity.capitalize()}. {alarm.meaning} "
+        f"It begins when {alarm.begins}, and ends when {alarm.ends}.{told}{ready}"
         f"\n\nWhat to do: {alarm.what_to_do}\n"
     )
 

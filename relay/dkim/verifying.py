@@ -27,7 +27,7 @@ from relay.errors import ConfigError
 log = structlog.get_logger(__name__)
 
 SHOWN_SIGNATURE_CHARS = 8
-"""So much of b= tells one signature from another (RFC 6008)."""
+"""Number of characters of b= that tell one signature from another (RFC 6008)."""
 MAX_SIGNATURES = 10
 """Of more DKIM signatures the uppermost are verified, so that no mail costs more than these."""
 FEW_FIELDS = 4

@@ -20,9 +20,9 @@ from relay.config import ListenerSettings, Network, TCPAddress
 from relay.errors import ConfigError, RelayError
 
 BACKLOG = 512
-"""So many connections wait until somebody takes them."""
+"""Maximum number of connections that wait to be accepted."""
 GRACE_S = 30.0
-"""So long mails in flight have to end when the relay stops."""
+"""Time mails in flight have to end when the relay stops, in seconds."""
 PROBE_S = 5.0
 ACCEPTED_S = 0.2
 SOCKET_MODE = 0o660
@@ -61,7 +61,7 @@ class Present(Protocol):
     """Counts what is there now, in this process or, where several serve as one relay, in all of them."""
 
     def change(self, what: str, by: int) -> int:
-        """So many more of it, or fewer; how many there are then."""
+        """Counts `by` more of it, or fewer; how many there are then."""
 
 
 class PresentHere:

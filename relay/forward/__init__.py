@@ -26,7 +26,7 @@ __all__ = ["UNSUPERVISED", "NextHop", "NextHopResult", "Supervision", "stuffed"]
 log = structlog.get_logger(__name__)
 
 AVOIDED_S = 60.0
-"""So long a server that failed is tried after all others, so that it does not cost each mail its timeout."""
+"""Time a server that failed is tried after all others, in seconds: else it would cost each mail its timeout."""
 
 
 class NextHop:

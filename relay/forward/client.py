@@ -171,7 +171,7 @@ class Client(asyncio.Protocol):
         self._transport.write(b"\r\n".join((*commands, b"")))
 
     def expect(self, replies: int) -> None:
-        """So many more replies are owed to us."""
+        """Notes that `replies` more are owed to us."""
         self._outstanding += replies
 
     async def reply(self, name: str, seconds: float = 0.0, *, verdict: bool = False) -> Reply:

@@ -19,7 +19,7 @@ from relay.forward.client import NotTaken
 LIFETIME_S = 10.0
 """The longest wait for one answer of the DNS."""
 MOST_SERVERS = 8
-"""So many addresses are tried at most, however many the domain has."""
+"""Maximum number of addresses tried, however many the domain has."""
 
 
 class MailExchangers:

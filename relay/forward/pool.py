@@ -21,11 +21,11 @@ from relay.mail import Mail
 log = structlog.get_logger(__name__)
 
 IDLE_S = 10.0
-"""So long a connection waits for the next mail: not so long that a busy next hop would lack it."""
+"""Time a connection waits for the next mail, in seconds: a busy next hop must not lack it for long."""
 AGE_S = 300.0
-"""So long it is used, so that a change of the next hop's address is noticed."""
+"""Maximum age of a connection, in seconds: a change of the next hop's address is noticed then."""
 MAILS = 100
-"""So many mails it carries."""
+"""Maximum number of mails a connection carries."""
 GOODBYE_S = 2.0
 
 

@@ -134,12 +134,12 @@ def _check_owner(found: os.stat_result, path: Path) -> None:
 
 def _check_mode(found: os.stat_result, path: Path, forbidden: int) -> None:
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    if found.st_uid == 0 and _is_credential(path):
+    if permissions.shown_by_root(found) or (found.st_uid == 0 and _is_credential(path)):
         forbidden &= ~0o040
     mode = stat.S_IMODE(found.st_mode)
     if mode & forbidden:
         verb = "read or write" if forbidden & 0o044 else "write"
-        raise ConfigError(f"{path}: mode {mode:04o} lets others {verb} it: chmod 600 {path}")
+        raise ConfigError(f"{path}: mode {mode:04o} lets others {verb} it: {permissions.keep_to_us(path, found)}")
 
 
 def _is_credential(path: Path) -> bool:

@@ -60,6 +60,7 @@ class KMEStore:
         self._takes_us = Complaint(log.error, log.debug, "kme_takes_us_for_another", clock)
         self._may_take_us = Complaint(log.warning, log.debug, "kme_may_take_us_for_another", clock)
         self._another_name: AnotherName | None = None
+        self._said_at = float("-inf")
         self._drawn_before = 0
         """Bits that had come when the status was asked for: of what came later it may not know."""
         self.status: KeyStatus | None = None
@@ -78,6 +79,11 @@ class KMEStore:
     def trouble(self) -> str:
         """Why its last answer to status is of no use, or for whom it takes us there; "" where all is well."""
         return self.unanswered or str(self._another_name or "")
+
+    @property
+    def status_age(self) -> float | None:
+        """Seconds since the KME said what it has; None where it never has."""
+        return self._clock() - self._said_at if self.status else None
 
     @property
     def left(self) -> int:
@@ -131,7 +137,7 @@ class KMEStore:
         self._fails.over()
         self.unanswered = ""
         self._answered()
-        self.status, self._drawn_before = status, drawn
+        self.status, self._said_at, self._drawn_before = status, self._clock(), drawn
         self._compare_names(status)
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)

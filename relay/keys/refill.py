@@ -16,6 +16,9 @@ from typing import NamedTuple, Protocol
 
 from relay.keys.replies import KeyStatus
 
+LASTING_SHARE = 0.4
+"""Minimum share of its window over which a lasting rate is averaged."""
+
 
 class Rate:
     """Something that happens, per second, averaged over about `window` seconds."""
@@ -50,6 +53,15 @@ class Rate:
         if not self._young:
             return rate
         return rate / (1 - math.exp(-max(now - self._began, self._window / 20) / self._window))
+
+    @property
+    def lasting(self) -> float:
+        """As per_second, but averaged over no less than some minutes: a burst after a start is no lasting rate."""
+        age = max(self._clock() - self._began, self._window / 20)
+        return self.per_second * self._share(age) / self._share(max(age, LASTING_SHARE * self._window))
+
+    def _share(self, seconds: float) -> float:
+        return 1 - math.exp(-seconds / self._window)
 
 
 class Peak:

@@ -21,9 +21,16 @@ if TYPE_CHECKING:
     from relay.keys.ring import KeyRing
 
 
+STATUS_MAX_AGE_S = 60.0
+"""Maximum age of what a KME has said of its store, in seconds: it is asked every 30. What is older is unknown now."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """One KME and peer. `trouble` is empty when all is well; `empty_in_s` None: they do not end."""
+    """One KME and peer. `trouble` is empty when all is well; `empty_in_s` None: they do not end.
+
+    `stored_keys` None: it is not known now; `status_age_s` is how long ago the KME said so last, None for never.
+    """
 
     kme: str
     group: str
@@ -32,6 +39,7 @@ class PoolRow:
     health: float
     pool_keys: int
     stored_keys: int | None
+    status_age_s: float | None
     key_size: int
     refill_bits_per_s: float | None
     use_bits_per_s: float
@@ -105,6 +113,7 @@ def _pools_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     row["trouble"] = "; ".join(dict.fromkeys(each["trouble"] for each in rows if each["trouble"]))
     row["health"] = min(each["health"] for each in rows)
     row["alarm"] = any(each["alarm"] for each in rows)
+    row["status_age_s"] = min((each["status_age_s"] for each in rows if each["status_age_s"] is not None), default=None)
     row["stored_keys"] = min((each["stored_keys"] for each in rows if each["stored_keys"] is not None), default=None)
     rates = [each["refill_bits_per_s"] for each in rows if each["refill_bits_per_s"] is not None]
     row["refill_bits_per_s"] = max(rates, default=None)
@@ -131,8 +140,11 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     kme_store = pool.store(slave_sae)
     status = kme_store.status
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
-    use, refill = kme_store.use.per_second, kme_store.link.per_second
-    known = status is not None and status.stored_key_count is not None
+    age = kme_store.status_age
+    stale = age is not None and age > STATUS_MAX_AGE_S
+    stored = status.stored_key_count if status and not stale else None
+    use, refill = kme_store.use.lasting, None if stale else kme_store.link.per_second
+    known = stored is not None
     ends_in = empty_in(pool.bits_at_hand(slave_sae), use, refill) if known else None
     totals = client.accounts.totals(slave_sae)
     return PoolRow(
@@ -142,7 +154,8 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         trouble=pool.trouble or kme_store.trouble,
         health=round(client.health, 3),
         pool_keys=sum(pool.held(slave_sae).values()),
-        stored_keys=status.stored_key_count if status else None,
+        stored_keys=stored,
+        status_age_s=None if age is None else round(age, 1),
         key_size=usual,
         refill_bits_per_s=refill,
         use_bits_per_s=use,
@@ -169,6 +182,7 @@ def show(ring: KeyRing, board: Board) -> None:
         place = row.kme, row.peer
         board.set(metrics.KEYS_READY, *place, to=row.pool_keys)
         board.set(metrics.KEYS_STORED, *place, to=_number(row.stored_keys))
+        board.set(metrics.STATUS_AGE, *place, to=_number(row.status_age_s))
         board.set(metrics.KEY_BITS, *place, to=row.key_size)
         board.set(metrics.KEY_REFILL, *place, to=_number(row.refill_bits_per_s))
         board.set(metrics.KEY_USE, *place, to=row.use_bits_per_s)
@@ -184,7 +198,7 @@ def show_forecasts(ring: KeyRing, board: Board, totals: Totals) -> None:
         )
         known = not math.isnan(stored + ready + bits + use)
         ends_in = _ends_in(stored, ready, bits, use, None if math.isnan(refill) else refill) if known else None
-        board.set(metrics.KEYS_EMPTY, *place, to=math.inf if ends_in is None else ends_in)
+        board.set(metrics.KEYS_EMPTY, *place, to=ends_in if ends_in is not None else math.inf if known else math.nan)
         board.set(metrics.KEY_ALARM, *place, to=ends_in is not None and ends_in < ring.alarm(row.kme))
 
 

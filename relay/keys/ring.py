@@ -181,7 +181,8 @@ class KeyRing:
         """Says in the log which certificates end within 30 days, or have ended."""
         for pool in self._pools():
             for ending in await asyncio.to_thread(pool.client.ending_certificates, datetime.now(UTC)):
-                log.warning("kme_certificate_ends", kme=pool.client.name, what=ending)
+                report = log.error if " ended on " in ending else log.warning
+                report("kme_certificate_ends", kme=pool.client.name, what=ending)
 
     def wait_no_more(self) -> None:
         """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
@@ -417,4 +418,4 @@ class KeyRing:
     def _level_rows(self, pools: Sequence[PoolRow]) -> Iterable[LevelRow]:
         for (peer, level), rate in sorted(self._level_use.items()):
             mine = [row for row in pools if row.peer == peer]
-            yield LevelRow.of(peer, level, rate.per_second, self._level_keys[peer, level], mine)
+            yield LevelRow.of(peer, level, rate.lasting, self._level_keys[peer, level], mine)

@@ -53,6 +53,7 @@ def client_context(
     for path in (ca, certificate, key):
         if not is_there(path):
             raise ConfigError(f"{path}: no such file; it is needed to talk to the KME")
+    check_ca(ca)
     try:
         context = ssl.create_default_context(cafile=str(ca))
         context.load_cert_chain(str(certificate), str(key), password=_no_passphrase)
@@ -71,6 +72,19 @@ def client_context(
     # Documented hook: asyncio makes its TLS objects from this class, and the check runs before any request.
     context.sslobject_class = _checking(None if rules.name_check == "host" else rules.kme_id, rules.name_from, seen)
     return context
+
+
+def check_ca(path: Path) -> None:
+    """Raises ConfigError where a file holds no certificate to check others by: neither of a CA nor self-signed."""
+    try:
+        context = ssl.create_default_context(cafile=str(path))
+        if context.cert_store_stats()["x509_ca"]:
+            return
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be used as CA: {error}") from error
+    if not any(each.issuer == each.subject for each in certificates):
+        raise ConfigError(f"{path}: holds no certificate of a CA; the KME's certificate could be checked by none of it")
 
 
 def _no_passphrase() -> str:
@@ -151,7 +165,8 @@ class ClientTLS:
         except ConfigError as error:
             log.error("kme_certificates_not_renewed", kme=what, problems=error.problems)
             return False
-        log.info("kme_certificates_renewed", kme=what)
+        ending = self.ending(datetime.now(UTC))
+        (log.warning if ending else log.info)("kme_certificates_renewed", kme=what, ending=ending)
         return True
 
     def ending(self, now: datetime) -> list[str]:

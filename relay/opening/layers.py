@@ -31,7 +31,7 @@ log = structlog.get_logger(__name__)
 
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
-"""So many keys are asked for at first: anybody can send a mail that names thousands which do not exist."""
+"""Number of keys asked for at first: anybody can send a mail that names thousands which do not exist."""
 _AROUND = frozenset({"aes", *cms.FURTHER_KEMS})
 """The levels that may go around another one."""
 

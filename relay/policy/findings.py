@@ -174,6 +174,13 @@ def endings(policies: PolicySet) -> Iterator[Doubt]:
                 yield _doubt(policies.directory, file, (*place, "until"), f"this {what} {when}; {remedy}")
 
 
+def in_vain(policies: PolicySet) -> Iterator[Doubt]:
+    """Where policies ask for what cannot be done here: mail that they cover is held, or weaker than they say."""
+    yield from peers_held(policies)
+    yield from kems_not_here(policies)
+    yield from floors_in_vain(policies)
+
+
 def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
     """Where policies name a further KEM that this machine cannot do, with the way to install it."""
     for _, file in sorted(policies.files.items()):

@@ -30,7 +30,7 @@ from relay.stamps import Seen, Stamp, stamp_of
 FREEZE_FILES = 1000
 """After so many files were read, they are put where the garbage collector does not look."""
 RELEASE_FILES = 1000
-"""So many files are let go at once: longer, and all other threads would wait."""
+"""Number of files let go at once: with more, all other threads would wait."""
 
 BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
 """Files that are for no domain and belong to the set all the same."""

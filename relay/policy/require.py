@@ -23,7 +23,7 @@ _MET_BY: dict[Required, frozenset[str]] = {
 }
 """The layers of which one must be there: "aes" asks for quantum keys, "rsa" for the peer's signature."""
 _CAUSES = 5
-"""So many are written into one line of the log."""
+"""Maximum number of causes in one line of the log."""
 
 
 class Demand(NamedTuple):

@@ -8,13 +8,25 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from relay.config import Config
-from relay.postfix import bypass, content_filter, main_cf, milters, reinjection
+from relay.postfix import (
+    bypass,
+    content_filter,
+    left_over,
+    main_cf,
+    milters,
+    neighbours as filters,
+    reinjection,
+    scanners,
+)
 from relay.postfix.flow import MailFlow, mail_flow
+from relay.postfix.neighbours import Neighbour
 from relay.postfix.settings import PostfixFault, read_settings
 
-__all__ = ["PostfixFault", "faults"]
+__all__ = ["Neighbour", "PostfixFault", "faults", "neighbours"]
 
 RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
+    left_over.filters,
+    left_over.milters,
     content_filter.no_way_in,
     content_filter.unknown_transport,
     content_filter.wrong_protocol,
@@ -41,9 +53,13 @@ RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     milters.around_the_filter,
     milters.in_order,
     milters.let_pass,
+    scanners.opened_not_filtered,
+    scanners.opened_not_shown,
+    scanners.leaving_sealed,
     main_cf.warnings,
     main_cf.soft_bounce,
     main_cf.notices,
+    main_cf.delays_untold,
     main_cf.unknown_recipients,
 )
 TABLE_RULES: tuple[Callable[[MailFlow], Awaitable[list[PostfixFault]]], ...] = (
@@ -63,3 +79,9 @@ async def faults(directory: Path, config: Config) -> list[PostfixFault]:
     for rule in TABLE_RULES:
         found += await rule(flow)
     return list(dict.fromkeys(found))
+
+
+async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
+    """The filters of other programs that this Postfix has on this host, each once. Raises what `faults` does."""
+    found = {each.address: each for each in filters.neighbours(mail_flow(await read_settings(directory), config))}
+    return list(found.values())

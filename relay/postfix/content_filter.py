@@ -7,6 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
+from relay.config import TCPAddress
 from relay.postfix.flow import MailFlow, Side, destination, entries, is_loopback, listens
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
 
@@ -20,7 +21,9 @@ TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")
 def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
     """Nothing leads to a direction that only this host can reach."""
     for side in flow.sides:
-        addresses = entries(side.direction)
+        addresses: dict[TCPAddress, str] = {**entries(side.direction)}
+        if isinstance(side.direction.milter, TCPAddress):
+            addresses[side.direction.milter] = "milter"
         if side.ways or side.by_milter or not addresses or not all(is_loopback(address.host) for address in addresses):
             continue
         listening = " and ".join(f"{protocol} {address}" for address, protocol in addresses.items())
@@ -39,8 +42,8 @@ def no_way_in(flow: MailFlow) -> Iterator[PostfixFault]:
             yield PostfixFault(
                 "no-way-in",
                 f"{flow.settings.directory}",
-                f"{becomes[side.name]}: no content_filter, smtpd_proxy_filter or relayhost leads to the relay's "
-                f"[{side.name}] ({listening})",
+                f"{becomes[side.name]}: no content_filter, smtpd_proxy_filter, milter or relayhost leads to the "
+                f"relay's [{side.name}] ({listening})",
                 f"run `qumail-relay setup` again, which puts Postfix beside the relay that there is; by hand: "
                 f"deploy/postfix/{side.name}-*; or take these addresses out of relay.toml",
             )
@@ -128,16 +131,14 @@ def proxy_settings(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def _leads_astray(flow: MailFlow) -> str:
-    """The first filter on this host that leads to no direction of the relay, "" for none."""
-    settings = flow.settings
-    for name in ("content_filter", "smtpd_proxy_filter"):
-        sources: list[MasterService | None] = [None, *(each for each in flow.sources if name in each.overrides)]
-        for source in sources:
-            value = settings.value(name, source)
-            target = destination(value if name == "content_filter" else f"smtpd:{value}")
-            ours = target and any(listens(side.direction, target[1]) for side in flow.sides)
-            if target and is_loopback(target[1].host) and not ours:
-                return settings.of(name, source).where
+    """The first proxy on this host that is no direction of the relay, "" for none."""
+    name = "smtpd_proxy_filter"
+    sources: list[MasterService | None] = [None, *(each for each in flow.sources if name in each.overrides)]
+    for setting in (flow.settings.of(name, source) for source in sources):
+        target = destination(f"smtpd:{setting.value}")
+        ours = target and any(listens(side.direction, target[1]) for side in flow.sides)
+        if target and is_loopback(target[1].host) and not ours:
+            return setting.where
     return ""
 
 

@@ -93,7 +93,31 @@ class MailFlow:
         by_filter = [
             side.name for side in self.sides for target in targets if target and listens(side.direction, target[1])
         ]
+        by_filter += self._behind_scanner(service)
         return by_filter + [side.name for side in self.sides if self.is_asked(side, service)]
+
+    @property
+    def handing_back(self) -> list[MasterService]:
+        """The services at which content filters of other programs hand mail back: on this host, not to them again.
+
+        What arrives on a service goes to the incoming side, which is no way back.
+        """
+        return [
+            each
+            for each in self.sources
+            if each.command == "smtpd" and "content_filter" in each.overrides and not foreign_filter(self, each)
+            if (at := service_address(each)) and is_loopback(at[0]) and "incoming" not in self._filtered_by(each)
+        ]
+
+    def _filtered_by(self, service: MasterService) -> list[str]:
+        """The directions that its own content filter leads to."""
+        target = _target("content_filter", self.settings.value("content_filter", service))
+        return [side.name for side in self.sides if target is not None and listens(side.direction, target[1])]
+
+    def _behind_scanner(self, service: MasterService) -> list[str]:
+        """The directions into which a scanner hands on what comes in by this service."""
+        back = self.handing_back if foreign_filter(self, service) else []
+        return [side.name for side in self.sides if back and all(side.name in self._filtered_by(each) for each in back)]
 
     def is_asked(self, side: Side, service: MasterService) -> bool:
         """Whether what comes in by this service is shown to the relay's milter of this direction."""
@@ -106,6 +130,14 @@ def mail_flow(settings: PostfixSettings, config: Config) -> MailFlow:
     directions = (("outgoing", config.outgoing), ("incoming", config.incoming))
     sides = [_side(settings, name, direction) for name, direction in directions if direction is not None]
     return MailFlow(settings, config, tuple(sides))
+
+
+def foreign_filter(flow: MailFlow, service: MasterService) -> str:
+    """The content filter of another program that what comes in by this service is given to, "" for none."""
+    value = flow.settings.value("content_filter", service)
+    target = destination(value)
+    is_ours = target is not None and any(listens(side.direction, target[1]) for side in flow.sides)
+    return "" if is_ours else value
 
 
 def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:
@@ -135,7 +167,7 @@ def is_milter_of(settings: PostfixSettings, direction: DirectionSettings, milter
     """Whether this milter is the relay's, for this direction."""
     ours = direction.milter
     if isinstance(ours, TCPAddress):
-        there = _address(milter)
+        there = address_in(milter)
         return there is not None and there.port == ours.port and _same_host(ours.host, there.host)
     kind, _, path = milter.partition(":")
     return ours is not None and kind == "unix" and Path(settings.value("queue_directory")) / path == ours
@@ -161,7 +193,7 @@ def service_address(service: MasterService) -> tuple[str, int] | None:
 def destination(value: str) -> tuple[str, TCPAddress] | None:
     """Transport and address of `transport:[host]:port`; None where it names no TCP address."""
     transport, _, rest = value.partition(":")
-    target = _address(rest)
+    target = address_in(rest)
     return (transport, target) if target else None
 
 
@@ -213,16 +245,16 @@ def _way(settings: PostfixSettings, setting: str, value: str, source: MasterServ
 def _target(setting: str, value: str) -> tuple[str, TCPAddress] | None:
     """Transport and address in the value of a setting; None where it is empty or names no TCP address."""
     if setting == "smtpd_proxy_filter":
-        address = _address(value if ":" in value else f"127.0.0.1:{value}")
+        address = address_in(value if ":" in value else f"127.0.0.1:{value}")
         return ("smtpd", address) if address else None
     if setting == "relayhost":
-        address = _address(value)
+        address = address_in(value)
         return ("smtp", address) if address else None
     return destination(value)
 
 
-def _address(text: str) -> TCPAddress | None:
-    """`[host]:port`, `host:port` or `inet:host:port`."""
+def address_in(text: str) -> TCPAddress | None:
+    """The address in `[host]:port`, `host:port` or `inet:host:port`; None for anything else."""
     match = re.fullmatch(r"(?:inet:)?(?:\[([^\]]+)\]|([^:\[\]/]+)):([^:]+)", text.strip())
     port = _port(match[3]) if match else None
     return TCPAddress(match[1] or match[2], port) if match and port else None

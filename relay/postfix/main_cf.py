@@ -50,6 +50,15 @@ def notices(flow: MailFlow) -> Iterator[PostfixFault]:
         yield setting.fault("notices", what, setting.to("resource, software"))
 
 
+def delays_untold(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Mail waits for keys, for the relay or for the peer, and its sender thinks that it has arrived."""
+    setting, outgoing = flow.settings.of("delay_warning_time"), flow.side("outgoing")
+    if outgoing is not None and (outgoing.ways or outgoing.by_milter) and not setting.seconds:
+        given_up = flow.settings.value("maximal_queue_lifetime")
+        what = f"the sender of mail that waits is told only when it is given up (maximal_queue_lifetime = {given_up})"
+        yield setting.fault("delays-untold", what, setting.to("4h"))
+
+
 def unknown_recipients(flow: MailFlow) -> Iterator[PostfixFault]:
     """Mail that is taken for nobody is bounced, maybe to a peer in whose name an outsider has sent it."""
     settings = flow.settings

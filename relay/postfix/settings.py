@@ -145,7 +145,7 @@ async def read_settings(directory: Path) -> PostfixSettings:
         line.partition("warning: ")[2] for _, said in outputs for line in said.splitlines() if "warning: " in line
     ]
     return PostfixSettings(
-        directory, dict(_pairs(main)), tuple(_services(fields, overrides)), tuple(dict.fromkeys(warned))
+        directory, dict(pairs(main)), tuple(_services(fields, overrides)), tuple(dict.fromkeys(warned))
     )
 
 
@@ -175,8 +175,8 @@ async def command(name: str, directory: Path, *words: str) -> tuple[str, str]:
     return out.decode("utf-8", "replace"), said
 
 
-def _pairs(output: str) -> list[tuple[str, str]]:
-    """Lines `name = value`."""
+def pairs(output: str) -> list[tuple[str, str]]:
+    """The names and values of lines `name = value`, as postconf writes them."""
     lines = (line.partition(" =") for line in output.splitlines() if " =" in line)
     return [(name, value.strip()) for name, _, value in lines]
 
@@ -186,7 +186,7 @@ def _services(fields: str, overrides: str) -> list[MasterService]:
     found: dict[tuple[str, str], dict[str, str]] = {}
     own: dict[tuple[str, str], dict[str, str]] = {}
     for output, into in ((fields, found), (overrides, own)):
-        for key, value in _pairs(output):
+        for key, value in pairs(output):
             name, type_, what = key.rsplit("/", 2)
             into.setdefault((name, type_), {})[what] = value
     return [

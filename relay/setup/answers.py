@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from relay.config.ports import PORT_BASE, local
+
 Door = Literal["content-filter", "milter", "smarthost"]
 """How mail comes to the relay: from Postfix's queue by LMTP, asked by Postfix as a milter, or sent straight by SMTP."""
 Everybody = Literal["hold", "refuse", "clear"]
 """What becomes of mail for those who are no peers and not inside."""
-
-PORT_BASE = 10020
-"""The ports of deploy/postfix are 4 to 18 above this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class KMEAccess:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All of it but the peer. Without `kme` there are levels pqc and rsa alone."""
+    """All of it but the peer. Without `kme` there are levels pqc and rsa alone; `postmaster` is "" for nobody."""
 
     name: str
     domains: tuple[str, ...]
@@ -40,11 +39,12 @@ class Answers:
     door: Door = "content-filter"
     everybody: Everybody = "hold"
     next_hop: str = ""
+    postmaster: str = ""
     port_base: int = PORT_BASE
 
     def address(self, usual_port: int) -> str:
         """The loopback address that stands for this port of deploy/postfix here."""
-        return f"127.0.0.1:{usual_port - PORT_BASE + self.port_base}"
+        return str(local(usual_port, self.port_base))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,20 @@ from __future__ import annotations
 from pathlib import Path
 
 from relay.errors import ConfigError
+from relay.keys import tls
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.greeting import greet
-from relay.keys.tls import client_context
 from relay.setup.answers import KMEAccess
 from relay.setup.asking import read_file
 
 PATIENCE_S = 5.0
 """The longest wait for the KME, in seconds: somebody is waiting, and it may not be there yet."""
+
+
+def check_ca(path: Path) -> None:
+    """Raises ConfigError where it holds no certificate of a CA; root reads it as the owner of its place."""
+    read_file(path)
+    tls.check_ca(path)
 
 
 def check_files(ca: Path, certificate: Path, key: Path) -> None:
@@ -24,7 +30,7 @@ def check_files(ca: Path, certificate: Path, key: Path) -> None:
     """
     for path in (ca, certificate, key):
         read_file(path)
-    client_context(ca, certificate, key)
+    tls.client_context(ca, certificate, key)
 
 
 async def look_at(kme: KMEAccess, sae_id: str, peer_sae: str | None) -> str:

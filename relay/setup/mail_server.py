@@ -1,35 +1,34 @@
 """Puts the relay beside a Postfix, by the files of deploy/postfix as they say, and takes that back.
 Everything is tried on a copy first; what was there is kept, and whoever edits afterwards loses nothing.
-
-    postfix-backup/1/before/main.cf     what `apply` found
-    postfix-backup/1/after/main.cf      what it wrote; `undo` wants to find just this
 """
 
 from __future__ import annotations
 
 import asyncio
 import difflib
-import hashlib
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import relay
-from relay.config import Config, DirectionSettings, TCPAddress
+from relay.config import Config, TCPAddress
+from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
 from relay.postfix import faults
+from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
 from relay.rights import as_owner_of, open_named
+from relay.setup.backups import BACKUP, backups, backups_of, made_here, new_backup, this_machine
 from relay.setup.files import write_whole
+from relay.setup.former import LOG_NAMES, as_before, without_stale
+from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
+from relay.setup.scanners import before_smarthost, behind_scanners, between_milters
 
-FILES = ("main.cf", "master.cf")
-MACHINE_ID = Path("/etc/machine-id")
-BACKUP = "postfix-backup"
-"""The directory beside relay.toml that keeps what was there."""
+DELAY = ("", "delay_warning_time")
+"""Where an administrator has set this, it stays."""
 _SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
 _SOURCE = Path(relay.__file__).parents[1] / "deploy" / "postfix"
 _SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
@@ -57,22 +56,45 @@ class PostfixChange:
         return "".join(_diff(self.directory / name, self.before[name], self.after[name]) for name in FILES)
 
 
-async def planned_change(directory: Path, config: Config, *, service: str | None = None) -> PostfixChange:
+async def planned_change(
+    directory: Path, config: Config, *, beside: Path | None = None, service: str | None = None
+) -> PostfixChange:
     """What deploy/postfix does to this Postfix; `service` is where mail from outside arrives, found by itself if clear.
 
-    Nothing is changed. Raises ConfigError.
+    What setup did for another door, of which the backups in the directory `beside` tell, is taken back. Nothing is
+    changed. Raises ConfigError.
     """
     fragments = _fragments(config)
     before = _read(directory)
     with tempfile.TemporaryDirectory(prefix="qumail-relay-postfix-") as work:
-        copy = Path(work) / "etc"
-        copy.mkdir()
-        for name, content in before.items():
-            (copy / name).write_bytes(content)
+        copy, wanted = Path(work) / "etc", Path(work) / "wanted"
+        for each in (copy, wanted):
+            each.mkdir()
+            for name, content in before.items():
+                (each / name).write_bytes(content)
+            look_old(each)
+        now = await snapshot(copy)
+        # Tried on a copy of what was there before setup; then only what differs is changed.
+        by_filter = not {"outgoing-lmtp", "incoming-lmtp"}.isdisjoint(fragments)
+        backups = backups_of(directory, beside) if beside is not None else []
+        lines = await as_before(now, backups)
+        lines = without_stale(lines, await read_settings(copy), config, by_filter=by_filter)
+        await lead_to(wanted, now, lines)
+        had = mail_flow(await read_settings(wanted), config)
+        if "smarthost" in fragments:
+            before_smarthost(config, lines)
         if "incoming-lmtp" in fragments:
-            service = service or await _arrival(copy)
+            service = service or await _arrival(wanted)
         for fragment in fragments:
-            await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), copy)
+            await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), wanted)
+        then = await snapshot(wanted)
+        if "milter" in fragments:
+            then = between_milters(had, lines, then)
+        elif by_filter:
+            then = behind_scanners(had, lines, then, service or "smtp/inet")
+        if lines.get(DELAY, "").strip("0hmsdw"):
+            then[DELAY] = lines[DELAY]
+        await lead_to(copy, now, then)
         after = _read(copy)
         # Tables that main.cf names without a directory are looked for beside it.
         found = await faults(copy, config)
@@ -87,13 +109,13 @@ def apply(change: PostfixChange, beside: Path) -> Path:
     if _read(change.directory) != change.before:
         raise ConfigError(f"{change.directory}: was edited meanwhile; run this again")
     try:
-        backup = _new_backup(beside / BACKUP)
+        backup = new_backup(beside / BACKUP)
         for when, contents in (("before", change.before), ("after", change.after)):
             (backup / when).mkdir(mode=0o700)
             for name, content in contents.items():
                 write_whole(backup / when / name, content, 0o600)
         # Last: `undo` finds a whole backup, or none.
-        write_whole(backup / "directory", f"{change.directory.absolute()}\n{_this_machine()}\n".encode(), 0o600)
+        write_whole(backup / "directory", f"{change.directory.absolute()}\n{this_machine()}\n".encode(), 0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename or beside}: {error.strerror}; nothing was changed") from error
     try:
@@ -109,16 +131,16 @@ def undo(beside: Path) -> Path:
 
     Raises ConfigError where there is none, or where the files are not as they were left: that edit would be lost.
     """
-    found = sorted(_backups(beside / BACKUP), key=lambda each: int(each.name))
-    backups = [each for each in found if _made_here(each)]
-    if found and not backups:
+    found = backups(beside / BACKUP)
+    here = [each for each in found if made_here(each)]
+    if found and not here:
         raise ConfigError(
             f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
-            "nothing was undone. To take the content filters out here: deploy/README.md, 2. Postfix"
+            "nothing was undone. To take the content filters out here: deploy/POSTFIX.md, The queue"
         )
-    if not backups:
+    if not here:
         raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")
-    backup = backups[-1]
+    backup = here[-1]
     try:
         directory = Path((backup / "directory").read_text().splitlines()[0])
         before, after = _read(backup / "before"), _read(backup / "after")
@@ -127,8 +149,8 @@ def undo(beside: Path) -> Path:
             said = "".join(_diff(directory / name, after[name], now[name]) for name in edited)
             raise ConfigError(
                 f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, put "
-                f"the files of {backup / 'before'} there by hand, or take the content filters out (deploy/README.md, "
-                f"2. Postfix):\n{said.rstrip()}"
+                f"the files of {backup / 'before'} there by hand, or take the content filters out (deploy/POSTFIX.md, "
+                f"The queue):\n{said.rstrip()}"
             )
         _put_back(directory, before)
         (backup / "directory").unlink()  # first: half of a backup is none
@@ -171,13 +193,11 @@ def _fragments(config: Config) -> tuple[str, ...]:
 
 def _ports(config: Config) -> dict[str, str]:
     """What stands here for each port that deploy/postfix names."""
-    usual = {"outgoing": (10025, 10024, 10028, 10026), "incoming": (10035, 10034, 10038, 10036)}
     found: dict[str, str] = {}
-    for name, ports in usual.items():
-        direction: DirectionSettings | None = getattr(config, name)
+    for direction, ports in ((config.outgoing, OUTGOING), (config.incoming, INCOMING)):
         if direction is not None:
             hop = getattr(direction.next_hop[0], "address", None)
-            for port, address in zip(ports, (direction.listen, direction.lmtp, direction.milter, hop), strict=True):
+            for port, address in zip(ports, (direction.lmtp, direction.listen, hop, direction.milter), strict=True):
                 if isinstance(address, TCPAddress):
                     found[str(port)] = str(address.port)
     return found
@@ -193,7 +213,8 @@ async def _arrival(directory: Path) -> str:
         if each.type == "inet"
         and not _SUBMISSION.fullmatch(each.name)
         and "submission" not in each.overrides.get("syslog_name", "")
-        and each.overrides.get("syslog_name") not in ("postfix/sealed", "postfix/opened")
+        and each.overrides.get("syslog_name") not in LOG_NAMES
+        and not (is_loopback((service_address(each) or ("", 0))[0]) and "content_filter" in each.overrides)
     ]
     found = screened or (["smtp/inet"] if "smtp/inet" in arriving else arriving)
     if len(found) != 1:
@@ -209,8 +230,9 @@ def _prepared(fragment: str, work: Path, ports: dict[str, str], service: str) ->
         raise ConfigError(f"{source}: missing; this installation is not whole")
     copy.mkdir()
     for file in source.iterdir():
-        text = re.sub(r"\b10\d{3}\b", lambda match: ports.get(match[0], match[0]), file.read_text())
+        text = re.sub(r"\b\d{5}\b", lambda match: ports.get(match[0], match[0]), file.read_text())
         (copy / file.name).write_text(re.sub(r"\bsmtp/inet\b", lambda _: service, text))
+    look_old(copy)
     return copy
 
 
@@ -229,6 +251,7 @@ async def _run(fragment: Path, configuration: Path) -> None:
         process.kill()
         await process.wait()
         raise ConfigError(f"{fragment.name}: postconf did not end after {TIMEOUT_S:.0f} s") from None
+    look_old(configuration)
     if process.returncode:
         raise ConfigError(f"{fragment.name}: {said.decode('utf-8', 'replace').strip() or 'postconf failed'}")
 
@@ -259,34 +282,6 @@ def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
                 found = path.stat()
                 owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
                 write_whole(path, content, found.st_mode & 0o7777, owner)
-
-
-def _new_backup(directory: Path) -> Path:
-    """The next one; half of one that a crash has left is no backup, and its number is not used again."""
-    directory.mkdir(mode=0o700, exist_ok=True)
-    numbers = [int(each.name) for each in directory.iterdir() if each.name.isdigit()]
-    path = directory / str(max(numbers, default=0) + 1)
-    path.mkdir(mode=0o700)
-    return path
-
-
-def _backups(directory: Path) -> Iterator[Path]:
-    if directory.is_dir():
-        yield from (each for each in directory.iterdir() if each.name.isdigit() and (each / "directory").is_file())
-
-
-def _made_here(backup: Path) -> bool:
-    """A backup travels along when a site is moved or restored, and is of no Postfix here then."""
-    return (backup / "directory").read_text().splitlines()[1:2] == [_this_machine()]
-
-
-def _this_machine() -> str:
-    """What tells this machine from others, or "none"; its ID itself is not to be shown (machine-id(5))."""
-    try:
-        machine = MACHINE_ID.read_bytes().strip()
-    except OSError:
-        return "none"
-    return hashlib.sha256(b"qumail-relay postfix-backup " + machine).hexdigest()[:32] if machine else "none"
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:

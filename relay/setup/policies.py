@@ -14,6 +14,8 @@ from relay.policy.names import NO_DOMAIN, SUFFIX
 from relay.setup.answers import Answers
 from relay.setup.files import Owner, Written, put
 
+HOLD_FOR = "2 d"
+"""How long mail to a peer waits until its sender is told; less than a mail queue's lifetime (Postfix: 5 days)."""
 EVERYBODY = {
     "clear": (
         "# Everybody who has no file of their own: their mail leaves IN CLEAR.\n"
@@ -44,7 +46,7 @@ def write_peer_policies(directory: Path, domains: Iterable[str], levels: Iterabl
     text = (
         "# A peer: its mail is sealed, at the first of these levels that can be had, and held while none can.\n"
         f"levels    = {json.dumps(list(levels))}\n"
-        'quantum   = "preferred"\notherwise = "hold"\n'
+        f'quantum   = "preferred"\notherwise = "hold"\nhold_for  = "{HOLD_FOR}"\n'
     )
     return [_put(directory, domain, text, owner) for domain in domains]
 

@@ -19,7 +19,7 @@ from relay.postfix.settings import ADMIN_PATHS
 from relay.setup.answers import Door, Everybody, KMEAccess
 from relay.setup.asking import Asker, pasted_invitation, read_file
 from relay.setup.development import development_kme, sae_beside
-from relay.setup.kme import check_files
+from relay.setup.kme import check_ca, check_files
 from relay.setup.peers import document_in
 
 LATER, DEVELOPMENT, NONE = "later", "development", "none"
@@ -90,7 +90,7 @@ def ask_kme(asker: Asker, peer: PeerCertificates | None, group: str) -> tuple[st
     def file(why: str, question: str, read: Callable[[Path], object] = read_file) -> Path:
         return Path(asker.ask(f"{why} It is copied.", question, None, lambda answer: read(Path(answer))))
 
-    ca = file("A file with the CA that the KME's certificate is from, in PEM.", "CA file")
+    ca = file("A file with the CA that the KME's certificate is from, in PEM.", "CA file", check_ca)
     certificate = file("A file with the certificate that the KME has given us, in PEM.", "Certificate file")
     why = "A file with the private key of that, in PEM."
     key = file(why, "Key file", lambda path: check_files(ca, certificate, path))

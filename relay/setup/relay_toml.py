@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from relay.config.ports import INCOMING, OUTGOING, STATUS
 from relay.setup.answers import Answers, Places
 
 
@@ -21,6 +22,7 @@ def relay_toml(answers: Answers, places: Places) -> str:
         *_directions(answers),
         *_places(places),
         *_kme(answers),
+        *_watching(answers),
     ]
     return "\n".join(lines) + "\n"
 
@@ -34,17 +36,17 @@ def _directions(answers: Answers) -> Iterator[str]:
     at = answers.address
     if answers.door == "smarthost":
         yield from ("", "# Mail that leaves: mail servers and programs of this host send it here, it goes on sealed.")
-        yield from _table("outgoing", listen=at(10025), next_hop=answers.next_hop)
+        yield from _table("outgoing", listen=at(OUTGOING.listen), next_hop=answers.next_hop)
     elif answers.door == "milter":
         yield from ("", "# Mail that leaves: Postfix asks about it; what cannot take its place goes to the next hop.")
-        yield from _table("outgoing", milter=at(10028), next_hop=at(10026))
+        yield from _table("outgoing", milter=at(OUTGOING.milter), next_hop=at(OUTGOING.back))
         yield from ("", "# Mail that arrives: opened where it is sealed for us.")
-        yield from _table("incoming", milter=at(10038), next_hop=at(10026))
+        yield from _table("incoming", milter=at(INCOMING.milter), next_hop=at(INCOMING.back))
     else:
         yield from ("", "# Mail that leaves: from Postfix's queue by LMTP, and sealed back into it.")
-        yield from _table("outgoing", lmtp=at(10024), next_hop=at(10026))
+        yield from _table("outgoing", lmtp=at(OUTGOING.lmtp), next_hop=at(OUTGOING.back))
         yield from ("", "# Mail that arrives: opened where it is sealed for us.")
-        yield from _table("incoming", lmtp=at(10034), next_hop=at(10036))
+        yield from _table("incoming", lmtp=at(INCOMING.lmtp), next_hop=at(INCOMING.back))
 
 
 def _places(places: Places) -> Iterator[str]:
@@ -71,6 +73,14 @@ def _kme(answers: Answers) -> Iterator[str]:
         settings["group"] = answers.kme.group
     files = {"ca": "kme/ca.pem", "certificate": "kme/sae.pem", "key": "kme/sae.key"}
     yield from _table("kmes.kme", **settings, **files)
+
+
+def _watching(answers: Answers) -> Iterator[str]:
+    if answers.postmaster:
+        yield from ("", "# Who is told by mail when something is wrong, beside log, metrics and `check`.")
+        yield from _table("alarms", mail_to=[answers.postmaster])
+    yield from ("", "# Where the relay tells how it is: a page for people, /metrics and /readyz.")
+    yield from _table("status", listen=answers.address(STATUS))
 
 
 def _table(table: str, /, **settings: str | list[str]) -> Iterator[str]:

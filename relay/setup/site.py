@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from relay import toml
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import Progress, create_identity, needs_nothing
@@ -13,6 +14,7 @@ from relay.mailbox import fold_domain
 from relay.rights import open_named
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, Written, make_directory, put
+from relay.setup.keeping import with_what_was_added
 from relay.setup.policies import policy_file, write_first_policies
 from relay.setup.relay_toml import kme_files, relay_toml
 from relay.store.secret import SiteSecret
@@ -25,6 +27,9 @@ def write_configuration(answers: Answers, places: Places, owner: Owner, *, repla
     """Everything that is configuration. Raises ConfigError; where a KME's file is missing nothing is written yet."""
     for domain in answers.domains:
         policy_file(domain)
+    text = relay_toml(answers, places)
+    if replace and places.config_file.exists():
+        text = with_what_was_added(places.config_file, text, toml.read(places.config_file))
     pem = _pem_files(answers.kme, places.directory) if answers.kme else []
     written = [make_directory(path, owner) for path in (places.directory, places.directory / "policies")]
     if pem:
@@ -32,7 +37,7 @@ def write_configuration(answers: Answers, places: Places, owner: Owner, *, repla
     written += [put(path, content, owner, replace=replace) for path, content in pem]
     written += write_first_policies(places.directory / "policies", answers, owner)
     # Last of all: a relay.toml that is there tells the next run that the questions are answered.
-    written.append(put(places.config_file, relay_toml(answers, places).encode(), owner, replace=replace))
+    written.append(put(places.config_file, text.encode(), owner, replace=replace))
     return written
 
 

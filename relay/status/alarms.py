@@ -37,7 +37,7 @@ AGAIN_S = 86_400.0
 MOST = 200
 """No more stand at once."""
 
-State = Literal["begins", "stands", "ends"]
+State = Literal["begins", "stands", "changed", "ends"]
 
 
 @dataclass(slots=True)
@@ -50,6 +50,8 @@ class Standing:
     since: float
     told: float
     seen: float
+    said: str = ""
+    """The cause that was told last."""
 
     @property
     def public_cause(self) -> str:
@@ -60,6 +62,7 @@ class Standing:
         """For the file."""
         return {
             "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
+            "said": self.said,
         }  # fmt: skip
 
 
@@ -152,16 +155,21 @@ class Alarms:
         self._tell(begun, "begins")
 
     def _say_again(self, each: Standing) -> None:
-        """Once a day."""
-        if not 0 <= time.time() - each.told < AGAIN_S:
-            each.told = time.time()
+        """Once a day, and in a digest where its cause has changed."""
+        ago = time.time() - each.told
+        if not 0 <= ago < AGAIN_S:
             self._tell(each, "stands")
+        elif each.alarm.digest_s and ago >= each.alarm.digest_s and each.cause != each.said:
+            self._tell(each, "changed")
 
     def _tell(self, each: Standing, state: State) -> None:
-        facts = {"alarm": each.alarm.name, "about": each.about, "cause": each.cause}
+        each.told, each.said = time.time(), each.cause
+        facts = {"alarm": each.alarm.name, "severity": each.alarm.severity, "about": each.about, "cause": each.cause}
         stood = round(max(0.0, time.time() - each.since))
         if state == "begins":
             log.error("alarm_begins", **facts, what_to_do=each.alarm.what_to_do)
+        elif state == "changed":
+            log.error("alarm_changed", **facts, what_to_do=each.alarm.what_to_do, seconds=stood)
         elif state == "stands":
             log.error("alarm_stands", **facts, what_to_do=each.alarm.what_to_do, seconds=stood)
         else:
@@ -225,7 +233,7 @@ def _standing(row: Mapping[str, Any], now: float) -> Standing:
     """As it stood; raises ValueError, KeyError and TypeError."""
     about, cause = str(row["about"]), str(row["cause"])
     since, told = float(row["since"]), float(row["told"])
-    return Standing(ALARMS[row["alarm"]], about, cause, since, told, seen=now)
+    return Standing(ALARMS[row["alarm"]], about, cause, since, told, seen=now, said=str(row.get("said", cause)))
 
 
 def of_the_serving_relay(config: Config) -> list[Standing]:

@@ -41,7 +41,7 @@ async def door(watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sock
     """The server, ready. Raises ConfigError: a file cannot be used."""
     table = watched.config.status
     assert table is not None  # noqa: S101 - whoever calls has looked
-    async with page(watched, ready, alarms) as shown:
+    async with page(watched, alarms) as shown:
         yield StatusDoor(table, ready, Exposition(watched.board), shown, sockets[LISTEN])
 
 
@@ -97,8 +97,8 @@ class StatusDoor:
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:
-        causes = self._ready.causes
-        lines = [f"not ready: {cause}" for cause in causes] or ["ready"]
+        causes = self._ready.found
+        lines = [f"not ready: {cause} ({name})" for name, cause in causes.items()] or ["ready"]
         return web.Response(text="".join(f"{line}\n" for line in lines), status=503 if causes else 200)
 
 

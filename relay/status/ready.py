@@ -29,19 +29,27 @@ STALE_S = 60.0
 """What was seen longer ago tells nothing."""
 
 
+_STORE = "store_unwritable"
+
+
 class Readiness:
     """What was seen last; to be looked at once before it is asked."""
 
     def __init__(self, watched: Watched) -> None:
         self._watched = watched
-        self._causes: tuple[str, ...] = ()
+        self._found: dict[str, str] = {}
         self._looked_at = time.monotonic()
 
     @property
-    def causes(self) -> tuple[str, ...]:
-        """Why it is not ready; nothing where it is."""
+    def found(self) -> dict[str, str]:
+        """Why it is not ready, by the name of the condition (relay/counting/alarms.py); nothing where it is."""
         ago = time.monotonic() - self._looked_at
-        return self._causes if ago <= STALE_S else (*self._causes, f"nobody has looked for {ago:.0f} s")
+        return self._found if ago <= STALE_S else {**self._found, "not_watched": f"nobody has looked for {ago:.0f} s"}
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """Why it is not ready, in words."""
+        return tuple(self.found.values())
 
     async def keep_up(self) -> None:
         """Looks every LOOK_S seconds, for ever."""
@@ -51,19 +59,28 @@ class Readiness:
 
     async def look(self) -> None:
         """Looks now."""
+        found = await self._look()
+        causes = list(found.values())
+        if found != self._found:
+            (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=causes)
+        self._found, self._looked_at = found, time.monotonic()
+        self._watched.board.set(metrics.STORE_WRITABLE, to=not found.get(_STORE))
+        self._watched.board.set(metrics.READY, to=not causes)
+
+    async def _look(self) -> dict[str, str]:
+        """What is found now, by condition."""
         watched = self._watched
-        store = await self._store()
-        found = [store, await asyncio.to_thread(_disk, watched.config.state_directory)]
+        looked = {
+            _STORE: await self._store(),
+            "disk_full": await asyncio.to_thread(_disk, watched.config.state_directory),
+        }
         if watched.config.audit.holds and (cause := await asyncio.to_thread(watched.audit.why_not_writable)):
-            found.append(f"the audit record cannot be written: {cause}")
+            looked["audit_unwritable"] = f"the audit record cannot be written: {cause}"
         if watched.receiving.process_has_ended:
-            found.append("the second process has ended, which asks for received keys: the relay is to be started anew")
-        causes = tuple(filter(None, found))
-        if causes != self._causes:
-            (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=list(causes))
-        self._causes, self._looked_at = causes, time.monotonic()
-        watched.board.set(metrics.STORE_WRITABLE, to=not store)
-        watched.board.set(metrics.READY, to=not causes)
+            looked["key_receiver_ended"] = (
+                "the second process has ended, which asks for received keys: the relay is to be started anew"
+            )
+        return {name: cause for name, cause in looked.items() if cause}
 
     async def _store(self) -> str:
         """Why it cannot be written, "" where it can."""

@@ -21,6 +21,7 @@ from relay.errors import StoreUnavailable
 from relay.status import Watched
 from relay.status.alarms import Alarms, Standing
 from relay.store.history import KEPT, MOST_POOLS, Stretch
+from relay.store.quarantine_table import Kept
 
 log = structlog.get_logger(__name__)
 
@@ -30,6 +31,8 @@ RECENT_S = 600.0
 """What came about since then is recent."""
 ENDED = 10
 """So many alarms that are over are remembered, until the relay is started anew."""
+MOST_ASIDE = 20
+"""Maximum number of messages in quarantine that the page lists."""
 LAST_WORD_S = 2.0
 """So long a relay that stops waits until its last minute is written."""
 
@@ -40,6 +43,7 @@ Counts = dict[Labels, float]
 class _Look:
     at: float
     counts: dict[Metric, Counts]
+    times: dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +61,19 @@ class Remembered:
     """What was remembered at one moment, `at` of time.monotonic.
 
     `recent` is by how much each count has grown lately, `last` when a mail of a direction had an outcome, `stretches`
-    the history by the seconds of a stretch, the oldest first, `trouble` why it is not written. `standing` are
-    the alarms that stand, the oldest first, and `ended` those that have ended, the last first.
+    the history by the seconds of a stretch, the oldest first. `standing` are the conditions that stand, the oldest
+    first, and `ended` those that have ended, the last first. `aside` is what was put in quarantine last.
+    `times` is by how much the histogram of a direction's whole time (qumail_step_seconds, step all) has grown lately.
     """
 
     at: float
     recent: Mapping[Metric, Counts]
+    times: Mapping[str, Sequence[float]]
     last: Mapping[tuple[str, str], float]
     stretches: Mapping[int, Sequence[Stretch]]
-    trouble: str
     standing: Sequence[Standing]
     ended: Sequence[Ended]
+    aside: Sequence[Kept]
 
 
 _LOOKED_AT = (metrics.MAILS, metrics.FAILURES, metrics.REJECTIONS)
@@ -81,11 +87,10 @@ class Record:
         self._alarms = alarms
         self._standing: list[Standing] = []
         self._ended: deque[Ended] = deque(maxlen=ENDED)
+        self._aside: list[Kept] = []
         self._looks: deque[_Look] = deque()
         self._last: dict[tuple[str, str], float] = {}
         self._stretches: dict[tuple[int, int], Stretch] = {}
-        self.trouble = ""
-        """Why the history is not written, "" where it is."""
         self._written: Counts | None = None
         self._sorted: dict[int, list[Stretch]] = {}
         self.note(totals)
@@ -102,7 +107,9 @@ class Record:
                     self._last[direction, outcome] = now
             if len(self._looks) > 1 and now - self._looks[-2].at < LOOK_S:
                 self._looks.pop()
-        self._looks.append(_Look(now, counts))
+        steps = totals.get(metrics.STEP_SECONDS, {})
+        times = {direction: list(numbers) for (direction, step), numbers in steps.items() if step == "all"}
+        self._looks.append(_Look(now, counts, times))
         while len(self._looks) > 2 and self._looks[1].at <= now - RECENT_S:
             self._looks.popleft()
         standing = self._alarms.standing
@@ -114,8 +121,22 @@ class Record:
         """What is remembered now, as a value that stays as it is."""
         now, before = self._looks[-1], self._looks[0]
         recent = {metric: _grown(now.counts, before.counts, metric) for metric in _LOOKED_AT}
+        times = {
+            direction: [
+                number - old
+                for number, old in zip(numbers, before.times.get(direction, [0.0] * len(numbers)), strict=True)
+            ]
+            for direction, numbers in now.times.items()
+        }
         return Remembered(
-            now.at, recent, dict(self._last), self._history(now), self.trouble, [*self._standing], [*self._ended]
+            now.at,
+            recent,
+            times,
+            dict(self._last),
+            self._history(now),
+            [*self._standing],
+            [*self._ended],
+            [*self._aside],
         )
 
     def _history(self, now: _Look) -> dict[int, list[Stretch]]:
@@ -137,13 +158,20 @@ class Record:
         while True:
             totals = await self._watched.board.totals()
             self.note(totals)
+            await self._look_aside(totals)
             if time.monotonic() >= due:
                 due = time.monotonic() + WRITE_S
                 await self.write(totals)
             await asyncio.sleep(LOOK_S)
 
+    async def _look_aside(self, totals: Totals) -> None:
+        """What was put in quarantine last; as it was, where the store cannot be read."""
+        if self._aside or any(number for [number] in totals.get(metrics.QUARANTINE_MESSAGES, {}).values()):
+            with suppress(StoreUnavailable):
+                self._aside = await self._watched.store.quarantine.latest(MOST_ASIDE)
+
     async def write(self, totals: Totals) -> None:
-        """Writes what was counted; says in `trouble` where that cannot be."""
+        """Writes what was counted; notes in the history's `trouble` where that cannot be."""
         history = self._watched.store.history
         try:
             if self._written is None:
@@ -153,11 +181,11 @@ class Record:
             self._written = counted
         except Exception as error:  # noqa: BLE001 - the next time it may succeed
             cause = str(error) if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: {error}"
-            if not self.trouble:
+            if not history.trouble:
                 log.warning("history_not_written", cause=cause)
-            self.trouble = cause
+            history.trouble = cause
         else:
-            self.trouble = ""
+            history.trouble = ""
 
     def _take(self, stretches: list[Stretch]) -> None:
         for each in stretches:

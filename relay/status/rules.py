@@ -1,4 +1,4 @@
-"""The rule of each alarm: out of one look at the relay, what it is to be raised about, and why; all pure functions.
+"""The rule of each condition: out of one look at the relay, what it stands for, and why; all pure functions.
 Standard: relay/counting/alarms.py says in words what stands here; a cause names peers and KMEs, nothing of a mail.
 
 Another alarm is an entry there and a function here.
@@ -7,12 +7,15 @@ Another alarm is an entry there and a function here.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
+from relay.amounts import many, octets
 from relay.counting import metrics
 from relay.counting.held import DIRECTIONS
 from relay.counting.metric import Labels
+from relay.keys import report
 from relay.status.sight import WINDOW_S, Sight, Which
 
 Seen = tuple[str, str]
@@ -20,6 +23,8 @@ Seen = tuple[str, str]
 Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
 """It is told what its alarm stands for already: where an end has to be seen, no news is no end."""
 
+THROUGH = ("delivered", "inside", "repeated")
+"""Outcomes of mail that got through."""
 MINUTE_S = 60.0
 KME_S = 30.0
 DEFERRED = 3
@@ -43,11 +48,40 @@ def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         # Where not all found a place, what is tried again may not have: then what was tried once tells of it.
         longest = max(each.longest if sight.more_wait else each.again for each in ours)
         if longest > most:
-            number = f"{sum(each.recipients for each in ours)}{' and more' if sight.more_wait else ''}"
+            number = (
+                f"{many(sum(each.recipients for each in ours), 'recipient')}{' and more' if sight.more_wait else ''}"
+            )
             causes = ", ".join(f"{each.cause}: {each.recipients}" for each in ours)
             yield (
                 direction,
-                f"mail to {number} recipients waits ({causes}), the first for {longest:.0f} s",
+                f"mail to {number} waits ({causes}), the first for {longest:.0f} s",
+            )
+
+
+def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
+    for direction in DIRECTIONS:
+        least = 1 if direction in standing else DEFERRED
+        if sight.grown(metrics.MAILS, WINDOW_S, _ended(direction, ("held",))) < least:
+            continue
+        held = sight.grown(metrics.MAILS, _seconds_since_one_went(sight, direction), _ended(direction, ("held",)))
+        if held >= least:
+            yield direction, f"{many(held, 'mail')} held since the last that went ({direction})"
+
+
+def _seconds_since_one_went(sight: Sight, direction: str) -> float:
+    """For how long it is known that no mail of this direction has gone: the age of a sample, 0 where none tells."""
+    ages = [sight.now - at for at, _ in reversed(sight.samples)]
+    one_went = _ended(direction, THROUGH)
+    none_since = bisect_left(ages, True, key=lambda age: sight.grown(metrics.MAILS, age, one_went) > 0)
+    return ages[none_since - 1] if none_since else 0.0
+
+
+def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for each in sight.waiting:
+        if each.cause == "policy" and (each.again or sight.more_wait):
+            yield (
+                each.direction,
+                f"mail to {many(each.recipients, 'recipient')} is held by policy, the first for {each.longest:.0f} s",
             )
 
 
@@ -55,9 +89,21 @@ def _keys_gone(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for peer in sorted({labels[0] for labels in sight.totals.get(metrics.KEYS_MISSED, {})} | set(standing)):
         missed = sight.grown(metrics.KEYS_MISSED, MINUTE_S, _first_is(peer))
         if missed:
-            yield peer, f"{missed:.0f} mails within a minute found no quantum key for peer {peer}"
+            yield (
+                peer,
+                f"{many(missed, 'mail')} within a minute found no quantum key for peer {peer}{_kmes_say(sight, peer)}",
+            )
         elif peer in standing and not _keys_at_hand(sight, peer):
-            yield peer, f"no key for peer {peer} is there"
+            yield peer, f"no key for peer {peer} is there{_kmes_say(sight, peer)}"
+
+
+def _kmes_say(sight: Sight, peer: str) -> str:
+    """What is wrong with the KMEs that have this peer's keys."""
+    rows = [row for row in sight.watched.keys.pool_rows() if row.peer == peer]
+    wrong = [f"KME {row.kme}: {row.trouble.removeprefix(f'{row.kme}: ')}" for row in rows if row.trouble]
+    if not wrong and (last := sight.watched.board.missed.get(peer)):
+        wrong.append(f"KME {last}" if last.partition(":")[0] in {row.kme for row in rows} else last)
+    return f": {'; '.join(wrong)}" if wrong else ""
 
 
 def _keys_at_hand(sight: Sight, peer: str) -> float:
@@ -73,6 +119,19 @@ def _keys_run_low(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
                 f"{kme} {peer}",
                 f"the keys of KME {kme} for peer {peer} will be gone in {ends.get((kme, peer), 0):.0f} s",
             )
+
+
+def _keys_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (kme, peer), age in sight.gauges(metrics.STATUS_AGE).items():
+        if age > report.STATUS_MAX_AGE_S:
+            yield (
+                f"{kme} {peer}",
+                f"KME {kme} has not said for {age // 60:.0f} min how many keys it has for peer {peer}",
+            )
+
+
+def _peer_without_keys(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    yield from sight.watched.known().config.peers_without_keys.items()
 
 
 def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
@@ -103,27 +162,48 @@ def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[
 
 
 def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for whose, left, day in _certificates(sight):
+        if 0 < left < ENDS_SOON_S:
+            yield whose, f"certificate of {whose} ends on {day}"
+
+
+def _certificate_ended(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for whose, left, day in _certificates(sight):
+        if left <= 0:
+            yield whose, f"certificate of {whose} has ended on {day}"
+
+
+def _certificates(sight: Sight) -> Iterator[tuple[str, float, str]]:
+    """Of what each is, the seconds that are left, and the day."""
     now = datetime.now(UTC).timestamp()
     for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
-        if end - now < ENDS_SOON_S:
+        if not math.isnan(end):
             day = datetime.fromtimestamp(end, UTC).strftime("%Y-%m-%d %H:%M UTC")
-            whose = f"{of} {name}".strip()
-            yield whose, f"certificate of {whose} {'has ended' if end <= now else 'ends'} on {day}"
+            yield f"{of} {name}".strip(), end - now, day
 
 
-def _store_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    if not min(sight.gauges(metrics.STORE_WRITABLE).values(), default=1):
-        yield "", next(filter(lambda cause: "store" in cause, sight.not_ready), "the store cannot be written")
+def _not_ready(name: str) -> Rule:
+    """What relay/status/ready.py has found."""
+
+    def rule(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+        if cause := sight.not_ready.get(name):
+            yield "", cause
+
+    return rule
 
 
 def _disk_full(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     least = sight.watched.config.alarms.disk_free
-    if sight.disk_free is not None and sight.disk_free < least * (ROOM_AGAIN if standing else 1):
-        yield "", f"{sight.disk_free // 2**20} MiB are free on the disk of {sight.watched.config.state_directory}"
+    if cause := sight.not_ready.get("disk_full"):
+        yield "", cause
+    elif sight.disk_free is not None and sight.disk_free < least * (ROOM_AGAIN if standing else 1):
+        yield "", f"{octets(sight.disk_free)} free on the disk of {sight.watched.config.state_directory}"
 
 
 def _audit_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
-    if not min(sight.gauges(metrics.AUDIT_WRITABLE).values(), default=1):
+    if cause := sight.not_ready.get("audit_unwritable"):
+        yield "", cause
+    elif not min(sight.gauges(metrics.AUDIT_WRITABLE).values(), default=1):
         yield "", f"{sight.watched.config.audit_directory}: cannot be written"
 
 
@@ -131,13 +211,13 @@ def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     put = sight.grown(metrics.QUARANTINE_PUT, WINDOW_S, lambda labels: labels[1] == "no")
     held = sight.grown(metrics.QUARANTINE_LAG, WINDOW_S)
     if put + held > sight.watched.config.alarms.unopened:
-        yield "", f"{put:.0f} mails were put in quarantine of late, and {held:.0f} times one was held for its key"
+        yield "", f"{many(put, 'mail')} put in quarantine of late, and {many(held, 'time')} one was held for its key"
 
 
 def _mail_put_aside(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for (reason, peer), number in sight.gauges(metrics.QUARANTINE_MESSAGES).items():
         if peer and number:
-            yield f"{peer} {reason}", f"{number:.0f} mails from peer {peer} are in quarantine ({reason})"
+            yield f"{peer} {reason}", f"{many(number, 'mail')} from peer {peer} in quarantine ({reason})"
 
 
 def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -151,7 +231,7 @@ def _quarantine_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         for each in (metrics.QUARANTINE_BYTES, metrics.QUARANTINE_LIMIT)
     )
     if taken >= QUARANTINE_FULL * limit or sight.grown(metrics.QUARANTINE_FULL, WINDOW_S):
-        yield "", f"{taken / 2**20:.0f} of {limit / 2**20:.0f} MiB are taken"
+        yield "", f"{octets(taken)} of {octets(limit)} are taken"
 
 
 def _clear_text(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -160,18 +240,28 @@ def _clear_text(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         return (direction, level, outcome) == ("outgoing", "plaintext", "delivered")
 
     if sight.watched.config.alarms.clear_text and (number := sight.grown(metrics.MAILS, WINDOW_S, in_clear)):
-        yield "", f"{number:.0f} mails have left in clear to elsewhere of late"
+        yield "", f"{many(number, 'mail')} left in clear to elsewhere of late"
 
 
 def _tripwire(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if number := sight.grown(metrics.TRIPWIRE, WINDOW_S):
-        yield "", f"{number:.0f} mails were held right before they would have left otherwise than policy wants"
+        yield "", f"{many(number, 'mail')} held right before leaving otherwise than policy wants"
 
 
 def _policy_broken(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if faults := max(sight.gauges(metrics.POLICY_PROBLEMS).values(), default=0):
         first = next(iter(sight.watched.policies.problems), "")
-        yield "", f"{faults:.0f} faults in the policy files; the set from before is in force: {first}"
+        yield "", f"{many(faults, 'fault')} in the policy files; the set from before is in force: {first}"
+
+
+def _policy_in_vain(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if sight.in_vain:
+        yield "", f"{many(sight.in_vain, 'finding')} in the policy files"
+
+
+def _history_not_written(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if cause := sight.watched.store.history.trouble:
+        yield "", f"the store did not take it: {cause}"
 
 
 def _next_hop_away(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -190,10 +280,7 @@ def _next_hop_refuses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
 
 
 def _delivered(sight: Sight, direction: str, seconds: float) -> float:
-    def got_there(labels: Labels) -> bool:
-        return labels[0] == direction and labels[4] in ("delivered", "inside")
-
-    return sight.grown(metrics.MAILS, seconds, got_there)
+    return sight.grown(metrics.MAILS, seconds, _ended(direction, ("delivered", "inside")))
 
 
 def _canary_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -212,7 +299,7 @@ def _event_loop_late(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     late = sum(bound <= 0.25 for bound in metrics.LOOP_LAG.buckets)
     number = sight.grown(metrics.LOOP_LAG, MINUTE_S, part=lambda numbers: sum(numbers[late:-1]))
     if number >= LATE:
-        yield "", f"{number:.0f} times within a minute a process came more than a quarter of a second late"
+        yield "", f"{many(number, 'time')} within a minute a process came more than a quarter of a second late"
 
 
 def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -220,12 +307,16 @@ def _memory_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     limit = sum(sight.gauges(metrics.MESSAGE_MEMORY_LIMIT).values())
     turned_away = sight.grown(metrics.REJECTIONS, MINUTE_S, lambda labels: labels[2] == "Overloaded")
     if turned_away or (limit and used >= FULL * limit):
-        yield "", f"{used / 2**20:.0f} of {limit / 2**20:.0f} MiB are taken, {turned_away:.0f} mails were turned away"
+        yield "", f"{octets(used)} of {octets(limit)} are taken, {many(turned_away, 'mail')} turned away"
 
 
 def _clock_jumped(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if abs(sight.clock_off) > JUMP_S:
         yield "", f"it was set {'on' if sight.clock_off > 0 else 'back'} by {abs(sight.clock_off):.0f} s"
+
+
+def _ended(direction: str, outcomes: Collection[str]) -> Which:
+    return lambda labels: labels[0] == direction and labels[4] in outcomes
 
 
 def _first_is(value: str) -> Which:
@@ -241,27 +332,36 @@ def _call_of(kme: str, is_one: Callable[[str], bool], call: str = "") -> Which:
 
 
 RULES: dict[str, Rule] = {
+    "shadow_mode": _shadow_mode,
     "mail_held": _mail_held,
+    "mail_stuck": _mail_stuck,
+    "policy_holds": _policy_holds,
     "keys_gone": _keys_gone,
     "keys_run_low": _keys_run_low,
+    "keys_unwatched": _keys_unwatched,
+    "peer_without_keys": _peer_without_keys,
     "kme_away": _kme_away,
     "received_keys_refused": _received_keys_refused,
     "certificate_ends": _certificate_ends,
-    "store_unwritable": _store_unwritable,
+    "certificate_ended": _certificate_ended,
+    "store_unwritable": _not_ready("store_unwritable"),
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,
+    "key_receiver_ended": _not_ready("key_receiver_ended"),
+    "not_watched": _not_ready("not_watched"),
     "mail_put_aside": _mail_put_aside,
     "quarantine_grows": _quarantine_grows,
     "quarantine_full": _quarantine_full,
     "clear_text": _clear_text,
-    "shadow_mode": _shadow_mode,
     "tripwire": _tripwire,
     "policy_broken": _policy_broken,
+    "policy_in_vain": _policy_in_vain,
     "next_hop_away": _next_hop_away,
     "next_hop_refuses": _next_hop_refuses,
     "canary_late": _canary_late,
     "event_loop_late": _event_loop_late,
     "memory_full": _memory_full,
     "clock_jumped": _clock_jumped,
+    "history_not_written": _history_not_written,
 }
-"""By the alarm's name."""
+"""By the name of the condition."""

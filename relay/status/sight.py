@@ -15,6 +15,8 @@ from relay.counting import metrics
 from relay.counting.held import CAUSES, DIRECTIONS, Waiting
 from relay.counting.metric import Labels, Metric, Totals
 from relay.forward import NextHop
+from relay.policy.decide import PolicySet
+from relay.policy.findings import in_vain
 from relay.status import Watched
 from relay.status.ready import Readiness
 
@@ -46,19 +48,21 @@ def any_labels(_: Labels) -> bool:
 class Sight:
     """One look; `clock_off` is by how many seconds the clock was set, `disk_free` octets, None where nobody knows.
 
-    `next_hops` says of each direction that was tried what is wrong with it, "" for nothing; `more_wait` that not all
-    found a place among the `waiting`.
+    `not_ready` has what relay/status/ready.py has found, by condition, and `in_vain` how many findings the policy files
+    have. `next_hops` says of each direction that was tried what is wrong with it, "" for nothing; `more_wait` that not
+    all found a place among the `waiting`.
     """
 
     watched: Watched
     totals: Numbers
     samples: tuple[tuple[float, Numbers], ...]
     waiting: list[Waiting]
-    not_ready: tuple[str, ...]
+    not_ready: Mapping[str, str]
     disk_free: int | None
     clock_off: float
     next_hops: Mapping[str, str]
     more_wait: bool = False
+    in_vain: int = 0
     now: float = field(default_factory=boot_time)
 
     def gauges(self, metric: Metric) -> dict[Labels, float]:
@@ -97,6 +101,8 @@ class Looking:
         self._readiness = readiness
         self._next_hops = next_hops
         self._samples: deque[tuple[float, Numbers]] = deque()
+        self._policies: PolicySet | None = None
+        self._in_vain = 0
         self._clock = clock_offset()
         self._clock_seen, self._clock_since = self._clock, boot_time()
 
@@ -114,12 +120,30 @@ class Looking:
             board.set(metrics.DISK_FREE, to=free)
         now = boot_time()
         self._sample(now, totals)
-        not_ready, clock_off = self._readiness.causes, self._clock_off(now)
+        not_ready, clock_off = self._readiness.found, self._clock_off(now)
         seen = Sight(
-            self._watched, totals, tuple(self._samples), waiting, not_ready, free, clock_off, {}, board.held.more, now
+            self._watched,
+            totals,
+            tuple(self._samples),
+            waiting,
+            not_ready,
+            free,
+            clock_off,
+            {},
+            board.held.more,
+            await self._policy_findings(),
+            now,
         )
         tried = {each: await self._tried(each) for each in self._next_hops if each in to_try or _failed(seen, each)}
         return replace(seen, next_hops=tried)
+
+    async def _policy_findings(self) -> int:
+        """How many there are; looked for once for each policy set."""
+        policies = self._watched.policies()
+        if policies is not self._policies:
+            self._in_vain = await asyncio.to_thread(lambda: sum(1 for _ in in_vain(policies)))
+            self._policies = policies
+        return self._in_vain
 
     async def _tried(self, direction: str) -> str:
         """What is wrong with all of its servers, "" where one of them greets us."""

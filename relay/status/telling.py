@@ -27,6 +27,7 @@ import structlog
 
 from relay.config import Config
 from relay.counting import metrics
+from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.errors import NextHopUnavailable, PolicyHolds
 from relay.forward import NextHop
@@ -60,8 +61,9 @@ class _Word:
 
     def as_json(self, site: str) -> dict[str, Any]:
         return {
-            "alarm": self.name, "state": self.state, "about": self.about, "cause": self.cause, "since": self.when,
-            "meaning": self.meaning, "what_to_do": self.what_to_do, "site": site,
+            "alarm": self.name, "severity": ALARMS[self.name].severity, "state": self.state, "about": self.about,
+            "cause": self.cause, "since": self.when, "meaning": self.meaning, "what_to_do": self.what_to_do,
+            "site": site,
         }  # fmt: skip
 
     @property

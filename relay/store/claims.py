@@ -45,14 +45,15 @@ from relay.store.one_step import InsertNew, OneStep, steps
 log = structlog.get_logger(__name__)
 
 LEASE_S = 60.0
-"""So long after its last sign of life a process has its claims to itself."""
+"""Time after its last sign of life for which a process has its claims to itself, in seconds."""
 RENEW_S = 15.0
 """How often it gives one."""
 PATIENCE_S = 30.0
-"""So long after its own lease has begun a relay takes over no claims: where the database was away all leases are over,
-and those who were at work first have to write down what they have delivered meanwhile."""
+"""Time after its own lease has begun in which a relay takes over no claims, in seconds.
+
+Where the database was away all leases are over, and those at work have to write down first what they delivered."""
 MARGIN_S = 5.0
-"""So much earlier than the database it takes its own lease for over: clocks do not all go equally fast."""
+"""Seconds before the database by which a process takes its own lease for over: clocks do not all go equally fast."""
 
 _relays = Table(
     "relays",

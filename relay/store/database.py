@@ -48,7 +48,7 @@ SCHEMA_VERSION = 4
 POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections to a server is free."""
 READERS = 4
-"""So many transactions read from an embedded database at once."""
+"""Maximum number of transactions that read from an embedded database at once."""
 SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 

@@ -35,12 +35,12 @@ from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound, KeysUsed
 
 MOST_LATE_OCTETS = 32 * 2**20
-"""So much of sealed copies is kept in memory while the store cannot be written."""
+"""Maximum octets of sealed copies in memory while the store cannot be written."""
 
 LINGER_S = 1.0
-"""So long after its answer a mail is marked as under way for other workers of this relay."""
+"""Time after its answer for which a mail is marked as under way for other workers of this relay, in seconds."""
 PATIENCE_S, LOOK_S = 1.5 * LINGER_S, 0.05
-"""So long the same mail waits at another worker for the end of its mark, and so often that is looked at."""
+"""Maximum wait of the same mail at another worker for the end of its mark, and the interval of looks, in seconds."""
 
 _Result = TypeVar("_Result")
 

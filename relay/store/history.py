@@ -21,7 +21,7 @@ KEPT: Mapping[int, int] = {300: 576, 3600: 1008}
 MOST_POOLS = 100
 """Of more pairs of KME and peer, the first. A row takes about 60 octets for each, and some hundred for mails."""
 BOARDS = 32
-"""So many relays are known: those that wrote last."""
+"""Maximum number of relays known: those that wrote last."""
 LOCK = 0x51754D48
 """The PostgreSQL advisory lock under which a relay adds to rows that others add to."""
 
@@ -73,6 +73,8 @@ class History:
         """`clock` gives seconds since 1970."""
         self._database = database
         self._clock = clock
+        self.trouble = ""
+        """Why it could not be written last, "" where it could."""
 
     async def read(self) -> list[Stretch]:
         """All of it. Raises StoreUnavailable."""

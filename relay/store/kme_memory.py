@@ -26,7 +26,7 @@ from relay.store.secret import SiteSecret
 KEEP_FOR_S = 400 * 86_400.0
 """Seconds that a key is remembered; a KME is not set back further than a backup is old."""
 MOST: int = 5_000_000
-"""So many keys are remembered, 110 octets of disk each; of more, the oldest are forgotten."""
+"""Maximum number of keys remembered, 110 octets of disk each; of more, the oldest are forgotten."""
 AT_ONCE: int = 5_000
 """Rows that one transaction forgets, so that no other writer waits for long."""
 TELLING_OCTETS: Final = 16

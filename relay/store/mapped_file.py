@@ -54,7 +54,7 @@ class MappedFile:
             raise not_made(directory, error, octets) from error
         self._most = octets - _LENGTH_OCTETS
         self.end = 0
-        """So many octets are taken."""
+        """Number of octets taken."""
 
     def fits(self, octets: int) -> bool:
         """Whether there is room for a record of so many octets."""

@@ -22,11 +22,11 @@ from relay.errors import DeliveryUnderWay
 _NOTICE, _LIVES, _ENDED = 0, 1, 2
 """Where it stands that a worker has ended, and what stands at the number of each worker."""
 LIVES = 1 << 16
-"""So many workers can be told apart, one after the other; their numbers begin at 1."""
+"""Number of workers that can be told apart, one after the other; their numbers begin at 1."""
 _KNOWN = 1 << 20
 _BUCKETS = 1 << 14
 _WAYS = 16
-"""So many recipients whose marks fall into one bucket are under way at once; more are tried later."""
+"""Maximum number of recipients under way whose marks fall into one bucket; more are tried later."""
 _CELL = struct.Struct("<H6s")
 _BUCKET_OCTETS = _WAYS * _CELL.size
 _KNOWN_AT = LIVES
@@ -179,7 +179,7 @@ class CountedTogether:
         self._mine = self._at + neighbours.life % _COUNTED * 8
 
     def add(self, amount: int) -> None:
-        """So much more."""
+        """Adds `amount`."""
         # Nobody else writes there, unless so many workers were started anew since that one of them has our place.
         struct.pack_into("<Q", self._memory, self._mine, struct.unpack_from("<Q", self._memory, self._mine)[0] + amount)
 
@@ -198,7 +198,7 @@ class PresentTogether:
         self._key = self._memory[_KEY_AT : _KEY_AT + _KEY_OCTETS]
 
     def change(self, what: str, by: int) -> int:
-        """So many more of it here, or fewer; how many there are at all workers then.
+        """Counts `by` more of it here, or fewer; how many there are at all workers then.
 
         What falls into the same place is counted as one. Which that are nobody outside can know, nor choose.
         """

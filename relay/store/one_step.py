@@ -15,7 +15,7 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement
 
 STEPS = (500, 64, 16)
-"""So many rows are in one step, and fewer in the last one: of each number there is a statement, and the driver keeps
+"""Numbers of rows in one step; the last step has fewer. There is a statement for each number, and the driver keeps
 those that it has prepared."""
 
 _Row = TypeVar("_Row")

@@ -113,13 +113,19 @@ class Quarantine:
         """Every message, or those with this reason, the oldest first. Raises StoreUnavailable."""
         return await self._kept(true() if reason is None else messages.c.reason == reason)
 
+    async def latest(self, most: int) -> list[Kept]:
+        """Those that came last, the newest first, `most` at most. Raises StoreUnavailable."""
+        return await self._kept(true(), messages.c.arrived_at.desc(), most)
+
     async def find(self, name: str) -> Kept | None:
         """The message with this id, or None. Raises StoreUnavailable."""
         return next(iter(await self._kept(messages.c.id == name)), None)
 
     @to_its_end
-    async def _kept(self, which: ColumnElement[bool]) -> list[Kept]:
-        query = select(*described).where(which).order_by(messages.c.arrived_at, messages.c.id)
+    async def _kept(
+        self, which: ColumnElement[bool], order: ColumnElement[float] = messages.c.arrived_at, most: int | None = None
+    ) -> list[Kept]:
+        query = select(*described).where(which).order_by(order, messages.c.id).limit(most)
 
         def read(connection: Connection) -> list[Kept]:
             rows = connection.execute(query).all()

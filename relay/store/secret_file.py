@@ -107,9 +107,10 @@ def _check(found: os.stat_result, path: Path) -> None:
     if found.st_uid not in (0, os.geteuid()):
         raise AnothersFile(path, found.st_uid)
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    permitted = 0o740 if found.st_uid == 0 and _is_credential(path) else 0o700
-    if mode & ~permitted & 0o777:
-        raise ConfigError(f"{path}: mode {mode:04o} lets others read or write it: chmod 600 {path}")
+    shown = permissions.shown_by_root(found) or (found.st_uid == 0 and _is_credential(path))
+    if mode & ~(0o740 if shown else 0o700) & 0o777:
+        remedy = permissions.keep_to_us(path, found)
+        raise ConfigError(f"{path}: mode {mode:04o} lets others read or write it: {remedy}")
 
 
 def _is_credential(path: Path) -> bool:

@@ -27,12 +27,12 @@ log = structlog.get_logger(__name__)
 ROOM_TO_START = 16 * 2**20
 """Octets that a relay takes of its store's disk when it starts; nearly all of them for what must not wait for room."""
 WAIT_S = 5.0
-"""So long one that starts waits for another that ends."""
+"""Maximum wait of a relay that starts for another that ends, in seconds."""
 LOOK_S = 0.05
 _LOCKS = Path("/proc/locks")
 UNKNOWN = "unknown"
 LOCKS_READ = 5
-"""So often it is read: while other locks come and go, one reading may leave some out."""
+"""Number of readings: while other locks come and go, one reading may leave some out."""
 
 # In WAL mode `synchronous = NORMAL` would lose the last commits when the power fails.
 _PRAGMAS = ("PRAGMA synchronous = FULL", "PRAGMA secure_delete = ON")

@@ -149,7 +149,7 @@ def generated(examples: int) -> list[bytes]:
     return list(found)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(FIELDS)
 def test_python_finds_no_address_that_we_do_not(field: bytes) -> None:
     found = ours(field)
@@ -158,7 +158,7 @@ def test_python_finds_no_address_that_we_do_not(field: bytes) -> None:
 
 @requires_dovecot
 async def test_dovecot_finds_no_address_that_we_do_not() -> None:
-    fields = generated(2000)
+    fields = generated(700)
     async with dovecot() as server:
         seen = await asyncio.to_thread(seen_by_dovecot, server, fields)
     readable = [(field, found, other) for field, other in zip(fields, seen, strict=True) if (found := ours(field))]

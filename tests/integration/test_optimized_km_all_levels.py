@@ -113,11 +113,11 @@ async def test_without_quantum_keys_required_holds_and_preferred_goes_on(path: J
         replies: list[Reply] = []
         while not replies or replies[-1].code == 250:  # keys that were in the pool serve the first
             replies.append(await submit(outgoing, mails.plain(), recipients=["aes@bob.example"]))
-        assert str(replies[-1]).startswith("451 4.7.1")
+        assert str(replies[-1]).startswith("451 4.7.5")
         assert (await submit(outgoing, mails.plain(), recipients=["pqc-preferred@bob.example"])).code == 250
         assert path.event(path.alice, "downgraded")["protection"] == "pqc"
         required = await submit(outgoing, mails.plain(), recipients=["pqc-required@bob.example"])
-        assert str(required).startswith("451 4.7.1")
+        assert str(required).startswith("451 4.7.5")
         assert (await submit(outgoing, mails.plain(), recipients=["rsa@bob.example"])).code == 250
     finally:
         await kmes.start()

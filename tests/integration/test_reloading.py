@@ -26,8 +26,7 @@ from relay.config import load_config
 from relay.errors import ConfigError
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
-from tests.integration.entry.submission.conftest import ca as ca
-from tests.integration.entry.submission.conftest import write_certificate
+from tests.integration.entry.submission.conftest import ca as ca, write_certificate
 from tests.integration.entry.submission.program import connected
 from tests.testlib import mails
 from tests.testlib.identities import Identities

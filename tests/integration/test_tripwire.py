@@ -11,8 +11,7 @@ from pathlib import Path
 from unittest.mock import AsyncMock
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from relay import mime
 from relay.cms.der import header

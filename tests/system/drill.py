@@ -261,7 +261,7 @@ FAULTS = (
     Fault("clock jumps", "clock_jumped", _clock_jumps, _undo),
     Fault("disk full", "disk_full", _disk_full, _undo),
     Fault("store locked", "store_unwritable", _store_locked, _undo),
-    Fault("certificate expired", "certificate_ends", _certificate_expires, _certificate_renewed),
+    Fault("certificate expired", "certificate_ended", _certificate_expires, _certificate_renewed),
     Fault("peer gone", "next_hop_away", _peer_gone, _peer_back),
     Fault("next hop refuses", "next_hop_refuses", _next_hop_refuses, _next_hop_takes),
     Fault("memory at limit", "memory_full", _memory_at_limit, _memory_free),

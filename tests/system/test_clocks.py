@@ -14,11 +14,18 @@ from relay import app, upkeep
 from relay.kme import DevelopmentKMEs
 from relay.quarantine.triage import Triage
 from tests.integration.entry.imap.test_lost import taken_away
-from tests.integration.opening.conftest import ANN, BEA, BEN, Alice, Bob, Clock
-from tests.integration.opening.conftest import alice as alice  # fixtures
-from tests.integration.opening.conftest import bob_on_sqlite as bob_on_sqlite
-from tests.integration.opening.conftest import clock as clock
-from tests.integration.opening.conftest import hop as hop
+from tests.integration.opening.conftest import (
+    ANN,
+    BEA,
+    BEN,
+    Alice,
+    Bob,
+    Clock,
+    alice as alice,  # fixtures
+    bob_on_sqlite as bob_on_sqlite,
+    clock as clock,
+    hop as hop,
+)
 from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink

@@ -24,11 +24,11 @@ __all__ = ["server"]
 async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_message_and_nobody_else_does(
     tmp_path: Path, identities: Identities
 ) -> None:
-    report = await run(tmp_path, identities, messages=60, seed=20261125, largest=300_000, pause=0.5)
+    report = await run(tmp_path, identities, messages=36, seed=20261125, largest=300_000, pause=0.5)
     assert report.faults == []
-    assert report.events.total() >= 10
-    assert report.keys_used > 60
-    assert report.deliveries > 150
+    assert report.events.total() >= 6
+    assert report.keys_used > 36
+    assert report.deliveries > 80
 
 
 @requires_postfix
@@ -37,12 +37,12 @@ async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
     tmp_path: Path, identities: Identities
 ) -> None:
     report = await run(
-        tmp_path, identities, messages=40, seed=7, largest=200_000, pause=0.6, workers=2, only=("worker", "killed")
+        tmp_path, identities, messages=24, seed=7, largest=200_000, pause=0.6, workers=2, only=("worker", "killed")
     )
     assert report.faults == []
-    assert report.events.total() >= 5
+    assert report.events.total() >= 3
     assert any('"worker_ended"' in log.read_text() for log in tmp_path.rglob("relay.log"))
-    assert report.deliveries > 100
+    assert report.deliveries > 50
 
 
 @requires_postfix
@@ -50,9 +50,9 @@ async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
 async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt(
     tmp_path: Path, identities: Identities
 ) -> None:
-    report = await run(tmp_path, identities, messages=40, seed=3, largest=200_000, pause=0.4, only=GENTLE)
+    report = await run(tmp_path, identities, messages=24, seed=3, largest=200_000, pause=0.4, only=GENTLE)
     assert report.faults == []
-    assert report.events.total() >= 10
+    assert report.events.total() >= 6
     assert report.repeated == 0
     # But for those in replies that a stall has taken, as happens where the machine is so slow that it ends connections.
     assert report.keys_burnt == 0 or report.lost_on_the_wire

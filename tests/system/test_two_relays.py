@@ -20,8 +20,10 @@ from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.secret import SiteSecret
 from tests.integration.store.backends import Backend, PostgreSQLServer
-from tests.integration.store.conftest import postgresql as postgresql  # a fixture
-from tests.integration.store.conftest import server as server  # a fixture
+from tests.integration.store.conftest import (
+    postgresql as postgresql,  # a fixture
+    server as server,  # a fixture
+)
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process

@@ -103,10 +103,10 @@ async def house(
     smtp, submission, sealed, opened = postfix.free_addresses(4)
     async with AsyncExitStack() as stack:
         own, bob = [await stack.enter_async_context(Sink()) for _ in range(2)]
-        by_milter, alone = way == "milter", way == "smarthost"
+        alone = way == "smarthost"
         site = make_site(
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=policies,
-            outgoing=bob.address if alone else sealed, incoming=sealed if by_milter else opened,
+            outgoing=bob.address if alone else sealed, incoming=opened,
             settings=f"{ENTRIES}\n{relay_settings}", kme_settings=kme_settings,
         )  # fmt: skip
         relay = await stack.enter_async_context(serving(site))
@@ -116,9 +116,9 @@ async def house(
                 submission=submission,
                 fragments=WAYS[way],
                 ports={
-                    10024: relay["outgoing_lmtp"], 10025: relay["outgoing"], 10026: sealed,
-                    10028: relay["outgoing_milter"], 10034: relay["incoming_lmtp"], 10035: relay["incoming"],
-                    10036: opened, 10038: relay["incoming_milter"],
+                    15024: relay["outgoing_lmtp"], 15025: relay["outgoing"], 15026: sealed,
+                    15028: relay["outgoing_milter"], 15034: relay["incoming_lmtp"], 15035: relay["incoming"],
+                    15036: opened, 15038: relay["incoming_milter"],
                 },
                 settings={
                     "myhostname": "mail.alice.example",

@@ -168,12 +168,12 @@ async def mail_site(
                 submission=submission,
                 fragments=(f"outgoing-{over}", f"incoming-{over}", *(("outgoing-proxy",) if submission else ())),
                 ports={
-                    10024: addresses["outgoing_lmtp"],
-                    10025: addresses["outgoing"],
-                    10026: from_outgoing,
-                    10034: addresses["incoming_lmtp"],
-                    10035: addresses["incoming"],
-                    10036: from_incoming,
+                    15024: addresses["outgoing_lmtp"],
+                    15025: addresses["outgoing"],
+                    15026: from_outgoing,
+                    15034: addresses["incoming_lmtp"],
+                    15035: addresses["incoming"],
+                    15036: from_incoming,
                 },
                 settings={
                     "myhostname": f"mail.{name}.example",

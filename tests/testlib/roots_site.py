@@ -1,5 +1,5 @@
 """A site as a package sets it up, in a temporary directory: the configuration is root's, the state is nobody's.
-Standard: deploy/README.md, Rights.
+Standard: deploy/RUNNING.md, Rights.
 """
 
 from __future__ import annotations

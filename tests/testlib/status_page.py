@@ -56,7 +56,7 @@ class Page:
     def mails(self) -> dict[tuple[str, str, str], int]:
         """By direction, level and outcome, without those that are 0."""
         return {
-            (direction, level, outcome): number
+            (direction, level.replace("in clear", "plaintext"), outcome): number
             for [level, direction], numbers in self.table("mails")
             for outcome, number in numbers.items()
             if number

@@ -5,8 +5,10 @@ Standard: relay/counting/alarms.py has an entry for each rule and a rule for eac
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import time
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,13 +19,16 @@ from relay.config import AlarmSettings
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
+from relay.policy.decide import PolicySet
 from relay.status import Watched, alarms, sight
 from relay.status.alarms import AGAIN_S, MOST, Alarms
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
 from relay.status.sight import Looking, Sight
 
+EMPTY = PolicySet(Path("/policies"), {}, {}, "0" * 40)
 ME = ("outgoing", "smtp", "", "plaintext", "delivered")
+HELD = ("outgoing", "smtp", "bob", "none", "held")
 
 
 @pytest.fixture(name="now")
@@ -36,19 +41,36 @@ def _now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
+class Policies:
+    """Broken ones."""
+
+    problems = ("x.toml:1: no",)
+
+    def __call__(self) -> PolicySet:
+        return EMPTY
+
+
 def watched(board: Board, **settings: Any) -> Watched:
     config = SimpleNamespace(
         alarms=AlarmSettings(**settings), state_directory=Path("/"),
         audit_directory=Path("/audit"), all_in_clear="",
     )  # fmt: skip
     return cast(
-        Watched, SimpleNamespace(board=board, config=config, policies=SimpleNamespace(problems=("x.toml:1: no",)))
+        Watched,
+        SimpleNamespace(
+            board=board,
+            config=config,
+            policies=Policies(),
+            keys=SimpleNamespace(pool_rows=list),
+            store=SimpleNamespace(history=SimpleNamespace(trouble="")),
+            known=lambda: SimpleNamespace(config=SimpleNamespace(peers_without_keys={})),
+        ),
     )
 
 
 async def looked(board: Board, change: Callable[[], object], now: list[float], **settings: Any) -> Sight:
     """What is seen after a change."""
-    looking = Looking(watched(board, **settings), cast(Readiness, SimpleNamespace(causes=())), {})
+    looking = Looking(watched(board, **settings), cast(Readiness, SimpleNamespace(found={})), {})
     await looking.look()
     change()
     now[0] += 5
@@ -62,14 +84,45 @@ def seen(sight_: Sight, name: str, *standing: str) -> list[str]:
 def test_each_alarm_has_a_rule_and_each_rule_is_explained() -> None:
     assert list(RULES) == list(ALARMS)
     for each in ALARMS.values():
+        assert ("{about}" in each.headline) == bool(each.about), each.name
+        assert not each.headline.endswith("."), each.name
         assert each.meaning.endswith("."), each.name
         assert each.what_to_do.endswith((".", "?")), each.name
         assert not each.begins.endswith("."), each.name
 
 
+def test_prometheus_has_the_same_severities() -> None:
+    rules = (Path(__file__).parents[2] / "deploy/prometheus/qumail-relay.rules.yml").read_text()
+    lists = re.findall(r'expr: qumail_alarm\{alarm=~"([^"]*)"', rules)
+    assert [each.split("|") for each in lists] == [
+        [name for name, each in ALARMS.items() if each.severity == severity] for severity in ("critical", "warning")
+    ]
+
+
+async def test_mail_is_stuck_where_three_were_held_since_the_last_that_went(now: list[float]) -> None:
+    board = Board()
+    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+
+    async def stuck(metric: tuple[str, ...], number: int, *standing: str) -> bool:
+        await looking.look()
+        board.add(metrics.MAILS, *metric, by=number)
+        now[0] += 10
+        return bool(seen(await looking.look(), "mail_stuck", *standing))
+
+    assert not await stuck(ME, 1)
+    assert not await stuck(HELD, 2)
+    assert await stuck(HELD, 1)
+    assert not await stuck(ME, 1, "outgoing")
+
+
 def _quarantine_81_of_100(board: Board) -> None:
     board.set(metrics.QUARANTINE_BYTES, to=81)
     board.set(metrics.QUARANTINE_LIMIT, to=100)
+
+
+def _held_twice(board: Board, cause: str) -> None:
+    for _ in range(2):
+        board.held.held("outgoing", cause, b"1", "x@nowhere.example")
 
 
 def _memory_90_of_100(board: Board) -> None:
@@ -121,8 +174,10 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("kme_away", "kme", lambda b: b.set(metrics.KME_BREAKER, "kme", "status", to=2), NOTHING),
     ("kme_away", "kme", _no_answer, NOTHING),
     ("received_keys_refused", "kme", lambda b: b.add(metrics.RECEIVED_KEYS_REFUSED, "kme"), NOTHING),
-    ("certificate_ends", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
-    ("store_unwritable", "", lambda b: b.set(metrics.STORE_WRITABLE, to=0), NOTHING),
+    ("certificate_ends", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=time() + 86_400), NOTHING),
+    ("certificate_ended", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
+    ("keys_unwatched", "kme bob", lambda b: b.set(metrics.STATUS_AGE, "kme", "bob", to=61), NOTHING),
+    ("policy_holds", "outgoing", lambda b: _held_twice(b, "policy"), NOTHING),
     ("audit_unwritable", "", lambda b: b.set(metrics.AUDIT_WRITABLE, to=0), NOTHING),
     ("disk_full", "", lambda b: None, {"disk_free": 2**62}),
     ("mail_put_aside", "bob tampered", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "bob", to=1), NOTHING),
@@ -143,6 +198,11 @@ BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("kme_away", lambda b: b.set(metrics.KME_BREAKER, "kme", "status", to=1), NOTHING),
     ("received_keys_refused", _refuses_and_gives, NOTHING),
     ("certificate_ends", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=4e9), NOTHING),
+    ("certificate_ends", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
+    ("certificate_ended", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=4e9), NOTHING),
+    ("keys_unwatched", lambda b: b.set(metrics.STATUS_AGE, "kme", "bob", to=59), NOTHING),
+    ("policy_holds", lambda b: b.held.held("outgoing", "policy", b"1", "x@nowhere.example"), NOTHING),
+    ("policy_holds", lambda b: _held_twice(b, "keys"), NOTHING),
     ("disk_full", lambda b: None, {"disk_free": 1}),
     ("mail_put_aside", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "", to=9), NOTHING),
     ("mail_put_aside", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "bob", to=0), NOTHING),
@@ -197,7 +257,7 @@ async def test_keys_stay_gone_until_some_are_there(now: list[float]) -> None:
 async def test_a_clock_that_was_set_and_goes_on_for_an_hour_is_right(
     now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looking = Looking(watched(Board()), cast(Readiness, SimpleNamespace(causes=())), {})
+    looking = Looking(watched(Board()), cast(Readiness, SimpleNamespace(found={})), {})
     offset = [5000.0]
     monkeypatch.setattr(sight, "clock_offset", lambda: offset[0])
     found = []
@@ -251,6 +311,29 @@ def test_what_stands_is_said_again_each_day(
     assert events(logs) == ["alarm_begins", "alarm_stands", "alarm_stands", "alarm_stands"]
 
 
+def test_what_is_put_aside_is_told_at_once_and_more_of_it_in_a_digest_an_hour(tmp_path: Path, now: list[float]) -> None:
+    kinds = {"bob tampered": 1, "carol expired": 0}
+    made = Alarms(
+        Board(), tmp_path / "alarms.json", clock=lambda: now[0],
+        rules={"mail_put_aside": lambda *_: [(about, f"{n} mails") for about, n in kinds.items() if n]},
+    )  # fmt: skip
+    told = []
+    with capture_logs() as logs:
+        for minute in range(180):
+            kinds["bob tampered"] += minute == 5 or minute == 50 or minute == 130
+            kinds["carol expired"] = int(minute >= 7)
+            made.note(NO_SIGHT)
+            told += [(minute, each["event"], each["about"], each["cause"]) for each in logs]
+            logs.clear()
+            now[0] += 60
+    assert told == [
+        (0, "alarm_begins", "bob tampered", "1 mails"),
+        (7, "alarm_begins", "carol expired", "1 mails"),
+        (60, "alarm_changed", "bob tampered", "3 mails"),
+        (130, "alarm_changed", "bob tampered", "4 mails"),
+    ]
+
+
 def test_the_number_that_stands_is_bounded(raised: tuple[Alarms, list[str]], faults: list[Seen]) -> None:
     made, logs = raised
     faults[:] = [(f"peer{number}", "no key") for number in range(2 * MOST)]
@@ -290,5 +373,5 @@ def test_an_alarm_that_is_no_more_known_is_left_out(tmp_path: Path) -> None:
 async def test_a_certificate_without_a_name_is_told_without_a_gap(now: list[float]) -> None:
     board = Board()
     found = await looked(board, lambda: board.set(metrics.CERTIFICATE, "submission", "", to=1), now)
-    [(_, cause)] = RULES["certificate_ends"](found, ())
+    [(_, cause)] = RULES["certificate_ended"](found, ())
     assert cause.startswith("certificate of submission has ended on")

@@ -7,8 +7,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay.canary.message import MAX_OCTETS, Kind, Note, canary_address, is_canary, read, write
 from relay.errors import BadStructure

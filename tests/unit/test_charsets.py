@@ -5,8 +5,7 @@ Standard: the labels of the WHATWG Encoding Standard, IANA's names.
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay import charsets
 

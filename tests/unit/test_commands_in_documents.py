@@ -1,5 +1,5 @@
 """Every `qumail-relay ...` that a document tells people to type is a command that there is, with options that it has.
-Those of deploy/README.md's two sites are typed and run, in integration/setup/test_two_sites.py.
+Those of deploy/TRYING.md's two sites are typed and run, in integration/setup/test_two_sites.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,19 @@ from relay.cli import cli
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = (
     "README.md",
-    "deploy/README.md",
+    "deploy/INSTALL.md",
+    "deploy/TRYING.md",
+    "deploy/POSTFIX.md",
+    "deploy/PEERS.md",
+    "deploy/KEYS.md",
+    "deploy/WATCHING.md",
+    "deploy/RUNNING.md",
+    "deploy/SPEED.md",
     "deploy/CONCEPTS.md",
     "deploy/MAIL-SERVERS.md",
     "deploy/OPERATING.md",
     "deploy/RUNBOOK.md",
+    "deploy/SCANNERS.md",
     "deploy/AUDIT.md",
     "deploy/dkim/README.md",
     "deploy/imap/README.md",

@@ -11,8 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from cryptography.exceptions import AlreadyFinalized
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay import mime, pieces, tripwire
 from relay.entry.smtp.content import END_OF_DATA, _Content

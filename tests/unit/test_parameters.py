@@ -7,8 +7,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from relay.parameters import MAX_OCTETS, Structured, _parsed, parse, texts_of
 

@@ -27,6 +27,8 @@ FINDERS = (
     "cli/check.py",
     "cli/check_doors.py",
     "cli/check_kmes.py",
+    "cli/check_postfix.py",
+    "cli/check_release.py",
     "cli/check_rights.py",
     "cli/check_site.py",
     "cli/dkim.py",

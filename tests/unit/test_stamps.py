@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from typing import Any
 import pytest
 
 from relay.errors import ConfigError
+from relay.identity import files
 from relay.permissions import cause, denial_at
 from relay.stamps import Unknown, files_in, is_there, read_regular, stamp_of, stamp_of_directory, stamps_in
+from relay.store import secret_file
 from tests.testlib.nobody import NOBODY, as_nobody, by_root
 
 
@@ -163,3 +166,24 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
         read_regular(tmp_path / "fifo")
     (tmp_path / "file").write_bytes(b"x")
     assert read_regular(tmp_path / "file") == b"x"
+
+
+@by_root
+@pytest.mark.parametrize("read", [secret_file.read, files.read_secret])
+def test_what_root_shows_to_the_relays_group_alone_is_read_and_else_the_remedy_works(
+    top: Path, read: Callable[[Path], bytes]
+) -> None:
+    file = top / "one/two/three.toml"
+    file.write_text("secret")
+    os.chown(file, 0, NOBODY.pw_gid)
+    file.chmod(0o640)
+    with as_nobody():
+        assert read(file) == b"secret"
+    for group, mode in ((NOBODY.pw_gid, 0o660), (NOBODY.pw_gid, 0o644), (0, 0o640)):
+        os.chown(file, 0, group)
+        file.chmod(mode)
+        with as_nobody(), pytest.raises(ConfigError) as caught:
+            read(file)
+        subprocess.run(["sh", "-ec", str(caught.value).rpartition(": ")[2]], check=True)
+        with as_nobody():
+            assert read(file) == b"secret"

@@ -398,7 +398,7 @@ def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> 
     # Of two spellings of a domain the mail server has kept one, and which one is not told.
     stay = {Recipient(address).mailbox for address in result.recipients}
     given = zip(before.paths, mail.envelope.mailboxes, strict=True)
-    # A mail server knows a recipient by what the client called him.
+    # A mail server knows a recipient by what the client called them.
     gone = [RemoveRecipient(path) for path, mailbox in given if mailbox not in stay]
     return [*told, *gone, Accept()]
 

@@ -54,7 +54,7 @@ HEADER = b"L"
 """The command of header fields, which come many at a time."""
 
 PACKETS_AT_ONCE = 64
-"""A mail may have thousands of header fields, each a packet: after so many everybody else gets his turn."""
+"""A mail may have thousands of header fields, each a packet: after so many all others get their turn."""
 
 
 class ProtocolFault(TryLater):

@@ -42,7 +42,7 @@ COMMAND_OCTETS = 2048
 PIECE_OCTETS = 1024 * 1024
 """One read takes all that the stream has buffered, so that what follows the content can be put back."""
 MAX_ERRORS = 20
-"""So many commands that make no sense, and the connection ends."""
+"""Number of commands that make no sense after which the connection ends."""
 AT_ONCE, IN_A_TURN = 4, 16
 """Commands that a client may have sent at once before others go on meanwhile, and those of each further turn."""
 TURN_S = 0.01

@@ -27,7 +27,7 @@ PATIENCE_S = 30.0
 
 
 class LoginFailed(Refuse):
-    """No such user, or not his password; which of the two is told to nobody."""
+    """No such user, or not their password; which of the two is told to nobody."""
 
     code = 535
     status = "5.7.8"
@@ -35,7 +35,7 @@ class LoginFailed(Refuse):
 
 
 class TooManyFailures(TryLater):
-    """So many logins have failed from there, or for that user, that no further one is looked at now."""
+    """Too many logins have failed from there, or for that user: no further one is looked at now."""
 
     code = 421
     status = "4.7.0"
@@ -65,7 +65,7 @@ class BadExchange(Refuse):
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a user says of himself."""
+    """What a user says of themselves."""
 
     name: str
     password: str = field(repr=False)
@@ -75,10 +75,10 @@ class BackEnd(Protocol):
     """Something that knows users."""
 
     async def verify(self, credentials: Credentials, client: str) -> str | None:
-        """The user's own name if the password is his, else None; `client` is an IP address. Raises LoginUnavailable."""
+        """The user's own name, None where the password is wrong; `client`: an IP address. Raises LoginUnavailable."""
 
     async def rights(self, name: str) -> SenderRights | None:
-        """What a user who has logged in may send from, None if he is none any more."""
+        """What a user who has logged in may send from, None if they are none any more."""
 
     def close(self) -> None:
         """Ends what it runs."""
@@ -117,8 +117,8 @@ FAILURE_DELAY_S = 2.0
 class Logins:
     """All tries to log in; failures count against the client's network and the user's name, however it is spelt.
 
-    Where a user has logged in before, only failures with his name from that network count, so that neither guesses
-    from elsewhere nor a neighbour's broken program shut him out.
+    Where a user has logged in before, only failures with their name from that network count: neither guesses
+    from elsewhere nor a neighbour's broken program shut them out.
     """
 
     def __init__(self, back_end: BackEnd, failures_per_hour: int, key: bytes = b"") -> None:

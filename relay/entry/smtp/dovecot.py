@@ -29,7 +29,7 @@ class DovecotBackEnd:
     """Users whom Dovecot knows. A connection for each login: it is a local socket, and no login waits for another."""
 
     def __init__(self, socket: Path, domains: Iterable[str], users: UserFile | None) -> None:
-        """Where `users` has no line for a user he may send from his own name, in `domains` if it has no domain."""
+        """Where `users` has no line for a user they may send from their own name, in `domains` if it has no domain."""
         self._socket = socket
         self._domains = tuple(domains)
         self._users = users

@@ -28,7 +28,7 @@ MAX_ENTRIES = 20_000
 """Whoever was seen least recently is forgotten beyond this number."""
 HOUR_S = 3600.0
 SEEN_S = 30 * 86400.0
-"""So long others are told to remember what was seen; while it goes on, they are told again."""
+"""Time others are told to remember what was seen, in seconds; while it goes on, they are told again."""
 TELL_AGAIN_S = 86400.0
 ROUNDING = 1e-6
 

@@ -342,10 +342,10 @@ class SMTPSession(CommandStream):
     async def _has_heard(self, mail: Mail, outcomes: Outcomes) -> bool:
         """Answers; whether the client was there to hear it.
 
-        One that sends no more may or may not hear it. He is taken for gone only where his retry can be told from a
+        One that sends no more may or may not hear it. It is taken for gone only where its retry can be told from a
         second mail, which must not be lost.
         """
-        absent = self.absent()  # before he is told: whoever has heard it may go
+        absent = self.absent()  # before it is told: a client that has heard it may go
         try:
             await self._answer(mail.id, outcomes)
         except ConnectionError:

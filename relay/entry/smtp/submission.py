@@ -53,7 +53,7 @@ class NotSecured(Refuse):
 
 
 class TooMuchMail(TryLater):
-    """The user or his client has sent what may be sent in an hour."""
+    """The user or their client has sent what may be sent in an hour."""
 
     code = 450
     status = "4.7.1"
@@ -135,7 +135,7 @@ class SubmissionSession(SMTPSession):
     )
     door: ClassVar = "submission"
     ignored_parameters: ClassVar[frozenset[str]] = frozenset({"AUTH"})
-    """RFC 4954, 5: it may be given with MAIL; nobody is believed who says for whom he sends."""
+    """RFC 4954, 5: it may be given with MAIL; no client is believed that says for whom it sends."""
 
     def __init__(self, listener: Listener, hostname: str, recipe: Recipe, service: SubmissionService) -> None:
         super().__init__(listener, hostname, recipe)

@@ -190,7 +190,7 @@ def _prepared(password: str) -> str:
 
 
 def listed(users: Iterable[User]) -> list[dict[str, object]]:
-    """For programs: every user with his addresses, without the hash."""
+    """For programs: every user with their addresses, without the hash."""
     return [
         {"name": user.name, "addresses": list(user.addresses), "password": user.password_hash != NO_PASSWORD}
         for user in users

@@ -4,8 +4,6 @@ Standard: as sections.py.
 
 from __future__ import annotations
 
-import math
-
 from relay.counting import metrics
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
@@ -26,8 +24,13 @@ def show_canary(now: Now) -> Html:
     rows: list[list[Content]] = []
     for (peer,), age in now.series(metrics.CANARY_AGE):
         trip = now.value(metrics.CANARY_ROUND_TRIP, peer)
-        late = age > (now.value(metrics.CANARY_LIMIT) or math.inf)
-        state, word = ("bad", "late") if late else ("good", "in time") if trip is not None else ("quiet", "none yet")
+        state, word = (
+            ("bad", "late")
+            if now.stands("canary_late", peer)
+            else ("good", "in time")
+            if trip is not None
+            else ("quiet", "none yet")
+        )
         # Whole minutes: it is not another section at each look.
         minutes = words.duration(age // 60 * 60) if age >= 60 else "less than 1 min"
         when = f" asked for {minutes}" if trip is None else f" {minutes} ago"

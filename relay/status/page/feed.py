@@ -21,8 +21,9 @@ from relay.status.page.keys import show_keys
 from relay.status.page.now import Now
 from relay.status.page.sections import show_clear, show_held, show_history, show_mails, show_troubles, show_verdict
 from relay.status.page.site import show_certificates, show_kmes, show_policies, show_processes, show_quarantine
+from relay.status.page.today import show_latency, show_today
 from relay.status.page.verdict import verdict
-from relay.status.ready import Readiness
+from relay.status.page.waiting import show_waiting
 from relay.status.record import Record
 from relay.status.server import HEADERS
 
@@ -43,10 +44,13 @@ VIEWER_S = 10.0
 SECTIONS: Mapping[str, Callable[[Now], Html]] = {
     "verdict": show_verdict,
     "troubles": show_troubles,
-    "held": show_held,
+    "waiting": show_waiting,
+    "today": show_today,
+    "latency": show_latency,
     "keys": show_keys,
     "history": show_history,
     "mails": show_mails,
+    "held": show_held,
     "clear": show_clear,
     "canary": show_canary,
     "kmes": show_kmes,
@@ -70,9 +74,8 @@ class Shown:
 class Feed:
     """The page's content, and those who look on."""
 
-    def __init__(self, watched: Watched, ready: Readiness, record: Record) -> None:
+    def __init__(self, watched: Watched, record: Record) -> None:
         self._watched = watched
-        self._ready = ready
         self._record = record
         self._shown = Shown()
         self._events: dict[int, bytes] = {}
@@ -161,8 +164,9 @@ class Feed:
         """Makes it anew; gives the seconds of processor time that it took."""
         totals = await self._watched.board.totals()
         self._record.note(totals)
-        site, past = self._watched.config.site.name, self._record.view()
-        now = Now(site, time.time(), totals, self._ready.causes, past)
+        config = self._watched.config
+        addresses = config.status is not None and config.status.addresses
+        now = Now(config.site.name, time.time(), totals, self._record.view(), addresses)
         # In a thread: with many KMEs and peers it takes longer than mail may wait for its turn.
         made, cost = await asyncio.to_thread(_made, now)
         shown, look = self._shown, self._shown.look + 1

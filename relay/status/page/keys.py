@@ -43,7 +43,7 @@ def _card(now: Now, kme: str, peer: str, number: int) -> Html:
     refill, use = now.value(metrics.KEY_REFILL, *place), now.value(metrics.KEY_USE, *place)
     empty = _number(now.value(metrics.KEYS_EMPTY, *place))
     facts: list[tuple[str, Content]] = [
-        ("at the KME", "unknown" if stored is None else words.number(stored)),
+        ("at the KME", _unknown(now, place) if stored is None else words.number(stored)),
         ("ready here", words.number(ready or 0)),
         ("comes", "unknown" if refill is None else words.bits(refill)),
         ("goes", words.bits(use or 0)),
@@ -51,21 +51,27 @@ def _card(now: Now, kme: str, peer: str, number: int) -> Html:
     return element(
         "article",
         element("div", element("h3", element("bdi", kme), " for ", element("bdi", peer)),
-                element("p", _forecast(now, kme, peer, empty)), facts_list(facts)),
-        [_curves(now, place, name, seconds, span) for name, seconds, span in SPANS[:1]],
-        element("details", element("summary", SPANS[1][0], id=f"summary-keys-{number}"),
-                _curves(now, place, *SPANS[1]), id=f"details-keys-{number}"),
+                element("p", _forecast(now, place, empty)), facts_list(facts)),
+        element("details", element("summary", "Two days and six weeks", id=f"summary-keys-{number}"),
+                [_curves(now, place, *span) for span in SPANS], id=f"details-keys-{number}"),
         class_="card",
     )  # fmt: skip
 
 
-def _forecast(now: Now, kme: str, peer: str, empty: float) -> Content:
-    if now.value(metrics.KEY_ALARM, kme, peer):
+def _unknown(now: Now, place: tuple[str, str]) -> str:
+    age = now.value(metrics.STATUS_AGE, *place)
+    # Whole minutes: it is not another section at each look.
+    return "unknown" if age is None or age < 60 else f"unknown for {words.duration(age // 60 * 60)}"
+
+
+def _forecast(now: Now, place: tuple[str, str], empty: float) -> Content:
+    if now.value(metrics.KEYS_STORED, *place) is None:
+        bad = now.stands("kme_away", place[0]) or now.stands("keys_gone", place[1])
+        none = "" if now.value(metrics.KEYS_READY, *place) else "no key is ready, and "
+        return badge("bad" if bad else "warning", f"{none}the KME does not say how many it has")
+    if now.stands("keys_run_low", " ".join(place)):
         return badge("bad", f"gone in {words.duration(empty)}")
-    if math.isinf(empty):
-        known = now.value(metrics.KEYS_STORED, kme, peer) is not None
-        return badge("good", "does not run out") if known else badge("warning", "the KME does not say how many it has")
-    return badge("good", f"lasts {words.duration(empty)}")
+    return badge("good", "does not run out" if math.isinf(empty) else f"lasts {words.duration(empty)}")
 
 
 def _curves(now: Now, place: tuple[str, str], name: str, seconds: int, span: int) -> Html:

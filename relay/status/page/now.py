@@ -1,11 +1,10 @@
-"""What the page shows, at one moment: the numbers of all processes, readiness, and what was remembered.
+"""What the page shows, at one moment: the numbers of all processes, and what was remembered.
 Standard: a plain value; whoever shows it asks nobody else.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.counting.metric import Labels, Metric, Totals
@@ -15,13 +14,17 @@ from relay.store.history import Stretch
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """One moment; `time` is in seconds since 1970, and `causes` are why the relay is not ready."""
+    """One moment; `time` is in seconds since 1970, and `addresses` says whether people may be named."""
 
     site: str
     time: float
     totals: Totals
-    causes: Sequence[str]
     past: Remembered
+    addresses: bool = False
+
+    def stands(self, name: str, about: str = "") -> bool:
+        """Whether this condition stands."""
+        return any((each.alarm.name, each.about) == (name, about) for each in self.past.standing)
 
     def series(self, metric: Metric) -> list[tuple[Labels, float]]:
         """The number of each set of labels."""

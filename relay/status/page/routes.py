@@ -4,7 +4,7 @@ Standard: the files are read when the relay starts, and no answer waits for a di
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -16,15 +16,16 @@ from relay.status.alarms import Alarms
 from relay.status.page.feed import SECTIONS, Feed
 from relay.status.page.html import Html, element
 from relay.status.page.words import clock
-from relay.status.ready import Readiness
 from relay.status.record import recording
 
 EVENTS = "/events"
 FILES: Mapping[str, str] = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HERE = Path(__file__).parent
 
-_WIDE = ("troubles", "held", "keys", "history", "mails")
-"""Sections that take the whole width; the others stand side by side where there is room."""
+_TOP = (("troubles", "waiting"), ("today", "latency", "keys"))
+_WIDE = ("history", "mails", "held")
+_BELOW = (("clear", "canary", "kmes"), ("certificates", "quarantine", "policies", "processes"))
+"""Sections in columns that stand side by side where there is room, and those that take the whole width."""
 
 
 class Page:
@@ -69,8 +70,9 @@ class Page:
             element(
                 "main",
                 slots["verdict"],
+                _columns(slots, _TOP),
                 [slots[name] for name in _WIDE],
-                element("div", [slots[name] for name in SECTIONS if name not in ("verdict", *_WIDE)], class_="columns"),
+                _columns(slots, _BELOW),
             ),
             element("footer", element("p", "All numbers: ", element("a", "metrics", href="metrics"), ". Ready: ",
                     element("a", "readyz", href="readyz"), ". Nothing can be changed here.")),
@@ -79,11 +81,17 @@ class Page:
         return web.Response(text=whole, content_type="text/html", charset="utf-8")
 
 
+def _columns(slots: Mapping[str, Html], names: Sequence[Sequence[str]]) -> Html:
+    """Each section stays in its column, however long the others get."""
+    columns = [element("div", [slots[name] for name in each], class_="column") for each in names]
+    return element("div", columns, class_="columns")
+
+
 @asynccontextmanager
-async def page(watched: Watched, ready: Readiness, alarms: Alarms) -> AsyncIterator[Page]:
+async def page(watched: Watched, alarms: Alarms) -> AsyncIterator[Page]:
     """The page, kept up until the block ends."""
     files = {name: (HERE / name).read_bytes() for name in FILES}
     async with recording(watched, alarms) as record:
-        feed = Feed(watched, ready, record)
+        feed = Feed(watched, record)
         async with in_background("page", feed.keep_up()):
             yield Page(watched.config.site.name, feed, files)

@@ -21,7 +21,7 @@ LEVELS = ("otp", "aes", "pqc-aes", "rsa-aes", "pqc", "rsa", "other", "plaintext"
 """The parts of a column, from below; those that quantum keys protect first."""
 _NAMES = {"pqc-aes": "pqc+aes", "rsa-aes": "rsa+aes", "plaintext": "in clear", "other": "other"}
 _SIGNS = {"good": "✓", "quiet": "·", "warning": "!", "bad": "✕"}
-_STATES = {"good": "Good", "quiet": "Quiet", "warning": "Warning", "bad": "Bad"}
+_STATES = {"good": "Good", "quiet": "Quiet", "warning": "Warning", "bad": "Critical"}
 
 
 def section(name: str, heading: str, *content: Content, class_: str | None = None) -> Html:
@@ -38,16 +38,21 @@ def table(
     *,
     words_in: Sequence[int] = (0,),
 ) -> Html:
-    """A table that can be scrolled sideways, also by keyboard; columns in `words_in` are text, others numbers."""
+    """A table; columns in `words_in` are text, others numbers. Where there is no room its rows become lists."""
     kind = ["text" if at in words_in else None for at in range(len(columns))]
-    head = [element("th", each, scope="col", class_=kind[at]) for at, each in enumerate(columns)]
+    head = [element("th", each, scope="col", role="columnheader", class_=kind[at]) for at, each in enumerate(columns)]
     body = [
-        element("tr", element("th", row[0], scope="row", class_=kind[0]),
-                [element("td", each, class_=kind[at]) for at, each in enumerate(row[1:], 1)])
+        element("tr", element("th", element("span", row[0]), scope="row", role="rowheader", class_=kind[0],
+                data_label=columns[0]),
+                [element("td", element("span", each), role="cell", class_=kind[at], data_label=columns[at])
+                 for at, each in enumerate(row[1:], 1)], role="row")
         for row in rows
     ]  # fmt: skip
     label = f"caption-{name}"
-    whole = element("table", element("thead", element("tr", head)), element("tbody", body), aria_labelledby=label)
+    whole = element(
+        "table", element("thead", element("tr", head, role="row"), role="rowgroup"),
+        element("tbody", body, role="rowgroup"), role="table", aria_labelledby=label,
+    )  # fmt: skip
     scroll = element(
         "div", whole, class_="scroll", tabindex=0, role="region", aria_labelledby=label, id=f"table-{name}"
     )
@@ -79,8 +84,8 @@ def show_troubles(now: Now) -> Html:
     """What is wrong, each with what to do, and what was lately."""
     found = troubles(now)
     each = [
-        element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", _sentence(one.what)),
-                element("p", code(one.do)), _whence(one)))
+        element("li", badge(one.state, _STATES[one.state]), element("div", element("strong", one.line),
+                element("p", _sentence(one.what), "."), element("p", code(one.do)), _whence(one)))
         for one in found
     ]  # fmt: skip
     shown = (
@@ -95,9 +100,7 @@ def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def _whence(trouble: Trouble) -> Html | None:
-    if trouble.since is None:
-        return None
+def _whence(trouble: Trouble) -> Html:
     return element("p", element("code", trouble.alarm), " since ", words.clock(trouble.since), class_="quiet small")
 
 
@@ -117,22 +120,8 @@ def _ended(now: Now) -> Html | None:
 
 
 def show_held(now: Now) -> Html:
-    """What is held now, and what was held, refused or turned away, and why."""
-    return section("held", "Held and refused", [_held_now(now, each) for each in DIRECTIONS], _reasons(now))
-
-
-def _held_now(now: Now, direction: str) -> Html | None:
-    waiting = {
-        cause: count for (way, cause), count in now.series(metrics.HELD_RECIPIENTS) if way == direction and count
-    }
-    if not waiting:
-        return None
-    longest = words.duration(now.value(metrics.HELD_SECONDS, direction) or 0)
-    causes = ", ".join(f"{cause}: {count:,.0f}" for cause, count in waiting.items())
-    return element(
-        "p", f"{direction.capitalize()} mail to ", element("strong", words.many(sum(waiting.values()), "recipient")),
-        f" is held now ({causes}), the first for {longest}.", class_="now",
-    )  # fmt: skip
+    """What was held, refused or turned away, and why."""
+    return section("held", "Held and refused", _reasons(now))
 
 
 def _reasons(now: Now) -> Html:
@@ -215,26 +204,20 @@ def facts_list(facts: Sequence[tuple[str, Content]], class_: str | None = None) 
 
 
 def show_history(now: Now) -> Html:
-    """Delivered mails by level, over hours and days."""
-    hour = int(now.time // HOUR_S * HOUR_S)
+    """Delivered mails by level, over six weeks."""
     day = int(now.time // DAY_S * DAY_S)
-    hours = [hour - HOUR_S * each for each in reversed(range(HOURS))]
     days = [day - DAY_S * each for each in reversed(range(DAYS))]
     shown = [
-        part
-        for direction in DIRECTIONS
-        for part in (
-            _bars(now, direction, "the last 24 hours", hours, lambda at: at, "%H:%M", "hour (UTC)"),
-            _bars(now, direction, "the last six weeks", days, lambda at: at // DAY_S * DAY_S, "%d %b", "day (UTC)"),
-        )
+        columns_of(now, each, "the last six weeks", days, lambda at: at // DAY_S * DAY_S, "%d %b", "day (UTC)")
+        for each in DIRECTIONS
     ]
-    trouble = element("p", badge("warning", "Not written"), " ", now.past.trouble) if now.past.trouble else None
-    return section("history", "Delivered mails by level", trouble, element("div", shown, class_="charts"))
+    return section("history", "Delivered mails by level, six weeks", element("div", shown, class_="charts"))
 
 
-def _bars(
+def columns_of(
     now: Now, direction: str, span: str, columns: Sequence[int], column_of: Callable[[int], int], form: str, unit: str
 ) -> Html:
+    """A chart of delivered mails by level, with its legend and its table."""
     parts: dict[int, dict[str, float]] = {at: {} for at in columns}
     for stretch in now.stretches(HOUR_S, columns[0]):
         column = parts.get(column_of(stretch.at))
@@ -287,7 +270,9 @@ def _part(level: str) -> str:
 
 
 def _level(level: str) -> Html:
-    return element("span", element("span", class_=f"swatch level-{_part(level)}", aria_hidden="true"), level)
+    part = _part(level)
+    name = _NAMES["plaintext"] if part == "plaintext" else level
+    return element("span", element("span", class_=f"swatch level-{part}", aria_hidden="true"), name)
 
 
 def _time(at: float, form: str) -> str:

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections import Counter
 
+from relay import amounts
 from relay.counting import metrics
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
 from relay.status.page.sections import badge, facts_list, section, table
-from relay.status.rules import ENDS_SOON_S
 
 _BREAKER = {0: ("good", "closed"), 1: ("warning", "trying again"), 2: ("bad", "left alone")}
 
@@ -43,8 +43,9 @@ def show_certificates(now: Now) -> Html:
     """Which ends when."""
     rows: list[list[Content]] = []
     for (of, name), ends in sorted(now.series(metrics.CERTIFICATE), key=lambda each: each[1]):
-        left = ends - now.time
-        state = "good" if left >= ENDS_SOON_S else "warning" if left >= ENDS_SOON_S / 10 else "bad"
+        left, about = ends - now.time, f"{of} {name}".strip()
+        soon = "warning" if now.stands("certificate_ends", about) else "good"
+        state = "bad" if now.stands("certificate_ended", about) else soon
         word = "ended" if left <= 0 else f"{words.duration(left // 86_400 * 86_400 or left)} left"
         whose = element("bdi", f"{of.replace('_', ' ')} {name}".strip())
         rows.append([whose, [badge(state, word), " ", words.clock(ends, "%Y-%m-%d")]])
@@ -74,7 +75,7 @@ def show_quarantine(now: Now) -> Html:
     taken, limit = now.value(metrics.QUARANTINE_BYTES) or 0, now.value(metrics.QUARANTINE_LIMIT) or 0
     facts: list[tuple[str, Content]] = [
         ("messages", words.number(sum(count for *_, count in there))),
-        ("room taken", f"{words.octets(taken)} of {words.octets(limit)}"),
+        ("room taken", f"{amounts.octets(taken)} of {amounts.octets(limit)}"),
     ]
     rows: list[list[Content]] = [
         [element("code", reason), peer or "no peer", words.number(count)] for reason, peer, count in there
@@ -92,8 +93,8 @@ def show_processes(now: Now) -> Html:
     facts: list[tuple[str, Content]] = [
         ("version", now.series(metrics.BUILD)[-1][0][0] if now.series(metrics.BUILD) else "unknown"),
         ("processes that serve", words.number(now.value(metrics.WORKERS) or 0)),
-        ("memory", words.octets(now.value(metrics.RESIDENT) or 0)),
-        ("messages in flight hold", f"{words.octets(held)} of {words.octets(limit)}"),
+        ("memory", amounts.octets(now.value(metrics.RESIDENT) or 0)),
+        ("messages in flight hold", f"{amounts.octets(held)} of {amounts.octets(limit)}"),
         ("event loop more than 50 ms late", f"{late / looks:.2%}" if looks else "none"),
     ]
     return section("processes", "The relay", facts_list(facts))

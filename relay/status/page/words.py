@@ -24,11 +24,6 @@ def number(value: float) -> Html:
     return element("data", f"{value:,.0f}", value=f"{value:.0f}") if value >= 1000 else Html(f"{value:.0f}")
 
 
-def many(count: float, word: str) -> str:
-    """1 mail, 2 mails."""
-    return f"{count:,.0f} {word}" if count == 1 else f"{count:,.0f} {word}s"
-
-
 def duration(seconds: float) -> str:
     """3 h 20 min, and from ten of a unit on that one alone: who reads it twice a minute need not see it change."""
     if math.isinf(seconds):
@@ -47,14 +42,6 @@ def duration(seconds: float) -> str:
 def bits(value: float) -> str:
     """Bits a second."""
     return f"{value / 1000:,.1f} kbit/s" if value >= 1000 else f"{value:,.0f} bit/s"
-
-
-def octets(value: float) -> str:
-    """KiB, MiB, GiB."""
-    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if value >= size:
-            return f"{value / size:,.1f} {unit}"
-    return f"{value:,.0f} B"
 
 
 def clock(seconds: float, form: str = "%Y-%m-%d %H:%M UTC") -> Html:

@@ -1,5 +1,4 @@
 # A header check adds a recipient of whom the milter does not hear.
 # expect: action-bypass
 # base: milter
-# relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
 postconf -e 'header_checks = regexp:{{/^Subject:/ BCC archive@bob.example}}'

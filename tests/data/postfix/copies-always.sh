@@ -1,5 +1,4 @@
 # A copy of every mail, of which the milter does not hear.
 # expect: copies
 # base: milter
-# relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
 postconf -e always_bcc=archive@bob.example

@@ -1,4 +1,4 @@
 # Aliases work neither in front of the relay nor behind it.
 # expect: not-mapped
 # base: outgoing-lmtp incoming-lmtp incoming-proxy
-postconf -P '127.0.0.1:10036/inet/receive_override_options=no_unknown_recipient_checks,no_address_mappings,no_milters'
+postconf -P '127.0.0.1:15036/inet/receive_override_options=no_unknown_recipient_checks,no_address_mappings,no_milters'

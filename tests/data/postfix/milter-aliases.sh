@@ -1,5 +1,4 @@
 # Aliases do not work for copies.
 # expect: not-mapped
 # base: milter
-# relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
-postconf -P '127.0.0.1:10026/inet/receive_override_options=no_unknown_recipient_checks,no_header_body_checks,no_address_mappings,no_milters'
+postconf -P '127.0.0.1:15026/inet/receive_override_options=no_unknown_recipient_checks,no_header_body_checks,no_address_mappings,no_milters'

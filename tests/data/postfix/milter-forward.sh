@@ -1,5 +1,4 @@
 # The same behind a milter.
 # expect: forward-bypass
 # base: milter
-# relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
 postconf -e 'forward_path = $home/.forward'

@@ -1,5 +1,4 @@
 # Postfix gives up before the relay may answer.
 # expect: impatient
 # base: milter
-# relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
 postconf -e milter_content_timeout=30s

@@ -2,5 +2,4 @@
 # expect: dkim-before-filter
 # relay: ^\[\[dkim.keys\]\]\n(.+\n)+ ->
 # base: milter
-# relay: ^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"
-postconf -e 'smtpd_milters = inet:127.0.0.1:10038, unix:opendkim/opendkim.sock, inet:127.0.0.1:10028'
+postconf -e 'smtpd_milters = inet:127.0.0.1:15038, unix:opendkim/opendkim.sock, inet:127.0.0.1:15028'

@@ -1,5 +1,5 @@
 # smtpd_proxy_filter names a port where the relay does not listen.
-# expect: filter-elsewhere
+# expect: filter-elsewhere left-over
 # base: outgoing-lmtp incoming-lmtp outgoing-proxy
 # relay: ^\[incoming\]\n(.+\n)+ -> 
 postconf -X content_filter

@@ -1,3 +1,3 @@
 # The same for what the relay hands back only.
 # expect: soft-bounce
-postconf -P 127.0.0.1:10026/inet/soft_bounce=yes
+postconf -P 127.0.0.1:15026/inet/soft_bounce=yes

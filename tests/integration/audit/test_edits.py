@@ -18,8 +18,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from relay.audit import checkpoint, entries
 from relay.audit.chain import Chain

@@ -17,8 +17,10 @@ from relay import app, mime
 from relay.cli.trace import trace
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
-from tests.integration.audit.test_records import alice as alice  # a fixture
-from tests.integration.audit.test_records import bob as bob  # a fixture
+from tests.integration.audit.test_records import (
+    alice as alice,  # a fixture
+    bob as bob,  # a fixture
+)
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process

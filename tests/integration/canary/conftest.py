@@ -1,5 +1,5 @@
 """Alice's and Bob's relays, both ways, and between them mail servers that keep what passes and can lose it.
-Standard: a mail server hands a relay what it has, as deploy/README.md says: by SMTP, by LMTP or to its milter.
+Standard: a mail server hands a relay what it has, as deploy/POSTFIX.md says: by SMTP, by LMTP or to its milter.
 """
 
 from __future__ import annotations

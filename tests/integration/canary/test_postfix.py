@@ -1,5 +1,5 @@
 """A canary that a real Postfix takes is answered, in each way of deploy/postfix, and no user of it hears of it.
-Standard: deploy/README.md, the canary: an alias has Postfix take the address.
+Standard: deploy/WATCHING.md, the canary: an alias has Postfix take the address.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Whoever runs a command: root goes on as the relay's user, others hear as whom to run it, and nobody to give files away.
-Standard: deploy/README.md, Rights.
+Standard: deploy/RUNNING.md, Rights.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from relay import mime
-from relay.cli import check_doors, cli
+from relay.cli import check_doors, check_site, cli
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
@@ -106,6 +106,8 @@ async def test_a_line_for_each_kme_peer_level_and_door_under_a_summary_and_over_
     for what in ("KME kme", "peer bob", "level otp", "level aes", "level pqc", "level rsa", "door outgoing.listen"):
         assert f"ok {what}" in starts
     assert lines[-1].startswith("Next   ")
+    firsts = {line.split()[0] for line in lines[1:]}
+    assert firsts <= {"ok", "WRONG", "NOTE", "Next"}, "no line is broken where nobody has a terminal"
     assert "qumail-relay serve" in out.decode()
 
 
@@ -116,6 +118,17 @@ async def test_what_is_wrong_stands_at_the_top_and_the_first_thing_to_do_at_the_
     assert status == 1
     assert "are wrong: outgoing next hop." in " ".join(out.decode().split())
     assert f"mend what is wrong, then: qumail-relay check --config {alice.config_file}" in out.decode()
+
+
+@pytest.mark.parametrize("of_development", [True, False])
+async def test_only_development_key_servers_are_to_be_run(
+    alice: Site, of_development: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check_site, "from_development_kme", lambda _: of_development)
+    edit(alice, alice.config.kmes["kme"].url, "https://localhost:1")
+    wrong: list[check_site.State] = [("KME kme", "", ("it does not answer",))]
+    steps = list(check_site.next_steps(alice.config_file, alice.config, wrong))
+    assert any("qumail-relay kme" in each for each in steps) == of_development
 
 
 async def test_a_door_says_whether_a_relay_listens_there(alice: Site) -> None:

@@ -1,5 +1,5 @@
 """What root types works for the relay's user below that user's directories, whatever this user puts there meanwhile.
-Standard: no command that root runs writes, follows or gives away anything there; deploy/README.md, Rights.
+Standard: no command that root runs writes, follows or gives away anything there; deploy/RUNNING.md, Rights.
 
 `QUMAIL_ROOT_ATTEMPTS=1000 pytest -s --timeout=0 tests/integration/cli/test_root_commands.py` takes so many attempts.
 """
@@ -16,8 +16,11 @@ import pytest
 
 from relay.cli import cli
 from tests.testlib.as_root import Happened, attempts
-from tests.testlib.roots_site import Place, nobody
-from tests.testlib.roots_site import place as place  # a fixture
+from tests.testlib.roots_site import (
+    Place,
+    nobody,
+    place as place,  # a fixture
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 

@@ -1,5 +1,5 @@
 """Whose settings root takes: those that root alone can have written; a program that others can exchange it never runs.
-Standard: deploy/README.md, Rights.
+Standard: deploy/RUNNING.md, Rights.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 
 from tests.testlib.as_root import Ended, attempts
-from tests.testlib.roots_site import Place, nobody
-from tests.testlib.roots_site import place as place  # a fixture
+from tests.testlib.roots_site import (
+    Place,
+    nobody,
+    place as place,  # a fixture
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 

@@ -100,7 +100,7 @@ def site(machine: Machine, config: str, state: str, person: Person, peer: Person
     flags = f"--domain {name}.example --sae-id {person.certificates.sae_id} --kme none --postfix none --user {user}"
     flags += f" --peer-domain {other}.example"
     if user == "root":
-        flags += " --port-base 10120"  # the other site's relay serves at the usual ones
+        flags += " --port-base 15120"  # the other site's relay serves at the usual ones
     machine.run(
         "sh", "-c", f"qumail-relay setup --yes --config {config} --state {state} --peer /tmp/{other}.json {flags}"
     )

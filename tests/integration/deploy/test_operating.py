@@ -22,7 +22,7 @@ REQUIRED = 'levels = ["plaintext"]\nreason = "of no account"\nrequire = "sealed"
 NOT_SEALED = """\
 import smtplib
 mail = b"From: ann@bob.example\\r\\nTo: ben@alice.example\\r\\nMessage-ID: <1@bob.example>\\r\\n\\r\\nThe body.\\r\\n"
-smtplib.LMTP("127.0.0.1", 10034).sendmail("ann@bob.example", ["ben@alice.example"], mail)
+smtplib.LMTP("127.0.0.1", 15034).sendmail("ann@bob.example", ["ben@alice.example"], mail)
 """
 
 
@@ -154,7 +154,7 @@ def test_on_another_machine_all_goes_on_where_it_was(
         prepared(other, package)
         for name in ("files", "state"):
             shutil.copy(site.path(f"/root/qumail-relay-{name}.tar.gz"), other.path("/root"))
-        assert "outgoing.lmtp  127.0.0.1:10024: listens" in typed(other, arrive)
+        assert "outgoing.lmtp  127.0.0.1:15024: listens" in typed(other, arrive)
         assert filter_of(other).startswith("qumail")
         assert (fingerprint(other), in_quarantine(other)) == (before, ["unprotected"])
         assert "store_restored" not in logged(other)

@@ -28,8 +28,8 @@ domains = ["alice.example"]
 sae_id = "sae-alice"
 
 [outgoing]
-listen = "127.0.0.1:10025"
-next_hop = "127.0.0.1:10026"
+listen = "127.0.0.1:15025"
+next_hop = "127.0.0.1:15026"
 
 [policies]
 directory = "policies"
@@ -83,7 +83,7 @@ def started(machine: Machine) -> Iterator[subprocess.Popen[str]]:
 
 
 def greeting(machine: Machine) -> str:
-    program = "import smtplib; print(smtplib.SMTP('127.0.0.1', 10025).ehlo('here')[0])"
+    program = "import smtplib; print(smtplib.SMTP('127.0.0.1', 15025).ehlo('here')[0])"
     return machine.run("/usr/bin/python3", "-c", program)
 
 
@@ -248,7 +248,7 @@ def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, pre
 
 
 def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
-    section = (DEBIAN.parent / "README.md").read_text().split("## By package\n")[1].split("\n## ")[0]
+    section = (DEBIAN.parent / "INSTALL.md").read_text().split("## By package\n")[1].split("\n## ")[0]
     install_it, take_it_out = (block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL))
     build, apt, setup, start, check = install_it
     assert build == "deploy/debian/build /tmp"
@@ -259,7 +259,7 @@ def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(mach
     assert "ok     to alice.example" in said
     assert start == "systemctl start qumail-relay"  # which needs systemd
     with started(machine) as relay:
-        assert "outgoing.lmtp  127.0.0.1:10024" in machine.run("sh", "-c", check, may_fail=True)
+        assert "outgoing.lmtp  127.0.0.1:15024" in machine.run("sh", "-c", check, may_fail=True)
         undo, remove, purge = take_it_out
         assert "no change of Postfix to undo" in machine.run("sh", "-c", undo, may_fail=True)
         machine.run("sh", "-c", f"{remove} --yes")
@@ -289,14 +289,14 @@ def test_who_removes_it_hears_of_a_postfix_that_still_hands_it_mail(machine: Mac
     install(machine, package)
     machine.run("mkdir", "-p", "/etc/postfix")
     main_cf, master_cf = (machine.path(f"/etc/postfix/{name}.cf") for name in ("main", "master"))
-    main_cf.write_text("content_filter = qumail:[127.0.0.1]:10024\n")
+    main_cf.write_text("content_filter = qumail:[127.0.0.1]:15024\n")
     assert "Postfix still hands mail to the relay" in machine.run("dpkg", "--remove", "qumail-relay")
     install(machine, package)
     main_cf.write_text("qumail_destination_recipient_limit = 100\n")
     master_cf.write_text("qumail unix - - n - - lmtp\n    -o syslog_name=postfix/qumail\n")
     assert "Postfix" not in machine.run("dpkg", "--remove", "qumail-relay"), "the filters were taken out"
     install(machine, package)
-    master_cf.write_text("smtp inet n - n - - smtpd\n    -o content_filter=qumail:[127.0.0.1]:10034\n")
+    master_cf.write_text("smtp inet n - n - - smtpd\n    -o content_filter=qumail:[127.0.0.1]:15034\n")
     assert "Postfix still hands mail to the relay" in machine.run("dpkg", "--remove", "qumail-relay")
 
 

@@ -1,4 +1,4 @@
-"""Two machines with systemd and Postfix: the package and `setup`, as deploy/README.md says to type it, and mail between.
+"""Two machines with systemd and Postfix: the package and `setup`, as deploy/INSTALL.md says to type it, and mail between.
 Standard: the commands as they stand there, answers counted; copies of this machine, or bare ones (tests/README.md).
 """
 
@@ -18,7 +18,7 @@ from tests.testlib.booted import BootedMachine, booted_machine, connect
 from tests.testlib.terminal import Terminal
 from tests.testlib.throwaway import MachineNotMade
 
-README = (Path(__file__).parents[3] / "deploy" / "README.md").read_text()
+README = (Path(__file__).parents[3] / "deploy" / "INSTALL.md").read_text()
 MOST_ANSWERS = 13
 LEVELS = ("otp", "aes", "pqc", "rsa")
 KMES = "/var/lib/development/qumail-relay/kme"

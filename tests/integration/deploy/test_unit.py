@@ -94,6 +94,10 @@ async def test_mail_goes_through_at_each_level_where_no_memory_may_be_written_an
 
 
 @pytest.mark.skipif(_cannot_deny(), reason="this kernel cannot deny memory that is written and run")
+def test_the_log_stands_where_the_mail_servers_stands() -> None:
+    assert re.search(r"^SyslogFacility=mail$", UNIT, re.MULTILINE)
+
+
 def test_everything_can_be_loaded_where_no_memory_may_be_written_and_run() -> None:
     """What the relay stands on, submission and mailboxes included."""
     program = (

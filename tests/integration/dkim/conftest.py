@@ -1,5 +1,3 @@
 """The keys and the DNS zone of the unit tests, here for tests that run whole relays with them."""
 
-from tests.unit.dkim.conftest import keys as keys
-from tests.unit.dkim.conftest import verifier as verifier
-from tests.unit.dkim.conftest import zone as zone
+from tests.unit.dkim.conftest import keys as keys, verifier as verifier, zone as zone

@@ -66,9 +66,9 @@ async def test_beside_opendkim_both_signatures_verify_where_they_should(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, zone: Zone, keys: Keys, who: str
 ) -> None:
     relay_signs = who.startswith("OpenDKIM signs originals")
-    smtp, again = postfix.free_addresses(2)
+    smtp, again, opened_at = postfix.free_addresses(3)
     alice = make_site(
-        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=again, incoming=again,
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=again, incoming=opened_at,
         settings='milter = "127.0.0.1:0"',
     )  # fmt: skip
     add_dkim(alice, zone, {"alice.example e": pem(keys.ed25519)} if relay_signs else {})
@@ -88,7 +88,9 @@ async def test_beside_opendkim_both_signatures_verify_where_they_should(
             postfix.running(
                 smtp=smtp,
                 fragments=("milter",),
-                ports={10028: relay["outgoing_milter"], 10038: relay["incoming_milter"], 10026: again},
+                ports={
+                    15028: relay["outgoing_milter"], 15038: relay["incoming_milter"], 15026: again, 15036: opened_at,
+                },
                 settings={
                     "myhostname": "mail.alice.example",
                     "relay_domains": "alice.example",
@@ -96,7 +98,7 @@ async def test_beside_opendkim_both_signatures_verify_where_they_should(
                 },
                 changes=f'postconf -e "smtpd_milters = {milters}"',
             )
-        )
+        )  # fmt: skip
         assert (await server.submit(mails.plain(), recipients=["ben@bob.example"])).code == 250
         [got] = await wire.messages(1)
         outer = keys.ed25519 if relay_signs else keys.rsa

@@ -5,9 +5,7 @@ Standard: RFC 8601 5; what a release hands on has results of ours alone under ou
 from __future__ import annotations
 
 from relay.dkim import Signer
-from tests.integration.quarantine.conftest import Bob, Seal
-from tests.integration.quarantine.conftest import bob as bob
-from tests.integration.quarantine.conftest import seal as seal
+from tests.integration.quarantine.conftest import Bob, Seal, bob as bob, seal as seal
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit

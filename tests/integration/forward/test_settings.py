@@ -18,7 +18,7 @@ from tests.testlib.hop import HANG_UP, Hop
 @pytest.mark.parametrize(
     ("text", "meant", "shown"),
     [
-        ("127.0.0.1:10026", Server("smtp", TCPAddress("127.0.0.1", 10026)), "127.0.0.1:10026"),
+        ("127.0.0.1:15026", Server("smtp", TCPAddress("127.0.0.1", 15026)), "127.0.0.1:15026"),
         ("smtp://mail:25", Server("smtp", TCPAddress("mail", 25)), "mail:25"),
         ("[::1]:25", Server("smtp", TCPAddress("::1", 25)), "[::1]:25"),
         ("lmtp://[::1]:24", Server("lmtp", TCPAddress("::1", 24)), "lmtp://[::1]:24"),

@@ -26,12 +26,14 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.backends import Backend
-from tests.integration.store.conftest import backend as backend  # fixtures
-from tests.integration.store.conftest import postgresql as postgresql
-from tests.integration.store.conftest import secret as secret
-from tests.integration.store.conftest import secret_path as secret_path
-from tests.integration.store.conftest import server as server
-from tests.integration.store.conftest import sqlite as sqlite
+from tests.integration.store.conftest import (
+    backend as backend,  # fixtures
+    postgresql as postgresql,
+    secret as secret,
+    secret_path as secret_path,
+    server as server,
+    sqlite as sqlite,
+)
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.fake_kme import FakeKME, FakeTime

@@ -1,5 +1,5 @@
 """How many keys a restart costs: those that were drawn ahead of need and are not used, which are never on a disk.
-Standard: deploy/README.md, which has these numbers; counted at the KME, which knows what it gave.
+Standard: deploy/KEYS.md, which has these numbers; counted at the KME, which knows what it gave.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ import pytest
 
 from relay.kme import DevelopmentKMEs
 from tests.integration.store.backends import Backend
-from tests.integration.store.conftest import backend as backend
-from tests.integration.store.conftest import postgresql as postgresql
-from tests.integration.store.conftest import server as server
-from tests.integration.store.conftest import sqlite as sqlite
+from tests.integration.store.conftest import (
+    backend as backend,
+    postgresql as postgresql,
+    server as server,
+    sqlite as sqlite,
+)
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, relay_process

@@ -31,8 +31,10 @@ from relay.store.quarantine_table import Kept
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend, sqlite_file
-from tests.integration.store.conftest import postgresql as postgresql  # a fixture
-from tests.integration.store.conftest import server as server  # a fixture
+from tests.integration.store.conftest import (
+    postgresql as postgresql,  # a fixture
+    server as server,  # a fixture
+)
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.hop import Hop

@@ -139,7 +139,7 @@ async def test_explain_leaves_the_reserve_to_mail_of_normal_priority(tmp_path: P
     files = {"bob.example.toml": 'levels = ["aes"]\npriority = "low"\n[[when]]\nsender = "n@*"\npriority = "normal"\n'}
     _, run = site_of(tmp_path, kmes, files, kme_settings="reserve = 10_000_000\n")
     low = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
-    assert (low["result"], low["smtp_reply"][:9]) == ("held", "451 4.7.1")
+    assert (low["result"], low["smtp_reply"][:9]) == ("held", "451 4.7.5")
     assert low["causes"] == ["aes: kme: what is left is reserved for mail of normal priority"]
     normal = (await explained(run, "n@alice.example", "x@bob.example"))["now"]
     assert (normal["result"], normal["protection"]) == ("sealed", "aes")

@@ -12,8 +12,10 @@ import pytest
 from click.testing import Result
 
 from tests.unit.policy.test_policy import AES, write
-from tests.unit.policy.test_policy_cli import log_as_before as log_as_before  # a fixture
-from tests.unit.policy.test_policy_cli import site as site  # a fixture
+from tests.unit.policy.test_policy_cli import (
+    log_as_before as log_as_before,  # a fixture
+    site as site,  # a fixture
+)
 
 Run = Callable[..., Result]
 Files = dict[str, str]

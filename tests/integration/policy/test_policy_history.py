@@ -20,8 +20,7 @@ from relay.kme import DevelopmentKMEs
 from relay.policy.kept import kept_file
 from tests.integration.entry.smtp.test_trouble import full_disk
 from tests.integration.status.test_metrics import numbers, with_status
-from tests.integration.test_workers import until as logged
-from tests.integration.test_workers import workers
+from tests.integration.test_workers import until as logged, workers
 from tests.testlib import relay_command
 from tests.testlib.nobody import AS_NOBODY, NOBODY, by_root, give_to_nobody
 from tests.testlib.sink import Sink

@@ -28,8 +28,10 @@ from tests.integration.policy.test_policy_reload import count, levels, until, wa
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import relay_command
 from tests.unit.policy.test_policy import AES, PEERS, write
-from tests.unit.policy.test_policy_cli import log_as_before as log_as_before  # a fixture
-from tests.unit.policy.test_policy_cli import site as site  # a fixture
+from tests.unit.policy.test_policy_cli import (
+    log_as_before as log_as_before,  # a fixture
+    site as site,  # a fixture
+)
 
 PQC = 'levels = ["pqc"]\n'
 CLEAR = 'levels = ["plaintext"]\n'

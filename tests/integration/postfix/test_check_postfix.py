@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ GOOD = {
     "outgoing-lmtp": [NO_INCOMING],
     "incoming-smtp": [r"^\[outgoing\]\n(.+\n)+ ->", r"^\[submission\]\n(.+\n)+ ->"],
     "smarthost": [NO_INCOMING, '^next_hop = .* -> next_hop = "mail.alice.example:25"'],
-    "milter": ['^next_hop = "127.0.0.1:10036" -> next_hop = "127.0.0.1:10026"'],
+    "milter": [],
 }
 """Directories that are applied together, with the changes to relay.toml that they ask for."""
 
@@ -126,12 +127,20 @@ async def test_what_signs_originals_may_stand_before_a_relay_that_signs_itself(
 @pytest.mark.parametrize(
     "milter", ["inet:localhost:11332", "unix:rspamd/milter.sock", "unix:spamass/spamass.sock", "inet:127.0.0.1:8893"]
 )
-async def test_a_milter_that_looks_for_spam_in_front_of_the_relay_is_no_fault(
+async def test_a_scanner_that_sees_mail_before_it_is_sealed_and_once_it_is_opened_is_no_fault(
     bases: Path, tmp_path: Path, base: str, milter: str
 ) -> None:
     directory = await configured(bases, base, tmp_path)
-    for name in ("smtpd_milters", "non_smtpd_milters"):
-        await postfix.change(directory, f"postconf -e '{name} = {milter}, '\"$(postconf -h {name})\"")
+    opening = "inet:127.0.0.1:15038, " if base == "milter" else ""
+    sealing = ", inet:127.0.0.1:15028" if base == "milter" else ""
+    await postfix.change(
+        directory,
+        f"postconf -e 'smtpd_milters = {opening}{milter}{sealing}' 'non_smtpd_milters = {milter}{sealing}'",
+    )
+    if base == "milter":
+        await postfix.change(
+            directory, f"postconf -P '127.0.0.1:15036/inet/smtpd_milters={milter},inet:127.0.0.1:15028'"
+        )
     assert await codes(directory, relay_toml(tmp_path, GOOD[base])) == []
 
 
@@ -143,11 +152,11 @@ def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
 
 async def test_the_command_says_where_what_and_what_to_do_and_ends_with_1(bases: Path, tmp_path: Path) -> None:
     directory = await configured(bases, USUAL, tmp_path)
-    await postfix.change(directory, "postconf -PX 127.0.0.1:10026/inet/content_filter")
+    await postfix.change(directory, "postconf -PX 127.0.0.1:15026/inet/content_filter")
     status, err, out = await run("check", "--postfix", directory / "etc", "--config", reference.written(tmp_path))
     assert (status, err) == (1, "")
-    assert b"WRONG  Postfix  main.cf: content_filter = qumail:[127.0.0.1]:10024: " in out
-    assert b"in a loop; postconf -P '127.0.0.1:10026/inet/content_filter=' [loop]" in out
+    assert b"WRONG  Postfix  main.cf: content_filter = qumail:[127.0.0.1]:15024: " in out
+    assert b"in a loop; postconf -P '127.0.0.1:15026/inet/content_filter=' [loop]" in out
 
 
 async def test_the_command_ends_with_0_where_all_is_well_and_has_json_for_programs(bases: Path, tmp_path: Path) -> None:
@@ -179,3 +188,23 @@ async def test_without_postconf_it_says_what_to_install(tmp_path: Path, monkeypa
     monkeypatch.setattr("relay.postfix.settings.ADMIN_PATHS", ())
     with pytest.raises(Exception, match="apt-get install postfix"):
         await checked.faults(tmp_path, load_config(reference.written(tmp_path)))
+
+
+async def test_filters_that_do_not_answer_and_strangers_at_the_relays_ports_are_told(
+    bases: Path, tmp_path: Path
+) -> None:
+    directory = await configured(bases, USUAL, tmp_path)
+    milter, scanner, ours = postfix.free_addresses(3)
+    await postfix.change(directory, f"postconf -e smtpd_milters=inet:{milter}")
+    await postfix.change(directory, f"postconf -P submission/inet/content_filter=smtp:[127.0.0.1]:{scanner.port}")
+    config = reference.written(tmp_path)
+    config.write_text(config.read_text().replace("127.0.0.1:15025", str(ours)))
+    with socket.create_server(ours):
+        status, _, out = await run("check", "--postfix", directory / "etc", "--config", config)
+    said = out.decode()
+    assert status == 1
+    assert f"smtpd_milters = inet:{milter}: nobody listens at {milter}" in said
+    assert f"nobody listens at {scanner}" in said
+    assert f"{ours}: a program" in said
+    assert "it is no relay of this site" in said
+    assert "door outgoing.lmtp" not in said, "where nobody listens before the relay has started nothing is wrong"

@@ -25,7 +25,7 @@ TOGETHER = (
     (*SMTP, "outgoing-proxy"),
     (*LMTP, "outgoing-proxy", "incoming-proxy"),
 )
-PORTS = (10024, 10025, 10026, 10028, 10034, 10035, 10036, 10038)
+PORTS = (15024, 15025, 15026, 15028, 15034, 15035, 15036, 15038)
 
 
 def text(directory: str, name: str) -> str:
@@ -54,7 +54,7 @@ async def test_postfix_accepts_the_settings_without_a_warning(fragments: tuple[s
 
 
 @requires_postfix
-@pytest.mark.parametrize(("fragments", "outgoing", "incoming"), [(LMTP, 10024, 10034), (SMTP, 10025, 10035)])
+@pytest.mark.parametrize(("fragments", "outgoing", "incoming"), [(LMTP, 15024, 15034), (SMTP, 15025, 15035)])
 async def test_postfix_with_both_filters_opens_what_arrives_and_lets_the_outgoing_relay_decide_on_everything(
     fragments: tuple[str, ...], outgoing: int, incoming: int
 ) -> None:
@@ -65,7 +65,7 @@ async def test_postfix_with_both_filters_opens_what_arrives_and_lets_the_outgoin
             line.split("/")[0]: line.partition("= ")[2]
             for line in (await made.command("postconf", "-P", "*/inet/content_filter")).splitlines()
         }
-        assert filters == {str(smtp): f"qumail:[127.0.0.1]:{ports[incoming].port}", str(ports[10026]): ""}
+        assert filters == {str(smtp): f"qumail:[127.0.0.1]:{ports[incoming].port}", str(ports[15026]): ""}
         everything_else = await made.command("postconf", "-h", "content_filter")
         assert everything_else.strip() == f"qumail:[127.0.0.1]:{ports[outgoing].port}"
 
@@ -81,15 +81,15 @@ def test_the_ports_are_those_of_relay_toml(tmp_path: Path) -> None:
             assert f"qumail:[{address.host}]:{address.port}" in text(directory, "main.cf")
             [next_hop] = direction.next_hop
             assert re.search(rf"^{re.escape(str(next_hop))} inet ", text(directory, "master.cf"), re.MULTILINE)
-    assert outgoing.listen == TCPAddress("127.0.0.1", 10025)
-    assert "relayhost = [127.0.0.1]:10025\n" in text("smarthost", "main.cf")
-    assert "smtpd_proxy_filter=127.0.0.1:10025'" in text("outgoing-proxy", "main.cf")
+    assert outgoing.listen == TCPAddress("127.0.0.1", 15025)
+    assert "relayhost = [127.0.0.1]:15025\n" in text("smarthost", "main.cf")
+    assert "smtpd_proxy_filter=127.0.0.1:15025'" in text("outgoing-proxy", "main.cf")
     assert config.submission
     assert config.submission.listen
     assert f"]:{config.submission.listen.port}\n" in text("smarthost-login", "main.cf")
 
 
-@pytest.mark.parametrize(("port", "by_lmtp", "by_smtp"), [(10026, *(LMTP[0], SMTP[0])), (10036, *(LMTP[1], SMTP[1]))])
+@pytest.mark.parametrize(("port", "by_lmtp", "by_smtp"), [(15026, *(LMTP[0], SMTP[0])), (15036, *(LMTP[1], SMTP[1]))])
 def test_mail_comes_back_in_the_same_way_whatever_carried_it_to_the_relay(
     port: int, by_lmtp: str, by_smtp: str
 ) -> None:
@@ -108,7 +108,7 @@ def test_a_sealed_mail_of_the_largest_size_is_not_too_large_for_postfix(tmp_path
 def test_every_directory_is_explained_and_tested() -> None:
     directories = {path.name for path in FRAGMENTS.iterdir()}
     assert directories == {*SINGLE, "outgoing-proxy", "incoming-proxy"}
-    explained = set(re.findall(r"\]\(postfix/([\w-]+)/main\.cf\)", (DEPLOY / "README.md").read_text()))
+    explained = set(re.findall(r"\]\(postfix/([\w-]+)/main\.cf\)", (DEPLOY / "POSTFIX.md").read_text()))
     assert explained == directories
 
 

@@ -370,7 +370,7 @@ async def test_mail_waits_in_alices_queue_while_her_kme_is_away_and_nothing_leav
     await two.alice.kme.cut()
     await send(two.alice, mails.plain(), recipient)
     reason = await two.alice.postfix.deferred(recipient)
-    assert "451 4.7.1" in reason
+    assert "451 4.7.5 The message waits: no encryption key" in reason
     assert len(two.bob.inbound.sent) == passed
 
     await two.alice.kme.mend()
@@ -426,7 +426,7 @@ async def test_a_postfix_with_the_relay_as_its_smarthost_sends_sealed_mail(two: 
     async with postfix.running(
         smtp=smtp,
         fragments=("smarthost",),
-        ports={10025: two.alice.relay.addresses["outgoing"]},
+        ports={15025: two.alice.relay.addresses["outgoing"]},
         settings={"myhostname": "programs.alice.example"},
     ) as programs:
         assert (await programs.submit(original, recipients=[recipient])).code == 250

@@ -10,8 +10,7 @@ from contextlib import closing
 
 import aiosmtplib
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from structlog.testing import LogCapture
 
 from relay import assembly, mime, upkeep
@@ -244,8 +243,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize("code", REFUSALS)
 async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_looks(
-    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, code: int
+    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.2)
     message = await seal()
     kmes.km2.misbehave("dec_keys", "http", times=None, code=code, body=REFUSALS[code])
     with shortened():

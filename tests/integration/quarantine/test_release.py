@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
 import sqlite3
 from contextlib import closing, nullcontext
@@ -185,13 +186,19 @@ async def test_a_command_that_does_not_say_what_is_meant_is_wrong_usage(bob: Bob
 async def test_without_a_store_there_is_nothing_and_looking_makes_none(bob: Bob) -> None:
     before = sorted(path.name for path in bob.site.directory.iterdir())
     status, err, out = await bob.command("list")
-    assert (status, err, out) == (0, "", "0 messages, 0 octets\n")
+    assert (status, err, out) == (0, "", "0 messages, 0 B\n")
     assert sorted(path.name for path in bob.site.directory.iterdir()) == before
 
 
 async def test_a_message_is_shown_with_all_that_is_known_of_it(bob: Bob, waiting: str) -> None:
     status, _, table = await bob.command("list")
     assert (status, waiting in table, "wrong-site" in table) == (0, True, True)
+    cells = "".join(line.split("│")[-2].strip() for line in table.splitlines() if line.startswith("│"))
+    assert BEN in cells
+    assert CARL in cells
+    arrived = " ".join(line.split("│")[2].strip() for line in table.splitlines() if line.startswith("│"))
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", arrived), "nothing of it is cut off"
+    assert re.search(r"^1 message, \d+\.\d KiB$", table, re.MULTILINE)
     _, _, text = await bob.command("show", waiting)
     assert f"id           {waiting}" in text
     assert f"recipients   {BEN}\n             {CARL}" in text
@@ -205,7 +212,7 @@ async def test_check_reports_a_quarantine_that_waits_for_somebody(bob: Bob, wait
     bob.configure(lambda text: text.replace("[policies]", 'max_message_size = "512 KiB"\n\n[policies]'))
     _, _, out = await run("check", "--json", "--config", bob.site.config_file)
     [finding] = [each for each in json.loads(out) if each["what"] == "quarantine"]
-    assert finding["problems"] == ["1 messages (1 wrong-site) wait for a decision: qumail-relay quarantine list"]
+    assert finding["problems"] == ["1 message (1 wrong-site) waits for a decision: qumail-relay quarantine list"]
     bob.configure(lambda text: text.replace("4 MiB", "1200 KiB"))
     _, _, out = await run("check", "--json", "--config", bob.site.config_file)
     [finding] = [each for each in json.loads(out) if each["what"] == "quarantine"]

@@ -16,6 +16,7 @@ from relay.setup import mail_server
 from relay.setup.answers import Answers, Door, Places
 from relay.setup.files import write_whole
 from relay.setup.mail_server import apply, planned_change, undo
+from relay.setup.postfix_lines import FILES
 from relay.setup.relay_toml import relay_toml
 from tests.testlib import postfix
 from tests.testlib.postfix import requires_postconf
@@ -30,7 +31,7 @@ async def etc(tmp_path: Path) -> Path:
     return tmp_path / "etc"
 
 
-def site(tmp_path: Path, door: Door = "content-filter", base: int = 10020) -> Config:
+def site(tmp_path: Path, door: Door = "content-filter", base: int = 15020) -> Config:
     next_hop = "mail.alice.example:25" if door == "smarthost" else ""
     answers = Answers("alice", ("alice.example",), "2", None, door, next_hop=next_hop, port_base=base)
     path = tmp_path / "relay.toml"
@@ -63,12 +64,12 @@ async def test_afterwards_check_finds_nothing_and_undo_puts_back_every_octet(
 async def test_other_ports_and_another_service_are_those_of_the_site(tmp_path: Path) -> None:
     await postfix.configure(tmp_path, (), smtp="192.0.2.1:25", submission="192.0.2.1:587")
     change = await planned_change(tmp_path / "etc", site(tmp_path, base=20000))
-    main, master = (change.after[name].decode() for name in mail_server.FILES)
+    main, master = (change.after[name].decode() for name in FILES)
     assert "content_filter = qumail:[127.0.0.1]:20004" in main
     assert "127.0.0.1:20006" in master
     assert "127.0.0.1:20016" in master
     assert "-o content_filter=qumail:[127.0.0.1]:20014" in master
-    assert "1002" not in main + master.split("127.0.0.1:20006")[1]
+    assert "1502" not in main + master.split("127.0.0.1:20006")[1]
 
 
 async def test_where_mail_arrives_has_to_be_said_where_it_is_not_clear(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ async def test_an_edit_after_setup_is_never_lost(etc: Path, tmp_path: Path) -> N
 async def test_what_is_kept_of_another_machines_postfix_is_never_put_here(
     etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mail_server, "MACHINE_ID", tmp_path / "machine-id")
+    monkeypatch.setattr("relay.setup.backups.MACHINE_ID", tmp_path / "machine-id")
     (tmp_path / "machine-id").write_text("1" * 32)
     before = texts(etc)
     apply(await planned_change(etc, site(tmp_path)), tmp_path)
@@ -131,7 +132,7 @@ async def test_an_edit_between_looking_and_applying_is_never_lost(etc: Path, tmp
     assert texts(etc) == edited
 
 
-@pytest.mark.parametrize("writes", range(1, 9))
+@pytest.mark.parametrize("writes", [1, 2, 5, 8])
 async def test_a_kill_at_any_write_can_be_undone_or_has_changed_nothing(
     etc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:

@@ -1,5 +1,5 @@
 """`qumail-relay setup` and `identity accept`, by flags: what is written, what is left alone, and what is refused.
-Standard: deploy/README.md; whatever an administrator has written is still there afterwards.
+Standard: deploy/INSTALL.md; whatever an administrator has written is still there afterwards.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def test_flags_make_a_whole_site(home: Path) -> None:
     assert config.site.sae_id == "2"
     assert [kme.url for kme in config.kmes.values()] == ["https://localhost:13000"]
     assert config.outgoing is not None
-    assert str(config.outgoing.lmtp) == "127.0.0.1:10024"
+    assert str(config.outgoing.lmtp) == "127.0.0.1:15024"
     assert config.store.secret.exists()
     assert sorted(path.name for path in (home / "policies").iterdir()) == ["alice.example.toml"]
 
@@ -99,6 +99,22 @@ def test_without_a_kme_nobody_is_asked_under_what_name_it_knows_the_relay(home: 
     assert "SAE" not in result.output
     assert load_config(home / "relay.toml").site.sae_id == "sae-alice.example"
     assert load_config(home / "relay.toml").kmes == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [((), ("postmaster@alice.example",)), (("--postmaster", "ann@else.example"), ("ann@else.example",)),
+     (("--postmaster", "none"), None)],
+)  # fmt: skip
+def test_somebody_is_told_of_alarms_and_the_relay_tells_how_it_is(
+    home: Path, flags: tuple[str, ...], told: tuple[str, ...] | None
+) -> None:
+    result = run(home, *USUAL, *flags)
+    config = load_config(home / "relay.toml")
+    assert config.alarms.mail_to == told
+    assert ("Alarms are mailed to" in result.output) == bool(told)
+    assert config.status is not None
+    assert str(config.status.listen) == "127.0.0.1:15029"
 
 
 def test_nobody_else_can_read_anything(home: Path) -> None:
@@ -127,11 +143,61 @@ def test_what_an_administrator_has_edited_stays(home: Path) -> None:
     assert contents(home) == before
 
 
-def test_an_answer_that_would_count_for_nothing_is_wrong_usage(home: Path) -> None:
+def test_the_same_answers_again_change_nothing(home: Path, tmp_path: Path, identities: Identities) -> None:
+    bob = identities.bob
+    flags = (*USUAL, "--everybody", "refuse", "--name", "alice", "--door", "milter", "--sae-id", "2")
+    peer = ("--peer", invitation(tmp_path, bob), "--words", words(bob), *PEERS)
+    assert run(home, *flags, *peer).exit_code == 0
+    before = contents(home)
+    again = run(home, *flags, *peer)
+    assert again.exit_code == 0, again.output
+    assert contents(home) == before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("--domain", "alice.test"), ("--door", "milter"), ("--name", "al"), ("--sae-id", "7"), ("--everybody", "clear"),
+        ("--kme", "none"), ("--kme", "https://kme.example"), ("--port-base", "15120"), ("--kme-group", "g"),
+    ],
+    ids="=".join,
+)  # fmt: skip
+def test_another_answer_is_never_passed_over(home: Path, other: tuple[str, str]) -> None:
     run(home, *USUAL)
-    result = run(home, *USUAL)
+    before = contents(home)
+    result = run(home, "--yes", "--postfix", "none", *other)
     assert result.exit_code == 2
-    assert "--domain needs --replace" in result.output
+    assert f"{other[0]} needs --replace" in " ".join(result.output.split())
+    assert contents(home) == before
+
+
+def test_what_an_administrator_added_to_relay_toml_is_still_there_after_answering_anew(home: Path) -> None:
+    run(home, *USUAL)
+    text = (home / "relay.toml").read_text()
+    trusted = '# as measured\nconnections = 77\ntrusted = [\n  "192.0.2.0/24", # [the] gateway\n]\n'
+    text = text.replace("[outgoing]\n", f"[outgoing]\n{trusted}")
+    mine = "\n# an hour is enough\n[quarantine]\nhold_for = 3600\n"
+    (home / "relay.toml").write_text(text + mine)
+    assert run(home, *USUAL, "--replace", "--door", "milter").exit_code == 0
+    config = load_config(home / "relay.toml")
+    assert config.outgoing is not None
+    assert (config.outgoing.connections, config.outgoing.lmtp) == (77, None)
+    assert mine in (home / "relay.toml").read_text()
+    assert trusted in (home / "relay.toml").read_text()
+    before = contents(home)
+    assert run(home, *USUAL, "--replace", "--door", "milter").exit_code == 0
+    assert contents(home) == before
+
+
+def test_what_cannot_stand_beside_the_new_answers_is_told_and_nothing_is_written(home: Path) -> None:
+    run(home, *USUAL)
+    with (home / "relay.toml").open("a") as file:
+        file.write('\n[kmes.second]\nurl = "https://kme.example"\nnonsense = 1\n')
+    before = contents(home)
+    result = run(home, *USUAL, "--replace", "--door", "milter")
+    assert result.exit_code == 1
+    assert "with what was added to it before" in str(result.exception)
+    assert contents(home) == before
 
 
 def test_answering_anew_keeps_what_was_there_beside_it(home: Path) -> None:
@@ -210,6 +276,22 @@ def test_a_key_that_is_not_the_certificates_is_refused_before_anything_is_writte
     result = run(home, "--yes", "--domain", "alice.example", "--postfix", "none", *flags)
     assert result.exit_code == 1
     assert "sae-1.key" in str(result.exception)
+    assert not (home / "relay.toml").exists()
+
+
+@pytest.mark.parametrize("name", ["sae-2.pem", "sae-2.key", "text"])
+def test_a_file_without_the_certificate_of_a_ca_is_none(home: Path, tmp_path: Path, name: str) -> None:
+    prepare(pem := tmp_path / "kme", "localhost")
+    (pem / "text").write_text("no certificate\n")
+    typed = f"alice.example\nlater\nhttps://127.0.0.1:1/\nsae-alice\n{pem}/{name}\n{pem}/ca.pem\n{pem}/sae-2.pem\n"
+    asked = run(home, typed=f"{typed}{pem}/sae-2.key\n\n\nnone\n")
+    assert f"Not so: {pem}/{name}: " in asked.output
+    assert asked.exit_code == 0, asked.output
+    (home / "relay.toml").unlink()
+    files = ("--kme-ca", f"{pem}/{name}", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-2.key")
+    flags = ("--kme", "https://localhost:1", "--sae-id", "2", *files)
+    result = run(home, "--yes", "--domain", "alice.example", "--postfix", "none", *flags)
+    assert (result.exit_code, f"{pem}/{name}" in str(result.exception)) == (1, True)
     assert not (home / "relay.toml").exists()
 
 
@@ -307,7 +389,9 @@ def test_a_peer_is_taken_in_with_what_both_sites_share(home: Path, tmp_path: Pat
     assert [kme.group for kme in config.kmes.values()] == ["alice-bob"]
     assert config.site.sae_id == "2"
     assert (home / "state/peers/bob.json").read_bytes() == bob.document
-    assert 'levels    = ["aes"]' in (home / "policies/bob.example.toml").read_text()
+    policy = (home / "policies/bob.example.toml").read_text()
+    assert 'levels    = ["aes"]' in policy
+    assert 'hold_for  = "2 d"' in policy, "else its sender hears of mail without keys after five days"
 
 
 def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anything_is_written(
@@ -320,6 +404,10 @@ def test_a_peer_that_names_more_domains_than_are_expected_is_refused_before_anyt
     assert not (home / "relay.toml").exists()
     other = run(home, *USUAL, "--peer", file, "--peer-domain", "bob.test")
     assert "does not name bob.test" in str(other.exception)
+    words_of_eve = run(home, *USUAL, "--peer", file, *PEERS, "--words", words(identities.eve))
+    assert "these are not the words" in str(words_of_eve.exception)
+    assert not (home / "relay.toml").exists()
+    assert not (home / "policies").exists()
     assert not (home / "state/peers/bob.json").exists()
     assert not (home / "policies/bob.example.toml").exists()
 

@@ -1,4 +1,4 @@
-"""Two sites on one bare machine, by what deploy/README.md says to type: the first sealed mail at each level.
+"""Two sites on one bare machine, by what deploy/TRYING.md says to type: the first sealed mail at each level.
 Standard: the commands and the table of answers as they stand there; real Postfix, development KMEs; answers are counted.
 """
 
@@ -24,9 +24,9 @@ from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, relay_process
 from tests.testlib.terminal import Terminal
 
-README = (Path(__file__).parents[3] / "deploy" / "README.md").read_text()
+README = (Path(__file__).parents[3] / "deploy" / "TRYING.md").read_text()
 SECTION = README.split("## Two sites on one machine\n")[1].split("\n## ")[0]
-KME, SITES, POLICIES, SERVE = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
+KME, SECOND_POSTFIX, SITES, POLICIES, SERVE = re.findall(r"^```sh\n(.*?)^```$", SECTION, re.DOTALL | re.MULTILINE)
 ROWS = re.findall(r"^\| `([^`]+)` \| (?:`([^`]*)`)? ?\| (?:`([^`]*)`)? ?\|$", SECTION, re.MULTILINE)
 QUESTIONS = [question for question, _, _ in ROWS]
 MOST_ANSWERS = 12
@@ -56,7 +56,7 @@ class Machine:
         assert program == "qumail-relay"
         for name, base in self.bases.items():
             if words[0] == "setup" and f"{name}/relay.toml" in words:
-                words = [word for word in words if word not in ("--port-base", "10120")] + ["--port-base", str(base)]
+                words = [word for word in words if word not in ("--port-base", "15120")] + ["--port-base", str(base)]
         return [sys.executable, "-m", "relay", *words]
 
     def typed(self, command: str, name: str) -> Terminal:
@@ -153,6 +153,37 @@ async def test_what_the_document_says_makes_two_sites_that_seal_for_each_other_a
             assert sealed["protection"].startswith(level)
             assert sealed["quantum_bits"] > 0
             assert sealed["key_IDs"] == opened["key_IDs"]
+
+
+APART = ("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child")
+ALONE = """
+mount --make-rprivate /
+for place in /etc /var/lib /var/spool /var/mail; do mkdir -p "$0$place"; done
+cp -a /etc/. "$0/etc/"
+cp -a /var/lib/postfix "$0/var/lib/"
+cp -a /var/spool/postfix "$0/var/spool/"
+for place in /etc /var/lib /var/spool /var/mail; do mount --bind "$0$place" "$place"; done
+ip link set lo up
+postconf() { command postconf "$@"; touch -d '1 minute ago' /etc/postfix*/*.cf; }
+"""
+"""The directories that Postfix writes to become copies, the network is one of its own, and nothing waits for old files."""
+
+
+@requires_postfix
+async def test_the_second_postfix_of_the_document_takes_bobs_mail(tmp_path: Path) -> None:
+    if await _status(*APART, "ip", "link", "set", "lo", "up"):
+        pytest.skip("the kernel allows no namespaces of mounts and networks")
+    took = "until ls /var/mail/bob/all/new/* 2>/dev/null; do sleep 0.1; done"
+    mail = "printf 'Subject: first\\n\\nThe vault opens at 06:30.\\n' | sendmail -f ann@alice.example otp@bob.example"
+    commands = SECOND_POSTFIX.replace("postfix stop\n", "")  # here none runs before
+    script = f"{ALONE}{commands}{mail}\ntimeout 30 sh -c '{took}'\ncat /var/mail/bob/all/new/*"
+    said = await postfix.run(*APART, "sh", "-ec", script, str(tmp_path))
+    assert "The vault opens at 06:30." in said
+
+
+async def _status(*words: str) -> int:
+    process = await asyncio.create_subprocess_exec(*words, stderr=asyncio.subprocess.DEVNULL)
+    return await process.wait()
 
 
 def _event(log: Path, name: str, level: str) -> dict[str, Any]:

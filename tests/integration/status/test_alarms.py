@@ -164,7 +164,7 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
         assert inside.recipients == ("root@alice.example",)
         assert b"policy_broken begins" in inside.message
         assert b"qumail-relay policy check" in inside.message
-        assert b"Cause: 1 faults in the policy files; the set from before is in force" in inside.message
+        assert b"Cause: 1 fault in the policy files; the set from before is in force" in inside.message
         assert b"default.toml" not in inside.message, "names of policy files may be addresses"
         assert sealed.recipients == ("root@bob.example",)
         assert b"policy_broken" not in sealed.message, "policy seals it"
@@ -319,7 +319,7 @@ async def test_a_command_is_run_without_a_shell_with_json_on_its_input_and_littl
     assert (second, rest) == ("$(id); x", [])
     found = json.loads(first)
     assert (found["alarm"], found["state"], found["site"]) == ("policy_broken", "begins", "alice")
-    assert found["cause"].startswith("1 faults in the policy files; the set from before is in force: ")
+    assert found["cause"].startswith("1 fault in the policy files; the set from before is in force: ")
     assert "default.toml:1" in found["cause"], "to a program of this host all of it is told"
     assert found["what_to_do"] == "`qumail-relay policy check` names file and line."
     [failed] = [each for each in logs if each["event"] == "alarm_command_failed"]
@@ -346,7 +346,7 @@ async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
     async with app.running(site.config) as addresses:
         for _ in range(2):
             assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
-        await until_written(site, "mail_held")
+        await until_written(site, "mail_held", "policy_holds")
         (site.directory / "policies" / "nobody.example.toml").write_text('peer = "bob"\nlevels = ["aes"]\n')
         async with asyncio.timeout(30):
             while (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code != 250:
@@ -366,7 +366,7 @@ async def test_a_client_that_was_held_once_and_never_comes_again_raises_no_alarm
         assert found.sum("qumail_held_recipients") == 1
         assert found.sum("qumail_alarms_total", alarm="mail_held") == 0
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=["once@nobody.example"])).code == 451
-        await until_written(site, "mail_held")
+        await until_written(site, "mail_held", "policy_holds")
 
 
 async def test_over_a_restart_mail_still_waits_and_the_alarm_ends_as_soon_as_it_has_gone(

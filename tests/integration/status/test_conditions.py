@@ -5,20 +5,28 @@ Standard: relay/counting/alarms.py has them all; `check`, the page, metrics and 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from relay import app
+from relay import app, upkeep
+from relay.keys import report
 from relay.kme import DevelopmentKMEs
+from relay.status import record
 from tests.integration.status.test_alarms import until_written
-from tests.integration.status.test_metrics import asked, numbers, with_status
+from tests.integration.status.test_metrics import SEALED_TYPE, STATUS, asked, numbers, with_status
 from tests.system.drill import shortened
+from tests.testlib import mails
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.status_page import page
+from tests.testlib.submit import submit
 
 
 @pytest.fixture(autouse=True)
@@ -76,3 +84,84 @@ async def test_a_fifo_among_the_relays_own_files_keeps_no_relay_from_serving(sha
         os.mkfifo(path)
     async with asyncio.timeout(60), app.running(shadowed.config) as addresses:
         assert await asked(addresses["status"], "/readyz")
+
+
+async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_keys_are_unknown(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "STATUS_MAX_AGE_S", 0.5)
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.1)
+    site = with_status(
+        make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+            policies={"default.toml": 'levels = ["aes"]\n'}, kme_settings="timeout = 1\ncache_high = 0\n",
+        )
+    )  # fmt: skip
+    async with app.running(site.config) as addresses:
+        async with asyncio.timeout(30):
+            while not (await numbers(addresses["status"])).sum("qumail_kme_stored_keys"):
+                await asyncio.sleep(0.05)
+        for call in ("status", "enc_keys"):
+            kmes.km1.misbehave(call, "http", times=None, code=503)
+        reply = await submit(addresses["outgoing"], mails.plain())
+        assert (reply.code, str(reply)[:9]) == (451, "451 4.7.5")
+        assert "policy" not in str(reply)
+        assert "key" in str(reply)
+        async with asyncio.timeout(30):
+            while "mail to 1 recipient" not in (shown := await page(addresses["status"])).text("slot-verdict"):
+                await asyncio.sleep(0.05)
+        assert "outgoing keys 1 " in shown.text("waiting")
+        found = await numbers(addresses["status"])
+        assert found.sum("qumail_held_recipients", direction="outgoing", cause="keys") == 1
+        assert found.sum("qumail_held_recipients", direction="outgoing", cause="policy") == 0
+        async with asyncio.timeout(30):
+            while "at the KME unknown" not in (card := (await page(addresses["status"])).text("keys")):
+                await asyncio.sleep(0.05)
+        assert "no key is ready" in card
+        assert "does not run out" not in card
+        async with asyncio.timeout(30):
+            while (row := await _pool(site))["stored_keys"] is not None:
+                await asyncio.sleep(0.1)
+        assert row["status_age_s"] > 0.5
+        async with asyncio.timeout(30):
+            while "keys_gone" not in (told := (await page(addresses["status"])).text("troubles")):
+                await asyncio.sleep(0.05)
+        assert re.search(r"(?i)no (quantum )?key for peer bob.*: KME kme: .*503", told), told
+
+
+async def _pool(site: Site) -> dict[str, Any]:
+    _, _, out = await run("keys", "status", "--json", "--config", site.config_file)
+    [row] = json.loads(out)["pools"]
+    return dict(row)
+
+
+@pytest.mark.parametrize("addresses", [False, True])
+async def test_mail_that_is_put_aside_is_told_the_postmaster_at_once_and_stands_on_the_page(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch, addresses: bool
+) -> None:
+    monkeypatch.setattr(record, "LOOK_S", 0.1)
+    site = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], incoming=sink.address,
+    )  # fmt: skip
+    settings = f'[alarms]\nmail_to = ["postmaster@alice.example"]\n\n{STATUS}addresses = {str(addresses).lower()}\n'
+    async with app.running(with_status(site, settings).config) as addresses_of:
+        for number in (1, 2):
+            message = SEALED_TYPE + b"AA%02d\r\n" % number
+            reply = await submit(
+                addresses_of["incoming"], message, sender="eve@bob.example", recipients=["ann@alice.example"]
+            )
+            assert reply.code == 250
+        [told] = await sink.messages(1)
+        assert told.recipients == ("postmaster@alice.example",)
+        text = told.message.decode()
+        assert "mail_put_aside (bob unknown-format) begins" in text
+        assert "qumail-relay quarantine list" in text
+        assert "eve@" not in text
+        async with asyncio.timeout(30):
+            while (shown := await page(addresses_of["status"])).text("waiting").count("quarantine show") != 2:
+                await asyncio.sleep(0.05)
+        listed = shown.text("waiting")
+        assert "Put aside: 2 messages, which nobody has got" in listed
+        assert "It is not sealed in a way that is known here." in listed
+        assert ("eve@bob.example to ann@alice.example" in listed) == addresses
+        assert addresses or "@" not in listed

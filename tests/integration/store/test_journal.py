@@ -5,8 +5,7 @@ Standard: what is delivered is not kept, what is not is kept as it was; transact
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import AsyncIterator, Sequence, Set as AbstractSet
 from contextlib import AsyncExitStack
 
 import pytest

@@ -9,9 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given
-from hypothesis import settings as with_settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings as with_settings, strategies as st
 
 from relay.errors import QuarantineFull, StoreUnavailable
 from relay.mail import Envelope, Mail, Origin, Recipient

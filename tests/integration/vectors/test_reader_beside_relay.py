@@ -15,8 +15,7 @@ from itertools import pairwise
 from random import Random
 
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
+from hypothesis import assume, given, settings, strategies as st
 
 from tests.reader import der, envelope, mime
 from tests.reader.mailboxes import mailbox

@@ -4,8 +4,7 @@ Standard: ETSI GS QKD 014 gives a key once at each side; so what is in no accoun
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 

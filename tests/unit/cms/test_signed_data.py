@@ -7,8 +7,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1_alt_modules import rfc5652
 

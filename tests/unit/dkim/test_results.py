@@ -7,8 +7,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay.dkim.results import AuthResult, results_field, without_forged
 from tests.testlib import mails

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from dkim.canonicalization import CanonicalizationPolicy
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relay.dkim import Signer
 from relay.dkim.canonical import Header, body_hash

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric import rsa as rsa_keys
+from cryptography.hazmat.primitives.asymmetric import ec, rsa as rsa_keys
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from relay.errors import AnothersFile, ConfigError

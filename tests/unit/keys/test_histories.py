@@ -13,8 +13,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured, KMEUnreachable, StoreUnavailable
 from relay.keys.accounts import Accounts

@@ -23,7 +23,7 @@ from relay.errors import KeyDestroyed, KeyUnavailable, KeyUsed, KMEExhausted, KM
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.group import KMEGroup, Prefetch
-from relay.keys.report import show
+from relay.keys.report import STATUS_MAX_AGE_S, show, show_forecasts
 from relay.keys.ring import KeyRing, PeerKeys, SupplyLimits
 from relay.keys.rotation import Rotation
 from relay.keys.types import KeyReference, SealingKey
@@ -395,6 +395,34 @@ async def test_the_alarm_is_raised_when_the_keys_will_soon_be_gone(
         await ring.take("bob")
     report = await ring.report()
     assert [row.alarm for row in report.pools if row.kme == "kme-one"] == [True]
+
+
+async def test_what_a_kme_said_too_long_ago_is_unknown_and_says_how_old_it_is(
+    ring: KeyRing, pair: tuple[FakeKME, FakeKME], time: FakeTime, board: Board
+) -> None:
+    pair[0].link.bits = 10_000 * 256
+    await ring.report()
+    pair[0].misbehave("status", "http", times=None, code=500)
+    time.now += STATUS_MAX_AGE_S + 1
+    row = next(row for row in (await ring.report(ask=False)).pools if (row.kme, row.peer) == ("kme-one", "bob"))
+    assert (row.stored_keys, row.status_age_s, row.empty_in_s) == (None, STATUS_MAX_AGE_S + 1, None)
+    show(ring, board)
+    show_forecasts(ring, board, await board.totals())
+    assert counted(board, metrics.STATUS_AGE, "kme-one", "bob") == STATUS_MAX_AGE_S + 1
+    assert counted(board, metrics.KEYS_STORED, "kme-one", "bob") is None
+    assert counted(board, metrics.KEYS_EMPTY, "kme-one", "bob") is None
+
+
+async def test_a_burst_after_a_start_is_no_reason_to_say_that_a_full_kme_runs_dry(
+    ring: KeyRing, pair: tuple[FakeKME, FakeKME], time: FakeTime
+) -> None:
+    pair[0].link.bits = 1000 * 256
+    for _ in range(200):
+        await ring.take("bob")
+    time.now += 15
+    report = await ring.report()
+    row = next(row for row in report.pools if (row.kme, row.peer) == ("kme-one", "bob"))
+    assert (row.stored_keys, row.alarm) == (800, False)
 
 
 async def test_whether_a_pad_can_be_had_is_asked_of_all_groups(ring: KeyRing, pair: tuple[FakeKME, FakeKME]) -> None:

@@ -7,8 +7,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relay.errors import KMEExhausted, KMEUnreachable

@@ -8,8 +8,7 @@ import secrets
 import uuid
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay import mime
 from relay.errors import KMEMisconfigured

@@ -9,8 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5083, rfc5084, rfc5652

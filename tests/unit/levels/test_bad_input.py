@@ -16,8 +16,7 @@ from typing import Any, cast
 
 import pybase64
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay import cms, mime
 from relay.cms.der import header

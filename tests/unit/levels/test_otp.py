@@ -11,8 +11,7 @@ from dataclasses import replace
 
 import pytest
 from cryptography.hazmat.primitives.poly1305 import Poly1305
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay import cms
 from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEExhausted

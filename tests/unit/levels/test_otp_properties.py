@@ -7,8 +7,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from relay import cms
 from relay.errors import BadStructure, BadTag, KMEMisconfigured

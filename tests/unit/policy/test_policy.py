@@ -16,14 +16,12 @@ from typing import Any, get_args
 
 import idna
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay.audit.entries import AddressHash
 from relay.errors import ConfigError, PolicyHolds, RelayError
 from relay.mailbox import fold_domain
-from relay.policy import expected
-from relay.policy import walk as policy_walk
+from relay.policy import expected, walk as policy_walk
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
@@ -129,7 +127,10 @@ def test_a_recipient_that_no_file_covers_is_held_and_the_file_to_create_is_named
     policies = load_policies(write(tmp_path, {"carol.example.toml": AES}), PEERS)
     with pytest.raises(PolicyHolds) as held:
         policies.decide("", "x@bob.example")
-    assert held.value.reply == "451 4.7.1 Message held by policy, try again later"
+    assert (
+        held.value.reply
+        == "451 4.7.1 Message held by policy: the protection that this recipient needs is not available now"
+    )
     assert str(tmp_path / "bob.example.toml") in str(held.value)
     assert str(tmp_path / "default.toml") in str(held.value)
 

@@ -22,8 +22,8 @@ domains = ["alice.example"]
 sae_id = "SAE-ALICE"
 
 [outgoing]
-listen = "127.0.0.1:10025"
-next_hop = "127.0.0.1:10026"
+listen = "127.0.0.1:15025"
+next_hop = "127.0.0.1:15026"
 
 [policies]
 directory = "policies"
@@ -172,7 +172,7 @@ def test_explain_says_which_file_and_line_decided_and_what_follows(site: Site, t
         "Now         a small message would be held",
         "            otp: no KME group is set for peer 'bob'",
         "            aes: no KME group is set for peer 'bob'",
-        "SMTP reply  451 4.7.1 Message held by policy, try again later",
+        "SMTP reply  451 4.7.1 Message held by policy: the protection that this recipient needs is not available now",
         "Unknown     the KMEs could not be asked: their certificates cannot be used",
     ]
 

@@ -23,8 +23,7 @@ from relay.audit.policy_fields import MAX_DIFFERENCES, of_comparison, of_step
 from relay.audit.policy_places import POLICIES, Places, newest_first
 from relay.audit.reading import records
 from relay.errors import ConfigError
-from relay.policy import compare_within as within
-from relay.policy import kept
+from relay.policy import compare_within as within, kept
 from relay.policy.compare import Unproven
 from relay.policy.compare_within import Compared, compare_within
 from relay.policy.installing import LinkId, Who, link_of, owner_of_link, read_note, write_note

@@ -7,8 +7,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay.policy import structure
 from relay.policy.content import MessageFacts

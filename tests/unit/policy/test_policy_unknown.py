@@ -18,8 +18,14 @@ from relay.policy.reload import GONE_QUIET_S
 from relay.policy.watch import EVERYTHING, NOTHING, Changes
 from tests.integration.policy.test_policy_reload import levels
 from tests.unit.policy.test_policy import AES, PEERS, write
-from tests.unit.policy.test_policy_vanishing import CLEAR, PQC, Clock, follow, in_force
-from tests.unit.policy.test_policy_vanishing import clock as clock  # a fixture
+from tests.unit.policy.test_policy_vanishing import (
+    CLEAR,
+    PQC,
+    Clock,
+    clock as clock,  # a fixture
+    follow,
+    in_force,
+)
 
 FILES = {"default.toml": CLEAR, "d1.example/x.toml": AES, "d1.example/y.toml": AES}
 Fail = Callable[[str, int], None]

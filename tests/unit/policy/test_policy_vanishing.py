@@ -24,9 +24,11 @@ from relay.policy.watch import EVERYTHING, NOTHING, Changes, DirectoryWatch
 from tests.integration.policy.test_policy_reload import levels, until, watched
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.unit.policy.test_policy import AES, PEERS, write
-from tests.unit.policy.test_policy_cli import Run
-from tests.unit.policy.test_policy_cli import log_as_before as log_as_before  # a fixture
-from tests.unit.policy.test_policy_cli import site as site  # a fixture
+from tests.unit.policy.test_policy_cli import (
+    Run,
+    log_as_before as log_as_before,  # a fixture
+    site as site,  # a fixture
+)
 
 CLEAR = 'levels = ["plaintext"]\n'
 PQC = 'levels = ["pqc"]\n'

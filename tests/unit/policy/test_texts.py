@@ -8,8 +8,7 @@ import unicodedata
 from typing import Literal
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay.policy.content import MAX_FIELD_OCTETS, MessageFacts
 from relay.policy.texts import file_names, plain, saved

@@ -16,8 +16,7 @@ import trustme
 from relay import assembly
 from relay.budget import Budget
 from relay.config import TCPAddress
-from relay.entry.imap.watch import Visited
-from relay.entry.imap.watch import mailboxes as all_mailboxes
+from relay.entry.imap.watch import Visited, mailboxes as all_mailboxes
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails

@@ -58,11 +58,16 @@ async def postfix_of(
     incoming: TCPAddress,
     again: TCPAddress,
     mailboxes: Sink,
+    opened: TCPAddress | None = None,
     elsewhere: Mapping[str, TCPAddress] | None = None,
     settings: Mapping[str, str] | None = None,
     changes: str = "",
 ) -> AsyncIterator[Organisation]:
-    """A running Postfix with the relay's two milters; `elsewhere` says where the mail of other domains goes."""
+    """A running Postfix with the relay's two milters; `elsewhere` says where the mail of other domains goes.
+
+    It takes opened mail back at `opened`, sealed mail at `again`.
+    """
+    [unknown] = postfix.free_addresses(1)
     here = f"mailboxes:[{mailboxes.address.host}]:{mailboxes.address.port}"
     roads = {f"{name}.example": here} | {
         domain: f"smtp:[{there.host}]:{there.port}" for domain, there in (elsewhere or {}).items()
@@ -70,7 +75,7 @@ async def postfix_of(
     async with postfix.running(
         smtp=smtp,
         fragments=("milter",),
-        ports={10028: outgoing, 10038: incoming, 10026: again},
+        ports={15028: outgoing, 15038: incoming, 15026: again, 15036: opened or unknown},
         settings={
             "myhostname": f"mail.{name}.example",
             "myorigin": f"{name}.example",

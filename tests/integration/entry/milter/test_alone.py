@@ -220,7 +220,7 @@ async def test_what_the_kme_cannot_give_keys_for_is_held_at_the_end_of_data(
 ) -> None:
     kmes.km1.decide = lambda _: Misbehaviour("http", 503, '{"message": "no keys"}')
     async with alone(tmp_path, kmes, sink) as (alice, _):
-        assert (await alice.submit(mails.plain(), "ben@bob.example")).startswith("451 4.7.1")
+        assert (await alice.submit(mails.plain(), "ben@bob.example")).startswith("451 4.7.5")
         assert await alice.organisation.postfix.queue() == []
     assert sink.got == []
 

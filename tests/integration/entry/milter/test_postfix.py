@@ -56,17 +56,17 @@ async def two(tmp_path_factory: pytest.TempPathFactory, identities: Identities) 
             name: str, smtp: TCPAddress, peer: str, there: TCPAddress
         ) -> tuple[Organisation, TCPAddress]:
             mailboxes = await stack.enter_async_context(Sink())
-            [again] = postfix.free_addresses(1)
+            again, opened = postfix.free_addresses(2)
             site = make_site(
                 directory / name, name, state=kmes.state_dir, kme_url=kmes.urls[name == "bob"],
-                outgoing=again, incoming=again, identities=identities, settings=MILTER,
+                outgoing=again, incoming=opened, identities=identities, settings=MILTER,
                 policies=policies(name, peer) | {f"{peer}.example/pqc.toml": 'levels = ["pqc"]\nquantum = "off"\n'},
             )  # fmt: skip
             relay = await stack.enter_async_context(serving(site))
             running = await stack.enter_async_context(
                 postfix_of(
                     name, smtp=smtp, outgoing=relay["outgoing_milter"], incoming=relay["incoming_milter"],
-                    again=again, mailboxes=mailboxes, elsewhere={f"{peer}.example": there},
+                    again=again, opened=opened, mailboxes=mailboxes, elsewhere={f"{peer}.example": there},
                 )
             )  # fmt: skip
             return running, relay["outgoing"]

@@ -16,8 +16,7 @@ from pathlib import Path
 import miltertest
 import pytest
 import structlog
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from kilter.protocol import ActionFlags, AddHeader, Header, Negotiate, ProtocolFlags
 from kilter.protocol.buffer import SimpleBuffer
 from kilter.protocol.core import FilterMessage

@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 from argon2 import PasswordHasher, extract_parameters
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from relay.entry.smtp.auth import counted_name
 from relay.entry.smtp.users import MAX_NAME

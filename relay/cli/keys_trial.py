@@ -1,0 +1,201 @@
+"""`qumail-relay keys trial`: each KME gives a key, and the peer's relay finds it at its own KME: a canary says so.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 5.4; relay/FORMAT.md, section 11. What was not tried is never called well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.text import Text
+
+from relay import assembly
+from relay.assembly import Parts
+from relay.canary.box import ANSWER_S
+from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
+from relay.canary.post import obstacle
+from relay.cli.as_relay import load
+from relay.cli.keys import serves
+from relay.cli.logs import configure_logging
+from relay.cli.options import as_relay_option
+from relay.cli.tables import plain_console
+from relay.config import Config, LogSettings
+from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.identity import with_documents
+from relay.keys.client import KMEClient
+from relay.keys.replies import USUAL_KEY_BITS
+from relay.mail import Envelope, Mail, Recipient
+from relay.policy.content import MessageFacts
+from relay.sealing import SealedCopy
+from relay.stopping import told_to_stop
+
+LOOK_S = 0.1
+"""Interval at which the store is looked at for the receipt, in seconds."""
+MARGIN_S = 5.0
+"""Added to the interval at which a peer answers, for clocks and mail under way, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What was found of one KME and peer: what went well, what did not, and why the peer was not tried; "" for none."""
+
+    done: str = ""
+    problem: str = ""
+    untried: str = ""
+
+
+async def draw_a_key(client: KMEClient, slave_sae: str) -> str:
+    """What the KME gave: a key that is used for nothing. Raises KeyUnavailable."""
+    status = await client.check_key_status(slave_sae, patient=False)
+    [key] = await client.draw_keys(slave_sae, 1, status.key_size or USUAL_KEY_BITS, patient=False)
+    client.accounts.issued_and_burnt(slave_sae, 1, "trial")
+    return f"gave a key of {8 * len(key.key)} bits"
+
+
+@click.command()
+@as_relay_option
+@click.option("--peer", "only_peer", metavar="NAME", help="Only this peer. [default: all]")
+@click.option("--kme", "only_kme", metavar="NAME", help="Only this KME. [default: all]")
+@click.option("--wait", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds until an answer.")
+def trial(config_file: Path, only_peer: str | None, only_kme: str | None, wait: float) -> None:
+    """Have each KME give a key for each peer, and the peer's relay find one: it costs one key and a small mail's.
+
+    A canary is sealed as policy says, with keys of that KME alone, and goes to the peer by the next hop. The peer's
+    relay answers once it has opened it, and the relay that serves here takes the answer. A peer answers once in 50
+    seconds: a second KME of the same peer has to wait for it. Exit status 1 where a KME gave no key, or no answer came.
+    """
+    configure_logging(LogSettings(level="error"))
+    config, _ = with_documents(load(config_file))
+    peers, kmes = _chosen(only_peer, config.peers, "peer"), _chosen(only_kme, config.kmes, "KME")
+    places = [(kme, peer) for kme in kmes for peer in peers if config.kmes[kme].group in config.peers[peer].kme_groups]
+    if not places:
+        raise ConfigError("nothing to try: none of these peers has the group of one of these KMEs")
+    if not asyncio.run(_all_well(plain_console(), config, places, wait)):
+        sys.exit(1)
+
+
+def _chosen(only: str | None, known: Iterable[str], what: str) -> list[str]:
+    """That one, or all. Raises ConfigError where there is none of that name."""
+    names = list(known)
+    if only is not None and only not in names:
+        raise ConfigError(f"{only}: no {what} of this name; there is {', '.join(names) or 'none'}")
+    return names if only is None else [only]
+
+
+async def _all_well(console: Console, config: Config, places: list[tuple[str, str]], wait: float) -> bool:
+    """Tries one after the other and says what was found."""
+    well = True
+    with told_to_stop() as stop:
+        for kme, peer in places:
+            found = await stop.or_end(_tried(console, config, kme, peer, wait))
+            state = Text("WRONG  ", "bold red") if found.problem else Text("ok     ", "green")
+            said = "; ".join(each for each in (found.done, found.problem, found.untried) if each)
+            console.print(Text.assemble(state, (f"KME {kme}, peer {peer}", "bold"), f"  {said}"), soft_wrap=True)
+            well = well and not found.problem
+    return well
+
+
+async def _tried(console: Console, config: Config, kme: str, peer: str, wait: float) -> Trial:
+    """With parts that know this KME alone, so that every key is from there."""
+    found = Trial()
+    try:
+        async with assembly.parts(config.model_copy(update={"kmes": {kme: config.kmes[kme]}}), prefetch=False) as parts:
+            [pool] = parts.keys.groups[config.kmes[kme].group].pools
+            found = Trial(await draw_a_key(pool.client, config.peers[peer].sae_id))
+            question = Question.to(parts, peer)
+            if why := question.obstacle or _nobody_hears(config):
+                return replace(found, untried=f"whether the peer finds it was not tried: {why}")
+            sealed = await question.sealed()
+            if not sealed.keys:
+                why = f"its canary leaves by {sealed.protection}, which costs no quantum key"
+                return replace(found, untried=f"whether the peer finds it was not tried: {why}")
+            seconds = await question.answered(sealed, console, wait)
+    except (RelayError, OSError) as error:
+        return replace(found, problem=f"{type(error).__name__}: {error}")
+    if seconds is None:
+        return replace(found, problem=_UNANSWERED.format(wait=wait, peer=peer))
+    return replace(found, done=f"{found.done}; the peer's relay fetched and used it: answer after {seconds:.1f} s")
+
+
+_UNANSWERED = (
+    "no answer of peer {peer} within {wait:.0f} s: its relay did not get the key from its own KME, or the mail did not "
+    "reach it, or it answers no canaries; its log says which (mail_held or canary_dropped)"
+)
+
+
+def _nobody_hears(config: Config) -> str:
+    """Why no answer could come here; "" where one can."""
+    if config.incoming is None:
+        return "without [incoming] no answer can come here"
+    return "" if serves(config) else "no relay serves here that could take the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A canary for one peer, as this process asks it: the relay that serves takes the answer into the store."""
+
+    parts: Parts
+    peer: str
+    nonce: bytes
+    envelope: Envelope
+    message: bytes
+
+    @classmethod
+    def to(cls, parts: Parts, peer: str) -> Question:
+        """A new one."""
+        config, nonce = parts.config, secrets.token_bytes(NONCE_OCTETS)
+        ours, theirs = canary_address(config.site.domains), canary_address(config.peers[peer].domains)
+        message = write(Note("question", nonce), ours, theirs, config.site.hostname)
+        return cls(parts, peer, nonce, Envelope(ours, (Recipient(theirs, notify="NEVER"),)), message)
+
+    @property
+    def obstacle(self) -> str:
+        """Why none may go there; "" where one may."""
+        config = self.parts.config
+        if config.outgoing is None:
+            return "without [outgoing] no mail leaves here"
+        [recipient] = self.envelope.recipients
+        content = MessageFacts(self.message)
+        shadow = config.policies.shadow
+        return obstacle(self.parts.policies(), self.envelope.sender, recipient.address, shadow=shadow, content=content)
+
+    async def sealed(self) -> SealedCopy:
+        """As policy says. Raises RelayError."""
+        sealed = await self.parts.sealer.seal(Mail(self.envelope, self.message))
+        for failure in sealed.failures.values():
+            raise failure
+        [copy] = sealed.copies
+        return copy
+
+    async def answered(self, sealed: SealedCopy, console: Console, wait: float) -> float | None:
+        """Seconds until the answer, None where none came in time. Raises RelayError where it cannot be sent."""
+        table = self.parts.store.canaries
+        before = (await table.read()).get(self.peer)
+        pause = before.asked_at + ANSWER_S + MARGIN_S - table.clock() if before is not None else 0.0
+        if 0 < pause <= ANSWER_S + MARGIN_S:
+            console.print(f"       {self.peer} answers once in {ANSWER_S:.0f} s: {pause:.0f} s to wait")
+            await asyncio.sleep(pause)
+        if not await table.ask(self.peer, self.nonce, every=0.0, limit=2 * wait + ANSWER_S):
+            raise StoreUnavailable("another canary was asked for at the same moment: run this again")
+        asked = (await table.read())[self.peer]
+        result = await self.parts.next_hops["outgoing"].deliver(Mail(self.envelope, sealed.message))
+        for refusal in result.outcomes:
+            if refusal is not None:
+                raise refusal
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                while True:
+                    row = (await table.read())[self.peer]
+                    if row.asked_at != asked.asked_at:
+                        raise StoreUnavailable("another canary took the place of this one: run this again")
+                    if not row.is_out:
+                        return row.round_trip
+                    await asyncio.sleep(LOOK_S)
+        return None

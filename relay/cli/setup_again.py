@@ -1,0 +1,78 @@
+"""`qumail-relay setup` where a relay.toml is there: whether the flags say what it says already.
+Standard: the same answers again change nothing; another answer needs --replace, and is never passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from relay.config import Config
+from relay.config.ports import OUTGOING, PORT_BASE
+from relay.config.values import parse_domain, parse_next_hop
+from relay.keys.development import from_development_kme
+from relay.postfix.ours import site_ports
+from relay.setup.answers import Door
+from relay.setup.asking import read_file
+from relay.setup.policies import EVERYBODY
+from relay.setup.questions import DEVELOPMENT, NONE
+
+
+def another_answer(config: Config, flags: dict[str, Any]) -> str:
+    """The first flag that says something else than the site that is there, "" for none. Raises ConfigError."""
+    return next(_differing(config, flags), "")
+
+
+def door_of(config: Config) -> Door:
+    """How mail comes to the relay."""
+    outgoing = config.outgoing
+    if outgoing is not None and outgoing.milter:
+        return "milter"
+    return "content-filter" if outgoing is not None and outgoing.lmtp else "smarthost"
+
+
+def _differing(config: Config, flags: dict[str, Any]) -> Iterator[str]:
+    site, outgoing = config.site, config.outgoing
+    if flags["domains"] and {parse_domain(each) for each in flags["domains"]} != set(site.domains):
+        yield "domain"
+    hop = str(outgoing.next_hop[0]) if outgoing is not None else ""
+    said = {"name": site.name, "sae_id": site.sae_id, "door": door_of(config)}
+    yield from (name.replace("_", "-") for name, value in said.items() if flags[name] not in (None, value))
+    if flags["next_hop"] and str(parse_next_hop(flags["next_hop"])) != hop:
+        yield "next-hop"
+    if flags["everybody"] and _everybody_differs(config.policies.directory / "default.toml", flags["everybody"]):
+        yield "everybody"
+    if flags["postmaster"] and flags["postmaster"] not in (config.alarms.mail_to or (NONE,)):
+        yield "postmaster"
+    yield from _kme_differs(config, flags)
+    ports = site_ports(config)
+    if flags["port_base"] != PORT_BASE and ports and ports[0].lmtp - OUTGOING.lmtp + PORT_BASE != flags["port_base"]:
+        yield "port-base"
+
+
+def _everybody_differs(default: Path, answer: str) -> bool:
+    """Whether the file is there for another answer; one that was edited is an administrator's, and counts."""
+    if not default.exists():
+        return answer != "hold"
+    text = default.read_text(encoding="utf-8", errors="replace")
+    return any(text == written for other, written in EVERYBODY.items() if other != answer)
+
+
+def _kme_differs(config: Config, flags: dict[str, Any]) -> Iterator[str]:
+    kme, where = config.kmes.get("kme"), flags["kme"]
+    if where == NONE:
+        same = kme is None
+    elif where == DEVELOPMENT:
+        same = kme is not None and from_development_kme(kme.ca)
+    else:
+        same = where is None or (kme is not None and kme.url == where.rstrip("/"))
+    if not same:
+        yield "kme"
+    if kme is None:
+        return
+    if flags["kme_group"] not in (None, kme.group):
+        yield "kme-group"
+    for name, copy in (("kme_ca", kme.ca), ("kme_certificate", kme.certificate), ("kme_key", kme.key)):
+        if flags[name] is not None and read_file(flags[name]) != read_file(copy):
+            yield name.replace("_", "-")

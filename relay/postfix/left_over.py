@@ -1,0 +1,41 @@
+"""Rules about what another door has left in main.cf and master.cf: it leads to ports of ours where nobody listens.
+Standard: postconf(5): a milter that does not answer has Postfix say 4xx, a filter that does not keeps all mail waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from relay.postfix import flow, ours
+from relay.postfix.flow import MailFlow
+from relay.postfix.settings import MasterService, PostfixFault
+
+REMEDY = "run `qumail-relay setup` again, which puts it right, or change relay.toml"
+
+
+def filters(flow: MailFlow) -> Iterator[PostfixFault]:
+    """Mail is given to the relay where it listens no more."""
+    settings = flow.settings
+    for name in ("content_filter", "smtpd_proxy_filter", "relayhost"):
+        for source in _sources(flow, name):
+            if ours.stale_filter(flow.config, settings.value(name, source)):
+                what = "that is a port of the relay's, and by relay.toml it does not listen there: all this mail waits"
+                yield settings.of(name, source).fault("left-over", what, REMEDY)
+
+
+def milters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
+    """The relay is asked as a milter where it is none any more."""
+    settings = mail_flow.settings
+    for source in mail_flow.sources:
+        name = "smtpd_milters" if source.command == "smtpd" else "non_smtpd_milters"
+        for milter in flow.milters(settings, source):
+            if ours.stale_milter(settings, mail_flow.config, milter):
+                what = (
+                    f"{milter} is a port of the relay's, and by relay.toml it does not listen there: "
+                    f"{source.key} answers 451 to all mail"
+                )
+                yield settings.of(name, source).fault("left-over", what, REMEDY)
+
+
+def _sources(flow: MailFlow, name: str) -> list[MasterService | None]:
+    return [None, *(each for each in flow.sources if name in each.overrides)]

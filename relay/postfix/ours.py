@@ -1,0 +1,76 @@
+"""What in a Postfix configuration leads to the relay, or led to it when its door was another one.
+Standard: deploy/postfix, whose ports all lie at one base, and whose transport is called `qumail`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from relay.config import Config, DirectionSettings, TCPAddress
+from relay.config.ports import INCOMING, OUTGOING, PORT_BASE, Ports
+from relay.postfix.flow import address_in, destination, is_loopback, is_milter_of, listens
+from relay.postfix.settings import PostfixSettings
+
+TRANSPORT, BOUNCES = "qumail", "qumail-bounces"
+"""Services of master.cf in deploy/postfix."""
+
+
+def directions(config: Config) -> list[DirectionSettings]:
+    """Those that relay.toml has."""
+    return [each for each in (config.outgoing, config.incoming) if each is not None]
+
+
+def site_ports(config: Config) -> tuple[Ports, Ports] | None:
+    """The ports of deploy/postfix as this site has them; None where relay.toml has ports of its own choice."""
+    bases = set(_bases(config))
+    if len(bases) != 1:
+        return None
+    [base] = bases
+    outgoing, incoming = (Ports(*(port - PORT_BASE + base for port in usual)) for usual in (OUTGOING, INCOMING))
+    return outgoing, incoming
+
+
+def led_here(config: Config, address: TCPAddress, kind: str) -> bool:
+    """Whether the ports of this site have an address of this kind (`lmtp`, `listen`, `milter`, `back`) there."""
+    known = site_ports(config)
+    return (
+        known is not None and is_loopback(address.host) and any(getattr(each, kind) == address.port for each in known)
+    )
+
+
+def stale_filter(config: Config, value: str) -> bool:
+    """Whether a content_filter or relayhost leads to where the relay listened behind another door."""
+    found = destination(value) or (("", address) if (address := address_in(value)) else None)
+    if found is None or any(listens(each, found[1]) for each in directions(config)):
+        return False
+    named = found[0] == TRANSPORT and is_loopback(found[1].host)
+    return named or (found[0] in ("", "smtp") and led_here(config, found[1], "listen"))
+
+
+def stale_milter(settings: PostfixSettings, config: Config, milter: str) -> bool:
+    """Whether a milter is where the relay's was behind another door."""
+    address = address_in(milter)
+    if address is None or any(is_milter_of(settings, each, milter) for each in directions(config)):
+        return False
+    return led_here(config, address, "milter")
+
+
+def is_foreign(settings: PostfixSettings, config: Config, milter: str) -> bool:
+    """Whether it is a milter of another program."""
+    is_ours = any(is_milter_of(settings, each, milter) for each in directions(config))
+    return not (is_ours or stale_milter(settings, config, milter))
+
+
+def _bases(config: Config) -> Iterator[int]:
+    for direction, usual in ((config.outgoing, OUTGOING), (config.incoming, INCOMING)):
+        if direction is not None:
+            beside = direction.lmtp or direction.milter  # a smarthost hands on to a server of its own
+            hop = getattr(direction.next_hop[0], "address", None) if beside else None
+            there = Ports(*(_port(each) for each in (direction.lmtp, direction.listen, hop, direction.milter)))
+            yield from (port - each + PORT_BASE for each, port in zip(usual, there, strict=True) if port)
+
+
+def _port(address: TCPAddress | Path | None) -> int:
+    """The port of a loopback address, 0 for others."""
+    return address.port if isinstance(address, TCPAddress) and is_loopback(address.host) else 0

@@ -1,0 +1,46 @@
+"""Which release a process runs, and whether that is still what is installed where it came from.
+Standard: importlib.metadata; an upgrade writes every file anew, so that the package's first file is another one then.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import relay
+
+
+class Release(NamedTuple):
+    """Version, directory of the package, and what tells its first file from a later one ("" where it is gone)."""
+
+    version: str
+    directory: str
+    stamp: str
+
+    @property
+    def now(self) -> str:
+        """The stamp of what is in that directory now."""
+        return _stamp(Path(self.directory))
+
+
+def installed() -> Release:
+    """The release that this process was started from, where it is asked for at the start."""
+    directory = Path(relay.__file__).parent
+    return Release(_version(), str(directory), _stamp(directory))
+
+
+def _version() -> str:
+    """Of the installed package; a relay that runs from its sources has "0"."""
+    try:
+        return version("qumail-relay")
+    except PackageNotFoundError:
+        return "0"
+
+
+def _stamp(directory: Path) -> str:
+    try:
+        found = (directory / "__init__.py").stat()
+    except OSError:
+        return ""
+    return f"{found.st_ino}.{found.st_mtime_ns}"

@@ -1,0 +1,150 @@
+"""Puts the relay into a row with the scanners and other filters that a Postfix has, or says why that is not safe.
+Standard: FILTER_README, MILTER_README: a scanner reads what leaves before it is sealed, what arrives once it is open.
+
+    content filter:  port 25 -> relay -> 15036 -> amavisd -> 10025 -> relay -> 15026
+    milter:          opening milter, scanners, sealing milter, signers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from relay.config import Config
+from relay.config.values import Server
+from relay.errors import ConfigError
+from relay.postfix import ours
+from relay.postfix.bypass import COPIES
+from relay.postfix.flow import MailFlow, address_in, destination, foreign_filter, is_loopback, listens
+from relay.postfix.milters import SIGNS
+from relay.postfix.settings import MasterService, split_list
+from relay.setup.former import address_of
+from relay.setup.postfix_lines import Lines
+
+UNCHANGED = "Postfix was not changed"
+
+
+def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> Lines:
+    """What `then` (deploy/postfix as it stands) becomes where the Postfix had content filters or milters `before`.
+
+    `arrival` is the service at which mail arrives. Raises ConfigError where they cannot be put into a row.
+    """
+    proxies = _proxies(had)
+    if arrival in proxies:
+        raise ConfigError(
+            f"master.cf {arrival}: smtpd_proxy_filter = {proxies[arrival]}: this filter reads mail before the relay "
+            f"can open it; {UNCHANGED}: name it in content_filter instead (FILTER_README), then run setup again, which "
+            "puts the relay in front of it and behind it"
+        )
+    chained = dict(then)
+    opened = _opened(had.config)
+    scanners = {each.key: value for each in had.sources if (value := foreign_filter(had, each))}
+    main = before.get(("", "content_filter"), "")
+    if _is_ours(had, main):
+        main = ""
+    reads = scanners.get(arrival, "") or before.get((opened, "content_filter"), "")
+    found, sealing = {*scanners.values(), main, reads} - {""}, then.get(("", "content_filter"), "")
+    if _is_ours(had, sealing):
+        for service in _handing_back(had, found) if found else had.handing_back if proxies else ():
+            chained[service.key, "content_filter"] = sealing
+        chained["", "content_filter"] = main or sealing
+    if opened and reads not in ("", main):
+        chained[opened, "content_filter"] = reads
+    inherited = before.get(("", "smtpd_milters"), "")
+    running = split_list(before.get((arrival, "smtpd_milters"), inherited))
+    reading = [each for each in running if _is_foreign(had, each) and not _signs(each)]
+    if opened and reading != split_list(inherited):
+        chained[opened, "smtpd_milters"] = ", ".join(reading)
+    return chained
+
+
+def between_milters(had: MailFlow, before: Lines, then: Lines) -> Lines:
+    """The same where the relay is asked as a milter."""
+    for key, value in _proxies(had).items():
+        raise ConfigError(
+            f"master.cf {key}: smtpd_proxy_filter = {value}: milters see no content there (MILTER_README); "
+            f"{UNCHANGED}: name the filter in content_filter instead, and take --door content-filter"
+        )
+    for service in had.sources:
+        if value := foreign_filter(had, service):
+            raise ConfigError(
+                f"master.cf {service.key}: content_filter = {value} would see what leaves only when a milter "
+                f"has sealed it; {UNCHANGED}: take --door content-filter, which stands behind it"
+            )
+    for name in COPIES:
+        if value := before.get(("", name), ""):
+            raise ConfigError(
+                f"main.cf: {name} = {value}: with the relay as milter such copies would leave in clear; {UNCHANGED}: "
+                f"take --door content-filter, or take it out: postconf -X {name}"
+            )
+    chained = dict(then)
+    opening, sealing = split_list(then["", "smtpd_milters"])
+    places = [("", "smtpd_milters"), ("", "non_smtpd_milters")]
+    places += [(each.key, "smtpd_milters") for each in had.sources if before.get((each.key, "smtpd_milters"))]
+    for place in places:
+        found = [each for each in split_list(before.get(place, "")) if _is_foreign(had, each)]
+        reading = [each for each in found if not _signs(each)]
+        first = [] if place[1] == "non_smtpd_milters" else [opening]
+        chained[place] = ", ".join([*first, *reading, sealing, *filter(_signs, found)])
+    if opened := _opened(had.config):
+        chained[opened, "smtpd_milters"] = chained["", "smtpd_milters"].removeprefix(f"{opening}, ")
+    return chained
+
+
+def before_smarthost(config: Config, before: Lines) -> None:
+    """Raises ConfigError where mail leaves by another server than the relay's next hop, which would be passed over."""
+    value = before.get(("", "relayhost"), "")
+    outgoing = config.outgoing
+    address = address_in(value) or address_in(f"{value}:25")
+    hops = [getattr(hop, "address", None) for hop in outgoing.next_hop] if outgoing is not None else []
+    if value and address not in (*hops, outgoing and outgoing.listen):
+        raise ConfigError(
+            f"main.cf: relayhost = {value}: mail leaves by it, and relay.toml names another next hop; {UNCHANGED}: "
+            f"set it up anew with --replace --next-hop {address or value}, or take it out: postconf -X relayhost"
+        )
+
+
+def _proxies(had: MailFlow) -> dict[str, str]:
+    """The proxy filters of other programs, by service."""
+    name = "smtpd_proxy_filter"
+    found = {each.key: had.settings.value(name, each) for each in had.sources if each.command == "smtpd"}
+    to_relay = {way.value for side in had.sides for way in side.filters if way.setting == name}
+    return {key: value for key, value in found.items() if value and value not in to_relay}
+
+
+def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:
+    """Where scanners hand mail back. Raises ConfigError where nobody can tell."""
+    for value in scanners:
+        target = destination(value)
+        transport = had.settings.service(value.partition(":")[0], "unix")
+        if target is None or not is_loopback(target[1].host) or transport is None or transport.command == "pipe":
+            raise ConfigError(
+                f"content_filter = {value}: setup cannot see where this filter hands mail back, where the relay has to "
+                f"take it; {UNCHANGED}. By hand: apply deploy/postfix, keep content_filter, and set "
+                f"content_filter={ours.TRANSPORT}:... for the service at which the filter hands mail back"
+            )
+    found = had.handing_back
+    if not found:
+        raise ConfigError(
+            f"content_filter = {', '.join(scanners)}: master.cf has no smtpd service on loopback with an empty "
+            f"content_filter, at which this filter would hand mail back; {UNCHANGED}: add one as FILTER_README says"
+        )
+    return found
+
+
+def _opened(config: Config) -> str:
+    """The service that takes opened mail back, "" for none."""
+    hop = config.incoming.next_hop[0] if config.incoming is not None else None
+    return f"{hop.address}/inet" if isinstance(hop, Server) else ""
+
+
+def _is_ours(had: MailFlow, value: str) -> bool:
+    target = destination(value)
+    return target is not None and any(listens(side.direction, target[1]) for side in had.sides)
+
+
+def _is_foreign(had: MailFlow, item: str) -> bool:
+    return ours.is_foreign(had.settings, had.config, address_of(item))
+
+
+def _signs(item: str) -> bool:
+    return SIGNS.search(item) is not None

@@ -1,0 +1,82 @@
+"""The section that lists what was put aside and what is held now: when, whose, why, how large, and what to type.
+Standard: as sections.py; addresses stand there where [status] says so, and nothing of any content.
+"""
+
+from __future__ import annotations
+
+from relay import amounts
+from relay.counting import metrics
+from relay.policy.names import printable
+from relay.quarantine import told
+from relay.status.page import words
+from relay.status.page.html import Content, Html, element
+from relay.status.page.now import Now
+from relay.status.page.sections import section, table
+from relay.status.page.verdict import DIRECTIONS, MINUTES
+from relay.store.quarantine_table import Kept
+
+_COMMANDS = {
+    "policy": "qumail-relay policy explain SENDER RECIPIENT",
+    "keys": "qumail-relay keys status",
+    "next hop": "qumail-relay check",
+    "store": "qumail-relay check",
+}
+"""What says more, by the cause for which mail waits; for others the log."""
+
+
+def show_waiting(now: Now) -> Html:
+    """Both lists."""
+    parts = [each for each in (_aside(now), _held(now)) if each is not None]
+    if not parts:
+        return section("waiting", "Nothing is put aside or held", class_="brief")
+    return section("waiting", "Put aside and held now", parts)
+
+
+def _aside(now: Now) -> Html | None:
+    number = now.sum(metrics.QUARANTINE_MESSAGES)
+    if not number or not now.past.aside:
+        return None
+    rows: list[list[Content]] = [
+        [words.clock(each.arrived_at, "%Y-%m-%d %H:%M"), _whose(now, each),
+         [told(each.reason), " ", element("code", each.reason)],
+         amounts.octets(each.size), element("code", f"qumail-relay quarantine show {each.id}")]
+        for each in now.past.aside
+    ]  # fmt: skip
+    more = number - len(rows)
+    caption = f"Put aside: {amounts.many(number, 'message')}, which nobody has got, the newest above"
+    caption += f"; {more:,.0f} more: qumail-relay quarantine list" if more > 0 else ""
+    return table("aside", caption, ["came (UTC)", "from", "why", "size", "to see it"], rows, words_in=(0, 1, 2, 4))
+
+
+def _whose(now: Now, kept: Kept) -> Content:
+    peer = element("bdi", kept.party or "no peer")
+    if not now.addresses:
+        return peer
+    to = ", ".join(printable(each.address) for each in kept.envelope.recipients)
+    return [peer, f": {printable(kept.envelope.sender) or '<>'} to {to or 'nobody'}"]
+
+
+def _held(now: Now) -> Html | None:
+    rows: list[list[Content]] = []
+    for direction in DIRECTIONS:
+        longest = words.duration(now.value(metrics.HELD_SECONDS, direction) or 0)
+        for (way, cause), count in now.series(metrics.HELD_RECIPIENTS):
+            if way == direction and count:
+                command = _COMMANDS.get(cause)
+                rows.append(
+                    [direction, cause, words.number(count), longest, _peers(now, direction),
+                     element("code", command) if command else "the log says more"]
+                )  # fmt: skip
+    if not rows:
+        return None
+    columns = ["mail", "why", "recipients", "the first for", f"peers, last {MINUTES}", "to see more"]
+    return table("held-now", "Held: it waits in the queue of the mail server", columns, rows, words_in=(0, 1, 3, 4, 5))
+
+
+def _peers(now: Now, direction: str) -> str:
+    """With whom mail was held lately, and how many tries."""
+    tries: dict[str, float] = {}
+    for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
+        if (way, outcome) == (direction, "held") and count:
+            tries[peer] = tries.get(peer, 0.0) + count
+    return ", ".join(f"{peer or 'no peer'} ({amounts.many(count, 'mail')})" for peer, count in sorted(tries.items()))

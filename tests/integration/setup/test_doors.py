@@ -1,0 +1,104 @@
+"""Another door: what setup wrote for the former one goes, what the administrator wrote stays, and `check` finds the rest.
+Standard: Postfix's own postconf says what is in force; every change of door in both directions.
+"""
+
+from __future__ import annotations
+
+import shutil
+from itertools import permutations
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from relay import postfix as checked
+from relay.config import Config
+from relay.setup.answers import Door
+from relay.setup.backups import BACKUP
+from relay.setup.mail_server import apply, planned_change
+from tests.integration.setup.test_mail_server import site
+from tests.testlib import postfix
+from tests.testlib.postfix import requires_postconf, run
+
+pytestmark = requires_postconf
+
+CHANGES = list(permutations(get_args(Door), 2))
+
+
+@pytest.fixture
+async def etc(tmp_path: Path) -> Path:
+    """A Postfix as it is before, with two settings that a door replaces."""
+    await postfix.configure(tmp_path, (), settings={"bounce_size_limit": "40000", "message_size_limit": "9000000"})
+    return tmp_path / "etc"
+
+
+async def in_force(etc: Path) -> list[str]:
+    """All that main.cf and master.cf say, in an order of its own."""
+    said = [await run("postconf", "-c", str(etc), way) for way in ("-n", "-M", "-P")]
+    return sorted(
+        " ".join(line.partition(" -o ")[0].split())
+        for line in "".join(said).splitlines()
+        if not line.startswith("config_directory ")
+    )
+
+
+async def set_up(etc: Path, beside: Path, config: Config) -> None:
+    apply(await planned_change(etc, config, beside=beside), beside)
+    await postfix.change(etc.parent, "")  # which has the files look older: Postfix waits for younger ones
+
+
+@pytest.mark.parametrize(("former", "door"), CHANGES)
+async def test_another_door_leaves_nothing_of_the_former(etc: Path, tmp_path: Path, former: Door, door: Door) -> None:
+    fresh, kept = tmp_path / "fresh", tmp_path / "kept"
+    shutil.copytree(etc, fresh / "etc")
+    kept.mkdir()
+    await set_up(fresh / "etc", fresh, site(tmp_path, door))
+    await set_up(etc, kept, site(tmp_path, former))
+    await set_up(etc, kept, site(tmp_path, door))
+    assert await in_force(etc) == await in_force(fresh / "etc")
+    assert not (await planned_change(etc, site(tmp_path, door), beside=kept)).differs
+
+
+@pytest.mark.parametrize(("former", "door"), CHANGES[::2])
+async def test_what_leads_to_the_former_door_goes_where_no_backup_tells_of_it(
+    etc: Path, tmp_path: Path, former: Door, door: Door
+) -> None:
+    await set_up(etc, tmp_path, site(tmp_path, former))
+    shutil.rmtree(tmp_path / BACKUP)
+    await set_up(etc, tmp_path, config := site(tmp_path, door))
+    assert await checked.faults(etc, config) == []
+    said = "\n".join(await in_force(etc))
+    ports = {"content-filter": ("15024", "15034"), "milter": ("15028", "15038"), "smarthost": ("15025",)}
+    assert [port for port in ports[former] if port in said] == []
+
+
+async def test_what_an_administrator_wrote_since_stays(etc: Path, tmp_path: Path) -> None:
+    await set_up(etc, tmp_path, site(tmp_path, "milter"))
+    await postfix.change(
+        tmp_path,
+        "postconf -e bounce_size_limit=20000 'smtpd_milters = inet:127.0.0.1:15038, inet:127.0.0.1:11332, "
+        "inet:127.0.0.1:15028'; echo 'mine unix - - n - - smtp' >>etc/master.cf",
+    )
+    await set_up(etc, tmp_path, site(tmp_path, "smarthost"))
+    said = await in_force(etc)
+    assert "bounce_size_limit = 20000" in said
+    assert "smtpd_milters = inet:127.0.0.1:11332" in said
+    assert any(line.startswith("mine ") for line in said)
+
+
+@pytest.mark.parametrize("former", get_args(Door))
+async def test_check_names_what_a_former_door_has_left(etc: Path, tmp_path: Path, former: Door) -> None:
+    await set_up(etc, tmp_path, site(tmp_path, former))
+    door: Door = "milter" if former == "content-filter" else "content-filter"
+    found = {fault.code for fault in await checked.faults(etc, site(tmp_path, door))}
+    assert "left-over" in found
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "4h"), ("0h", "4h"), ("30m", "30m")])
+async def test_senders_hear_of_mail_that_waits_when_the_administrator_wants_it(
+    etc: Path, tmp_path: Path, before: str, after: str
+) -> None:
+    if before:
+        await postfix.change(tmp_path, f"postconf -e delay_warning_time={before}")
+    await set_up(etc, tmp_path, site(tmp_path))
+    assert f"delay_warning_time = {after}" in await in_force(etc)

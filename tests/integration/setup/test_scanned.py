@@ -1,0 +1,222 @@
+"""Beside a scanner that a Postfix had before setup: a virus is refused in clear, sealed and opened, and when it leaves.
+Standard: real Postfix and real relays in both doors; scanners of the tests' own, and ClamAV where it is installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from relay import postfix as checked
+from relay.config import Config, TCPAddress
+from relay.kme import DevelopmentKMEs
+from relay.setup.mail_server import apply, planned_change, reloaded
+from tests.testlib import mails, postfix
+from tests.testlib.postfix import Postfix, requires_postfix
+from tests.testlib.scanner import SIGNATURE, Scanner, ScanningFilter
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site, serving
+from tests.testlib.submit import Reply, submit
+
+pytestmark = requires_postfix
+
+POLICIES = {"bob.example.toml": 'levels = ["aes"]\n', "alice.example.toml": 'levels = ["plaintext"]\n'}
+VIRUS = mails.plain("virus", SIGNATURE.decode() + "\r\n")
+SECRET = b"The vault opens at 06:30."
+HARMLESS = mails.plain("harmless", SECRET.decode() + "\r\n")
+KINDS = {"content-filter": "lmtp", "milter": "milter"}
+CLAMAV = {name: shutil.which(name) for name in ("clamd", "clamav-milter")}
+requires_clamav = pytest.mark.skipif(
+    None in CLAMAV.values(), reason="ClamAV is not installed (Debian: clamav-daemon, clamav-milter)"
+)
+
+
+@dataclass(frozen=True)
+class Alices:
+    """Her Postfix beside a relay, her users' mailboxes, and what has left for Bob's site; what Bob's relay makes of mail."""
+
+    postfix: Postfix
+    mailboxes: Sink
+    wire: Sink
+    sealing: TCPAddress
+    of_bob: Sink
+
+    async def from_bob(self, message: bytes) -> Reply:
+        """The reply to a mail of Ben's, as it arrives: sealed by Bob's relay."""
+        reply = await submit(self.sealing, message, sender="ben@bob.example", recipients=["ann@alice.example"])
+        assert reply.code == 250
+        sealed = self.of_bob.got.pop().message
+        assert SIGNATURE not in sealed
+        return await self.postfix.submit(sealed, sender="ben@bob.example", recipients=["ann@alice.example"])
+
+    async def settled(self) -> None:
+        """Waits until nothing is in the queue, and says that nobody has got a virus."""
+        await self.postfix.empty()
+        assert not [each for each in (*self.wire.got, *self.mailboxes.got) if SIGNATURE in each.message]
+
+    @property
+    def left_sealed(self) -> int:
+        """How many sealed mails of Ann's have left for Bob's site."""
+        return [each.sender for each in self.wire.got if b"smime.p7m" in each.message].count("ann@alice.example")
+
+    @property
+    def harmless(self) -> int:
+        """How often Ann has got what Ben wrote."""
+        return [SECRET in each.message for each in self.mailboxes.got if each.sender == "ben@bob.example"].count(True)
+
+
+@asynccontextmanager
+async def alices(
+    directory: Path, kmes: DevelopmentKMEs, door: str, settings: Mapping[str, str], *,
+    submission: TCPAddress | None = None, changes: str = "",
+) -> AsyncIterator[Alices]:  # fmt: skip
+    """A site whose Postfix had `settings` and `changes` before `setup` was applied to it."""
+    smtp, back, opened = postfix.free_addresses(3)
+    async with AsyncExitStack() as stack:
+        mailboxes, wire, of_bob = [await stack.enter_async_context(Sink()) for _ in range(3)]
+        alice = make_site(
+            directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=POLICIES,
+            outgoing=back, incoming=opened, settings=f'{KINDS[door]} = "127.0.0.1:0"',
+        )  # fmt: skip
+        bob = make_site(
+            directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], outgoing=of_bob.address,
+            incoming=of_bob.address, policies={"alice.example.toml": 'levels = ["aes"]\n'},
+        )  # fmt: skip
+        addresses = await stack.enter_async_context(serving(alice))
+        sealing = (await stack.enter_async_context(serving(bob)))["outgoing"]
+        here, there = (f"mailboxes:[127.0.0.1]:{sink.address.port}" for sink in (mailboxes, wire))
+        usual = {
+            "myhostname": "mail.alice.example",
+            "relay_domains": "alice.example",
+            "transport_maps": f"inline:{{ alice.example={here}, bob.example={there} }}",
+        }
+        running = postfix.running(
+            smtp=smtp, submission=submission, fragments=(), ports={}, settings={**usual, **settings}, changes=changes
+        )
+        server = await stack.enter_async_context(running)
+        config = with_door(alice.config, KINDS[door], addresses)
+        change = await planned_change(server.config, config, service=f"{smtp}/inet")
+        assert [fault for fault in change.faults if fault.code != "unknown-recipients"] == []
+        apply(change, directory)
+        await postfix.change(server.directory, "")
+        assert await reloaded(server.config)
+        assert await checked.faults(server.config, config) == list(change.faults)
+        yield Alices(server, mailboxes, wire, sealing, of_bob)
+
+
+def with_door(config: Config, kind: str, addresses: Mapping[str, TCPAddress]) -> Config:
+    """The settings as a relay.toml of this door alone would have them, with the ports that the relay has taken."""
+    sides = {}
+    for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
+        assert direction is not None
+        listens = {"listen": None, "lmtp": None, "milter": None} | {kind: addresses[f"{name}_{kind}"]}
+        sides[name] = direction.model_copy(update=listens)
+    return config.model_copy(update=sides)
+
+
+async def everything_is_scanned(site: Alices, door: str, refused: int) -> None:
+    """A milter refuses a virus with `refused` in each direction, sealed or not, and everything else goes its way once."""
+    outside = await site.postfix.submit(VIRUS, sender="x@else.example", recipients=["ann@alice.example"])
+    leaving = await site.postfix.submit(VIRUS)
+    assert (outside.code, leaving.code) == (refused, refused)
+    virus = await site.from_bob(VIRUS)
+    assert virus.code == (refused if door == "milter" else 250)
+    assert (await site.from_bob(HARMLESS)).code == 250
+    assert (await site.postfix.submit(HARMLESS)).code == 250
+    await site.mailboxes.messages(1)
+    async with asyncio.timeout(30):
+        while not (site.left_sealed and site.postfix.log.count("milter-reject: END-OF-MESSAGE") == 3):
+            await asyncio.sleep(0.02)
+    await site.settled()
+    assert (site.harmless, site.left_sealed) == (1, 1)
+
+
+@pytest.mark.parametrize("door", KINDS)
+async def test_a_milter_that_was_there_reads_what_leaves_and_what_was_opened(
+    tmp_path: Path, kmes: DevelopmentKMEs, door: str
+) -> None:
+    async with Scanner() as scanner:
+        async with alices(tmp_path, kmes, door, {"smtpd_milters": f"inet:{scanner.address}"}) as site:
+            await everything_is_scanned(site, door, 554)
+        assert len(scanner.refused) == 3
+        assert any(SECRET in each for each in scanner.seen)
+
+
+@requires_clamav
+@pytest.mark.parametrize("door", KINDS)
+async def test_clamavs_milter_refuses_a_virus_that_a_peer_has_sealed(
+    tmp_path: Path, kmes: DevelopmentKMEs, door: str
+) -> None:
+    async with (
+        clamav(tmp_path) as address,
+        alices(tmp_path, kmes, door, {"smtpd_milters": f"inet:{address}"}) as site,
+    ):
+        await everything_is_scanned(site, door, 550)
+
+
+async def test_a_content_filter_that_was_there_reads_what_leaves_and_what_was_opened(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    submission, back = postfix.free_addresses(2)
+    services = (
+        "'smtp-amavis/unix=smtp-amavis unix - - n - 2 smtp'",
+        f"'{back}/inet={back} inet n - n - - smtpd -o content_filter='",
+    )
+    async with (
+        ScanningFilter(back) as scanner,
+        alices(
+            tmp_path, kmes, "content-filter", {"content_filter": f"smtp-amavis:[127.0.0.1]:{scanner.address.port}"},
+            submission=submission, changes=f"postconf -M {' '.join(services)}",
+        ) as site,
+    ):  # fmt: skip
+        for message in (VIRUS, HARMLESS):
+            assert (await submit(submission, message)).code == 250
+            assert (await site.from_bob(message)).code == 250
+        async with asyncio.timeout(30):
+            while len(scanner.refused) < 2 or not (site.harmless and site.left_sealed):
+                await asyncio.sleep(0.02)
+        await site.settled()
+        assert (site.harmless, site.left_sealed) == (1, 1)
+        assert len([each for each in scanner.got if SECRET in each.message]) == 2, "each once, and no loop"
+
+
+@asynccontextmanager
+async def clamav(directory: Path) -> AsyncIterator[TCPAddress]:
+    """ClamAV's milter with the signature of the tests alone, as deploy/SCANNERS.md has it refuse."""
+    daemon, milter = postfix.free_addresses(2)
+    (directory / "signatures").mkdir()
+    (directory / "signatures" / "own.ndb").write_text(f"Own.Signature:0:*:{SIGNATURE.hex()}\n")
+    texts = {
+        "clamd": f"Foreground yes\nDatabaseDirectory {directory}/signatures\nTCPSocket {daemon.port}\n"
+        f"TCPAddr {daemon.host}\nTemporaryDirectory {directory}\n",
+        "clamav-milter": f"Foreground yes\nMilterSocket inet:{milter.port}@{milter.host}\nOnInfected Reject\n"
+        f"ClamdSocket tcp:{daemon}\nTemporaryDirectory {directory}\n",
+    }
+    async with AsyncExitStack() as stack:
+        for (name, text), address in zip(texts.items(), (daemon, milter), strict=True):
+            (directory / f"{name}.conf").write_text(text)
+            process = await asyncio.create_subprocess_exec(
+                str(CLAMAV[name]), f"--config-file={directory}/{name}.conf", stdout=asyncio.subprocess.DEVNULL
+            )
+            stack.push_async_callback(_ended, process)
+            async with asyncio.timeout(60):
+                while process.returncode is None:
+                    with suppress(OSError):
+                        _, writer = await asyncio.open_connection(*address)
+                        writer.close()
+                        break
+                    await asyncio.sleep(0.05)
+            assert process.returncode is None
+        yield milter
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.terminate()
+    await process.wait()
