@@ -40,7 +40,7 @@ def kept() -> Kept:
 
 @pytest.fixture
 async def group(kme: FakeKME, kept: Kept, time: FakeTime) -> AsyncIterator[KMEGroup]:
-    client = kme.client(timing=time.timing, retry_attempts=0)
+    client = kme.client(timing=time.timing, retry_attempts=0, timeout=60, min_timeout=60)
     group = KMEGroup("g", [client], Prefetch(0, 0), keep=kept, timing=time.timing)
     yield group
     await group.close()
