@@ -8,6 +8,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,7 +19,7 @@ from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
 from relay.cli.setup_again import another_answer
-from relay.config import Config, LogSettings
+from relay.config import Config, LogSettings, load_config
 from relay.config.ports import PORT_BASE
 from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError
@@ -33,6 +34,8 @@ from relay.setup.kme import check_files, look_at
 from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
 from relay.setup.peers import document_in
 from relay.setup.questions import DEVELOPMENT, NONE
+from relay.setup.relay_toml import relay_toml
+from relay.setup.scanners import NoRow
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
@@ -129,6 +132,7 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     if answered:
         answers, document = _answers(asker, flags, document)
         _look_at_kme(answers, document)
+        _look_at_postfix(answers, places, flags)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
     elif other := another_answer(load(places.config_file), flags):
         raise click.UsageError(
@@ -251,6 +255,19 @@ def _look_at_kme(answers: Answers, document: bytes | None) -> None:
     trouble = asyncio.run(look_at(answers.kme, answers.sae_id, peer.sae_id if peer is not None else None))
     found = f"WRONG  KME {answers.kme.url}: {trouble}" if trouble else f"ok     KME {answers.kme.url}"
     click.echo(f"\n{filled(found, ' ' * 7)}")
+
+
+def _look_at_postfix(answers: Answers, places: Places, flags: dict[str, Any]) -> None:
+    """Before anything is written, where it is said which Postfix it is. Raises ClickException."""
+    if flags["postfix"] in (None, NONE) or flags["apply_postfix"] is False:
+        return
+    with suppress(ConfigError):
+        config = load_config(places.config_file, relay_toml(answers, places))
+        where, service = Path(flags["postfix"]), flags["postfix_service"]
+        try:
+            asyncio.run(planned_change(where, config, beside=places.directory, service=service))
+        except NoRow as error:
+            raise click.ClickException(str(error)) from error
 
 
 def _parsed_domain(text: str) -> str:
