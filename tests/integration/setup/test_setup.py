@@ -173,6 +173,13 @@ def test_another_answer_is_never_passed_over(home: Path, other: tuple[str, str])
     assert contents(home) == before
 
 
+def test_what_is_no_domain_is_wrong_usage_also_where_a_site_is_there(home: Path) -> None:
+    run(home, *USUAL)
+    result = run(home, "--yes", "--postfix", "none", "--domain", "no domain")
+    assert result.exit_code == 2
+    assert "is not a mail domain" in result.output
+
+
 def test_what_an_administrator_added_to_relay_toml_is_still_there_after_answering_anew(home: Path) -> None:
     run(home, *USUAL)
     text = (home / "relay.toml").read_text()
