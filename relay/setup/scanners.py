@@ -20,6 +20,8 @@ from relay.postfix.settings import MasterService, split_list
 from relay.setup.former import address_of
 from relay.setup.postfix_lines import Lines
 
+CHROOT = 4
+"""Where a line of master.cf says whether the service is in the queue's directory (master(5))."""
 UNCHANGED = "Postfix was not changed"
 
 
@@ -58,10 +60,12 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
     reading = [each for each in running if _is_foreign(had, each) and not _signs(each)]
     if opened and reading != split_list(inherited):
         chained[opened, "smtpd_milters"] = ", ".join(reading)
+    if opened and reading:
+        _same_root(chained, opened, arrival)
     return chained
 
 
-def between_milters(had: MailFlow, before: Lines, then: Lines) -> Lines:
+def between_milters(had: MailFlow, before: Lines, then: Lines, arrival: str) -> Lines:
     """The same where the relay is asked as a milter."""
     for key, value in _proxies(had).items():
         raise NoRow(
@@ -91,6 +95,7 @@ def between_milters(had: MailFlow, before: Lines, then: Lines) -> Lines:
         chained[place] = ", ".join([*first, *reading, sealing, *filter(_signs, found)])
     if opened := _opened(had.config):
         chained[opened, "smtpd_milters"] = chained["", "smtpd_milters"].removeprefix(f"{opening}, ")
+        _same_root(chained, opened, arrival)
     return chained
 
 
@@ -133,6 +138,14 @@ def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]
             f"content_filter, at which this filter would hand mail back; {UNCHANGED}: add one as FILTER_README says"
         )
     return found
+
+
+def _same_root(lines: Lines, service: str, like: str) -> None:
+    """Has one service see the file system as another does: a milter's socket has a path that is meant there."""
+    fields, others = lines[service, ""].split(), lines.get((like, ""), "").split()
+    if len(others) > CHROOT:
+        fields[CHROOT] = others[CHROOT]
+        lines[service, ""] = " ".join(fields)
 
 
 def _opened(config: Config) -> str:
