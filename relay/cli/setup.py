@@ -18,21 +18,19 @@ from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
 from relay.cli.setup_again import another_answer
+from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
-from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
 from relay.setup import questions
-from relay.setup.answers import Answers, Door, Everybody, KMEAccess, Places, usual_config_file
-from relay.setup.asking import Asker, filled, read_file
+from relay.setup.answers import Door, Everybody, Places, usual_config_file
+from relay.setup.asking import Asker, read_file
 from relay.setup.backups import BACKUP
-from relay.setup.development import development_kme, sae_beside
 from relay.setup.files import Owner, make_directory
-from relay.setup.kme import check_files, look_at
 from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
 from relay.setup.peers import document_in
-from relay.setup.questions import DEVELOPMENT, NONE
+from relay.setup.questions import NONE
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
@@ -127,8 +125,9 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
         refuse_other_words(flags["words"], peer)
         refuse_other_domains(peer, peer.domains, flags["peer_domains"])
     if answered:
-        answers, document = _answers(asker, flags, document)
-        _look_at_kme(answers, document)
+        answers, document = answers_of(asker, flags, document)
+        look_at_kme(answers, document)
+        look_at_postfix(answers, places, flags)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
     elif other := another_answer(load(places.config_file), flags):
         raise click.UsageError(
@@ -191,86 +190,6 @@ def _whose_state(config: Config, owner: Owner, named: str | None) -> Owner:
 
 def _document(path: Path | None) -> bytes | None:
     return document_in(read_file(path)) if path is not None else None
-
-
-def _answers(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
-    """What flags leave open is asked; and the document of the peer, if there is one now."""
-    domains = tuple(map(_parsed_domain, flags["domains"])) or questions.ask_domains(asker)
-    if document is None:
-        document = questions.ask_peer(asker)
-    peer = read_document(document) if document is not None else None
-    usual = peer.kme_groups[0] if peer is not None and len(peer.kme_groups) == 1 else "default"
-    group = flags["kme_group"] or usual
-    if flags["kme"] is None and flags["yes"]:
-        raise click.UsageError("--yes needs --kme: https://host:port, none, or development (which is NOT quantum)")
-    if flags["kme"] is None:
-        sae, kme = questions.ask_kme(asker, peer, group)
-        sae = flags["sae_id"] or sae
-    else:
-        sae, kme = _kme(flags, group, peer.sae_id if peer is not None else None)
-    if flags["door"] is None:
-        door, next_hop = questions.ask_door(asker)
-    else:
-        door, next_hop = flags["door"], ""
-    next_hop = flags["next_hop"] or next_hop
-    if (door == "smarthost") != bool(next_hop):
-        raise click.UsageError("--next-hop belongs to --door smarthost, which needs it")
-    if next_hop:
-        _checked(parse_next_hop, next_hop)
-    everybody = flags["everybody"] or questions.ask_everybody(asker)
-    postmaster = _postmaster(flags["postmaster"], domains[0])
-    name = flags["name"] or domains[0].partition(".")[0]
-    # Without a KME it is a name that peers tell this site by, and no other site has this domain.
-    sae = sae or f"sae-{domains[0]}"
-    answers = Answers(name, domains, sae, kme, door, everybody, next_hop, postmaster, flags["port_base"])
-    return answers, document
-
-
-def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, KMEAccess | None]:
-    """As `questions.ask_kme`."""
-    where, sae = flags["kme"], flags["sae_id"]
-    if where == NONE:
-        return sae or "", None
-    if where == DEVELOPMENT:
-        sae = sae or sae_beside(peer_sae)
-        return sae, development_kme(sae, group)
-    if sae is None:
-        raise click.UsageError("--kme needs --sae-id")
-    ca, certificate, key = (flags[name] for name in ("kme_ca", "kme_certificate", "kme_key"))
-    if not where.startswith("https://") or None in (ca, certificate, key):
-        raise click.UsageError("--kme https://host:port needs --kme-ca, --kme-certificate and --kme-key")
-    check_files(ca, certificate, key)
-    return sae, KMEAccess(where.rstrip("/"), ca, certificate, key, group)
-
-
-def _look_at_kme(answers: Answers, document: bytes | None) -> None:
-    """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be mended is told."""
-    if answers.kme is None:
-        return
-    peer = read_document(document) if document is not None else None
-    trouble = asyncio.run(look_at(answers.kme, answers.sae_id, peer.sae_id if peer is not None else None))
-    found = f"WRONG  KME {answers.kme.url}: {trouble}" if trouble else f"ok     KME {answers.kme.url}"
-    click.echo(f"\n{filled(found, ' ' * 7)}")
-
-
-def _parsed_domain(text: str) -> str:
-    return str(_checked(parse_domain, text))
-
-
-def _postmaster(answer: str | None, domain: str) -> str:
-    """Who is told of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
-    if answer == NONE:
-        return ""
-    address = str(_checked(parse_mailbox, answer or f"postmaster@{domain}"))
-    click.echo(f"\nAlarms are mailed to {address}; --postmaster names somebody else.")
-    return address
-
-
-def _checked(parse: Any, text: str) -> object:
-    try:
-        return parse(text)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
 
 
 def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[str, Any]) -> bool:

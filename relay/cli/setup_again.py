@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
+
 from relay.config import Config
 from relay.config.ports import OUTGOING, PORT_BASE
 from relay.config.values import parse_domain, parse_next_hop
@@ -20,8 +22,14 @@ from relay.setup.questions import DEVELOPMENT, NONE
 
 
 def another_answer(config: Config, flags: dict[str, Any]) -> str:
-    """The first flag that says something else than the site that is there, "" for none. Raises ConfigError."""
-    return next(_differing(config, flags), "")
+    """The first flag that says something else than the site that is there, "" for none.
+
+    Raises ConfigError, and UsageError for what is no domain or next hop.
+    """
+    try:
+        return next(_differing(config, flags), "")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def door_of(config: Config) -> Door:

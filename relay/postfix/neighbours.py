@@ -41,5 +41,7 @@ def neighbours(mail_flow: MailFlow) -> Iterator[Neighbour]:
 
 
 def _socket(milter: str, queue: Path) -> Path | None:
+    """The socket of a milter; for a service in a chroot an absolute path is within the queue's directory."""
     kind, _, path = milter.partition(":")
-    return queue / path if kind == "unix" else None
+    within = queue / path.lstrip("/")
+    return None if kind != "unix" else within if within.exists() or not path.startswith("/") else Path(path)

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,11 +86,14 @@ async def planned_change(
             before_smarthost(config, lines)
         if "incoming-lmtp" in fragments:
             service = service or await _arrival(wanted)
+        elif service is None:
+            with suppress(ConfigError):  # it is only looked at, and several may be
+                service = await _arrival(wanted)
         for fragment in fragments:
             await _run(_prepared(fragment, Path(work), _ports(config), service or "smtp/inet"), wanted)
         then = await snapshot(wanted)
         if "milter" in fragments:
-            then = between_milters(had, lines, then)
+            then = between_milters(had, lines, then, service or "smtp/inet")
         elif by_filter:
             then = behind_scanners(had, lines, then, service or "smtp/inet")
         if lines.get(DELAY, "").strip("0hmsdw"):

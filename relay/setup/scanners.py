@@ -20,17 +20,23 @@ from relay.postfix.settings import MasterService, split_list
 from relay.setup.former import address_of
 from relay.setup.postfix_lines import Lines
 
+CHROOT = 4
+"""Where a line of master.cf says whether the service is in the queue's directory (master(5))."""
 UNCHANGED = "Postfix was not changed"
+
+
+class NoRow(ConfigError):
+    """What Postfix has cannot stand in a row with the relay, and the error says what to do."""
 
 
 def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> Lines:
     """What `then` (deploy/postfix as it stands) becomes where the Postfix had content filters or milters `before`.
 
-    `arrival` is the service at which mail arrives. Raises ConfigError where they cannot be put into a row.
+    `arrival` is the service at which mail arrives. Raises NoRow where they cannot be put into a row.
     """
     proxies = _proxies(had)
     if arrival in proxies:
-        raise ConfigError(
+        raise NoRow(
             f"master.cf {arrival}: smtpd_proxy_filter = {proxies[arrival]}: this filter reads mail before the relay "
             f"can open it; {UNCHANGED}: name it in content_filter instead (FILTER_README), then run setup again, which "
             "puts the relay in front of it and behind it"
@@ -54,25 +60,27 @@ def behind_scanners(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
     reading = [each for each in running if _is_foreign(had, each) and not _signs(each)]
     if opened and reading != split_list(inherited):
         chained[opened, "smtpd_milters"] = ", ".join(reading)
+    if opened and reading:
+        _same_root(chained, opened, arrival)
     return chained
 
 
-def between_milters(had: MailFlow, before: Lines, then: Lines) -> Lines:
+def between_milters(had: MailFlow, before: Lines, then: Lines, arrival: str) -> Lines:
     """The same where the relay is asked as a milter."""
     for key, value in _proxies(had).items():
-        raise ConfigError(
+        raise NoRow(
             f"master.cf {key}: smtpd_proxy_filter = {value}: milters see no content there (MILTER_README); "
             f"{UNCHANGED}: name the filter in content_filter instead, and take --door content-filter"
         )
     for service in had.sources:
         if value := foreign_filter(had, service):
-            raise ConfigError(
+            raise NoRow(
                 f"master.cf {service.key}: content_filter = {value} would see what leaves only when a milter "
                 f"has sealed it; {UNCHANGED}: take --door content-filter, which stands behind it"
             )
     for name in COPIES:
         if value := before.get(("", name), ""):
-            raise ConfigError(
+            raise NoRow(
                 f"main.cf: {name} = {value}: with the relay as milter such copies would leave in clear; {UNCHANGED}: "
                 f"take --door content-filter, or take it out: postconf -X {name}"
             )
@@ -87,17 +95,18 @@ def between_milters(had: MailFlow, before: Lines, then: Lines) -> Lines:
         chained[place] = ", ".join([*first, *reading, sealing, *filter(_signs, found)])
     if opened := _opened(had.config):
         chained[opened, "smtpd_milters"] = chained["", "smtpd_milters"].removeprefix(f"{opening}, ")
+        _same_root(chained, opened, arrival)
     return chained
 
 
 def before_smarthost(config: Config, before: Lines) -> None:
-    """Raises ConfigError where mail leaves by another server than the relay's next hop, which would be passed over."""
+    """Raises NoRow where mail leaves by another server than the relay's next hop, which would be passed over."""
     value = before.get(("", "relayhost"), "")
     outgoing = config.outgoing
     address = address_in(value) or address_in(f"{value}:25")
     hops = [getattr(hop, "address", None) for hop in outgoing.next_hop] if outgoing is not None else []
     if value and address not in (*hops, outgoing and outgoing.listen):
-        raise ConfigError(
+        raise NoRow(
             f"main.cf: relayhost = {value}: mail leaves by it, and relay.toml names another next hop; {UNCHANGED}: "
             f"set it up anew with --replace --next-hop {address or value}, or take it out: postconf -X relayhost"
         )
@@ -112,23 +121,31 @@ def _proxies(had: MailFlow) -> dict[str, str]:
 
 
 def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:
-    """Where scanners hand mail back. Raises ConfigError where nobody can tell."""
+    """Where scanners hand mail back. Raises NoRow where nobody can tell."""
     for value in scanners:
         target = destination(value)
         transport = had.settings.service(value.partition(":")[0], "unix")
         if target is None or not is_loopback(target[1].host) or transport is None or transport.command == "pipe":
-            raise ConfigError(
+            raise NoRow(
                 f"content_filter = {value}: setup cannot see where this filter hands mail back, where the relay has to "
                 f"take it; {UNCHANGED}. By hand: apply deploy/postfix, keep content_filter, and set "
                 f"content_filter={ours.TRANSPORT}:... for the service at which the filter hands mail back"
             )
     found = had.handing_back
     if not found:
-        raise ConfigError(
+        raise NoRow(
             f"content_filter = {', '.join(scanners)}: master.cf has no smtpd service on loopback with an empty "
             f"content_filter, at which this filter would hand mail back; {UNCHANGED}: add one as FILTER_README says"
         )
     return found
+
+
+def _same_root(lines: Lines, service: str, like: str) -> None:
+    """Has one service see the file system as another does: a milter's socket has a path that is meant there."""
+    fields, others = lines[service, ""].split(), lines.get((like, ""), "").split()
+    if len(others) > CHROOT:
+        fields[CHROOT] = others[CHROOT]
+        lines[service, ""] = " ".join(fields)
 
 
 def _opened(config: Config) -> str:

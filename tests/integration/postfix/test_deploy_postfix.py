@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import TCPAddress, load_config
+from relay.config.ports import INCOMING, OUTGOING, STATUS
 from tests.testlib import postfix, reference
 from tests.testlib.postfix import FRAGMENTS, requires_postfix
 
@@ -25,7 +26,9 @@ TOGETHER = (
     (*SMTP, "outgoing-proxy"),
     (*LMTP, "outgoing-proxy", "incoming-proxy"),
 )
-PORTS = (15024, 15025, 15026, 15028, 15034, 15035, 15036, 15038)
+PORTS = sorted((*OUTGOING, *INCOMING))
+HABITS = (*range(10023, 10033), 8891, 8893, 9998, *range(11332, 11335), 12301)
+"""Ports of amavisd and others behind Postfix, of policy services, signers and scanners."""
 
 
 def text(directory: str, name: str) -> str:
@@ -50,7 +53,7 @@ async def test_postfix_accepts_the_settings_without_a_warning(fragments: tuple[s
         await made.command("postfix", "check")
         assert made.log == ""
         for way_to_print in ("-n", "-M", "-P"):
-            assert "warning" not in await made.command("postconf", way_to_print)
+            assert "warning:" not in await made.command("postconf", way_to_print)
 
 
 @requires_postfix
@@ -68,6 +71,12 @@ async def test_postfix_with_both_filters_opens_what_arrives_and_lets_the_outgoin
         assert filters == {str(smtp): f"qumail:[127.0.0.1]:{ports[incoming].port}", str(ports[15026]): ""}
         everything_else = await made.command("postconf", "-h", "content_filter")
         assert everything_else.strip() == f"qumail:[127.0.0.1]:{ports[outgoing].port}"
+
+
+def test_the_files_name_the_ports_of_the_code_and_none_that_others_have_by_habit() -> None:
+    texts = [path.read_text() for path in FRAGMENTS.glob("*/*")]
+    assert {int(port) for text in texts for port in re.findall(r"\b\d{5}\b", text)} == set(PORTS)
+    assert {*PORTS, STATUS}.isdisjoint(HABITS)
 
 
 def test_the_ports_are_those_of_relay_toml(tmp_path: Path) -> None:

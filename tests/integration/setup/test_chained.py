@@ -92,6 +92,19 @@ async def test_milters_that_read_stand_where_mail_is_open(tmp_path: Path) -> Non
     assert {fault.code for fault in await checked.faults(etc, config)} == {"dkim-before-filter"}
 
 
+@pytest.mark.parametrize("door", ["content-filter", "milter"])
+async def test_a_socket_in_the_chroot_of_port_25_is_found_from_where_opened_mail_comes_back(
+    tmp_path: Path, door: Door
+) -> None:
+    spamass = "postconf -F smtp/inet/chroot=y; postconf -e smtpd_milters=unix:/spamass/spamass.sock"
+    etc, config = await beside(tmp_path, spamass, door)
+    await set_up(etc, tmp_path, config)
+    assert (await run("postconf", "-c", str(etc), "-Fh", f"{OPENED}/chroot")).strip() == "y"
+    assert not (await planned_change(etc, config, beside=tmp_path)).differs
+    shutil.rmtree(tmp_path / BACKUP)
+    assert not (await planned_change(etc, config, beside=tmp_path)).differs
+
+
 async def test_a_proxy_that_reads_what_users_submit_stays_and_hands_on_to_the_relay(tmp_path: Path) -> None:
     proxy = f"{RETURN}postconf -P submission/inet/smtpd_proxy_filter=127.0.0.1:10024"
     etc, config = await beside(tmp_path, proxy)

@@ -32,6 +32,8 @@ SECRET = b"The vault opens at 06:30."
 HARMLESS = mails.plain("harmless", SECRET.decode() + "\r\n")
 KINDS = {"content-filter": "lmtp", "milter": "milter"}
 CLAMAV = {name: shutil.which(name) for name in ("clamd", "clamav-milter")}
+RSPAMD = shutil.which("rspamd")
+requires_rspamd = pytest.mark.skipif(RSPAMD is None, reason="rspamd is not installed (Debian: rspamd)")
 requires_clamav = pytest.mark.skipif(
     None in CLAMAV.values(), reason="ClamAV is not installed (Debian: clamav-daemon, clamav-milter)"
 )
@@ -160,6 +162,13 @@ async def test_clamavs_milter_refuses_a_virus_that_a_peer_has_sealed(
         await everything_is_scanned(site, door, 550)
 
 
+@requires_rspamd
+@pytest.mark.parametrize("door", KINDS)
+async def test_rspamd_refuses_a_virus_that_a_peer_has_sealed(tmp_path: Path, kmes: DevelopmentKMEs, door: str) -> None:
+    async with rspamd(tmp_path) as address, alices(tmp_path, kmes, door, {"smtpd_milters": f"inet:{address}"}) as site:
+        await everything_is_scanned(site, door, 554)
+
+
 async def test_a_content_filter_that_was_there_reads_what_leaves_and_what_was_opened(
     tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
@@ -201,22 +210,48 @@ async def clamav(directory: Path) -> AsyncIterator[TCPAddress]:
     async with AsyncExitStack() as stack:
         for (name, text), address in zip(texts.items(), (daemon, milter), strict=True):
             (directory / f"{name}.conf").write_text(text)
-            process = await asyncio.create_subprocess_exec(
-                str(CLAMAV[name]), f"--config-file={directory}/{name}.conf", stdout=asyncio.subprocess.DEVNULL
-            )
-            stack.push_async_callback(_ended, process)
-            async with asyncio.timeout(60):
-                while process.returncode is None:
-                    with suppress(OSError):
-                        _, writer = await asyncio.open_connection(*address)
-                        writer.close()
-                        break
-                    await asyncio.sleep(0.05)
-            assert process.returncode is None
+            words = (str(CLAMAV[name]), f"--config-file={directory}/{name}.conf")
+            await stack.enter_async_context(_listening(address, *words))
         yield milter
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    with suppress(ProcessLookupError):
-        process.terminate()
-    await process.wait()
+@asynccontextmanager
+async def rspamd(directory: Path) -> AsyncIterator[TCPAddress]:
+    """rspamd as a milter, with a rule for the signature of the tests alone."""
+    [milter] = postfix.free_addresses(1)
+    (directory / "own.lua").write_text(
+        "rspamd_config:register_symbol({name = 'OWN_SIGNATURE', type = 'prefilter', callback = function(task)\n"
+        f"  if tostring(task:get_content()):find('{SIGNATURE.decode()}', 1, true) then\n"
+        "    task:set_pre_result('reject', 'A virus')\n  end\nend})\n"
+    )
+    (directory / "rspamd.conf").write_text(
+        f'options {{ pidfile = "{directory}/pid"; temp_dir = "{directory}"; control_socket = "{directory}/control"; '
+        'filters = ""; dns { nameserver = ["127.0.0.1"]; } }\n'
+        'logging { type = "console"; level = "error"; }\nactions { reject = 15; }\n'
+        f'worker "rspamd_proxy" {{ bind_socket = "{milter}"; milter = yes; count = 1; timeout = 60s; '
+        'upstream "local" { default = yes; self_scan = yes; } }\n'
+        f'lua = "{directory}/own.lua"\n'
+    )
+    words = (str(RSPAMD), "--no-fork", "--insecure", "--config", f"{directory}/rspamd.conf")
+    async with _listening(milter, *words):
+        yield milter
+
+
+@asynccontextmanager
+async def _listening(address: TCPAddress, *words: str) -> AsyncIterator[None]:
+    """A program that runs, from when it listens."""
+    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.DEVNULL)
+    try:
+        async with asyncio.timeout(60):
+            while process.returncode is None:
+                with suppress(OSError):
+                    _, writer = await asyncio.open_connection(*address)
+                    writer.close()
+                    break
+                await asyncio.sleep(0.05)
+        assert process.returncode is None
+        yield
+    finally:
+        with suppress(ProcessLookupError):
+            process.terminate()
+        await process.wait()

@@ -27,7 +27,9 @@ from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
 from relay.setup.site import write_configuration
+from tests.testlib import postfix
 from tests.testlib.identities import Identities, Person
+from tests.testlib.postfix import requires_postconf
 from tests.testlib.terminal import Terminal
 
 
@@ -169,6 +171,13 @@ def test_another_answer_is_never_passed_over(home: Path, other: tuple[str, str])
     assert result.exit_code == 2
     assert f"{other[0]} needs --replace" in " ".join(result.output.split())
     assert contents(home) == before
+
+
+def test_what_is_no_domain_is_wrong_usage_also_where_a_site_is_there(home: Path) -> None:
+    run(home, *USUAL)
+    result = run(home, "--yes", "--postfix", "none", "--domain", "no domain")
+    assert result.exit_code == 2
+    assert "is not a mail domain" in result.output
 
 
 def test_what_an_administrator_added_to_relay_toml_is_still_there_after_answering_anew(home: Path) -> None:
@@ -342,6 +351,16 @@ def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
     assert result.exit_code == 1
     assert "Postfix stays as it is. Mend that, then: qumail-relay setup" in result.output
     assert contents(etc) == before
+
+
+@requires_postconf
+def test_a_postfix_with_which_the_relay_cannot_stand_in_a_row_has_nothing_written(home: Path, tmp_path: Path) -> None:
+    asyncio.run(postfix.configure(tmp_path, (), settings={"content_filter": "smtp-amavis:[127.0.0.1]:10024"}))
+    result = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--door", "milter")
+    assert result.exit_code == 1
+    assert "take --door content-filter" in " ".join(result.output.split())
+    assert not (home / "relay.toml").exists()
+    assert not (home / "policies").exists()
 
 
 def test_what_check_finds_wrong_at_the_end_is_the_exit_status(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
