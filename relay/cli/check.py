@@ -46,7 +46,7 @@ from relay.policy.findings import in_vain
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.status import StatusModule
-from relay.status.alarms import of_the_serving_relay
+from relay.status.standing import of_the_serving_relay
 from relay.store import sent
 from relay.store.database import transport_problem
 from relay.store.mapped_file import MappedFile, unreadable

@@ -45,7 +45,7 @@ def say_all_in_clear(config: Config) -> None:
 
 def say_what_stands(config: Config, peer: str | None) -> None:
     """On standard error, what the serving relay says of itself, of mail that leaves, and of this peer."""
-    from relay.status.alarms import of_the_serving_relay
+    from relay.status.standing import of_the_serving_relay
 
     for each in of_the_serving_relay(config):
         if each.about in ("", "outgoing") or peer in each.about.split():

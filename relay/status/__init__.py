@@ -6,6 +6,7 @@ Standard: it only tells, and mail comes first: work and connections are bounded,
     sight.py       what alarms look at
     rules.py       when each is raised
     alarms.py      that each begins once and ends once
+    standing.py    one that stands, and the file that commands read
     telling.py     who is told of them besides
     exposition.py  the text of /metrics
     record.py      the last minutes in memory, some weeks in the store, for the page

@@ -11,19 +11,17 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import structlog
 
-from relay.config import Config
 from relay.counting import metrics
-from relay.counting.alarms import ALARMS, Alarm
+from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
-from relay.stamps import read_regular
 from relay.status.rules import RULES, Rule
 from relay.status.sight import Looking, Sight
+from relay.status.standing import MOST, Standing, State, read
 from relay.upkeep import write_whole
 
 log = structlog.get_logger(__name__)
@@ -31,44 +29,8 @@ log = structlog.get_logger(__name__)
 LOOK_S = 5.0
 WRITE_S = 10.0
 """So often the file is written even where nothing has changed: one that is older tells of no relay that serves."""
-FRESH_S = 60.0
 AGAIN_S = 86_400.0
 """An alarm that stands is said again after so long."""
-MOST = 200
-"""No more stand at once."""
-
-State = Literal["begins", "stands", "changed", "ends"]
-
-
-@dataclass(slots=True)
-class Standing:
-    """An alarm that has begun, and what it is about; `since` and `told` are seconds since 1970, `seen` of the clock."""
-
-    alarm: Alarm
-    about: str
-    cause: str
-    since: float
-    told: float
-    seen: float
-    said: str = ""
-    """The cause that was told last."""
-
-    @property
-    def public_cause(self) -> str:
-        """The cause, as every user of this machine may read it on the page."""
-        return public_cause(self.alarm.name, self.cause)
-
-    def as_json(self) -> dict[str, Any]:
-        """For the file."""
-        return {
-            "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
-            "said": self.said,
-        }  # fmt: skip
-
-
-def public_cause(alarm: str, cause: str) -> str:
-    """The cause without the names of policy files, which may be addresses."""
-    return cause.partition(": ")[0] if alarm == "policy_broken" else cause
 
 
 class Telling(Protocol):
@@ -104,7 +66,7 @@ class Alarms:
         self._clock = clock
         self._written_at = clock()
         self._first_seen: dict[tuple[str, str], float] = {}
-        standing, untold = _read(file, self._written_at)
+        standing, untold = read(file, self._written_at, ALARMS)
         self._standing = {(each.alarm.name, each.about): each for each in standing}
         self._could_write, self._written = True, ""
         if telling is not None:
@@ -214,32 +176,3 @@ def _resume(telling: Telling, untold: Mapping[str, Any]) -> None:
         telling.resume(untold)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("alarms_not_read", cause=f"what was still to be told: {type(error).__name__}: {error}")
-
-
-def _read(file: Path, now: float = 0.0) -> tuple[list[Standing], Mapping[str, Any]]:
-    """What stood, and was still to be told, when the relay before ended; nothing where that cannot be read."""
-    try:
-        found = json.loads(read_regular(file))
-        standing = [_standing(row, now) for row in found["alarms"][:MOST] if row["alarm"] in ALARMS]
-        return standing, found.get("untold", {})
-    except FileNotFoundError:
-        return [], {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        log.warning("alarms_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
-        return [], {}
-
-
-def _standing(row: Mapping[str, Any], now: float) -> Standing:
-    """As it stood; raises ValueError, KeyError and TypeError."""
-    about, cause = str(row["about"]), str(row["cause"])
-    since, told = float(row["since"]), float(row["told"])
-    return Standing(ALARMS[row["alarm"]], about, cause, since, told, seen=now, said=str(row.get("said", cause)))
-
-
-def of_the_serving_relay(config: Config) -> list[Standing]:
-    """Those of a relay that serves now; none where none does."""
-    try:
-        age = time.time() - config.alarms_file.stat().st_mtime
-    except OSError:
-        return []
-    return _read(config.alarms_file)[0] if abs(age) < FRESH_S else []

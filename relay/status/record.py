@@ -19,7 +19,8 @@ from relay.counting import metrics
 from relay.counting.metric import Labels, Metric, Totals
 from relay.errors import StoreUnavailable
 from relay.status import Watched
-from relay.status.alarms import Alarms, Standing
+from relay.status.alarms import Alarms
+from relay.status.standing import Standing
 from relay.store.history import KEPT, MOST_POOLS, Stretch
 from relay.store.quarantine_table import Kept
 

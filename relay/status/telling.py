@@ -34,7 +34,7 @@ from relay.forward import NextHop
 from relay.mail import OURS, Envelope, Mail, Recipient, WayOut, domain_of
 from relay.notify import without_manager
 from relay.rights import why_not_as_root
-from relay.status.alarms import Standing, State, public_cause
+from relay.status.standing import Standing, State, public_cause
 
 log = structlog.get_logger(__name__)
 

@@ -21,10 +21,11 @@ from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.policy.decide import PolicySet
 from relay.status import Watched, alarms, sight
-from relay.status.alarms import AGAIN_S, MOST, Alarms
+from relay.status.alarms import AGAIN_S, Alarms
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
 from relay.status.sight import Looking, Sight
+from relay.status.standing import MOST
 
 EMPTY = PolicySet(Path("/policies"), {}, {}, "0" * 40)
 ME = ("outgoing", "smtp", "", "plaintext", "delivered")

@@ -10,10 +10,10 @@ from typing import Literal
 from relay import amounts
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS
-from relay.status.alarms import Standing
 from relay.status.page.now import Now
 from relay.status.record import RECENT_S
 from relay.status.rules import THROUGH
+from relay.status.standing import Standing
 
 State = Literal["good", "quiet", "warning", "bad"]
 DIRECTIONS = ("outgoing", "incoming")

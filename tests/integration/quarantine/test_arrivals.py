@@ -230,7 +230,7 @@ async def test_mail_of_a_peer_that_is_put_aside_is_told_until_somebody_has_decid
             assert (await submit(relay, message)).code == 250
             await until_written(bob.site, "mail_put_aside")
             status, _, out = await run("check", "--config", bob.site.config_file)
-            assert (status, b"from peer alice are in quarantine (tampered)" in out) == (1, True), out
+            assert (status, b"1 mail from peer alice in quarantine (tampered)" in out) == (1, True), out
             [entry] = await bob.listed()
             assert (await bob.command("drop", entry["id"]))[0] == 0
             await until_written(bob.site)

@@ -20,7 +20,7 @@ from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
 from relay.status import sight, telling
-from relay.status.alarms import Standing
+from relay.status.standing import Standing
 from tests.integration.status.test_metrics import asked, numbers, with_status
 from tests.integration.test_workers import workers
 from tests.system.drill import shortened

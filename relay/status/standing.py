@@ -1,0 +1,87 @@
+"""A condition that stands, and the file in which the serving relay writes those that do.
+Standard: commands read it without loading what serves mail; one that is old tells of no relay that serves.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import structlog
+
+from relay.config import Config
+from relay.counting.alarms import ALARMS, Alarm
+from relay.stamps import read_regular
+
+log = structlog.get_logger(__name__)
+
+FRESH_S = 60.0
+"""Maximum age of the file of a relay that serves, in seconds."""
+MOST = 200
+"""Maximum number of conditions that stand at once."""
+
+State = Literal["begins", "stands", "changed", "ends"]
+
+
+@dataclass(slots=True)
+class Standing:
+    """An alarm that has begun, and what it is about; `since` and `told` are seconds since 1970, `seen` of the clock."""
+
+    alarm: Alarm
+    about: str
+    cause: str
+    since: float
+    told: float
+    seen: float
+    said: str = ""
+    """The cause that was told last."""
+
+    @property
+    def public_cause(self) -> str:
+        """The cause, as every user of this machine may read it on the page."""
+        return public_cause(self.alarm.name, self.cause)
+
+    def as_json(self) -> dict[str, Any]:
+        """For the file."""
+        return {
+            "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
+            "said": self.said,
+        }  # fmt: skip
+
+
+def public_cause(alarm: str, cause: str) -> str:
+    """The cause without the names of policy files, which may be addresses."""
+    return cause.partition(": ")[0] if alarm == "policy_broken" else cause
+
+
+def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> tuple[list[Standing], Mapping[str, Any]]:
+    """What stood, and was still to be told, when this was written; nothing where it cannot be read."""
+    try:
+        found = json.loads(read_regular(file))
+        standing = [_standing(row, now, known) for row in found["alarms"][:MOST] if row["alarm"] in known]
+        return standing, found.get("untold", {})
+    except FileNotFoundError:
+        return [], {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("alarms_not_read", file=str(file), cause=f"{type(error).__name__}: {error}")
+        return [], {}
+
+
+def _standing(row: Mapping[str, Any], now: float, known: Mapping[str, Alarm]) -> Standing:
+    """As it stood; raises ValueError, KeyError and TypeError."""
+    about, cause = str(row["about"]), str(row["cause"])
+    since, told = float(row["since"]), float(row["told"])
+    return Standing(known[row["alarm"]], about, cause, since, told, seen=now, said=str(row.get("said", cause)))
+
+
+def of_the_serving_relay(config: Config) -> list[Standing]:
+    """Those of a relay that serves now; none where none does."""
+    try:
+        age = time.time() - config.alarms_file.stat().st_mtime
+    except OSError:
+        return []
+    return read(config.alarms_file)[0] if abs(age) < FRESH_S else []
