@@ -235,7 +235,7 @@ _ALL: Final = (
     ),
     Alarm(
         "mail_put_aside",
-        "Mail was put aside: {about}",
+        "Mail of a peer was put aside ({about})",
         "Mail in a peer's name could not be opened, and is in quarantine. Its sender believes it delivered, its "
         "recipients do not know of it, and its keys are destroyed in time. The first of each peer and reason is told "
         "at once, what changes in a digest an hour. Said daily.",

@@ -141,7 +141,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     status = kme_store.status
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
     age = kme_store.status_age
-    stale = age is not None and age > STATUS_MAX_AGE_S
+    stale = bool(kme_store.unanswered) or (age is not None and age > STATUS_MAX_AGE_S)
     stored = status.stored_key_count if status and not stale else None
     use, refill = kme_store.use.lasting, None if stale else kme_store.link.per_second
     known = stored is not None

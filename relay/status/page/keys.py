@@ -71,6 +71,8 @@ def _forecast(now: Now, place: tuple[str, str], empty: float) -> Content:
         return badge("bad" if bad else "warning", f"{none}the KME does not say how many it has")
     if now.stands("keys_run_low", " ".join(place)):
         return badge("bad", f"gone in {words.duration(empty)}")
+    if now.stands("keys_gone", place[1]):
+        return badge("bad", "mail for it finds no key")
     return badge("good", "does not run out" if math.isinf(empty) else f"lasts {words.duration(empty)}")
 
 

@@ -129,6 +129,25 @@ async def test_mail_held_for_want_of_keys_is_told_as_that_and_stale_numbers_of_k
         assert re.search(r"(?i)no (quantum )?key for peer bob.*: KME kme: .*503", told), told
 
 
+async def test_no_card_of_keys_is_green_while_mail_finds_none(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = with_status(
+        make_site(
+            tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+            policies={"default.toml": 'levels = ["aes"]\n'}, kme_settings="timeout = 1\ncache_high = 0\n",
+        )
+    )  # fmt: skip
+    kmes.km1.misbehave("enc_keys", "http", times=None, code=503)
+    async with app.running(site.config) as addresses:
+        for number in range(30):
+            assert (await submit(addresses["outgoing"], mails.plain().replace(b"<1@", b"<%d@" % number))).code == 451
+        async with asyncio.timeout(30):
+            while "mail for it finds no key" not in (card := (await page(addresses["status"])).text("keys")):
+                await asyncio.sleep(0.05)
+        assert "does not run out" not in card
+
+
 async def _pool(site: Site) -> dict[str, Any]:
     _, _, out = await run("keys", "status", "--json", "--config", site.config_file)
     [row] = json.loads(out)["pools"]

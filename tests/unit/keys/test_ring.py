@@ -397,6 +397,17 @@ async def test_the_alarm_is_raised_when_the_keys_will_soon_be_gone(
     assert [row.alarm for row in report.pools if row.kme == "kme-one"] == [True]
 
 
+async def test_what_a_kme_said_before_it_stopped_to_answer_is_unknown(
+    ring: KeyRing, pair: tuple[FakeKME, FakeKME], time: FakeTime
+) -> None:
+    pair[0].link.bits = 10_000 * 256
+    [row] = [each for each in (await ring.report()).pools if (each.kme, each.peer) == ("kme-one", "bob")]
+    assert row.stored_keys == 10_000
+    pair[0].misbehave("status", "http", times=None, code=500)
+    [row] = [each for each in (await ring.report()).pools if (each.kme, each.peer) == ("kme-one", "bob")]
+    assert (row.stored_keys, row.empty_in_s) == (None, None)
+
+
 async def test_what_a_kme_said_too_long_ago_is_unknown_and_says_how_old_it_is(
     ring: KeyRing, pair: tuple[FakeKME, FakeKME], time: FakeTime, board: Board
 ) -> None:
