@@ -115,8 +115,8 @@ _ALL: Final = (
     ),
     Alarm(
         "keys_unwatched",
-        "Nobody knows how many keys there are: {about}",
-        "A KME has not said for a minute how many keys it has: nobody sees when they run low.",
+        "The number of keys is unknown: {about}",
+        "A KME has not said for a minute how many keys it has: when they run low is not seen.",
         "its last status is older than a minute",
         "it says so again",
         "`qumail-relay keys status` says what is wrong. Where the KME is away, see `kme_away`.",
@@ -224,7 +224,7 @@ _ALL: Final = (
     ),
     Alarm(
         "not_watched",
-        "Nobody watches the relay",
+        "The relay is not watched",
         "The relay has not looked after itself for a minute: what the other conditions say may be old.",
         "nobody has looked for a minute",
         "somebody looks again",
