@@ -1,13 +1,12 @@
 """Beside a scanner that a Postfix had before setup: a virus is refused in clear, sealed and opened, and when it leaves.
-Standard: real Postfix and real relays in both doors; scanners of the tests' own, and ClamAV where it is installed.
+Standard: real Postfix and real relays in both doors; scanners of the tests' own, and those of Debian where they are installed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from relay.kme import DevelopmentKMEs
 from relay.setup.mail_server import apply, planned_change, reloaded
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import Postfix, requires_postfix
+from tests.testlib.real_scanners import amavisd, clamav, requires_amavisd, requires_clamav, requires_rspamd, rspamd
 from tests.testlib.scanner import SIGNATURE, Scanner, ScanningFilter
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
@@ -31,12 +31,6 @@ VIRUS = mails.plain("virus", SIGNATURE.decode() + "\r\n")
 SECRET = b"The vault opens at 06:30."
 HARMLESS = mails.plain("harmless", SECRET.decode() + "\r\n")
 KINDS = {"content-filter": "lmtp", "milter": "milter"}
-CLAMAV = {name: shutil.which(name) for name in ("clamd", "clamav-milter")}
-RSPAMD = shutil.which("rspamd")
-requires_rspamd = pytest.mark.skipif(RSPAMD is None, reason="rspamd is not installed (Debian: rspamd)")
-requires_clamav = pytest.mark.skipif(
-    None in CLAMAV.values(), reason="ClamAV is not installed (Debian: clamav-daemon, clamav-milter)"
-)
 
 
 @dataclass(frozen=True)
@@ -172,86 +166,35 @@ async def test_rspamd_refuses_a_virus_that_a_peer_has_sealed(tmp_path: Path, kme
 async def test_a_content_filter_that_was_there_reads_what_leaves_and_what_was_opened(
     tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
-    submission, back = postfix.free_addresses(2)
+    [back] = postfix.free_addresses(1)
+    async with ScanningFilter(back) as scanner:
+        await everything_is_filtered(tmp_path, kmes, scanner.address, back)
+        assert len(scanner.refused) == 2
+        assert len([each for each in scanner.got if SECRET in each.message]) == 2, "each once, and no loop"
+
+
+@requires_amavisd
+async def test_amavisd_refuses_a_virus_that_a_peer_has_sealed(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
+    [back] = postfix.free_addresses(1)
+    async with amavisd(back) as address:
+        await everything_is_filtered(tmp_path, kmes, address, back)
+
+
+async def everything_is_filtered(directory: Path, kmes: DevelopmentKMEs, scanner: TCPAddress, back: TCPAddress) -> None:
+    """A content filter refuses a virus that leaves and one that was opened, and everything else goes its way once."""
+    [submission] = postfix.free_addresses(1)
     services = (
         "'smtp-amavis/unix=smtp-amavis unix - - n - 2 smtp'",
         f"'{back}/inet={back} inet n - n - - smtpd -o content_filter='",
     )
-    async with (
-        ScanningFilter(back) as scanner,
-        alices(
-            tmp_path, kmes, "content-filter", {"content_filter": f"smtp-amavis:[127.0.0.1]:{scanner.address.port}"},
-            submission=submission, changes=f"postconf -M {' '.join(services)}",
-        ) as site,
-    ):  # fmt: skip
+    before = {"content_filter": f"smtp-amavis:[127.0.0.1]:{scanner.port}"}
+    changes = f"postconf -M {' '.join(services)}"
+    async with alices(directory, kmes, "content-filter", before, submission=submission, changes=changes) as site:
         for message in (VIRUS, HARMLESS):
             assert (await submit(submission, message)).code == 250
             assert (await site.from_bob(message)).code == 250
         async with asyncio.timeout(30):
-            while len(scanner.refused) < 2 or not (site.harmless and site.left_sealed):
-                await asyncio.sleep(0.02)
+            while site.postfix.log.count("said: 554") < 2 or not (site.harmless and site.left_sealed):
+                await asyncio.sleep(0.05)
         await site.settled()
         assert (site.harmless, site.left_sealed) == (1, 1)
-        assert len([each for each in scanner.got if SECRET in each.message]) == 2, "each once, and no loop"
-
-
-@asynccontextmanager
-async def clamav(directory: Path) -> AsyncIterator[TCPAddress]:
-    """ClamAV's milter with the signature of the tests alone, as deploy/SCANNERS.md has it refuse."""
-    daemon, milter = postfix.free_addresses(2)
-    (directory / "signatures").mkdir()
-    (directory / "signatures" / "own.ndb").write_text(f"Own.Signature:0:*:{SIGNATURE.hex()}\n")
-    texts = {
-        "clamd": f"Foreground yes\nDatabaseDirectory {directory}/signatures\nTCPSocket {daemon.port}\n"
-        f"TCPAddr {daemon.host}\nTemporaryDirectory {directory}\n",
-        "clamav-milter": f"Foreground yes\nMilterSocket inet:{milter.port}@{milter.host}\nOnInfected Reject\n"
-        f"ClamdSocket tcp:{daemon}\nTemporaryDirectory {directory}\n",
-    }
-    async with AsyncExitStack() as stack:
-        for (name, text), address in zip(texts.items(), (daemon, milter), strict=True):
-            (directory / f"{name}.conf").write_text(text)
-            words = (str(CLAMAV[name]), f"--config-file={directory}/{name}.conf")
-            await stack.enter_async_context(_listening(address, *words))
-        yield milter
-
-
-@asynccontextmanager
-async def rspamd(directory: Path) -> AsyncIterator[TCPAddress]:
-    """rspamd as a milter, with a rule for the signature of the tests alone."""
-    [milter] = postfix.free_addresses(1)
-    (directory / "own.lua").write_text(
-        "rspamd_config:register_symbol({name = 'OWN_SIGNATURE', type = 'prefilter', callback = function(task)\n"
-        f"  if tostring(task:get_content()):find('{SIGNATURE.decode()}', 1, true) then\n"
-        "    task:set_pre_result('reject', 'A virus')\n  end\nend})\n"
-    )
-    (directory / "rspamd.conf").write_text(
-        f'options {{ pidfile = "{directory}/pid"; temp_dir = "{directory}"; control_socket = "{directory}/control"; '
-        'filters = ""; dns { nameserver = ["127.0.0.1"]; } }\n'
-        'logging { type = "console"; level = "error"; }\nactions { reject = 15; }\n'
-        f'worker "rspamd_proxy" {{ bind_socket = "{milter}"; milter = yes; count = 1; timeout = 60s; '
-        'upstream "local" { default = yes; self_scan = yes; } }\n'
-        f'lua = "{directory}/own.lua"\n'
-    )
-    words = (str(RSPAMD), "--no-fork", "--insecure", "--config", f"{directory}/rspamd.conf")
-    async with _listening(milter, *words):
-        yield milter
-
-
-@asynccontextmanager
-async def _listening(address: TCPAddress, *words: str) -> AsyncIterator[None]:
-    """A program that runs, from when it listens."""
-    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.DEVNULL)
-    try:
-        async with asyncio.timeout(60):
-            while process.returncode is None:
-                with suppress(OSError):
-                    _, writer = await asyncio.open_connection(*address)
-                    writer.close()
-                    break
-                await asyncio.sleep(0.05)
-        assert process.returncode is None
-        yield
-    finally:
-        with suppress(ProcessLookupError):
-            process.terminate()
-        await process.wait()
