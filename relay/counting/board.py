@@ -41,7 +41,7 @@ _NAME_OCTETS = 16
 _ENTRY = struct.Struct("<II")
 """The octets of a name with its labels, padded to 8, and how many numbers follow it."""
 _TURN = 500
-"""So many numbers are added up before others have their turn."""
+"""Number of numbers added up before others have their turn."""
 
 
 class Cell:
@@ -54,7 +54,7 @@ class Cell:
         self._at = at
 
     def add(self, amount: float = 1.0) -> None:
-        """So much more. One thread alone may count here."""
+        """Adds to it. One thread alone may count here."""
         self._numbers[self._at] += amount
 
     def set(self, value: float) -> None:
@@ -166,7 +166,7 @@ class Board:
         return found
 
     def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
-        """So much more of a counter."""
+        """Adds `by` to a counter."""
         self.cell(metric, *labels).add(by)
 
     def set(self, metric: Metric, *labels: str, to: float) -> None:

@@ -37,7 +37,7 @@ CLOSING_S = 5.0
 HAND_OVER_S = 5.0
 """How long it is waited for the process to let go of what it has written; what it has not let go of is for later."""
 READS_ON_S = 30.0
-"""So long the process waits for a KME, though nobody waits for the process any more: a late key is a key."""
+"""Time the process waits for a KME though nobody waits for the process any more, in seconds: a late key is a key."""
 Interface = Literal["etsi014", "skip"]
 _FRAME = struct.Struct("!II")
 
@@ -127,7 +127,7 @@ class ReceiverHere:
             self._spool.note(call.over())
 
     async def _on_the_disk(self, number: int) -> None:
-        """So many replies are. Raises StoreUnavailable."""
+        """How many replies are. Raises StoreUnavailable."""
         async with self._flushing:
             await self._flush_to(number)
 
@@ -324,7 +324,7 @@ def replies_in(records: Iterable[bytes]) -> list[Delivered]:
 
 
 LATE_SHARE = 3
-"""So many connections for late calls stand beside each one for calls that somebody waits for."""
+"""Number of connections for late calls beside each one for calls that somebody waits for."""
 
 
 class CallsUnderWay:

@@ -21,7 +21,7 @@ from relay.keys.tls import TLSRules
 from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore
 
 BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
-"""So many times `retry_delay` a KME is left alone after failures, at first and at most: tries of a call are over."""
+"""Pauses after failures, at first and at most, as multiples of `retry_delay`: tries of a call are over then."""
 
 LOW_SHARE = 0.25
 """A refill begins below this share of `cache_high`, and costs a quiet site no more keys than that."""

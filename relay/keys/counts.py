@@ -21,7 +21,7 @@ class Board(Protocol):
     """What counts and measures, under the names of metrics with the values of their labels."""
 
     def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
-        """So much more of a counter."""
+        """Adds `by` to a counter."""
 
     def set(self, metric: Metric, *labels: str, to: float) -> None:
         """A gauge is so much now."""

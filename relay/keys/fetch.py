@@ -48,11 +48,11 @@ AGAIN_TOGETHER = 32
 """Messages in such a call, where the KME names the keys that it does not know."""
 
 MOST_AGAIN = 10
-"""So many messages wait where each has such a call of its own, else AGAIN_TOGETHER; of more, one of the master that has
-most of them is not asked for this time."""
+"""Maximum number of messages that wait where each has such a call of its own, else AGAIN_TOGETHER; of more, one of the
+master that has most of them is not asked for this time."""
 
 ALONE_FOR_S = 10.0
-"""So long each has a call of its own after two for several failed without a word on which keys it was for."""
+"""Time for which each has a call of its own after two for several failed without a word on their keys, in seconds."""
 
 LIMIT_BELIEVED_FOR_S = 600.0
 """A limit that was found out by refusals may be wrong: they may have been for a key that does not exist."""

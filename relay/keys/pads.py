@@ -18,7 +18,7 @@ from relay.keys.stock import wipe
 from relay.keys.types import Key, KeyReference
 
 TAG_OCTETS = 16
-"""So many octets of each key are never XORed: those of the first two are the tag's key."""
+"""Octets of each key that are never XORed: those of the first two are the tag's key."""
 MIN_KEY_OCTETS = 32
 MIN_KEYS = 2
 GOOD_KEY_OCTETS = 64

@@ -92,7 +92,7 @@ class DrawCount(Protocol):
     """How many bits were drawn of one KME for one slave SAE, by all processes that draw as one relay."""
 
     def add(self, amount: int) -> None:
-        """So many more have come here."""
+        """Adds `amount` that have come here."""
 
     @property
     def total(self) -> int:
@@ -106,7 +106,7 @@ class Draws:
         self._total = 0
 
     def add(self, amount: int) -> None:
-        """So many more have come."""
+        """Adds `amount` that have come."""
         self._total += amount
 
     @property
@@ -173,7 +173,7 @@ _LIFETIME_SHARE = 0.5
 
 
 OUTAGE_S = 10.0
-"""So long a KME may be away without a mail having to wait: as long as it takes to start one again."""
+"""Time a KME may be away without a mail having to wait, in seconds: as long as starting one again takes."""
 
 MOST_KEPT = 1000
 """No use, however heavy it was, has more keys than this kept ready for a peer: they expire, and a stop burns them."""
@@ -240,7 +240,7 @@ BELIEVED_FOR_S = 60.0
 """A limit that was found out is not doubted for this long."""
 
 USUAL_BATCH = 128
-"""So many keys are asked for at once where nothing is known."""
+"""Number of keys asked for at once where nothing is known."""
 
 
 class BatchLimit:

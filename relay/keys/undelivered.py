@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 log = Events(__name__)
 
 ONE_BATCH_S = 60.0
-"""So long after a key was used the peer is taken to have fetched it, where nothing else is set."""
+"""Time after its use for the peer to have fetched a key, where nothing else is set, in seconds."""
 
 _FOUND = {True: "kept", False: "dropped", None: "untold"}
 """How the answers of `keeps_undelivered` are remembered."""
@@ -31,7 +31,7 @@ _FOUND = {True: "kept", False: "dropped", None: "untold"}
 TRY_EVERY_S = 3600.0
 """As it may be updated, or give way to another, a KME is tried so long after the start and then again and again."""
 LOOK_S = 0.05
-"""So often it is looked whether the trial of another process is over."""
+"""Interval of looks whether the trial of another process is over, in seconds."""
 
 
 class Undelivered:

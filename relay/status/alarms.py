@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 5.0
 WRITE_S = 10.0
-"""So often the file is written even where nothing has changed: one that is older tells of no relay that serves."""
+"""Interval at which the file is written though nothing has changed: an older one tells of no relay that serves."""
 AGAIN_S = 86_400.0
 """An alarm that stands is said again after so long."""
 

@@ -25,7 +25,7 @@ from relay.counting.metrics import all_metrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 AT_ONCE = 50
-"""So many sets of labels are written before others have their turn: a histogram's take a millisecond."""
+"""Number of sets of labels written before others have their turn: a histogram's take a millisecond."""
 SHARE = 0.02
 """No more of the time is spent on it than this."""
 

@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import structlog
@@ -19,6 +18,7 @@ from cryptography import x509
 from relay.counting import metrics
 from relay.key_receiver import SPOOL
 from relay.keys import report
+from relay.release import installed
 from relay.status import Watched
 from relay.upkeep import SENT
 
@@ -44,7 +44,7 @@ async def keep_own(watched: Watched) -> None:
     """What this process measures of itself, for ever."""
     board = watched.board
     board.set(metrics.STARTED, to=time.time())
-    board.set(metrics.BUILD, _version(), to=1)
+    board.set(metrics.BUILD, installed().version, to=1)
     board.set(metrics.MESSAGE_MEMORY_LIMIT, to=watched.budget.octets)
     while True:
         board.set(metrics.RESIDENT, to=_resident())
@@ -106,14 +106,6 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
             with suppress(OSError, ValueError):  # which the log has said when it was read for TLS
                 [leaf, *_] = x509.load_pem_x509_certificates(table.certificate.read_bytes())
                 yield (of, ""), leaf.not_valid_after_utc.timestamp()
-
-
-def _version() -> str:
-    """Of the installed package; a relay that runs from its sources has none."""
-    try:
-        return version("qumail-relay")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _octets(directory: Path) -> int:

@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 10.0
 PATIENCE_S = 10.0
-"""So long the store may take to write a row."""
+"""Maximum time the store may take to write a row, in seconds."""
 STALE_S = 60.0
 """What was seen longer ago tells nothing."""
 

@@ -31,11 +31,11 @@ WRITE_S = 60.0
 RECENT_S = 600.0
 """What came about since then is recent."""
 ENDED = 10
-"""So many alarms that are over are remembered, until the relay is started anew."""
+"""Maximum number of alarms that are over and remembered, until the relay is started anew."""
 MOST_ASIDE = 20
 """Maximum number of messages in quarantine that the page lists."""
 LAST_WORD_S = 2.0
-"""So long a relay that stops waits until its last minute is written."""
+"""Maximum wait of a relay that stops until its last minute is written, in seconds."""
 
 Counts = dict[Labels, float]
 

@@ -28,7 +28,7 @@ THROUGH = ("delivered", "inside", "repeated")
 MINUTE_S = 60.0
 KME_S = 30.0
 DEFERRED = 3
-"""So many mails in a row are put off or refused before it is said of the next hop, and not of one recipient."""
+"""Number of mails in a row put off or refused before it is said of the next hop, and not of one recipient."""
 LATE = 3
 ENDS_SOON_S = 30 * 86_400.0
 JUMP_S = 60.0

@@ -27,11 +27,11 @@ PROBES_A_SECOND = 1000
 OF_ONE_A_SECOND, BURST_OF_ONE = 5, 50
 """The same of probes by one connection, after so many at once."""
 A_SECOND, BURST = 50, 200
-"""So many other requests are answered a second, after so many at once; others wait for their turn."""
+"""Number of other requests answered a second, and at once before that; others wait for their turn."""
 REQUEST_S = 10.0
 """A request must have come whole so long after the connection, or the answer before."""
 ANSWER_S = 10.0
-"""So long a client may take to read an answer."""
+"""Maximum time a client may take to read an answer, in seconds."""
 ANSWERS_AT_ONCE = 8
 """Each takes the memory of its text until it is read."""
 HANDSHAKE_S = 5.0
@@ -60,7 +60,7 @@ _silent.disabled = True
 
 
 class Pace:
-    """So many things a second, after a burst; what comes too early waits."""
+    """A number of things a second, after a burst; what comes too early waits."""
 
     def __init__(self, a_second: float, burst: int) -> None:
         self._each = 1 / a_second

@@ -39,7 +39,7 @@ MOST_VIEWERS = 100
 UNREAD_OCTETS = 65_536
 """The system keeps about so much for a viewer who does not read."""
 VIEWER_S = 10.0
-"""So long a viewer may take to read what was sent."""
+"""Maximum time a viewer may take to read what was sent, in seconds."""
 
 SECTIONS: Mapping[str, Callable[[Now], Html]] = {
     "verdict": show_verdict,
