@@ -1,4 +1,4 @@
-"""The containers, as far as they can be looked at without an engine: none has built or run them.
+"""The containers, as far as they can be looked at without an engine; with podman: tests/system/containers.py.
 Standard: the Compose Specification; Containerfile(5).
 """
 
