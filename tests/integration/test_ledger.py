@@ -213,5 +213,5 @@ async def test_shadow_mode_lets_mail_pass_that_would_be_held(
     async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250
     [said] = [each for each in log.entries if each["event"] == "shadow"]
-    assert (said["result"], said["reply"][:9]) == ("held", "451 4.7.1")
+    assert (said["result"], said["reply"][:9]) == ("held", "451 4.7.5")
     assert len(sink.got) == 1
