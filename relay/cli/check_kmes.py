@@ -21,6 +21,10 @@ from relay.keys.own_name import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 
+_UNKNOWN = (
+    "this KME cannot be tried so: if a peer does not find keys that mail from here has used, set one_batch_at_a_time = "
+    "true"
+)
 NOT_QUANTUM = "DEVELOPMENT KEYS, NOT QUANTUM"
 
 
@@ -102,7 +106,7 @@ async def _tried(
                 await remembered(store.trials, (client.url, own_sae, slave_sae), status, keeps)
     if keeps is False and not kme.one_batch_at_a_time:
         return what, "", ("it drops them when more are asked for: set one_batch_at_a_time = true",)
-    told = {True: "kept", False: "dropped; one batch at a time is drawn", None: "this KME cannot be tried so"}
+    told = {True: "kept", False: "dropped; one batch at a time is drawn", None: _UNKNOWN}
     return what, told[keeps], ()
 
 

@@ -28,6 +28,7 @@ from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
 from relay.release import Release
 from relay.stamps import read_regular
+from relay.status.standing import of_the_serving_relay
 from relay.store.secret import SiteSecret
 
 FRESH_S = 60.0
@@ -141,6 +142,9 @@ async def _report(config: Config) -> dict[str, Any]:
         for row in report["pools"]:
             if row["stored_keys"] is None and not row["trouble"]:
                 row["trouble"] = "does not say how many keys it has"
+    gone = {each.about: each.cause for each in of_the_serving_relay(config) if each.alarm.name == "keys_gone"}
+    for row in report["pools"]:
+        row["trouble"] = row["trouble"] or gone.get(row["peer"], "")
     certificates = [
         {"what": what, "problems": list(problems)} for what, problems in identity_findings(config, datetime.now(UTC))
     ]

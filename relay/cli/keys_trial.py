@@ -31,6 +31,7 @@ from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.identity import with_documents
 from relay.keys.client import KMEClient
 from relay.keys.replies import USUAL_KEY_BITS
+from relay.keys.undelivered import known_to_drop
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.sealing import SealedCopy
@@ -108,7 +109,11 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
     try:
         async with assembly.parts(config.model_copy(update={"kmes": {kme: config.kmes[kme]}}), prefetch=False) as parts:
             [pool] = parts.keys.groups[config.kmes[kme].group].pools
-            found = Trial(await draw_a_key(pool.client, config.peers[peer].sae_id))
+            client, slave_sae = pool.client, config.peers[peer].sae_id
+            # Before any key is drawn: with it such a KME drops those that the relay has ready, and mail under them.
+            if serves(config) and (pool.undelivered.one_batch or await _drops(parts, client, slave_sae)):
+                return Trial(problem=_DROPS)
+            found = Trial(await draw_a_key(client, slave_sae))
             question = Question.to(parts, peer)
             if why := question.obstacle or _nobody_hears(config):
                 return replace(found, untried=f"whether the peer finds it was not tried: {why}")
@@ -126,8 +131,19 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
 
 _UNANSWERED = (
     "no answer of peer {peer} within {wait:.0f} s: its relay did not get the key from its own KME, or the mail did not "
-    "reach it, or it answers no canaries; its log says which (mail_held or canary_dropped)"
+    "reach it, or it answers no canaries (its log: mail_held, canary_dropped), or its answer was not opened here (our "
+    "log)"
 )
+_DROPS = (
+    "not tried beside the relay that serves: this KME drops keys that the peer has not fetched when more are asked "
+    "for, and mail under them would be lost; stop the relay first"
+)
+
+
+async def _drops(parts: Parts, client: KMEClient, slave_sae: str) -> bool:
+    """Whether this site remembers that the KME drops undelivered keys. Raises KeyUnavailable and StoreUnavailable."""
+    status = await client.check_key_status(slave_sae, patient=False)
+    return await known_to_drop(parts.store.trials, (client.url, parts.config.site.sae_id, slave_sae), status)
 
 
 def _nobody_hears(config: Config) -> str:

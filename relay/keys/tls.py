@@ -109,6 +109,8 @@ def _checking(kme_id: str | None, name_from: NameFrom, seen: Callable[[dict[str,
             names = sorted(set(names_in(certificate, name_from)))
             if kme_id is not None and kme_id.casefold() not in (name.casefold() for name in names):
                 text = f"the certificate is not KME {kme_id}'s; it says {', '.join(names) or 'no name'}"
+                if kme_id.casefold() in (name.casefold() for name in names_in(certificate, "cn")):
+                    text += '; its common name is that: name_from = "cn" looks there'
                 raise ssl.SSLCertVerificationError(1, text)
             seen(certificate)
 

@@ -194,10 +194,18 @@ async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray |
     return body
 
 
+_CUT = (ConnectionResetError, ssl.SSLEOFError)
+
+
 def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
     what = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
         sent = False
+    if isinstance(error, aiohttp.ClientConnectorError) and any(isinstance(each, _CUT) for each in _causes(error)):
+        what = (
+            "it takes the connection and cuts the TLS handshake: it wants other suites (tls_ciphers), or a certificate "
+            "that it knows"
+        )
     if tls := _tls_fault(error):
         # An alert means that the handshake failed, even where TLS 1.3 lets us write before we hear of it.
         return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)

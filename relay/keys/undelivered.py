@@ -119,6 +119,11 @@ class Undelivered:
             raise KMEExhausted(text)
 
 
+async def known_to_drop(trials: TrialStore, kme: tuple[str, str, str], status: KeyStatus) -> bool:
+    """Whether it is remembered that this KME drops keys, while it describes itself as then. Raises StoreUnavailable."""
+    return await trials.recall(kme, _described(status)) == _FOUND[False]
+
+
 async def remembered(
     trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None
 ) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.errors import ConfigError, KeyNotFound, KMEExhausted, KMEMisconfigured
+from relay.errors import ConfigError, KeyNotFound, KMEExhausted, KMEMisconfigured, KMEUnreachable
 from relay.keys import OptimizedKMClient, get_optimized_km_clients
 from relay.keys.faults import KeysMissing, KMERefusedRequest
 from relay.keys.group import KMEGroup, Prefetch
@@ -167,6 +167,29 @@ async def test_the_kme_id_of_the_certificate_is_confirmed(servers: DevelopmentKM
             else:
                 with pytest.raises(KMEMisconfigured, match="not KME KM2's"):
                     await client.check_key_status(1)
+
+
+async def test_a_common_name_that_would_do_is_hinted_at(servers: DevelopmentKMEs) -> None:
+    state = servers.state_dir
+    files = {"ca": state / "ca.pem", "certificate": state / "sae-2.pem", "key": state / "sae-2.key"}
+    tls = TLSRules(kme_id="KM1", name_check="both", name_from="san")
+    async with OptimizedKMClient(servers.urls[0], tls=tls, retry_attempts=0, **files) as client:  # type: ignore[arg-type]
+        with pytest.raises(KMEMisconfigured, match='name_from = "cn" looks there'):
+            await client.check_key_status(1)
+
+
+async def test_a_handshake_that_is_cut_is_told_from_a_closed_port(servers: DevelopmentKMEs) -> None:
+    async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.close()
+
+    state = servers.state_dir
+    files = {"ca": state / "ca.pem", "certificate": state / "sae-2.pem", "key": state / "sae-2.key"}
+    async with await asyncio.start_server(cut, "localhost", 0) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}"
+        async with OptimizedKMClient(url, retry_attempts=0, **files) as client:  # type: ignore[arg-type]
+            with pytest.raises(KMEUnreachable, match=r"cuts the TLS handshake.*tls_ciphers"):
+                await client.check_key_status(1)
 
 
 async def test_concurrent_use_shares_few_connections(clients: Clients) -> None:

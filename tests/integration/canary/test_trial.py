@@ -4,6 +4,8 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 5.4; relay/FORMAT.md, section 11. What
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from tests.integration.canary.conftest import BOB, Making
@@ -54,6 +56,24 @@ async def test_a_key_that_the_peer_does_not_find_is_told_though_our_kme_gave_it(
         assert "gave a key" in told
         assert "no answer" in told
         assert len(scene.questions) == 1
+
+
+@pytest.mark.parametrize("how", ["by its setting", "by what was found"])
+async def test_beside_a_relay_no_key_is_drawn_of_a_kme_that_drops_undelivered_ones(making: Making, how: str) -> None:
+    making.kmes.link.drops_undelivered = True
+    settings = "one_batch_at_a_time = true" if how == "by its setting" else ""
+    alice, bob = making.site("alice"), making.site("bob")
+    alice.config_file.write_text(
+        alice.config_file.read_text().replace("lag_patience = 0.1", f"lag_patience = 0.1\n{settings}")
+    )
+    async with making.serving((alice, bob), "incoming"):
+        async with asyncio.timeout(30):
+            while how == "by what was found" and not making.kmes.link.issued["KM1"]:
+                await asyncio.sleep(0.05)
+        drawn = making.kmes.link.issued["KM1"]
+        status, told = await trial(alice, *LITTLE)
+        assert (status, "stop the relay first" in told) == (1, True), told
+        assert making.kmes.link.issued["KM1"] == drawn
 
 
 async def test_without_a_relay_that_serves_only_the_kme_is_tried_and_it_says_so(making: Making) -> None:

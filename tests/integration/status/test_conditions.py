@@ -146,6 +146,10 @@ async def test_no_card_of_keys_is_green_while_mail_finds_none(
             while "mail for it finds no key" not in (card := (await page(addresses["status"])).text("keys")):
                 await asyncio.sleep(0.05)
         assert "does not run out" not in card
+        async with asyncio.timeout(30):
+            while not (row := await _pool(site))["trouble"]:
+                await asyncio.sleep(0.1)
+        assert "no quantum key for peer bob" in row["trouble"]
 
 
 async def _pool(site: Site) -> dict[str, Any]:
