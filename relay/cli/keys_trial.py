@@ -114,14 +114,14 @@ async def _tried(console: Console, config: Config, kme: str, peer: str, wait: fl
             if serves(config) and (pool.undelivered.one_batch or await _drops(parts, client, slave_sae)):
                 return Trial(problem=_DROPS)
             found = Trial(await draw_a_key(client, slave_sae))
-            question = Question.to(parts, peer)
-            if why := question.obstacle or _nobody_hears(config):
+            canary = TrialCanary.to(parts, peer)
+            if why := canary.obstacle or _nobody_hears(config):
                 return replace(found, untried=f"whether the peer finds it was not tried: {why}")
-            sealed = await question.sealed()
+            sealed = await canary.sealed()
             if not sealed.keys:
                 why = f"its canary leaves by {sealed.protection}, which costs no quantum key"
                 return replace(found, untried=f"whether the peer finds it was not tried: {why}")
-            seconds = await question.answered(sealed, console, wait)
+            seconds = await canary.answered(sealed, console, wait)
     except (RelayError, OSError) as error:
         return replace(found, problem=f"{type(error).__name__}: {error}")
     if seconds is None:
@@ -154,7 +154,7 @@ def _nobody_hears(config: Config) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class TrialCanary:
     """A canary for one peer, as this process asks it: the relay that serves takes the answer into the store."""
 
     parts: Parts
@@ -164,7 +164,7 @@ class Question:
     message: bytes
 
     @classmethod
-    def to(cls, parts: Parts, peer: str) -> Question:
+    def to(cls, parts: Parts, peer: str) -> TrialCanary:
         """A new one."""
         config, nonce = parts.config, secrets.token_bytes(NONCE_OCTETS)
         ours, theirs = canary_address(config.site.domains), canary_address(config.peers[peer].domains)

@@ -80,8 +80,8 @@ _ALL: Final = (
     Alarm(
         "policy_holds",
         "Policy holds {about} mail",
-        "Mail waits that policy holds, whatever keys there are: it covers nobody there, or lists no level that can be "
-        "done. It waits until policy is changed, or its sender's server gives up.",
+        "Mail waits that policy holds for another reason than keys: it covers nobody there, or lists no level that can "
+        "be done. It waits until policy is changed, or its sender's server gives up.",
         "such mail was tried again",
         "none waits",
         "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it. Change the policy, or have "
@@ -92,9 +92,9 @@ _ALL: Final = (
     Alarm(
         "keys_gone",
         "No mail leaves for {about} under quantum keys",
-        "Mail to a peer finds no quantum key, whatever the rates say: it is held, or goes under another level that its "
-        "policy lists.",
-        "a key was asked for and not to be had",
+        "Mail to a peer finds no quantum key, though the rates may say otherwise: it is held, or goes under another "
+        "level that its policy lists.",
+        "a key was asked for and did not come",
         "keys are there again, and none was missed for two minutes",
         "`qumail-relay keys status` shows who uses the keys. Ask the KMEs' operator why no more come, and have less "
         'mail use them: level aes in place of otp, or quantum = "preferred" (policies/README.md).',
@@ -138,7 +138,7 @@ _ALL: Final = (
     Alarm(
         "kme_away",
         "KME {about} does not answer",
-        "A KME does not answer, or not as it should: its keys are not to be had, and arriving mail under them is held.",
+        "A KME does not answer, or not as it should: it gives no keys, and arriving mail under them is held.",
         "for half a minute no call has succeeded and one has failed, or the relay has stopped calling it (breaker)",
         "it has answered again for half a minute",
         "`qumail-relay check` asks it and says what is wrong: address, certificates, what it answers. Others of its "

@@ -72,7 +72,7 @@ KEY_WAIT: Final = Metric(
 KEYS_MISSED: Final = Metric(
     "qumail_keys_missed_total",
     "counter",
-    "Times that a quantum key for a mail was not to be had, so that it was held, or went under another level that its "
+    "Times that a quantum key for a mail was missing, so that it was held, or went under another level that its "
     "policy lists. reason: the class of the error (relay/errors.py), such as KMEExhausted",
     ("peer", "reason"),
 )

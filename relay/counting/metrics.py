@@ -49,7 +49,7 @@ MAILS: Final = Metric(
     "Mails by what became of them: each try of a mail counts once for each group of its recipients who share peer, "
     f"level and outcome. {_DIRECTION}; {_DOOR}; level: the layers from the inside out (pqc+aes), plaintext, or none "
     "where it did not come so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
-    "quarantined, consumed (for the canary's address, where it ends), repeated (whoever has it already)",
+    "quarantined, consumed (for the canary's address, where it ends), repeated (for those who have it already)",
     _MAIL_LABELS,
 )
 RECIPIENTS: Final = Metric(

@@ -1,7 +1,7 @@
 """Received keys on their way into the store: the process that asks KMEs for them, and the taking over of their replies.
 When the relay is killed, calls under way go to their end, and what they bring is in the spool.
 
-Whoever opens mail starts it, but for `quarantine release`, and asks it by way of a socket (receiver.py).
+A process that opens mail starts it, but for `quarantine release`, and asks it by way of a socket (receiver.py).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class Member:
     def health(self, call: Call) -> float:
         """The client's own, roughly, and half of it while the KME is late with such calls.
 
-        Each call by itself: whoever sends forged mail can make dec_keys late, and that alone.
+        Each call by itself: senders of forged mail can make dec_keys late, and that alone.
         """
         return round(self.client.health, 1) * (0.5 if self._late_until[call] > self.clock() else 1.0)
 

@@ -13,18 +13,18 @@ from relay.postfix.settings import MasterService, PostfixFault
 REMEDY = "run `qumail-relay setup` again, which puts it right, or change relay.toml"
 
 
-def filters(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Mail is given to the relay where it listens no more."""
-    settings = flow.settings
+def filters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
+    """Mail is given to the relay where it no longer listens."""
+    settings = mail_flow.settings
     for name in ("content_filter", "smtpd_proxy_filter", "relayhost"):
-        for source in _sources(flow, name):
-            if ours.stale_filter(flow.config, settings.value(name, source)):
+        for source in _sources(mail_flow, name):
+            if ours.stale_filter(mail_flow.config, settings.value(name, source)):
                 what = "that is a port of the relay's, and by relay.toml it does not listen there: all this mail waits"
                 yield settings.of(name, source).fault("left-over", what, REMEDY)
 
 
 def milters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
-    """The relay is asked as a milter where it is none any more."""
+    """The relay is asked as a milter where it no longer is one."""
     settings = mail_flow.settings
     for source in mail_flow.sources:
         name = "smtpd_milters" if source.command == "smtpd" else "non_smtpd_milters"
@@ -37,5 +37,5 @@ def milters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
                 yield settings.of(name, source).fault("left-over", what, REMEDY)
 
 
-def _sources(flow: MailFlow, name: str) -> list[MasterService | None]:
-    return [None, *(each for each in flow.sources if name in each.overrides)]
+def _sources(mail_flow: MailFlow, name: str) -> list[MasterService | None]:
+    return [None, *(each for each in mail_flow.sources if name in each.overrides)]
