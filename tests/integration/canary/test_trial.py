@@ -66,10 +66,12 @@ async def test_beside_a_relay_no_key_is_drawn_of_a_kme_that_drops_undelivered_on
     alice.config_file.write_text(
         alice.config_file.read_text().replace("lag_patience = 0.1", f"lag_patience = 0.1\n{settings}")
     )
-    async with making.serving((alice, bob), "incoming"):
-        async with asyncio.timeout(30):
-            while how == "by what was found" and not making.kmes.link.issued["KM1"]:
-                await asyncio.sleep(0.05)
+    async with making.serving((alice, bob), "incoming") as scene:
+        if how == "by what was found":
+            await scene.until(scene.alice, "qumail_kme_drops_undelivered_keys", kme="kme")
+            async with asyncio.timeout(30):  # until the relay has a batch of its own: the next comes much later
+                while not (await scene.alice()).sum("qumail_key_pool_keys", kme="kme"):
+                    await asyncio.sleep(0.05)
         drawn = making.kmes.link.issued["KM1"]
         status, told = await trial(alice, *LITTLE)
         assert (status, "stop the relay first" in told) == (1, True), told
