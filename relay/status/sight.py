@@ -96,11 +96,11 @@ class Looking:
     """Takes looks, and remembers what rules have to compare with."""
 
     def __init__(self, watched: Watched, readiness: Readiness, next_hops: Mapping[str, NextHop]) -> None:
-        """The first look is what is compared with."""
+        """What the numbers are now is what is compared with: a first look would miss what came before it."""
         self._watched = watched
         self._readiness = readiness
         self._next_hops = next_hops
-        self._samples: deque[tuple[float, Numbers]] = deque()
+        self._samples = deque([(boot_time(), _growing(watched.board.totals_now()))])
         self._policies: PolicySet | None = None
         self._in_vain = 0
         self._clock = clock_offset()
@@ -157,8 +157,8 @@ class Looking:
         return "" if "" in problems else "; ".join(problems)
 
     def _sample(self, now: float, totals: Totals) -> None:
-        if not self._samples or now - self._samples[-1][0] >= SAMPLE_S:
-            self._samples.append((now, {metric: totals[metric] for metric in GROWING if metric in totals}))
+        if now - self._samples[-1][0] >= SAMPLE_S:
+            self._samples.append((now, _growing(totals)))
         while len(self._samples) > 1 and now - self._samples[1][0] > WINDOW_S:
             self._samples.popleft()
 
@@ -178,6 +178,10 @@ class Looking:
         if now - self._clock_since > ADOPTED_S:
             self._clock = offset
         return offset - self._clock
+
+
+def _growing(totals: Totals) -> Numbers:
+    return {metric: totals[metric] for metric in GROWING if metric in totals}
 
 
 def _failed(seen: Sight, direction: str) -> bool:

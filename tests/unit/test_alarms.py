@@ -100,6 +100,13 @@ def test_prometheus_has_the_same_severities() -> None:
     ]
 
 
+async def test_what_came_before_the_first_look_has_grown(now: list[float]) -> None:
+    board = Board()
+    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    board.add(metrics.RECEIVED_KEYS_REFUSED, "km2")
+    assert seen(await looking.look(), "received_keys_refused") == ["km2"]
+
+
 async def test_mail_is_stuck_where_three_were_held_since_the_last_that_went(now: list[float]) -> None:
     board = Board()
     looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})

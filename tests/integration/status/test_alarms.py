@@ -70,9 +70,13 @@ def standing(site: Site) -> list[dict[str, Any]]:
 
 
 async def until_written(site: Site, *alarms: str) -> None:
-    async with asyncio.timeout(30):
-        while sorted(each["alarm"] for each in standing(site)) != sorted(alarms):
-            await asyncio.sleep(0.02)
+    found: list[str] = []
+    try:
+        async with asyncio.timeout(30):
+            while (found := sorted(each["alarm"] for each in standing(site))) != sorted(alarms):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"{found} stand, and not {sorted(alarms)}") from None
 
 
 async def until_all_is_told(site: Site) -> None:
