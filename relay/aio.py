@@ -41,7 +41,7 @@ async def in_thread(items: Generator[T]) -> AsyncGenerator[T]:
                 return
             yield item
     finally:
-        # One that runs in a thread cannot be closed, and whoever is cancelled must not leave what it holds.
+        # One that runs in a thread cannot be closed, and a cancelled task must not leave what it holds.
         if looking is not None:
             await asyncio.wait([looking])
         items.close()

@@ -8,12 +8,12 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
 - Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
   the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
   store before others get it.
-- Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for whom it waits. Whoever
+- Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. The next try
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
   octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
   listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it; other relays do
   not for a moment longer.
-- What was opened is known by its sealed envelope, and whoever opens it has begun it and settles it (relay/opening): who
+- What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
   has that never gets it again.
 """
 
@@ -65,7 +65,7 @@ class Delivery:
 
     `name` is what the store calls it, and `came_as` what it was called before it was opened; `is_begun` says whether
     the store was told of this try under that name. `copies` are those that were sealed before, or are being delivered
-    now; whoever delivers adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same octets are
+    now; the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same octets are
     a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
     has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
     for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave; `steps`
@@ -149,7 +149,7 @@ class Delivery:
         return list(map(named.__getitem__, mailboxes))
 
     def is_opened(self, opened: Opened) -> None:
-        """From here on it is known by its sealed envelope; whoever has opened it settles it."""
+        """From here on it is known by its sealed envelope; its opener settles it."""
         self.came_as, self.opened, self.name, self.like_no_other = self.name, opened, opened.mail, True
         self.begun = Begun(frozenset(opened.served), relay=opened.relay)
         self._names.clear()
@@ -230,7 +230,7 @@ class Deliveries:
             self._unmark_later(name, tuple(mail.envelope.mailboxes))
 
     def _check_client(self, mail: Mail) -> None:
-        """Only now, when nobody else can begin: whoever has served the client meanwhile had it first.
+        """Only now, when nobody else can begin: who has served the client meanwhile had it first.
 
         Raises DeliveryUnderWay.
         """

@@ -17,7 +17,7 @@ from relay.sealing import SealedCopy
 
 Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated"]
 """`inside` is in clear to a domain of ours, as it should be; `consumed`: for the canary's address, where it
-ends; `repeated`: whoever has the mail already.
+ends; `repeated`: the recipient has the mail already.
 
 What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
 NONE = "none"

@@ -184,7 +184,7 @@ class Incoming:
         await self._deliver(delivery, mail.with_message(message), kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
-        """Whoever sent it need not try again, once it is in quarantine on the disk."""
+        """The sender need not retry once the mail is in quarantine on the disk."""
         delivery.step("quarantine")
         await keeping
         delivery.put_aside(mail.envelope.recipients)

@@ -75,7 +75,7 @@ class SitesInForce:
     """This site and its peers as they are known now, and what plans and opens by that."""
 
     def __init__(self, settings: Callable[[], Config]) -> None:
-        """Raises ConfigError. Whoever asks for `planner` or `layers` has called `use` before."""
+        """Raises ConfigError. `use` comes before `planner` and `layers`."""
         self._settings = settings
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
@@ -114,7 +114,7 @@ class SitesInForce:
 
     def take(self, known: KnownSites) -> None:
         """From the next mail on this counts; to be called in the event loop."""
-        assert self._keys is not None  # noqa: S101 - whoever serves has called `use`
+        assert self._keys is not None  # noqa: S101 - a serving relay has called `use`
         known.tell_of_changes(self.known)
         # The keys first: a mail that is planned for a new peer must not fall to another level for want of them.
         self._keys.know({name: peer_keys(peer) for name, peer in known.config.peers.items()})

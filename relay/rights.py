@@ -113,7 +113,7 @@ def why_not_as_root(program: str) -> str:
 def acting_as(user: User | None) -> Iterator[None]:
     """What root does within is done as this user, as far as the kernel is concerned; None: nothing changes.
 
-    Whoever is not root, or acts as somebody already, goes on as that. Raises ConfigError where it cannot be done.
+    A user other than root, or one already chosen, stays as it is. Raises ConfigError where it cannot be done.
     """
     if user is None or os.geteuid():
         yield

@@ -99,7 +99,7 @@ def end_at_last() -> None:
 
 
 def _tell_what_is_waited_for() -> None:
-    """All that has begun and not ended: which of it waits for which is clear to whoever reads it beside the code."""
+    """All that has begun and not ended: which of it waits for which is clear beside the code."""
     waits_in = {
         f"{each.__qualname__} ({Path(each.cr_code.co_filename).name}:{frame.f_lineno})"
         for each in gc.get_objects()

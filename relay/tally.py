@@ -143,7 +143,7 @@ class Tally:
 
 
 class Trial:
-    """One try of a mail; whoever carries it out says which delivery it is.
+    """One try of a mail; the caller says which delivery it is.
 
     Its first step is to begin. A fault of what is told at the end is said in the log: a mail that has left would be
     sent again.

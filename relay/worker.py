@@ -33,7 +33,7 @@ class Texts:
     descriptor: int
 
     def add(self, text: str) -> None:
-        """Whoever reads meanwhile sees all of it or nothing."""
+        """A concurrent reader sees all of it or nothing."""
         content = text.encode()
         end = os.fstat(self.descriptor).st_size
         os.pwrite(self.descriptor, len(content).to_bytes(_LENGTH_OCTETS, "big") + content, end)

@@ -172,7 +172,7 @@ class Audit:
 
     async def _write(self, must: Sequence[bytes]) -> None:
         """What must be there, and all that was noted before it; b"" stands for nothing."""
-        # Whoever is cancelled leaves it to its end: what was noted is either written, or still noted.
+        # A cancelled caller lets the write finish: what was noted is either written, or still noted.
         self._writing = asyncio.ensure_future(self._written([each for each in must if each]))
         await asyncio.shield(self._writing)
 

@@ -254,7 +254,7 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
 @as_relay_option
 @click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
 @domain_option
-@click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --fingerprint instead.")
+@click.option("--yes", is_flag=True, help="Do not ask. It trusts the writer of the file: use --fingerprint instead.")
 @click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; needs --yes or --fingerprint.")
@@ -272,7 +272,7 @@ def import_document(
     """Pin the peer document FILE: from then on mail is sealed for that site, and opened from it.
 
     It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over
-    a telephone number that you did not take from the same mail: whoever can exchange the file can read your mail.
+    a telephone number that you did not take from the same mail: who can exchange the file can read your mail.
     Then it asks about each domain that the document names, or takes those alone that --domain expects: with --yes or
     --fingerprint, which ask nothing, it needs them. A later document may add no domain without that either.
 

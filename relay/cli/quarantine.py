@@ -245,7 +245,7 @@ def _config(config_file: Path) -> Config:
 
 
 def _impatient(config: Config) -> Config:
-    """Whoever stands there and waits is not made to wait for a key that is late."""
+    """A person at a terminal does not wait for a key that is late."""
     kmes = {name: kme.model_copy(update={"lag_patience": 0.0}) for name, kme in config.kmes.items()}
     return config.model_copy(update={"kmes": kmes})
 

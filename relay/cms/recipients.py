@@ -74,7 +74,7 @@ class CertificateID:
 
 @dataclass(frozen=True, slots=True)
 class KEKRecipient:
-    """Whoever has the key named by `key_identifier` (KEKRecipientInfo, RFC 5652 6.2.3).
+    """The holder of the key named by `key_identifier` (KEKRecipientInfo, RFC 5652 6.2.3).
 
     `key_identifier` is the key_ID in UTF-8, `wrapped_cek` 40 octets; `attribute` is None in messages of
     other software.
@@ -87,7 +87,7 @@ class KEKRecipient:
 
 @dataclass(frozen=True, slots=True)
 class RSARecipient:
-    """Whoever has this certificate's RSA key: RSAES-OAEP with SHA-256 (KeyTransRecipientInfo)."""
+    """The holder of this certificate's RSA key: RSAES-OAEP with SHA-256 (KeyTransRecipientInfo)."""
 
     certificate: CertificateID
     encrypted_cek: bytes
@@ -95,7 +95,7 @@ class RSARecipient:
 
 @dataclass(frozen=True, slots=True)
 class KEMRecipient:
-    """Whoever has this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
+    """The holder of this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
     `kem` is its name in KEMS, which has the length of `kem_ciphertext`; `wrapped_cek` has 40 octets, wrapped
     under the 32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no
@@ -110,7 +110,7 @@ class KEMRecipient:
 
 @dataclass(frozen=True, slots=True)
 class PadRecipient:
-    """Whoever has the keys of the one-time pad, which the content encryption names."""
+    """The holder of the keys of the one-time pad, which the content encryption names."""
 
 
 Recipient = KEKRecipient | RSARecipient | KEMRecipient | PadRecipient

@@ -61,7 +61,7 @@ class DirectionSettings(ListenerSettings):
     """Where it listens for SMTP."""
     lmtp: AddressSetting | None = None
     """Where it listens for LMTP, by which each recipient has a reply of its own: the way from Postfix
-    (deploy/postfix). At least one of lmtp, listen and milter. Keep all on loopback or behind a firewall: whoever
+    (deploy/postfix). At least one of lmtp, listen and milter. Keep all on loopback or behind a firewall: who
     reaches them can send as anybody.
     """
     milter: SocketSetting | None = None

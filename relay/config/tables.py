@@ -128,7 +128,7 @@ class StoreSettings(toml.Table):
     database: DatabaseSetting
     """What must survive a crash: a SQLite file, or PostgreSQL for several relays of a site. On another host that
     wants "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem",
-    or whoever is on the way could read it or stand in for it; sslcert and sslkey name a certificate of ours. The
+    or an attacker on the way could read it or impersonate it; sslcert and sslkey name a certificate of ours. The
     password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool`:
     beside a SQLite file; else in systemd's StateDirectory, or beside the secret. That directory must be on a disk
     that keeps what was written. One relay serves from a SQLite file's directory: a second one gives up.

@@ -156,7 +156,7 @@ class Board:
     def cell(self, metric: Metric, *labels: str) -> Cell:
         """A counter or gauge with these labels, 0 at first."""
         found = self._cells.get((metric, labels)) or self._made(metric, labels)
-        assert isinstance(found, Cell)  # noqa: S101 - whoever wants another kind has mistaken the name
+        assert isinstance(found, Cell)  # noqa: S101 - another kind means a mistaken name
         return found
 
     def spread(self, metric: Metric, *labels: str) -> Spread:
@@ -252,7 +252,7 @@ class Board:
             return self._cell(metric, memoryview(bytearray(8 * metric.numbers)).cast("d"), 0)
         at = self._begin + end
         self._memory[at : at + _ENTRY.size + len(name)] = _ENTRY.pack(len(name), metric.numbers) + name
-        # Last: whoever reads meanwhile sees all of it or nothing.
+        # Last: a concurrent reader sees all of it or nothing.
         self._memory[self._begin : self._begin + 8] = (end + octets).to_bytes(8, "little")
         return self._cell(metric, self._numbers, (at + _ENTRY.size + len(name)) // 8)
 

@@ -28,7 +28,7 @@ CLOCK_SKEW = timedelta(hours=1)
 """Certificates begin this long ago, because a peer's clock may be slow."""
 MIN_RSA_BITS = 4096
 MAX_RSA_BITS = 8192
-"""A longer RSA key would only cost time: it is refused, whoever sends it."""
+"""A longer RSA key would only cost time: it is refused from every sender."""
 MAX_RSA_EXPONENT = 2**32
 SKI_LENGTH = 20
 """Octets of the SubjectKeyIdentifier that we name recipients by."""
@@ -240,7 +240,7 @@ def openssl_extensions(stem: str, domains: Sequence[str]) -> str:
     alternative_names = ",".join(f"DNS:{domain}" for domain in domains)
     return f"""\
 # The certificate that QuMail Relay needs for {stem}.pub. An ML-KEM key cannot sign, so there is no
-# PKCS#10 request for it; whoever runs the CA takes our word that we have the private key.
+# PKCS#10 request for it; the CA takes our word that we have the private key.
 # With OpenSSL 3.5 or later:
 #   openssl x509 -new -force_pubkey {stem}.pub \\
 #     -subj "/OU={Role.KEM.label}/CN={domains[0]}" -CA ca.pem -CAkey ca.key \\

@@ -97,7 +97,7 @@ def changing(directory: Path) -> Iterator[None]:
 
 
 def check_directory(directory: Path) -> None:
-    """Whoever can write here decides whom we trust, so nobody else may. Raises ConfigError."""
+    """Write access here decides whom we trust, so nobody else may have it. Raises ConfigError."""
     try:
         found = directory.stat()
     except OSError as error:

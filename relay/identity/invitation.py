@@ -7,7 +7,7 @@ Standard: our own armour of base64 (RFC 4648) around zlib (RFC 1950) around the 
                                      an empty line, then base64 in lines of 64
     -----END QUMAIL INVITATION-----
 
-Nothing in it is secret, and nothing in it proves whose it is: whoever can change it on its way can write another one.
+Nothing in it is secret, and nothing in it proves whose it is: an attacker who can change it can write another one.
 That is what comparing the words over a telephone is for. What was changed or cut off by accident is found here.
 """
 

@@ -77,7 +77,7 @@ def generate(name: str) -> KEMKeys:
 
 
 def encapsulate(name: str, public_key: bytes) -> tuple[bytes, bytes]:
-    """A fresh shared secret of 32 octets, and the ciphertext that tells it to whoever has the private key.
+    """A fresh shared secret of 32 octets, and the ciphertext from which the private key recovers it.
 
     Raises KEMUnavailable, also where this is no public key of that KEM.
     """

@@ -1,5 +1,5 @@
 """Asks KMEs for received keys so that no key is lost with this process: their replies go into a spool first.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; whoever reads the reply writes it down before anything else.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; the reader of the reply writes it down before anything else.
 
 A relay that serves, `imap once` and `open` have this done by a process of its own, which ends the calls under way when
 they are killed: between a KME's answer and its reading there is time to lose a key. A call for which nobody waits any
@@ -141,7 +141,7 @@ class ReceiverHere:
         """As Receiver.hand_over."""
         async with self._flushing:
             try:
-                # Whoever waits for a flush would have the next file flushed, and not that in which the reply is.
+                # After a wait the next file would be flushed, not the one that has the reply.
                 while self._flush and self._flushed < self._appended:
                     await self._flush_to(self._appended)
             except StoreUnavailable as error:
@@ -251,7 +251,7 @@ class ReceiverProcess:
                 if future is not None and not future.done():
                     future.set_result((answer, body))
         if not self._closing:
-            log.error("key_receiver_ended", meaning="whoever is killed from now on may lose keys that are on the way")
+            log.error("key_receiver_ended", meaning="a kill from now on may lose keys that are in flight")
             self.ended.set()
         for future in self._waiting.values():
             if not future.done():
@@ -330,7 +330,7 @@ LATE_SHARE = 3
 class CallsUnderWay:
     """Late calls have connections of their own, so that new ones need not wait for them, and seldom end them.
 
-    Whoever ends a call that the KME has begun to answer loses its keys, and mail with them.
+    Ending a call that the KME has begun to answer loses its keys, and mail with them.
     """
 
     def __init__(self, connections: int) -> None:
@@ -376,7 +376,7 @@ class CallsUnderWay:
         self._all.discard(task)
         self._forget(task)
         if not task.cancelled():
-            task.exception()  # whoever waits has been told
+            task.exception()  # its callers have the error
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._counted.discard(task)

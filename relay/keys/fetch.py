@@ -11,7 +11,7 @@ Anybody can send mail that names keys which do not exist. What that costs a KME 
   Where the KME names the keys that it does not know, many messages share this call: the others have theirs at once.
 
 The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
-of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for some of these.
+of them does not: an attacker with real key_IDs that were not fetched yet can have a dozen calls made for some of these.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Fetcher:
         master = self._masters.setdefault(master_sae, PendingFetches(master_sae))
         if fetch := master.by_key_IDs.get(key_IDs):
             return fetch
-        # So many of a message's keys are asked for before it is known that there are any.
+        # Maximum number of a message's keys asked for before any is known to exist.
         first_part = 1 if tries or self.client.one_by_one else MOST_PER_CALL
         fetch = master.by_key_IDs[key_IDs] = PendingFetch(key_IDs, first_part)
         if self._closed:
@@ -288,7 +288,7 @@ class Fetcher:
             master.end(key_IDs)
 
     def _went_well(self, master: PendingFetches, batches: list[Batch]) -> None:
-        """All came: whoever has further keys may ask for them, and the next call may have more company."""
+        """All came: fetches with further keys may ask for them, and the next call may have more company."""
         master.together = min(MOST_TOGETHER, master.together + 1)
         for fetch, batch in batches:
             if fetch.over.done():

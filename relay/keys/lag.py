@@ -44,7 +44,7 @@ class WaitingSlot:
     evicted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def evict(self) -> None:
-        """Whoever has it goes on at once."""
+        """Its holder goes on at once."""
         if not self.evicted.done():
             self.evicted.set_result(None)
 
@@ -75,7 +75,7 @@ class LagRetries:
         self._attempts.pop(attempts.name, None)
 
     def stop(self) -> None:
-        """Whoever waits goes on at once, and nobody waits any more."""
+        """All that wait go on at once, and nobody waits from now on."""
         self._over = True
         for slot in self.slots:
             slot.evict()

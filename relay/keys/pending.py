@@ -123,7 +123,7 @@ class PendingFetches:
                 fetch.blocked = False
 
     def receive(self, batches: Sequence[Batch], outcomes: dict[str, Outcome]) -> None:
-        """Gives these to whoever wants them: the fetches in the call, and those that wait for its end."""
+        """Gives these to those that want them: the fetches in the call, and those that wait for its end."""
         others = [self.under_way.get(key_ID, ()) for key_ID in outcomes]
         for fetch in {fetch for fetch, _ in batches}.union(*others):
             fetch.receive(outcomes)

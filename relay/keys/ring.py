@@ -185,7 +185,7 @@ class KeyRing:
                 report("kme_certificate_ends", kme=pool.client.name, what=ending)
 
     def wait_no_more(self) -> None:
-        """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
+        """The relay stops: mail whose keys have not come yet stays with its sender."""
         for group in self.groups.values():
             group.wait_no_more()
 

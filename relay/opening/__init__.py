@@ -182,7 +182,7 @@ class MailOpener:
             # All are answered alike: else answers would tell who is named, or what is right about a forgery.
             error.silent = True
             raise
-        # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
+        # From here to the end there is no await: a task cancelled later has what was claimed, and gives it up.
         of = {
             state: tuple(box for box in named if arrived and begun.state(box) == state)
             for state in ("due", "served", "busy")
@@ -221,11 +221,11 @@ class MailOpener:
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
 
     def begin_to_settle(self, opened: Opened, has_it: Collection[str]) -> asyncio.Task[None]:
-        """`settle`, which goes on whoever is cancelled, without the original: nobody counts its memory any more."""
+        """`settle`, which finishes despite cancellation, without the original: nobody counts its memory any more."""
         return self.received.later(self.settle(replace(opened, original=b""), has_it))
 
     async def give_up(self, opened: Opened) -> None:
-        """Nobody gets the mail now: those who were claimed may try again at once, whoever is cancelled meanwhile."""
+        """Nobody gets the mail now: those who were claimed may be retried at once, despite cancellation."""
         await asyncio.shield(self.begin_to_settle(opened, ()))
 
     async def _settle(self, opened: Opened, has_it: Collection[str]) -> None:

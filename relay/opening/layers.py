@@ -139,7 +139,7 @@ class Layers:
     def _checked(self, level: Level, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
         """The one place that tells whether keys are of a peer, for us, of a group that both share, for this level.
 
-        No key is asked for before: whoever could name any would make KMEs work, and burn keys of others.
+        No key is asked for before: a stranger who names keys would make KMEs work, and burn keys of others.
         """
         known: tuple[str, PeerSettings] | None = None
         origins = {(each.master_sae, each.slave_sae, each.kme_group): each for each in references}

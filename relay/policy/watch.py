@@ -148,7 +148,7 @@ class DirectoryWatch:
 
     def _told(self, directories: set[str]) -> Changes:
         """What the kernel tells, and these directories. Raises OSError."""
-        assert self._inotify is not None  # noqa: S101 - whoever calls has looked
+        assert self._inotify is not None  # noqa: S101 - the caller has checked
         names: set[str] = set()
         everything = False
         for event in self._inotify.read():

@@ -1,5 +1,5 @@
 """The development KMEs as a new site's KME: which of the two is ours, its certificates, its address.
-Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); whoever sets up last is what its peer is not.
+Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); the site set up last is what its peer is not.
 """
 
 from __future__ import annotations

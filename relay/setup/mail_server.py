@@ -1,5 +1,5 @@
 """Puts the relay beside a Postfix, by the files of deploy/postfix as they say, and takes that back.
-Everything is tried on a copy first; what was there is kept, and whoever edits afterwards loses nothing.
+Everything is tried on a copy first; what was there is kept, and later edits are not lost.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def write_configuration(answers: Answers, places: Places, owner: Owner, *, repla
 
 
 def make_state(config: Config, progress: Progress) -> list[Written]:
-    """Secret and identity where relay.toml wants them, for whoever runs this: the relay's user. Raises ConfigError."""
+    """Secret and identity where relay.toml wants them, owned by the current user: the relay's. Raises ConfigError."""
     secret, files, me = config.store.secret, config.identity, Owner.myself()
     written = [make_directory(secret.parent, me, state=True)]
     if isinstance(config.store.database, Path):

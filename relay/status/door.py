@@ -40,7 +40,7 @@ def listens_on(config: Config) -> dict[str, Where]:
 async def door(watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets) -> AsyncIterator[StatusDoor]:
     """The server, ready. Raises ConfigError: a file cannot be used."""
     table = watched.config.status
-    assert table is not None  # noqa: S101 - whoever calls has looked
+    assert table is not None  # noqa: S101 - the caller has checked
     async with page(watched, alarms) as shown:
         yield StatusDoor(table, ready, Exposition(watched.board), shown, sockets[LISTEN])
 

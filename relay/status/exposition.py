@@ -1,7 +1,7 @@
 """The text of /metrics: the sums over all processes, in the text format of Prometheus.
 Standard: https://prometheus.io/docs/instrumenting/exposition_formats/, written by prometheus_client.
 
-It is written in pieces, so that mail has its turn between them, and not more often than costs little: whoever asks
+It is written in pieces, so that mail has its turn between them, and not more often than costs little: who asks
 meanwhile hears what was written last.
 """
 
@@ -48,7 +48,7 @@ class Exposition:
             return self._text
 
     async def _written(self) -> tuple[bytes, float]:
-        """The text, and how many seconds nobody else had his turn for it."""
+        """The text, and how many seconds the event loop ran nothing else for it."""
         pieces: list[bytes] = []
         turns, cost = Turns(), 0.0
         steps = _pieces(await self._board.totals())

@@ -90,7 +90,7 @@ class StatusServer:
         lasting: Collection[str] = (),
         probes: Collection[str] = (),
     ) -> None:
-        """Answers to the `lasting` paths go on and on: whoever gives them bounds how many there are, and how slow.
+        """Answers to the `lasting` paths go on and on: their caller bounds their number and slowness.
 
         Those to `probes` have a few octets, and wait for nobody who asks for anything else.
         """

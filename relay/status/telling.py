@@ -129,7 +129,7 @@ class AlarmTelling:
         return {to: [asdict(word) for word in each.words] for to, each in waiting.items() if each.words}
 
     def resume(self, untold: Mapping[str, Any]) -> None:
-        """What `untold` gave, to whoever is still to be told of alarms. Raises ValueError, KeyError and TypeError."""
+        """What `untold` gave, to those that alarms are still due to. Raises ValueError, KeyError and TypeError."""
         for to, each in {**self._mails, **self._runs}.items():
             for word in untold.get(to, ()):
                 each.add(_Word(**word))

@@ -189,11 +189,11 @@ class Database:
         return result
 
     async def rows(self, query: Executable) -> Sequence[Any]:
-        """What one query gives, whoever waits for it. Raises StoreUnavailable."""
+        """The result of one query, finished despite cancellation. Raises StoreUnavailable."""
         return await self.to_its_end(self.reading(lambda connection: connection.execute(query).all()))
 
     async def write(self, *statements: Executable) -> int:
-        """Runs these in one transaction, whoever waits for it; how many rows they have changed together.
+        """Runs these in one transaction despite cancellation; returns how many rows they changed together.
 
         Raises StoreUnavailable.
         """
@@ -207,7 +207,7 @@ class Database:
         """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""
         if time.monotonic() - self._written_at < proof_s:
             return
-        # A row of our own: one that all relays write would have them wait for whoever is frozen with it.
+        # A row of our own: one that all relays write would make them wait for a frozen one.
         mine = secrets.randbelow(2**31)
 
         def write(connection: Connection) -> None:
@@ -273,7 +273,7 @@ _Owner = TypeVar("_Owner", bound=_OnDatabase)
 def to_its_end(
     method: Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]],
 ) -> Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]]:
-    """For a method that makes transactions: whoever waits for it may be cancelled, the method goes on to its end."""
+    """For a method that makes transactions: its caller may be cancelled, the method finishes."""
 
     @wraps(method)
     async def run(self: _Owner, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

@@ -4,7 +4,7 @@ relay/deliveries.py has the rules; this is the table behind them, for all relays
 - A recipient has one row or none. None: of an earlier try nothing is known. A row without a copy: they have the mail. A
   row with one: it waits for them. Only sealed copies are kept, never plaintext, and names are digests.
 - Who works on a mail for a recipient has a claim on that (claims.py) where others could as well. That they have the
-  mail is written whoever has the claim; anything else only by whoever has it.
+  mail is written regardless of the claim; anything else only by its holder.
 - What could not be written is written before anything else of the same mail begins.
 - A mail that was opened is remembered for as long as it could be opened again, and who has it gets it never again. In
   the same transaction its keys are bound to what they have opened (relay/FORMAT.md). Any other mail is forgotten when
@@ -163,7 +163,7 @@ class DeliveryRecords:
     async def begin(self, direction: str, mail: bytes, mailboxes: Iterable[str], *, intent: bool = False) -> Begun:
         """One try of a mail for all of these begins, or none; what is known of them.
 
-        With `intent` this is on the disk when it returns, also where nobody else uses the store. Whoever is cancelled
+        With `intent` this is on the disk when it returns, also where nobody else uses the store. A cancelled caller
         has begun nothing. This process must have no other try of it under way. Raises DeliveryUnderWay where another
         try is under way, and StoreUnavailable.
         """

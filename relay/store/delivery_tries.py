@@ -124,7 +124,7 @@ class Tries:
         change: ClaimsTransaction,
         may_know: Callable[[bytes], bool],
     ) -> None:
-        """In the order in which they came; what was written by whoever had it before is seen.
+        """In the order in which they came; what the previous holder wrote is seen.
 
         `may_know` says whether there may be something of a mail that was not opened. What was found, or the trouble, is
         noted in each.
@@ -186,7 +186,7 @@ class Tries:
         forget_at = now + KEEP_FOR_S
         ours = change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
         for each in outcomes:
-            # What whoever has claimed somebody meanwhile knows of them is newer.
+            # What the holder of a later claim knows of them is newer.
             lost = each.claims.keys() - ours
             until = None if each.opened else forget_at
             rows.update((at, None) for at in each.replaced if at not in lost)

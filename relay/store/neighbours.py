@@ -65,7 +65,7 @@ class Neighbours:
         self.memory[_HERE_AT + life % _COUNTED] = 0
         at = _PRESENT_AT + life % _COUNTED * _PRESENT_OCTETS
         self.memory[at : at + _PRESENT_OCTETS] = bytes(_PRESENT_OCTETS)
-        self.memory[life] = _ENDED  # first: whoever takes the notice down looks at it afterwards
+        self.memory[life] = _ENDED  # first: the remover of the notice looks at it afterwards
         self.memory[_NOTICE] = 1
 
     def ended(self) -> frozenset[int]:

@@ -152,7 +152,7 @@ class Quarantine:
         return bool(await self._database.write(claim))
 
     async def unclaim(self, name: str) -> None:
-        """The release is over, and whoever still waits may be tried again."""
+        """The release is over, and those who still wait may be tried again."""
         await self._database.write(_unclaimed(messages.c.id == name))
 
     @to_its_end

@@ -104,7 +104,7 @@ class ReceivedKeys:
     # From the KME, or from its replies on the disk
 
     def spooled(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> None:
-        """The reply that has these keys, or some of them, is on the disk, flushed, for whoever starts after a kill."""
+        """The reply that has these keys, or some of them, is on the disk, flushed, for the start after a kill."""
         self._spooled.update(KeyName(group, master_sae, key_ID) for key_ID in key_IDs)
 
     def taken_over_from_now_on(self) -> frozenset[KeyName]:
@@ -152,7 +152,7 @@ class ReceivedKeys:
             if self._fresh.pop(at, None) is not None:
                 self._written.add(key.name)
 
-    # For whoever opens
+    # For the opener
 
     async def look(
         self, group: str, master_sae: str, key_IDs: Iterable[str], use: KeyUse | None = None

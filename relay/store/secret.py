@@ -54,7 +54,7 @@ class SiteSecret:
     def load_or_create(cls, path: Path) -> SiteSecret:
         """The secrets in the file, which is made with a fresh secret where there is none.
 
-        It is whole or not there, whoever looks and whenever the power fails. Raises ConfigError.
+        It is whole or absent, for any reader and after a power failure. Raises ConfigError.
         """
         secret_file.create(path, _format([os.urandom(SECRET_LENGTH)]))
         return cls.load(path)

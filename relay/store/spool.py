@@ -123,7 +123,7 @@ class Spool:
             raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
 
     def hand_over(self, carried: Sequence[bytes] = (), last: bytes = b"") -> None:
-        """Lets go of the file, where there is more than notes in it: whoever takes over finds it, and removes it.
+        """Lets go of the file, where there is more than notes in it: the next process finds it, and removes it.
 
         Not without another one: the room in this one may be needed for a reply that is on its way. The notes that are
         `carried` go into the new file, and then the `last` one into the old file.
@@ -233,7 +233,7 @@ async def take_over(
 def spool_contents(directory: Path, secret: SiteSecret) -> Iterator[SpoolFile]:
     """All files, those in use too, without getting in anybody's way.
 
-    That of whoever appends is one of their `secret_ids`, though there is no record yet. Blocks, and raises OSError.
+    A writer's is one of their `secret_ids`, though there is no record yet. Blocks, and raises OSError.
     """
     for path in _paths(directory):
         with suppress(FileNotFoundError), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
@@ -253,7 +253,7 @@ def _context(directory: Path) -> bytes:
 def new_file(directory: Path, before: str, behind: str) -> tuple[Path, int]:
     """A file under its lock, with a name that nobody else gives it between these. Raises OSError.
 
-    Somebody who cleans up may have it first, and removes it; then we make another. Its lock is not waited for: whoever
+    Somebody who cleans up may have it first, and removes it; then we make another. Its lock is not waited for: who
     cleans up in this process has it until the event loop goes on.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -125,7 +125,7 @@ def checkpoint(connection: Connection) -> None:
 async def sole_relay(database: Path) -> AsyncIterator[int]:
     """From here to the end of the block no other relay serves from this file, which is made if missing.
 
-    Gives the lock's descriptor: it counts for whoever inherits it as well.
+    Gives the lock's descriptor: it counts for a process that inherits it as well.
 
     The store is to be opened within the block, and closed. Waits a moment for a process that serves; one that is forked
     meanwhile would keep the lock. Raises ConfigError.

@@ -1,5 +1,5 @@
 """The figures of a benchmark: medians and ratios, the JSON file that keeps them, and runs that are compared.
-Standard: the file's form is written out here; whoever changes it changes its number.
+Standard: the file's form is written out here; a change of it changes its number.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no typ
         return [line for line in self._resp_lines if isinstance(line, tuple)]
 
     def fail(self, error: Exception) -> None:
-        """Whoever waits for the command gets this error."""
+        """The command's caller gets this error."""
         self._exception = error
         self.close(b"", "KO")
 
@@ -92,7 +92,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing lies here unread: after STARTTLS that would be from whoever sits in between."""
+        """Whether nothing lies here unread: after STARTTLS it could come from an attacker in between."""
         return not self._buffer and not self._parts
 
     def is_logged_in(self) -> None:

@@ -150,7 +150,7 @@ async def _said(command: tuple[str, ...]) -> bytes:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # it may say secrets there
-            start_new_session=True,  # so that it cannot type at the terminal of whoever runs a command
+            start_new_session=True,  # so that it cannot type at the user's terminal
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"token_command: {name} cannot be started: {type(error).__name__}") from error

@@ -392,7 +392,7 @@ def _not_taken(task: asyncio.Task[InPlace]) -> None:
 
 def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> list[FilterMessage]:
     """The edits, and the last word."""
-    assert result.message is not None  # noqa: S101 - whoever calls has looked
+    assert result.message is not None  # noqa: S101 - the caller has checked
     same = result.message == mail.message
     told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
     # Of two spellings of a domain the mail server has kept one, and which one is not told.

@@ -303,7 +303,7 @@ class CommandStream(SMTP):
             await self.wrong("500 5.5.2 Line too long")
             return
         if not line.endswith(b"\r\n"):
-            # Whoever counts lines otherwise than we do must not get another command past us.
+            # A client that splits lines differently must not smuggle a command past us.
             await self.push("500 5.5.2 A line ends in <LF> without <CR>, closing the connection")
             self.ending = True
             return

@@ -1,4 +1,4 @@
-"""Who is it? Checks name and password against the password file or Dovecot, and slows down whoever guesses.
+"""Checks name and password against the password file or Dovecot, and slows down guessing.
 Standard: RFC 4954 (SMTP AUTH and its replies), RFC 4616 (PLAIN); LOGIN as mail programs speak it.
 """
 

@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 EXCHANGE_S = 2.0
 
 MAX_ENTRIES = 20_000
-"""Whoever was seen least recently is forgotten beyond this number."""
+"""Maximum number of tracked clients; the least recently seen is forgotten first."""
 HOUR_S = 3600.0
 SEEN_S = 30 * 86400.0
 """Time others are told to remember what was seen, in seconds; while it goes on, they are told again."""

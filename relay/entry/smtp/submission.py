@@ -170,7 +170,7 @@ class SubmissionSession(SMTPSession):
         await super().smtp_RCPT(arg)
 
     def origin(self) -> Origin:
-        """Whoever has connected, and the user's name."""
+        """The client's address, and the user's name."""
         helo = self.session.host_name or ""
         return Origin(addr=self.client, port=self.port, proto="ESMTP", helo=helo, user=self._user, asks_user=True)
 

@@ -1,5 +1,5 @@
 """What the page shows, at one moment: the numbers of all processes, and what was remembered.
-Standard: a plain value; whoever shows it asks nobody else.
+Standard: a plain value, all that a page needs.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ def show_mails(now: Now) -> Html:
         "Mails since the start",
         element("p", "The relay has served since ", words.clock(since), ".", class_="quiet") if since else None,
         table("mails", "Each try counts. Inside: in clear to a domain of this site; consumed: for the canary; "
-              "repeated: whoever had it already",
+              "repeated: those who had it already",
               ["level", "direction", *outcomes], rows, words_in=(0, 1))
         if rows else element("p", "None came so far.", class_="quiet"),
     )  # fmt: skip

@@ -217,7 +217,7 @@ async def test_guesses_under_another_spelling_of_a_name_are_guesses_at_that_user
 
 
 async def test_a_user_who_was_here_before_is_known_under_each_spelling(start: Start) -> None:
-    """The count of his place is one as well, so that a neighbour does not get a fresh one for each spelling."""
+    """The count of the client's network is one as well, so that a neighbour does not get a fresh one for each spelling."""
     async with start("failed_logins = 2") as server:
         async with server.user():
             pass
