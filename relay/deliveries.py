@@ -8,7 +8,7 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
 - Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
   the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
   store before others get it.
-- Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. A recipient who
+- Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
   octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
   listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it; other relays do

@@ -213,10 +213,10 @@ class IMAPSettings(toml.Table):
     """One table for each mailbox that this relay reaches only by IMAP: what arrives there sealed is opened there
     (deploy/imap/README.md). The table's name is for the log.
 
-    A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again: after 30 seconds, then at growing
-    distance up to an hour, where waiting may help (a key that has not come yet); once a day where it will not (it was
-    changed, it is from somebody unknown). One whose key no KME knows quarantine.hold_for seconds after it came gets the
-    flag $QuMailKeyLost as well, and is left alone.
+    A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again. Where waiting may help
+    (a key that has not come yet), that is after 30 seconds, then at growing intervals up to an hour. Where it will not
+    (it was changed, it is from an unknown site), it is once a day. One whose key no KME knows quarantine.hold_for
+    seconds after it came gets the flag $QuMailKeyLost as well, and is left alone.
     """
 
     examples: ClassVar[Mapping[str, object]] = {

@@ -78,10 +78,10 @@ class PolicySettings(toml.Table):
 
 class AuditSettings(toml.Table):
     """The audit record: what became of each mail, for each group of its recipients, how it was protected and by which
-    policy, with no content (qumail-relay audit verify | export | checkpoint; deploy/AUDIT.md). A part of it is the
-    downgrade ledger: what left with less than the first level its policy lists, or in clear, and what a person released
-    from quarantine or dropped (qumail-relay ledger show). That is on the disk before the mail leaves, and mail is held
-    while it cannot be. The table may be left out.
+    policy, with no content. See deploy/AUDIT.md and qumail-relay audit verify | export | checkpoint. A part of it is
+    the downgrade ledger (qumail-relay ledger show): what left with less than the first level its policy lists, or in
+    clear. It also has what a person released from quarantine or dropped. That is on the disk before the mail leaves,
+    and mail is held while it cannot be. The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -140,8 +140,8 @@ class StoreSettings(toml.Table):
 
 
 class QuarantineSettings(toml.Table):
-    """Arriving mail that cannot be opened (its key is gone, it was changed, its sealer or signer is not known here),
-    or that came with less protection than a policy requires (unprotected = "quarantine"). The table may be left
+    """Arriving mail that cannot be opened: its key is gone, it was changed, or its sealer or signer is not known here.
+    Also mail that came with less protection than a policy requires (unprotected = "quarantine"). The table may be left
     out.
     """
 
@@ -258,9 +258,9 @@ class AlarmSettings(toml.Table):
 
 
 class CanarySettings(toml.Table):
-    """The canary: a small mail goes to the relay of each peer now and then, from and to the address qumail-canary at
-    the first mail domain of each site, the whole way that all mail goes, and comes back as a receipt. When that takes
-    long, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it. Your mail
+    """The canary: a small mail goes to the relay of each peer now and then, and comes back as a receipt, the whole way
+    that all mail goes. Both are from and to the address qumail-canary at the first mail domain of each site. When one
+    is late, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it. Your mail
     server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
     """
 

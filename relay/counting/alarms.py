@@ -56,7 +56,7 @@ _ALL: Final = (
         "mail_held",
         "Mail ({about}) waits too long",
         "Mail waits in the queue of the mail server, since it was held here at every try.",
-        "a recipient's mail was first held longer ago than `held_longer_than`, was tried again, and has not gone since",
+        "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
         "it has gone, or is not tried any more: for 2 hours, or twice as long as between any two of its tries",
         "Look for the cause: `not_sealed`, `copy_not_delivered` and `held` in the log say it for each mail, and "
         "`qumail_held_recipients` for all. If it is policy or keys: `qumail-relay policy explain` and "
@@ -150,7 +150,7 @@ _ALL: Final = (
     Alarm(
         "received_keys_refused",
         "KME {about} gives no keys for arriving mail",
-        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key: mail "
+        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key. Mail "
         "under quantum keys of its group is held, and put aside in time.",
         "a call was answered so, and within a minute none with keys",
         "one is answered with keys",
@@ -166,8 +166,8 @@ _ALL: Final = (
         "A certificate ends within 30 days: what depends on it stops then. Said daily.",
         "there are 30 days left",
         "another one is in its place, or it has ended",
-        "Renew it: a site's with `qumail-relay identity new` and an invitation to each peer, a peer's by asking for "
-        "theirs, a KME's by its operator, one for TLS as it was made. Files that are renewed are taken up by "
+        "Renew a site's with `qumail-relay identity new` and an invitation to each peer. Ask peers for theirs and the "
+        "operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by "
         "themselves or with SIGHUP.",
         about="certificate",
         severity="warning",
@@ -333,8 +333,8 @@ _ALL: Final = (
         "No canary has come back from a peer's relay: mail to it, or from it, does not get through, or only late.",
         "none has come back for `every` and `late_after` of [canary] together",
         "one comes back",
-        "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count; "
-        "`qumail-relay trace` tells how far one came, by the `mail` that its line `canary_sent` has. If all is well "
+        "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count. "
+        "`qumail-relay trace` shows how far one came, by the `mail` that its line `canary_sent` has. If all is well "
         "here, ask the peer's administrators: do they take mail for qumail-canary, and does their relay answer?",
         about="peer",
         clear_s=0.0,
@@ -363,7 +363,7 @@ _ALL: Final = (
     Alarm(
         "clock_jumped",
         "The clock is wrong",
-        "The clock of this host was set by more than a minute while the relay ran: certificates, the age of mail and "
+        "The clock of this host was set by more than a minute while the relay ran. Certificates, the age of mail and "
         "the time of keys are looked at by it.",
         "it shows a time that is more than a minute off what has passed",
         "it was set back, or has gone on for an hour as it is",

@@ -1,4 +1,4 @@
-"""Alice, who seals at any level and for whomever a test wants, and Bob's relays, whose opened mail ends in a next hop.
+"""Alice, who seals at any level and for any recipient, and Bob's relays, whose opened mail ends in a next hop.
 Standard: as everywhere, sites of tests/testlib/sites.py and development KMEs; time goes on when a test says so.
 """
 
