@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` here when `size` octets are few, else in a thread, so that the event loop stays free."""
+    """Run `work` here when `size` bytes are few, else in a thread, so that the event loop stays free."""
     if size <= SMALL_OCTETS:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)

@@ -3,14 +3,14 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
 
 - A try begins before anything is spent on it. Where several recipients get one answer, or other relays share the store,
   that it is under way is in the store first. Where one mail is tried twice at once, the second try is held.
-- Where other processes serve the same clients, a mail is held whose client sends no more and sent its last octets some
+- Where other processes serve the same clients, a mail is held whose client sends no more and sent its last bytes some
   time ago: this process was frozen or starved, and the client may have been served elsewhere since, and have heard it.
 - Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
   the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
   store before others get it.
 - Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
-  octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
+  bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
   listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it; other relays do
   not for a moment longer.
 - What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
@@ -47,7 +47,7 @@ log = structlog.get_logger(__name__)
 ANSWERED_AT_ONCE = 1000
 """Maximum number of mails known by their id because their client may not have heard of their outcome."""
 SERVED_ELSEWHERE_S = LINGER_S
-"""Time after a client's last octets from which it may have been served elsewhere without a trace, in seconds.
+"""Time after a client's last bytes from which it may have been served elsewhere without a trace, in seconds.
 
 Before that another worker of this relay still has its mark."""
 
@@ -65,7 +65,7 @@ class Delivery:
 
     `name` is what the store calls it, and `came_as` what it was called before it was opened; `is_begun` says whether
     the store was told of this try under that name. `copies` are those that were sealed before, or are being delivered
-    now; the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same octets are
+    now; the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are
     a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
     has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
     for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave; `steps`
@@ -344,7 +344,7 @@ class Deliveries:
             await self._forget_those_who_do_not_wait(delivery)
 
     async def _forgotten(self, name: bytes) -> None:
-        """Before the same octets are another mail here: what is to be forgotten of the one before is."""
+        """Before the same bytes are another mail here: what is to be forgotten of the one before is."""
         if (later := self._forgotten_later.get(name)) is not None:
             task, now = later
             now.set()

@@ -3,7 +3,7 @@ A key taken from the KME is on the disk before it is used; nothing is handed on 
 
 What happens to a mail, in this order:
 
-1. it is one that can be carried, and nobody else has these octets in hand at this moment (`_process`)
+1. it is one that can be carried, and nobody else has these bytes in hand at this moment (`_process`)
 2. the outer signatures are verified; the mail is opened, layer by layer; its keys are bound to it and its recipients
    claimed; what policy requires is checked; the original is marked (`_carry`, by opening/original.py)
 3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`); what is for our canary
@@ -11,7 +11,7 @@ What happens to a mail, in this order:
 4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
 5. who has it is noted, and who has it not is free for the next try (`_settle`)
 
-What is not sealed goes on as it came, if policy lets it (`_pass_on`): it is known by its octets (deliveries.py). A mail
+What is not sealed goes on as it came, if policy lets it (`_pass_on`): it is known by its bytes (deliveries.py). A mail
 server that keeps the mail (milter) gets the original in its place, and says later whether it has it (`in_place`).
 """
 

@@ -153,7 +153,7 @@ class Mail:
 
     @property
     def size(self) -> int:
-        """The octets that are sent on."""
+        """The bytes that are sent on."""
         return len(self.trace) + len(self.message)
 
     @property

@@ -127,7 +127,7 @@ class Group:
         return list(found.values())
 
     def outcomes(self, sender: str, octets: int) -> list[Outcome]:
-        """One for each recipient of a message of so many octets."""
+        """One for each recipient of a message of so many bytes."""
         return [
             Outcome(
                 sender=sender,

@@ -185,7 +185,7 @@ class Planner:
         return self.hidden(copy, sender, group.recipients, octets)
 
     def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], octets: int) -> int:
-        """How many octets of key a copy without compression has hide it, 0 without a pad.
+        """How many bytes of key a copy without compression has hide it, 0 without a pad.
 
         Raises MalformedMessage and CannotSeal.
         """
@@ -238,7 +238,7 @@ class Planner:
         return self._parties[peer]
 
     def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
-        """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
+        """Why a level cannot be done at all for a message of so many bytes, or "" where it can be tried."""
         if level == "plaintext":
             return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
         if too_big := decision.too_big(level, octets):

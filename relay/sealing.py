@@ -34,9 +34,9 @@ log = structlog.get_logger(__name__)
 
 PATTERNS = 10
 RECIPIENT_OCTETS = 512
-"""Comparing so many texts with a message, or deciding for one recipient, takes as long as other work on such octets."""
+"""Comparing so many texts with a message, or deciding for one recipient, takes as long as other work on such bytes."""
 PARTS_COST = 4
-"""What finding the parts of a message costs, as a multiple of other work on its octets."""
+"""What finding the parts of a message costs, as a multiple of other work on its bytes."""
 MAX_MADE = 10_000
 """How many sealed messages are known again when they come back; older ones are sealed once more."""
 

@@ -20,7 +20,7 @@ from relay import permissions
 from relay.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
-"""A configuration or policy file above this size (octets) is refused unread."""
+"""A configuration or policy file above this size (bytes) is refused unread."""
 
 MAX_DEPTH = 16
 """How many names of a dotted key or table header are looked at for its line."""
@@ -71,14 +71,14 @@ def read(path: Path) -> str:
     except OSError as error:
         raise ConfigError(permissions.cause(path, error)) from error
     if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} octets; no such file needs to be")
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes; no such file needs to be")
     if raw.startswith(codecs.BOM_UTF8):
         raise ConfigError(f"{path}:1: begins with a byte order mark; save it as UTF-8 without one")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 (octet {raw[error.start]:#04x})") from error
+        raise ConfigError(f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x})") from error
 
 
 def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any] | None = None) -> Model:

@@ -29,7 +29,7 @@ from relay.plan import Planned
 from relay.sealing import SealedCopy
 
 MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
-"""Maximum number of key_IDs in a record, and of their octets; of more, their number and a digest stand there."""
+"""Maximum number of key_IDs in a record, and of their bytes; of more, their number and a digest stand there."""
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
 
 

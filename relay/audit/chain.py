@@ -63,7 +63,7 @@ class ChainFile(NamedTuple):
 
 
 class Place(NamedTuple):
-    """One in the chain: the number of a file's first line, and how many octets of the file are before it."""
+    """One in the chain: the number of a file's first line, and how many bytes of the file are before it."""
 
     first: int
     octets: int

@@ -28,7 +28,7 @@ LEDGER: tuple[str, ...] = get_args(Event)
 
 MAX_REASON = 2000
 MAX_LISTED, LISTED_OCTETS = 1000, 512 * 1024
-"""Maximum number of recipients in one record, and of their octets; a larger group has several records."""
+"""Maximum number of recipients in one record, and of their bytes; a larger group has several records."""
 _ADDRESS = re.compile(
     r"""(?:"(?:[^"\\]|\\.)*"|(?<![^\s<>(),;:"'])[^\s<>(),;:"'][^\s<>(),;:"]*)@(?:[^\s<>(),;:"]*[^\s<>(),;:"'.])?"""
 )

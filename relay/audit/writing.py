@@ -232,5 +232,5 @@ def _made(make: Callable[[], bytes]) -> bytes:
     else:
         if len(members) <= MAX_LINE_OCTETS - FRAME_OCTETS:  # no command could read any of the record
             return members
-        log.error("mail_not_counted", kind="too long", cause=f"a record of {len(members)} octets fits no line")
+        log.error("mail_not_counted", kind="too long", cause=f"a record of {len(members)} bytes fits no line")
     return event_members("gap", {"missing": 1})

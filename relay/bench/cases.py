@@ -91,7 +91,7 @@ PARTS = {
 
 
 def case_name(way: str, size: int) -> str:
-    """The name of a way at a size of octets: `aes 4 KB`."""
+    """The name of a way at a size of bytes: `aes 4 KB`."""
     return f"{way} {size // MB} MB" if size >= MB else f"{way} {size // KB} KB"
 
 

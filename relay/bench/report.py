@@ -1,5 +1,5 @@
 """The figures of a run as tables for persons: what each way carries and costs, what compares with what, and what moved.
-Large mails are weighed (1 MB = 1,000,000 octets of the original), small ones are counted.
+Large mails are weighed (1 MB = 1,000,000 bytes of the original), small ones are counted.
 """
 
 from __future__ import annotations

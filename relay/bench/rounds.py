@@ -22,7 +22,7 @@ from relay.bench.usage import Usage
 ROUND_S = 1.0
 """How long the mails of a round shall take."""
 MOST_OCTETS = 300_000_000
-"""Maximum octets sent in a round."""
+"""Maximum bytes sent in a round."""
 SETTLE_S = 0.5
 """After a round, until processor time is read: what a relay puts off is work too."""
 START_S, CHECK_S = 0.5, 0.3
@@ -32,7 +32,7 @@ POLL_S = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A way at a size of octets."""
+    """A way at a size of bytes."""
 
     way: BenchWay
     size: int

@@ -111,12 +111,12 @@ class Servers:
         return self._running[name]
 
     async def sealed(self, size: int, number: int, recipient: str) -> list[bytes]:
-        """`number` mails of `size` octets as Alice's relay sends them out. Raises BenchmarkFailed."""
+        """`number` mails of `size` bytes as Alice's relay sends them out. Raises BenchmarkFailed."""
         port, mails = await self.port("alice-to-bag"), itertools.islice(mails_of(size), number)
         connections = next(most for least, most in sorted(CONNECTIONS.items(), reverse=True) if size >= least)
         sent = await send(port, mails, connections=connections, recipient=recipient)
         sealed = self.bag.taken()
-        self.accepted(sent, f"sealing {size} octets for {recipient} beforehand")
+        self.accepted(sent, f"sealing {size} bytes for {recipient} beforehand")
         return sealed
 
     def accepted(self, sent: Handover, what: str) -> Handover:

@@ -23,7 +23,7 @@ AUTH_ENVELOPED_DATA = bytes.fromhex("060b2a864886f70d0109100117")
 
 @dataclass
 class SinkCount:
-    """What came since the last question: mails, their octets on the wire, and how many of them are sealed."""
+    """What came since the last question: mails, their bytes on the wire, and how many of them are sealed."""
 
     mails: int = 0
     octets: int = 0

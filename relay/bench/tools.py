@@ -40,7 +40,7 @@ def why_not(need: str) -> str:
 
 
 async def send_new(port: int, size: int, number: int, *, connections: int, recipient: str, lmtp: bool) -> Handover:
-    """Mails of `size` octets that differ, `number` of them, by smtp-source where it is there."""
+    """Mails of `size` bytes that differ, `number` of them, by smtp-source where it is there."""
     if not (_SOURCE and _SINK):
         mails = itertools.islice(mails_of(size), number)
         return await send(port, mails, connections=connections, recipient=recipient, lmtp=lmtp)

@@ -126,7 +126,7 @@ class Source:
 class KeyDemand:
     """What a day takes; `keys_per_mail` of `key_bits` each for every `mails_per_key` mails.
 
-    `hidden` are the octets that one pad hides. `idle_keys` at most are drawn a day and expire. The stock lasts for
+    `hidden` are the bytes that one pad hides. `idle_keys` at most are drawn a day and expire. The stock lasts for
     `stock_mails`, None where nobody knows it. `canary_keys` a day are for canaries at the same level: our
     questions, and our receipts where the peer asks as often.
     """
@@ -149,7 +149,7 @@ class KeyDemand:
 
 
 def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -> KeyDemand:
-    """The demand of `mails` a day of `size` octets each, as copies such as this one. Raises KeyUnavailable."""
+    """The demand of `mails` a day of `size` bytes each, as copies such as this one. Raises KeyUnavailable."""
     peer = config.peers[copy.peer or ""]
     sender, recipient = f"{SENDER}@{config.site.domains[0]}", Recipient(f"{RECIPIENT}@{peer.domains[0]}")
     hidden = Planner(config, all_levels(config)).hidden(copy, sender, [recipient], size)

@@ -169,7 +169,7 @@ class Config(toml.Table):
 
     @property
     def max_bounce(self) -> int:
-        """The largest message from the null sender, in octets, that gets a one-time pad."""
+        """The largest message from the null sender, in bytes, that gets a one-time pad."""
         return self.outgoing.max_bounce if self.outgoing is not None else MAX_BOUNCE
 
     def peer_by_sae(self, sae_id: str) -> tuple[str, PeerSettings] | None:

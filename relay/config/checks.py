@@ -84,7 +84,7 @@ def _quarantine_too_small(config: Config) -> Iterator[WrongSetting]:
     """One peer may take half of it, and the largest message that is taken must fit in there."""
     needed = 2 * config.incoming.max_message_size if config.incoming else 0
     if config.quarantine.action == "keep" and config.quarantine.max_size <= needed:
-        what = f"write more than {needed} octets, twice incoming.max_message_size, or the largest messages never fit"
+        what = f"write more than {needed} bytes, twice incoming.max_message_size, or the largest messages never fit"
         yield ("quarantine", "max_size"), f"quarantine.max_size: {what}"
 
 

@@ -30,7 +30,7 @@ from relay.config.values import (
 )
 
 MAX_BOUNCE = 32 * 2**10
-"""Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
+"""Bytes: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
 
 
 class ListenerSettings(toml.Table):
@@ -78,7 +78,7 @@ class DirectionSettings(ListenerSettings):
     taken: it is held. One that failed is tried last for a minute.
 
     The relay has no queue and so sends no DSN of its own: a next hop without the DSN extension hears nothing of what
-    NOTIFY, ORCPT, RET and ENVID wanted. A message with 8-bit octets for one without 8BITMIME is refused (5.6.3), as are
+    NOTIFY, ORCPT, RET and ENVID wanted. A message with 8-bit bytes for one without 8BITMIME is refused (5.6.3), as are
     UTF-8 addresses and headers without SMTPUTF8 (5.6.7), and a message larger than its SIZE (5.3.4).
     """
     next_hop_tls: Literal["auto", "none", "opportunistic", "required"] = "auto"
@@ -237,7 +237,7 @@ class IMAPSettings(toml.Table):
     port: int = Field(default=993, ge=1, le=65535)
     """The port: 993, or 143 where TLS begins with STARTTLS."""
     tls: Literal["implicit", "starttls"] = "implicit"
-    """TLS from the first octet on ("implicit"), or after STARTTLS ("starttls")."""
+    """TLS from the first byte on ("implicit"), or after STARTTLS ("starttls")."""
     ca: PathSetting | None = None
     """The CA certificates to trust; without the setting, those of the system."""
     user: Printable

@@ -246,6 +246,6 @@ class PeerSettings(toml.Table):
     theirs open here, too: set the same number at both sites.
     """
     key_max_bytes: SizeSetting = 64 * 2**20
-    """At level aes one quantum key wraps at most so many octets."""
+    """At level aes one quantum key wraps at most so many bytes."""
     key_max_age: Seconds = 3600.0
     """At level aes one quantum key is used for at most so many seconds."""

@@ -36,10 +36,10 @@ log = structlog.get_logger(__name__)
 PLACE_OCTETS = 8 * 2**20
 """For one process: some 80,000 names with their labels. Memory is taken as it is used."""
 _HEAD = 4096
-"""Octets before the first place: for each place, whether its process lives; at the end, the board's name."""
+"""Bytes before the first place: for each place, whether its process lives; at the end, the board's name."""
 _NAME_OCTETS = 16
 _ENTRY = struct.Struct("<II")
-"""The octets of a name with its labels, padded to 8, and how many numbers follow it."""
+"""The bytes of a name with its labels, padded to 8, and how many numbers follow it."""
 _TURN = 500
 """Number of numbers added up before others have their turn."""
 
@@ -228,7 +228,7 @@ class Board:
                 yield known.entries[-1]
 
     def _end(self, start: int) -> int:
-        """Up to where a place is written; its first 8 octets say so."""
+        """Up to where a place is written; its first 8 bytes say so."""
         return int.from_bytes(self._memory[start : start + 8], "little") or 8
 
     def _made(self, metric: Metric, labels: Labels) -> Cell | Spread:

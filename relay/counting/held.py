@@ -27,7 +27,7 @@ _BUCKETS, _PLACES = 512, 64
 """Twice as many places as SURE: of so many rows none finds its bucket full, but for one chance in thousands."""
 _HEAD, _NUMBER, _COLUMN = 64, 8, 8 * _PLACES
 _BUCKET = 5 * _COLUMN
-"""Octets: a bucket has the names of its rows, then their other columns."""
+"""Bytes: a bucket has the names of its rows, then their other columns."""
 SECTION_OCTETS = _HEAD + _BUCKETS * _BUCKET
 """Of one process: until when a row can be in it, until when it is told that one found no place, and a key, which in the
 first section is that of all; then the buckets."""

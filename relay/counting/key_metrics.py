@@ -28,7 +28,7 @@ KEY_BITS_USED: Final = Metric(
     "qumail_key_bits_used_total", "counter", "Bits of key that sealed mail. level: otp, aes", ("peer", "level")
 )
 PAD_DISCARDED: Final = Metric(
-    "qumail_pad_bytes_discarded_total", "counter", "Octets of keys that one-time pads had no use for", ("kme",)
+    "qumail_pad_bytes_discarded_total", "counter", "Bytes of keys that one-time pads had no use for", ("kme",)
 )
 KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys that are ready", ("kme", "peer"))
 KEYS_STORED: Final = Metric(

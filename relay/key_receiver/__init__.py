@@ -131,7 +131,7 @@ async def take_over_keys(
 def _keys_and_lost(
     records: Sequence[bytes], have_rows: frozenset[KeyName]
 ) -> tuple[dict[tuple[str, str], dict[str, bytes]], set[KeyName]]:
-    """Octets by key_ID, by KME group and master SAE, of those keys that have no rows; those nobody has the answer of.
+    """Bytes by key_ID, by KME group and master SAE, of those keys that have no rows; those nobody has the answer of.
 
     Raises ValueError for what a newer relay has written.
     """

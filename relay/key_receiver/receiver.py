@@ -263,7 +263,7 @@ def _ended() -> NoAnswer:
 
 
 def frame(header: Mapping[str, Any], body: bytes | bytearray = b"") -> bytes:
-    """A JSON object and octets, both after their lengths (4 octets each)."""
+    """A JSON object and bytes, both after their lengths (4 bytes each)."""
     encoded = json.dumps(header).encode()
     return _FRAME.pack(len(encoded), len(body)) + encoded + body
 
@@ -307,7 +307,7 @@ class Delivered:
         return Asked(self.group, self.master_sae, self.key_IDs)
 
     def keys(self) -> dict[str, bytes]:
-        """The octets by key_ID of those keys that were asked for and came."""
+        """The bytes by key_ID of those keys that were asked for and came."""
         try:
             if self.interface == "skip":
                 keys = [key_asked_for("", self.body, key_ID) for key_ID in self.key_IDs]

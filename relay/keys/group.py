@@ -31,7 +31,7 @@ __all__ = ["KMEGroup", "Prefetch"]
 log = Events(__name__)
 
 Use = Literal["otp", "aes", "both"]
-"""What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
+"""What a group's keys may be used for. Which bytes of a key of level otp are known to others, its use decides."""
 
 USUAL_PREFETCH = Prefetch()
 
@@ -129,13 +129,13 @@ class KMEGroup:
         return key
 
     async def take_pad(self, slave_sae: SAEID, hidden: int, *, patient: bool = True) -> Pad:
-        """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
+        """A one-time pad that hides `hidden` bytes, all or nothing, from one KME. Raises KeyUnavailable.
 
         Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
         and expire there. What its keys could hide beyond that is discarded and counted.
         """
         if hidden < 1:
-            raise ValueError("a pad hides at least one octet")
+            raise ValueError("a pad hides at least one byte")
         slave_sae, members = str(slave_sae), self.candidates()
         _, pad = await first_that_can(
             members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
@@ -153,9 +153,9 @@ class KMEGroup:
     async def can_supply(
         self, slave_sae: SAEID, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
     ) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
+        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) can be had now, and if not, when.
 
-        The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many octets may not be taken.
+        The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many bytes may not be taken.
         """
 
         async def answer(member: Member) -> Supply:

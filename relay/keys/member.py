@@ -70,7 +70,7 @@ class Member:
         return keys[0]
 
     async def pad(self, slave_sae: str, hidden: int, *, wait: bool, master_sae: str | None = None) -> Pad:
-        """A one-time pad that hides `hidden` octets, all or nothing; `wait` as above. Raises KeyUnavailable."""
+        """A one-time pad that hides `hidden` bytes, all or nothing; `wait` as above. Raises KeyUnavailable."""
         return await self._in_usual_time(self._pad(slave_sae, hidden, wait, master_sae), wait)
 
     async def _pad(self, slave_sae: str, hidden: int, wait: bool, master_sae: str | None) -> Pad:
@@ -82,7 +82,7 @@ class Member:
         return pad
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
-        """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
+        """Of which keys a pad would be made that hides so many bytes; 0: one key of the usual size, and no pad."""
         status = await self.pool.store(slave_sae).limits() if hidden else None
         return plan_keys(hidden, status, any_size=self.client.any_size)
 

@@ -147,7 +147,7 @@ def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """The answer to "can I have so many octets, and if not, when?".
+    """The answer to "can I have so many bytes, and if not, when?".
 
     `now`: yes. Otherwise `wait` is the expected time in seconds, or None where nobody can say; `why` is for
     a person. `octets` is what it costs in quantum key, 0 where that is not known.

@@ -226,7 +226,7 @@ class KeyRing:
         return taken
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
-        """A one-time pad that hides `hidden` octets for `peer`, all or nothing. Raises KeyUnavailable."""
+        """A one-time pad that hides `hidden` bytes for `peer`, all or nothing. Raises KeyUnavailable."""
         sae_id = self._peer(peer).sae_id
         _, pad = await first_that_can(
             self._candidates(peer, "otp"),
@@ -238,7 +238,7 @@ class KeyRing:
         return pad
 
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when.
+        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) can be had for `peer` now, else when.
 
         With `low_priority` what is kept in reserve does not count.
         """

@@ -46,14 +46,14 @@ log = structlog.get_logger(__name__)
 PATIENT_OCTETS = 2 * 2**20
 """A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
 ENVELOPE_COSTS = 4
-"""An octet of a sealed envelope is this many times the work of one of a message: there is an address in a few."""
+"""A byte of a sealed envelope is this many times the work of one of a message: there is an address in a few."""
 RECIPIENT_OCTETS = 64
 """What one recipient counts where it is decided whether work is done beside the loop."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The original message, octet for octet as it was sealed, what protected it, and who may have it.
+    """The original message, byte for byte as it was sealed, what protected it, and who may have it.
 
     `protection` names the layers from the inside out; `peer` is the site that sealed it. Of the mailboxes that were
     asked about, `due` get it now; `served` have it, `busy` get it from another relay at this moment, and `strangers`
@@ -157,7 +157,7 @@ class MailOpener:
         patient: bool,
         any_time: bool,
     ) -> Opened:
-        """`open`, for a message of `size` octets whose outermost layer `layers` have recognised."""
+        """`open`, for a message of `size` bytes whose outermost layer `layers` have recognised."""
         found = OpenedLayers()
         try:
             try:

@@ -85,7 +85,7 @@ class Layers:
             return None
 
     async def open(self, found: OpenedLayers, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
-        """The payload of the innermost layer; `size` is that of the message in octets.
+        """The payload of the innermost layer; `size` is that of the message in bytes.
 
         Raises CannotOpen, KeyUnavailable or StoreUnavailable; what was found until then stands in `found`.
         """

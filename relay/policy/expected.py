@@ -128,7 +128,7 @@ class DescribedMessage(MessageFacts):
 
     @property
     def size(self) -> int:
-        """Octets, as they were described."""
+        """Bytes, as they were described."""
         return self._octets
 
 

@@ -46,9 +46,9 @@ class Doubt:
 class Capabilities:
     """What this relay and its peers can do.
 
-    `obstacle` says why a level cannot be done for a message of so many octets, or "". `pads` has for each peer the
-    octets of key that its KMEs can hold at most (missing: unknown), `largest` is the largest message that the relay
-    takes, in octets. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
+    `obstacle` says why a level cannot be done for a message of so many bytes, or "". `pads` has for each peer the
+    bytes of key that its KMEs can hold at most (missing: unknown), `largest` is the largest message that the relay
+    takes, in bytes. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
     """
 
     obstacle: Callable[[Decision, LevelName, int], str]
@@ -107,7 +107,7 @@ def _floors_too_small(policies: PolicySet) -> Iterator[Doubt]:
             if whom and placed.when.impossible is None and not _seals_for_nobody(policies, whom[0]):
                 more = f" and {len(whom) - 1} more files" if len(whom) > 1 else ""
                 what = (
-                    f"for recipients of {whom[0].name}{more} no level is for mail of {size} octets (max_size, here or "
+                    f"for recipients of {whom[0].name}{more} no level is for mail of {size} bytes (max_size, here or "
                     'there); say impossible = "refuse" (or "hold") if that is meant'
                 )
                 yield Doubt(placed.source, placed.line, 1, what)
@@ -325,8 +325,8 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
         most = can.pads.get(peer)
         if "otp" in chosen.levels and most is not None and largest > most:
             setting = "max_size" if settings.max_size is not None else "levels"
-            what = f"otp: the pad for {largest} octets is longer than all that the KMEs for peer {peer!r} can ever hold"
-            yield (*place, setting), f"{what} ({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}"
+            what = f"otp: the pad for {largest} bytes is longer than all that the KMEs for peer {peer!r} can ever hold"
+            yield (*place, setting), f"{what} ({most} bytes); set max_size = {{ otp = {max(1, most - most // 8)} }}"
 
 
 def _then(chosen: Chosen, level: LevelName) -> str:

@@ -29,11 +29,11 @@ Sign = Literal["ML-DSA-87"]
 """How level pqc signs."""
 
 MaxSize = tuple[tuple[LevelName, int], ...]
-"""The largest message, in octets, for a level; levels without an entry take any."""
+"""The largest message, in bytes, for a level; levels without an entry take any."""
 
 
 def parse_max_size(value: object) -> MaxSize | int:
-    """`"256 KiB"` for all levels as a number of octets, `{ otp = "256 KiB" }` as pairs; raises ValueError."""
+    """`"256 KiB"` for all levels as a number of bytes, `{ otp = "256 KiB" }` as pairs; raises ValueError."""
     if isinstance(value, dict):
         if not value:
             raise ValueError('write a size for at least one level, for instance { otp = "256 KiB" }')
@@ -114,7 +114,7 @@ class SealingSettings(toml.Table):
 
     @property
     def limits(self) -> MaxSize:
-        """The largest message in octets for each level that has a limit; one size is for all levels."""
+        """The largest message in bytes for each level that has a limit; one size is for all levels."""
         if isinstance(self.max_size, int):
             return tuple((level, self.max_size) for level in SEALING)
         return self.max_size or ()

@@ -25,7 +25,7 @@ _NULL_SENDER = "<>"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One message as if it were sent: `sender` and `recipients` from its header, `read` octets it took in its file.
+    """One message as if it were sent: `sender` and `recipients` from its header, `read` bytes it took in its file.
 
     `content` is None where only the size is known.
     """

@@ -126,7 +126,7 @@ async def bounces_past(flow: MailFlow) -> list[PostfixFault]:
             PostfixFault(
                 "bounces-bypass",
                 f"master.cf {service.key}",
-                f"notices that Postfix makes go past the relay, with up to {octets} octets of the mail in clear",
+                f"notices that Postfix makes go past the relay, with up to {octets} bytes of the mail in clear",
                 "set its cleanup_service_name and internal_mail_filter_classes as deploy/postfix/outgoing-lmtp says",
             )
         )

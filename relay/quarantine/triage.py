@@ -150,7 +150,7 @@ class Triage:
 
 
 def identity(mail: Mail) -> bytes:
-    """32 octets that all copies of a mail have: of a sealed one its CMS, independent of sender and header.
+    """32 bytes that all copies of a mail have: of a sealed one its CMS, independent of sender and header.
 
     A sealed mail opens or not by its CMS alone, all of it, so no copy can take the place of a better one.
     """

@@ -20,7 +20,7 @@ from relay.setup.relay_toml import kme_files, relay_toml
 from relay.store.secret import SiteSecret
 
 MAX_PEM = 65_536
-"""Octets of a certificate or key file that is copied."""
+"""Bytes of a certificate or key file that is copied."""
 
 
 def write_configuration(answers: Answers, places: Places, owner: Owner, *, replace: bool = False) -> list[Written]:

@@ -119,5 +119,5 @@ def _octets(directory: Path) -> int:
 
 
 def _resident() -> int:
-    """Octets of memory; proc(5)."""
+    """Bytes of memory; proc(5)."""
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE

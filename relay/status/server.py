@@ -39,7 +39,7 @@ RETRY_S = 1.0
 """After this time it is tried again where no connection could be accepted: too many open files, for instance."""
 STOP_S = 1.0
 MOST_OF_A_LINE, MOST_FIELDS = 4096, 50
-"""Octets of a request's first line and of each field, and how many fields."""
+"""Bytes of a request's first line and of each field, and how many fields."""
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -92,7 +92,7 @@ class StatusServer:
     ) -> None:
         """Answers to the `lasting` paths go on and on: their caller bounds their number and slowness.
 
-        Those to `probes` have a few octets, and wait for nobody who asks for anything else.
+        Those to `probes` have a few bytes, and wait for nobody who asks for anything else.
         """
         self._lasting = lasting
         self._probes = probes

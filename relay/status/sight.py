@@ -46,7 +46,7 @@ def any_labels(_: Labels) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look; `clock_off` is by how many seconds the clock was set, `disk_free` octets, None where nobody knows.
+    """One look; `clock_off` is by how many seconds the clock was set, `disk_free` bytes, None where nobody knows.
 
     `not_ready` has what relay/status/ready.py has found, by condition, and `in_vain` how many findings the policy files
     have. `next_hops` says of each direction that was tried what is wrong with it, "" for nothing; `more_wait` that not

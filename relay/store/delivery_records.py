@@ -8,7 +8,7 @@ relay/deliveries.py has the rules; this is the table behind them, for all relays
 - What could not be written is written before anything else of the same mail begins.
 - A mail that was opened is remembered for as long as it could be opened again, and who has it gets it never again. In
   the same transaction its keys are bound to what they have opened (relay/FORMAT.md). Any other mail is forgotten when
-  its try is over, and after KEEP_FOR_S: the same octets sent anew are another mail.
+  its try is over, and after KEEP_FOR_S: the same bytes sent anew are another mail.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound, KeysUsed
 
 MOST_LATE_OCTETS = 32 * 2**20
-"""Maximum octets of sealed copies in memory while the store cannot be written."""
+"""Maximum bytes of sealed copies in memory while the store cannot be written."""
 
 LINGER_S = 1.0
 """Time after its answer for which a mail is marked as under way for other workers of this relay, in seconds."""
@@ -114,7 +114,7 @@ class DeliveryRecords:
         """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
 
         Where one had, and has answered its client, the end of the mark is waited for: one process would take the same
-        octets for another mail, or complete what was held. Raises DeliveryUnderWay where one has, and StoreUnavailable
+        bytes for another mail, or complete what was held. Raises DeliveryUnderWay where one has, and StoreUnavailable
         where it cannot be known what one had delivered.
         """
         if self._neighbours is None:

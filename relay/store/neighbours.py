@@ -96,7 +96,7 @@ class Neighbours:
     # Mails that are under way
 
     def begin(self, places: Sequence[bytes]) -> None:
-        """Marks all of these (32 octets each) as under way here; what was marked here before stays so.
+        """Marks all of these (32 bytes each) as under way here; what was marked here before stays so.
 
         Raises DeliveryUnderWay, with nothing more marked, where another worker has one of them, or had when it ended.
         """
@@ -160,7 +160,7 @@ class Neighbours:
     # Mails of which there is something in the store
 
     def add(self, mail: bytes) -> None:
-        """There is something of this mail (its name, 32 octets) in the store, or will be when its try has ended."""
+        """There is something of this mail (its name, 32 bytes) in the store, or will be when its try has ended."""
         self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] = 1
 
     def __contains__(self, mail: bytes) -> bool:

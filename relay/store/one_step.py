@@ -25,7 +25,7 @@ class OneStep:
     """A statement with parameters by name, of which those that are `bindparam(..., expanding=True)` are lists."""
 
     def __init__(self, statement: Executable) -> None:
-        """Its parameters are octets, text and numbers, which the driver takes as they are."""
+        """Its parameters are bytes, text and numbers, which the driver takes as they are."""
         self.statement = statement
         self._compiled: tuple[str, Sequence[str], Mapping[str, Any]] | None = None
 
