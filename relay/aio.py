@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 SMALL_OCTETS = 256 * 1024
-"""Up to this size work takes less time than handing it to a thread."""
+"""Maximum size, in bytes, of work done in the event loop; a hand-over to a thread would take longer."""
 TURN_S = 0.005
 """Time one connection may take before all others have had their turn, in seconds."""
 

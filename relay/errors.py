@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import ClassVar
 
 RECIPIENT = "(the recipient)"
-"""Stands in causes that are recorded, where an address stood."""
+"""Placeholder for an address in recorded causes."""
 
 
 class RelayError(Exception):

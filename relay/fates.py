@@ -21,7 +21,7 @@ ends; `repeated`: the recipient has the mail already.
 
 What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
 NONE = "none"
-"""Where a level stands: it did not come so far."""
+"""Placeholder for the level of a mail that did not come so far."""
 
 
 class Fate(NamedTuple):

@@ -31,11 +31,11 @@ from relay.errors import BadStructure, MailLoop, MalformedMessage
 from relay.pieces import PIECE_OCTETS, Octets, Pieces, joined, part_of
 
 MAX_HEADER_OCTETS = 2 * 1024 * 1024
-"""A longer header is refused: no real message has one, and each line costs memory."""
+"""Maximum size of a header, in octets: no real message has more, and each line costs memory."""
 MAX_HEADER_LINES = 20_000
-"""So is one of more lines, folded ones counted."""
+"""Maximum number of header lines, folded ones counted."""
 HEADER_COSTS = 8
-"""An octet of a header is so much more work than one of a body: each few of them may be a field."""
+"""Cost of an octet of a header, as a multiple of one of a body: each few of them may be a field."""
 MAX_STRUCTURED_FIELD_OCTETS = parameters.MAX_OCTETS
 MAX_TYPES = 10
 """Maximum number of Content-Type fields looked at; a second one is a fault already."""
@@ -49,7 +49,7 @@ OUR_MARKS = frozenset({b"x-qumail-protection"})
 _MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
 _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
 _ENVELOPE_LINE_OCTETS = 54
-"""Octets of the sealed envelope in a line: 72 characters behind a blank."""
+"""Number of octets of the sealed envelope in a line: 72 characters behind a blank."""
 _CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _CMS_KINDS: dict[str, Literal["enveloped", "signed"]] = {
     "authenveloped-data": "enveloped",

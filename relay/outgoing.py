@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MAX_ENTERED = 1000
-"""Of so many mails that wait it is known what stands in the ledger; for others it may stand there twice."""
+"""Number of waiting mails whose ledger lines are remembered; those of others may be written twice."""
 
 SHADOW = "shadow mode"
-"""Stands in place of the policy file that let a mail out in clear."""
+"""Placeholder for the policy file that let a mail out in clear."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 Octets = bytes | bytearray | memoryview
 
 PIECE_OCTETS = 57 * 1024
-"""No piece is larger: so it is faster than with larger ones. It becomes whole lines of base64, of 57 bytes each."""
+"""Maximum size of a piece, in bytes; larger ones are slower. It becomes whole base64 lines of 57 bytes each."""
 
 
 class Pieces:

@@ -33,9 +33,10 @@ log = structlog.get_logger(__name__)
 LOOK_S = 0.3
 """How often the files are looked at (seconds)."""
 QUIET_S = 0.4
-"""A file counts once it has not changed for so long: it may be half-written before (seconds)."""
+"""Time without changes after which a file counts, in seconds: it may be half-written before."""
 GONE_QUIET_S = 2.0
-"""A file is gone once nothing has changed for so long: many programs replace one by deleting it first (seconds)."""
+"""Time without changes after which a file counts as gone, in seconds: many programs replace one by deleting it first.
+"""
 
 
 class Settings:

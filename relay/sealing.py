@@ -34,11 +34,11 @@ log = structlog.get_logger(__name__)
 
 PATTERNS = 10
 RECIPIENT_OCTETS = 512
-"""Comparing so many texts with a message, or deciding for one recipient, takes as long as other work on such bytes."""
+"""Cost of deciding for one recipient, or of comparing one text with a message, in bytes of other work."""
 PARTS_COST = 4
-"""What finding the parts of a message costs, as a multiple of other work on its bytes."""
+"""Cost of finding the parts of a message, as a multiple of other work on its bytes."""
 MAX_MADE = 10_000
-"""How many sealed messages are known again when they come back; older ones are sealed once more."""
+"""Number of sealed messages that are recognised when they come back; older ones are sealed once more."""
 
 
 @dataclass(slots=True)

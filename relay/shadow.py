@@ -24,7 +24,7 @@ from relay.sealing import Sealer
 log = structlog.get_logger(__name__)
 
 MAX_OCTETS = 256 * 1024 * 1024
-"""A record that has come to this size is put aside as `NAME.1`, in place of the one before."""
+"""Maximum size of a record, in bytes; then it is renamed to `NAME.1`, in place of the one before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,16 +20,16 @@ from relay import permissions
 from relay.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
-"""A configuration or policy file above this size (bytes) is refused unread."""
+"""Maximum size of a configuration or policy file, in bytes; a larger one is refused unread."""
 
 MAX_DEPTH = 16
-"""How many names of a dotted key or table header are looked at for its line."""
+"""Maximum number of names of a dotted key or table header that are searched for its line."""
 
 MAX_QUOTED_CHARS = 500
-"""No fault quotes more of a file than this."""
+"""Maximum number of characters that a fault quotes of a file."""
 
 MAX_NAMES = 200
-"""Names in one dotted key; the time that tomllib takes for them grows with their square."""
+"""Maximum number of names in one dotted key; tomllib's time grows with their square."""
 
 MAX_FAULTS = 100
 """Maximum number of faults of a file that are told; the others are counted."""

@@ -36,7 +36,7 @@ _PIECE_OCTETS = _LINE_OCTETS * 512
 """The body is looked at in pieces of so many lines, each of 76 characters and CRLF."""
 _WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
 _TAG = b"\x04\x10"
-"""Before the last 16 octets of all: the authentication tag."""
+"""Prefix of the last 16 octets: the authentication tag."""
 
 _Form = tuple[int, bytes, bytes]
 """The tag of a layer's RecipientInfos, how their contents begin, and how the algorithm of its content does."""

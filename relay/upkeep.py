@@ -45,18 +45,18 @@ SWEEP_S = 60.0
 GIVE_BACK_S = 30.0
 """How often memory that is free goes back to the system."""
 SENT = "sent.recent"
-"""Where it is written at once what has left: the directory's name."""
+"""Name of the directory of what has left, written at once."""
 ANNOUNCED = "audit.pending"
-"""Where it is written at once what is about to leave, for the audit record: the directory's name."""
+"""Name of the directory of what is about to leave, written at once for the audit record."""
 ALONE_S, LOOK_S = 5.0, 0.01
 """Maximum wait for another worker that takes over what was sent, and the interval of looks, in seconds."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
-"""No more files and rules that end are named in the log at once."""
+"""Maximum number of ending files and rules named in the log at once."""
 WRITE_DOWN_S = 10.0
 """How often `keys status` gets new figures, and who waits for held mail is written down."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
-"""Why a relay stops that nobody has told to."""
+"""Reason logged when the relay stops without being asked to."""
 
 
 async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) -> None:

@@ -50,7 +50,7 @@ SOON_S = 60.0
 TRIES = 4
 """Number of early ends in a row after which the relay ends, if no other worker serves: all mail would only wait."""
 STOP_S = 70.0
-"""Maximum time a worker may take to end, in seconds: the service manager would kill all of the relay a little later."""
+"""Shutdown grace period of a worker, in seconds; shorter than the service manager's."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
 """Interval of looks, in seconds, and how many looks in a row may find nothing from a worker, or from one that
 does not serve yet: it may have many received keys to take over."""

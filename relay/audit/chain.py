@@ -35,11 +35,11 @@ from relay.store.secret_file import sync_directory
 log = structlog.get_logger(__name__)
 
 GENESIS = "0" * 64
-"""What stands for the line before the first."""
+"""Placeholder hash before the first line."""
 MAX_LINE_OCTETS, FRAME_OCTETS = 1024 * 1024, 256
-"""What a line may have, and what of it number and hash take at most."""
+"""Maximum length of a line, and of its number and hash, in bytes."""
 FILE_OCTETS = 128 * 2**20
-"""A file of this size is finished; so is one of another day (UTC)."""
+"""Size, in bytes, from which a file is finished. A file of an earlier day (UTC) is finished too."""
 WRITE_S = 0.05
 """Time a reader waits for the rest of a line whose beginning it has read, in seconds."""
 LOCK_S, LOOK_S = 5.0, 0.002

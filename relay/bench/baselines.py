@@ -22,7 +22,7 @@ OFFER = (6).to_bytes(4) + (0x02).to_bytes(4) + (0x1 | 0x2 | 0x100 | 0x200 | 0x80
 """Version; bodies are replaced; neither connect, helo nor data, no answers to header fields and pieces of a body."""
 BODY_OCTETS = 65_535
 MOST_OCTETS = 100_000_000
-"""Of a mail that a server passes on; a relay in front makes 25 MB a third larger."""
+"""Maximum size of a mail that a server passes on, in bytes; a relay in front makes 25 MB a third larger."""
 LINE = b"A" * 76 + b"\r\n"
 
 

@@ -18,7 +18,7 @@ from relay.errors import ConfigError
 FORMAT = 1
 FAILED = "failed"
 KEYS_RUN_OUT = "keys run out"
-"""What is noted of a level and size for which the KMEs have not enough."""
+"""Note for a level and size for which the KMEs have too few keys."""
 
 
 @dataclass(frozen=True, slots=True)

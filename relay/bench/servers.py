@@ -22,7 +22,7 @@ from relay.bench.traffic import Handover, mails_of, send
 from relay.identity import Identity, create_identity, peer_document
 
 STOCK_OF_KEYS = 100_000_000
-"""Keys of 256 bits that the KMEs have at the start; none comes in, so that making them takes no time from the mail."""
+"""Number of 256-bit keys at the KMEs at the start. None is made later, so that this takes no time from mail."""
 _RELAY_TOML = """\
 [site]
 name = "{site}"
@@ -71,9 +71,9 @@ _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
 """How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
 of the two it is, and why, stands in its log."""
 _TOLD_OF_LATE = 20_000
-"""Characters of a log that are shown of a mail that was not accepted, and what went on beside it."""
+"""Maximum number of log characters shown for a mail that was not accepted."""
 _TOO_LOW = "key pool too low"
-"""What the development KMEs say then."""
+"""Error text of the development KMEs for an empty pool."""
 
 
 class KeysRunOut(BenchmarkFailed):

@@ -37,7 +37,7 @@ LINK = LinkSettings(key_rate=0, stored_key_limit=1_000_000_000, lifetime=86_400,
 _FAILING = 0.3
 """The share of calls that go wrong."""
 _PAUSE_S = 0.01
-"""Between two messages."""
+"""Pause between two messages, in seconds."""
 _PAD_SHARE = 0.1
 _PAD_OCTETS = 5_000
 _GROWTH_ALLOWED = 48 * 2**20

@@ -22,7 +22,7 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 _SOURCE, _SINK = shutil.which("smtp-source", path=_PATH), shutil.which("smtp-sink", path=_PATH)
 _MESSAGES = re.compile(rb"mesg=(\d+)\r")
 HEADER_OCTETS = 120
-"""About what smtp-source writes in front of a mail's body."""
+"""Approximate size of the header that smtp-source writes, in bytes."""
 
 
 def why_not(need: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 MARKER = b"this-line-is-not-for-the-wire"
-"""Stands at the beginning of every body: where it is seen, a mail was not sealed."""
+"""First line of every body; where it is seen on the wire, a mail was not sealed."""
 
 _HEADER = """\
 From: Ann <ann@alice.example>\r
@@ -32,7 +32,7 @@ User-Agent: A mail program of the usual kind 102.4\r
 
 _SERIALS = itertools.count()
 TIMEOUT_S = 120.0
-"""Mails that are sent together have to be accepted, and to arrive, within this."""
+"""Timeout for a batch of mails to be accepted and to arrive, in seconds."""
 TOO_SLOW = f"not within {TIMEOUT_S:.0f} s"
 
 

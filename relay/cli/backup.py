@@ -21,7 +21,7 @@ from relay.store.backup import copy_state, make_new
 from relay.upkeep import SENT
 
 OWN = ("store.database", "audit.directory", "policies.shadow_record")
-"""Settings whose files the relay writes."""
+"""Settings that name files written by the relay."""
 
 
 @click.command()

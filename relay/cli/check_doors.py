@@ -23,7 +23,7 @@ PATIENCE_S = 2.0
 """The longest wait for a connection to a door, in seconds: it is on this machine."""
 UNIT = "qumail-relay.service"
 UNIT_CONFIG = Path("/etc/qumail-relay/relay.toml")
-"""What the unit has the relay read."""
+"""Configuration file that the systemd unit uses."""
 UNIT_FILES = tuple(Path(place) / UNIT for place in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"

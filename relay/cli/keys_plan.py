@@ -35,7 +35,7 @@ from relay.planner import Planner
 DAY_S = 86_400.0
 ASSUMED = "what is assumed of a KME; with its relay.toml at hand it is asked"
 BUSY_HOURS = 8
-"""Most offices have all their mail within so many hours of a day."""
+"""Number of hours in which most offices have all mail of a day."""
 SENDER, RECIPIENT = "first.lastname", "first.lastname"
 """Local parts of the usual length: both addresses are sealed with the mail, and cost key where a pad hides them."""
 

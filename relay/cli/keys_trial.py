@@ -40,7 +40,7 @@ from relay.stopping import told_to_stop
 LOOK_S = 0.1
 """Interval at which the store is looked at for the receipt, in seconds."""
 MARGIN_S = 5.0
-"""Added to the interval at which a peer answers, for clocks and mail under way, in seconds."""
+"""Margin added to a peer's answer interval for clock skew and mail under way, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,7 +87,7 @@ def _printable_lines(text: str) -> str:
 
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "critical": 2}
-"""Of levels, as syslog(3) numbers them; all others are errors (3)."""
+"""syslog(3) priorities of log levels; all others are errors (3)."""
 
 
 def _is_journal(stream: TextIO) -> bool:

@@ -34,7 +34,7 @@ from relay.setup.questions import NONE
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
-"""As whom the relay runs where root sets it up."""
+"""The relay's user where root sets it up."""
 
 
 @click.command()

@@ -22,9 +22,9 @@ KEK_OCTETS = 32
 RSA_OCTETS = range(512, 2049)
 """Length of an RSA ciphertext: 4096 bits at least; a larger one than 16384 bits is no key but an attack."""
 KEY_IDENTIFIER_OCTETS = 20
-"""What names the key of a further KEM."""
+"""Length of the identifier of a further KEM's key, in octets."""
 MAX_OCTETS = 64 * 1024
-"""All recipientInfos together; more is refused before it is parsed."""
+"""Maximum size of all recipientInfos together, in octets; more is refused unparsed."""
 MAX_NUMBER = 100
 
 

@@ -23,7 +23,7 @@ from relay.pieces import Octets, Pieces
 MAX_SIGNATURE_OCTETS = 8192
 MAX_ATTRIBUTES_OCTETS = 16 * 1024
 MAX_AROUND_OCTETS = 256 * 1024
-"""Everything in SignedData but the signed content: certificates above all."""
+"""Maximum size of SignedData without its content, in octets: certificates above all."""
 
 
 class SignatureScheme(Enum):

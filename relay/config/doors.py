@@ -30,7 +30,7 @@ from relay.config.values import (
 )
 
 MAX_BOUNCE = 32 * 2**10
-"""Bytes: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
+"""Default size limit of a bounce that gets a one-time pad, in bytes: a notice and a long header fit."""
 
 
 class ListenerSettings(toml.Table):

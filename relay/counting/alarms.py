@@ -383,4 +383,4 @@ _ALL: Final = (
     ),
 )
 ALARMS: Final = {each.name: each for each in _ALL}
-"""By name, in the order of this file."""
+"""All alarms by name, in the order of this file."""

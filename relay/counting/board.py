@@ -34,7 +34,7 @@ from relay.counting.metrics import all_metrics
 log = structlog.get_logger(__name__)
 
 PLACE_OCTETS = 8 * 2**20
-"""For one process: some 80,000 names with their labels. Memory is taken as it is used."""
+"""Size of one process's place, in bytes: some 80,000 names with labels. Memory is used only as it fills."""
 _HEAD = 4096
 """Bytes before the first place: for each place, whether its process lives; at the end, the board's name."""
 _NAME_OCTETS = 16

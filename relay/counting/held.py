@@ -34,7 +34,7 @@ first section is that of all; then the buckets."""
 KEY_OCTETS = 16
 _ROW = struct.Struct("=8s4d")
 FORGET_S = 7200.0
-"""Nearly twice the longest pause that Postfix makes between two tries (maximal_backoff_time)."""
+"""Time without a retry after which a mail is forgotten, in seconds: nearly twice Postfix's maximal_backoff_time."""
 DIRECTIONS = ("outgoing", "incoming")
 CAUSES = ("policy", "keys", "next hop", "store", "other")
 """Why: policy says hold whatever keys there are, a key is missing or not known yet,

@@ -22,12 +22,12 @@ from relay.dkim.records import Answers, NotPassed, PublicKey, Tags, octets_of, p
 from relay.pieces import Octets
 
 MAX_FIELD_OCTETS = 8192
-"""No real signature is as long, and time grows with it."""
+"""Maximum length of a signature field, in octets; no real one is as long, and time grows with it."""
 
 SLOP_S = 300.0
-"""So far another site's clock may be off."""
+"""Maximum clock skew of another site, in seconds."""
 MAX_TIME_DIGITS = 12
-"""As RFC 6376, 3.5 has it for t= and x=."""
+"""Maximum number of digits of t= and x= (RFC 6376, 3.5)."""
 
 
 class Checked:

@@ -25,9 +25,9 @@ from relay.rights import User
 Algorithm = Literal["rsa", "ed25519"]
 
 LEAST_RSA_BITS = 1024
-"""Signatures by shorter keys are never valid (RFC 8301, 3.2)."""
+"""Minimum RSA key length of a valid signature, in bits (RFC 8301, 3.2)."""
 ADVISED_RSA_BITS = 2048
-"""Signers should use no shorter keys (RFC 8301, 3.2)."""
+"""Minimum RSA key length for signers, in bits (RFC 8301, 3.2)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,9 @@ log = structlog.get_logger(__name__)
 SHOWN_SIGNATURE_CHARS = 8
 """Number of characters of b= that tell one signature from another (RFC 6008)."""
 MAX_SIGNATURES = 10
-"""Of more DKIM signatures the uppermost are verified, so that no mail costs more than these."""
+"""Maximum number of DKIM signatures verified for a mail, the uppermost first: it bounds the work."""
 FEW_FIELDS = 4
-"""A signature and a set of ARC: what most messages have at most."""
+"""Usual maximum of DKIM and ARC fields in a message: one signature and one ARC set."""
 
 
 @dataclass(frozen=True, slots=True)

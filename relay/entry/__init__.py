@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.tally import Tally
 
 STEP_OCTETS = 1024 * 1024
-"""Room for content whose size was not declared is asked for in steps of so many bytes."""
+"""Step, in bytes, in which room for content of undeclared size is reserved."""
 COPIES = 4
-"""Bytes of memory for each byte of content, at the measured peak: 3.3 to seal it, 4 to open two layers."""
+"""Memory for each byte of content at the measured peak, in bytes: 3.3 to seal it, 4 to open two layers."""
 
 
 class Recipe(Protocol):

@@ -23,15 +23,15 @@ from relay.identity.pairs import Role, public_key, subject_key_identifier
 PublicKey = MLKEM1024PublicKey | MLDSA87PublicKey | RSAPublicKey
 
 CA_DAYS = 3652
-"""How long our own CA's certificate is valid; it is made anew, for the same key, when a renewal needs it."""
+"""Validity of our own CA's certificate, in days; a renewal that needs it makes a new one for the same key."""
 CLOCK_SKEW = timedelta(hours=1)
-"""Certificates begin this long ago, because a peer's clock may be slow."""
+"""Time by which certificates are backdated, because a peer's clock may be slow."""
 MIN_RSA_BITS = 4096
 MAX_RSA_BITS = 8192
-"""A longer RSA key would only cost time: it is refused from every sender."""
+"""Maximum RSA key length, in bits; a longer key would only cost time."""
 MAX_RSA_EXPONENT = 2**32
 SKI_LENGTH = 20
-"""Octets of the SubjectKeyIdentifier that we name recipients by."""
+"""Length of the SubjectKeyIdentifier by which we name recipients, in octets."""
 
 UNREADABLE = (
     ValueError,

@@ -59,7 +59,9 @@ from relay.stamps import files_in, is_there
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"
 MIN_PASSPHRASE = 22
-"""Octets: 22 of base64 are 128 bits. The file holds a random key, not words, for PKCS#8 hardly slows guessing."""
+"""Minimum length of a passphrase, in octets: 22 of base64 are 128 bits. It is a random key, since PKCS#8 hardly slows
+guessing.
+"""
 
 
 def file_of(stem: Path, suffix: str) -> Path:

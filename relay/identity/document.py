@@ -59,7 +59,7 @@ from relay.stamps import is_there
 
 FORMAT = 1
 MAX_DOCUMENT = 3 * 2**20
-"""Octets of a peer document (3 MiB): a Classic McEliece public key of 1 MiB is there in base64 of base64."""
+"""Maximum size of a peer document, in octets: a Classic McEliece public key of 1 MiB is there in base64 of base64."""
 _CONTEXT = b"qumail-relay peer document %d" % FORMAT
 SPOKEN = ("otp", "aes", "pqc", "rsa")
 """The levels that a document can name, strongest first."""

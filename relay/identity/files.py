@@ -19,7 +19,7 @@ from relay.errors import AnothersFile, ConfigError
 from relay.rights import User, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
-"""Octets (3 MiB); no file here is longer."""
+"""Maximum size of a file, in octets."""
 
 _LEFTOVER = ".writing-"
 

@@ -24,7 +24,7 @@ from relay.identity.words import lines_of
 
 BEGIN, END = "-----BEGIN QUMAIL INVITATION-----", "-----END QUMAIL INVITATION-----"
 MAX_INVITATION = 2 * MAX_DOCUMENT
-"""Characters of an invitation: base64 makes 4/3 of the document, if zlib finds nothing in it."""
+"""Maximum length of an invitation, in characters: base64 makes 4/3 of a document that zlib cannot compress."""
 _LINE = 64
 _SEND_ANEW = "have the other site send it again, as a file if need be"
 

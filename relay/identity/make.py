@@ -45,7 +45,7 @@ from relay.mailbox import is_folded_domain
 from relay.stamps import files_in
 
 VALID_DAYS = 730
-"""How long a certificate is valid unless something else is asked for."""
+"""Default validity of a certificate, in days."""
 RSA_BITS = 4096
 
 Progress = Callable[[str], None]

@@ -126,7 +126,7 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes:
 
 _CONTEXT = b"qumail-relay peer fingerprint 2\0"
 _GROUP = 4
-"""Hexadecimal digits read out in one breath."""
+"""Number of hexadecimal digits read out together."""
 
 
 def fingerprint(ca: x509.Certificate, signing: x509.Certificate, domains: Iterable[str]) -> str:

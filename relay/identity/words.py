@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 
 LINE = 4
-"""Words that stand, and are read out, together."""
+"""Number of words on a line, read out together."""
 
 
 def words_of(fingerprint: str) -> tuple[str, ...]:

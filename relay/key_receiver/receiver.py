@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CLOSING_S = 5.0
-"""How long a relay that stops waits for calls under way; they go on, and the next relay takes over what they bring."""
+"""Shutdown grace period for calls under way, in seconds. They go on, and the next relay takes over their keys."""
 HAND_OVER_S = 5.0
-"""How long it is waited for the process to let go of what it has written; what it has not let go of is for later."""
+"""Timeout for the process to hand over what it has written, in seconds; the rest is handed over later."""
 READS_ON_S = 30.0
 """Time the process waits for a KME though nobody waits for the process any more, in seconds: a late key is a key."""
 Interface = Literal["etsi014", "skip"]

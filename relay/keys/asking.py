@@ -61,7 +61,7 @@ _UNAUTHORIZED = (401, 403)
 """To dec_keys it may be about one key (5.4), or about us."""
 
 WELL_FOR_S = 1.0
-"""How long an answer to status shows that the KME is well, in seconds: a reply to dec_keys is about keys then."""
+"""Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
 
 RENEW_EVERY_S = 1.0
 """Minimum time between two looks at the certificate files, in seconds."""

@@ -30,7 +30,7 @@ from relay.keys.types import SAEID, Key
 log = Events(__name__)
 
 SIZE_BELIEVED_FOR_S = 120.0
-"""How long a KME that ignores the size of keys is asked for no other size, in seconds: each try burns keys."""
+"""Time for which a KME known to ignore the key size is asked for no other size, in seconds: each attempt burns keys."""
 
 
 class OptimizedKMClient(KMEClient):

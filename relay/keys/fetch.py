@@ -33,19 +33,19 @@ from relay.keys.types import REAL_TIME, KeepKeys, Key, Timing
 log = Events(__name__)
 
 CLOSING_GRACE_S = 3.0
-"""How long calls under way may still take when the relay stops: the keys they bring cannot be had again."""
+"""Shutdown grace period of calls under way, in seconds: the KME gives their keys only once."""
 
 CALLS_AT_ONCE: Final = 6
-"""Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
+"""Maximum number of concurrent first calls to a KME, out of its connections (pool_maxsize, 10)."""
 
 WAIT_FOR_COMPANY_S = 0.005
-"""While another call is under way, one waits so long for the keys of further mails, where the KME takes several."""
+"""Batching delay while another call is under way, in seconds, where the KME takes several keys."""
 
 AGAIN_EVERY_S = 0.1
-"""Keys that did not come before are asked for in one call after the other, and no more often than this."""
+"""Minimum interval between calls for keys that did not come before, in seconds."""
 
 AGAIN_TOGETHER = 32
-"""Messages in such a call, where the KME names the keys that it does not know."""
+"""Maximum number of messages in such a call, where the KME names the keys that it does not know."""
 
 MOST_AGAIN = 10
 """Maximum number of messages that wait where each has such a call of its own, else AGAIN_TOGETHER; of more, one of the
@@ -55,7 +55,7 @@ ALONE_FOR_S = 10.0
 """Time for which each has a call of its own after two for several failed without a word on their keys, in seconds."""
 
 LIMIT_BELIEVED_FOR_S = 600.0
-"""A limit that was found out by refusals may be wrong: they may have been for a key that does not exist."""
+"""Time for which a limit learnt from refusals is kept, in seconds: they may have been for an unknown key."""
 
 
 class Fetcher:

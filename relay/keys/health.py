@@ -127,11 +127,11 @@ class Breaker:
 
 
 MAX_BACKOFF_S = 30.0
-"""No single pause between two tries is longer, unless the KME itself asks for it."""
+"""Maximum pause between two attempts, in seconds, unless the KME itself asks for a longer one."""
 
 
 LEAST_USUAL_S = 1.0
-"""No KME is called late before this time, however quick it was so far."""
+"""Minimum time before a KME counts as late, in seconds."""
 
 
 class TimeLimit:
@@ -209,7 +209,7 @@ class Backoff:
 
 
 SAID_AGAIN_S = 3600.0
-"""Replies of one HTTP status that say nothing of keys are said again after so long."""
+"""Interval at which replies of one HTTP status without keys are logged again, in seconds."""
 
 
 class BurnBudget:

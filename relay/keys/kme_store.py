@@ -26,7 +26,7 @@ USE_WINDOW_S = 300.0
 """Window of the use rate, in seconds."""
 
 STATUS_RETRY_S = 30.0
-"""How long limits are taken as unknown after a status call that failed, in seconds."""
+"""Retry interval after a failed status call, in seconds; limits are unknown meanwhile."""
 
 
 class KMEStore:

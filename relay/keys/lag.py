@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from relay.keys.types import REAL_TIME, Timing
 
 LAG_PATIENCE_S = 5.0
-"""How long keys that the other KME has not yet synchronised are asked for before the mail is held."""
+"""Maximum wait for keys that the other KME has not yet synchronised, in seconds; then mail is held."""
 LAG_WAITING = 10
 """Maximum number of mails that wait at once: half of what Postfix hands over at the same time."""
 REMEMBERED = 10_000
 """Maximum number of mails with unknown keys that are known again; an older one counts as new."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-"""Before the second time that keys are asked for, and before the last times; doubling in between."""
+"""First and longest pause before keys are asked for again, in seconds; doubled each time."""
 
 
 @dataclass(slots=True)

@@ -29,7 +29,7 @@ Taken = TypeVar("Taken", Key, Pad)
 Answer = TypeVar("Answer")
 
 LATE_FOR_S = 30.0
-"""A KME that was late is asked after the others for so long; by then its call has failed, and its health tells."""
+"""Time for which a late KME is asked after the others, in seconds; then its health decides."""
 
 
 class Member:

@@ -18,11 +18,11 @@ from relay.keys.stock import wipe
 from relay.keys.types import Key, KeyReference
 
 TAG_OCTETS = 16
-"""Bytes of each key that are never XORed: those of the first two are the tag's key."""
+"""Number of bytes of each key that are never XORed: those of the first two are the tag's key."""
 MIN_KEY_OCTETS = 32
 MIN_KEYS = 2
 GOOD_KEY_OCTETS = 64
-"""Keys are not drawn shorter than this where the KME gives such: a shorter one is worth half as much, or less."""
+"""Preferred minimum key length, in bytes: a shorter key is worth half as much, or less."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,9 @@ from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.types import Key
 
 MOST_PER_CALL = 128
-"""Key IDs in one call where the KME does not say how many it takes."""
+"""Maximum number of key IDs in one call where the KME states no limit."""
 MOST_TOGETHER = 128
-"""Messages whose keys are asked for in one call."""
+"""Maximum number of messages whose keys are asked for in one call."""
 
 Outcome = Key | KeyUnavailable | StoreUnavailable | None
 """What became of one key_ID: the key, what went wrong, or None for "not known to this KME"."""

@@ -169,14 +169,14 @@ class Supply:
 
 
 _LIFETIME_SHARE = 0.5
-"""Of the keys that the peak rate uses within a lifetime, the share held at most: the rest would expire."""
+"""Maximum pool size, as a share of the keys used within a lifetime at the peak rate: the rest would expire."""
 
 
 OUTAGE_S = 10.0
 """Time a KME may be away without a mail having to wait, in seconds: as long as starting one again takes."""
 
 MOST_KEPT = 1000
-"""No use, however heavy it was, has more keys than this kept ready for a peer: they expire, and a stop burns them."""
+"""Maximum number of keys kept ready for a peer: they expire, and a stop burns them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +237,7 @@ def marks(
 
 
 BELIEVED_FOR_S = 60.0
-"""A limit that was found out is not doubted for this long."""
+"""Time before a learnt limit is tested again, in seconds."""
 
 USUAL_BATCH = 128
 """Number of keys asked for at once where nothing is known."""

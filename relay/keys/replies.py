@@ -29,7 +29,7 @@ VALUES, VALUES_OF_KEY = 4096, 64
 """Maximum number of JSON values in a reply: in all, and more for each key that was asked for."""
 
 RANDOM_OCTETS = 8
-"""From this length on, bytes that are all the same are taken for a fault: chance gives them once in 2^56 keys."""
+"""Key length, in bytes, from which all-equal bytes count as a fault: chance gives them once in 2^56 keys."""
 
 USUAL_KEY_BITS = 256
 """The size of a key where neither a KME nor a user says anything else."""

@@ -53,7 +53,7 @@ CERTIFICATES_EVERY_S = 86_400.0
 """How often the log tells of certificates that end soon."""
 
 RATE_WINDOW_S = 300.0
-"""Use rates are averaged over this time."""
+"""Averaging window of use rates, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

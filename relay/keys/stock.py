@@ -18,10 +18,10 @@ from relay.keys.accounts import Accounts
 from relay.keys.types import Key
 
 SEEN_KEYS = 200_000
-"""How many keys are remembered here, beside the store, so that a KME cannot hand us one twice."""
+"""Number of keys remembered here, beside the store, so that a KME cannot hand us one twice."""
 
 _TELLING_OCTETS = 16
-"""Keys of at least this length are told apart by their bytes too; shorter ones may be equal by chance."""
+"""Minimum length of keys that are compared by their bytes too; shorter ones may be equal by chance."""
 
 
 def wipe(octets: bytearray) -> None:

@@ -29,7 +29,7 @@ _FOUND = {True: "kept", False: "dropped", None: "untold"}
 """How the answers of `keeps_undelivered` are remembered."""
 
 TRY_EVERY_S = 3600.0
-"""As it may be updated, or give way to another, a KME is tried so long after the start and then again and again."""
+"""Interval of this test of a KME, in seconds: it may be updated or replaced."""
 LOOK_S = 0.05
 """Interval of looks whether the trial of another process is over, in seconds."""
 

@@ -44,11 +44,11 @@ from relay.store.received_table import KeyName, KeysUsed
 log = structlog.get_logger(__name__)
 
 PATIENT_OCTETS = 2 * 2**20
-"""A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
+"""Maximum size of a message that waits for lagging keys, in bytes: meanwhile it takes memory from others."""
 ENVELOPE_COSTS = 4
-"""A byte of a sealed envelope is this many times the work of one of a message: there is an address in a few."""
+"""Cost of a byte of a sealed envelope, as a multiple of one of a message: a few may be an address."""
 RECIPIENT_OCTETS = 64
-"""What one recipient counts where it is decided whether work is done beside the loop."""
+"""Cost of one recipient, in bytes, where it is decided whether work is done in a thread."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from relay.policy.settings import Chosen, SealingSettings, today
 from relay.policy.strength import LevelName, strongest
 
 ENDS_SOON_DAYS = 14
-"""From so many days before the end of a file or rule it is told."""
+"""Days before the end of a file or rule from which it is reported."""
 
 
 @dataclass(frozen=True, slots=True)

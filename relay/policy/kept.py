@@ -23,16 +23,16 @@ from relay.policy.step import Edits, SetFiles, Step
 from relay.policy.walk import digest_of
 
 KEPT_POLICIES = "policies.kept"
-"""What the directory is called, in the state directory."""
+"""Name of the directory, in the state directory."""
 MAX_SETS = 20
 """Maximum number of sets kept."""
 MAX_OCTETS = 64 * 2**20
 """Maximum size, in bytes, of what is kept beside the set in force."""
 BUSY_S = 5.0
-"""How long another process is waited for that has the file locked (seconds)."""
+"""Timeout for a file lock held by another process, in seconds."""
 FORMAT = 1
 _OVERHEAD = 64
-"""What a file takes beside its name and text, in bytes, about."""
+"""Approximate overhead of a file beside its name and text, in bytes."""
 
 _TABLES = (
     "CREATE TABLE files (name TEXT, since INTEGER, until INTEGER, octets INTEGER, text BLOB)",

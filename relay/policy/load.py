@@ -28,7 +28,7 @@ from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of,
 from relay.stamps import Seen, Stamp, stamp_of
 
 FREEZE_FILES = 1000
-"""After so many files were read, they are put where the garbage collector does not look."""
+"""Number of files read after which objects are frozen for the garbage collector."""
 RELEASE_FILES = 1000
 """Number of files let go at once: with more, all other threads would wait."""
 

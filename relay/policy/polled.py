@@ -13,9 +13,9 @@ from relay.policy.walk import ALL, TOP, Listing
 from relay.stamps import Seen, Unknown, stamp_of, stamp_of_directory
 
 LOOK_S = 0.3
-"""Least time between two looks (seconds)."""
+"""Minimum poll interval, in seconds."""
 SHARE = 0.002
-"""No more of the time than this is spent on looking, each kind for itself: many files are looked at less often."""
+"""Maximum share of time spent polling, for each kind: many files are polled less often."""
 
 
 class Polled:

@@ -20,7 +20,7 @@ Quantum = Literal["off", "preferred", "required"]
 
 NAMES: tuple[LevelName, ...] = get_args(LevelName)
 SEALING = NAMES[:4]
-"""Those that seal; their numbers are 1 to 4."""
+"""Levels that seal, with the numbers 1 to 4."""
 _SUPPLIES = tuple(
     frozenset(("plaintext", *found)) for number in range(len(SEALING) + 1) for found in combinations(SEALING, number)
 )

@@ -18,11 +18,11 @@ from typing import Literal, NamedTuple
 from relay import charsets
 
 WORD_WORK = 64
-"""What an encoded word costs in addition to its octets, as a number of octets."""
+"""Cost of an encoded word beside its octets, in octets."""
 READING_WORK = 256
-"""What each reading costs in addition, as a number of octets."""
+"""Cost of each reading, in octets."""
 PLAIN_SHARE = 16
-"""Text of ASCII alone and without encoded words costs so many times less than other text."""
+"""Factor by which ASCII text without encoded words is cheaper than other text."""
 
 _STRICT = re.compile(rb"=\?([^?]*+)\?([BbQq])\?([^?]*+)\?=")
 _BEGIN = re.compile(rb"=\?([^?]*+)\?([BbQq])\?")

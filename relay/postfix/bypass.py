@@ -27,7 +27,7 @@ TEXT_TABLES = ("regexp", "pcre", "cidr")
 _ACTION = re.compile(r"(?:^|\s)(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
 _NO_ADDRESS = ("|", "/", '"')
 MAX_READ = 10_000_000
-"""Characters of one file of tables that are looked at."""
+"""Maximum number of characters read of one table file."""
 
 
 def services_past(flow: MailFlow) -> Iterator[PostfixFault]:

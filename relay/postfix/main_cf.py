@@ -18,9 +18,9 @@ CLASSES = (
 )
 """The domains that Postfix takes mail for, and how it knows who is there: nothing means everybody."""
 GROWTH = 1.4
-"""Base64 in lines makes 1.37 of it; the rest is header, keys and padding."""
+"""Growth of a sealed message: base64 in lines makes 1.37 of it, the rest is header, keys and padding."""
 HEADER_ALONE = 100
-"""Bytes that every mail has more of; of a mail over bounce_size_limit Postfix returns the header alone."""
+"""Size that every mail exceeds, in bytes; of a mail over bounce_size_limit Postfix returns the header alone."""
 
 
 def warnings(flow: MailFlow) -> Iterator[PostfixFault]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from relay.errors import ConfigError
 
 TIMEOUT_S = 30.0
-"""postconf reads a few files; a directory on a dead network drive must not hang us."""
+"""Timeout of postconf, in seconds: a directory on a dead network drive must not block us."""
 ADMIN_PATHS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 """Where Postfix's commands are, also for users whose PATH does not say so."""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}

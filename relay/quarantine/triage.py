@@ -34,7 +34,7 @@ from relay.store.store import Store
 log = structlog.get_logger(__name__)
 
 SHARES = 2
-"""One party (a peer, or all who are no peer together) may take one part of so many, so that nobody takes all."""
+"""Number of parts of the quarantine; one party (a peer, or all who are no peer) may take one part."""
 MAX_CAUSE = 1000
 TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "key-lost", "outside-window"})
 """What was sealed as it should be, and came when nobody could open it any more."""

@@ -13,7 +13,7 @@ from relay.rights import as_owner_of
 from relay.setup.answers import KMEAccess
 
 SAES = ("2", "1")
-"""Of the first site, and of the other one."""
+"""SAE IDs of the first site and of the other one."""
 
 
 def sae_beside(peer_sae: str | None) -> str:

@@ -15,7 +15,7 @@ from relay.setup.answers import Answers
 from relay.setup.files import Owner, Written, put
 
 HOLD_FOR = "2 d"
-"""How long mail to a peer waits until its sender is told; less than a mail queue's lifetime (Postfix: 5 days)."""
+"""Time that mail to a peer is held before its sender is notified; less than a queue's lifetime (Postfix: 5 days)."""
 EVERYBODY = {
     "clear": (
         "# Everybody who has no file of their own: their mail leaves IN CLEAR.\n"

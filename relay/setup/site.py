@@ -20,7 +20,7 @@ from relay.setup.relay_toml import kme_files, relay_toml
 from relay.store.secret import SiteSecret
 
 MAX_PEM = 65_536
-"""Bytes of a certificate or key file that is copied."""
+"""Maximum size of a certificate or key file that is copied, in bytes."""
 
 
 def write_configuration(answers: Answers, places: Places, owner: Owner, *, replace: bool = False) -> list[Written]:

@@ -22,7 +22,7 @@ from relay.store import secret_file
 log = structlog.get_logger(__name__)
 
 LEAST_LENGTH = 32
-"""Characters of a token: nobody guesses so many."""
+"""Minimum length of a token, in characters, against guessing."""
 _ASK = {"WWW-Authenticate": 'Basic realm="QuMail Relay", charset="UTF-8"'}
 
 

@@ -30,7 +30,7 @@ LOOK_S = 5.0
 WRITE_S = 10.0
 """Interval at which the file is written though nothing has changed: an older one tells of no relay that serves."""
 AGAIN_S = 86_400.0
-"""An alarm that stands is said again after so long."""
+"""Interval at which a standing alarm is reported again, in seconds."""
 
 
 class Telling(Protocol):

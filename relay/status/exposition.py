@@ -27,7 +27,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 AT_ONCE = 50
 """Number of sets of labels written before others have their turn: a histogram's take a millisecond."""
 SHARE = 0.02
-"""No more of the time is spent on it than this."""
+"""Maximum share of time spent on the exposition."""
 
 
 class Exposition:

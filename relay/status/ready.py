@@ -26,7 +26,7 @@ LOOK_S = 10.0
 PATIENCE_S = 10.0
 """Maximum time the store may take to write a row, in seconds."""
 STALE_S = 60.0
-"""What was seen longer ago tells nothing."""
+"""Maximum age of an observation, in seconds."""
 
 
 _STORE = "store_unwritable"

@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 LOOK_S = 10.0
 WRITE_S = 60.0
 RECENT_S = 600.0
-"""What came about since then is recent."""
+"""Maximum age of what counts as recent, in seconds."""
 ENDED = 10
 """Maximum number of alarms that are over and remembered, until the relay is started anew."""
 MOST_ASIDE = 20

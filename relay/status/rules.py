@@ -364,4 +364,4 @@ RULES: dict[str, Rule] = {
     "clock_jumped": _clock_jumped,
     "history_not_written": _history_not_written,
 }
-"""By the name of the condition."""
+"""All rules, by the name of the condition."""

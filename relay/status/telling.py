@@ -42,9 +42,9 @@ MAIL_EVERY_S = 300.0
 COMMAND_S = 30.0
 MAIL_S = 60.0
 MOST = 100
-"""No more words wait to be told: of those before nothing is said any more."""
+"""Maximum backlog of notices; the oldest are dropped."""
 _COMMAND = "command"
-"""What the program is called in the file, where others are addresses."""
+"""Name of the program in the file, where others are addresses."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,13 @@ from relay.store.secret_file import open_regular
 log = structlog.get_logger(__name__)
 
 MOST_PAST_S = 600.0
-"""So far goes what counts as past from one beat to the next, in either direction, whatever the clock says."""
+"""Maximum time that counts as passed between two restore checks, in seconds, in either direction."""
 STEP_S = 60.0
-"""A clock that was set by so much is told."""
+"""Minimum clock step that is reported, in seconds."""
 ONE_ON_S = 1.0
 """The mark moves on by this where the clock is behind it: a copy of the store must be older than what came after it."""
 OF_A_COPY = -1.0
-"""No moment: a store with this mark counts as restored, whatever the file beside the secret says."""
+"""Sentinel for the mark of a copy: such a store counts as restored, whatever the file beside the secret says."""
 YEAR_10000 = 253_402_300_800.0
 """Seconds since 1970 that no clock has shown: a mark beyond could not be seen to move on."""
 _MOST_OCTETS = 64

@@ -45,15 +45,15 @@ from relay.store.one_step import InsertNew, OneStep, steps
 log = structlog.get_logger(__name__)
 
 LEASE_S = 60.0
-"""Time after its last sign of life for which a process has its claims to itself, in seconds."""
+"""Lease length, in seconds, from the last heartbeat."""
 RENEW_S = 15.0
-"""How often it gives one."""
+"""Heartbeat interval, in seconds."""
 PATIENCE_S = 30.0
 """Time after its own lease has begun in which a relay takes over no claims, in seconds.
 
 Where the database was away all leases are over, and those at work have to write down first what they delivered."""
 MARGIN_S = 5.0
-"""Seconds before the database by which a process takes its own lease for over: clocks do not all go equally fast."""
+"""Safety margin for clock drift, in seconds: a process gives up its lease this much before the database does."""
 
 _relays = Table(
     "relays",

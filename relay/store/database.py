@@ -53,7 +53,7 @@ SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 
 ROWS_AT_ONCE = 500
-"""In one statement, well below either back end's limit on parameters."""
+"""Maximum number of rows in one statement, well below either back end's limit on parameters."""
 
 Insert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 """An INSERT that knows ON CONFLICT, which both back ends spell alike."""

@@ -27,7 +27,7 @@ from relay.store.one_step import InsertNew, PutRows
 from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
 
 KEEP_FOR_S = 5 * 86400.0
-"""How long what is known of a mail waits for a retry: as long as mail servers keep trying."""
+"""Time for which a mail's record waits for a retry, in seconds: as long as mail servers keep trying."""
 
 RecipientState = Literal["due", "served", "busy"]
 """A recipient who is to get the mail now, has it, or gets it at this moment from another try."""

@@ -28,9 +28,9 @@ KEEP_FOR_S = 400 * 86_400.0
 MOST: int = 5_000_000
 """Maximum number of keys remembered, 110 bytes of disk each; of more, the oldest are forgotten."""
 AT_ONCE: int = 5_000
-"""Rows that one transaction forgets, so that no other writer waits for long."""
+"""Maximum number of rows forgotten in one transaction, so that no other writer waits for long."""
 TELLING_OCTETS: Final = 16
-"""Keys of at least this length are told apart by their bytes too; shorter ones may be equal by chance."""
+"""Minimum length of keys that are compared by their bytes too; shorter ones may be equal by chance."""
 DIGEST_OCTETS: Final = 16
 BELIEVED_S = 30 * 86400.0
 """Seconds for which what was found out about a KME is believed."""

@@ -29,9 +29,9 @@ log = structlog.get_logger(__name__)
 _LENGTH_OCTETS = _CRC_OCTETS = 4
 _END = bytes(_LENGTH_OCTETS)
 MAX_OCTETS = 64 * 2**20
-"""No file of ours is larger, and of none is more read."""
+"""Maximum size of a file, in bytes."""
 OVERHEAD_OCTETS = _LENGTH_OCTETS + _CRC_OCTETS
-"""What a record takes besides its own bytes."""
+"""Overhead of a record beside its own bytes."""
 
 
 class MappedFile:

@@ -32,7 +32,7 @@ _BUCKET_OCTETS = _WAYS * _CELL.size
 _KNOWN_AT = LIVES
 _BUCKETS_AT = LIVES + _KNOWN
 COUNTERS, _COUNTED = 1024, 64
-"""Amounts that are counted together, and workers that count each in a place of their own."""
+"""Number of shared counters, and of workers that count each in a place of their own."""
 _COUNTERS_AT = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
 _PRESENT = 1 << 16
 _PRESENT_OCTETS = 4 * _PRESENT

@@ -42,7 +42,7 @@ WAITED_KEEP_FOR_S = 10 * 86400.0
 MOST_BETWEEN_S = 4000.0
 """Seconds that count at most from one try to the next: Postfix's longest pause."""
 NOTED_S = 60.0
-"""Tries that come sooner are not written down."""
+"""Minimum interval between recorded attempts, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

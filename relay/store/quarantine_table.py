@@ -62,7 +62,7 @@ described = [column for column in messages.c if column.name not in ("secret_id",
 
 ENTRY_OCTETS = 1024
 RECIPIENT_OCTETS = 256
-"""What a row of either table counts beside the text in it."""
+"""Size of a row of either table beside its text, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.store import secret_file
 
 SECRET_LENGTH = 32
-"""Bytes of one secret."""
+"""Length of one secret, in bytes."""
 NONCE_LENGTH = 12
-"""Bytes of the random nonce before each ciphertext."""
+"""Length of the random nonce before each ciphertext, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from relay import permissions
 from relay.errors import AnothersFile, ConfigError
 
 MAX_LENGTH = 65_536
-"""Bytes; a longer file is not ours."""
+"""Maximum size of a secret file, in bytes."""
 
 
 def read(path: Path) -> bytes:

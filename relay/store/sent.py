@@ -31,7 +31,7 @@ KEPT_S = 30.0
 SUFFIX = ".sent"
 FILE_OCTETS = 4 * 2**20
 ROOM_OCTETS = 2**20
-"""Bytes of a file that are reserved before they are needed: the names of 32,000 recipients."""
+"""Number of bytes reserved in a file before they are needed: the names of 32,000 recipients."""
 _VERSION, _NAME_OCTETS = 1, 32
 _HEAD = struct.Struct(f">BBd{_NAME_OCTETS}s")
 """Version, whether the mail was opened here, seconds of the clock, name of the mail; those of its recipients follow."""

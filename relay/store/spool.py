@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 SUFFIX = ".spool"
 ROOM_OCTETS = 2 * 2**20
-"""Bytes of a file that are reserved before they are needed: more than the largest reply of a real KME."""
+"""Number of bytes reserved in a file before they are needed: more than the largest reply of a real KME."""
 TORN = "keys that a KME has given are lost"
 _ID_OCTETS = 8
 _ID = re.compile(r"[0-9a-f]{8}")

@@ -25,7 +25,7 @@ from relay.store.one_step import driver_of
 log = structlog.get_logger(__name__)
 
 ROOM_TO_START = 16 * 2**20
-"""Bytes that a relay takes of its store's disk when it starts; nearly all of them for what must not wait for room."""
+"""Disk space reserved at the start, in bytes; nearly all of it for what must not wait for room."""
 WAIT_S = 5.0
 """Maximum wait of a relay that starts for another that ends, in seconds."""
 LOOK_S = 0.05

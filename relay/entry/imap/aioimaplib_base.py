@@ -29,12 +29,12 @@ Untagged = tuple[bytes, ...]
 """One untagged response: text and literals in turn, beginning and ending with text that has no CRLF."""
 
 MAX_LINE_OCTETS = 8 * 2**20
-"""A SEARCH result names all messages in one line."""
+"""Maximum line length, in octets; a SEARCH result names all messages in one line."""
 MAX_RESPONSES = 20_000
-"""No command of ours has more; each costs time."""
+"""Maximum number of responses to one command; ours need fewer, and each costs time."""
 PIECE_OCTETS = 256 * 1024
 SLACK_OCTETS = 64 * 1024
-"""What a server may send beside what was asked for."""
+"""Maximum size of unrequested data from a server, in octets."""
 
 _LITERAL = re.compile(rb"\{(\d{1,10})\}$")
 _STATUS = re.compile(rb"\* (?:OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)

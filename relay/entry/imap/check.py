@@ -13,7 +13,7 @@ from relay.entry.imap.session import Selected, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
 
 PATIENCE_S = 10.0
-"""Somebody is waiting."""
+"""Timeout of a check, in seconds: a person is waiting."""
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:

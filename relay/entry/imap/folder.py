@@ -48,19 +48,19 @@ OURS = frozenset({UNOPENED.lower(), OPENED.lower(), LOST.lower()})
 OVERVIEW_MESSAGES = 500
 BATCH_MESSAGES = 64
 BATCH_OCTETS = 8 * 2**20
-"""How many messages are fetched and opened together; a larger one goes alone."""
+"""Maximum size of messages fetched and opened together, in octets; a larger one goes alone."""
 MEMORY_FACTOR = 3
-"""How many times its size a message takes while it is opened."""
+"""Memory a message takes while it is opened, as a multiple of its size."""
 RETRY_S, RETRY_LONGEST_S = 30.0, 3600.0
-"""A message that may be opened later is tried again after the first, doubled each time up to the second."""
+"""First and longest retry interval of a message that may open later, in seconds; doubled each time."""
 RETRY_REFUSED_S = 86_400.0
-"""Waiting does not help, but a person may have mended what was wrong."""
+"""Retry interval of a message for which waiting does not help, in seconds: a person may have fixed the cause."""
 LINGER_S = 0.5
-"""How long others wait for a message whose keys do not come."""
+"""Maximum wait of others for a message whose keys do not come, in seconds."""
 MOST_BREAKS = 3
 """How often the connection may break over a message before it has to wait like one that cannot be opened."""
 LOOK_BACK = timedelta(days=30)
-"""Marks are looked at in messages that came so long before the watch began, and in all that come later."""
+"""Age, at the start of the watch, up to which messages are checked for marks; later ones all are."""
 
 Progress = Callable[[int, int], None]
 """Hears how many messages were opened so far, and how many wait."""

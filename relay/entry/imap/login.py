@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 300.0
-"""Between two tries to connect; half of it is certain, the other half is chance."""
+"""Maximum pause between two connection attempts, in seconds; half of it is jitter."""
 REFUSED_S = 3600.0
 LOOK_S = 60.0
 """How often it is looked meanwhile whether the password, or the token, is another one."""

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 MAX_FIELD_OCTETS = 8192
 KEYS_ARE_THERE = timedelta(minutes=10)
-"""A message that has been in its mailbox for so long does not wait for keys to come."""
+"""Age in the mailbox from which a message no longer waits for keys."""
 
 
 @dataclass(frozen=True, slots=True)

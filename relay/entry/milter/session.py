@@ -49,7 +49,7 @@ KNOWN_PARAMETERS = ("SMTPUTF8", "RET=", "ENVID=", "NOTIFY=", "ORCPT=")
 WHOLE_FIELD_OCTETS = 54_000
 """Postfix gives a milter 60,000 octets of a header field, cut at the last line end unless that lost a tenth of them."""
 FIELD_OCTETS = 200
-"""What a header field takes in memory beside its own octets."""
+"""Memory overhead of a header field, in bytes."""
 CONNECTION_STAGES = frozenset(b"CH")
 """Macros of these hold for all mails of a connection; those of the others end with their mail."""
 

@@ -54,7 +54,7 @@ HEADER = b"L"
 """The command of header fields, which come many at a time."""
 
 PACKETS_AT_ONCE = 64
-"""A mail may have thousands of header fields, each a packet: after so many all others get their turn."""
+"""Number of packets handled before other tasks get a turn: a mail may have thousands of header fields."""
 
 
 class ProtocolFault(TryLater):

@@ -44,11 +44,11 @@ PIECE_OCTETS = 1024 * 1024
 MAX_ERRORS = 20
 """Number of commands that make no sense after which the connection ends."""
 AT_ONCE, IN_A_TURN = 4, 16
-"""Commands that a client may have sent at once before others go on meanwhile, and those of each further turn."""
+"""Number of pipelined commands handled before other clients get a turn, and number in each further turn."""
 TURN_S = 0.01
-"""Such a turn ends after so long, too: a recipient may have a thousand rules."""
+"""Maximum length of such a turn, in seconds: a recipient may have a thousand rules."""
 SPARE_COMMANDS, SPARE_A_SECOND = 200, 50.0
-"""Commands of a client between two mails, and how many of them come back in a second."""
+"""Allowance of a client between two mails, in commands, and its refill in commands a second."""
 HANDSHAKE_S = 30.0
 NEVER = float("inf")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")

@@ -21,9 +21,9 @@ from relay.entry.smtp.users import MAX_NAME, UserFile
 from relay.errors import Refuse, TryLater
 
 AT_ONCE = 2
-"""Passwords that are checked at the same time: each takes 64 MiB and a processor for some 50 ms."""
+"""Number of concurrent password checks: each takes 64 MiB and a processor for some 50 ms."""
 PATIENCE_S = 30.0
-"""How long a login waits for its turn and its answer."""
+"""Login timeout, queueing included, in seconds."""
 
 
 class LoginFailed(Refuse):
@@ -111,7 +111,7 @@ class FileBackEnd:
 
 
 FAILURE_DELAY_S = 2.0
-"""A failed login is answered only after this time, so that guessing over one connection is slow."""
+"""Delay of the reply to a failed login, in seconds, so that guessing over one connection is slow."""
 
 
 class Logins:

@@ -20,7 +20,7 @@ from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Mail, Outcomes
 
 REMEMBERED = 1000
-"""Mails without Date or Message-ID whose fields are kept for the next try."""
+"""Number of mails without Date or Message-ID whose added fields are kept for a retry."""
 
 
 class Rights(Protocol):

@@ -19,9 +19,9 @@ from relay.entry.smtp.users import UserFile
 log = structlog.get_logger(__name__)
 
 MAX_LINE = 16384
-"""Octets; the protocol promises no longer lines."""
+"""Maximum line length, in octets; the protocol promises no longer lines."""
 MAX_LINES = 200
-"""Of the handshake; a service that says more is not Dovecot."""
+"""Maximum number of lines in a handshake; a service that sends more is not Dovecot."""
 _ESCAPES = {"0": "\0", "1": "\1", "t": "\t", "r": "\r", "l": "\n"}
 
 

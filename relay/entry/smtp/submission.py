@@ -41,7 +41,7 @@ from relay.mail import Origin
 log = structlog.get_logger(__name__)
 
 MAX_RESPONSE = 12288
-"""Octets of one line of an authentication exchange (RFC 4954, 4)."""
+"""Maximum line length of an authentication exchange, in octets (RFC 4954, 4)."""
 
 
 class NotSecured(Refuse):

@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 
 HANDSHAKE_S = 30.0
 RETRY_S = 1.0
-"""After this time it is tried again where no connection could be accepted: too many open files, for instance."""
+"""Retry interval after a failed accept (too many open files, for instance), in seconds."""
 
 
 class TLSServer:

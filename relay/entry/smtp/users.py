@@ -25,11 +25,11 @@ from relay.stamps import is_there, stamp_of
 log = structlog.get_logger(__name__)
 
 MAX_MEMORY_KIB = 1024 * 1024
-"""A hash that takes more memory (KiB) to check is a mistake that would stop the relay."""
+"""Maximum memory for checking a hash, in KiB; more is a mistake that would stop the relay."""
 MAX_NAME = 255
 
 NO_PASSWORD = "-"  # noqa: S105 - it says that there is none
-"""Stands for the hash where Dovecot checks the passwords and the file only tells the addresses."""
+"""Placeholder for the hash where Dovecot checks passwords and the file only has the addresses."""
 
 _NAME = re.compile(r"[^\x00-\x20\x7f-\x9f:,#\ud800-\udfff][^\x00-\x20\x7f-\x9f:,\ud800-\udfff]*")
 _HEADER = "# QuMail Relay, who may submit mail: name:hash:addresses (qumail-relay users --help)\n"

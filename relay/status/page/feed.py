@@ -31,11 +31,11 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 2.0
 SHARE = 0.02
-"""No more of the time is spent on it than this."""
+"""Maximum share of time spent on the page."""
 OCTETS_A_SECOND = 2 * 2**20
-"""No more is sent to all viewers together."""
+"""Maximum rate to all viewers together, in bytes a second."""
 MOST_VIEWERS = 100
-"""More are told to come back: there must be connections left for short questions."""
+"""Maximum number of viewers; others get 503, so that connections are left for short requests."""
 UNREAD_OCTETS = 65_536
 """The system keeps about so much for a viewer who does not read."""
 VIEWER_S = 10.0

@@ -14,9 +14,9 @@ from relay.status.page.now import Now
 from relay.status.page.sections import badge, facts_list, section
 
 SHOWN = 40
-"""More pairs of KME and peer are not drawn; those whose keys end first are."""
+"""Maximum number of pairs of KME and peer drawn, those whose keys end first."""
 LEAST = 12
-"""A curve is as wide as so many stretches take, though there be fewer."""
+"""Minimum width of a curve, in stretches."""
 SPANS = (("Two days", 300, 2 * 86_400), ("Six weeks", 3600, 42 * 86_400))
 
 
