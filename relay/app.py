@@ -98,7 +98,7 @@ def doors(config: Config) -> dict[str, DoorModule]:
 
 
 def status(config: Config) -> list[StatusModule]:
-    """What tells how the relay is, where [status] is set: it brings a web server along."""
+    """The modules that show the relay's state, where [status] is set: they load a web server."""
     return [cast(StatusModule, import_module("relay.status.door"))] if config.status is not None else []
 
 
@@ -126,7 +126,7 @@ async def running(
 ) -> AsyncIterator[dict[str, TCPAddress]]:
     """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
-    With `key_receiver` another process asks for received keys; `stop` is told where that has ended. A `worker` is one
+    With `key_receiver` another process asks for received keys; `stop` is set where that has ended. A `worker` is one
     of several processes. Raises ConfigError, StoreUnavailable and Stopped when it cannot start.
     """
     async with AsyncExitStack() as stack:
@@ -289,11 +289,11 @@ def _work_of_the_first(
 async def _alarms(
     built: Parts, watched: Watched, readiness: Readiness, outgoing: Outgoing | None
 ) -> AsyncIterator[Alarms]:
-    """The alarms, which begin and end, and are told, meanwhile."""
+    """The alarms, which begin, end and notify meanwhile."""
     telling = AlarmTelling(built.config, built.board, outgoing, built.next_hops)
     alarms = Alarms(built.board, built.config.alarms_file, telling)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(alarms.write)  # last: what is told until then is not told again
+        stack.push_async_callback(alarms.write)  # last: what was sent until then is not sent again
         await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
         looking = Looking(watched, readiness, built.next_hops)
         await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))

@@ -119,7 +119,7 @@ class Share:
 
 
 class _RoomWanted(NamedTuple):
-    """Who waits, for how many more bytes, and what tells them that they have them."""
+    """The waiting tasks: the number of bytes each wants, and the future that is set once it has them."""
 
     share: Share
     more: int

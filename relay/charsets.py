@@ -146,7 +146,7 @@ _PAGE = re.compile("(?:x|ms|cs)*(?:cp|windows|win|ms|ibm|dos|codepage)0*([0-9]{2
 _ISO = re.compile("(?:x|cs)*(?:iso)?8859([0-9]{1,2}?)(?:19[0-9]{2}|20[0-9]{2})?[ei]?")
 _LATIN = re.compile("(?:cs)?(?:iso)?(?:latin|l)([0-9]{1,2})")
 _NOT_ASCII = re.compile("(?:x|cs)*(?:ibm|cp|ccsid|ebcdic|iso2022|utf|ucs|unicode|iso10646|scsu|bocu|lmbcs)")
-"""Names of kinds whose octets need not have ASCII's meaning: nobody can tell what text an unknown one has."""
+"""Names of kinds whose octets need not have ASCII's meaning: it is unknown what text an unknown one has."""
 _IMAP_SHIFT = re.compile(rb"&([^-]*+)-")
 _SHIFTS = {"utf_7": re.compile(rb"\+"), _UTF_7_IMAP: re.compile(b"&"), "hz": re.compile(b"~")} | dict.fromkeys(
     _ISO_2022, re.compile(rb"[\x0e\x0f\x1b]")
@@ -165,7 +165,7 @@ _BY_PAGE = _table(_PAGES)
 
 @lru_cache(maxsize=256)
 def codecs_of(label: str) -> tuple[str, ...] | None:
-    """The codecs (`decode`) by which programs read text of this charset, the likeliest first; None if nobody can tell.
+    """The codecs (`decode`) by which programs read text of this charset, the likeliest first; None if it is unknown.
 
     A language behind a star (RFC 2231, 5) does not count.
     """

@@ -11,7 +11,7 @@ The tree::
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
-    └── Refuse                 5xx: the sender is told
+    └── Refuse                 5xx: the sender is notified
         ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
         ├── MalformedMessage   MailLoop
         └── CannotOpen         BadStructure, BadTag, BadSignature, UnknownSigner, UnknownPeer, KeyDestroyed, KeyLost,
@@ -91,7 +91,7 @@ class DeliveryUnderWay(TryLater):
 
 
 class Refuse(RelayError):
-    """Refuse: the sender is told that this mail will not go."""
+    """Refuse: the sender is notified that this mail will not go."""
 
     code = 550
     status = "5.7.1"

@@ -244,7 +244,7 @@ class Outgoing:
                     await self._hand_on_all(delivery, [stays], more=False)
         here = stays.recipients if stays is not None and message is not None else []
         stay = {each.mailbox for each in here}
-        # Those who had it before are told of once more: a mail server may have to try again more than once.
+        # Those who had it before are reported once more: a mail server may have to try again more than once.
         elsewhere = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox not in stay}
         # Whether the client hears we never know. Only with a Message-ID can its retry be told from a second mail.
         if len(elsewhere) and await off_loop(mime.header_work(mail.message), _has_message_id, mail.message):
@@ -288,7 +288,7 @@ def _has_message_id(message: bytes) -> bool:
 
 
 def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
-    """What left, for whom not, and how it was protected; what stays inside is told apart from what left in clear."""
+    """What left, for whom not, and how it was protected; what stays inside is distinguished from what left in clear."""
     inside = copy.inside
     stays: list[RelayError | None] = []
     leaves: list[RelayError | None] = []

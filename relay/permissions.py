@@ -44,7 +44,7 @@ def cause(path: str | Path, error: OSError, what: str = "cannot be read: ", *, p
 
 
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
-    """What keeps this process from reading a file or directory; None where nothing does or nobody can tell."""
+    """What keeps this process from reading a file or directory; None where nothing does or it is unknown."""
     try:
         return _denial_at(Path(path).absolute().parts, private=private)
     except OSError:

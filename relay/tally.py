@@ -1,5 +1,5 @@
 """Tells of each try of a mail what became of it: counts it, and has it written into the audit record.
-Standard: fates.py says what there is to tell; both are told the same, so that their numbers agree.
+Standard: fates.py has the vocabulary; both get the same, so that their numbers agree.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Tally:
         self._cells: dict[tuple[str, Fate], _Cells] = {}
 
     def of(self, mail: Mail) -> Trial:
-        """`with`: one try of a mail, of which is told when it ends, however that is."""
+        """`with`: one try of a mail, which is reported when it ends, in any way."""
         return Trial(self, mail)
 
     def opened(self, mail: Mail, opened: Opened) -> None:
@@ -119,7 +119,7 @@ class Tally:
         return cells
 
     def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
-        """Who is held waits until a later try tells something else; what another try does meanwhile tells nothing."""
+        """Who is held waits until a later try has another outcome; a concurrent try does not count."""
         held, name = self._board.held, delivery.came_as or delivery.name
         for mailbox, fate in fates.items():
             if fate.outcome != "held":
@@ -145,7 +145,7 @@ class Tally:
 class Trial:
     """One try of a mail; the caller says which delivery it is.
 
-    Its first step is to begin. A fault of what is told at the end is said in the log: a mail that has left would be
+    Its first step is to begin. A fault in reporting the end is logged: a mail that has left would be
     sent again.
     """
 

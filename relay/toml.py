@@ -32,7 +32,7 @@ MAX_NAMES = 200
 """Maximum number of names in one dotted key; tomllib's time grows with their square."""
 
 MAX_FAULTS = 100
-"""Maximum number of faults of a file that are told; the others are counted."""
+"""Maximum number of faults of a file that are reported; the others are counted."""
 
 Location = tuple[str | int, ...]
 """A path of keys and array indexes, such as `("peers", "bob", "domains", 0)`."""

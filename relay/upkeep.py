@@ -1,4 +1,4 @@
-"""What a serving relay does beside mail: ends what has expired, writes what may be late, tells how its keys stand.
+"""What a serving relay does beside mail: ends what has expired, writes what may be late, reports the state of its keys.
 Whatever stands in the way is logged, and tried again: only the end of the relay ends any of this.
 """
 
@@ -74,7 +74,7 @@ async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) ->
 
 
 async def _complete_audit(config: Config, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
-    """Whatever stands in the way is told, and in nobody's way."""
+    """Any failure is logged, and blocks nothing else."""
     try:
         await take_over_announced(config.state_directory / ANNOUNCED, audit, sent)
     except (StoreUnavailable, ConfigError, OSError) as error:

@@ -60,7 +60,7 @@ does not serve yet: it may have many received keys to take over."""
 class _Running:
     """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
 
-    `reloads` is how often the workers had been told to read again when it was started. `silent` counts the looks since
+    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the looks since
     it said anything.
     """
 
@@ -81,7 +81,7 @@ class Workers:
     def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
         """`common` is what each of them is handed, but for its number, its life and the way to it.
 
-        `settings` are read again before the workers are told to do so. `stop` is told when no worker serves, and none
+        `settings` are read again before the workers are told to do so. `stop` is set when no worker serves, and none
         can be started.
         """
         self._stop = stop
@@ -166,7 +166,7 @@ class Workers:
             _tell(each.process, signal.SIGTERM)
 
     async def _all_anew(self) -> None:
-        """The old one is told to end once the new one serves: were that to fail, mail would wait for a person."""
+        """The old one ends only once the new one serves: if that failed, mail would wait for a person."""
         for number in sorted(self._running):
             if number not in self._running:
                 continue

@@ -37,7 +37,7 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
     known: tuple[frozenset[str], dict[str, int]] | None = None
     async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
         async for file in files:
-            # Before the first file goes: a later one may tell of an earlier try.
+            # Before the first file goes: a later one may report an earlier try.
             if known is None:
                 known = await asyncio.to_thread(lambda: (sent(), _last_tries(directory)))
             announced = [said for each in file.records if (said := _read(each)) is not None]

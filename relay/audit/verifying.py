@@ -192,7 +192,7 @@ class _Verifier:
 class _Times:
     """Times of records in their order; `first` is that of the first one written at its time, `back` where they go back.
 
-    A clock that was wrong for a while makes many records: one line tells of all of them.
+    A clock that was wrong for a while makes many records: one line reports all of them.
     """
 
     def __init__(self) -> None:

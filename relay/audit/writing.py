@@ -214,7 +214,7 @@ class Audit:
         log.info("ledger_written", entries=entries, number=end.number, head=end.head)
 
     def _failed(self, error: OSError) -> StoreUnavailable:
-        """What cannot be written is told once, and stands on the board until something is."""
+        """What cannot be written is reported once, and stands on the board until something is."""
         if not self._trouble:
             meaning = "no mail leaves until it can" if self._hold else "mail goes on; its records wait in memory"
             log.error("audit_not_written", directory=str(self.directory), cause=error.strerror, meaning=meaning)

@@ -59,7 +59,9 @@ async def send_new(port: int, size: int, number: int, *, connections: int, recip
 
 @asynccontextmanager
 async def taking(port: int) -> AsyncIterator[Callable[[], int]]:
-    """Takes mail at a local port, by smtp-sink where it is there; gives what tells how many have come so far."""
+    """Takes mail at a local port, by smtp-sink where it is there; returns a function that says how many have come so
+    far.
+    """
     if not (_SOURCE and _SINK):
         async with Sink(port) as sink:
             totals = itertools.accumulate(sink.count().mails for _ in itertools.count())

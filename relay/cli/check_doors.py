@@ -41,7 +41,7 @@ async def door_states(config: Config, folders: Collection[DoorModule | StatusMod
 
 
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
-    """`serves`: whether a relay has this site's database in use; None where this machine cannot tell."""
+    """`serves`: whether a relay has this site's database in use; None where this machine cannot say."""
     users = _users(where) if listens else set()
     whose = f" of user {', '.join(sorted(map(_name, users)))}" if users else ""
     if listens and serves is False:
@@ -74,7 +74,7 @@ async def listens_at(where: Where, *, unknown: bool = False) -> bool:
 
 
 def _users(where: Where) -> set[int]:
-    """Whose programs listen at this TCP port, as far as the system tells."""
+    """Whose programs listen at this TCP port, as far as the system says."""
     found: set[int] = set()
     if isinstance(where, Path):
         return found

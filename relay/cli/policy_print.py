@@ -30,7 +30,7 @@ INSIDE = "plaintext: to a domain of our own, stays inside"
 
 _OTHERWISE = {
     "hold": "held: the sending server keeps the mail and tries again",
-    "refuse": "refused: the sender is told that the mail did not go",
+    "refuse": "refused: the sender is notified that the mail did not go",
 }
 _QUANTUM = {
     "off": "no quantum key on top of pqc and rsa",

@@ -74,7 +74,9 @@ USER = "qumail-relay"
 @click.option("--door", type=click.Choice(get_args(Door)), help="How mail comes to the relay.")
 @click.option("--next-hop", help="With --door smarthost: the mail server that takes sealed mail.")
 @click.option("--everybody", type=click.Choice(get_args(Everybody)), help="Mail for those who are no peers.")
-@click.option("--postmaster", help="Who is told of alarms by mail, or `none`. [default: postmaster@ the first domain]")
+@click.option(
+    "--postmaster", help="Who is notified of alarms by mail, or `none`. [default: postmaster@ the first domain]"
+)
 @click.option("--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels for mail to peers, in order.")
 @click.option(
     "--port-base", type=click.IntRange(1020, 65500), default=PORT_BASE, show_default=True, help="Ports + 4 to 18."

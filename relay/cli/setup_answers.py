@@ -104,7 +104,7 @@ def _parsed_domain(text: str) -> str:
 
 
 def _postmaster(answer: str | None, domain: str) -> str:
-    """Who is told of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
+    """Who is notified of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
     if answer == NONE:
         return ""
     address = str(_checked(parse_mailbox, answer or f"postmaster@{domain}"))

@@ -53,7 +53,7 @@ _TYPES: dict[tuple[str, int], str] = {
 }
 """The type of a constructed element (RFC 5652, RFC 5083) by its parent's type and its own tag.
 
-This alone tells an EXPLICIT [0] from an IMPLICIT OCTET STRING in chunks. encapContentInfo.eContent needs no
+This alone distinguishes an EXPLICIT [0] from an IMPLICIT OCTET STRING in chunks. encapContentInfo.eContent needs no
 entry: its [0] is EXPLICIT, and the OCTET STRING inside has its universal tag.
 """
 _SETS = frozenset({_SET, "SignerInfos", "CertificateSet"})

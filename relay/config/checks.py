@@ -151,5 +151,5 @@ def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
 
 
 def _has_document(config: Config, peer: str) -> bool:
-    """Also where that cannot be told: reading it says so then."""
+    """Also where that cannot be determined: reading it says so then."""
     return config.identity is not None and stamp_of(config.identity.document(peer)) is not None

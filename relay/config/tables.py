@@ -147,8 +147,8 @@ class QuarantineSettings(toml.Table):
 
     action: Literal["keep", "refuse"] = "keep"
     """"keep": it is kept, sealed, until somebody decides (qumail-relay quarantine list | show | release | drop);
-    "refuse": nothing is kept, and the sender is told (of a key that does not come, by the queue that gives up on
-    it). Mail whose keys were looked at is kept nevertheless: a refusal would tell a forger what is right about
+    "refuse": nothing is kept, and the sender is notified (of a key that does not come, by the queue that gives up on
+    it). Mail whose keys were looked at is kept nevertheless: a refusal would show a forger what is right about
     it.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
@@ -199,9 +199,9 @@ class OTPSettings(toml.Table):
     """How level otp hides the size of what it seals, and whether it saves key by compressing first."""
 
     padding: Literal["padme", "none"] = "padme"
-    """Level otp pads each message so that its size tells little (at most 12 % more key): padme, or none."""
+    """Level otp pads each message so that its size reveals little (at most 12 % more key): padme, or none."""
     compression: bool = False
-    """Compressing before sealing saves key, but lets the size tell something of the content."""
+    """Compressing before sealing saves key, but lets the size reveal something of the content."""
 
 
 class LimitSettings(toml.Table):
@@ -221,8 +221,8 @@ class LimitSettings(toml.Table):
 
 
 class AlarmSettings(toml.Table):
-    """When an alarm is raised, and who is told beside log, metrics and `check` (deploy/METRICS.md has all of them). The
-    table may be left out.
+    """When an alarm is raised, and who is notified beside log, metrics and `check` (deploy/METRICS.md has all of them).
+    The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -289,7 +289,7 @@ class CanarySettings(toml.Table):
 
 
 class StatusSettings(toml.Table):
-    """Where the relay tells how it is: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and
+    """Where the relay shows how it is: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and
     /readyz. Nothing can be changed there. Leave the table out where nobody asks.
     """
 

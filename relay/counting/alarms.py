@@ -19,7 +19,7 @@ class Alarm:
 
     What it says must have been so for `after_s` seconds before it begins, and not for `clear_s` before it ends, so that
     it does not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has
-    changed is told again after so many seconds.
+    changed is reported again after so many seconds.
     """
 
     name: str

@@ -150,7 +150,7 @@ class Board:
                 self._numbers[each.at] = math.nan
         for metric in all_metrics().values():
             if metric.kind == "counter" and not metric.labels:
-                self.cell(metric)  # 0 is told as well: what was never seen before cannot be seen to grow
+                self.cell(metric)  # 0 is reported as well: what was never seen before cannot be seen to grow
         self._memory[place] = 1
 
     def cell(self, metric: Metric, *labels: str) -> Cell:

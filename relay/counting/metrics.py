@@ -264,7 +264,7 @@ ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have
 ALARMS_TOLD: Final = Metric(
     "qumail_alarm_notices_total",
     "counter",
-    "What [alarms] has tried to tell. way: mail, command; outcome: sent, failed",
+    "Notices that [alarms] has tried to send. way: mail, command; outcome: sent, failed",
     ("way", "outcome"),
 )
 

@@ -1,5 +1,5 @@
 """Fetches key records from the DNS, all those of a message at once and within one short time, and reads the keys.
-Standard: RFC 6376 3.6 and 6.1.2, RFC 8301; what the DNS does not tell now is trouble, never an answer.
+Standard: RFC 6376 3.6 and 6.1.2, RFC 8301; a DNS failure is trouble, never an answer.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class ReceiverProcess:
         instead: ReceiverHere,
         kept: Callable[[str, HTTPRequest], None] = lambda _kme, _request: None,
     ) -> None:
-        """`kept` is told of each request, and the KME's name, whose reply is on the disk, flushed."""
+        """`kept` is called with each request whose reply is flushed to the disk, and the KME's name."""
         self._connection = connection
         self._instead = instead
         self._kept = kept

@@ -162,7 +162,7 @@ class OptimizedKMClient(KMEClient):
         return in_order(self.name, key_IDs, found)
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
-        """Whether keys that were not delivered yet are still there when more were asked for; None: it cannot be told.
+        """Whether keys not delivered yet are still there when more were asked for; None: unknown.
 
         Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME
         that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.

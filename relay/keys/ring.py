@@ -50,7 +50,7 @@ STATUS_EVERY_S = 30.0
 """How often each KME is asked for its status, for the forecasts."""
 
 CERTIFICATES_EVERY_S = 86_400.0
-"""How often the log tells of certificates that end soon."""
+"""How often the log reports certificates that end soon."""
 
 RATE_WINDOW_S = 300.0
 """Averaging window of use rates, in seconds."""

@@ -132,7 +132,7 @@ class MailOpener:
     ) -> Opened | None:
         """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
 
-        `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us.
+        `sender`, that of the SMTP envelope, only decides whether a message that we cannot read was meant for us.
         `mailboxes`, in their one spelling (Recipient.mailbox), want the mail: those who are `due` are claimed until
         `settle` or `give_up`; None claims nobody. An original with more than `max_hops` Received fields is in a loop.
         With `patient`, keys that its KME does not know yet are waited for; with `any_time` a person answers for its

@@ -74,7 +74,7 @@ class Layers:
     async def recognise(self, message: bytes, sender: str) -> Layer | None:
         """The outermost layer of a message that is sealed for us, None for ordinary mail and what others have sealed.
 
-        `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us. Raises
+        `sender`, that of the SMTP envelope, only decides whether a message that we cannot read was meant for us. Raises
         BadStructure where it was, UnknownPeer and NotAccepted.
         """
         try:
@@ -137,7 +137,7 @@ class Layers:
         )
 
     def _checked(self, level: Level, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
-        """The one place that tells whether keys are of a peer, for us, of a group that both share, for this level.
+        """The one place that decides whether keys are of a peer, for us, of a group that both share, for this level.
 
         No key is asked for before: a stranger who names keys would make KMEs work, and burn keys of others.
         """

@@ -1,4 +1,4 @@
-"""The policy files and directories that no watch tells of for sure, looked at again and again instead.
+"""The policy files and directories that no watch covers reliably: these are polled.
 Such are those behind links, those that cannot be looked at now, and directories on servers that may stop answering.
 """
 

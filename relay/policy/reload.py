@@ -51,9 +51,9 @@ HANG_LOOK_S = 1.0
 GATHER_S = 0.05
 """Interval at which changes are gathered, in seconds."""
 RESCAN_S = 60.0
-"""How often all files are looked at, for what the kernel does not tell of (seconds)."""
+"""How often all files are looked at, for what the kernel does not report (seconds)."""
 UNWATCHED_S = 2.0
-"""How often, where the kernel cannot tell of changes at all."""
+"""How often, where the kernel cannot report changes at all."""
 RELEASE_S = 60.0
 """Time without changes after which replaced files are released, in seconds: no mail takes longer."""
 UNWATCHED_SHARE = 0.05

@@ -108,7 +108,7 @@ class Listing:
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool | None:
-    """None where nobody can tell to what a link leads: it may be a domain's directory."""
+    """None where it is unknown to what a link leads: it may be a domain's directory."""
     try:
         return entry.is_dir()
     except OSError:

@@ -1,4 +1,4 @@
-"""Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine and tell of it.
+"""Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine and report it.
 What is put aside is on the disk when these methods return, and only then is 250 said; notices follow RFC 3834.
 """
 

@@ -22,7 +22,7 @@ EVERYBODY = {
         'levels = ["plaintext"]\nreason = "sites that are no peers of ours"\n'
     ),
     "refuse": (
-        "# Everybody who has no file of their own: the sender is told that we share no keys with them.\n"
+        "# Everybody who has no file of their own: the sender is notified that we share no keys with them.\n"
         'levels     = ["pqc"]\nimpossible = "refuse"\n'
     ),
 }

@@ -121,7 +121,7 @@ def _proxies(had: MailFlow) -> dict[str, str]:
 
 
 def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:
-    """Where scanners hand mail back. Raises NoRow where nobody can tell."""
+    """Where scanners hand mail back. Raises NoRow where it is unknown."""
     for value in scanners:
         target = destination(value)
         transport = had.settings.service(value.partition(":")[0], "unix")

@@ -91,7 +91,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     """When each ends; blocks."""
     config, known = watched.config, watched.known()
     for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
-        with suppress(OSError, ValueError):  # files that cannot be read are told elsewhere
+        with suppress(OSError, ValueError):  # files that cannot be read are reported elsewhere
             for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
                 yield (end.of, pool.client.name), end.until.timestamp()
     if known.identity is not None:

@@ -141,7 +141,7 @@ class Record:
         )
 
     def _history(self, now: _Look) -> dict[int, list[Stretch]]:
-        """What is written, and what is still to be: so that it tells of the same mails as all else does."""
+        """What is written, and what is still to be: so that it reports the same mails as all else does."""
         if self._written is None:
             return dict(self._sorted)
         counted, at = _mails(now.counts[metrics.MAILS]), time.time()

@@ -21,7 +21,7 @@ from relay.status.sight import WINDOW_S, Sight, Which
 Seen = tuple[str, str]
 """What an alarm is about ("" where it is about the relay), and the cause."""
 Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
-"""It is told what its alarm stands for already: where an end has to be seen, no news is no end."""
+"""Gets what its alarm stands for already: an end has to be observed, no news is no end."""
 
 THROUGH = ("delivered", "inside", "repeated")
 """Outcomes of mail that got through."""
@@ -45,7 +45,7 @@ def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     most = sight.watched.config.alarms.held_longer_than
     for direction in sorted({each.direction for each in sight.waiting}):
         ours = [each for each in sight.waiting if each.direction == direction]
-        # Where not all found a place, what is tried again may not have: then what was tried once tells of it.
+        # Where not all found a place, what is tried again may not have: then what was tried once counts.
         longest = max(each.longest if sight.more_wait else each.again for each in ours)
         if longest > most:
             number = (

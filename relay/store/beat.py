@@ -125,7 +125,7 @@ class Beat:
         before, ours = self._row(connection, last)
         now = self._clock()
         restored = before is None or before.beat < last
-        # A row that was broken tells nothing, so nothing that was sealed before now is trusted.
+        # A row that was broken reveals nothing, so nothing that was sealed before now is trusted.
         marks = before or _BeatRow(0.0, now, now)
         trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
         beat = max(now, max(marks.beat, last) + ONE_ON_S)

@@ -97,7 +97,7 @@ class DeliveryRecords:
 
     @property
     def shared(self) -> bool:
-        """Whether other workers use this store, and are told of each try."""
+        """Whether other workers use this store, and learn of each try."""
         return self._neighbours is not None
 
     @property

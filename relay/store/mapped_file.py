@@ -61,7 +61,7 @@ class MappedFile:
         return self.end + OVERHEAD_OCTETS + octets <= self._most
 
     def add(self, record: bytes) -> bool:
-        """Writes one, and tells whether it did, since there was room; there is no await in here."""
+        """Writes one, and reports whether it did, since there was room; there is no await in here."""
         begin, memory = self.end, self._memory
         body = begin + _LENGTH_OCTETS
         end = body + _CRC_OCTETS + len(record)

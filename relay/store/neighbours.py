@@ -1,7 +1,7 @@
 """What the workers of one relay must know of each other at once: which mails are under way, and which the store knows.
 Standard: memory that they share (memfd_create(2)), its cells under record locks (fcntl(2)) while they are looked at.
 
-A transaction for each mail would tell the same, and cost as much as sealing it. Here a try of a mail marks its
+A transaction for each mail would do the same, and cost as much as sealing it. Here a try of a mail marks its
 recipients for its worker before anything is done, and ends the marks when its client has heard the answer. What a
 worker that has ended had delivered in its last moments stands in its own files (sent.py): no other one begins a mail
 before these were taken over.
@@ -22,7 +22,7 @@ from relay.errors import DeliveryUnderWay
 _NOTICE, _LIVES, _ENDED = 0, 1, 2
 """Where it stands that a worker has ended, and what stands at the number of each worker."""
 LIVES = 1 << 16
-"""Number of workers that can be told apart, one after the other; their numbers begin at 1."""
+"""Number of workers that can be distinguished, one after the other; their numbers begin at 1."""
 _KNOWN = 1 << 20
 _BUCKETS = 1 << 14
 _WAYS = 16
@@ -222,6 +222,6 @@ def shared_memory() -> int:
 
 
 def _cell(place: bytes) -> tuple[int, bytes]:
-    """Where the bucket of a place begins, and what tells the place from others in it."""
+    """Where the bucket of a place begins, and what distinguishes the place from others in it."""
     mark = hashlib.blake2b(place, digest_size=8).digest()
     return _BUCKETS_AT + int.from_bytes(mark[:2]) % _BUCKETS * _BUCKET_OCTETS, mark[2:]

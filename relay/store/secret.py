@@ -75,7 +75,7 @@ class SiteSecret:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of all secrets, newest first; they tell nothing about the secrets."""
+        """The ids of all secrets, newest first; they reveal nothing about the secrets."""
         return tuple(self._secrets)
 
     def seal(self, plaintext: bytes, context: bytes) -> SealedOctets:

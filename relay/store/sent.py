@@ -65,7 +65,7 @@ class SentRecords:
         settled: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`settled` says whether the store knows all that it was told; until then nothing is thrown away here.
+        """`settled` says whether the store has everything; until then nothing is thrown away here.
 
         `clock` gives seconds that never go back, the same for all processes of this machine.
         """

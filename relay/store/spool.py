@@ -177,7 +177,7 @@ class SpoolFile:
     def remove(self) -> None:
         """Overwrites the records, then deletes the file: they are in the store. Blocks.
 
-        What is of no use is told here, once: a file may be looked at many times before the store takes it.
+        What is of no use is reported here, once: a file may be looked at many times before the store takes it.
         """
         if self.torn:
             log.error("spool_torn", file=str(self.path), octets=self.torn, meaning=TORN)

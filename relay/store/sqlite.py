@@ -172,14 +172,14 @@ def _locked(database: Path) -> int | None:
 
 
 def serving(database: Path) -> bool | None:
-    """Whether a relay serves from this file now; None where the system does not tell. Blocks, and takes no lock."""
+    """Whether a relay serves from this file now; None where the system does not say. Blocks, and takes no lock."""
     if not _LOCKS.exists():
         return None
     return _holder(database) != UNKNOWN
 
 
 def _holder(database: Path) -> str:
-    """The number of the process that serves, for people; `UNKNOWN` where there is none or the system does not tell."""
+    """The number of the process that serves, for people; `UNKNOWN` where there is none or the system does not say."""
     with suppress(OSError):
         inode = database.stat().st_ino
         for _ in range(LOCKS_READ):

@@ -63,7 +63,7 @@ class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no typ
 
 
 class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimaplib has no types
-    """One connection. `news` is set when the server tells of new messages; `heard` is called for all that it says."""
+    """One connection. `news` is set when the server reports new messages; `heard` is called for all that it says."""
 
     pending_sync_command: Request | None
     pending_async_commands: dict[str, Request]

@@ -263,7 +263,7 @@ class Session:
             await self._command("EXPUNGE", uid_set(uids), uid=True)
 
     async def idle(self, seconds: float) -> bool:
-        """Waits for the server to tell of new messages, at most for so long, and whether it did.
+        """Waits for the server to report new messages, at most for so long, and whether it did.
 
         Where it cannot tell, this takes just so long.
         """

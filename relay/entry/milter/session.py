@@ -44,7 +44,7 @@ from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
 log = structlog.get_logger(__name__)
 
 PROGRESS_S = 15.0
-"""How often the mail server is told that we still work; it waits for 300 s without (milter_content_timeout)."""
+"""Interval of progress replies to the mail server, in seconds; it waits for 300 s without (milter_content_timeout)."""
 KNOWN_PARAMETERS = ("SMTPUTF8", "RET=", "ENVID=", "NOTIFY=", "ORCPT=")
 WHOLE_FIELD_OCTETS = 54_000
 """Postfix gives a milter 60,000 octets of a header field, cut at the last line end unless that lost a tenth of them."""

@@ -28,7 +28,7 @@ MAX_ENTRIES = 20_000
 """Maximum number of tracked clients; the least recently seen is forgotten first."""
 HOUR_S = 3600.0
 SEEN_S = 30 * 86400.0
-"""Time others are told to remember what was seen, in seconds; while it goes on, they are told again."""
+"""Time for which other processes remember a report, in seconds; while it goes on, it is repeated."""
 TELL_AGAIN_S = 86400.0
 ROUNDING = 1e-6
 

@@ -25,7 +25,7 @@ RETRY_S = 1.0
 class TLSServer:
     """Takes connections that begin with TLS, and counts each before its handshake, which may take its time.
 
-    asyncio's own server tells of a connection only after its handshake.
+    asyncio's own server reports a connection only after its handshake.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The operators' page: one page that tells at a glance whether mail flows, what is wrong, and what to do.
+"""The operators' page: one page that shows at a glance whether mail flows, what is wrong, and what to do.
 Standard: WCAG 2.2 AA; nothing from elsewhere, nothing inline, nothing that can be changed; all is escaped.
 
     now.py        what is shown, at one moment

@@ -1,4 +1,4 @@
-"""What the page shows now, made once for all who look on, and what has changed since each of them was told last.
+"""What the page shows now, made once for all viewers, and what has changed since each one's last event.
 Standard: WHATWG HTML, 9.2 (server-sent events); so many viewers, and one who does not read is left.
 """
 
@@ -119,7 +119,7 @@ class Feed:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """A stream of what changes, until the viewer has gone."""
         if self.viewers >= MOST_VIEWERS:
-            raise web.HTTPServiceUnavailable(headers={"Retry-After": "30"}, text="too many look on\n")
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "30"}, text="too many viewers\n")
         response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
         self.viewers += 1
         self._wanted.set()
@@ -153,7 +153,7 @@ class Feed:
             await news.wait()
 
     def _since(self, look: int) -> bytes:
-        """The event for those who were told last at that look: the same for all of them."""
+        """The event for those whose last one was at that look: the same for all of them."""
         if look not in self._events:
             changed = {name: text for name, (at, text) in self._shown.sections.items() if at > look}
             said = {"time": _iso(self._shown.time), "title": self._shown.title, "sections": changed}

@@ -1,4 +1,4 @@
-"""The section that tells of quantum keys: for each KME and peer how many there are, and when they will be gone.
+"""The section about quantum keys: for each KME and peer how many there are, and when they will be gone.
 Standard: those that end first stand first; a curve shows the fewest there were, which is what mail had to do with.
 """
 

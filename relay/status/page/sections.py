@@ -1,4 +1,4 @@
-"""The sections of the page that tell of mail: the verdict, what is wrong, what is held and why, what went how.
+"""The sections of the page about mail: the verdict, what is wrong, what is held and why, what went how.
 Standard: each is a pure function of one moment; a heading, then what it is about, in words before pictures.
 """
 

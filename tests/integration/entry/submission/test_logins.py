@@ -1,5 +1,5 @@
 """Who may log in, in which words, what is answered to everything else, and how guessing is slowed down.
-Standard: RFC 4954, RFC 4616; a failed login tells nothing about who is a user here.
+Standard: RFC 4954, RFC 4616; a failed login reveals nothing about who is a user here.
 """
 
 from __future__ import annotations
