@@ -1,18 +1,18 @@
-"""Brings every copy of a mail to the next hop once, over as many tries as it takes: the rules.
+"""Brings every copy of a mail to the next hop once, over as many attempts as it takes: the rules.
 Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, repeats nothing and spends no second key.
 
-- A try begins before anything is spent on it. Where several recipients get one answer, or other relays share the store,
-  that it is under way is in the store first. Where one mail is tried twice at once, the second try is held.
+- An attempt begins before anything is spent on it. Where several recipients get one answer, or other relays share the
+  store, that it is under way is in the store first. Where one mail is tried twice at once, the second attempt is held.
 - Where other processes serve the same clients, a mail is held whose client sends no more and sent its last bytes some
   time ago: this process was frozen or starved, and the client may have been served elsewhere since, and have heard it.
 - Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
   the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
   store before others get it.
-- Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
+- Of an attempt that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
   bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
-  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it; other relays do
-  not for a moment longer.
+  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it; other
+  relays do not for a moment longer.
 - What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
   has that never gets it again.
 """
@@ -61,10 +61,10 @@ class Witness(Protocol):
 
 @dataclass(slots=True)
 class Delivery:
-    """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
+    """One attempt to deliver a mail: what earlier attempts have left to do, and what has become of each recipient.
 
     `name` is what the store calls it, and `came_as` what it was called before it was opened; `is_begun` says whether
-    the store was told of this try under that name. `copies` are those that were sealed before, or are being delivered
+    the store has this attempt under that name. `copies` are those that were sealed before, or are being delivered
     now; the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are
     a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
     has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
@@ -136,7 +136,7 @@ class Delivery:
 
     @property
     def over(self) -> bool:
-        """Whether nobody has to wait for another try."""
+        """Whether nobody has to wait for another attempt."""
         return not any(isinstance(outcome, TryLater) for outcome in self.answer)
 
     def names(self, mailboxes: Sequence[str]) -> list[bytes]:
@@ -180,7 +180,7 @@ class Deliveries:
 
     @asynccontextmanager
     async def of(self, mail: Mail, *, begin: bool = True) -> AsyncIterator[Delivery]:
-        """One try; however it ends, what was delivered is remembered until the client needs to try no more.
+        """One attempt; however it ends, what was delivered is remembered until the client needs to try no more.
 
         Without `begin` it is for the caller to call `begin`, or to say that the mail `is_opened`. Raises
         DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
@@ -224,7 +224,7 @@ class Deliveries:
                 self._unanswered[mail.id] = delivery
 
     def _let_others_begin(self, name: bytes, mail: Mail) -> None:
-        """A try is over."""
+        """An attempt is over."""
         self._under_way.difference_update((name, mailbox) for mailbox in mail.envelope.mailboxes)
         if self._records.shared:
             self._unmark_later(name, tuple(mail.envelope.mailboxes))
@@ -251,12 +251,12 @@ class Deliveries:
         self._lingering[name] = timer, these
 
     def _unmark(self, name: bytes, mailboxes: Iterable[str]) -> None:
-        """But for those of whom there is another try."""
+        """Except for those that another attempt serves."""
         del self._lingering[name]
         self._records.unmark(name, [each for each in mailboxes if (name, each) not in self._under_way])
 
     async def begin(self, delivery: Delivery) -> Mail:
-        """Begins a try for all its recipients; what of it is still to be done. Raises as `of` does.
+        """Begins an attempt for all its recipients; what of it is still to be done. Raises as `of` does.
 
         Where several recipients get one answer, that they are to get the mail is on the disk when this returns. Else a
         disk that fills meanwhile has those repeated who were served, at each retry for the others.
@@ -455,7 +455,7 @@ class Deliveries:
     async def _write(
         self, delivery: Delivery, delivered: Sequence[str] = (), copies: Sequence[WaitingCopy] = ()
     ) -> None:
-        """The end of a try that was begun here."""
+        """The end of an attempt that was begun here."""
         if not delivery.is_begun:
             return
         mailboxes = delivery.mail.envelope.mailboxes
@@ -473,7 +473,7 @@ def _without_messages(delivery: Delivery) -> Delivery:
 
 
 def _leaves_rows(delivery: Delivery) -> bool:
-    """Whether the store has anything of this try that its end has to settle."""
+    """Whether the store has anything of this attempt that its end has to settle."""
     begun = delivery.begun
     return bool(begun.relay or begun.delivered or begun.copies) and delivery.opened is None
 

@@ -99,7 +99,7 @@ class Refuse(RelayError):
 
 
 class KeyUnavailable(TryLater):
-    """No quantum key can be had now."""
+    """No quantum key is available now."""
 
     status = "4.7.5"
     public = "Encryption key not available, try again later"
@@ -126,7 +126,7 @@ class KeyNotFound(KeyUnavailable):
 
 
 class HeldForKeys(KeyUnavailable):
-    """A quantum key is missing for a level that policy lists, no other can be had, and policy says hold."""
+    """A quantum key is missing for a level that policy lists, no other is available, and policy says hold."""
 
     public = "The message waits: no encryption key for this recipient is available now"
 
@@ -145,7 +145,7 @@ class NextHopUnavailable(TryLater):
 
 
 class PolicyHolds(TryLater):
-    """Policy says hold and no level can be had, whatever keys there are, or no policy covers the recipient."""
+    """Policy says hold and no level is available, whatever keys there are, or no policy covers the recipient."""
 
     status = "4.7.1"
     public = "Message held by policy: the protection that this recipient needs is not available now"
@@ -239,7 +239,7 @@ class MailLoop(MalformedMessage):
 
 
 class PolicyRefuses(Refuse):
-    """None of the policy's levels can be had, and it says refuse."""
+    """None of the policy's levels are available, and it says refuse."""
 
     public = "No permitted protection for this recipient"
 

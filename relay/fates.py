@@ -1,5 +1,5 @@
 """What became of a mail for each of its recipients, in words that bear counting: metrics and audit record share them.
-Standard: a recipient of a try has one fate; peers are those of relay.toml, whatever strangers write.
+Standard: a recipient of an attempt has one fate; peers are those of relay.toml, whatever strangers write.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ What happens to a mail, in this order:
 3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`); what is for our canary
    address ends here, opened or not (`_consume`, relay/canary)
 4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
-5. who has it is noted, and who has it not is free for the next try (`_settle`)
+5. who has it is noted, and who has it not is free for the next attempt (`_settle`)
 
 What is not sealed goes on as it came, if policy lets it (`_pass_on`): it is known by its bytes (deliveries.py). A mail
 server that keeps the mail (milter) gets the original in its place, and says later whether it has it (`in_place`).
@@ -63,7 +63,7 @@ class Incoming:
     async def process(self, mail: Mail) -> Outcomes:
         """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse.
 
-        What fails now is no news for recipients who got the mail with an earlier try.
+        What fails now is no news for recipients who got the mail with an earlier attempt.
         """
         return (await self._process(mail, None)).answer
 

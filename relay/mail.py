@@ -89,7 +89,7 @@ class Origin:
 
 UNKNOWN = Origin()
 OURS = "relay"
-"""The door of mail of which nobody makes a second try: nothing of it waits in a queue."""
+"""The listener name of mail without retries: nothing of it waits in a queue."""
 
 
 def _never_absent() -> float:

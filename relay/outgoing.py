@@ -4,7 +4,7 @@ Standard: DATA is answered with 250 only after `process` has returned (RFC 5321,
 What happens to a mail, in this order:
 
 1. it is one that can be carried, and nobody else delivers it at this moment (`process`)
-2. what was sealed for it at an earlier try is taken again, where policy still permits it; for all others policy is
+2. what was sealed for it at an earlier attempt is taken again, where policy still permits it; for all others policy is
    asked, keys are taken and copies sealed (by sealing.py); who gets less than the first level listed stands in the
    ledger (`_add_copies`)
 3. each copy is signed, looked at by the tripwire, and handed to the next hop; a copy that fails does not stop the
@@ -108,7 +108,7 @@ class Outgoing:
         return delivery.answer
 
     async def _add_copies(self, delivery: Delivery) -> None:
-        """Adds the copies of those recipients who have none from an earlier try, or none that policy wants now."""
+        """Adds the copies of those recipients who have none from an earlier attempt, or none that policy wants now."""
         kept: list[LedgerEntry] = []
         if delivery.copies and self.shadow is None:
             delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)

@@ -51,7 +51,7 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One recipient: what policy says, and why each protection that it lists earlier is not to be had.
+    """One recipient: what policy says, and why each protection that it lists earlier is not available.
 
     `decision` is None where no policy covers them. Each of the `causes` begins with the level. Mail that `stays_inside`
     goes in clear to one of our own domains: it has not left.
@@ -148,7 +148,7 @@ class Group:
 class Outcome:
     """What becomes of one recipient's mail, for people and programs: JSON's types, with stable names.
 
-    `causes` say why nothing better is to be had. Of those who share a copy, the first has its `quantum_bits`. `reply`
+    `causes` say why nothing better is available. Of those who share a copy, the first has its `quantum_bits`. `reply`
     is what SMTP answers at the end of the message, as long as the next hop takes it.
     """
 

@@ -1,4 +1,4 @@
-"""Makes the plan for a mail from what policy says of each recipient, its size, and the keys that are not to be had.
+"""Makes the plan for a mail from what policy says of each recipient, its size, and the keys that are not available.
 Standard: policies/README.md: levels are tried in their order, and what cannot be sealed is held or refused.
 """
 
@@ -119,7 +119,7 @@ class Planner:
     ) -> tuple[list[tuple[Group, T]], list[Group]]:
         """What every attempt at a planned copy gave, and the groups that get none.
 
-        Where an attempt raises KeyUnavailable, that copy is not to be had, and the plan is made again for its
+        Where an attempt raises KeyUnavailable, that copy is not available, and the plan is made again for its
         recipients and all of that peer who have none yet. For any other RelayError they fail. A copy to which others
         may yet fall back is tried after theirs, so that they share it.
         """
@@ -284,13 +284,13 @@ class Planner:
         return found
 
     def first(self, decision: Decision) -> Copy:
-        """What a decision lists first, whether it can be had or not."""
+        """What a decision lists first, whether it is available or not."""
         return _copies(decision, decision.levels[0])[0]
 
     def _best(
         self, decision: Decision, octets: int, missing: Mapping[Copy, str]
     ) -> tuple[Copy | None, tuple[str, ...]]:
-        """The first copy that can be had, None where none can, and why those listed before it cannot."""
+        """The first copy that is available, None where none is, and why those listed before it are not."""
         causes: list[str] = []
         for level in decision.levels:
             if cause := self.obstacle(decision, level, octets):

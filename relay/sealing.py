@@ -47,7 +47,7 @@ class SealedCopy:
 
     `protection` names the layers from the inside out, `pqc+aes` for instance, and `plaintext` where policy lets it out
     in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
-    `planned` says of each recipient what was passed over. A copy of an earlier try has none, and its `name` in the
+    `planned` says of each recipient what was passed over. A copy of an earlier attempt has none, and its `name` in the
     store. `sealed` is what log and audit record call it at both sites, "" where it is not known.
     """
 
@@ -162,7 +162,7 @@ class Sealer:
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
         """These copies of an earlier attempt, without recipients whose policy has changed and wants another one now.
 
-        None of them is for a peer that is no peer any more. A copy that is less than policy lists first by now has
+        None of them is for a former peer. A copy that is less than policy lists first by now has
         that `planned`, for the ledger.
         """
         planner, policies = self.planner(), self.policies()
@@ -179,7 +179,7 @@ class Sealer:
         return [copy for copy in copies if copy.recipients]
 
     async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
-        """Raises KeyUnavailable where the copy's quantum key is not to be had."""
+        """Raises KeyUnavailable where the copy's quantum key is not available."""
         decision = group.decision
         assert decision is not None  # noqa: S101 - nobody is planned a copy without
         made = SealedCopy(
@@ -209,7 +209,7 @@ class Sealer:
     ) -> tuple[SealedPayload, bytes]:
         """The level, further KEMs around it, and then an aes layer, where the plan has them; the sealed envelope's id.
 
-        The key of that layer is taken first: no work is done for a copy that cannot be had.
+        The key of that layer is taken first: no work is done for a copy that is unavailable.
         """
         levels, parties = planner.levels, planner.parties(copy.peer or "")
         keys = CopyKeys(self.keys, parties.slave_sae, low_priority=copy.priority == "low")

@@ -1,4 +1,4 @@
-"""Tells of each try of a mail what became of it: counts it, and has it written into the audit record.
+"""Reports the outcome of each delivery attempt: counts it, and has it written into the audit record.
 Standard: fates.py has the vocabulary; both get the same, so that their numbers agree.
 """
 
@@ -34,7 +34,7 @@ _CAUSES = {
 }
 """For whom waits, by the class of the error; see relay/counting/held.py."""
 _NO_NEWS = ("DeliveryUnderWay", "Stopped")
-"""How a try may end of which it is not known what has become."""
+"""Errors after which the outcome of an attempt is unknown."""
 
 
 class _Cells(NamedTuple):
@@ -76,7 +76,7 @@ class Tally:
         self._cells: dict[tuple[str, Fate], _Cells] = {}
 
     def of(self, mail: Mail) -> Trial:
-        """`with`: one try of a mail, which is reported when it ends, in any way."""
+        """`with`: one delivery attempt, which is reported when it ends, in any way."""
         return Trial(self, mail)
 
     def opened(self, mail: Mail, opened: Opened) -> None:
@@ -87,7 +87,8 @@ class Tally:
         self._tell_at_once(mail, delivery)
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """Those whom RCPT has held or refused with these errors, by mailbox: a try that ended before there was content.
+        """Those whom RCPT has held or refused with these errors, by mailbox: an attempt that ended before there was
+        content.
 
         Who waits is known already (`at_rcpt`).
         """
@@ -119,7 +120,7 @@ class Tally:
         return cells
 
     def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
-        """Who is held waits until a later try has another outcome; a concurrent try does not count."""
+        """Who is held waits until a later attempt has another outcome; a concurrent attempt does not count."""
         held, name = self._board.held, delivery.came_as or delivery.name
         for mailbox, fate in fates.items():
             if fate.outcome != "held":
@@ -143,7 +144,7 @@ class Tally:
 
 
 class Trial:
-    """One try of a mail; the caller says which delivery it is.
+    """One delivery attempt; the caller says which delivery it is.
 
     Its first step is to begin. A fault in reporting the end is logged: a mail that has left would be
     sent again.

@@ -192,7 +192,7 @@ def _fault(fault: Any, lines: Mapping[Location, int], model: type[BaseModel], so
     if fault["type"] == "extra_forbidden":
         table = _model_at(model, location[:-1])
         if issubclass(table, Table) and (instead := table.removed.get(str(location[-1]))):
-            return f"{where}: {name}: is no setting any more: {instead}"
+            return f"{where}: {name}: is no longer a setting: {instead}"
         known = [field.alias or setting for setting, field in table.model_fields.items()]
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"

@@ -1,7 +1,8 @@
-"""Writes what became of a mail into the audit record: one record for each group of its recipients, at each try.
+"""Writes what became of a mail into the audit record: one record for each group of its recipients, at each attempt.
 Standard: deploy/AUDIT.md; those are one group who share a copy, a policy, an outcome and its cause.
 
-A mail is announced right before it leaves, and recorded when its try is over, whatever came of it. Nothing here waits.
+A mail is announced right before it leaves, and recorded when its attempt is over, whatever came of it. Nothing here
+waits.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class Trail:
         """What many mails have in common: door, peer, level, KME group, policy, as JSON members."""
 
     def of(self, mail: Mail) -> Try:
-        """One try of a mail, to be ended in any case."""
+        """One delivery attempt, to be ended in any case."""
         return Try(self, mail)
 
     def _how(self, door: str, peer: str, level: str, kme_group: str, policy: Policy) -> str:
@@ -76,7 +77,7 @@ class Trail:
 
 
 class Try:
-    """One try of a mail: what is about to leave, and what became of it."""
+    """One delivery attempt: what is about to leave, and what became of it."""
 
     __slots__ = ("_audit", "_mail", "_of", "_trail")
 
@@ -245,7 +246,7 @@ def _key_IDs(keys: Sequence[KeyReference]) -> str:
 
 
 def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict[Policy, list[str]]:
-    """The mailboxes that one policy treats alike; of an earlier try's copy one policy is known."""
+    """The mailboxes that one policy treats alike; of an earlier attempt's copy one policy is known."""
     if copy is None:
         return {NO_POLICY: [each.mailbox for each in recipients]} if recipients else {}
     if len(recipients) == len(copy.planned) == 1 and (decision := copy.planned[0].decision) is not None:

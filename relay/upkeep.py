@@ -159,7 +159,7 @@ async def write_what_is_late(store: Store, sent: SentRecords) -> None:
         try:
             sent.tidy()
             await store.deliveries.go_on()
-        except Exception as error:  # noqa: BLE001 - the next try may succeed
+        except Exception as error:  # noqa: BLE001 - the next attempt may succeed
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 
 

@@ -207,7 +207,7 @@ class Workers:
         while not self._is_over(running):
             try:
                 new = await self._started(running.number)
-            except OSError as error:  # no process or no descriptor is to be had: later there may be
+            except OSError as error:  # no process or no descriptor is available: later there may be
                 log.error("worker_not_started", worker=running.number, cause=str(error))
                 self._ended_soon[running.number] += 1
                 self._end_where_none_serves(running.number)

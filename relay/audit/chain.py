@@ -43,7 +43,7 @@ FILE_OCTETS = 128 * 2**20
 WRITE_S = 0.05
 """Time a reader waits for the rest of a line whose beginning it has read, in seconds."""
 LOCK_S, LOOK_S = 5.0, 0.002
-"""Maximum wait for the lock, which others hold for a moment, and the interval of tries, in seconds."""
+"""Maximum wait for the lock, which others hold for a moment, and the interval of attempts, in seconds."""
 
 _NAME = re.compile(r"([0-9]{12,})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(\.gz)?")
 _WRITABLE, _READ_ONLY = 0o600, 0o400

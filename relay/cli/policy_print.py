@@ -34,7 +34,7 @@ _OTHERWISE = {
 }
 _QUANTUM = {
     "off": "no quantum key on top of pqc and rsa",
-    "preferred": "pqc and rsa get a quantum key on top where one can be had",
+    "preferred": "pqc and rsa get a quantum key on top where one is available",
     "required": "pqc and rsa only with a quantum key on top",
 }
 

@@ -176,7 +176,7 @@ def _wait_for_others(context: click.Context, parent: Path) -> None:
 
 
 def _compared_with_present(after: PolicySite) -> Comparison | None:
-    """None where what is there cannot be used, which may be just what is being mended."""
+    """None where what is there cannot be used, which may be just what is being fixed."""
     config = after.config
     folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
     try:

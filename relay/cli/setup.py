@@ -165,7 +165,7 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     else:
         # A relay that seals nothing, or does not even start, would keep all mail waiting.
         behind = False
-        click.echo(f"Postfix stays as it is. Mend that, then: qumail-relay setup --config {places.config_file}")
+        click.echo(f"Postfix stays as it is. Fix that, then: qumail-relay setup --config {places.config_file}")
     click.echo()
     without = ("--before-start",) if behind else ("--before-start", "--no-next-hops")
     well = _as_relay(owner, "check", "--config", str(places.config_file), *without)

@@ -77,7 +77,9 @@ def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, 
 
 
 def look_at_kme(answers: Answers, document: bytes | None) -> None:
-    """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be mended is told."""
+    """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be fixed is
+    printed.
+    """
     if answers.kme is None:
         return
     peer = read_document(document) if document is not None else None

@@ -63,7 +63,9 @@ class Story:
 
 
 def told(story: Story) -> Iterator[str]:
-    """The story for people: each try with what was written of it, the first one first, and what became of the mail."""
+    """The story for people: each attempt with what was written of it, the first one first, and what became of the
+    mail.
+    """
     for mail in dict.fromkeys(step["mail"] for step in story.steps if step.get("mail")):
         steps = [step for step in story.steps if step.get("mail") == mail]
         known = {name: str(step[name]) for step in steps for name in NAMES[1:] if step.get(name)}

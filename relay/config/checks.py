@@ -1,5 +1,5 @@
 """What is wrong between one table of relay.toml and another.
-Each fault names the setting at which it can be mended.
+Each fault names the setting at which it can be fixed.
 """
 
 from __future__ import annotations

@@ -131,7 +131,7 @@ class KMESettings(toml.Table):
     retry_attempts: int = Field(default=3, ge=0, le=20)
     """Tries after the first."""
     retry_delay: Seconds = 1.0
-    """The first pause between two tries, in seconds (it grows, with jitter, as the KME's health wants it). After 5
+    """The first pause between two attempts, in seconds (it grows, with jitter, as the KME's health wants it). After 5
     failures in a row a call is not made for 5 times as long, doubling up to 15 times. What the KME answers about
     keys is no failure, whatever its code, as long as it answers when it is asked for its status.
     """
@@ -185,7 +185,7 @@ class KMESettings(toml.Table):
     --trial-keys` tries them too. The peer sees keys that are never found, and holds the mail.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
-    """How long keys that the KME does not know yet are asked for, from the first try on, before the mail is held:
+    """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held:
     for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
     again anyway. Ten mails wait for such keys at once; who comes then takes the place of the one that has waited
     longest: mail that names keys which never come, forged mail for instance, must not take all connections that

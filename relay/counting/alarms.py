@@ -55,9 +55,9 @@ _ALL: Final = (
     Alarm(
         "mail_held",
         "Mail ({about}) waits too long",
-        "Mail waits in the queue of the mail server, since it was held here at every try.",
+        "Mail waits in the queue of the mail server, since it was held here at every attempt.",
         "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
-        "it has gone, or is not tried any more: for 2 hours, or twice as long as between any two of its tries",
+        "it has gone, or is no longer tried: for 2 hours, or twice the longest interval between its attempts",
         "Look for the cause: `not_sealed`, `copy_not_delivered` and `held` in the log say it for each mail, and "
         "`qumail_held_recipients` for all. If it is policy or keys: `qumail-relay policy explain` and "
         "`qumail-relay keys status`; if it is the next hop: `qumail-relay check`. Then have the mail server try again "
@@ -242,7 +242,7 @@ _ALL: Final = (
         "such a mail is in quarantine, for each peer and reason",
         "none of that peer and reason is",
         "`qumail-relay quarantine list` has it, and `qumail-relay quarantine show` says what to do. Release what is "
-        "genuine once the cause is mended, and drop the rest.",
+        "genuine once the cause is fixed, and drop the rest.",
         about="peer and reason",
         digest_s=3600.0,
         severity="warning",

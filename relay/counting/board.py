@@ -143,7 +143,7 @@ class Board:
         self._take_over(place)
 
     def _take_over(self, place: int) -> None:
-        """What the last process there has counted goes on; what it measured is not known any more."""
+        """What the last process there has counted goes on; what it measured is no longer known."""
         for each in self._read(place):
             self._cells[each.metric, each.labels] = self._cell(each.metric, self._numbers, each.at)
             if each.metric.kind == "gauge":

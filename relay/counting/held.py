@@ -1,7 +1,7 @@
 """For which recipients mail was held and has not gone since, as all processes of a relay know it: since when, and why.
 Standard: without locks; only the same mail for the same mailbox ends a row, and of each process SURE rows fit.
 
-The relay has no queue, so it knows of waiting mail what it saw of its tries: one that is not tried any more, because
+The relay has no queue, so it knows waiting mail only from the attempts it saw: one that is no longer tried, because
 its sender has given up or somebody has deleted it, is forgotten. What was tried once may never come again: who asks
 since when mail waits hears of what was tried again.
 
@@ -58,7 +58,9 @@ class Waiting:
 
 @dataclass(slots=True)
 class _Row:
-    """`first` and `last` of boot_time, `pause` the longest between two tries (0: there was one), `how` why it waits."""
+    """`first` and `last` of boot_time, `pause` the longest between two attempts (0: there was one), `how` why it
+    waits.
+    """
 
     name: bytes
     first: float
@@ -83,7 +85,7 @@ class HeldMail:
         self._key_at = slice(begin + 16, begin + 16 + KEY_OCTETS)
 
     def held(self, direction: str, cause: str, name: bytes, mailbox: str) -> None:
-        """A try ended without the mail of this `name` having gone to the mailbox."""
+        """An attempt ended without the mail of this `name` having gone to the mailbox."""
         now, ours = boot_time(), self._name(name, mailbox)
         how = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
         for section, at in self._found(ours, self._live(now)):

@@ -110,7 +110,7 @@ KME_SECONDS: Final = Metric(
     _CALL_BUCKETS_S,
 )
 KME_RETRIES: Final = Metric(
-    "qumail_kme_retries_total", "counter", "Second and further tries of a request", ("kme", "call")
+    "qumail_kme_retries_total", "counter", "Second and further attempts of a request", ("kme", "call")
 )
 KME_BREAKER: Final = Metric(
     "qumail_kme_breaker_state", "gauge", "0 closed, 1 half-open, 2 open", ("kme", "call"), together="max"

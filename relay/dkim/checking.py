@@ -101,7 +101,7 @@ def check_tags(tags: Tags, now: float) -> list[bytes]:
     if b"from" not in names:
         raise NotPassed("permerror", "From is not signed")
     if tags[b"a"] == b"rsa-sha1":
-        raise NotPassed("permerror", "rsa-sha1 is not accepted any more")
+        raise NotPassed("permerror", "rsa-sha1 is no longer accepted")
     if not tags.get(b"l", b"0").isdigit():
         raise NotPassed("permerror", "l= is not a number")
     return [*names, b"from"]  # one that was put on top of those that are signed must not go unnoticed

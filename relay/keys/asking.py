@@ -174,7 +174,7 @@ class Asker(ABC):
         return self._turns[what][1]
 
     async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
-        """What the reply brings. Raises KeyUnavailable, when no try is left or none would help.
+        """What the reply brings. Raises KeyUnavailable, when no attempt is left or none would help.
 
         Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
         """

@@ -69,7 +69,7 @@ class OptimizedKMClient(KMEClient):
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
 
-        `patient` False means one try only. Raises KeyUnavailable.
+        `patient` False means one attempt only. Raises KeyUnavailable.
         """
 
         async def read(body: bytes | bytearray) -> KeyStatus:
@@ -92,8 +92,8 @@ class OptimizedKMClient(KMEClient):
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
 
         Callers who wait at the same time share one request; keys that come when their caller has given up are there for
-        the next one. With further slaves or extensions the request is the caller's own. `patient` False means one try
-        only. Raises KMEExhausted or another KeyUnavailable.
+        the next one. With further slaves or extensions the request is the caller's own. `patient` False means one
+        attempt only. Raises KMEExhausted or another KeyUnavailable.
         """
         options = {
             "additional_slave_SAE_IDs": list(additional_slave_SAE_IDs),

@@ -9,7 +9,7 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
                    NotAsked             nothing was sent: the breaker is open, or the KME wants to be left alone
     exhausted      KMEExhausted         too few keys: wait for the link, ask for less; the breaker does not count it
     bad_request    KMERefusedRequest    the KME does not like the request's form: asking for less may help
-    misconfigured  KMEMisconfigured     a person has to act: no second try, and the breaker opens at once
+    misconfigured  KMEMisconfigured     a person has to act: no second attempt, and the breaker opens at once
     not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
 
 Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME: AmbiguousReply is settled

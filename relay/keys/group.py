@@ -131,7 +131,7 @@ class KMEGroup:
     async def take_pad(self, slave_sae: SAEID, hidden: int, *, patient: bool = True) -> Pad:
         """A one-time pad that hides `hidden` bytes, all or nothing, from one KME. Raises KeyUnavailable.
 
-        Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
+        Keys that were drawn for a pad which then could not be completed stay in the pool for the next attempt
         and expire there. What its keys could hide beyond that is discarded and counted.
         """
         if hidden < 1:
@@ -153,7 +153,7 @@ class KMEGroup:
     async def can_supply(
         self, slave_sae: SAEID, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
     ) -> Supply:
-        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) can be had now, and if not, when.
+        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available now, and if not, when.
 
         The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many bytes may not be taken.
         """
@@ -189,9 +189,9 @@ class KMEGroup:
         unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
         message needs all of its keys.
         `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile,
-        which are not unknown there for lag: it is looked at before each further try. Raises StoreUnavailable when they
-        could not be kept, and KeyUnavailable when no KME of the group could be asked; keys that came before are kept
-        all the same.
+        which are not unknown there for lag: it is looked at before each further attempt. Raises StoreUnavailable when
+        they could not be kept, and KeyUnavailable when no KME of the group could be asked; keys that came before are
+        kept all the same.
         """
         master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)

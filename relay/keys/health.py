@@ -100,7 +100,7 @@ class Breaker:
         if self._cause is None:
             return False
         if self._probing or self.opens_in > 0:
-            wait = "a probe is under way" if self._probing else f"next try in {self.opens_in:.1f} s"
+            wait = "a probe is under way" if self._probing else f"next attempt in {self.opens_in:.1f} s"
             text = f"{self._what}: not asked, {wait}; the last failure was: {self._cause}"
             if isinstance(self._cause, KMEMisconfigured):
                 raise KMEMisconfigured(text)
@@ -154,7 +154,7 @@ class TimeLimit:
 
     @property
     def seconds(self) -> float:
-        """The limit for the next try."""
+        """The limit for the next attempt."""
         if not self._early:
             return self._longest
         limit = self._first
@@ -184,7 +184,7 @@ class TimeLimit:
 
 
 class Backoff:
-    """The pause before the next try: `retry_delay` (seconds) at first, and doubled each time.
+    """The pause before the next attempt: `retry_delay` (seconds) at first, and doubled each time.
 
     Where it is `adaptive` it is fully jittered, and `retry_delay` is the longest first pause while about half of the
     tries succeed; a quarter of it while nearly all do, four times while nearly none do.
@@ -269,7 +269,7 @@ class Health:
     @property
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, or in vain, by call; empty when all is well."""
-        refused = {str(Call.DEC_KEYS): f"no key of arriving mail is to be had: {self.refusal}"} if self.refusal else {}
+        refused = {str(Call.DEC_KEYS): f"no key of arriving mail is available: {self.refusal}"} if self.refusal else {}
         return refused | {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause}
 
     def refused(self, code: int, cause: str) -> bool:

@@ -63,7 +63,7 @@ class Member:
         return round(self.client.health, 1) * (0.5 if self._late_until[call] > self.clock() else 1.0)
 
     async def key(self, slave_sae: str, size: int, *, wait: bool) -> Key:
-        """A fresh key of `size` bits. `wait` False: one try, no longer than answers take. Raises KeyUnavailable."""
+        """A fresh key of `size` bits. `wait` False: one attempt, no longer than answers take. Raises KeyUnavailable."""
         keys = self.pool.take_ready(slave_sae, size)
         if keys is None:
             keys = await self._in_usual_time(self.pool.take(slave_sae, size, patient=wait), wait)
@@ -87,7 +87,7 @@ class Member:
         return plan_keys(hidden, status, any_size=self.client.any_size)
 
     async def supply(self, slave_sae: str, hidden: int) -> Supply:
-        """Whether such a pad (0: a key) can be had here now, and if not, when. The KME is asked for its status."""
+        """Whether such a pad (0: a key) is available here now, and if not, when. The KME is asked for its status."""
         name = self.client.name
         if self.client.health == 0:
             return Supply(False, None, f"{name}: unreachable: it has not answered of late")

@@ -158,7 +158,7 @@ class KeyRing:
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
     def know(self, peers: Mapping[str, PeerKeys]) -> None:
-        """From now on these are the peers; for those who are none any more no further key is drawn."""
+        """From now on these are the peers; for those that are gone no further key is drawn."""
         for name in self.peers.keys() | peers.keys():
             if peers.get(name) != self.peers.get(name):
                 self._in_use.forget(name)
@@ -238,7 +238,7 @@ class KeyRing:
         return pad
 
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) can be had for `peer` now, else when.
+        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available for `peer` now, else when.
 
         With `low_priority` what is kept in reserve does not count.
         """

@@ -38,8 +38,8 @@ class Quirks:
 class ClientSettings:
     """How one KME is asked. `ca`, `certificate` and `key` are PEM files; times are seconds.
 
-    `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
-    time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
+    `retry_attempts` counts the attempts after the first; `retry_delay` is the pause before the second, doubled each
+    time; one attempt may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
     shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
     less than `min_timeout` (by default a fifth of `timeout`).
     At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most

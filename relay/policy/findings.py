@@ -1,5 +1,5 @@
-"""What is doubtful in policy files that load: rules that never apply, levels that cannot be had, mail in clear, ends.
-Each doubt names file, line and column, and how to mend it; nothing here stops the relay.
+"""What is doubtful in policy files that load: rules that never apply, levels that are unavailable, mail in clear, ends.
+Each doubt names file, line and column, and how to fix it; nothing here stops the relay.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def endings(policies: PolicySet) -> Iterator[Doubt]:
-    """Files and rules that end within two weeks, or have ended, and should be mended or deleted."""
+    """Files and rules that end within two weeks, or have ended, and should be fixed or deleted."""
     # A relay looks every day: to sort 100,000 files would hold all of its threads.
     ending = (each for each in policies.files.items() if any(one.until is not None for _, one in _settings(each[1])))
     for _, file in sorted(ending):

@@ -100,7 +100,7 @@ class _Places:
         self._names.clear()
 
     def turned(self) -> Iterable[str]:
-        """The names of those places that cannot be searched any more, or can again."""
+        """The names of those places that can no longer be searched, or can again."""
         before = self._closed
         self._closed = {place for place in self._names if isinstance(stamp_of_directory(place), Unknown)}
         return [name for place in before ^ self._closed for name in self._names.get(place, ())]

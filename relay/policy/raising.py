@@ -111,7 +111,9 @@ def _for_size(
 
 
 def _down_to_pqc(levels: tuple[LevelName, ...], max_size: MaxSize, size: int) -> tuple[tuple[LevelName, ...], MaxSize]:
-    """Without the levels below pqc, where it is tried: a further KEM may not be had, and pqc without it could be."""
+    """Without the levels below pqc, where it is tried: a further KEM may be unavailable while pqc without it is
+    available.
+    """
     if "pqc" not in levels or size > dict(max_size).get("pqc", size):
         return levels, max_size
     kept = tuple(level for level in levels if strength(level) >= strength("pqc"))

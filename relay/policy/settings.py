@@ -20,7 +20,7 @@ from relay.policy.strength import SEALING, LevelName, Quantum, parse_level, pars
 from relay.policy.units import Duration
 
 Otherwise = Literal["hold", "refuse"]
-"""What happens when none of the listed levels can be had, or can ever be had (`impossible`)."""
+"""What happens when none of the listed levels is available, or can ever be (`impossible`)."""
 
 Priority = Literal["low", "normal"]
 """Mail of low priority leaves alone what the KME keeps in reserve."""
@@ -78,7 +78,7 @@ class SealingSettings(toml.Table):
     @classmethod
     def _ends_after_it_begins(cls, until: date, info: ValidationInfo) -> date:
         if (since := info.data.get("since")) is not None and until < since:
-            raise ValueError(f"it would end before it begins, on {since}; mend one of them")
+            raise ValueError(f"it would end before it begins, on {since}; fix one of them")
         return until
 
     @field_validator("quantum")

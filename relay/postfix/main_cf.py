@@ -26,7 +26,7 @@ HEADER_ALONE = 100
 def warnings(flow: MailFlow) -> Iterator[PostfixFault]:
     """What postconf itself finds: settings that nothing uses, and undefined names."""
     for warning in flow.settings.warnings:
-        yield PostfixFault("postconf", str(flow.settings.directory), warning, "mend or remove it")
+        yield PostfixFault("postconf", str(flow.settings.directory), warning, "fix or remove it")
 
 
 def soft_bounce(flow: MailFlow) -> Iterator[PostfixFault]:

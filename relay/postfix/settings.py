@@ -23,7 +23,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 @dataclass(frozen=True, slots=True)
 class PostfixFault:
-    """One thing that is wrong: `where` is the line of main.cf or master.cf, `what` is wrong with it, `remedy` mends it.
+    """One thing that is wrong: `where` is the line of main.cf or master.cf, `what` is wrong with it, `remedy` fixes it.
 
     `code` stays the same, for scripts and for the table of bad configurations in the tests.
     """

@@ -44,7 +44,7 @@ def write_first_policies(directory: Path, answers: Answers, owner: Owner) -> lis
 def write_peer_policies(directory: Path, domains: Iterable[str], levels: Iterable[str], owner: Owner) -> list[Written]:
     """A file for each domain of a peer that has none: its mail is sealed at these levels, or held; or ConfigError."""
     text = (
-        "# A peer: its mail is sealed, at the first of these levels that can be had, and held while none can.\n"
+        "# A peer: its mail is sealed, at the first of these levels that is available, and held while none is.\n"
         f"levels    = {json.dumps(list(levels))}\n"
         f'quantum   = "preferred"\notherwise = "hold"\nhold_for  = "{HOLD_FOR}"\n'
     )

@@ -80,7 +80,7 @@ class StatusDoor:
         await self.stop()
 
     async def stop(self) -> None:
-        """Ends all connections: mail does not wait for who looks on."""
+        """Ends all connections: mail does not wait for viewers."""
         self._page.feed.send_off()
         await self._server.stop()
 

@@ -191,7 +191,7 @@ class Claims:
         return result
 
     async def dead_processes(self) -> frozenset[str]:
-        """Whose process is not there any more. Raises StoreUnavailable.
+        """Whose process is no longer there. Raises StoreUnavailable.
 
         Of an embedded database all users are processes of this host; of another one nothing can be said.
         """

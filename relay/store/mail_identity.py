@@ -1,4 +1,4 @@
-"""What a mail is called in the store: the same name at each try, at all relays of a site.
+"""What a mail is called in the store: the same name at each attempt, at all relays of a site.
 A mail that was opened is called by what its sealed envelope says, any other by its sender and its bytes.
 
 Postfix may read a mail into its queue once more (`postsuper -r`), and each time puts one trace field on top of it;

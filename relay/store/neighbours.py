@@ -1,7 +1,7 @@
 """What the workers of one relay must know of each other at once: which mails are under way, and which the store knows.
 Standard: memory that they share (memfd_create(2)), its cells under record locks (fcntl(2)) while they are looked at.
 
-A transaction for each mail would do the same, and cost as much as sealing it. Here a try of a mail marks its
+A transaction for each mail would do the same, and cost as much as sealing it. Here a delivery attempt marks its
 recipients for its worker before anything is done, and ends the marks when its client has heard the answer. What a
 worker that has ended had delivered in its last moments stands in its own files (sent.py): no other one begins a mail
 before these were taken over.
@@ -125,7 +125,7 @@ class Neighbours:
                 if not life:
                     free = at
                 elif whose == tag and life == self.life:
-                    return  # its last try is over, and what became of it could not be written yet
+                    return  # its last attempt is over, and what became of it could not be written yet
                 elif whose == tag:
                     raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
             if free < 0:
@@ -160,7 +160,7 @@ class Neighbours:
     # Mails of which there is something in the store
 
     def add(self, mail: bytes) -> None:
-        """There is something of this mail (its name, 32 bytes) in the store, or will be when its try has ended."""
+        """There is something of this mail (its name, 32 bytes) in the store, or will be when its attempt has ended."""
         self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] = 1
 
     def __contains__(self, mail: bytes) -> bool:

@@ -40,7 +40,7 @@ CLAIM_S = 900.0
 WAITED_KEEP_FOR_S = 10 * 86400.0
 """Seconds for which it is known how long a mail has waited for its key; no mail server tries for longer."""
 MOST_BETWEEN_S = 4000.0
-"""Seconds that count at most from one try to the next: Postfix's longest pause."""
+"""Seconds that count at most from one attempt to the next: Postfix's longest pause."""
 NOTED_S = 60.0
 """Minimum interval between recorded attempts, in seconds."""
 

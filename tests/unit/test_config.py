@@ -124,7 +124,7 @@ def test_what_is_no_setting_any_more_says_what_to_do(table: str, tmp_path: Path)
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "relay.toml")
     for line, (setting, instead) in enumerate(gone.items(), start=2):
-        said = f"{tmp_path}/relay.toml:{line}: {name}.{setting}: is no setting any more: {instead}"
+        said = f"{tmp_path}/relay.toml:{line}: {name}.{setting}: is no longer a setting: {instead}"
         assert said in caught.value.problems
 
 

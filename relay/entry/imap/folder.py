@@ -68,7 +68,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class SealedMessage:
-    """A sealed message in the folder: when we saw it and its next try is due (in the loop's time), how many there were.
+    """A sealed message in the folder: when we saw it and its next attempt is due (in the loop's time), how many there
+    were.
 
     One that is `doubtful` has, or may have, a mark that somebody else wrote.
     """
@@ -127,11 +128,11 @@ class Folder:
 
     @property
     def unopened(self) -> int:
-        """How many sealed messages are known and wait for their turn, or for another try."""
+        """How many sealed messages are known and wait for their turn, or for another attempt."""
         return len(self._waiting)
 
     def pause(self) -> float:
-        """Seconds until the next try of a message is due, at most until the folder is looked at anyway."""
+        """Seconds until the next attempt of a message is due, at most until the folder is looked at anyway."""
         now = asyncio.get_running_loop().time()
         return min([self.account.poll, *(max(0.0, each.due - now) for each in self._waiting.values())])
 
@@ -405,7 +406,7 @@ class Folder:
         waiting.flagged = True
 
     def _is_lost(self, uid: int, taken: MessageInHand) -> bool:
-        """Whether a key that no KME knows is not late any more; one try alone never decides that."""
+        """Whether a key that no KME knows is no longer late; one attempt alone never decides that."""
         waiting, hold_for = self._waiting[uid], self._hold_for
         age = age_of(taken.message.date) if taken.message is not None else None
         waited = asyncio.get_running_loop().time() - waiting.since
@@ -421,7 +422,7 @@ class Folder:
                 await self._session.add_flag([uid], LOST)
 
     def _postpone(self, uid: int, error: RelayError) -> None:
-        """Sets the time of the next try."""
+        """Sets the time of the next attempt."""
         waiting = self._waiting[uid]
         pause = min(RETRY_S * 2 ** min(waiting.tries, 30), RETRY_LONGEST_S)
         pause = RETRY_REFUSED_S if isinstance(error, Refuse) else pause

@@ -30,7 +30,7 @@ MAX_OVERVIEW_OCTETS = 16 * 2**20
 MAX_IDLE_OCTETS = 2**20
 GOODBYE_S = 5.0
 LOGIN_REFUSED = frozenset({"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED"})
-"""The response codes (RFC 5530) after which another try needs another password; without one it may be trouble."""
+"""The response codes (RFC 5530) after which another attempt needs another password; without one it may be trouble."""
 
 _Parsed = TypeVar("_Parsed")
 

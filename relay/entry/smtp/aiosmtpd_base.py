@@ -94,7 +94,7 @@ class CommandStream(SMTP):
         self.listener = listener
         self.settings = listener.settings
         self.client = self.port = ""
-        """IP address and port of who has connected, "" where that cannot be known any more."""
+        """IP address and port of who has connected, "" where that can no longer be known."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.ending = False

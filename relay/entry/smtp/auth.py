@@ -78,7 +78,7 @@ class BackEnd(Protocol):
         """The user's own name, None where the password is wrong; `client`: an IP address. Raises LoginUnavailable."""
 
     async def rights(self, name: str) -> SenderRights | None:
-        """What a user who has logged in may send from, None if they are none any more."""
+        """What a user who has logged in may send from, None if they no longer exist."""
 
     def close(self) -> None:
         """Ends what it runs."""

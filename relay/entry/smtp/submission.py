@@ -153,7 +153,7 @@ class SubmissionSession(SMTPSession):
             raise NotSecured("no TLS")
         rights = await self._service.logins.back_end.rights(self._user) if self._user else None
         if rights is None:
-            raise NoUser(f"user {self._user}, who is none any more" if self._user else "nobody has logged in")
+            raise NoUser(f"user {self._user}, who no longer exists" if self._user else "nobody has logged in")
         rights.check_sender(sender)
         self._service.rates.take("mails", self._user, self.client)
 

@@ -72,7 +72,7 @@ class Shown:
 
 
 class Feed:
-    """The page's content, and those who look on."""
+    """The page's content, and the viewers."""
 
     def __init__(self, watched: Watched, record: Record) -> None:
         self._watched = watched

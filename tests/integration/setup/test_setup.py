@@ -349,7 +349,7 @@ def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
     before = contents(etc)
     result = run(home, *USUAL[:-1], str(etc), "--apply")
     assert result.exit_code == 1
-    assert "Postfix stays as it is. Mend that, then: qumail-relay setup" in result.output
+    assert "Postfix stays as it is. Fix that, then: qumail-relay setup" in result.output
     assert contents(etc) == before
 
 
