@@ -11,7 +11,7 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
 - Of an attempt that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
   bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
-  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it; other
+  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it. Other
   relays do not for a moment longer.
 - What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
   has that never gets it again.

@@ -5,8 +5,8 @@ What happens to a mail, in this order:
 
 1. it is one that can be carried, and nobody else has these bytes in hand at this moment (`_process`)
 2. the outer signatures are verified; the mail is opened, layer by layer; its keys are bound to it and its recipients
-   claimed; what policy requires is checked; the original is marked (`_carry`, by opening/original.py)
-3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`); what is for our canary
+   claimed. What policy requires is checked; the original is marked (`_carry`, by opening/original.py)
+3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`). What is for our canary
    address ends here, opened or not (`_consume`, relay/canary)
 4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
 5. who has it is noted, and who has it not is free for the next attempt (`_settle`)

@@ -4,8 +4,8 @@ Standard: DATA is answered with 250 only after `process` has returned (RFC 5321,
 What happens to a mail, in this order:
 
 1. it is one that can be carried, and nobody else delivers it at this moment (`process`)
-2. what was sealed for it at an earlier attempt is taken again, where policy still permits it; for all others policy is
-   asked, keys are taken and copies sealed (by sealing.py); who gets less than the first level listed stands in the
+2. what was sealed for it at an earlier attempt is taken again, where policy still permits it. For all others policy is
+   asked, keys are taken and copies sealed (by sealing.py). Who gets less than the first level listed stands in the
    ledger (`_add_copies`)
 3. each copy is signed, looked at by the tripwire, and handed to the next hop; a copy that fails does not stop the
    others (`_hand_on`)
@@ -223,7 +223,7 @@ class Outgoing:
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
 
-        There can be one copy in its place; others are handed to the next hop before, and when one of these has to
+        There can be one copy in its place. Others are handed to the next hop before, and when one of these has to
         wait, so has the whole mail. Without `milter_split` a mail that needs several copies waits untouched. A message
         that does not fit there is handed to the next hop too.
         """

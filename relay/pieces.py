@@ -1,5 +1,5 @@
 """Bytes that are made in pieces while they are taken: what is large goes through all stages piece by piece.
-So there is one copy of it at the end, and not one more for each stage; each piece is small enough for a core's cache.
+So there is one copy of it at the end, and not one more for each stage. Each piece is small enough for a core's cache.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """What a relay reads again while it serves, at SIGHUP or once a file has changed: settings, peers, identity, DKIM, TLS.
-Standard: a mail goes by one set from start to end; what is broken leaves in force what was; each is a line in the log.
+Standard: a mail goes by one set from start to end. What is broken leaves in force what was; each is a line in the log.
 
 The thread that follows the policies' edits (policy/reload.py) looks at these files too. KMEs' certificates
 (keys/ring.py) and password files (entry/smtp/users.py) are looked at where they are used.

@@ -56,7 +56,7 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
 
     `top` are the fields that it leaves under. `protection` names the layers from the inside out, `pqc+aes` for
-    instance, of which the last can be seen; a name that is not here is that of a further KEM.
+    instance, of which the last can be seen. A name that is not here is that of a further KEM.
     """
     end = message.find(b"\r\n\r\n") + 2
     if end < 2:

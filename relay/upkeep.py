@@ -117,7 +117,7 @@ def _locked(descriptor: int) -> bool:
 async def end_what_the_dead_had(config: Config, store: Store, audit: Audit) -> None:
     """Takes over what killed processes had sent, then ends their claims. Raises StoreUnavailable.
 
-    In the other order another worker could claim, and send again, what is not known to have been sent yet; so could it
+    In the other order another worker could claim, and send again, what is not known to have been sent yet. So could it
     with the claims of one that ends meanwhile.
     """
     dead = await store.claims.dead_processes()

@@ -30,7 +30,7 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
 
     Who has the mail has it by the last attempt; of those before it nobody knows what the next hop said.
 
-    `sent` gives the names of recipients of whom it is known that the next hop has taken their mail; of others it is
+    `sent` gives the names of recipients of whom it is known that the next hop has taken their mail. Of others it is
     not, and their outcome is "unknown". It blocks.
     """
     number = 0

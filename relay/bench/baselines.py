@@ -1,6 +1,6 @@
 """What the relay is compared with, each as a process: a mail server that passes on, and a milter that replaces bodies.
 Neither seals. The server is aiosmtpd as it comes, whose handler sends on with aiosmtplib as it comes, a connection for
-each mail; the milter speaks as much of protocol version 6 as a mail server without mistakes needs, which is the least
+each mail. The milter speaks as much of protocol version 6 as a mail server without mistakes needs, which is the least
 that a milter can cost.
 """
 

@@ -68,7 +68,7 @@ _WATCHED = '\n[status]\nlisten = "127.0.0.1:0"\n'
 _NOT_WATCHED = "\n[audit]\nevery_mail = false\n"
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
 _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
-"""How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
+"""How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants. Which
 of the two it is, and why, stands in its log."""
 _TOLD_OF_LATE = 20_000
 """Maximum number of log characters shown for a mail that was not accepted."""

@@ -113,11 +113,11 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     passphrase file is set. If it is interrupted, run it again: it makes what is missing.
 
     Renew before the certificates end (`check` warns from 30 days before), or when the site gets another
-    mail domain; then export again, and have your peers import it.
+    mail domain. Then export again, and have your peers import it.
 
     Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere
     if you like. With --csr your organisation's CA gets the .csr files and, for the ML-KEM key, which cannot sign
-    a request, a .pub file with a .cnf that says how to certify it; until the certificates are there, nothing
+    a request, a .pub file with a .cnf that says how to certify it. Until the certificates are there, nothing
     changes.
 
     With --kem peers can add a layer of another mathematical family to level pqc (`kem` in their policies), once
@@ -276,8 +276,8 @@ def import_document(
     Then it asks about each domain that the document names, or takes those alone that --domain expects: with --yes or
     --fingerprint, which ask nothing, it needs them. A later document may add no domain without that either.
 
-    A document that is older than the pinned one, or has another CA or signing key, is refused without --replace;
-    so is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.
+    A document that is older than the pinned one, or has another CA or signing key, is refused without --replace.
+    So is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.
     """
     if as_json and not (yes or expected):
         raise click.UsageError("--json needs --yes or --fingerprint, for it cannot ask")

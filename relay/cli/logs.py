@@ -1,5 +1,5 @@
 """Sets up the log: one event a line, for people on a terminal and as JSON for everything else.
-They are structlog's event dictionaries, with the time in UTC (RFC 3339); the journal hears how bad each line is
+They are structlog's event dictionaries, with the time in UTC (RFC 3339). The journal hears how bad each line is
 (sd-daemon(3), "<4>" in front of it), so that `journalctl -p warning` finds what is.
 """
 

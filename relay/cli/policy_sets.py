@@ -70,7 +70,7 @@ def diff(
     """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.
 
     Without MESSAGES, over all decisions that can differ: levels, fallbacks, holds, clear text, and what must arrive
-    sealed. With MESSAGES, or what shadow mode has recorded, by these alone; a record holds no content, so rules that
+    sealed. With MESSAGES, or what shadow mode has recorded, by these alone. A record holds no content, so rules that
     look into messages do not apply to it.
 
     In place of a directory, OLD and NEW may be the version of a set that was in force and is kept, or its first digits;

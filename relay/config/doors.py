@@ -74,8 +74,8 @@ class DirectionSettings(ListenerSettings):
       "mx:example.org" or "mx:example.org:port"      the mail exchangers of a domain, as the DNS has them
 
     or as a list of these: the first that takes a mail gets it. The next is tried where one cannot be reached, does not
-    greet, or answers 4xx before the end of the content was sent; never after that, since the mail may then have been
-    taken: it is held. One that failed is tried last for a minute.
+    greet, or answers 4xx before the end of the content was sent. After that it is held, since it may have been
+    taken. One that failed is tried last for a minute.
 
     The relay has no queue and so sends no DSN of its own: a next hop without the DSN extension hears nothing of what
     NOTIFY, ORCPT, RET and ENVID wanted. A message with 8-bit bytes for one without 8BITMIME is refused (5.6.3), as are
@@ -84,7 +84,7 @@ class DirectionSettings(ListenerSettings):
     next_hop_tls: Literal["auto", "none", "opportunistic", "required"] = "auto"
     """Encryption on the way to it, TLS 1.2 or later: none; opportunistic (STARTTLS where it is offered, no
     certificate is checked); required (nothing leaves without TLS, and the certificate must be by next_hop_ca and
-    for the server's name); auto is none on loopback, opportunistic elsewhere. A Unix socket has no TLS.
+    for the server's name); auto. The last is none on loopback, opportunistic elsewhere. A Unix socket has no TLS.
     """
     next_hop_ca: CASetting = "system"
     """The CAs that count with required: a PEM file, or those of the system."""
@@ -203,7 +203,7 @@ class SubmissionSettings(ListenerSettings):
     recipients_per_client: int = Field(default=10_000, ge=1, le=10_000_000)
     """The same for recipients."""
     failed_logins: int = Field(default=10, ge=1, le=1_000_000)
-    """Failed logins in an hour, of a client address and of a user's name, after which no more are looked at; the
+    """Failed logins in an hour, of a client address and of a user's name, after which no more are looked at. The
     addresses where a user has logged in before are counted by themselves. Each failure is answered after 2
     seconds.
     """

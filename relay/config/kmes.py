@@ -137,7 +137,7 @@ class KMESettings(toml.Table):
     """
     timeout: Seconds = 10.0
     """The longest wait for one whole answer, in seconds. For status and received keys it follows the KME's usual time,
-    down to a fifth of this; fresh keys are waited for as long as it says, and 30 seconds are listened for those that
+    down to a fifth of this. Fresh keys are waited for as long as it says, and 30 seconds are listened for those that
     are late: they are used for the next mail. Where another KME could be asked, that is done after the usual time
     already. A connection, with its TLS handshake, may take half of it, and 2 seconds at least.
     """
@@ -163,7 +163,7 @@ class KMESettings(toml.Table):
     10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to that quarter
     whenever its keys have expired, as far as a twentieth of the link's measured rate allows: on a slow link an idle
     relay keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each KME and peer
-    as it stands here. A stop burns what is in the pool, and a start draws that quarter; the first one draws two more,
+    as it stands here. A stop burns what is in the pool, and a start draws that quarter. The first one draws two more,
     as every hour, to try the KME.
     """
     key_lifetime: Seconds = 300.0
@@ -177,7 +177,7 @@ class KMESettings(toml.Table):
 
     one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
     """Some KMEs, next-door-key-simulator for one, drop keys that the peer has not fetched yet when more are asked
-    for; mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour,
+    for. Mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour,
     where max_SAE_ID_count in the status allows for that, and draws one batch at a time if it drops them: the next
     one so many seconds after the last key of the one before was used, which is how long a mail may take to the
     peer. Until then further mail is held. Set it for such KMEs (true: 60), and have one KME in the group and one
@@ -187,7 +187,7 @@ class KMESettings(toml.Table):
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
     """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held:
     for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
-    again anyway. Ten mails wait for such keys at once; who comes then takes the place of the one that has waited
+    again anyway. Ten mails wait for such keys at once. Who comes then takes the place of the one that has waited
     longest: mail that names keys which never come, forged mail for instance, must not take all connections that
     Postfix makes (20). A mail of more than 2 MiB does not wait.
     """

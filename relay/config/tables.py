@@ -93,14 +93,14 @@ class AuditSettings(toml.Table):
     its own: a second one with the same does not start.
     """
     addresses: Literal["hashed", "clear"] = "hashed"
-    """Addresses are hashed under the site secret, and of what next hops answer the codes stand there alone; or all
-    stands there as it is: "clear".
+    """"hashed": addresses are hashed under the site secret, and of the next hops' replies only the codes are there.
+    "clear": everything is there as it is.
     """
     every_mail: bool = True
     """Whether every mail has a record. Without, there are the ledger and the sets of policies alone."""
     when_unwritable: Literal["deliver", "hold"] = "deliver"
     """What becomes of mail that needs no line in the ledger while records cannot be written (the disk is full): it goes
-    on, its records wait in memory, 20000 of them, and the log has `audit_not_written`; or it is held until they can be.
+    on, its records wait in memory, 20000 of them, and the log has `audit_not_written`. Or it is held until they can be.
     """
     keep_days: int = Field(default=366, ge=1, le=36_500)
     """Files of which all records, and those of all before, are older are deleted, the ledger's with them. Export what
@@ -128,7 +128,7 @@ class StoreSettings(toml.Table):
     database: DatabaseSetting
     """What must survive a crash: a SQLite file, or PostgreSQL for several relays of a site. On another host that
     wants "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem",
-    or an attacker on the way could read it or impersonate it; sslcert and sslkey name a certificate of ours. The
+    or an attacker on the way could read it or impersonate it. A certificate of ours is named by sslcert and sslkey. The
     password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool`:
     beside a SQLite file; else in systemd's StateDirectory, or beside the secret. That directory must be on a disk
     that keeps what was written. One relay serves from a SQLite file's directory: a second one gives up.
@@ -152,7 +152,7 @@ class QuarantineSettings(toml.Table):
     it.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
-    """A mail whose key no KME knows is held at first, because the key may only be late; after so long it is put in
+    """A mail whose key no KME knows is held at first, because the key may only be late. After so long it is put in
     quarantine. Seconds; the sender's own queue should have more patience than this (Postfix: 5 days).
     """
     max_size: SizeSetting = 2**30
@@ -270,8 +270,8 @@ class CanarySettings(toml.Table):
     """How often each peer is asked, in seconds, 60 at least; by default nobody is. Policy says how a canary is sealed,
     as for any mail; a peer for whose canary it says plaintext gets none. Each costs the keys of a small mail at this
     site, and the receipt as many at the peer's: at level aes with 900 one key of each in a quarter of an hour, 96 a day
-    for each peer; at level otp about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says how many). A
-    canary that does not get through is not tried again.
+    for each peer. At level otp it is about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says how
+    many). A canary that does not get through is not tried again.
     """
     late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
     """The alarm `canary_late` begins when a canary is due or out for so long, in seconds. With little, it also begins
@@ -373,7 +373,7 @@ class DKIMSettings(toml.Table):
     """
     verify: bool = True
     """Verify the DKIM signatures (the 10 uppermost) and the ARC chain of sealed mail that arrives, and say so in
-    Authentication-Results on top of what was opened; keys that the DNS does not give within 5 seconds are a
+    Authentication-Results on top of what was opened. Keys that the DNS does not give within 5 seconds are a
     temperror. It changes nothing else: whom a mail is from is told by its sealing.
     """
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*$")

@@ -2,7 +2,7 @@
 Standard: memfd_create(2); a process that is killed leaves its numbers there, and its successor goes on with them.
 
 Each process has a place of its own, so that nobody waits for anybody and to count costs as much as to add. In it stand,
-one after the other, the names of what it counts with their labels, each followed by its numbers; nothing there is ever
+one after the other, the names of what it counts with their labels, each followed by its numbers. Nothing there is ever
 moved. The process that starts workers gives the place of one that has ended to the next: what is counted only grows.
 Behind the places is what all write together: for whom mail was held (held.py).
 

@@ -20,7 +20,7 @@ DER. `ca` issued the others, each of them names all of `domains`, and its subjec
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
 peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that
 is unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
-compared over another way, such as a telephone; that covers keys and domains, and does not prove whose the domains are.
+compared over another way, such as a telephone. That covers keys and domains, and does not prove whose the domains are.
 The serial number is the Unix time in seconds, or one more than the last one if that is higher.
 """
 

@@ -57,7 +57,7 @@ class Import:
     def question(self) -> str:
         """What a person has to say yes to before it is pinned: "", or a question.
 
-        One that follows the pinned document, by the keys that are pinned, needs no telephone call; that it gives up
+        One that follows the pinned document, by the keys that are pinned, needs no telephone call. That it gives up
         domains, or has another SAE ID, has to be meant. Domains that are `added` are asked about one by one.
         """
         if self.change == "same":

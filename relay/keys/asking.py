@@ -71,7 +71,7 @@ RENEW_EVERY_S = 1.0
 class Question(Generic[Result]):
     """What a KME is asked, and what `read` makes of the body of its reply.
 
-    `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come; it
+    `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come. It
     is tried again within the budget for that. `bits` is how many are asked for where the status shows whether the
     KME has so many.
     """

@@ -7,7 +7,7 @@ Anybody can send mail that names keys which do not exist. What that costs a KME 
 
 - at first 1 call; up to 8 where the KME says no more than that it does not like the request (400, 413, 422);
 - where it shared a call with others, which is divided until it is known whose keys do not exist, 1 or 2 more;
-- when it is asked for again, which goes by a way of its own, 1 for its first key; of those at most 10 a second in all.
+- when it is asked for again, which goes by a way of its own, 1 for its first key. Of those at most 10 a second in all.
   Where the KME names the keys that it does not know, many messages share this call: the others have theirs at once.
 
 The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
@@ -48,7 +48,7 @@ AGAIN_TOGETHER = 32
 """Maximum number of messages in such a call, where the KME names the keys that it does not know."""
 
 MOST_AGAIN = 10
-"""Maximum number of messages that wait where each has such a call of its own, else AGAIN_TOGETHER; of more, one of the
+"""Maximum number of messages that wait where each has such a call of its own, else AGAIN_TOGETHER. Of more, one of the
 master that has most of them is not asked for this time."""
 
 ALONE_FOR_S = 10.0
@@ -314,7 +314,7 @@ class Fetcher:
     def _spoilt(self, master: PendingFetches, batches: list[Batch], *, refused: bool) -> None:
         """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
 
-        Where the call had one message alone, its keys are not known; or there were too many of them for one call
+        Where the call had one message alone, its keys are not known. Or there were too many of them for one call
         (`refused`), which is believed when a smaller number is taken.
         """
         if len(batches) > 1:

@@ -2,7 +2,7 @@
 Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
 
 Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
-KME there has it. Who has waited for a KME longer than its answers usually take goes on to the next one; what the first
+KME there has it. Who has waited for a KME longer than its answers usually take goes on to the next one. What the first
 was asked for goes on too: its keys come into its pool, or into the store, and are there for the next mail.
 """
 
@@ -185,12 +185,12 @@ class KMEGroup:
     ) -> dict[str, Key]:
         """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good.
 
-        One that is not known yet is asked for again until the lag patience is over (relay.keys.lag); what stays
+        One that is not known yet is asked for again until the lag patience is over (relay.keys.lag). What stays
         unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
         message needs all of its keys.
         `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile,
         which are not unknown there for lag: it is looked at before each further attempt. Raises StoreUnavailable when
-        they could not be kept, and KeyUnavailable when no KME of the group could be asked; keys that came before are
+        they could not be kept, and KeyUnavailable when no KME of the group could be asked. Keys that came before are
         kept all the same.
         """
         master_sae, found = str(master_sae), dict[str, Key]()

@@ -187,7 +187,7 @@ class Backoff:
     """The pause before the next attempt: `retry_delay` (seconds) at first, and doubled each time.
 
     Where it is `adaptive` it is fully jittered, and `retry_delay` is the longest first pause while about half of the
-    tries succeed; a quarter of it while nearly all do, four times while nearly none do.
+    attempts succeed. It is a quarter of it while nearly all do, four times it while nearly none do.
     """
 
     def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = True) -> None:

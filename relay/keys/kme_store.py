@@ -1,5 +1,5 @@
 """One KME's store of keys for one slave SAE, as far as it is known: what the KME says of it, and what was seen.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 and 6.1 (status); a status is asked for once for all who wait for it.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 and 6.1 (status). A status is asked for once for all who wait for it.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ class Prefetch:
     """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
 
     Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
-    with the rate at which keys are used, so that an outage of the KME can be borne; where they do not follow the use,
+    with the rate at which keys are used, so that an outage of the KME can be borne. Where they do not follow the use,
     they stay.
     """
 

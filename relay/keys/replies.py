@@ -120,7 +120,7 @@ def keys_from_container(reply: Any, *, at_most: int, size: int | None = None, nu
 
     IDs may be `numbers` where the KME wants them so: one that gives numbers unasked finds no key by a text. Raises
     KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a key has another
-    length; then none of them may be used.
+    length. Then none of them may be used.
     """
     items = _items(reply)
     if len(items) > at_most:

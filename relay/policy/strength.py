@@ -76,7 +76,7 @@ def strength_of(protection: str) -> int:
 def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]:
     """What comes of several lists of levels that all count; whatever is available, it is never weaker than any of them.
 
-    That is one of them where it does; else the levels of all, the strongest first, without those that are weaker than
+    That is one of them where it does. Else the levels of all, the strongest first, without those that are weaker than
     the weakest of any one list.
     """
     for levels in lists:

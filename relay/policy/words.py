@@ -130,7 +130,7 @@ def _clean(tokens: Iterable[bytes | Word]) -> str | None:
 def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
     """The words, and the octets between them but for the blanks between two words.
 
-    The lenient read on behind a question mark within a word, and to the end where the word has none; and they keep the
+    The lenient read on behind a question mark within a word, and to the end where the word has none. They keep the
     blanks behind an empty word.
     """
     place, after_word = 0, False

@@ -3,7 +3,7 @@ A claim counts for as long as its owner's lease does, by the database's clock; l
 
 A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name:
 what it had claimed under the old one may be with another relay by now, and must not leave. `check` tells, by a clock of
-this host that goes on while the process is frozen and that nobody can set; relays' clocks are never compared.
+this host that goes on while the process is frozen and that nobody can set. Relays' clocks are never compared.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 A committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
 
 A transaction is a function of a connection, as both back ends take it: with SQLite it runs in a thread, which hands one
-result back instead of one for each statement; with PostgreSQL the event loop goes on while a statement is under way.
+result back instead of one for each statement. With PostgreSQL the event loop goes on while a statement is under way.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ class DeliveryRecords:
     ) -> set[str]:
         """Notes who has the mail, and gives up the claims on who has it not; which of `opened.mailboxes` have it now.
 
-        Where these are `complete`, the keys that were `used` end soon, in the same transaction; where those who got it
+        Where these are `complete`, the keys that were `used` end soon, in the same transaction. Where those who got it
         now are so already, nobody else is looked for. Raises StoreUnavailable.
         """
         names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}

@@ -84,8 +84,8 @@ class Beginning:
 class Settlement:
     """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
 
-    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written;
-    where these are `complete`, `used` are keys for which nobody waits any more.
+    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written.
+    Where these are `complete`, `used` are keys for which nobody waits any more.
     """
 
     mail: bytes

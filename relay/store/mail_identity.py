@@ -1,8 +1,8 @@
 """What a mail is called in the store: the same name at each attempt, at all relays of a site.
 A mail that was opened is called by what its sealed envelope says, any other by its sender and its bytes.
 
-Postfix may read a mail into its queue once more (`postsuper -r`), and each time puts one trace field on top of it;
-such a mail keeps its name (postsuper(1), pickup(8)): Postfix hands it in as its own user, whom no program runs as.
+Postfix may read a mail into its queue once more (`postsuper -r`), and each time puts one trace field on top of it.
+Such a mail keeps its name (postsuper(1), pickup(8)): Postfix hands it in as its own user, whom no program runs as.
 Whatever else is on top makes another mail of it. A program that hands in the same bytes twice means two mails, and one
 taken for the other would be lost. So nothing is left out but these fields, and only above another Received field.
 """

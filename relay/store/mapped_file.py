@@ -2,7 +2,7 @@
 Standard: mmap(2), MAP_SHARED: what was put there is the kernel's. A file has one writer, which holds its lock (flock).
 
 A record is 4 bytes with the length of what follows, most significant first, its CRC-32, and its bytes. The length is
-written last, so that a killed writer leaves a record or none; the CRC-32 tells what a machine that lost its power has
+written last, so that a killed writer leaves a record or none. The CRC-32 tells what a machine that lost its power has
 kept of one. A length of 0 ends a file; what is behind it was written before the file was emptied. Room is taken first,
 so that a full disk is noticed before there is something to write, and not by a signal that ends the process.
 """

@@ -70,7 +70,7 @@ class Arrival:
     """A mail that is to be kept, for a `reason` (a word) and a `cause` (a sentence).
 
     `stored` are the message's bytes as they will be wanted again: those of the mail, or what it was opened to,
-    where that is known; then `protection` and `peer` say how it came. `party` is whose share of the room it takes.
+    where that is known. Then `protection` and `peer` say how it came. `party` is whose share of the room it takes.
     """
 
     mail: Mail

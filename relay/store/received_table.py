@@ -1,5 +1,5 @@
 """The table of received keys: what a key is called, its row, and what it has opened.
-Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only; different names never share a row, however hostile
+Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only. Different names never share a row, however hostile
 the strings are, and the bytes of a key are only had from a row that is just as it was stored.
 """
 

@@ -2,7 +2,7 @@
 Standard: AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce, key by HKDF-SHA256 (RFC 5869).
 
 The file has one line per secret, newest first: `id base64`. The id is 8 hexadecimal digits derived from the
-secret itself, so it finds typing errors too; it may be left out, so `openssl rand -base64 32` makes a line.
+secret itself, so it finds typing errors too. It may be left out, so `openssl rand -base64 32` makes a line.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ An original carries the name of the sealed message that it was made from, in X-Q
 account, mark and Message-ID: these alone, since some servers write all other fields anew.
 
 A message that reaches a mailbox by itself may bring such a field. The watcher puts a copy without it into the mailbox,
-marked `none; copy-of=NAME`, and removes the message; the name is that of the message, so the step may be repeated.
+marked `none; copy-of=NAME`, and removes the message. The name is that of the message, so the step may be repeated.
 """
 
 from __future__ import annotations
