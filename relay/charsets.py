@@ -1,7 +1,7 @@
 """Reads octets of a named character set in every way that some mail program does.
 Standard: RFC 2978 and IANA's names, the labels of the WHATWG Encoding Standard, and what programs accept besides.
 
-Programs do not agree about charsets: us-ascii with 8 bits is Windows-1252 to some and UTF-8 to others, UTF-16 without a
+Programs do not agree about charsets. To some us-ascii with 8 bits is Windows-1252, to others UTF-8. UTF-16 without a
 byte order mark is read from either end, and an unknown name is passed over, guessed or left undecoded. Only the codecs
 of these tables are used: Python has others, which take the square of the length.
 """

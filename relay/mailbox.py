@@ -74,7 +74,7 @@ def fold_domain(domain: str) -> str:
     """A domain in lower case and A-labels (`Bücher.example` is `xn--bcher-kva.example`).
 
     Raises ValueError for anything else than dot-separated labels of letters, digits, "-" and "_". The
-    A-label is that of IDNA 2008: nothing is mapped but case, and what another program may map (full-width
+    A-label is that of IDNA 2008. Nothing is mapped but case, and what another program may map (full-width
     letters, invisible marks, other dots) is refused, because the next hop would see another domain.
     """
     if len(domain) > MAX_ADDRESS:

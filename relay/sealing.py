@@ -102,7 +102,7 @@ class Sealer:
     """Seals mails; one value for the life of the relay.
 
     `planner` gives what this relay and its peers can do, `policies` the policy set in force, each asked once for each
-    mail: what is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
+    mail. What is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
     SHA-256. How long policy takes is on the `board`.
     """
 

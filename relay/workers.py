@@ -53,7 +53,7 @@ STOP_S = 70.0
 """Shutdown grace period of a worker, in seconds; shorter than the service manager's."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
 """Interval of looks, in seconds, and how many looks in a row may find nothing from a worker, or from one that
-does not serve yet: it may have many received keys to take over."""
+does not serve yet. It may have many received keys to take over."""
 
 
 @dataclass(slots=True, eq=False)

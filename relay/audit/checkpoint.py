@@ -1,7 +1,7 @@
 """A checkpoint of the audit record: the site's signed word for how many records there are, and which the last one is.
 Standard: deploy/AUDIT.md; ML-DSA-87 (FIPS 204) with a context string, JSON (RFC 8259), base64 (RFC 4648).
 
-Its holder can detect later whether any of those records was changed, left out or inserted, by anyone: also by
+Its holder can detect later whether any of those records was changed, left out or inserted, by anyone. That includes
 somebody who can write to the files, and make a new chain of them.
 """
 

@@ -56,7 +56,7 @@ def accept(
     """Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.
 
     It shows the words of the fingerprint and asks. Have somebody at the other site read theirs to you (`identity
-    show`), over a telephone number that you did not take from the same mail: anyone who can exchange the invitation can
+    show`), over a telephone number that you did not take from the same mail. Anyone who can exchange the invitation can
     read your mail. It asks about each domain that the document names, or takes those alone that --domain expects: with
     --words or --yes, which ask nothing, it needs them. Then the document is pinned, as by `identity import`, and each
     of its domains that has no policy file gets one.

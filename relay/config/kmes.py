@@ -100,7 +100,7 @@ class KMESettings(toml.Table):
     """What its keys are for: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
     say the same, at the peer too; mail that uses a key for something else is put in quarantine. With "both" and
     keys of 256 bits, somebody who knows a mail may know half of a key of level otp, and name it in a forged mail
-    of level aes: the other 128 bits are what stands against that. Two groups, one for each level, avoid it.
+    of level aes. The other 128 bits are what stands against that. Two groups, one for each level, avoid it.
     """
 
     ca: PathSetting
@@ -161,7 +161,7 @@ class KMESettings(toml.Table):
     cache_high: int = Field(default=32, ge=0, le=100_000)
     """How many keys are kept ready. Below a quarter of it a refill starts, up to it or to what the measured use and
     10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to that quarter
-    whenever its keys have expired, as far as a twentieth of the link's measured rate allows: on a slow link an idle
+    whenever its keys have expired, as far as a twentieth of the link's measured rate allows. On a slow link an idle
     relay keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each KME and peer
     as it stands here. A stop burns what is in the pool, and a start draws that quarter. The first one draws two more,
     as every hour, to try the KME.
@@ -178,18 +178,18 @@ class KMESettings(toml.Table):
     one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
     """Some KMEs, next-door-key-simulator for one, drop keys that the peer has not fetched yet when more are asked
     for. Mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour,
-    where max_SAE_ID_count in the status allows for that, and draws one batch at a time if it drops them: the next
-    one so many seconds after the last key of the one before was used, which is how long a mail may take to the
+    where max_SAE_ID_count in the status allows for that, and draws one batch at a time if it drops them. The next
+    batch is drawn this many seconds after the last key of the one before was used: the time a mail may take to the
     peer. Until then further mail is held. Set it for such KMEs (true: 60), and have one KME in the group and one
-    relay with one worker: they are not tried then, and the first batch is drawn so long after the start. `check
+    relay with one worker. They are not tried then, and the first batch is drawn that long after the start. `check
     --trial-keys` tries them too. The peer sees keys that are never found, and holds the mail.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
-    """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held:
-    for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
+    """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held.
+    It is for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
     again anyway. Ten mails wait for such keys at once. Who comes then takes the place of the one that has waited
-    longest: mail that names keys which never come, forged mail for instance, must not take all connections that
-    Postfix makes (20). A mail of more than 2 MiB does not wait.
+    longest: mail that names keys which never come, forged mail for instance, must not take all connections that Postfix
+    makes (20). A mail of more than 2 MiB does not wait.
     """
 
     method: Literal["POST", "GET"] = "POST"

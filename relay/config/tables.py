@@ -269,9 +269,9 @@ class CanarySettings(toml.Table):
     every: Annotated[float, Field(ge=60, le=86_400, strict=False)] | None = None
     """How often each peer is asked, in seconds, 60 at least; by default nobody is. Policy says how a canary is sealed,
     as for any mail; a peer for whose canary it says plaintext gets none. Each costs the keys of a small mail at this
-    site, and the receipt as many at the peer's: at level aes with 900 one key of each in a quarter of an hour, 96 a day
-    for each peer. At level otp it is about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says how
-    many). A canary that does not get through is not tried again.
+    site, and the receipt as many at the peer's. At level aes with 900 that is one key of each in a quarter of an hour,
+    96 a day for each peer. At level otp it is about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says
+    how many). A canary that does not get through is not tried again.
     """
     late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
     """The alarm `canary_late` begins when a canary is due or out for so long, in seconds. With little, it also begins
@@ -310,7 +310,7 @@ class StatusSettings(toml.Table):
     """The private key of it, in PEM."""
     token: PathSetting | None = None
     """A file with at least 32 characters that nobody can guess, readable by the relay only ("openssl rand -hex 32"
-    writes such a line): then only those are answered who send it, as "Authorization: Bearer ..." or as the password of
+    writes such a line). Then only requests that carry it are answered: as "Authorization: Bearer ..." or a password of
     any user. SIGHUP reads it again.
     """
     addresses: bool = False

@@ -1,7 +1,7 @@
 """For which recipients mail was held and has not gone since, as all processes of a relay know it: since when, and why.
 Standard: without locks; only the same mail for the same mailbox ends a row, and of each process SURE rows fit.
 
-The relay has no queue, so it knows waiting mail only from the attempts it saw: one that is no longer tried, because
+The relay has no queue, so it knows waiting mail only from the attempts it saw. One that is no longer tried, because
 its sender has given up or somebody has deleted it, is forgotten. What was tried once may never come again: who asks
 since when mail waits hears of what was tried again.
 
@@ -29,8 +29,8 @@ _HEAD, _NUMBER, _COLUMN = 64, 8, 8 * _PLACES
 _BUCKET = 5 * _COLUMN
 """Bytes: a bucket has the names of its rows, then their other columns."""
 SECTION_OCTETS = _HEAD + _BUCKETS * _BUCKET
-"""Of one process: until when a row can be in it, until when it is told that one found no place, and a key, which in the
-first section is that of all; then the buckets."""
+"""Size of one process's section, in bytes. It has the time until which a row can be in it, and the time until which a
+row without a place is reported. Then come a key, which in the first section is that of all, and the buckets."""
 KEY_OCTETS = 16
 _ROW = struct.Struct("=8s4d")
 FORGET_S = 7200.0

@@ -12,7 +12,7 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
     misconfigured  KMEMisconfigured     a person has to act: no second attempt, and the breaker opens at once
     not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
 
-Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME: AmbiguousReply is settled
+Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME. AmbiguousReply is settled
 by asking for the status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs,
 so a refusal of enc_keys is "exhausted" where the status reports fewer keys than were asked for, whatever it says. 404
 and 503 without such words are so where the status does not say. After Retry-After, fresh keys are left alone in any

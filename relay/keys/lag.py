@@ -2,8 +2,8 @@
 ETSI GS QKD 014 V1.1.1 says nothing of the lag between two KMEs; real ones need up to some seconds.
 
 A mail that waits keeps its client waiting too, and anybody can send mail that names keys which do not exist. So the
-patience counts from when the keys were first asked for, over all attempts, and the number of waiting mails is bounded:
-who comes then takes the place of the one that has waited longest, whose keys are the least likely to come.
+patience counts from when the keys were first asked for, over all attempts, and the number of waiting mails is bounded.
+Who comes then takes the place of the one that has waited longest, whose keys are the least likely to come.
 """
 
 from __future__ import annotations

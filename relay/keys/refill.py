@@ -3,7 +3,7 @@ The rule is `peak rate x (refill latency + outage to survive)`, capped by what t
 V1.1.1, 6.1). Pure, with an injected clock. Amounts are in bits unless said otherwise.
 
 Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals tell. A
-refusal may have had another reason, so what was found is doubled again once it has stood for a while: a wrong guess
+refusal may have had another reason, so what was found is doubled again once it has stood for a while. A wrong guess
 costs a site its rate for some minutes, and a right one costs a refusal a minute, which burns no key.
 """
 
@@ -217,7 +217,7 @@ def marks(
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known: no more is
+    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known. No more is
     drawn than it makes in a lifetime, nor than twice what `use_rate` (keys/s, of the last minutes) takes in that time
     and a small share of the link beyond. A slow link on which nobody sends mail keeps all of its keys.
     """

@@ -89,7 +89,7 @@ def _for_size(
 ) -> tuple[tuple[LevelName, ...], MaxSize]:
     """The levels for a message of this size, with those that are too small for it, and the limits.
 
-    A size for which one of the lists has no level at all is too large for every level: the mail must not leave because
+    A size for which one of the lists has no level at all is too large for every level. The mail must not leave because
     of a rule, nor weaker than the rule wants.
     """
     if not rules:

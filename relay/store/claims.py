@@ -1,8 +1,8 @@
 """Who is at work on what: claims on one recipient of a mail, held under one lease for each process, in both directions.
 A claim counts for as long as its owner's lease does, by the database's clock; leases end by themselves.
 
-A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name:
-what it had claimed under the old one may be with another relay by now, and must not leave. `check` tells, by a clock of
+A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name.
+What it had claimed under the old one may be with another relay by now, and must not leave. `check` tells, by a clock of
 this host that goes on while the process is frozen and that nobody can set. Relays' clocks are never compared.
 """
 

@@ -3,7 +3,8 @@ A message that was put in is on the disk, and leaves only when it is delivered o
 
 A message is one entry, however often and for however many recipients it comes; `mail` (32 bytes) says which
 message it is. Nothing expires here: `room` bounds how much there can be. What only waits for its key is put in when it
-has waited for long, counted from try to try: a clock that is set meanwhile must not put mail aside whose key is late.
+has waited for long, counted from attempt to attempt. A clock that is set meanwhile must not put mail aside whose key is
+late.
 """
 
 from __future__ import annotations
