@@ -53,7 +53,7 @@ Before that another worker of this relay still has its mark."""
 
 
 class Witness(Protocol):
-    """Who writes down that a mail was about to leave (relay/trail.py)."""
+    """Records that a mail is about to leave (relay/trail.py)."""
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """Raises StoreUnavailable where it may not."""
@@ -91,7 +91,7 @@ class Delivery:
     _names: dict[str, bytes] = field(default_factory=dict, init=False)
 
     def step(self, name: str) -> None:
-        """The next step begins, as the metrics name them (relay/counting/metrics.py)."""
+        """Begins the next step, by its name in the metrics (relay/counting/metrics.py)."""
         self.steps.append((name, perf_counter()))
 
     @property
@@ -102,19 +102,19 @@ class Delivery:
         return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
 
     def note(self, recipients: Iterable[Recipient], outcomes: Outcomes, next_hop: str = "", answer: str = "") -> None:
-        """What the next hop has said for each of these recipients."""
+        """Adds the next hop's outcome for each of these recipients."""
         for recipient, outcome in zip(recipients, outcomes, strict=True):
             self.outcomes[recipient.mailbox] = outcome
             if outcome is None:
                 self.said[recipient.mailbox] = next_hop, answer
 
     def put_aside(self, recipients: Sequence[Recipient]) -> None:
-        """For these it is in quarantine, and the client need not try again."""
+        """Marks these as done: the mail is in quarantine, and the client need not retry."""
         self.note_for_all(recipients, None)
         self.aside.update(each.mailbox for each in recipients)
 
     def consume(self, recipients: Sequence[Recipient]) -> None:
-        """For these it ends here, and the client need not try again."""
+        """Marks these as done: the mail ends here, and the client need not retry."""
         self.note_for_all(recipients, None)
         self.consumed.update(each.mailbox for each in recipients)
 
@@ -129,18 +129,18 @@ class Delivery:
         return tuple(self._outcome(mailbox) for mailbox in self.mail.envelope.mailboxes)
 
     def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
-        """Whether everybody but these has the mail."""
+        """Whether all recipients but these have the mail."""
         these = {recipient.mailbox for recipient in recipients}
         mailboxes = self.mail.envelope.mailboxes
         return all(mailbox in these or self._outcome(mailbox) is None for mailbox in mailboxes)
 
     @property
     def over(self) -> bool:
-        """Whether nobody has to wait for another attempt."""
+        """Whether no recipient waits for another attempt."""
         return not any(isinstance(outcome, TryLater) for outcome in self.answer)
 
     def names(self, mailboxes: Sequence[str]) -> list[bytes]:
-        """What the store calls these recipients."""
+        """The store's names for these recipients."""
         named = self._names
         for mailbox in mailboxes:
             if mailbox not in named:
@@ -149,7 +149,7 @@ class Delivery:
         return list(map(named.__getitem__, mailboxes))
 
     def is_opened(self, opened: Opened) -> None:
-        """From here on it is known by its sealed envelope; its opener settles it."""
+        """Renames it by its sealed envelope; its opener settles it."""
         self.came_as, self.opened, self.name, self.like_no_other = self.name, opened, opened.mail, True
         self.begun = Begun(frozenset(opened.served), relay=opened.relay)
         self._names.clear()
@@ -167,7 +167,7 @@ class Deliveries:
     """The deliveries of one direction."""
 
     def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
-        """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left."""
+        """`direction` separates mail that passes one store in both directions; `sent` records at once what has left."""
         self._direction = direction
         self._records = records
         self._sent = sent
@@ -180,7 +180,7 @@ class Deliveries:
 
     @asynccontextmanager
     async def of(self, mail: Mail, *, begin: bool = True) -> AsyncIterator[Delivery]:
-        """One attempt; however it ends, what was delivered is remembered until the client needs to try no more.
+        """One attempt. However it ends, what was delivered is remembered until the client needs no retry.
 
         Without `begin` it is for the caller to call `begin`, or to say that the mail `is_opened`. Raises
         DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
@@ -201,7 +201,7 @@ class Deliveries:
             yield delivery
             await self._end(delivery)
         except BaseException:
-            # The client will not hear that anything was delivered.
+            # The client will not get any outcome.
             await asyncio.shield(self._records.later(self._settle(delivery, heard=False)))
             raise
         finally:
@@ -210,7 +210,7 @@ class Deliveries:
             self._note_name(delivery)
 
     async def _end(self, delivery: Delivery) -> None:
-        """What a retry has to know is written; what it has not is forgotten, once the client has its answer."""
+        """Records what a retry has to know, and forgets the rest once the client has its answer."""
         mail = delivery.mail
         waits_for_answer = mail.confirmed and delivery.opened is None
         if delivery.over and waits_for_answer:
@@ -224,7 +224,7 @@ class Deliveries:
                 self._unanswered[mail.id] = delivery
 
     def _let_others_begin(self, name: bytes, mail: Mail) -> None:
-        """An attempt is over."""
+        """Ends an attempt."""
         self._under_way.difference_update((name, mailbox) for mailbox in mail.envelope.mailboxes)
         if self._records.shared:
             self._unmark_later(name, tuple(mail.envelope.mailboxes))
@@ -282,12 +282,12 @@ class Deliveries:
         self._records.check(delivery.begun.relay)
 
     def _take_room(self, delivery: Delivery) -> None:
-        """For the record of a mail that leaves. Raises StoreUnavailable."""
+        """Announces the mail in the audit record. Raises StoreUnavailable."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.ready()
 
     def accepted(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
-        """The next hop has the mail for these, as was read just now."""
+        """Records, in the step that reads it, that the next hop has the mail for these."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.note(
                 delivery.name, delivery.names([each.mailbox for each in recipients]), delivery.opened is not None
@@ -315,7 +315,7 @@ class Deliveries:
                     raise
 
     def heard(self, mail: Mail) -> None:
-        """The client has its answer: what it will not ask for again is forgotten."""
+        """The client has its answer: forgets what it will not ask for again."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None:
             return
@@ -362,7 +362,7 @@ class Deliveries:
                 _not_remembered(error)
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client has not heard these outcomes and will try again: what is delivered must be known then."""
+        """The client did not get these outcomes and will retry: keeps what was delivered."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None or not delivery.over:
             await self._unheard(mail, outcomes)
@@ -419,14 +419,14 @@ class Deliveries:
         return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
 
     def _note_name(self, delivery: Delivery) -> None:
-        """For `unheard`, which may come next."""
+        """Keeps the delivery for `unheard`, which may come next."""
         if delivery.mail.id:
             self._names[delivery.mail.id] = _OPENED if delivery.opened is not None else delivery.name
         while len(self._names) > ANSWERED_AT_ONCE:
             self._names.popitem(last=False)
 
     async def _settle(self, delivery: Delivery, *, heard: bool = True) -> None:
-        """Remembers what a retry has to know."""
+        """Stores what a retry has to know."""
         answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
         delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
         final = heard and delivery.mail.each_answered  # then only who waits will be asked for again
@@ -440,7 +440,7 @@ class Deliveries:
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:
-        """While the client hears that all is well: a relay killed before it does must still know what has left."""
+        """Called while the client is answered: a relay killed before that must still know what has left."""
         name = delivery.name
         if not _leaves_rows(delivery):
             return
@@ -455,7 +455,7 @@ class Deliveries:
     async def _write(
         self, delivery: Delivery, delivered: Sequence[str] = (), copies: Sequence[WaitingCopy] = ()
     ) -> None:
-        """The end of an attempt that was begun here."""
+        """Ends an attempt that was begun here."""
         if not delivery.is_begun:
             return
         mailboxes = delivery.mail.envelope.mailboxes
@@ -466,7 +466,7 @@ class Deliveries:
 
 
 def _without_messages(delivery: Delivery) -> Delivery:
-    """What is needed to forget it, without what takes memory that nobody counts any more."""
+    """The part of a delivery needed to forget it, without the message: its memory is no longer budgeted."""
     copies = tuple(replace(each, message=b"") for each in delivery.begun.copies)
     begun = replace(delivery.begun, copies=copies)
     return replace(delivery, mail=delivery.mail.with_message(b""), begun=begun, copies=[], without={}, witness=None)
@@ -479,7 +479,7 @@ def _leaves_rows(delivery: Delivery) -> bool:
 
 
 _OPENED = b""
-"""Stands for the name of a mail that was opened: who has it is known whether anybody hears that or not."""
+"""Placeholder for the name of an opened mail: who has it is known even if the client gets no answer."""
 
 
 def _described(direction: str, mail: Mail) -> tuple[bytes, bool]:

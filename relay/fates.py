@@ -25,7 +25,7 @@ NONE = "none"
 
 
 class Fate(NamedTuple):
-    """What those recipients of a mail have in common who share it, and why they did not get it (`reason`), or "".
+    """The fate that several recipients of a mail share, and why they did not get it (`reason`), or "".
 
     `peer` is "" where none can be named: mail in clear to elsewhere, and from strangers. What could not be opened has
     the peer in whose name it came, and what could not be sealed that of the recipient's domain.
@@ -42,15 +42,15 @@ _known = lru_cache(maxsize=1000)(Fate)
 
 
 class Fates:
-    """The rule, for the mails of one direction."""
+    """Determines the fates of the mails of one direction."""
 
     def __init__(self, direction: str, known: Callable[[], Config] | None = None) -> None:
-        """`known` gives the configuration with the peers as they are now."""
+        """`known` returns the configuration with the current peers."""
         self._direction = direction
         self._known = known
 
     def of(self, mail: Mail, delivery: Delivery | None, error: BaseException | None) -> dict[str, Fate]:
-        """That of each recipient, by mailbox; `error` is that of all of whom nothing else is known."""
+        """The fate of each recipient, by mailbox; `error` applies to those without any other outcome."""
         copies: dict[str, SealedCopy] = {}
         for copy in delivery.copies if delivery is not None else ():
             for each in copy.recipients:
@@ -95,7 +95,7 @@ class Fates:
 
 
 def _reason(error: BaseException) -> str:
-    """A name of ours: no word of a stranger."""
+    """A name of ours; a stranger's text never becomes one."""
     if isinstance(error, asyncio.CancelledError):
         return "Stopped"
     return type(error).__name__ if isinstance(error, RelayError) else "Unforeseen"

@@ -63,7 +63,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a mail came from, in the words of XFORWARD (decoded; "" where it is not known), for log and next hop.
+    """Where a mail came from, in the terms of XFORWARD (decoded; "" where it is not known), for log and next hop.
 
     `name` and `addr` are the client's host name and IP address, `port` its port, `proto` SMTP or ESMTP, `helo` what
     it said, `ident` the queue ID of the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is
@@ -93,7 +93,7 @@ OURS = "relay"
 
 
 def _never_absent() -> float:
-    """Nobody waits for the answer, or whether somebody does is not known."""
+    """No client waits for the answer, or it is unknown whether one does."""
     return 0.0
 
 
@@ -145,7 +145,7 @@ class Mail:
         return self.with_envelope(replace(self.envelope, ret="HDRS"))
 
     def _with(self, envelope: Envelope, message: bytes, trace: bytes) -> Mail:
-        """What `replace` does, in a third of the time: each mail is changed several times."""
+        """As dataclasses.replace, in a third of the time: each mail is changed several times."""
         return Mail(
             envelope, message, self.id, trace, self.origin, self.each_answered, self.door, self.message_id,
             self.absent, self.confirmed,
@@ -171,7 +171,7 @@ class WayOut(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InPlace:
-    """What becomes of a mail that its mail server keeps (milter).
+    """The result for a mail that its mail server keeps (milter).
 
     `message` takes the place of what the mail server has, for `recipients` alone: the others have theirs, or theirs
     goes another way. None means that the mail server drops the mail. `opened` says that the message was inside the

@@ -78,7 +78,7 @@ class SealedCopy:
 
 @dataclass(frozen=True, slots=True)
 class SealedMail:
-    """The copies of a mail, and why there is none for the rest of its recipients, by address.
+    """The copies of a mail, and the cause for each recipient without one, by address.
 
     `policy_version` is that of the policies that said so, and `without` what was planned for the rest, by mailbox.
     """
@@ -90,7 +90,7 @@ class SealedMail:
 
 
 class SealedBefore(NamedTuple):
-    """What is known of a message that was sealed here: the peer and the mailboxes that it is for, and its layers."""
+    """A message that was sealed here: its peer, mailboxes and layers."""
 
     peer: str
     mailboxes: frozenset[str]
@@ -99,7 +99,7 @@ class SealedBefore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Seals mails; one value for the life of the relay.
+    """Seals mails; one value for the relay's lifetime.
 
     `planner` gives what this relay and its peers can do, `policies` the policy set in force, each asked once for each
     mail. What is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
@@ -224,7 +224,7 @@ class Sealer:
         return sealed, envelope_id
 
     def _note_made(self, digest: bytes, made: SealedBefore) -> None:
-        """What is in this message will be known again. Only the event loop's thread changes what is known."""
+        """Remembers this message. Only the event loop's thread changes the memory."""
         self.made[digest] = made
         if len(self.made) > MAX_MADE:
             del self.made[next(iter(self.made))]
@@ -270,7 +270,7 @@ def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool
 
 
 def _depends_on_message(decision: Decision) -> bool:
-    """Whether a message may raise its level, tell how long it has waited, or be too large for ever."""
+    """Whether the decision depends on the message: it may raise its level, have waited, or be too large."""
     for_ever = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
     return decision.looks_inside or decision.hold_for is not None or for_ever
 

@@ -32,13 +32,13 @@ _CAUSES = {
     **dict.fromkeys(("NextHopUnavailable", "NotTaken", "TooManyRecipients", "Gone", "Silent"), "next hop"),
     **dict.fromkeys(("StoreUnavailable", "QuarantineFull"), "store"),
 }
-"""For whom waits, by the class of the error; see relay/counting/held.py."""
+"""Cause for which a recipient waits, by the error's class; see relay/counting/held.py."""
 _NO_NEWS = ("DeliveryUnderWay", "Stopped")
 """Errors after which the outcome of an attempt is unknown."""
 
 
 class _Cells(NamedTuple):
-    """What grows with a mail of one fate: by one for the mail, by their number for its recipients."""
+    """The counters that grow with a mail of one fate: by one for the mail, by their number for its recipients."""
 
     mails: Cell
     recipients: Cell
@@ -46,7 +46,7 @@ class _Cells(NamedTuple):
 
 
 class _Seconds(dict[str, Spread]):
-    """How long each step took, by its name."""
+    """Duration of each step, by its name."""
 
     def __init__(self, board: Board, direction: str) -> None:
         self._board = board
@@ -58,7 +58,7 @@ class _Seconds(dict[str, Spread]):
 
 
 class Tally:
-    """The mails of one direction: what becomes of them, and how long each step takes."""
+    """Counts the outcomes of one direction's mails, and times their steps."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Tally:
         board: Board | None = None,
         trail: Trail | None = None,
     ) -> None:
-        """`known` gives the configuration with the peers as they are now; without a `trail` nothing is written."""
+        """`known` returns the configuration with the current peers; without a `trail` nothing is recorded."""
         self._direction = direction
         self.fates = Fates(direction, known)
         self.trail = trail or Trail(direction)
@@ -80,7 +80,7 @@ class Tally:
         return Trial(self, mail)
 
     def opened(self, mail: Mail, opened: Opened) -> None:
-        """A message was opened where it lay, in a mailbox."""
+        """Counts a message that was opened in its mailbox."""
         delivery = Delivery(b"", mail)
         delivery.is_opened(opened)
         delivery.note_for_all(mail.envelope.recipients, None)
@@ -111,7 +111,7 @@ class Tally:
                 each.add()
 
     def _new_cells(self, door: str, fate: Fate) -> _Cells:
-        """There are as many fates as there are labels: a stranger makes none."""
+        """The number of fates is that of the labels, so a stranger cannot add any."""
         board, labels = self._board, (self._direction, door, fate.peer, fate.level, fate.outcome)
         others = [board.cell(metrics.FAILURES, self._direction, fate.reason)] if fate.reason else []
         others += [board.cell(metrics.TRIPWIRE)] if fate.reason == "TrippedWire" else []
@@ -130,7 +130,7 @@ class Tally:
 
     @contextmanager
     def at_rcpt(self, sender: str, recipient: str) -> Iterator[None]:
-        """Around what policy says before there is a mail: who is held there waits as well."""
+        """`with`: a decision at RCPT, before there is a mail; a recipient held there waits as well."""
         name = sender.encode("utf-8", "surrogatepass")
         try:
             yield

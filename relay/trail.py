@@ -53,7 +53,7 @@ class Part:
 
 
 class Trail:
-    """What it works with, for one direction."""
+    """Writes the records of one direction."""
 
     def __init__(self, direction: str, audit: Audit | None = None, algorithms: Mapping[str, str] | None = None) -> None:
         """Without an `audit` nothing is written. `algorithms` says what each layer is made of."""
@@ -61,7 +61,7 @@ class Trail:
         self._direction = direction
         self._algorithms = algorithms or {}
         self.how: Callable[[str, str, str, str, Policy], str] = lru_cache(maxsize=1000)(self._how)
-        """What many mails have in common: door, peer, level, KME group, policy, as JSON members."""
+        """The JSON members that many mails share: door, peer, level, KME group, policy."""
 
     def of(self, mail: Mail) -> Try:
         """One delivery attempt, to be ended in any case."""
@@ -88,7 +88,7 @@ class Try:
         self._of: dict[str, Part] = {}
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
-        """To be called before the end of the content, as often as that is. Raises StoreUnavailable.
+        """To be called before each end of the content. Raises StoreUnavailable.
 
         Then the mail may not leave, for it would have no record.
         """
@@ -107,7 +107,7 @@ class Try:
                 of[mailbox] = part
 
     def end(self, delivery: Delivery | None, fates: Mapping[str, Fate], error: BaseException | None) -> None:
-        """The try is over, with these fates by mailbox; `error` is that of all of whom nothing else is known."""
+        """Ends the attempt, with these fates by mailbox; `error` applies to those without any other outcome."""
         audit, of = self._audit, self._of
         if audit is None:
             return
@@ -128,7 +128,7 @@ class Try:
                 part.announced = None
 
     def _complete(self, audit: Audit, delivery: Delivery | None, fates: Mapping[str, Fate]) -> None:
-        """What is known of those of whom nothing was about to leave."""
+        """The members for those for whom nothing was about to leave."""
         parts: dict[tuple[str, str, Policy], Part] = {}
         for copy in delivery.copies if delivery is not None else ():
             rest = [each for each in copy.recipients if each.mailbox not in self._of]
@@ -152,7 +152,7 @@ class Try:
         octets: int,
         fate: Fate | None = None,
     ) -> str:
-        """All that is known before anybody has it. Written by hand, for json.dumps takes four times as long."""
+        """All that is known before anybody has the mail. Written by hand: json.dumps takes four times as long."""
         mail = self._mail
         opened = delivery.opened if delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
@@ -199,7 +199,7 @@ def _cause(audit: Audit, mailbox: str, delivery: Delivery | None, error: BaseExc
 
 
 def _without(mailbox: str, cause: str) -> str:
-    """The address stands elsewhere, hashed or not; those for whom the same was said can share a record."""
+    """The cause without the address, which stands elsewhere: recipients with the same cause share a record."""
     local, _, domain = mailbox.rpartition("@")
     for spelling in (mailbox, f"{local!r} at {domain}"):
         # In whatever case; by hand, for a pattern for each of many recipients takes a hundred times as long.
