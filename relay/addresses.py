@@ -142,7 +142,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _comment_end(text: str, start: int) -> int:
-    """Where the comment ends whose first character stands at `start`."""
+    """Returns the end of the comment whose first character stands at `start`."""
     depth = 1
     for sign in _COMMENT_SIGN.finditer(text, start):
         depth += {"(": 1, ")": -1}.get(sign[0], 0)

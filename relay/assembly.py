@@ -186,7 +186,7 @@ def _dkim(settings: Settings) -> DKIMInForce | None:
 
 
 def _nothing() -> None:
-    """Where there is no [dkim]."""
+    """Placeholder where there is no [dkim]."""
 
 
 def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
@@ -200,7 +200,7 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:
-    """Where policies are only tried out: what tells what would happen."""
+    """Returns the shadow mode's recorder, None where policies are in earnest."""
     if not config.policies.shadow:
         return None
     log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")

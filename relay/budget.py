@@ -84,7 +84,7 @@ class Budget:
         self.peak = max(self.peak, self.used)
 
     def _all_others_wait(self, share: Share) -> bool:
-        """Nobody could ever give back what this share waits for."""
+        """Whether all other shares wait, so that none could ever give back what this one needs."""
         return self.used == share.held + sum(waiting.share.held for waiting in self._waiting)
 
 

@@ -178,7 +178,7 @@ def codecs_of(label: str) -> tuple[str, ...] | None:
 
 @lru_cache(maxsize=256)
 def codecs_of_word(label: str) -> tuple[str, ...] | None:
-    """The same of an encoded word or parameter, whose octets need not be what its label says.
+    """As `codecs_of`, for an encoded word or parameter, whose octets may not match its label.
 
     Octets under a label that says nothing of them, us-ascii or an unknown one, are read as if there were none.
     """

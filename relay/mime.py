@@ -178,7 +178,7 @@ def message_id_hash(message: bytes) -> str:
 
 
 def hash_of_id(message_id: str) -> str:
-    """That of a Message-ID, with its angle brackets or without."""
+    """Returns the hash of a Message-ID, with its angle brackets or without."""
     whole = message_id if message_id.startswith("<") else f"<{message_id}>"
     return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -189,12 +189,12 @@ def searched_header(message: bytes) -> bytes:
 
 
 def bounds(message: bytes) -> tuple[int, int]:
-    """Where the header ends, and where the body begins. Raises MalformedMessage."""
+    """Returns the ends of the header and of the separator before the body. Raises MalformedMessage."""
     return _bounds(message)[:2]
 
 
 def _bounds(message: bytes) -> tuple[int, int, int]:
-    """The same, and where the first empty line begins."""
+    """As `bounds`, with the offset of the first empty line."""
     searched = end = _empty_line(message)
     if not (_FIELD_NAME.match(message) or _MAILBOX_LINE.match(message)):
         end = 0
@@ -229,13 +229,13 @@ def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def header_work(message: bytes) -> int:
-    """As many octets of a body cost what work on the header alone costs (aio.off_loop)."""
+    """Returns the cost of work on the header alone, in octets of a body (aio.off_loop)."""
     end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
     return HEADER_COSTS * (end if end >= 0 else min(len(message), MAX_HEADER_OCTETS))
 
 
 def work(message: bytes) -> int:
-    """As many octets of a body cost what work on all of the message costs (aio.off_loop)."""
+    """Returns the cost of work on all of the message, in octets of a body (aio.off_loop)."""
     return len(message) + header_work(message)
 
 
@@ -444,7 +444,7 @@ def _cut(text: bytes) -> Iterator[bytes]:
 
 
 def _empty_line(message: bytes) -> int:
-    """Where the first empty line begins, or the message ends. Raises MalformedMessage."""
+    """Returns the offset of the first empty line, or of the message's end. Raises MalformedMessage."""
     if message.startswith(b"\r\n"):
         return 0
     found = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)

@@ -107,7 +107,7 @@ class Group:
 
     @property
     def protection(self) -> str:
-        """As log lines have it, "" where nothing leaves."""
+        """The protection as log lines have it, "" where nothing leaves."""
         return self.copy.protection if self.copy else ""
 
     @property

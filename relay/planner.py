@@ -176,7 +176,7 @@ class Planner:
         return (*(replace(group, quantum_bits=number) for group, number in had), *without)
 
     async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
-        """As `hidden`, and with the original at hand what compressing saves is known."""
+        """As `hidden`, with the original at hand: what compression saves is then known."""
         sender = group.decision.sender if group.decision else ""
         if "otp" in copy.layers and self.config.otp.compression and original is not None:
             envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
@@ -357,7 +357,9 @@ def _otherwise(
 
 
 def _sealed_sender(sender: str) -> str:
-    """As sealed envelopes name the sender; Postfix takes one dot at the end away once a milter has seen the mail."""
+    """Returns the sender as sealed envelopes name it. Postfix drops one dot at the end once a milter has seen the
+    mail.
+    """
     return folded_mailbox(sender.removesuffix("."))
 
 

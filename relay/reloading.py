@@ -99,7 +99,7 @@ class SitesInForce:
         return self._layers
 
     def config(self) -> Config:
-        """With the peers of now."""
+        """The configuration with the current peers."""
         return self.known.config
 
     def stamps(self) -> Stamps:
@@ -205,5 +205,5 @@ class _Watched:
 
 
 def _is_gone(path: Path, stamps: Stamps) -> bool:
-    """Of a file in a directory that cannot be looked into nobody knows."""
+    """Whether the file is gone; False where its directory cannot be searched."""
     return stamps.get(path) is None and not isinstance(stamps.get(path.parent), Unknown)

@@ -87,7 +87,7 @@ def owner_of(path: Path) -> User | None:
 
 
 def others_can_write(path: Path, trusted: Collection[int] = (), *, groups: bool = True) -> str:
-    """Who else than root and the users `trusted` can change where this path leads to, or what is there; "" for nobody.
+    """Returns who besides root and the `trusted` users can change this path or its content; "" for nobody.
 
     Without `groups` members of a file's group may. Raises ConfigError where the path cannot be followed.
     """

@@ -77,7 +77,7 @@ class ShadowRecord:
     """The file, one JSON line for each recipient; it is no proof of anything, so that trouble with it holds no mail."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is opened before the first line."""
+        """Opens nothing before the first line."""
         self.path = path
 
     def add(self, outcomes: Iterable[Outcome]) -> None:

@@ -51,7 +51,7 @@ class Stop:
 
     @property
     def told(self) -> bool:
-        """For work that is only stopped between its steps."""
+        """Whether the process has to stop, for work that is only stopped between its steps."""
         return self._told.is_set()
 
     async def wait(self) -> None:

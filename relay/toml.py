@@ -123,7 +123,7 @@ def _nearest(lines: Mapping[Location, int], location: Location) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _lines(text: str) -> Mapping[Location, int]:
-    """Where each table header and each key stands in `text`, which is known to be TOML.
+    """Returns the line of each table header and each key in `text`, which is known to be TOML.
 
     Remembered for the last text, since a reader asks for the line of each thing in it.
     """

@@ -153,7 +153,7 @@ async def give_memory_back() -> None:
 
 
 async def write_what_is_late(store: Store, sent: SentRecords) -> None:
-    """Who has a mail is known to this process alone until it is written; until then their mail is tried by nobody."""
+    """Writes down who has a mail, which only this process knows: until then nobody else may try it."""
     while True:
         await asyncio.sleep(claims.RENEW_S)
         try:

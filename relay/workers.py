@@ -125,7 +125,7 @@ class Workers:
                     _tell(each.process, signal.SIGKILL)
 
     async def keep_up(self) -> None:
-        """With SIGUSR1 starts each anew, one after the other; for ever."""
+        """Restarts all workers at SIGUSR1, one after the other; runs until cancelled."""
         while True:
             await self._anew.wait()
             self._anew.clear()
@@ -153,11 +153,13 @@ class Workers:
                 _tell(each.process, signal.SIGHUP)
 
     def start_anew(self) -> None:
-        """For another version of the relay, say: at no moment does nobody serve."""
+        """Restarts all workers, for another version of the relay for instance, without a gap in service."""
         self._anew.set()
 
     def _first_alone(self, kmes: Sequence[str]) -> None:
-        """Of KMEs that drop undelivered keys one process draws: mail at another one would be held each time."""
+        """Lets one process alone draw from KMEs that drop undelivered keys: mail at another one would always be
+        held.
+        """
         others = [each for number, each in self._running.items() if number > 1]
         if others:
             log.error("workers_end", kmes=kmes, cause="they drop undelivered keys: one process serves; set workers = 1")

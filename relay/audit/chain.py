@@ -101,7 +101,7 @@ class Chain:
     """The chain as one process adds to it; all that is here blocks, and may be called from any thread."""
 
     def __init__(self, directory: Path, file_octets: int = FILE_OCTETS) -> None:
-        """Nothing is opened or made before the first line."""
+        """Opens and creates nothing before the first line."""
         self.directory = directory
         self.place = START
         """No line that is added from now on stands before it; as it was when this process added the last one."""
@@ -260,7 +260,7 @@ def leads_to(path: Path, descriptor: int) -> bool:
 
 
 def end_of(descriptor: int) -> End:
-    """Where the chain is at the end of this file; number 0 where it has no whole line."""
+    """Returns the end of the chain in this file; number 0 where it has no whole line."""
     size = os.fstat(descriptor).st_size
     if not size:
         return End(0, GENESIS)
@@ -276,7 +276,7 @@ def end_of(descriptor: int) -> End:
 
 
 def end_of_file(file: ChainFile) -> End:
-    """The same for one that nobody has open. Raises OSError, EOFError and zlib.error."""
+    """As `end_of`, for a file that no process writes. Raises OSError, EOFError and zlib.error."""
     if not file.is_compressed:
         descriptor = open_regular(file.path)
         try:
@@ -290,7 +290,7 @@ def end_of_file(file: ChainFile) -> End:
 
 
 def _end_of_all(files: Sequence[ChainFile]) -> End:
-    """Where the chain is: what the last file says, or its name, where nothing whole is in there. Raises OSError."""
+    """Returns the chain's end: from the last file, or from its name where it has no whole line. Raises OSError."""
     try:
         end = end_of_file(files[-1]) if files else End(0, GENESIS)
         if files and not end.number:

@@ -93,7 +93,7 @@ def _octets_of(key: MLDSA87PublicKey) -> bytes:
 
 
 def _key(whole: dict[str, Any]) -> MLDSA87PublicKey:
-    """That in a checkpoint of our format. Raises ValueError."""
+    """Returns the public key in a checkpoint of our format. Raises ValueError."""
     if whole.keys() != _MEMBERS or whole["format"] != FORMAT:
         raise ValueError("of no format that is known here")
     key = load_der_public_key(_octets(whole, "key"))

@@ -93,14 +93,14 @@ class Audit:
         return self._trouble or why_not_writable(self.directory)  # a trial may succeed where a record does not
 
     async def write_now(self, members: bytes) -> None:
-        """The same for any other record, as JSON members."""
+        """As `write`, for any other record, as JSON members."""
         await self._commit(members)
 
     # What is written a moment later
 
     @property
     def place(self) -> Place:
-        """Where the record is: none that is written from now on stands before it."""
+        """Returns the record's current place: no later line stands before it."""
         return self._chain.place
 
     def announce(self, record: bytes) -> Announced | None:

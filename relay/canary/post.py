@@ -51,7 +51,7 @@ class Post:
 
     @property
     def address(self) -> str:
-        """Who asks and answers for this site."""
+        """The canary address of this site."""
         return canary_address(self.config.site.domains)
 
     def obstacle(self, to: str) -> str:

@@ -106,7 +106,7 @@ def is_units(config_file: Path) -> bool:
 
 
 def unit_states(config_file: Path) -> Iterator[State]:
-    """Where the unit of this relay is to run with the machine, whether it does."""
+    """Says whether the unit starts with the machine, where this relay has one."""
     systemctl = shutil.which("systemctl")
     if systemctl is None or not is_units(config_file):
         return

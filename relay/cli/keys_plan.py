@@ -176,7 +176,7 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
 
 
 def with_canaries(found: KeyDemand, config: Config, copy: Copy, source: Source) -> KeyDemand:
-    """The same with what the canaries take that [canary] asks for. Raises KeyUnavailable."""
+    """Adds the demand of the canaries that [canary] asks for. Raises KeyUnavailable."""
     if config.canary.every is None:
         return found
     ours, theirs = canary_address(config.site.domains), canary_address(config.peers[copy.peer or ""].domains)
@@ -273,7 +273,7 @@ def _number(found: KeyDemand) -> str:
 
 
 def _rate(bits_per_s: float) -> str:
-    """As `keys status` and the next line have it."""
+    """Formats a rate as `keys status` does."""
     return f"{bits_per_s / 1000:,.2f} kbit/s"
 
 

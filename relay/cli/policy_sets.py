@@ -209,7 +209,7 @@ def _swap(link: Path, directory: Path, version: str) -> None:
 
 
 def _note(link: Path, beside: Path, version: str) -> None:
-    """Who installs it stands beside the link, for the relay; without, the relay goes by the owner of the link."""
+    """Writes the installer's name beside the link, for the relay; otherwise the link's owner counts."""
     try:
         write_note(link, beside, version)
     except OSError as error:

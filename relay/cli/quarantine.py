@@ -146,7 +146,7 @@ def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str
 
 
 async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
-    """For `check`: what is there, and what somebody has to do about it."""
+    """For `check`: what is in quarantine, and what a person has to do about it."""
     if config.quarantine.action == "refuse":
         return "off: what cannot be opened is refused", ()
     try:

@@ -79,7 +79,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
 
 
 def _serve_as_worker(worker: Worker, config_file: Path) -> None:
-    """One of several: what another has written down of relay.toml and sockets counts, not what stands there now."""
+    """Serves as one worker, with the relay.toml and sockets that its supervisor passed on."""
 
     def read_again() -> Config:
         return worker.share_of(load_to_serve(config_file, worker.texts.last))

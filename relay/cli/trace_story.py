@@ -40,7 +40,7 @@ class Story:
 
     @property
     def words(self) -> list[bytes]:
-        """One of these stands in each record about the mail."""
+        """The texts of which each record about the mail has at least one."""
         return [name.encode() for name in self.names | self.mails | self.queue_ids]
 
     def take(self, said: dict[str, Any], source: str, when: str) -> None:

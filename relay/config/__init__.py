@@ -122,17 +122,17 @@ class Config(toml.Table):
 
     @property
     def audit_directory(self) -> Path:
-        """Where the audit record is: beside the site secret unless it is set."""
+        """The directory of the audit record: beside the site secret unless it is set."""
         return self.audit.directory or self.store.secret.with_name("audit")
 
     @property
     def keys_file(self) -> Path:
-        """Where the serving relay writes down how its keys stand; it holds no key."""
+        """The file in which the serving relay writes the state of its keys; it holds no key."""
         return self.store.secret.with_name("keys.json")
 
     @property
     def held_file(self) -> Path:
-        """Where a serving relay writes down for whom mail waits, for the one that starts next."""
+        """The file in which a serving relay writes whose mail waits, for the next one that starts."""
         return self.store.secret.with_name("held.json")
 
     @property
@@ -142,7 +142,9 @@ class Config(toml.Table):
 
     @property
     def state_directory(self) -> Path:
-        """Where spools lie: beside a SQLite store, else in systemd's StateDirectory, else beside the site secret."""
+        """The directory of spools: beside a SQLite store, else systemd's StateDirectory, else beside the site
+        secret.
+        """
         if isinstance(self.store.database, Path):
             return self.store.database.parent
         of_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]

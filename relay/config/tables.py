@@ -191,7 +191,7 @@ class IdentitySettings(toml.Table):
     """
 
     def document(self, peer: str) -> Path:
-        """Where the document of a peer is pinned."""
+        """Returns the path of a peer's pinned document."""
         return self.peers_directory / f"{peer}{DOCUMENT_SUFFIX}"
 
 
@@ -284,7 +284,7 @@ class CanarySettings(toml.Table):
 
     @property
     def limit(self) -> float:
-        """After so many seconds without one that came back the canary is late; infinite where nobody is asked."""
+        """Time without a returned canary after which one is late, in seconds; infinite where no peer is asked."""
         return math.inf if self.every is None else self.every + self.late_after
 
 

@@ -175,7 +175,7 @@ class Board:
 
     @property
     def name(self) -> str:
-        """Of these numbers, which begin at 0 with it: no other board ever has it."""
+        """Name of this board's numbers, which begin at 0 with it; no other board ever has it."""
         return self._memory[_HEAD - _NAME_OCTETS : _HEAD].hex()
 
     @property
@@ -193,7 +193,7 @@ class Board:
         return totals
 
     def totals_now(self) -> Totals:
-        """The same at once: for tests, and where there is little."""
+        """As `totals`, at once: for tests, and for small boards."""
         totals: Totals = {}
         for _ in self._add_up(totals):
             pass
@@ -271,7 +271,7 @@ def shared_board(processes: int) -> int:
 
 
 def held_on(descriptor: int) -> HeldMail:
-    """For whom mail waits, on a shared board: for a process that has no place there."""
+    """Returns the held mail on a shared board, for a process that has no place there."""
     memory = mmap.mmap(descriptor, 0)
     return _held(memory, _places_in(len(memory)))
 

@@ -102,7 +102,7 @@ class HeldMail:
                 self._memory[at : at + _NUMBER] = bytes(_NUMBER)
 
     async def waiting(self) -> list[Waiting]:
-        """Who waits now; others have their turn meanwhile."""
+        """Returns who waits now; other tasks have their turn meanwhile."""
         now, turns = boot_time(), Turns()
         found: dict[float, Waiting] = {}
         for bucket in self._buckets(now):
@@ -209,5 +209,5 @@ def _until(last: float, pause: float) -> float:
 
 
 def _bucket_of(name: bytes) -> int:
-    """Where its bucket begins in a section."""
+    """Returns the offset of the name's bucket in a section."""
     return _HEAD + _BUCKET * (int.from_bytes(name[:2], "little") % _BUCKETS)

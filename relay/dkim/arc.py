@@ -51,7 +51,7 @@ class ARCChain:
 
     @property
     def as_result(self) -> AuthResult:
-        """For Authentication-Results."""
+        """Returns the result for Authentication-Results."""
         return AuthResult("arc", self.result, self.reason)
 
     def key_names(self) -> list[str]:

@@ -50,7 +50,7 @@ class SigningKey:
 
     @property
     def name(self) -> str:
-        """Where its record stands in the DNS (RFC 6376, 3.6.2.1)."""
+        """The DNS name of its record (RFC 6376, 3.6.2.1)."""
         return record_name(self.domain, self.selector)
 
     @property

@@ -76,7 +76,7 @@ def signed_names(header: Header) -> list[bytes]:
 
 
 def key_tags(key: SigningKey, moment: str) -> Tags:
-    """Who signs, how, and when (seconds since 1970)."""
+    """Returns the tags for signer, algorithm and time (seconds since 1970)."""
     return [("a", f"{key.algorithm}-sha256"), ("d", key.domain), ("s", key.selector), ("t", moment)]
 
 

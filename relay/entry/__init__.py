@@ -135,7 +135,7 @@ class DoorModule(Protocol):
         """The door, ready; whatever it needs ends with the context. Raises ConfigError and StoreUnavailable."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-        """For `check`: what was looked at, how it stands, and what is wrong with it."""
+        """For `check`: each item checked, its state and its faults."""
 
 
 def room_for(octets: int) -> int:

@@ -278,7 +278,7 @@ class Client(asyncio.Protocol):
         self._tell()
 
     async def _reply_comes(self, seconds: float) -> None:
-        """As `_wait`, for what each mail waits for several times: one timer, and nothing else."""
+        """As `_wait`, reduced to one timer: each mail waits like this several times."""
         loop = asyncio.get_running_loop()
         seconds = max(0.0, min(seconds, self.deadline - loop.time()))
         self._awaited = loop.create_future()

@@ -21,15 +21,15 @@ XFORWARD_VALUE_OCTETS = 255
 
 
 def _nothing_to_check() -> None:
-    """For a mail that nobody else could send."""
+    """Default for mail that nobody else could send."""
 
 
 async def _nothing_to_note(_: Sequence[Recipient]) -> None:
-    """For one that nobody sends again."""
+    """Default for mail that nobody sends again."""
 
 
 def _nothing_to_say(_: Sequence[Recipient]) -> None:
-    """The same."""
+    """Default for mail whose outcomes nobody awaits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class _Transaction:
         return await self._client.reply(name, seconds)
 
     def _conclude(self, outcome: RelayError | None) -> None:
-        """The same for all who were accepted so far."""
+        """Sets this outcome for all accepted so far."""
         for place in self._accepted:
             self.outcomes[place] = outcome
 

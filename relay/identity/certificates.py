@@ -270,7 +270,7 @@ def _builder(
 
 
 def subject(name: str, unit: str) -> x509.Name:
-    """Who a certificate is for: the site's name, and what it is to be used for. Raises ValueError."""
+    """Returns a certificate's subject: the site's name, and the certificate's use. Raises ValueError."""
     if not is_printable(name):
         raise ValueError("it has characters that cannot be printed")
     return x509.Name(

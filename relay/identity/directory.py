@@ -65,7 +65,7 @@ guessing.
 
 
 def file_of(stem: Path, suffix: str) -> Path:
-    """One of a key's files, which differ in their suffix only: key, pem, csr, pub or cnf."""
+    """Returns one of a key's files, which differ in their suffix only: key, pem, csr, pub or cnf."""
     return stem.with_name(f"{stem.name}.{suffix}")
 
 
@@ -75,7 +75,7 @@ def ca_stem(directory: Path) -> Path:
 
 
 def stem_of(directory: Path, role: Role, key: PublicKey) -> Path:
-    """Where the files of this key belong."""
+    """Returns the path of this key's files, without a suffix."""
     return directory / f"{role}.{x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()[:16]}"
 
 

@@ -100,7 +100,7 @@ class Identity:
         return self.fingerprint_for(self.domains)
 
     def fingerprint_for(self, domains: Iterable[str]) -> str:
-        """The same for a document with these domains (A-labels)."""
+        """Returns the fingerprint of a document with these domains (A-labels)."""
         return fingerprint(self.ca, self.signing.certificate, domains)
 
     @property

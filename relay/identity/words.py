@@ -18,7 +18,7 @@ def words_of(fingerprint: str) -> tuple[str, ...]:
 
 
 def lines_of(fingerprint: str) -> list[str]:
-    """The same, in lines of four words."""
+    """Returns the words in lines of four."""
     words = words_of(fingerprint)
     return [" ".join(words[start : start + LINE]) for start in range(0, len(words), LINE)]
 

@@ -90,7 +90,7 @@ def _without_password(url: str) -> str:
 
 
 def _unnoticed() -> None:
-    """Nothing is burnt when such a request was sent, and its answer did not come."""
+    """Default for requests that burn nothing when their answer does not come."""
 
 
 class Asker(ABC):
@@ -167,7 +167,7 @@ class Asker(ABC):
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
     def _turn(self, what: str, at_once: int) -> asyncio.Semaphore:
-        """For one of those that may do `what` at the same time, in this event loop: a lock belongs to one loop."""
+        """Returns the semaphore that bounds concurrent `what` in this event loop: a lock belongs to one loop."""
         loop = asyncio.get_running_loop()
         if what not in self._turns or self._turns[what][0] is not loop:
             self._turns[what] = loop, asyncio.Semaphore(at_once)

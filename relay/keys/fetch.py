@@ -147,7 +147,7 @@ class Fetcher:
         return 1 if alone else AGAIN_TOGETHER
 
     def _leave_some_out(self) -> None:
-        """Where too many wait, some of the master that has most of them are not asked for this time."""
+        """Drops some keys of the master that has most of them, where too many wait."""
         while len(self._again) > max(MOST_AGAIN, self._again_together):
             masters = Counter(master.master_sae for master, _ in self._again)
             [(most, _)] = masters.most_common(1)

@@ -77,7 +77,7 @@ class Breaker:
 
     @contextmanager
     def passing(self) -> Iterator[bool]:
-        """Around one call: gives whether it is the probe of a half-open breaker, and hears how it ended.
+        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended.
 
         Raises NotAsked (KMEMisconfigured where that opened the breaker) when the call may not be made.
         """
@@ -282,7 +282,7 @@ class Health:
         return True
 
     def passing(self, call: Call) -> AbstractContextManager[bool]:
-        """As Breaker.passing. Raises NotAsked while the time that the KME gave in Retry-After is not over."""
+        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended."""
         wait = self._not_before.get(call, 0.0) - self._timing.clock()
         if wait > 0:
             raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)

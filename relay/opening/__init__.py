@@ -225,7 +225,7 @@ class MailOpener:
         return self.received.later(self.settle(replace(opened, original=b""), has_it))
 
     async def give_up(self, opened: Opened) -> None:
-        """Nobody gets the mail now: those who were claimed may be retried at once, despite cancellation."""
+        """Releases the claimed recipients, who may be retried at once, despite cancellation."""
         await asyncio.shield(self.begin_to_settle(opened, ()))
 
     async def _settle(self, opened: Opened, has_it: Collection[str]) -> None:

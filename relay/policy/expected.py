@@ -184,7 +184,7 @@ def failures(tests: tuple[Expected, ...], policies: PolicySet) -> list[str]:
 
 
 def shown(expectation: Expectation) -> str:
-    """As a person reads it."""
+    """Formats the expectation for a person."""
     return expectation if isinstance(expectation, str) else ", then ".join(expectation)
 
 

@@ -175,14 +175,14 @@ def endings(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def in_vain(policies: PolicySet) -> Iterator[Doubt]:
-    """Where policies ask for what cannot be done here: mail that they cover is held, or weaker than they say."""
+    """Finds policies that ask for what cannot be done here: mail that they cover is held, or weaker than they say."""
     yield from peers_held(policies)
     yield from kems_not_here(policies)
     yield from floors_in_vain(policies)
 
 
 def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
-    """Where policies name a further KEM that this machine cannot do, with the way to install it."""
+    """Finds policies that name a further KEM unavailable on this machine, with the way to install it."""
     for _, file in sorted(policies.files.items()):
         for location, what in _kems_not_here(file):
             yield _doubt(policies.directory, file, location, what)
@@ -197,7 +197,7 @@ def _floors_not_here(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def peers_held(policies: PolicySet) -> Iterator[Doubt]:
-    """Where plaintext is said for everybody, and a peer's domain has no file of its own: its mail is held."""
+    """Finds peers' domains without a file of their own while plaintext is said for everybody: their mail is held."""
     for domain, peer in sorted(policies.owners.items()):
         file = policies.covering(domain)
         if file is None or file.domain == domain:
@@ -345,7 +345,7 @@ def _doubt(directory: Path, file: PolicyFile, location: toml.Location, what: str
 
 
 def column_of(text: str, line: int, name: str) -> int:
-    """Where `name`, or else the first thing on the line, begins; 1 is the first column."""
+    """Returns the column where `name`, or else the first thing on the line, begins; 1 is the first."""
     lines = text.splitlines()
     here = lines[line - 1] if 0 < line <= len(lines) else ""
     found = here.find(name)

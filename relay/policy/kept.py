@@ -71,7 +71,7 @@ class KeptTexts(NamedTuple):
 
 
 def kept_file(config: Config) -> Path:
-    """Where a relay keeps its sets: one file for each audit record, for each is the history of one relay."""
+    """Returns the file of kept sets: one for each audit record, since each is the history of one relay."""
     of = hashlib.sha256(os.fsencode(config.audit_directory.absolute())).hexdigest()[:8]
     return config.state_directory / KEPT_POLICIES / f"{of}.db"
 
@@ -88,7 +88,7 @@ class KeptSets:
     """
 
     def __init__(self, file: Path) -> None:
-        """Nothing is made before the first set."""
+        """Creates nothing before the first set."""
         self.file = file
 
     @contextmanager

@@ -107,7 +107,7 @@ class PolicyFolder:
 
     @property
     def digests_beside(self) -> dict[str, int]:
-        """Of each of them the SHA-256 of name and text."""
+        """Returns the SHA-256 of name and text of each file beside the policies."""
         return dict(self._beside)
 
     def read(self) -> PolicySet:
@@ -122,7 +122,7 @@ class PolicyFolder:
         return policies
 
     def read_again(self, names: Iterable[str]) -> PolicySet:
-        """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""
+        """Returns the set with only these files read again; they may be new or gone. Raises ConfigError."""
         directory = str(self.directory)
         closed: dict[str, list[str]] = {}
         for name in names:

@@ -395,7 +395,7 @@ class _Thread:
 
 
 def _some(names: Iterable[str]) -> list[str]:
-    """As many as are logged; to sort all of 100,000 would hold every thread."""
+    """Returns as many names as are logged; sorting all of 100,000 would block every thread."""
     return sorted(islice(names, MAX_LOGGED))
 
 

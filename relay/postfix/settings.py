@@ -49,7 +49,7 @@ class MasterService:
 
     @property
     def key(self) -> str:
-        """As postconf names it: `smtp/inet`."""
+        """Its name for postconf: `smtp/inet`."""
         return f"{self.name}/{self.type}"
 
 
@@ -108,7 +108,7 @@ class Setting:
 
     @property
     def where(self) -> str:
-        """Where a person finds it."""
+        """Its place, for a person."""
         if self.service is not None and self.name in self.service.overrides:
             return f"master.cf {self.service.key}: {self.name}={self.value}"
         return f"main.cf: {self.name} = {self.settings.main.get(self.name, '')}"
@@ -120,7 +120,7 @@ class Setting:
         return f"postconf -e '{f'{self.name} = {value}'.rstrip()}'"
 
     def fault(self, code: str, what: str, remedy: str) -> PostfixFault:
-        """That it is wrong."""
+        """Returns a fault of this setting."""
         return PostfixFault(code, self.where, what, remedy)
 
 

@@ -63,7 +63,7 @@ class Owner:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name, for people."""
         return pwd.getpwuid(self.uid).pw_name
 
     @property

@@ -53,7 +53,7 @@ class PostfixChange:
         return self.before != self.after
 
     def diff(self) -> str:
-        """For people, as diff -u shows it."""
+        """The change as text for people, as diff -u shows it."""
         return "".join(_diff(self.directory / name, self.before[name], self.after[name]) for name in FILES)
 
 

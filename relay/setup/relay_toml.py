@@ -89,5 +89,5 @@ def _table(table: str, /, **settings: str | list[str]) -> Iterator[str]:
 
 
 def kme_files(directory: Path) -> tuple[Path, Path, Path]:
-    """Where CA, certificate and key of the KME are put."""
+    """Returns the paths of the KME's CA, certificate and key."""
     return directory / "kme" / "ca.pem", directory / "kme" / "sae.pem", directory / "kme" / "sae.key"

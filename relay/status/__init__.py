@@ -67,4 +67,4 @@ class StatusModule(Protocol):
         """The server, ready; whatever it needs ends with the context. Raises ConfigError."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-        """For `check`: what was looked at, how it stands, and what is wrong with it."""
+        """For `check`: each item checked, its state and its faults."""

@@ -82,7 +82,7 @@ class Access:
 
 
 def _is_asked_by_itself(request: web.Request) -> bool:
-    """Not by another site's page, but for a link that was followed here; Fetch Metadata, which browsers send."""
+    """Whether the request is not by another site's page, but for a followed link (Fetch Metadata)."""
     if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
         return True
     return (request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")) == ("navigate", "document")
@@ -102,7 +102,7 @@ def _token_in(authorization: str) -> bytes:
 
 
 def _digest(token: bytes) -> bytes:
-    """Of one length, whatever was sent."""
+    """Returns a digest of fixed length, for a comparison in constant time."""
     return hashlib.sha256(token).digest()
 
 

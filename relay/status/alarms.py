@@ -155,7 +155,7 @@ class Alarms:
             await asyncio.sleep(LOOK_S)
 
     async def write(self) -> None:
-        """As it is now; whatever fails is for the log."""
+        """Writes the current state; a failure is logged."""
         text, self._written_at = self._as_text(), self._clock()
         try:
             await asyncio.to_thread(write_whole, self._file, text)

@@ -93,7 +93,7 @@ class StatusDoor:
         return web.Response(body=await self._exposition.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        """That this is said at all says that the event loop goes on."""
+        """Always says OK: an answer at all proves that the event loop runs."""
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:

@@ -40,7 +40,7 @@ class Exposition:
         self._writing = asyncio.Lock()
 
     async def text(self) -> bytes:
-        """As it is now, or was a moment ago."""
+        """Returns the current text, or one that is a moment old."""
         async with self._writing:
             if (began := time.monotonic()) >= self._not_before:
                 self._text, cost = await self._written()

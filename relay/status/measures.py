@@ -109,7 +109,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
 
 
 def _octets(directory: Path) -> int:
-    """Of all files there; those that go meanwhile count for nothing."""
+    """Returns the size of all files there, in bytes; files that vanish meanwhile are skipped."""
     total = 0
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for each in entries:

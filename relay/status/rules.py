@@ -69,7 +69,7 @@ def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
-    """For how long it is known that no mail of this direction has gone: the age of a sample, 0 where none tells."""
+    """Returns for how long no mail of this direction is known to have gone: a sample's age, 0 without one."""
     ages = [sight.now - at for at, _ in reversed(sight.samples)]
     one_went = _ended(direction, THROUGH)
     none_since = bisect_left(ages, True, key=lambda age: sight.grown(metrics.MAILS, age, one_went) > 0)
@@ -174,7 +174,7 @@ def _certificate_ended(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 
 def _certificates(sight: Sight) -> Iterator[tuple[str, float, str]]:
-    """Of what each is, the seconds that are left, and the day."""
+    """Yields each certificate's name, the seconds left, and the day of its end."""
     now = datetime.now(UTC).timestamp()
     for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
         if not math.isnan(end):

@@ -228,7 +228,7 @@ class StatusServer:
         return response
 
     def _pace_of(self, protocol: web.RequestHandler) -> Pace:
-        """That of the probes of one connection; those that have ended are forgotten in time."""
+        """Returns the pace of one connection's probes; those of closed connections are dropped in time."""
         server = self._runner.server
         if len(self._paces) > 2 * MOST_CONNECTIONS and server is not None:
             self._paces = {each: self._paces[each] for each in server.connections if each in self._paces}

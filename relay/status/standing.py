@@ -46,7 +46,7 @@ class Standing:
         return public_cause(self.alarm.name, self.cause)
 
     def as_json(self) -> dict[str, Any]:
-        """For the file."""
+        """Returns the row for the file."""
         return {
             "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
             "said": self.said,
@@ -72,7 +72,7 @@ def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> t
 
 
 def _standing(row: Mapping[str, Any], now: float, known: Mapping[str, Alarm]) -> Standing:
-    """As it stood; raises ValueError, KeyError and TypeError."""
+    """Reads one row; raises ValueError, KeyError and TypeError."""
     about, cause = str(row["about"]), str(row["cause"])
     since, told = float(row["since"]), float(row["told"])
     return Standing(known[row["alarm"]], about, cause, since, told, seen=now, said=str(row.get("said", cause)))

@@ -50,7 +50,7 @@ _select = select(_beats.c.beat, _beats.c.trusted_from, _beats.c.past)
 
 
 def mark_as_copy(connection: sqlite3.Connection) -> None:
-    """For a copy of the embedded database. Blocks; raises sqlite3.Error."""
+    """Marks a copy of the embedded database. Blocks; raises sqlite3.Error."""
     connection.execute(f"UPDATE {_beats.name} SET {_beats.c.beat.name} = ?", (OF_A_COPY,))  # noqa: S608 - two names of ours
 
 

@@ -265,7 +265,7 @@ class Claims:
         return alive & (_relays.c.until <= self._now + LEASE_S) if self._database.is_sqlite else alive
 
     def _cut_short(self, connection: Connection) -> None:
-        """Where the database's clock was set back, leases go on from now: the dead would have theirs for so long.
+        """Shortens leases after the database's clock was set back: dead processes would hold theirs for as long.
 
         Nobody's is over with that, as the living believe in theirs. An embedded database's clock cannot be set.
         """

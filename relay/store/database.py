@@ -165,7 +165,7 @@ class Database:
         """Whether this is the embedded database."""
 
     def insert(self, table: Table) -> Insert:
-        """As the back end takes it."""
+        """Returns the back end's INSERT for this table."""
         if table not in self._inserts:
             self._inserts[table] = sqlite.insert(table) if self.is_sqlite else postgresql_insert(table)
         return self._inserts[table]
@@ -273,7 +273,7 @@ _Owner = TypeVar("_Owner", bound=_OnDatabase)
 def to_its_end(
     method: Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]],
 ) -> Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]]:
-    """For a method that makes transactions: its caller may be cancelled, the method finishes."""
+    """Decorates a method that makes transactions: it finishes even if its caller is cancelled."""
 
     @wraps(method)
     async def run(self: _Owner, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

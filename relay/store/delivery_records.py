@@ -90,7 +90,7 @@ class DeliveryRecords:
         self._take_over = take_over
 
     async def waiting(self) -> int:
-        """For how many recipients a sealed copy waits until the mail comes again. Raises StoreUnavailable."""
+        """Returns for how many recipients a sealed copy waits for a retry. Raises StoreUnavailable."""
         query = select(func.count()).select_from(recipient_rows).where(recipient_rows.c.copy.is_not(None))
         [(number,)] = await self._database.rows(query)
         return int(number)
@@ -198,7 +198,7 @@ class DeliveryRecords:
         return this.begun
 
     async def _break_off(self, beginning: asyncio.Task[None], this: Beginning) -> None:
-        """Nobody does anything with what was claimed, if it was."""
+        """Releases what was claimed, if it was."""
         await asyncio.wait([beginning])
         if beginning.exception() is None and this.trouble is None:
             others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
@@ -256,7 +256,7 @@ class DeliveryRecords:
         return await self._database.reading(number) == len(names)
 
     async def forget(self, mail: bytes, mailboxes: Iterable[str]) -> None:
-        """Nothing needs to be known of these any more; what waits for others stays. Raises StoreUnavailable."""
+        """Deletes what is known of these; what waits for others stays. Raises StoreUnavailable."""
         await self._write(Settlement(mail, replaced=[recipient_name(mail, mailbox) for mailbox in mailboxes]))
 
     async def settle_opened(

@@ -60,7 +60,7 @@ class OpenedMail:
 
 
 def begin_before(message: bytes, owner: int | None) -> int:
-    """Where the message begins that was in the queue before, in bytes: 0 for one that was not queued again.
+    """Returns the offset, in bytes, of the message as it was before it was queued again; 0 for one that was not.
 
     `owner` is the number of Postfix's own user on the host of the relay, None where it has none.
     """

@@ -109,7 +109,7 @@ class Neighbours:
             raise
 
     def end(self, places: Iterable[bytes]) -> None:
-        """They are under way no more, and what is to be known of them is in the store."""
+        """Removes these marks: what is to be known of them is in the store."""
         for place in places:
             start, tag = _cell(place)
             for at, life, whose in self._cells(start):  # without the lock: nobody else changes a mark of ours
@@ -135,7 +135,7 @@ class Neighbours:
 
     @contextmanager
     def _locked(self, start: int) -> Iterator[None]:
-        """Nobody else marks in this bucket. Raises DeliveryUnderWay where somebody does just now."""
+        """Locks this bucket for marking. Raises DeliveryUnderWay where another worker has it."""
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _BUCKET_OCTETS, start)
         except OSError as error:
@@ -146,7 +146,7 @@ class Neighbours:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _BUCKET_OCTETS, start)
 
     def _cells(self, start: int) -> Iterator[tuple[int, int, bytes]]:
-        """Where each mark of a bucket is, whose it is, and what of."""
+        """Yields each mark of a bucket: its offset, its worker and its tag."""
         for at in range(start, start + _BUCKET_OCTETS, _CELL.size):
             yield at, *_CELL.unpack_from(self.memory, at)
 
@@ -222,6 +222,6 @@ def shared_memory() -> int:
 
 
 def _cell(place: bytes) -> tuple[int, bytes]:
-    """Where the bucket of a place begins, and what distinguishes the place from others in it."""
+    """Returns the offset of the place's bucket, and the tag of the place in it."""
     mark = hashlib.blake2b(place, digest_size=8).digest()
     return _BUCKETS_AT + int.from_bytes(mark[:2]) % _BUCKETS * _BUCKET_OCTETS, mark[2:]

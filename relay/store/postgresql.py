@@ -123,7 +123,7 @@ def _problems(url: URL) -> Iterator[str]:
 
 
 def _hosts(url: URL) -> list[str]:
-    """Where the driver may connect to; a service is a file of its own, so that nobody knows."""
+    """Returns the hosts that the driver may connect to; "a service" where they are in a service file."""
     if "service" in url.query or os.environ.get("PGSERVICE"):
         return ["a service"]
     named = url.query.get("host", ())

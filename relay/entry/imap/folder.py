@@ -354,7 +354,7 @@ class Folder:
             await self._done(uid)
 
     async def _remove_doubles(self, uid: int) -> None:
-        """Of its originals the first one is left; all are, where nothing may be deleted."""
+        """Removes all originals but the first; all stay where nothing may be deleted."""
         present = await self._present(self._taken[uid].marks, at_least=2)
         if not present[1:]:
             return
@@ -446,7 +446,7 @@ class Folder:
         self._in_hand = ()
 
     def _over(self, uid: int) -> None:
-        """There is nothing more to do for this message."""
+        """Drops this message: there is nothing more to do for it."""
         self._release(uid)
         del self._waiting[uid]
         del self._breaks[uid]

@@ -30,7 +30,7 @@ class OriginalMarks:
     """What only this site can write, for one account; what it wrote under older secrets holds while these are there."""
 
     def __init__(self, secret: SiteSecret, account: str) -> None:
-        """The same sealed message has another mark in another account."""
+        """Marks of one account: the same sealed message has another mark in another account."""
         self._names = secret.derived(b"imap originals")
         self._proofs = secret.derived(b"imap proofs")
         self._account = account.encode()

@@ -112,7 +112,7 @@ class MilterSession:
         self.idle.set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """As asyncio calls it, in a task of its own."""
+        """Serves one connection; asyncio calls it in a task of its own."""
         self._task = asyncio.current_task()
         try:
             if reason := self._listener.add(self, ""):

@@ -142,7 +142,7 @@ class Packets:
         return buffer[:].tobytes()
 
     def say_that_we_work(self) -> None:
-        """Between the end of a message and its answer, so that the mail server waits on."""
+        """Sends a progress reply, so that the mail server keeps waiting for the answer to a message."""
         buffer = SimpleBuffer(16)
         Progress().pack(buffer)
         self._writer.write(buffer[:].tobytes())

@@ -274,7 +274,7 @@ class CommandStream(SMTP):
             self._writer.close()
 
     async def _let_others_go_on(self) -> None:
-        """Where this client has sent many commands at once: with others who do so, one is answered after the other."""
+        """Yields to other clients where this one has pipelined many commands; such clients are served in turn."""
         if b"\n" not in self._reader._buffer:  # type: ignore[attr-defined]
             self._at_once, self._turn_began = 0, time.monotonic()
             return
@@ -346,7 +346,7 @@ class CommandStream(SMTP):
 
 
 def silence_log() -> None:
-    """Of aiosmtpd only errors are logged."""
+    """Lets aiosmtpd log errors only."""
     logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 

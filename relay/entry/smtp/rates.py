@@ -68,7 +68,7 @@ class HourlyRate:
         return True
 
     def give_back(self, name: str) -> None:
-        """As if it had not been taken."""
+        """Undoes one `take`."""
         place = named(self._key, self.kind, name)
         taken, now = self._now(place)
         self._put(place, max(taken - 1, 0.0), now)

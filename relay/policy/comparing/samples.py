@@ -162,5 +162,5 @@ def _both(one: Glob, other: Glob, separators: str) -> str | None:
 
 
 def with_size(message: Message, octets: int) -> Message:
-    """The same, and no smaller than this."""
+    """Returns the same message, padded to at least this size."""
     return replace(message, least=max(octets, message.least))

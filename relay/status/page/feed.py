@@ -87,7 +87,7 @@ class Feed:
         self.viewers = 0
 
     async def shown(self) -> Shown:
-        """As it is now, or was a moment ago."""
+        """Returns the current content, or one that is a moment old."""
         async with self._making:
             if (began := time.monotonic()) >= self._not_before:
                 cost = await self._look()
