@@ -34,7 +34,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.option(
-    "--quick", is_flag=True, help="Each case once, with few mails: shows that all works, says little of speed."
+    "--quick", is_flag=True, help="Each case once, with few mails: that all works, and roughly how many mails a day."
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Only this part, way or case (--list); may be repeated.")
 @click.option("--list", "listed", is_flag=True, help="What can be measured, and what cannot be here, and why.")
