@@ -24,7 +24,7 @@ from tests.testlib.long import be_long
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 
-settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("any machine")  # how fast inputs are made says something of the machine, and of no test
 
 LONG_FIRST = (
