@@ -198,6 +198,21 @@ def test_what_an_administrator_added_to_relay_toml_is_still_there_after_answerin
     assert contents(home) == before
 
 
+def test_another_door_asks_nothing_that_the_site_says_already(home: Path, tmp_path: Path) -> None:
+    """Nothing is typed, and the door alone is another one: a real KME's files would have to be found again."""
+    other = ("--name", "al", "--everybody", "clear", "--postmaster", "root@alice.example", "--port-base", "15120")
+    assert run(home, *USUAL, *other).exit_code == 0
+    before = load_config(home / "relay.toml")
+    result = run(home, "--replace", "--door", "milter", "--postfix", "none")
+    assert result.exit_code == 0, result.output
+    after = load_config(home / "relay.toml")
+    assert after.outgoing is not None
+    assert str(after.outgoing.milter) == "127.0.0.1:15128"
+    for name in ("site", "kmes", "policies", "store", "identity", "alarms", "status"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert "kept, though" not in result.output
+
+
 def test_what_cannot_stand_beside_the_new_answers_is_told_and_nothing_is_written(home: Path) -> None:
     run(home, *USUAL)
     with (home / "relay.toml").open("a") as file:
