@@ -241,9 +241,10 @@ _ALL: Final = (
         "at once, what changes in a digest an hour. Said daily.",
         "such a mail is in quarantine, for each peer and reason",
         "none of that peer and reason is",
-        "`qumail-relay quarantine list` has it, and `qumail-relay quarantine show` says what to do. Release what is "
-        "genuine once the cause is mended, and drop the rest.",
+        "`qumail-relay quarantine list` has it, and deploy/RUNBOOK.md (Reasons of the quarantine) says what to do for "
+        "each reason. Release what is genuine once the cause is mended, and drop the rest.",
         about="peer and reason",
+        clear_s=0.0,
         digest_s=3600.0,
         severity="warning",
     ),
