@@ -14,6 +14,7 @@ from typing import Any, get_args
 
 import click
 
+from relay.amounts import many
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
 from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
@@ -24,10 +25,11 @@ from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
+from relay.postfix.queue import filtered
 from relay.setup import questions
 from relay.setup.answers import Door, Everybody, Places, usual_config_file
 from relay.setup.asking import Asker, read_file
-from relay.setup.backups import BACKUP
+from relay.setup.backups import BACKUP, backups_of
 from relay.setup.files import Owner, make_directory
 from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
 from relay.setup.peers import document_in
@@ -230,7 +232,14 @@ def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[st
 def _undo(places: Places) -> None:
     directory = undo(places.directory)
     reads_it = asyncio.run(reloaded(directory))
-    click.echo(f"{directory}: as it was{', and reloaded' if reads_it else ''}. MAIL LEAVES IN CLEAR from now on.")
+    click.echo(f"{directory}: as it was before the last change{', and reloaded' if reads_it else ''}.")
+    if left := len(backups_of(directory, places.directory)):
+        click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
+    else:
+        click.echo("MAIL LEAVES IN CLEAR from now on.")
+    if waiting := asyncio.run(filtered(directory)):
+        number = many(len(waiting), "mail")
+        click.echo(f"{number} in the queue for the relay, and it may stay there: deploy/OPERATING.md, Uninstalling.")
     click.echo("relay.toml, policies and keys are still there.")
 
 

@@ -27,6 +27,7 @@ from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
 from relay.setup.site import write_configuration
+from tests.integration.setup.test_mail_server import texts
 from tests.testlib import postfix
 from tests.testlib.identities import Identities, Person
 from tests.testlib.postfix import requires_postconf
@@ -376,6 +377,20 @@ def test_a_postfix_with_which_the_relay_cannot_stand_in_a_row_has_nothing_writte
     assert "take --door content-filter" in " ".join(result.output.split())
     assert not (home / "relay.toml").exists()
     assert not (home / "policies").exists()
+
+
+@requires_postconf
+def test_undo_says_of_each_change_whether_mail_leaves_in_clear_now(home: Path, tmp_path: Path) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    before = texts(etc := tmp_path / "etc")
+    flags = (*USUAL[:-1], str(etc), "--apply")
+    assert run(home, *flags).exit_code == 0
+    assert run(home, *flags, "--replace", "--door", "milter").exit_code == 0
+    first, second = run(home, "--undo").output, run(home, "--undo").output
+    assert "Still in force: 1 earlier change" in first
+    assert "LEAVES IN CLEAR" not in first
+    assert "MAIL LEAVES IN CLEAR from now on" in second
+    assert texts(etc) == before
 
 
 def test_what_check_finds_wrong_at_the_end_is_the_exit_status(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
