@@ -244,6 +244,8 @@ def test_mail_for_everybody_else_is_as_answered(home: Path, everybody: str, leve
     default = home / "policies" / "default.toml"
     assert (f'["{level}"]' in default.read_text()) if level else not default.exists()
     assert run(home, "--offline", group="policy check").exit_code == 0
+    said = " ".join(run(home, "--no-next-hops", group="check").output.split())
+    assert ("mail that none of them covers is held" in said) == (everybody == "hold")
 
 
 def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
