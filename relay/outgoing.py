@@ -122,7 +122,8 @@ class Outgoing:
             return
         try:
             if self.shadow is not None:
-                entries, sealed = await self.shadow.foresee(rest), self._in_clear(rest)
+                entries, inside = await self.shadow.foresee(rest)
+                sealed = self._in_clear(rest, inside)
             else:
                 # Before keys are drawn: what the tripwire holds for its own fields, it would hold at every retry.
                 await off_loop(mime.header_work(rest.message), _check_shown, rest.message)
@@ -155,10 +156,10 @@ class Outgoing:
         if len(self.entered) > MAX_ENTERED:
             del self.entered[next(iter(self.entered))]
 
-    def _in_clear(self, mail: Mail) -> SealedMail:
-        """Shadow mode: hands the mail on as it came."""
-        version = self.sealer.policies().version
-        copy = SealedCopy("plaintext", None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
+    def _in_clear(self, mail: Mail, inside: tuple[Planned, ...]) -> SealedMail:
+        """Shadow mode: the mail leaves as it came, but for whom it stays `inside`."""
+        version, recipients = self.sealer.policies().version, list(mail.envelope.recipients)
+        copy = SealedCopy("plaintext", None, mail.message, SHADOW, version, recipients=recipients, planned=inside)
         return SealedMail([copy], {}, version)
 
     async def _hand_on_all(self, delivery: Delivery, copies: Sequence[SealedCopy], *, more: bool) -> None:

@@ -34,22 +34,26 @@ class Shadow:
     sealer: Sealer
     record: ShadowRecord | None = None
 
-    async def foresee(self, mail: Mail) -> list[LedgerEntry]:
-        """What the ledger has to know: one entry for all recipients whom one policy would treat alike."""
+    async def foresee(self, mail: Mail) -> tuple[list[LedgerEntry], tuple[Planned, ...]]:
+        """What the ledger has to know: one entry for all recipients whom one policy would treat alike.
+
+        And those recipients whose mail stays inside.
+        """
         try:
             plan = await self.sealer.foresee(mail)
         except RelayError as error:
             log.warning("not_foreseen", cause=str(error))
-            return []
+            return [], ()
         outcomes = [each for group in plan for each in group.outcomes(mail.envelope.sender, len(mail.message))]
         for outcome in outcomes:
             # Without the addresses, which log lines do not have.
             log.info("shadow", **{name: said for name, said in asdict(outcome).items() if name not in _ADDRESSES})
         if self.record is not None:
             self.record.add(outcomes)
-        return await off_loop(
+        entries = await off_loop(
             mime.work(mail.message), lambda: [each for group in plan for each in _entries(mail, group)]
         )
+        return entries, tuple(each for group in plan for each in group.members if each.stays_inside)
 
 
 _ADDRESSES = ("sender", "recipient")

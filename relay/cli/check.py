@@ -203,7 +203,8 @@ def _policies(config: Config) -> State:
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
     problems = tuple(map(str, in_vain(policies)))
-    return "policies", f"{directory}: {len(policies.files)} files{in_clear}", problems
+    others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"
+    return "policies", f"{directory}: {len(policies.files)} files{in_clear}{others}", problems
 
 
 def _canary(config: Config) -> Iterator[State]:

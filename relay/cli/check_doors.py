@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from relay.cli.check_site import NOBODY, State
+from relay.cli.check_site import NOBODY, RESTART, State
 from relay.config import Config, TCPAddress
 from relay.entry import DoorModule
 from relay.entry.listening import Where
@@ -52,7 +52,7 @@ def _problems(config: Config, where: Where, *, listens: bool, serves: bool | Non
     elif users and not users & {0, _relays_user(config)}:
         yield f"{where}: a program{whose} listens there, who is not the relay's user: choose another port"
     elif serves and not listens and isinstance(where, TCPAddress) and where.port:
-        yield f"{where}: the relay serves, and does not listen there: it was started with other settings; restart it"
+        yield f"{where}: the relay serves, and does not listen there: {RESTART}"
 
 
 async def listens_at(where: Where, *, unknown: bool = False) -> bool:

@@ -21,6 +21,7 @@ State = tuple[str, str, tuple[str, ...]]
 
 LEVELS: tuple[LevelName, ...] = ("otp", "aes", "pqc", "rsa")
 NOBODY = "nobody listens"
+RESTART = "it was started with other settings; restart it"
 
 
 def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
@@ -79,7 +80,10 @@ def next_steps(
     development = any(from_development_kme(kme.ca) for kme in config.kmes.values())
     if development and any(what.startswith("KME ") and problems for what, _, problems in states):
         yield "run the development key servers: qumail-relay kme"
-    if any(what.startswith("door ") and detail.endswith(NOBODY) for what, detail, _ in states):
+    doors = [(detail, problems) for what, detail, problems in states if what.startswith("door ")]
+    if any(problem.endswith(RESTART) for _, problems in doors for problem in problems):
+        yield f"restart the relay: {'systemctl restart qumail-relay' if by_unit else 'end it, and start it again'}"
+    elif any(detail.endswith(NOBODY) and not problems for detail, problems in doors):
         start = "systemctl start qumail-relay" if by_unit else f"qumail-relay serve {where}"
         yield f"start the relay: {start}"
     if any(problems for _, _, problems in states):

@@ -8,25 +8,28 @@ import asyncio
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 
+from relay.amounts import many
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
 from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
-from relay.cli.setup_again import another_answer
+from relay.cli.setup_again import another_answer, as_it_is
 from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
 from relay.identity import SPOKEN, read_document
+from relay.postfix.queue import filtered
 from relay.setup import questions
 from relay.setup.answers import Door, Everybody, Places, usual_config_file
 from relay.setup.asking import Asker, read_file
-from relay.setup.backups import BACKUP
+from relay.setup.backups import BACKUP, backups_of
 from relay.setup.files import Owner, make_directory
 from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
 from relay.setup.peers import document_in
@@ -85,7 +88,11 @@ USER = "qumail-relay"
 @click.option("--postfix-service", help="Where mail from outside arrives, as smtp/inet in master.cf.")
 @click.option("--apply/--no-apply", "apply_postfix", default=None, help="Change Postfix without asking, or not at all.")
 @click.option("--user", envvar="QUMAIL_RELAY_USER", help=f"As whom it runs, where root sets it up. [default: {USER}]")
-@click.option("--replace", is_flag=True, help="Answer anew: relay.toml is written again, the old one kept beside it.")
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Write relay.toml again, with what flags say otherwise; the old one is kept beside it.",
+)
 @click.option("--undo", "undo_postfix", is_flag=True, help="Put Postfix back as it was before the last change.")
 @click.option("--keys", is_flag=True, hidden=True, help="Only make secret, keys and certificates, as the relay's user.")
 @click.option("--test", is_flag=True, help="Only seal a test message for each peer; nothing leaves.")
@@ -127,6 +134,9 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
         refuse_other_words(flags["words"], peer)
         refuse_other_domains(peer, peer.domains, flags["peer_domains"])
     if answered:
+        with suppress(ConfigError):  # a relay.toml that is wrong answers nothing
+            if places.config_file.exists():
+                flags = as_it_is(load(places.config_file), flags)
         answers, document = answers_of(asker, flags, document)
         look_at_kme(answers, document)
         look_at_postfix(answers, places, flags)
@@ -224,7 +234,14 @@ def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[st
 def _undo(places: Places) -> None:
     directory = undo(places.directory)
     reads_it = asyncio.run(reloaded(directory))
-    click.echo(f"{directory}: as it was{', and reloaded' if reads_it else ''}. MAIL LEAVES IN CLEAR from now on.")
+    click.echo(f"{directory}: as it was before the last change{', and reloaded' if reads_it else ''}.")
+    if left := len(backups_of(directory, places.directory)):
+        click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
+    else:
+        click.echo("MAIL LEAVES IN CLEAR from now on.")
+    if waiting := asyncio.run(filtered(directory)):
+        number = many(len(waiting), "mail")
+        click.echo(f"{number} in the queue for the relay, and it may stay there: deploy/OPERATING.md, Uninstalling.")
     click.echo("relay.toml, policies and keys are still there.")
 
 

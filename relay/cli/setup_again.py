@@ -32,6 +32,43 @@ def another_answer(config: Config, flags: dict[str, Any]) -> str:
         raise click.UsageError(str(error)) from error
 
 
+def as_it_is(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags of --replace; what they leave open is answered by the site that is there."""
+    site, outgoing, ports = config.site, config.outgoing, site_ports(config)
+    door = door_of(config)
+    said: dict[str, Any] = {
+        "domains": site.domains,
+        "name": site.name,
+        "sae_id": site.sae_id,
+        "door": door,
+        "everybody": _everybody(config.policies.directory / "default.toml"),
+        "postmaster": config.alarms.mail_to[0] if config.alarms.mail_to else NONE,
+    }
+    if door == "smarthost" and outgoing is not None and flags["door"] in (None, door):
+        said["next_hop"] = str(outgoing.next_hop[0])
+    if flags["kme"] is None:
+        said |= _kme_as_it_is(config)
+    if ports and flags["port_base"] == PORT_BASE:
+        flags = {**flags, "port_base": ports[0].lmtp - OUTGOING.lmtp + PORT_BASE}
+    return {name: said[name] if name in said and not value else value for name, value in flags.items()}
+
+
+def _kme_as_it_is(config: Config) -> dict[str, Any]:
+    kme = config.kmes.get("kme")
+    if kme is None:
+        return {"kme": NONE}
+    files = {"kme_ca": kme.ca, "kme_certificate": kme.certificate, "kme_key": kme.key}
+    return {"kme": kme.url, "kme_group": kme.group, **files}
+
+
+def _everybody(default: Path) -> str:
+    """The answer that this file is there for; one that was edited is kept, whatever the answer."""
+    if not default.exists():
+        return "hold"
+    text = default.read_text(encoding="utf-8", errors="replace")
+    return next((answer for answer, written in EVERYBODY.items() if text == written), "hold")
+
+
 def door_of(config: Config) -> Door:
     """How mail comes to the relay."""
     outgoing = config.outgoing

@@ -18,9 +18,10 @@ from relay.identity import read_document
 from relay.setup import questions
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.asking import Asker, filled
+from relay.setup.backups import changed_last
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_files, look_at
-from relay.setup.mail_server import planned_change
+from relay.setup.mail_server import StillQueued, planned_change
 from relay.setup.questions import DEVELOPMENT, NONE
 from relay.setup.relay_toml import relay_toml
 from relay.setup.scanners import NoRow
@@ -29,7 +30,7 @@ from relay.setup.scanners import NoRow
 def answers_of(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
     """What flags leave open is asked; and the document of the peer, if there is one now."""
     domains = tuple(map(_parsed_domain, flags["domains"])) or questions.ask_domains(asker)
-    if document is None:
+    if document is None and not flags["replace"]:
         document = questions.ask_peer(asker)
     peer = read_document(document) if document is not None else None
     usual = peer.kme_groups[0] if peer is not None and len(peer.kme_groups) == 1 else "default"
@@ -89,15 +90,16 @@ def look_at_kme(answers: Answers, document: bytes | None) -> None:
 
 
 def look_at_postfix(answers: Answers, places: Places, flags: dict[str, Any]) -> None:
-    """Before anything is written, where it is said which Postfix it is. Raises ClickException."""
-    if flags["postfix"] in (None, NONE) or flags["apply_postfix"] is False:
+    """Before anything is written, where it is known which Postfix it is. Raises ClickException."""
+    named = flags["postfix"] or changed_last(places.directory)
+    if named in (None, NONE) or flags["apply_postfix"] is False:
         return
     with suppress(ConfigError):
         config = load_config(places.config_file, relay_toml(answers, places))
-        where, service = Path(flags["postfix"]), flags["postfix_service"]
+        where, service = Path(named), flags["postfix_service"]
         try:
             asyncio.run(planned_change(where, config, beside=places.directory, service=service))
-        except NoRow as error:
+        except (NoRow, StillQueued) as error:
             raise click.ClickException(str(error)) from error
 
 

@@ -114,17 +114,6 @@ _ALL: Final = (
         severity="warning",
     ),
     Alarm(
-        "keys_unwatched",
-        "The number of keys is unknown: {about}",
-        "A KME has not said for a minute how many keys it has: when they run low is not seen.",
-        "its last status is older than a minute",
-        "it says so again",
-        "`qumail-relay keys status` says what is wrong. Where the KME is away, see `kme_away`.",
-        about="KME and peer",
-        clear_s=0.0,
-        severity="warning",
-    ),
-    Alarm(
         "peer_without_keys",
         "No quantum keys are used with {about}",
         "There are KMEs, and no group of them is shared with a peer: its mail is sealed without quantum keys.",
@@ -145,6 +134,17 @@ _ALL: Final = (
         "group are used meanwhile; mail is held where there is none.",
         about="KME",
         clear_s=30.0,
+        severity="warning",
+    ),
+    Alarm(
+        "keys_unwatched",
+        "The number of keys is unknown: {about}",
+        "A KME has not said for a minute how many keys it has: when they run low is not seen.",
+        "its last status is older than a minute",
+        "it says so again",
+        "`qumail-relay keys status` says what is wrong. Where the KME is away, see `kme_away`.",
+        about="KME and peer",
+        clear_s=0.0,
         severity="warning",
     ),
     Alarm(
@@ -241,9 +241,10 @@ _ALL: Final = (
         "at once, what changes in a digest an hour. Said daily.",
         "such a mail is in quarantine, for each peer and reason",
         "none of that peer and reason is",
-        "`qumail-relay quarantine list` has it, and `qumail-relay quarantine show` says what to do. Release what is "
-        "genuine once the cause is fixed, and drop the rest.",
+        "`qumail-relay quarantine list` has it, and deploy/RUNBOOK.md (Reasons of the quarantine) says what to do for "
+        "each reason. Release what is genuine once the cause is fixed, and drop the rest.",
         about="peer and reason",
+        clear_s=0.0,
         digest_s=3600.0,
         severity="warning",
     ),

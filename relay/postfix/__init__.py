@@ -15,6 +15,7 @@ from relay.postfix import (
     main_cf,
     milters,
     neighbours as filters,
+    queue,
     reinjection,
     scanners,
 )
@@ -78,6 +79,7 @@ async def faults(directory: Path, config: Config) -> list[PostfixFault]:
     found = [fault for rule in RULES for fault in rule(flow)]
     for rule in TABLE_RULES:
         found += await rule(flow)
+    found += await queue.stranded(directory, config)
     return list(dict.fromkeys(found))
 
 

@@ -38,6 +38,12 @@ def backups_of(directory: Path, beside: Path) -> list[Path]:
     return [each for each in found if (each / "directory").read_text().splitlines()[0] == str(directory.absolute())]
 
 
+def changed_last(beside: Path) -> str | None:
+    """The directory of the Postfix here that setup has changed last."""
+    here = [each for each in backups(beside / BACKUP) if made_here(each)]
+    return (here[-1] / "directory").read_text().splitlines()[0] if here else None
+
+
 def made_here(backup: Path) -> bool:
     """A backup travels along when a site is moved or restored, and is of no Postfix here then."""
     return (backup / "directory").read_text().splitlines()[1:2] == [this_machine()]

@@ -15,11 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import relay
+from relay.amounts import many
 from relay.config import Config, TCPAddress
 from relay.config.ports import INCOMING, OUTGOING
 from relay.errors import ConfigError
 from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
+from relay.postfix.queue import filtered, without_way
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
 from relay.rights import as_owner_of, open_named
 from relay.setup.backups import BACKUP, backups, backups_of, made_here, new_backup, this_machine
@@ -33,6 +35,10 @@ DELAY = ("", "delay_warning_time")
 _SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
 _SOURCE = Path(relay.__file__).parents[1] / "deploy" / "postfix"
 _SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
+
+
+class StillQueued(ConfigError):
+    """Mail in the queue would wait for ever after the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +69,7 @@ async def planned_change(
     """What deploy/postfix does to this Postfix; `service` is where mail from outside arrives, found by itself if clear.
 
     What setup did for another door, of which the backups in the directory `beside` tell, is taken back. Nothing is
-    changed. Raises ConfigError.
+    changed. Raises ConfigError, and StillQueued where mail in the queue goes to a filter that would be gone.
     """
     fragments = _fragments(config)
     before = _read(directory)
@@ -102,6 +108,13 @@ async def planned_change(
         after = _read(copy)
         # Tables that main.cf names without a directory are looked for beside it.
         found = await faults(copy, config)
+        stranded = without_way(await filtered(directory), await read_settings(copy), config)
+    if stranded and before != after:
+        raise StillQueued(
+            f"{directory}: {many(len(stranded), 'mail')} in the queue for the relay, by {stranded[0]}, which this "
+            "change takes away. Nothing was changed. While the relay serves as it is, have `postqueue -f` empty "
+            "the queue; what cannot leave: `postsuper -d ID`"
+        )
     return PostfixChange(directory, before, after, tuple(found))
 
 

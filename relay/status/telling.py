@@ -103,6 +103,15 @@ class _Untold:
                 self.words.remove(each)
 
 
+def _headline(words: Sequence[_Word]) -> str:
+    """The alarm that begins, and how many more do."""
+    begin = [word for word in words if word.state == "begins"]
+    if not begin:
+        return "alarms"
+    more = f" (and {len(begin) - 1} more)" if len(begin) > 1 else ""
+    return f"{ALARMS[begin[0].name].line(begin[0].about)}{more}"
+
+
 class AlarmTelling:
     """The queue of notices, and their sending."""
 
@@ -187,10 +196,7 @@ class AlarmTelling:
         message = EmailMessage(policy=policy.SMTPUTF8 if not address.isascii() else policy.SMTP)
         message["From"] = from_
         message["To"] = address
-        begin = sum(word.state == "begins" for word in words)
-        message["Subject"] = (
-            f"QuMail Relay at {self._site.name}: {begin} alarms begin" if begin else "QuMail Relay: alarms"
-        )
+        message["Subject"] = f"QuMail Relay at {self._site.name}: {_headline(words)}"
         message["Date"] = format_datetime(datetime.now(UTC))
         message["Message-ID"] = make_msgid(domain=self._site.hostname)
         message["Auto-Submitted"] = "auto-generated"

@@ -204,6 +204,20 @@ async def test_shadow_mode_tells_of_the_reserve_of_recipients_nobody_covers_and_
 
 
 @pytest.mark.in_process
+async def test_in_shadow_mode_mail_that_stays_inside_has_not_left_in_clear(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+) -> None:
+    site = alice(tmp_path, kmes, sink, 'levels = ["aes"]\n', more="shadow = true\n")
+    (site.directory / "policies" / "alice.example.toml").write_text('levels = ["plaintext"]\n')
+    recipients = ["root@alice.example", "ben@bob.example"]
+    async with serving(site) as addresses:
+        assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250
+    told = ("delivered_inside", "shadow_sent_unsealed")
+    found = [(each["event"], each["recipients"]) for each in log.entries if each["event"] in told]
+    assert found == [(each, 1) for each in told]
+
+
+@pytest.mark.in_process
 async def test_shadow_mode_lets_mail_pass_that_would_be_held(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
 ) -> None:

@@ -383,3 +383,9 @@ async def test_a_certificate_without_a_name_is_told_without_a_gap(now: list[floa
     found = await looked(board, lambda: board.set(metrics.CERTIFICATE, "submission", "", to=1), now)
     [(_, cause)] = RULES["certificate_ended"](found, ())
     assert cause.startswith("certificate of submission has ended on")
+
+
+def test_a_kme_that_is_away_is_said_before_what_follows_from_it() -> None:
+    """The page takes its verdict from the first of the worst."""
+    places = {name: place for place, name in enumerate(ALARMS)}
+    assert places["kme_away"] < places["keys_unwatched"]

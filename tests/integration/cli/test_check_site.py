@@ -164,7 +164,10 @@ async def test_a_door_that_a_serving_relay_does_not_open_is_wrong(alice: Site) -
     async with relay_process(alice):
         edit(alice, 'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{free}"')
         [problem] = (await findings(alice))["door outgoing.listen"]
+        done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     assert "was started with other settings" in problem
+    assert "restart the relay: " in done.output
+    assert " start the relay: " not in done.output, "it runs"
     assert (await findings(alice))["door outgoing.listen"] == []
 
 

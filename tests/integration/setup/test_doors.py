@@ -15,10 +15,10 @@ from relay import postfix as checked
 from relay.config import Config
 from relay.setup.answers import Door
 from relay.setup.backups import BACKUP
-from relay.setup.mail_server import apply, planned_change
-from tests.integration.setup.test_mail_server import site
-from tests.testlib import postfix
-from tests.testlib.postfix import requires_postconf, run
+from relay.setup.mail_server import StillQueued, apply, planned_change
+from tests.integration.setup.test_mail_server import site, texts
+from tests.testlib import mails, postfix
+from tests.testlib.postfix import requires_postconf, requires_postfix, run
 
 pytestmark = requires_postconf
 
@@ -102,3 +102,23 @@ async def test_senders_hear_of_mail_that_waits_when_the_administrator_wants_it(
         await postfix.change(tmp_path, f"postconf -e delay_warning_time={before}")
     await set_up(etc, tmp_path, site(tmp_path))
     assert f"delay_warning_time = {after}" in await in_force(etc)
+
+
+@requires_postfix
+async def test_mail_that_waits_for_the_former_door_is_not_left_behind(tmp_path: Path) -> None:
+    """Postfix would keep it for ever, and once it is requeued it asks no milter: what is for a peer would leave in clear."""
+    [smtp] = postfix.free_addresses(1)
+    former, other = site(tmp_path, "content-filter"), site(tmp_path, "milter")
+    settings = {"content_filter": "qumail:[127.0.0.1]:15024"}
+    transport = "postconf -M 'qumail/unix=qumail unix - - n - - lmtp'"
+    async with postfix.running(smtp=smtp, fragments=(), ports={}, settings=settings, changes=transport) as server:
+        await server.submit(mails.plain())
+        await server.deferred("ben@bob.example")  # nobody serves
+        before = texts(server.config)
+        with pytest.raises(StillQueued, match="1 mail in the queue"):
+            await planned_change(server.config, other, beside=tmp_path, service=f"{smtp}/inet")
+        assert texts(server.config) == before
+        assert "queue-stranded" in [fault.code for fault in await checked.faults(server.config, other)]
+        assert "queue-stranded" not in [fault.code for fault in await checked.faults(server.config, former)]
+        await server.command("postsuper", "-d", "ALL")
+        assert (await planned_change(server.config, other, beside=tmp_path, service=f"{smtp}/inet")).differs

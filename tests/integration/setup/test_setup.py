@@ -27,6 +27,7 @@ from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
 from relay.setup.site import write_configuration
+from tests.integration.setup.test_mail_server import texts
 from tests.testlib import postfix
 from tests.testlib.identities import Identities, Person
 from tests.testlib.postfix import requires_postconf
@@ -198,6 +199,21 @@ def test_what_an_administrator_added_to_relay_toml_is_still_there_after_answerin
     assert contents(home) == before
 
 
+def test_another_door_asks_nothing_that_the_site_says_already(home: Path, tmp_path: Path) -> None:
+    """Nothing is typed, and the door alone is another one: a real KME's files would have to be found again."""
+    other = ("--name", "al", "--everybody", "clear", "--postmaster", "root@alice.example", "--port-base", "15120")
+    assert run(home, *USUAL, *other).exit_code == 0
+    before = load_config(home / "relay.toml")
+    result = run(home, "--replace", "--door", "milter", "--postfix", "none")
+    assert result.exit_code == 0, result.output
+    after = load_config(home / "relay.toml")
+    assert after.outgoing is not None
+    assert str(after.outgoing.milter) == "127.0.0.1:15128"
+    for name in ("site", "kmes", "policies", "store", "identity", "alarms", "status"):
+        assert getattr(after, name) == getattr(before, name), name
+    assert "kept, though" not in result.output
+
+
 def test_what_cannot_stand_beside_the_new_answers_is_told_and_nothing_is_written(home: Path) -> None:
     run(home, *USUAL)
     with (home / "relay.toml").open("a") as file:
@@ -228,6 +244,8 @@ def test_mail_for_everybody_else_is_as_answered(home: Path, everybody: str, leve
     default = home / "policies" / "default.toml"
     assert (f'["{level}"]' in default.read_text()) if level else not default.exists()
     assert run(home, "--offline", group="policy check").exit_code == 0
+    said = " ".join(run(home, "--no-next-hops", group="check").output.split())
+    assert ("mail that none of them covers is held" in said) == (everybody == "hold")
 
 
 def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
@@ -361,6 +379,20 @@ def test_a_postfix_with_which_the_relay_cannot_stand_in_a_row_has_nothing_writte
     assert "take --door content-filter" in " ".join(result.output.split())
     assert not (home / "relay.toml").exists()
     assert not (home / "policies").exists()
+
+
+@requires_postconf
+def test_undo_says_of_each_change_whether_mail_leaves_in_clear_now(home: Path, tmp_path: Path) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    before = texts(etc := tmp_path / "etc")
+    flags = (*USUAL[:-1], str(etc), "--apply")
+    assert run(home, *flags).exit_code == 0
+    assert run(home, *flags, "--replace", "--door", "milter").exit_code == 0
+    first, second = run(home, "--undo").output, run(home, "--undo").output
+    assert "Still in force: 1 earlier change" in first
+    assert "LEAVES IN CLEAR" not in first
+    assert "MAIL LEAVES IN CLEAR from now on" in second
+    assert texts(etc) == before
 
 
 def test_what_check_finds_wrong_at_the_end_is_the_exit_status(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,8 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
         sealed, inside = sorted(await sink.messages(2), key=lambda each: "alice" in each.recipients[0])
         assert inside.recipients == ("root@alice.example",)
         assert b"policy_broken begins" in inside.message
+        headline = ALARMS["policy_broken"].line("").encode()
+        assert b"Subject: QuMail Relay at alice: " + headline in inside.message.replace(b"\r\n ", b" ")
         assert b"qumail-relay policy check" in inside.message
         assert b"Cause: 1 fault in the policy files; the set from before is in force" in inside.message
         assert b"default.toml" not in inside.message, "names of policy files may be addresses"

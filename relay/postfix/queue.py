@@ -1,0 +1,72 @@
+"""Mail in Postfix's queue that goes to the relay by a content filter: each mail carries its own, whatever main.cf says.
+Standard: postqueue(1) -j and postcat(1) -e. Of a mail that is requeued (postsuper -r) Postfix asks no milter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from relay.config import Config
+from relay.errors import ConfigError
+from relay.postfix.flow import destination, listens
+from relay.postfix.ours import TRANSPORT, directions
+from relay.postfix.settings import PostfixFault, PostfixSettings, command, read_settings
+
+MOST = 1000
+"""Maximum number of queued mails that are looked at."""
+_FILTER = "content_filter: "
+
+
+async def filtered(directory: Path) -> list[str]:
+    """The relay's content filter of each queued mail that has one; none where the queue may not be read."""
+    try:
+        listed, _ = await command("postqueue", directory, "-j")
+    except ConfigError:
+        return []  # by another user than root
+    ids = [json.loads(line)["queue_id"] for line in listed.splitlines()[:MOST]]
+    said = await _envelopes(directory, ids)
+    found = [line.removeprefix(_FILTER).strip() for line in said.splitlines() if line.startswith(_FILTER)]
+    return [each for each in found if (to := destination(each)) is not None and to[0] == TRANSPORT]
+
+
+def without_way(waiting: Sequence[str], settings: PostfixSettings, config: Config) -> list[str]:
+    """Those of these filters that lead nowhere: not in master.cf, or not where the relay takes mail."""
+    here = settings.service(TRANSPORT, "unix") is not None
+    return [each for each in waiting if not (here and _listens(config, each))]
+
+
+async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
+    """That queued mail waits for a filter which is gone."""
+    gone = without_way(await filtered(directory), await read_settings(directory), config)
+    if not gone:
+        return []
+    what = (
+        f"{len(gone)} of the mails in it go to {gone[0]}, where the relay no longer takes mail: they never leave. Do "
+        "not requeue them (`postsuper -r`): Postfix asks no milter about such mail, and it would leave IN CLEAR"
+    )
+    remedy = (
+        "go back to the former door (`qumail-relay setup --replace --door content-filter`), restart the relay, and "
+        "have `postqueue -f` empty the queue; then change the door"
+    )
+    return [PostfixFault("queue-stranded", f"queue of {directory}", what, remedy)]
+
+
+async def _envelopes(directory: Path, ids: Sequence[str]) -> str:
+    """What postcat says of these mails; of those alone that are still there."""
+    if not ids:
+        return ""
+    with suppress(ConfigError):
+        return (await command("postcat", directory, "-eq", *ids))[0]
+    said = ""
+    for each in ids:  # one of them has left meanwhile
+        with suppress(ConfigError):
+            said += (await command("postcat", directory, "-eq", each))[0]
+    return said
+
+
+def _listens(config: Config, value: str) -> bool:
+    found = destination(value)
+    return found is None or any(listens(each, found[1]) for each in directions(config))
