@@ -31,9 +31,7 @@ _WORD = r"[A-Za-z0-9!#$&+./:?@^_`{|}~-]++"
 _ENCODED = r"=\?[A-Za-z0-9*_-]++\?(?:[Bb]\?[A-Za-z0-9+/]*+=*+|[Qq]\?(?:[A-Za-z0-9!*+,./_-]++|=[0-9A-F]{2})*+)\?="
 _IN_QUOTES = rf"(?:[A-Za-z0-9 !#$&+,./:?@^_`{{|}}~-]++|(?<=[_-])=|(?:(?<=\")|(?<=\?= )){_ENCODED})*+"
 """An encoded word stands at the beginning or behind another: what is before its `=` could be a name."""
-_PLAIN = re.compile(
-    rf"[ \t]*+({_WORD})[ \t]*+((?:;[ \t]*+{_WORD}=(?:{_WORD}|\"{_IN_QUOTES}\")[ \t]*+)*+);?[ \t]*+"
-)
+_PLAIN = re.compile(rf"[ \t]*+({_WORD})[ \t]*+((?:;[ \t]*+{_WORD}=(?:{_WORD}|\"{_IN_QUOTES}\")[ \t]*+)*+);?[ \t]*+")
 """A field that nobody reads otherwise, as most are."""
 _PLAIN_PAIR = re.compile(rf"({_WORD})=(?:({_WORD})|\"({_IN_QUOTES})\")")
 # Python 3.11 raises SystemError where a group that is captured lies within a possessive one.
@@ -112,9 +110,11 @@ def _plain(value: bytes) -> Structured | None:
     found = _PLAIN.fullmatch(text.replace("\r\n", "") if folded else text)
     if found is None or (folded and _ODD_FOLD.search(value)):
         return None
-    kind = found[1].lower()
-    pairs = _PLAIN_PAIR.findall(found[2])
-    texts = {name.lower(): (word or quoted,) for name, word, quoted in pairs}
+    kind, parameters = found[1].lower(), found[2]
+    pairs = _PLAIN_PAIR.findall(parameters)
+    texts: dict[str, tuple[str, ...]] = {}
+    for name, word, quoted in pairs:
+        texts[name.lower()] = (word or quoted,)
     return Structured(kind, (kind,), True, False, texts) if len(texts) == len(pairs) else None
 
 

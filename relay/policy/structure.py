@@ -140,7 +140,7 @@ class _Walk:
                 called = [form for name in _called(inner) for form in (name, f"{name}.eml")]
                 self.parts += [FoundPart(kind, tuple(called)) for kind in kinds if called]
             self.entity(body, end, depth + 1)
-        if "multipart" in families or content_type.octets("boundary"):  # some programs go by the boundary alone
+        if "multipart" in families or content_type.readings("boundary"):  # some programs go by the boundary alone
             found = self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
             if not found and "multipart" in families:
                 raise _Unclear
