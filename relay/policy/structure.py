@@ -120,7 +120,7 @@ class _Walk:
         kinds = _kinds(content_type, in_digest=in_digest)
         names = _names(told) if told else ()
         encodings = told.get(b"content-transfer-encoding", _NOTHING).values
-        if not _CMS.isdisjoint(kinds) or (names and any([name.lower().endswith(_CMS_NAMES) for name in names])):
+        if not _CMS.isdisjoint(kinds) or any(name.lower().endswith(_CMS_NAMES) for name in names):
             self._look_into_cms(body, end, encodings)
         if not names and depth:
             names = _called(header)
