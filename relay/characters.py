@@ -26,7 +26,7 @@ _NOT_PRINTABLE = re.compile(
 
 def is_printable(text: str) -> bool:
     """Whether each character can be shown, and none of them does anything to what stands around it."""
-    return _NOT_PRINTABLE.search(text) is None
+    return text.isprintable() if text.isascii() else _NOT_PRINTABLE.search(text) is None
 
 
 def is_assigned(text: str) -> bool:

@@ -23,7 +23,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Protocol
 
@@ -496,7 +496,7 @@ def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
         "peer": copy.peer,
         "policy": copy.policy,
         "policy_version": copy.policy_version,
-        "keys": [asdict(reference) for reference in copy.keys],
+        "keys": [reference._asdict() for reference in copy.keys],
         "quantum_bits": copy.quantum_bits,
         "sealed": copy.sealed,
     }

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from relay import charsets
@@ -27,15 +27,13 @@ MAX_GROWTH = 4
 MIN_GROWTH_OCTETS = 1000
 """... and in addition to it, in octets."""
 
-_WORD = rb"[A-Za-z0-9!#$&+./:?@^_`{|}~-]++"
-_ENCODED = rb"=\?[A-Za-z0-9*_-]++\?(?:[Bb]\?[A-Za-z0-9+/]*+=*+|[Qq]\?(?:[A-Za-z0-9!*+,./_-]++|=[0-9A-F]{2})*+)\?="
-_IN_QUOTES = rb"(?:[A-Za-z0-9 !#$&+,./:?@^_`{|}~-]++|(?<=[_-])=|(?:(?<=\")|(?<=\?= ))%b)*+" % _ENCODED
+_WORD = r"[A-Za-z0-9!#$&+./:?@^_`{|}~-]++"
+_ENCODED = r"=\?[A-Za-z0-9*_-]++\?(?:[Bb]\?[A-Za-z0-9+/]*+=*+|[Qq]\?(?:[A-Za-z0-9!*+,./_-]++|=[0-9A-F]{2})*+)\?="
+_IN_QUOTES = rf"(?:[A-Za-z0-9 !#$&+,./:?@^_`{{|}}~-]++|(?<=[_-])=|(?:(?<=\")|(?<=\?= )){_ENCODED})*+"
 """An encoded word stands at the beginning or behind another: what is before its `=` could be a name."""
-_PLAIN = re.compile(
-    rb"[ \t]*+(%b)[ \t]*+((?:;[ \t]*+%b=(?:%b|\"%b\")[ \t]*+)*+);?[ \t]*+" % (_WORD, _WORD, _WORD, _IN_QUOTES)
-)
+_PLAIN = re.compile(rf"[ \t]*+({_WORD})[ \t]*+((?:;[ \t]*+{_WORD}=(?:{_WORD}|\"{_IN_QUOTES}\")[ \t]*+)*+);?[ \t]*+")
 """A field that nobody reads otherwise, as most are."""
-_PLAIN_PAIR = re.compile(rb"(%b)=(?:(%b)|\"(%b)\")" % (_WORD, _WORD, _IN_QUOTES))
+_PLAIN_PAIR = re.compile(rf"({_WORD})=(?:({_WORD})|\"({_IN_QUOTES})\")")
 # Python 3.11 raises SystemError where a group that is captured lies within a possessive one.
 _NAME = rb"[^\x00- \x7f-\xff;=*\"(),<>]"
 _NO_SIGN = rb"[^!-~]*+"
@@ -57,10 +55,10 @@ _NO_STAND_INS = bytes.maketrans(b"\0\1\r\n", b"\2\2  ")
 """Frees two octets, which take the place of a backslash or a quote for a moment."""
 _HEAD = re.compile(rb"[ \t]*+([^ \t;/]*+)(?:[ \t]*+/[ \t]*+([^ \t;/]*+))?")
 _NO_HEXADECIMAL = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_NONE: Mapping[str, tuple[()]] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Structured:
+class Structured(NamedTuple):
     """A field's value and its parameters.
 
     `value` is the type or disposition as the standards have it: in lower case, without comments and blanks. `values`
@@ -72,8 +70,9 @@ class Structured:
     values: tuple[str, ...] = ("",)
     plain: bool = False
     unclear: bool = False
-    _octets: dict[str, tuple[bytes, ...]] = field(default_factory=dict, repr=False)
-    _readings: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    texts_by_name: Mapping[str, tuple[str, ...]] = _NONE
+    octets_by_name: Mapping[str, tuple[bytes, ...]] = _NONE
+    """Empty where the field is plain: its texts are ASCII."""
 
     def readings(self, name: str) -> tuple[str, ...]:
         """Each text that some mail program takes for this parameter (its name in lower case); () without one.
@@ -81,11 +80,13 @@ class Structured:
         That of a program which keeps to the standards comes first where the field does so, too. Encoded words
         (RFC 2047) in it are as they stand.
         """
-        return self._readings.get(name, ())
+        return self.texts_by_name.get(name, ())
 
     def octets(self, name: str) -> tuple[bytes, ...]:
         """The same before charsets are applied: what a boundary is compared as."""
-        return self._octets.get(name, ())
+        if self.plain:
+            return tuple(map(str.encode, self.readings(name)))
+        return self.octets_by_name.get(name, ())
 
 
 class _Section(NamedTuple):
@@ -105,19 +106,16 @@ def parse(value: bytes) -> Structured:
 
 def _plain(value: bytes) -> Structured | None:
     """A field that has one reading, far faster than the others; None for any other."""
-    found = _PLAIN.fullmatch(value.replace(b"\r\n", b""))
-    if found is None:
+    text, folded = value.decode("latin-1"), b"\r\n" in value
+    found = _PLAIN.fullmatch(text.replace("\r\n", "") if folded else text)
+    if found is None or (folded and _ODD_FOLD.search(value)):
         return None
-    kind = found[1].decode("ascii").lower()
-    pairs: list[tuple[bytes, bytes, bytes]] = _PLAIN_PAIR.findall(found[2])
-    octets: dict[str, tuple[bytes, ...]] = {}
-    readings: dict[str, tuple[str, ...]] = {}
+    kind, parameters = found[1].lower(), found[2]
+    pairs = _PLAIN_PAIR.findall(parameters)
+    texts: dict[str, tuple[str, ...]] = {}
     for name, word, quoted in pairs:
-        key = name.decode("ascii").lower()
-        octets[key], readings[key] = (word or quoted,), ((word or quoted).decode("ascii"),)
-    if len(octets) < len(pairs) or _ODD_FOLD.search(value):
-        return None
-    return Structured(kind, (kind,), True, False, octets, readings)
+        texts[name.lower()] = (word or quoted,)
+    return Structured(kind, (kind,), True, False, texts) if len(texts) == len(pairs) else None
 
 
 def _parsed(value: bytes) -> Structured:
@@ -146,7 +144,7 @@ def _parsed(value: bytes) -> Structured:
             if budget < 0:
                 return Structured(next(iter(values)), tuple(values), unclear=True)
         octets[name], readings[name] = tuple(candidates), tuple(found_texts)
-    return Structured(next(iter(values)), tuple(values), False, not clear, octets, readings)
+    return Structured(next(iter(values)), tuple(values), False, not clear, readings, octets)
 
 
 def texts_of(octets: bytes, charset: str | None) -> tuple[str, ...] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from operator import lt
 from typing import Annotated
 
 from cryptography.hazmat import asn1
@@ -25,6 +25,8 @@ PAD_VERSION = 1
 MIN_PAD_KEYS, MAX_PAD_KEYS = 2, 65_536
 FINGERPRINT_OCTETS = 32
 MAX_PARAMETERS_OCTETS = 16 * 1024 * 1024
+_MIN_KEY_ID_OCTETS = 3
+"""Minimum length of a key_ID in DER; the strict parser stops at one that is shorter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +201,8 @@ def _decode_algorithm(algorithm: _AnyAlgorithm) -> GCMContent | PadContent:
                 f"one-time pad version {number}; {PAD_VERSION} is the only one: its sender must be upgraded"
             )
         for key_IDs in fields[5:]:
-            der.children(key_IDs, MAX_PAD_KEYS, kept=False)
+            if len(key_IDs) > MAX_PAD_KEYS * _MIN_KEY_ID_OCTETS:
+                der.children(key_IDs, MAX_PAD_KEYS, kept=False)
         pad = der.parse(_PadParameters, algorithm.parameters, "one-time pad parameters")
         return _decode_pad(pad)
     raise BadStructure(
@@ -213,12 +216,12 @@ def _decode_pad(pad: _PadParameters) -> PadContent:
     key_IDs = tuple(pad.key_ids)
     if not MIN_PAD_KEYS <= len(key_IDs) <= MAX_PAD_KEYS:
         raise BadStructure(f"the pad has {len(key_IDs)} keys; {MIN_PAD_KEYS} to {MAX_PAD_KEYS} are accepted")
-    if not all(map(is_printable, key_IDs)):
+    # There may be thousands: each look is one at all of them.
+    if not is_printable("".join(key_IDs)):
         raise BadStructure("a key_ID is not 1 to 256 printable characters")
-    octets = [each.encode() for each in key_IDs]
-    if any(not before < after for before, after in pairwise(octets)):
+    if not all(map(lt, key_IDs, key_IDs[1:])):  # code points are in the order of their UTF-8 octets
         raise BadStructure("the key_IDs of the pad do not ascend, each once")
-    if len(set(map(casefold, key_IDs))) != len(key_IDs):
+    if len(set(casefold("\n".join(key_IDs)).split("\n"))) != len(key_IDs):
         raise BadStructure("the pad names one key twice, in other letters")
     return PadContent(pad.master_sae, pad.slave_sae, pad.kme_group, pad.compression, key_IDs)
 

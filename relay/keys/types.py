@@ -13,7 +13,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from relay.cms import KeyUse
@@ -38,8 +38,7 @@ class Key:
     key: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class KeyReference:
+class KeyReference(NamedTuple):
     """What a sealed message says about one key: its ID, the two SAEs, and the KME group that issued it.
 
     `master_sae` sealed, `slave_sae` opens; they are None where a message of other software does not say.

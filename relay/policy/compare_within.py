@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
+from relay import heap
 from relay.policy.compare import ORDER, Difference, Unproven, compare
 from relay.policy.decide import PolicySet
 from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates
@@ -23,6 +24,8 @@ WHOLE = 500
 """Maximum number of files of two sets that are compared at once."""
 GROUP = 50
 """Number of files that are compared together, of larger sets."""
+SET_ASIDE = 1000
+"""After so many files were compared, what was found is put where the garbage collector does not look."""
 PAUSE_S = 0.002
 """Pause between two groups (seconds), in which other threads go on."""
 
@@ -75,18 +78,23 @@ def compare_within(
         for left in comparison.unproven:
             unproven.setdefault((left.rule, left.why), left)
         done, tests = done + part.files, ((), ())
+        if done % SET_ASIDE == 0:
+            heap.set_aside()
         time.sleep(PAUSE_S)
     differences = sorted(seen.values(), key=lambda each: ORDER.index(each.direction))
     return Compared(tuple(differences), tuple(unproven.values()), old.directory, done, len(names))
 
 
-def _to_compare(before: SetFiles, now: SetFiles) -> list[str]:
-    """The files that may decide otherwise: those that differ, or all where something differs that counts for all."""
+def _to_compare(before: SetFiles, now: SetFiles) -> tuple[str, ...]:
+    """The files that may decide otherwise: those that differ, or all where something differs that counts for all.
+
+    Unlike a list, a tuple of texts is not looked through at each full garbage collection.
+    """
     old, new = before.policies, now.policies
     if (old.floors, old.groups, old.owners, old.site) == (new.floors, new.groups, new.owners, new.site):
         edits = now.edits(before)
-        return [name for names in edits for name in names if name in old.files or name in new.files]
-    return list(dict.fromkeys((*old.files, *new.files)))
+        return tuple(name for names in edits for name in names if name in old.files or name in new.files)
+    return tuple(dict.fromkeys((*old.files, *new.files)))
 
 
 @dataclass(frozen=True, slots=True)

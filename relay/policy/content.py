@@ -7,10 +7,9 @@ A rule that looks into a message can only raise the level, so counting the uncle
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 from relay import mime
 from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
@@ -33,8 +32,7 @@ MAX_DATE_OCTETS = 200
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One part of a message: MIME type and file names, in lower case.
 
     There may be several names, since mail programs do not agree which of two places counts. Where they do not agree
@@ -144,8 +142,9 @@ class MessageFacts:
         parts = []
         for kind, written in found:
             compared = names.of(written)
-            kinds = (kind, *types_of(compared)) if kind in GENERIC else (kind,)
-            parts += [Part(each, compared) for each in kinds]
+            parts.append(Part(kind, compared))
+            if kind in GENERIC:
+                parts += [Part(each, compared) for each in types_of(compared)]
         return tuple(parts), names.unclear
 
     @property

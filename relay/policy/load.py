@@ -4,7 +4,6 @@ All files or none: what is read again is only what changed, and the result is as
 
 from __future__ import annotations
 
-import gc
 import hashlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
+from relay import heap
 from relay.errors import ConfigError
 from relay.mailbox import fold_domain
 from relay.policy.decide import PolicySet
@@ -28,7 +28,7 @@ from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of,
 from relay.stamps import Seen, Stamp, stamp_of
 
 FREEZE_FILES = 1000
-"""Number of files read after which objects are frozen for the garbage collector."""
+"""Number of files read after which objects are frozen for the garbage collector; so is a set of as many."""
 RELEASE_FILES = 1000
 """Number of files let go at once: with more, all other threads would wait."""
 
@@ -244,10 +244,8 @@ class PolicyFolder:
             self._naming_groups[file.name] = file.policy.groups
         self._unfrozen += 1
         if self._unfrozen >= FREEZE_FILES:
-            # A full collection over all files would hold every thread for longer than mail may wait.
             self._unfrozen = 0
-            gc.collect(1)
-            gc.freeze()
+            heap.set_aside()
 
     def _take_beside(self, name: str, read: FileText) -> None:
         source = printable(f"{self.directory}/{name}")
@@ -297,9 +295,12 @@ class PolicyFolder:
             faults.append(f"{printable(str(self.directory))}: no policy file in it; create default.toml")
         if faults:
             raise ConfigError(faults)
+        files = MappingProxyType(self._files.copy())
+        if len(files) >= FREEZE_FILES:
+            heap.set_aside()
         return PolicySet(
             self.directory,
-            MappingProxyType(self._files.copy()),
+            files,
             self._owners,
             _version(self._total),
             self._patterns + sum(floor.when.patterns for floor in self._floors),

@@ -35,14 +35,14 @@ class Glob:
 
     def matches(self, text: str) -> bool:
         """Whether the whole text is covered; never more than one pass over it for each part."""
-        first, *rest = self.parts
-        if not rest:
+        parts = self.parts
+        first, last = parts[0], parts[-1]
+        if len(parts) == 1:
             return text == first
-        *middle, last = rest
         if not text.startswith(first) or len(text) < len(first) + len(last) or not text.endswith(last):
             return False
         place, end = len(first), len(text) - len(last)
-        for part in middle:
+        for part in parts[1:-1]:
             found = text.find(part, place, end)
             if found < 0:
                 return False

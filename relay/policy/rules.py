@@ -5,7 +5,7 @@ Standard: policies/README.md; all conditions of a rule must hold, and of a list 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
@@ -163,14 +163,15 @@ class When(PeopleConditions):
         if self._looks_at_parts and not content.unclear and not self._fits_one_of(content.parts):
             yield f"no attachment is {listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
 
-    def _fits_one_of(self, parts: Iterable[Part]) -> bool:
+    def _fits_one_of(self, parts: Sequence[Part]) -> bool:
         """Whether one part has both the type and the name that are asked for."""
         types, names = self._types, self._names  # read once: a model looks its private attributes up each time
-        return any(
-            (not types or any(glob.matches(part.type) for glob in types))
-            and (not names or any(glob.matches(name) for glob in names for name in part.names))
-            for part in parts
-        )
+        if types:
+            parts = [part for part in parts if any(glob.matches(part.type) for glob in types)]
+        if not names:
+            return bool(parts)
+        found = {name for part in parts for name in part.names}
+        return any(glob.matches(name) for glob in names for name in found)
 
 
 NO_CHANGE = ("since", "until", "reason", "inside")

@@ -105,12 +105,15 @@ class SetFiles(NamedTuple):
 
     def edits(self, before: SetFiles) -> Edits:
         """What differs from the set before."""
-        digests = ((name, before.digest(name), self.digest(name)) for name in self.names())
-        differ = [(name, was) for name, was, now in digests if was != now]
-        removed = [name for name in before.names() if self.digest(name) is None]
-        return Edits(
-            [name for name, was in differ if was is None], [name for name, was in differ if was is not None], removed
-        )
+        added: list[str] = []
+        changed: list[str] = []
+        for name in self.names():
+            was = before.digest(name)
+            if was is None:
+                added.append(name)
+            elif was != self.digest(name):
+                changed.append(name)
+        return Edits(added, changed, [name for name in before.names() if self.digest(name) is None])
 
 
 def digest_of_all(digests: Iterable[int]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from relay import charsets, mime
@@ -18,7 +18,7 @@ from relay.errors import MalformedMessage
 from relay.parameters import Structured, parse
 
 MAX_DEPTH = 8
-MAX_PARTS = 500
+MAX_PARTS = 250
 MAX_DELIMITERS = 2000
 """Maximum number of lines that begin with a boundary."""
 MAX_BOUNDARIES = 4
@@ -60,8 +60,7 @@ MAX_CALLED_OCTETS = 1000
 _FAMILIES = frozenset({"multipart", "message"})
 _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
 """What parts that hold others may be (RFC 2045, 6.4): programs do not agree whether they decode any other."""
-
-
+_PARAMETRISED = frozenset({b"content-type", b"content-disposition"})
 _NOTHING = Structured()
 
 
@@ -119,14 +118,17 @@ class _Walk:
         told = self._told(header)
         content_type = told.get(b"content-type", _NOTHING)
         kinds = _kinds(content_type, in_digest=in_digest)
-        names = tuple(dict.fromkeys([name for field, structured in told.items() for name in _names(field, structured)]))
+        names = _names(told) if told else ()
         encodings = told.get(b"content-transfer-encoding", _NOTHING).values
         if not _CMS.isdisjoint(kinds) or any(name.lower().endswith(_CMS_NAMES) for name in names):
             self._look_into_cms(body, end, encodings)
         if not names and depth:
-            names = tuple(_called(header))
-        families = {kind.partition("/")[0] for kind in kinds}
-        self.parts += [FoundPart(kind, names) for kind in kinds if names or not kind.startswith("multipart")]
+            names = _called(header)
+        families = set()
+        for kind in kinds:
+            families.add(kind.partition("/")[0])
+            if names or not kind.startswith("multipart"):
+                self.parts.append(FoundPart(kind, names))
         as_it_stands = "message/partial" not in kinds and _UNENCODED.issuperset(encodings)
         if not (as_it_stands or families.isdisjoint(_FAMILIES)):
             raise _Unclear
@@ -138,7 +140,7 @@ class _Walk:
                 called = [form for name in _called(inner) for form in (name, f"{name}.eml")]
                 self.parts += [FoundPart(kind, tuple(called)) for kind in kinds if called]
             self.entity(body, end, depth + 1)
-        if "multipart" in families or content_type.octets("boundary"):  # some programs go by the boundary alone
+        if "multipart" in families or content_type.readings("boundary"):  # some programs go by the boundary alone
             found = self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
             if not found and "multipart" in families:
                 raise _Unclear
@@ -179,12 +181,13 @@ class _Walk:
     def _told(self, header: bytes) -> dict[bytes, Structured]:
         """The fields that say what an entity is, by name; two of one name could be read in two ways."""
         told: dict[bytes, Structured] = {}
-        for match in _FIELD.finditer(header):
-            name, structured = match[1].lower(), parse(match[2])
-            self._odd_fields -= 0 if structured.plain else len(match[2]) + PARAMETER_COSTS * match[2].count(b"=")
+        for field, value in _FIELD.findall(header):
+            name, structured = field.lower(), parse(value)
+            if not structured.plain:
+                self._odd_fields -= len(value) + PARAMETER_COSTS * value.count(b"=")
             if name in told or structured.unclear or self._odd_fields < 0:
                 raise _Unclear
-            if name == b"content-transfer-encoding" and not structured.value and match[2].strip():
+            if name == b"content-transfer-encoding" and not structured.value and value.strip():
                 raise _Unclear
             told[name] = structured
         return told
@@ -234,7 +237,7 @@ class _Walk:
             line_end = message.find(b"\r\n", start, end)
             rest = message[start : line_end if line_end >= 0 else end].rstrip(b" \t")
             after = line_end + 2 if line_end >= 0 else end
-            yield _Delimiter(at, min(after, end), rest in (b"", b"--"), rest == b"--")
+            yield _Delimiter(at, after, rest in (b"", b"--"), rest == b"--")
 
     def _look(self, octets: int) -> None:
         self._search -= octets
@@ -244,23 +247,31 @@ class _Walk:
 
 def _kinds(content_type: Structured, *, in_digest: bool) -> tuple[str, ...]:
     """Each type that a Content-Type may be read as, in lower case; the default where there is none or no right one."""
-    default = ("message/rfc822", "text/plain") if in_digest else ("text/plain",)
     first, _, second = content_type.values[0].partition("/")
-    kinds = tuple(kind for kind in content_type.values if kind)
-    return kinds if first and second else (*kinds, *default)
+    if first and second:
+        return content_type.values if content_type.plain else tuple(filter(None, content_type.values))
+    default = ("message/rfc822", "text/plain") if in_digest else ("text/plain",)
+    return (*filter(None, content_type.values), *default)
 
 
-def _called(header: bytes) -> Iterator[str]:
+def _called(header: bytes) -> tuple[str, ...]:
     """What a part is called by where it has no file name: description, location, or Subject. Raises _Unclear."""
-    for match in _CALLED.finditer(header):
-        octets = match[1].replace(b"\r\n", b"").strip()
+    found: list[str] = []
+    for value in _CALLED.findall(header):
+        octets = value.replace(b"\r\n", b"").strip()
         if len(octets) > MAX_CALLED_OCTETS:
             raise _Unclear
-        yield from charsets.texts(octets, charsets.raw_codecs(octets))
+        found += charsets.texts(octets, charsets.raw_codecs(octets))
+    return tuple(found)
 
 
-def _names(field: bytes, structured: Structured) -> tuple[str, ...]:
-    """Every name in a field that a mail program may offer for saving the part."""
-    if field in (b"content-type", b"content-disposition"):
-        return structured.readings("filename") + structured.readings("name")
-    return () if field == b"content-transfer-encoding" else structured.values
+def _names(told: Mapping[bytes, Structured]) -> tuple[str, ...]:
+    """Every name in these fields that a mail program may offer for saving the part, each once."""
+    found: list[str] = []
+    for field, structured in told.items():
+        if field in _PARAMETRISED:
+            found += structured.readings("filename")
+            found += structured.readings("name")
+        elif field != b"content-transfer-encoding":
+            found += structured.values
+    return tuple(dict.fromkeys(found))

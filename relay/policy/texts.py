@@ -96,7 +96,9 @@ def file_names(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tupl
     """The same of a file name: also as programs and operating systems cut it when they save the file."""
     if _USUAL_NAME.fullmatch(octets):
         name = plain(octets.decode("ascii"))
-        return {name, name.rstrip(" .")} - {""}, 0
+        names = {name, name.rstrip(" .")}
+        names.discard("")
+        return names, 0
     found, work = words.readings(octets.replace(b"\r\n", b""), max_work, labels)
     if found is None or any(map(_is_overridden, found)):
         return None, work

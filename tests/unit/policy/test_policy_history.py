@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from relay import heap
 from relay.audit import policy_places
 from relay.audit.chain import START, Chain, Place
 from relay.audit.entries import AddressHash, event_members
@@ -279,6 +280,18 @@ def test_a_few_files_at_once_show_what_all_at_once_do(
     assert {each for each in shown(whole) - shown(parts) if "everybody below" not in each[1]} == set()
     assert shown(parts) <= shown(whole)
     assert (parts.weaker, parts.whole, whole.whole) == (whole.weaker, True, True)
+
+
+def test_what_was_found_in_many_files_is_left_out_of_later_collections(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full garbage collection holds every thread for as long as it goes through what was found."""
+    for bound, value in (("WHOLE", 0), ("GROUP", 2), ("SET_ASIDE", 4)):
+        monkeypatch.setattr(within, bound, value)
+    times: list[None] = []
+    monkeypatch.setattr(heap, "set_aside", lambda: times.append(None))
+    before, now = both(tmp_path, MANY, dict.fromkeys(MANY, PQC))
+    assert (compare_within(60, before, now).files, len(times)) == (9, 2)
 
 
 def test_tests_that_are_gone_are_weaker_and_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
