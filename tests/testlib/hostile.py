@@ -188,7 +188,7 @@ MAKERS: dict[str, Maker] = {
     "percent signs in names": lambda n: _multipart(_file(b";name*=utf-8''" + b"%CC%A7%CC%81" * 600), n),
     "sections of names": lambda n: _multipart(_file(_parameters(7500)), n),
     "many readings": _many_readings,
-    "names of one reading": lambda n: _numbered_names(n, b"plan", 490),
+    "names of one reading": lambda n: _numbered_names(n, b"plan", 245),
     "names of raw octets": lambda n: _numbered_names(n, b"pl\xe4n", 12),
     "names of encoded words": lambda n: _numbered_names(n, b"=?iso-2022-jp?b?GyRCNktIaxsoQg==?= ", 50),
     "names of clean words": lambda n: _numbered_names(n, b"=?utf-8?q?pl=C3=A4n?= ", 120),
@@ -198,7 +198,7 @@ MAKERS: dict[str, Maker] = {
     "unknown charsets": lambda n: _multipart(_file(b"".join(b";name*=x%d''a" % each for each in range(90))), n),
     "small parts": lambda n: _message(
         b"Content-Type: multipart/mixed; boundary=b\r\n",
-        b"".join(b"--b\r\n" + _file(b";name=a%d" % each) + b"x" * (n // 480 - 80) + b"\r\n" for each in range(480)) + b"--b--\r\n",
+        b"".join(b"--b\r\n" + _file(b";name=a%d" % each) + b"x" * (n // 240 - 80) + b"\r\n" for each in range(240)) + b"--b--\r\n",
     ),
     "nearly boundaries": lambda n: _multipart(b"\r\n" + _filled(b"\r\n--" + b"-" * 60, n), n, b"-" * 61),
     "nearly boundaries at each depth": _nested_parts,
