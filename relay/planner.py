@@ -23,8 +23,8 @@ from relay.errors import (
     RelayError,
 )
 from relay.keys.pads import plan_keys
-from relay.levels import Level, Parties
-from relay.levels.padding import pack, padded_size
+from relay.schemes import Scheme, Parties
+from relay.schemes.padding import pack, padded_size
 from relay.mail import Recipient, domain_of
 from relay.mailbox import folded_mailbox
 from relay.plan import QUANTUM, Copy, Group, Planned
@@ -67,7 +67,7 @@ class Planner:
     """Plans with what this relay and its peers can do: `levels` by name, `certificates` by peer name."""
 
     config: Config
-    levels: Mapping[str, Level]
+    levels: Mapping[str, Scheme]
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
     _parties: dict[str, Parties] = field(default_factory=dict, init=False, repr=False, compare=False)

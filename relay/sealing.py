@@ -18,7 +18,7 @@ from relay.counting import metrics
 from relay.counting.board import Board, Spread
 from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, RelayError
 from relay.keys import KeyReference
-from relay.levels import SealedPayload
+from relay.schemes import SealedPayload
 from relay.mail import Mail, Recipient
 from relay.pieces import Octets, Pieces
 from relay.plan import Copy, Group, Planned

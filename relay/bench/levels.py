@@ -31,12 +31,12 @@ from relay.identity import Identity, create_identity, peer_document, read_docume
 from relay.keys import Key, KeyReference
 from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.types import SealingKey
-from relay.levels import Level, Opening, Parties
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
-from relay.levels.padding import padded_size
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
+from relay.schemes import Scheme, Opening, Parties
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
+from relay.schemes.padding import padded_size
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
 
 SIZES = (4_000, 1_000_000, 25_000_000)
 KEY_OCTETS = 1024 * 1024
@@ -49,7 +49,7 @@ Times in ms, the least of the rounds. bare: the level's primitives alone. x refe
 multiple of base64 (pybase64) and AES-256-GCM of the message. memory: peak when sealing / opening, as a
 multiple of the message. held: the longest that the event loop stood still, in ms, median of the rounds."""
 
-_LEVELS: dict[str, Level] = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
+_LEVELS: dict[str, Scheme] = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates, own_identity
 from relay.keys.development import from_development_kme
-from relay.levels.all import all_levels
+from relay.schemes.all import all_schemes
 from relay.planner import Planner
 from relay.policy.strength import LevelName
 
@@ -28,7 +28,7 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
     identity = None
     with suppress(ConfigError):  # our identity cannot be used, which is found elsewhere
         identity = own_identity(config)
-    planner = Planner(config, all_levels(config), identity, certificates)
+    planner = Planner(config, all_schemes(config), identity, certificates)
     without_keys = config.peers_without_keys
     for name, peer in config.peers.items():
         can = [level for level in LEVELS if not planner.obstacle_for_peer(name, level)]

@@ -27,7 +27,7 @@ from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.types import Key, KeyReference, SealingKey
 from relay.keys.undelivered import TRY_EVERY_S
-from relay.levels.all import all_levels
+from relay.schemes.all import all_schemes
 from relay.mail import Recipient
 from relay.plan import QUANTUM, Copy
 from relay.planner import Planner
@@ -152,7 +152,7 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
     """The demand of `mails` a day of `size` octets each, as copies such as this one. Raises KeyUnavailable."""
     peer = config.peers[copy.peer or ""]
     sender, recipient = f"{SENDER}@{config.site.domains[0]}", Recipient(f"{RECIPIENT}@{peer.domains[0]}")
-    hidden = Planner(config, all_levels(config)).hidden(copy, sender, [recipient], size)
+    hidden = Planner(config, all_schemes(config)).hidden(copy, sender, [recipient], size)
     drawn = plan_keys(hidden, source.status, any_size=source.any_size) if copy.takes_key else PadPlan(0, USUAL_KEY_BITS)
     per_key = 1 if hidden or not drawn.number else mails_per_key(peer_keys(peer).rotation, mails, size)
     keys = drawn.number * -(-mails // per_key)

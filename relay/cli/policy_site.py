@@ -19,7 +19,7 @@ from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
 from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.identity import PeerCertificates, own_identity
-from relay.levels.all import all_levels
+from relay.schemes.all import all_schemes
 from relay.mail import Recipient
 from relay.plan import Outcome
 from relay.planner import Decided, Planner, decide, seconds_waited
@@ -74,7 +74,7 @@ class PolicySite:
     def planner(self) -> Planner:
         """Plans what would become of mail. Raises ConfigError."""
         with relay_rights(self.config):
-            return Planner(self.config, all_levels(self.config), own_identity(self.config), self.certificates)
+            return Planner(self.config, all_schemes(self.config), own_identity(self.config), self.certificates)
 
     async def foresee(
         self, planner: Planner, sample: Sample, recipients: Iterable[str], keys: KeyRing | None = None

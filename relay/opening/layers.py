@@ -19,8 +19,8 @@ from relay.errors import BadStructure, KeyNotFound, KeyUsed, NotAccepted, Unknow
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
-from relay.levels import Level, Opening
-from relay.levels.signatures import names, signs_under
+from relay.schemes import Scheme, Opening
+from relay.schemes.signatures import names, signs_under
 from relay.mail import domain_of
 from relay.store.received_table import Bound
 
@@ -55,7 +55,7 @@ class OpenedLayers:
 class Layer(NamedTuple):
     """One layer that is still sealed; the keys that it names, and the peer whose they are, where it names any."""
 
-    level: Level
+    level: Scheme
     enveloped: cms.AuthEnveloped
     references: tuple[KeyReference, ...]
     peer: tuple[str, PeerSettings] | None
@@ -66,7 +66,7 @@ class Layers:
     """What opens layers, the same for one mail from start to end; `certificates` are the peers' by peer name."""
 
     config: Config
-    levels: Mapping[str, Level]
+    levels: Mapping[str, Scheme]
     keys: KeyRing
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
@@ -119,14 +119,14 @@ class Layers:
             raise BadStructure(f"{inner} inside a layer of {outer}")
         return self._checked(level, enveloped, references)
 
-    def _decoded(self, der: bytes) -> tuple[Level, cms.AuthEnveloped, tuple[KeyReference, ...]]:
+    def _decoded(self, der: bytes) -> tuple[Scheme, cms.AuthEnveloped, tuple[KeyReference, ...]]:
         enveloped = cms.decode_enveloped(der)
         for level in self.levels.values():
             if level.recognises(enveloped):
                 return level, enveloped, level.references(enveloped)
         raise BadStructure("no level seals for this mixture of recipients")
 
-    def _is_for_us(self, level: Level, enveloped: cms.AuthEnveloped, references: Sequence[KeyReference]) -> bool:
+    def _is_for_us(self, level: Scheme, enveloped: cms.AuthEnveloped, references: Sequence[KeyReference]) -> bool:
         """Whether a message is between a peer and us, rather than one that people sealed for each other."""
         if level.quantum:
             return bool(references)
@@ -136,7 +136,7 @@ class Layers:
             if isinstance(recipient, cms.KEMRecipient | cms.RSARecipient)
         )
 
-    def _checked(self, level: Level, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
+    def _checked(self, level: Scheme, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
         """The one place that tells whether keys are of a peer, for us, of a group that both share, for this level.
 
         No key is asked for before: whoever could name any would make KMEs work, and burn keys of others.

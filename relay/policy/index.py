@@ -40,7 +40,7 @@ class Facts(NamedTuple):
     rules: tuple[tuple[tuple[str, ...], str | None, str | None], ...]
 
     @property
-    def all_levels(self) -> set[str]:
+    def all_schemes(self) -> set[str]:
         """Those of the file and of its rules."""
         return {*self.levels, *(level for levels, *_ in self.rules for level in levels)}
 
@@ -99,9 +99,9 @@ def listed(
     def wanted(said: Facts) -> bool:
         counts = said if expired or (level, clear, peer) == (None, False, None) else said.in_force(day)
         return (
-            (level is None or level in counts.all_levels)
-            and (not clear or "plaintext" in counts.all_levels)
-            and (peer is None or not counts.all_levels <= {"plaintext"})
+            (level is None or level in counts.all_schemes)
+            and (not clear or "plaintext" in counts.all_schemes)
+            and (peer is None or not counts.all_schemes <= {"plaintext"})
             and (not expired or said.ended(day) or said.rule_ended(day))
         )
 

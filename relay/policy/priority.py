@@ -1,5 +1,5 @@
 """Where one sealed copy takes its quantum keys from: the key ring, at the priority that policy gives the copy.
-Standard: the FreshKeys contract of relay/levels; relay/keys/ring.py knows the reserve.
+Standard: the FreshKeys contract of relay/schemes; relay/keys/ring.py knows the reserve.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from relay import cms
 from relay.identity import Identity, PeerCertificates, create_identity, load_identity, peer_document, read_document
-from relay.levels import Opening, Parties
-from relay.levels.signatures import signs_under
+from relay.schemes import Opening, Parties
+from relay.schemes.signatures import signs_under
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from relay.cms.der import header
 from relay.cms.recipients import KEMS
 from relay.keys.pads import plan_pad
 from relay.keys.replies import KeyStatus
-from relay.levels.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad
+from relay.schemes.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad
 from relay.opening.recipients import SKEW, WINDOW
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S
 from relay.store.received_table import UNUSED_KEEP_FOR_S

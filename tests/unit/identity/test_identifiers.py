@@ -24,8 +24,8 @@ from relay.identity import PeerCertificates, identity_findings, load_identity, t
 from relay.identity.directory import write_certificate
 from relay.identity.document import BadDocument, PinRefused
 from relay.identity.pairs import Role, subject_key_identifier
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
 from relay.store.delivery_tries import Begun
