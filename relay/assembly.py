@@ -25,7 +25,6 @@ from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
 from relay.keys.ring import KeyRing
-from relay.schemes.all import all_schemes
 from relay.opening import MailOpener
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
@@ -34,6 +33,7 @@ from relay.policy.reload import PoliciesInForce
 from relay.policy.site import SiteFacts
 from relay.quarantine.triage import Notices, Triage
 from relay.reloading import Settings, SitesInForce
+from relay.schemes.all import all_schemes
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.store.secret import SiteSecret

@@ -21,11 +21,11 @@ from relay.errors import ConfigError
 from relay.identity import KnownSites, site_stamps
 from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
-from relay.schemes import Scheme
 from relay.mailbox import folded_domain
 from relay.opening.layers import Layers
 from relay.planner import Planner
 from relay.policy.reload import PoliciesInForce
+from relay.schemes import Scheme
 from relay.stamps import Stamps, Unknown
 
 log = structlog.get_logger(__name__)

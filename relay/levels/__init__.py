@@ -16,7 +16,9 @@ LevelName = Literal[SealingLevel, "plaintext"]
 """What a policy file may list: a level that seals, or the loud name for no sealing at all."""
 
 KMEUse = Literal["otp", "aes", "both"]
-"""What the keys of a KME are for: pads, single keys of 256 bits, or both."""
+"""What the keys of a KME are for, as relay.toml has it: PADS, SINGLE_KEYS, or both."""
+PADS: Final = "otp"
+SINGLE_KEYS: Final = "aes"
 
 PLAINTEXT: Final = "plaintext"
 CLEAR: tuple[LevelName, ...] = (PLAINTEXT,)
@@ -57,8 +59,8 @@ class Level:
     `strength`: what is compared, the higher the stronger. Floors, triggers and `policy diff` go by it alone.
     `form`: what the tripwire must find on the outermost layer.
     `algorithms`: what audit records say that it is made of.
-    `use`: which quantum keys it spends, "otp" (pads) or "aes" (single keys); None for a level that spends none. Such a
-    level is signed, and may get one more layer under a quantum key.
+    `use`: which quantum keys it spends: PADS, SINGLE_KEYS (of 256 bits), or None. A level that spends none is signed,
+    and may get one more layer under a quantum key.
     `certificates`: which of the peer's certificates it needs beside `signing`, by role (relay/identity/pairs.py).
     """
 
@@ -92,7 +94,7 @@ OTP = Level(
     strength=40,
     form=WireForm(OTHER_RECIPIENT, ID_ORI_PAD, ID_ONE_TIME_PAD),
     algorithms="one-time pad, Poly1305, quantum keys",
-    use="otp",
+    use=PADS,
 )
 AES = Level(
     name="aes",
@@ -100,7 +102,7 @@ AES = Level(
     strength=30,
     form=WireForm(KEY_ENCRYPTION_KEY, "", ID_AES256_GCM),
     algorithms="AES-256-GCM, AES-256 wrap, quantum key",
-    use="aes",
+    use=SINGLE_KEYS,
 )
 PQC = Level(
     name="pqc",

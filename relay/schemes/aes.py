@@ -10,9 +10,9 @@ from relay.characters import is_printable
 from relay.config import Config
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
-from relay.schemes import FreshKeys, Scheme, Opening, Parties, SealedPayload, Unsealed
-from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 from relay.pieces import Octets, Pieces
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 
 
 class AES(Scheme, level=levels.AES):
@@ -39,7 +39,7 @@ class AES(Scheme, level=levels.AES):
         return Unsealed(await off_loop(len(enveloped.ciphertext), _open, enveloped, opening))
 
 
-def scheme(_: Config) -> AES:
+def scheme(_: Config | None = None) -> AES:
     """As all_schemes makes it."""
     return AES()
 

@@ -13,8 +13,8 @@ from relay.schemes import Scheme
 from relay.schemes.further_kem import FurtherKEM
 
 
-def all_schemes(config: Config) -> dict[str, Scheme]:
-    """The schemes by name: those of levels by the level's, then those of further KEMs.
+def all_schemes(config: Config | None = None) -> dict[str, Scheme]:
+    """The schemes by name, as `config` sets them up: those of levels by the level's, then those of further KEMs.
 
     The module `relay.schemes.NAME` has that of level NAME, and its function `scheme` makes it.
     """

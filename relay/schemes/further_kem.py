@@ -13,9 +13,9 @@ from relay import cms
 from relay.errors import KEMUnavailable, NotForUs
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
-from relay.schemes import FreshKeys, Scheme, Opening, Parties, SealedPayload, Unsealed
-from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 from relay.pieces import Octets, Pieces
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 
 if TYPE_CHECKING:
     from relay.identity import Identity

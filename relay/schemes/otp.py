@@ -17,9 +17,9 @@ from relay.config import Config
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
-from relay.schemes import FreshKeys, Scheme, Opening, Parties, SealedPayload, Unsealed
-from relay.schemes.padding import Padding, decompress, pack, pad, padded_size, unpad
 from relay.pieces import Octets, Pieces, part_of
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.padding import Padding, decompress, pack, pad, padded_size, unpad
 
 
 class OneTimePad(Scheme, level=levels.OTP):
@@ -63,9 +63,9 @@ class OneTimePad(Scheme, level=levels.OTP):
         return Unsealed(await off_loop(len(enveloped.ciphertext), _open, enveloped, opening))
 
 
-def scheme(config: Config) -> OneTimePad:
+def scheme(config: Config | None = None) -> OneTimePad:
     """As all_schemes makes it."""
-    return OneTimePad(config.otp.padding, compression=config.otp.compression)
+    return OneTimePad(config.otp.padding, compression=config.otp.compression) if config else OneTimePad()
 
 
 def _group(one_time_pad: Pad) -> str:

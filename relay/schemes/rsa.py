@@ -55,7 +55,7 @@ class RSA(SignedScheme, level=levels.RSA):
         raise NotForUs("encrypted to an RSA key that is not ours")
 
 
-def scheme(_: Config) -> RSA:
+def scheme(_: Config | None = None) -> RSA:
     """As all_schemes makes it."""
     return RSA()
 

@@ -23,9 +23,9 @@ from relay.cms import SignatureScheme
 from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
 from relay.identity.certificates import MIN_RSA_BITS, valid_now
 from relay.identity.pairs import subject_key_identifier
-from relay.schemes import FreshKeys, Scheme, Opening, Parties, SealedPayload, Unsealed
-from relay.schemes.content import decrypt, encrypt, fresh_key
 from relay.pieces import Octets, Pieces, part_of
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.content import decrypt, encrypt, fresh_key
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair

@@ -17,9 +17,9 @@ from relay import mime
 from relay.cms.der import header
 from relay.errors import MalformedMessage, TrippedWire
 from relay.kme import DevelopmentKMEs
+from relay.pieces import Pieces
 from relay.schemes import SealedPayload
 from relay.schemes.aes import AES
-from relay.pieces import Pieces
 from relay.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys

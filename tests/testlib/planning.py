@@ -16,11 +16,11 @@ from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
-from relay.schemes import Scheme, Parties, SealedPayload
-from relay.schemes.aes import AES
-from relay.schemes.otp import OneTimePad
 from relay.pieces import Pieces
 from relay.planner import Planner
+from relay.schemes import Parties, Scheme, SealedPayload
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
 from tests.testlib.policy_reference import Ability
 from tests.testlib.sites import make_site
 

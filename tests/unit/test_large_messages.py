@@ -17,12 +17,12 @@ from relay import mime, pieces, tripwire
 from relay.entry.smtp.content import END_OF_DATA, _Content
 from relay.errors import MalformedMessage, TrippedWire
 from relay.forward import stuffed, transaction
-from relay.schemes import Scheme, Parties
+from relay.pieces import PIECE_OCTETS, Pieces
+from relay.schemes import Parties, Scheme
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
-from relay.pieces import PIECE_OCTETS, Pieces
 from relay.sealing import _finished
 from relay.tripwire import check_sealed
 from tests.testlib import mails

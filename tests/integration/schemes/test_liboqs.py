@@ -56,14 +56,14 @@ from relay.identity import (
 )
 from relay.identity.document import BadDocument, write_document
 from relay.kme import DevelopmentKMEs
-from relay.schemes import Scheme
-from relay.schemes.aes import AES
-from relay.schemes.further_kem import FurtherKEM
-from relay.schemes.pqc import PQC
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.findings import kems_not_here
 from relay.policy.load import load_policies
+from relay.schemes import Scheme
+from relay.schemes.aes import AES
+from relay.schemes.further_kem import FurtherKEM
+from relay.schemes.pqc import PQC
 from relay.sealing import SealedCopy
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person

@@ -9,11 +9,12 @@ from itertools import combinations, permutations
 
 import pytest
 
+from relay.levels import SEALING, LevelName
 from relay.policy.comparing.implied import Known, implies
 from relay.policy.comparing.items import Conditions, conditions_of
 from relay.policy.comparing.outcomes import descending
 from relay.policy.floors import read_floors
-from relay.policy.strength import SEALING, LevelName, never_weaker, strongest
+from relay.policy.strength import never_weaker, strongest
 from tests.system.gate.campaign import Figures, run
 
 CLEAR: tuple[LevelName, ...] = ("plaintext",)

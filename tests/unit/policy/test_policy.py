@@ -20,6 +20,7 @@ from hypothesis import given, strategies as st
 
 from relay.audit.entries import AddressHash
 from relay.errors import ConfigError, PolicyHolds, RelayError
+from relay.levels import LevelName
 from relay.mailbox import fold_domain
 from relay.policy import expected, walk as policy_walk
 from relay.policy.conditions import ON_RECIPIENTS
@@ -30,7 +31,6 @@ from relay.policy.floors import Floor
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.names import candidates, parse_address, printable, scope_of
 from relay.policy.rules import CONDITIONS, When
-from relay.policy.strength import LevelName
 from relay.store.secret import SiteSecret
 from tests.testlib.nobody import as_nobody
 

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from relay import toml
 from relay.addresses import MAX_ADDRESSES
 from relay.errors import ConfigError
+from relay.levels import NAMES, SEALING, LevelName, strength
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.load import load_policies
 from relay.policy.patterns import Glob
-from relay.policy.strength import NAMES, SEALING, LevelName, strength
 from relay.policy.structure import MAX_PARTS
 from relay.policy.units import parse_duration
 from tests.testlib.speed import seconds

@@ -24,14 +24,14 @@ from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError, TryLater
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
-from relay.schemes import Scheme, Opening, Parties
+from relay.opening import MailOpener
+from relay.opening.layers import ASKED_FIRST, Layers
+from relay.schemes import Opening, Parties, Scheme
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.schemes.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
-from relay.opening import MailOpener
-from relay.opening.layers import ASKED_FIRST, Layers
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.delivery_tries import Begun
 from relay.store.mail_identity import OpenedMail

@@ -32,7 +32,7 @@ from relay.errors import (
 )
 from relay.identity import PeerCertificates
 from relay.identity.pairs import Role
-from relay.schemes import Scheme, Opening, Unsealed
+from relay.schemes import Opening, Scheme, Unsealed
 from relay.schemes.content import encrypt, fresh_key, kem_key, wrap
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA, oaep
