@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from relay.errors import RelayError, TryLater
-from relay.levels import CLEAR, QUANTUM
+from relay.levels import ONLY_PLAINTEXT, QUANTUM
 from relay.mail import Recipient
 from relay.policy.decision import Decision
 from relay.policy.settings import Priority
@@ -34,7 +34,7 @@ class Copy(NamedTuple):
     @property
     def in_clear(self) -> bool:
         """True where policy lets this mail out unsealed."""
-        return self.layers == CLEAR
+        return self.layers == ONLY_PLAINTEXT
 
     @property
     def takes_key(self) -> bool:

@@ -23,7 +23,7 @@ from relay.errors import (
     RelayError,
 )
 from relay.keys.pads import plan_keys
-from relay.levels import CLEAR, ON_TOP, OTP, PLAINTEXT, QUANTUM, LevelName
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
 from relay.mail import Recipient, domain_of
 from relay.mailbox import folded_mailbox
 from relay.plan import Copy, Group, Planned
@@ -314,7 +314,7 @@ class Planner:
 def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
     """The ways to do a level, the best first: pqc and rsa with a quantum key on top, without it, or both."""
     if level == PLAINTEXT:
-        return (Copy(None, CLEAR),)
+        return (Copy(None, ONLY_PLAINTEXT),)
     layers = decision.layers(level)
     bare = Copy(decision.peer, layers, decision.priority if level in QUANTUM else "normal")
     if level in QUANTUM or decision.quantum == "off":

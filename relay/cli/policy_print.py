@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.tables import table as table_of
-from relay.levels import PLAINTEXT, SIGNED, LevelName
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, SIGNED, LevelName
 from relay.policy.chosen import RuleLook
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision, Explanation, Lookup
@@ -169,7 +169,7 @@ def _stays_inside(file: PolicyFile, own: Collection[str]) -> bool:
 
 
 def _only_clear(file: PolicyFile) -> bool:
-    return file.policy.levels == CLEAR and not file.policy.when
+    return file.policy.levels == ONLY_PLAINTEXT and not file.policy.when
 
 
 def _levels_of(file: PolicyFile) -> Text:

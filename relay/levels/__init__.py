@@ -21,7 +21,7 @@ PADS: Final = "otp"
 SINGLE_KEYS: Final = "aes"
 
 PLAINTEXT: Final = "plaintext"
-CLEAR: tuple[LevelName, ...] = (PLAINTEXT,)
+ONLY_PLAINTEXT: tuple[LevelName, ...] = (PLAINTEXT,)
 """The only list of levels that lets mail out unsealed."""
 
 

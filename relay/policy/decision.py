@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
-from relay.levels import CLEAR, OTP, PQC, LevelName
+from relay.levels import ONLY_PLAINTEXT, OTP, PQC, LevelName
 from relay.policy.chosen import RuleLook
 from relay.policy.kems import DEFAULT_KEMS, KEMNames
 from relay.policy.names import Step
@@ -52,7 +52,7 @@ class Decision:
     @property
     def in_clear(self) -> bool:
         """True where policy lets this mail out unsealed; nothing else ever does."""
-        return self.levels == CLEAR and self.quantum != "required"
+        return self.levels == ONLY_PLAINTEXT and self.quantum != "required"
 
     def layers(self, level: LevelName) -> tuple[str, ...]:
         """The level and the further KEMs around it, from the inside out, without the layer under a quantum key."""
@@ -60,7 +60,7 @@ class Decision:
 
     def hopeless(self, octets: int) -> bool:
         """Whether a message of so many octets can never have any of the levels, whatever keys come."""
-        if self.levels == CLEAR:
+        if self.levels == ONLY_PLAINTEXT:
             return not self.in_clear
         return self.peer is None or all(self.too_big(level, octets) for level in self.levels)
 

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay import toml
 from relay.errors import ConfigError
-from relay.levels import CLEAR, PLAINTEXT, LevelName
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules, When
@@ -73,7 +73,9 @@ class Policy(SealingSettings):
     @property
     def in_clear(self) -> bool:
         """True where these settings let mail out unsealed today, by themselves or by a rule."""
-        return not self.not_now and any(each.levels == CLEAR and not each.not_now for each in (self, *self.when))
+        return not self.not_now and any(
+            each.levels == ONLY_PLAINTEXT and not each.not_now for each in (self, *self.when)
+        )
 
     @property
     def looks_inside(self) -> bool:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from relay import toml
 from relay.errors import ConfigError
 from relay.identity import liboqs
-from relay.levels import CLEAR, OTP, SIGNED, LevelName
+from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName
 from relay.policy.conditions import NOT, ON_PEOPLE
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
@@ -206,7 +206,7 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
         create = f"create {policies.directory / (domain + SUFFIX)}"
         what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; {create}"
         for place, settings in _settings(file):
-            if settings.levels == CLEAR:
+            if settings.levels == ONLY_PLAINTEXT:
                 yield _doubt(policies.directory, file, (*place, "levels"), what)
 
 
@@ -227,7 +227,7 @@ def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, SealingSettings
 def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location, str]]:
     policy = file.policy
     for place, settings in _settings(file):
-        if settings.levels == CLEAR and not (settings.reason or settings.until or policy.until):
+        if settings.levels == ONLY_PLAINTEXT and not (settings.reason or settings.until or policy.until):
             remedy = "list a level to have it sealed, or say `until` when or for what `reason`"
             yield (*place, "levels"), f"PLAINTEXT: this mail leaves in clear; {remedy}"
         if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
@@ -235,7 +235,7 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
     if file.scope == "person" and may_be_route(FoldedAddress(unquote(file.name.rpartition("/")[2]), file.domain)):
         yield ("levels",), "a mail server may read this address as a route, and send its mail on to another domain"
     by_domain = file.scope == "default" or policy.subdomains
-    if peer is None and not by_domain and policy.levels != CLEAR:
+    if peer is None and not by_domain and policy.levels != ONLY_PLAINTEXT:
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
     if policy.require and peer is None and not by_domain:
         yield ("require",), f"{file.domain} is no peer's domain, so none may seal for it, and all is missed; set peer"

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from relay import toml
 from relay.config import parse_size
-from relay.levels import CLEAR, LEVELS, PLAINTEXT, PQC, SEALING, LevelName
+from relay.levels import LEVELS, ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.strength import Quantum, parse_level, parse_levels
 from relay.policy.units import Duration
@@ -88,7 +88,7 @@ class SealingSettings(toml.Table):
     @field_validator("quantum")
     @classmethod
     def _nothing_quantum_in_clear(cls, quantum: Quantum, info: ValidationInfo) -> Quantum:
-        if quantum == "required" and info.data.get("levels") == CLEAR:
+        if quantum == "required" and info.data.get("levels") == ONLY_PLAINTEXT:
             raise ValueError('"required" contradicts levels = ["plaintext"]; leave one of them out')
         return quantum
 
@@ -166,7 +166,7 @@ class Chosen:
     @property
     def forbids_clear(self) -> bool:
         """Whether a quantum key is required of what would leave in clear: then it does not leave."""
-        return self.levels == CLEAR and self.quantum == "required"
+        return self.levels == ONLY_PLAINTEXT and self.quantum == "required"
 
     def instead(self, settings: SealingSettings, line: int, rule: int = 0) -> Chosen:
         """These settings, as far as they are said, in place of those here."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
-from relay.levels import CLEAR, OTP, PQC, RSA, SIGNED, LevelName, strength
+from relay.levels import ONLY_PLAINTEXT, OTP, PQC, RSA, SIGNED, LevelName, strength
 from relay.policy.comparing.implied import Known, implies
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import may_be_rewritten
@@ -185,7 +185,7 @@ class Context:
         bounce_too_large = mail.max_bounce is not None and mail.octets > mail.max_bounce
         if bounce_too_large and outcome(base, tuple(effects), anybody).levels == (OTP.name,):
             return True
-        if mail.guarded and bare_levels(base, effects) == CLEAR:
+        if mail.guarded and bare_levels(base, effects) == ONLY_PLAINTEXT:
             return not any(each.effect.by_envelope for each in sealing)
         return not never_clear and not sealing  # plaintext that needs a quantum key
 

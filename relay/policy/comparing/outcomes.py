@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from relay.levels import CLEAR, OTP, PQC, QUANTUM, SEALING, SIGNED, LevelName, strength
+from relay.levels import ONLY_PLAINTEXT, OTP, PQC, QUANTUM, SEALING, SIGNED, LevelName, strength
 from relay.policy.comparing.items import Effect
 from relay.policy.kems import KEMNames
 from relay.policy.raising import raised
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     @property
     def sealed(self) -> bool:
         """Whether it leaves, and not in clear."""
-        return not self.held and self.levels != CLEAR
+        return not self.held and self.levels != ONLY_PLAINTEXT
 
 
 HELD = Outcome(())
@@ -64,11 +64,11 @@ def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: Mail) -> Out
     """What becomes of a mail for which `base` holds, raised by these rules. Without a base it is held."""
     if base is None:
         return HELD
-    if mail.guarded and bare_levels(base, effects) == CLEAR:
+    if mail.guarded and bare_levels(base, effects) == ONLY_PLAINTEXT:
         return HELD
     chosen = raised(base, [each.raising for each in effects], mail.octets) if effects else base
     priority: Priority = "low" if mail.max_bounce is not None else chosen.priority
-    if chosen.levels == CLEAR:
+    if chosen.levels == ONLY_PLAINTEXT:
         return HELD if chosen.forbids_clear else Outcome(chosen.levels, chosen.quantum, chosen.kem, priority=priority)
     if mail.peer is None:
         return HELD
