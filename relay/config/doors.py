@@ -29,6 +29,12 @@ from relay.config.values import (
     parse_networks,
 )
 
+DOORS = {
+    "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
+    "milter": ("outgoing.milter", "incoming.milter"),
+    "imap": ("imap",),
+}
+"""Where mail can come in: each folder, or lone file, of relay/entry, and the settings that need it."""
 MAX_BOUNCE = 32 * 2**10
 """Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
 
