@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+ROOT = Path(__file__).parents[2]
 PAGES = (
     "README",
     "INSTALL",
@@ -24,6 +24,7 @@ PAGES = (
     "SPEED",
     "CONCEPTS",
 )
+DEVELOPERS = ("relay/ADDING.md",)
 MAX_WORDS, MAX_SENTENCE = 1500, 30
 
 
@@ -43,8 +44,8 @@ def test_a_long_sentence_is_found() -> None:
     ] == [3, 3]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*(f"deploy/{page}.md" for page in PAGES), *DEVELOPERS])
 def test_each_page_is_short_and_so_are_its_sentences(page: str) -> None:
-    text = (DEPLOY / f"{page}.md").read_text()
+    text = (ROOT / page).read_text()
     assert len(text.split()) <= MAX_WORDS
     assert [" ".join(each) for each in sentences(text) if len(each) > MAX_SENTENCE] == []
