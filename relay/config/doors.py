@@ -39,6 +39,12 @@ MAX_BOUNCE = 32 * 2**10
 """Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
 
 
+def listening_settings(direction: str) -> tuple[str, ...]:
+    """The settings of [outgoing] or [incoming] by which mail can come in: `listen`, `lmtp` and so on."""
+    named = (setting.partition(".") for settings in DOORS.values() for setting in settings)
+    return tuple(name for table, _, name in named if table == direction and name)
+
+
 class ListenerSettings(toml.Table):
     """How an entry treats those who connect to it."""
 
