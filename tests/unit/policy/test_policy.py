@@ -690,7 +690,9 @@ def test_the_readme_has_every_setting_and_every_level() -> None:
     for key in Policy.model_fields:
         assert f"\n| `{key}` |" in README
     table = [(f'`"{level.name}"`', f"`{level.number}`") for level in LEVELS]
-    assert re.findall(r"^\| (`\S+`) \| (`\d+`) \|", README, re.MULTILINE) == table, "policies/README.md, strongest first"
+    assert re.findall(r"^\| (`\S+`) \| (`\d+`) \|", README, re.MULTILINE) == table, (
+        "policies/README.md, strongest first"
+    )
     assert '\n| `"plaintext"` | none |' in README
 
 
