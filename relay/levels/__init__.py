@@ -131,6 +131,8 @@ QUANTUM: frozenset[LevelName] = frozenset(level.name for level in LEVELS if leve
 """The levels that spend quantum keys; such a layer is the outermost one."""
 SIGNED: frozenset[LevelName] = frozenset(level.name for level in LEVELS if not level.quantum)
 """The levels that spend none: they are signed, need certificates, and may get one layer under a quantum key."""
+OF_PADS: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.use == PADS)
+"""The levels whose keys are pads."""
 ON_TOP: LevelName = AES.name
 """The level whose layer goes around those that are signed."""
 

@@ -19,7 +19,7 @@ from relay.errors import BadStructure, KeyNotFound, KeyUsed, NotAccepted, Unknow
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
-from relay.levels import AES, LEVELS, ON_TOP, OTP, PQC
+from relay.levels import AES, LEVELS, ON_TOP, PQC
 from relay.mail import domain_of
 from relay.schemes import Opening, Scheme
 from relay.schemes.signatures import names, signs_under
@@ -154,10 +154,10 @@ class Layers:
                 raise UnknownPeer(f"key {each.key_ID}: sealed for SAE {slave_sae!r}, which we are not")
             if group not in peer.kme_groups:
                 raise UnknownPeer(f"key {each.key_ID}: KME group {group!r} is not shared with {name!r}")
-            if not self.config.serves(group, level.name):
+            if not self.config.serves(group, level.use or ""):
                 raise NotAccepted(f"keys of KME group {group!r} are not for level {level.name} (`use`)")
-            if level.name == OTP.name and OTP.name not in peer.accept:
-                raise NotAccepted(f"sealed at level otp, which peer {name!r} may not use (`accept`)")
+            if level.name != ON_TOP and level.name not in peer.accept:  # no other level can be inside
+                raise NotAccepted(f"sealed at level {level.name}, which peer {name!r} may not use (`accept`)")
         return Layer(level, enveloped, references, known)
 
     async def _unsealed(self, found: OpenedLayers, layer: Layer, *, patient: bool) -> bytes:

@@ -16,7 +16,7 @@ from relay.cms import AuthEnveloped, CertificateID
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
-from relay.levels import AES, Level
+from relay.levels import AES, KMEUse, Level
 from relay.pieces import Octets, Pieces
 
 if TYPE_CHECKING:
@@ -95,17 +95,20 @@ class Unsealed:
 class Scheme(ABC):
     """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing.
 
-    `name`, `algorithms` and `quantum` are those of its `level` in the register; a layer that is no level says its own.
+    `name`, `algorithms`, `use` and `quantum` are those of its `level` in the register. A layer that is no level has its
+    own.
     """
 
     name: str
     algorithms: str
+    use: KMEUse | None = None
     quantum: bool = False
 
     def __init_subclass__(cls, *, level: Level | None = None) -> None:
         """Takes the facts of the level that this is the scheme of."""
         if level is not None:
-            cls.name, cls.algorithms, cls.quantum = level.name, level.algorithms, level.quantum
+            cls.name, cls.algorithms = level.name, level.algorithms
+            cls.use, cls.quantum = level.use, level.quantum
 
     def obstacle(self, parties: Parties) -> str:
         """Why this level cannot be done for these parties at all, or "" where it can be tried."""
