@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.client import KMEClient, in_order, once_each
@@ -25,11 +25,13 @@ from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch, Supply
 from relay.keys.stock import SeenKeys
 from relay.keys.types import REAL_TIME, SAEID, IssuedKeyStore, KeepKeys, Key, Timing
-from relay.levels import KMEUse
 
 __all__ = ["KMEGroup", "Prefetch"]
 
 log = Events(__name__)
+
+Use = Literal["otp", "aes", "both"]
+"""What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
 
 USUAL_PREFETCH = Prefetch()
 
@@ -48,7 +50,7 @@ class KMEGroup:
         keep: KeepKeys | None = None,
         board: Board | None = None,
         timing: Timing = REAL_TIME,
-        use: KMEUse = "both",
+        use: Use = "both",
         one_batch: Mapping[str, float] | None = None,
         known_as: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
@@ -59,7 +61,7 @@ class KMEGroup:
         `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered); `known_as`
         has, by KME name, what each may call us: our SAE ID first.
         """
-        self.use: KMEUse = use
+        self.use: Use = use
         self.group = group
         """The group's name, which travels with every key_ID it issued."""
         self._timing = timing

@@ -19,7 +19,7 @@ from relay.counting import key_metrics as metrics
 from relay.errors import KeyDestroyed, KeyNotFound, KMEExhausted, KMEMisconfigured
 from relay.keys.counts import Board, Numbers
 from relay.keys.events import Events
-from relay.keys.group import KMEGroup
+from relay.keys.group import KMEGroup, Use
 from relay.keys.member import Member, first_that_can
 from relay.keys.pads import Pad
 from relay.keys.pool import KeyPool
@@ -37,7 +37,6 @@ from relay.keys.types import (
     TrialStore,
     by_origin,
 )
-from relay.levels import AES, OTP, PADS, SINGLE_KEYS, KMEUse
 
 if TYPE_CHECKING:
     from relay.cms import KeyUse
@@ -199,18 +198,16 @@ class KeyRing:
         self._in_use.forget_all()
         await asyncio.gather(*(group.close() for group in self.groups.values()))
 
-    async def take(
-        self, peer: str, *, level: str = AES.name, octets: int = 0, low_priority: bool = False
-    ) -> SealingKey:
+    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
         """A 256-bit key for one message of `octets` to `peer`, with its reference. Raises KeyUnavailable.
 
         It is fresh, except at level "aes" where the peer's rotation lets one key wrap several messages.
         """
         rules = self._peer(peer)
-        sae_id, rotates = rules.sae_id, level == AES.name and rules.rotation.max_messages > 1
+        sae_id, rotates = rules.sae_id, level == "aes" and rules.rotation.max_messages > 1
         if rotates and (taken := self._in_use.reuse(peer, rules.rotation, octets)):
             return taken
-        members = self._candidates(peer, SINGLE_KEYS, 256)
+        members = self._candidates(peer, "aes", 256)
         member = members[0]
         if not low_priority and (keys := member.pool.take_ready(sae_id, 256)) is not None:
             key = keys[0]
@@ -228,11 +225,11 @@ class KeyRing:
         self._count(peer, level, bits=len(key.key) * 8, keys=1)
         return taken
 
-    async def take_pad(self, peer: str, hidden: int, *, level: str = OTP.name, low_priority: bool = False) -> Pad:
+    async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
         """A one-time pad that hides `hidden` octets for `peer`, all or nothing. Raises KeyUnavailable."""
         sae_id = self._peer(peer).sae_id
         _, pad = await first_that_can(
-            self._candidates(peer, PADS),
+            self._candidates(peer, "otp"),
             "pad",
             lambda member, wait: member.pad(sae_id, hidden, wait=wait, master_sae=self._own_sae),
             allowed=partial(self._allow_low_priority, sae_id, hidden) if low_priority else None,
@@ -246,7 +243,7 @@ class KeyRing:
         With `low_priority` what is kept in reserve does not count.
         """
         sae_id = self._peer(peer).sae_id
-        groups = self._groups_of(peer, PADS if hidden else SINGLE_KEYS)
+        groups = self._groups_of(peer, "otp" if hidden else "aes")
         allowed = partial(self._leave_the_reserve, sae_id) if low_priority else None
         answers = [await group.can_supply(sae_id, hidden, allowed) for group in groups]
         return Supply.best(answers, f"peer {peer} has no KME group")
@@ -331,7 +328,7 @@ class KeyRing:
         ]
         await asyncio.gather(*questions)
 
-    def _candidates(self, peer: str, use: KMEUse, size: int = 0) -> list[Member]:
+    def _candidates(self, peer: str, use: Use, size: int = 0) -> list[Member]:
         """The KMEs to ask in turn, of the healthiest group first; `size` as for KMEGroup.candidates.
 
         Raises KMEMisconfigured where no group serves the level.
@@ -382,7 +379,7 @@ class KeyRing:
 
     @staticmethod
     def _warm(sae_id: str, group: KMEGroup) -> None:
-        if group.use != PADS:  # pads are of no usual size, and are drawn when they are needed
+        if group.use != "otp":  # pads are of no usual size, and are drawn when they are needed
             group.warm(sae_id)
 
     def _peer(self, name: str) -> PeerKeys:
@@ -390,7 +387,7 @@ class KeyRing:
             raise KMEMisconfigured(f"peer {name!r} is not configured")
         return self.peers[name]
 
-    def _groups_of(self, peer: str, use: KMEUse) -> list[KMEGroup]:
+    def _groups_of(self, peer: str, use: Use) -> list[KMEGroup]:
         """Those that we share with the peer, and that serve what the keys are for."""
         return [group for group in self._shared[peer] if group.use in (use, "both")]
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from relay import levels
 from relay.identity.pairs import Role
+from relay.keys.group import Use
+from relay.keys.ring import KeyRing
 from relay.levels import LEVELS, Level
 from relay.schemes.all import all_schemes
 
@@ -27,6 +31,8 @@ OTHER_MEANINGS = {
     "relay/dkim/keys.py": {"rsa"},  # algorithms of DKIM
     "relay/dkim/verifying.py": {"rsa"},
     "relay/cli/dkim.py": {"rsa"},
+    "relay/keys/group.py": {"otp", "aes"},  # what keys are for, in a library that knows nothing of mail
+    "relay/keys/ring.py": {"otp", "aes"},
 }
 """Strings that are spelt as a level and mean something else."""
 each_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
@@ -86,6 +92,11 @@ def test_no_other_file_says_what_a_level_is() -> None:
         if (named := facts & set(strings(path)) - OTHER_MEANINGS.get(name := str(path.relative_to(TOP)), set()))
     }
     assert not found, "read these from relay/levels instead"
+
+
+def test_the_key_clients_have_the_same_words_for_what_keys_are_for() -> None:
+    assert get_args(Use) == get_args(levels.KMEUse)
+    assert signature(KeyRing.take).parameters["level"].default == levels.ON_TOP, "the level whose keys rotate"
 
 
 def test_each_exception_is_still_one() -> None:
