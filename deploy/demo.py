@@ -43,6 +43,9 @@ LEVELS = {
     "rsa": "RSA-4096, RSASSA-PSS, and AES-256-GCM under a quantum key",
 }
 SECRET = "The vault opens at 06:30, code 7-3-9."
+SHOWN_LINES, SHOWN_COLUMNS = 26, 62
+"""Maximum number of lines shown of a message, and of characters of a line."""
+OK = "DEMO OK: at all four levels Bob received byte for byte what Alice sent; the wire saw ciphertext"
 RELAY_TOML = """\
 [site]
 name = "{name}"
@@ -201,14 +204,14 @@ async def relay(
 
 
 def begins(console: Console, what: str) -> None:
-    """Says what takes a moment, before it does."""
+    """Announces what takes a moment."""
     console.print(f"    {what} ...", style="dim")
 
 
 def prepare_sites(work: Path, begin: Callable[[str], None]) -> None:
     """Both sites' policies and certificates; each gets the other's peer document, as after `identity import`.
 
-    `begin` hears of each key that is about to be made: RSA takes seconds.
+    `begin` is called before each key is made: RSA takes seconds.
     """
     for name in ("alice", "bob"):
         policies = work / name / "policies"
@@ -220,8 +223,8 @@ def prepare_sites(work: Path, begin: Callable[[str], None]) -> None:
     for name, peer, sae in (("alice", "bob", "2"), ("bob", "alice", "1")):
         domains = [f"{name}.example"]
         keys = work / name / "identity"
-        told = partial(_told_of_key, begin, name.title())
-        identity = create_identity(keys, name=name, domains=domains, progress=told)
+        progress = partial(_key_begun, begin, name.title())
+        identity = create_identity(keys, name=name, domains=domains, progress=progress)
         document = peer_document(
             keys,
             identity,
@@ -236,7 +239,7 @@ def prepare_sites(work: Path, begin: Callable[[str], None]) -> None:
         pinned.write_bytes(document)
 
 
-def _told_of_key(begin: Callable[[str], None], whose: str, what: str) -> None:
+def _key_begun(begin: Callable[[str], None], whose: str, what: str) -> None:
     begin(f"{whose}: making {what}")
 
 
@@ -264,10 +267,8 @@ async def journey(console: Console, work: Path, stay: bool, kme_ports: list[str]
         wire = await stack.enter_async_context(Wire(onward=bob).listening())
         alice = await relay(stack, console, work, "alice", wire.address, urls["KM1"])
 
-        table = Table(
-            title="One message at each level", caption="the same message, octet for octet, came out each time"
-        )
-        for heading in ("level", "what protects it", "quantum bits", "octets", "on the wire", "time"):
+        table = Table(title="One message at each level", caption="the same message, byte for byte, came out each time")
+        for heading in ("level", "what protects it", "quantum bits", "bytes", "on the wire", "time"):
             table.add_column(heading, justify="left" if heading.startswith(("level", "what")) else "right")
         for level in LEVELS:
             message = a_real_message()
@@ -288,22 +289,17 @@ async def journey(console: Console, work: Path, stay: bool, kme_ports: list[str]
             table.add_row(level, LEVELS[level], bits, str(len(message)), str(len(sealed)), f"{taken * 1000:.0f} ms")
         console.print(table)
         if stay:
-            console.print(
-                f"\nIt stays up: send to {alice.host}:{alice.port} as you like, for instance "
-                "from anybody@alice.example to otp@, aes@, pqc@ or rsa@bob.example.\n"
-                f"Logs and policies: {work}\nCtrl-C ends it."
-            )
-            await until_told()
+            await until_stopped(console, alice, work)
 
 
 def show(console: Console, message: bytes, sealed: bytes, opened: bytes) -> None:
     """The three views of the message beside each other."""
 
     def panel(title: str, data: bytes, style: str) -> Panel:
-        lines = [line[:62] for line in data.decode("utf-8", "replace").splitlines()]
-        if len(lines) > 26:
-            lines = [*lines[:25], f"... {len(data)} octets in all"]
-        return Panel(Text("\n".join(lines)), title=title, border_style=style, width=68)
+        lines = [line.expandtabs()[:SHOWN_COLUMNS] for line in data.decode("utf-8", "replace").splitlines()]
+        if len(lines) > SHOWN_LINES:
+            lines = [*lines[: SHOWN_LINES - 1], f"... {len(data)} bytes in all"]
+        return Panel(Text("\n".join(lines)), title=title, border_style=style, width=SHOWN_COLUMNS + 6)
 
     console.print()
     views = [
@@ -311,7 +307,7 @@ def show(console: Console, message: bytes, sealed: bytes, opened: bytes) -> None
         panel("what the wire saw", sealed, "red"),
         panel("what Bob received", opened, "green"),
     ]
-    if console.width >= 3 * 68:
+    if console.width >= 3 * (SHOWN_COLUMNS + 6) + 2:  # and a blank between them
         console.print(Columns(views))
     else:
         console.print(Group(*views))
@@ -325,7 +321,7 @@ def compare(console: Console, message: bytes, opened: bytes, sent: dict[str, Any
     table.add_row("SHA-256", hashlib.sha256(message).hexdigest(), hashlib.sha256(opened).hexdigest())
     table.add_row("key_ID", sent["key_IDs"][0], received["key_IDs"][0])
     table.add_row("protection", sent["protection"], received["protection"])
-    table.add_row("octets", str(len(message)), str(len(opened)))
+    table.add_row("bytes", str(len(message)), str(len(opened)))
     table.add_row("policy", Path(sent["policy"]).name, "")
     console.print(table)
 
@@ -348,7 +344,13 @@ def judge(message: bytes, sealed: bytes, arrived: bytes, sent: dict[str, Any], r
     return opened
 
 
-async def until_told() -> None:
+async def until_stopped(console: Console, alice: TCPAddress, work: Path) -> None:
+    """Leaves everything running, for mail by hand, until Ctrl-C."""
+    console.print(
+        f"\nIt stays up: send to {alice.host}:{alice.port} as you like, for instance "
+        "from anybody@alice.example to otp@, aes@, pqc@ or rsa@bob.example.\n"
+        f"Logs and policies: {work}\nCtrl-C ends it."
+    )
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -372,7 +374,7 @@ def main() -> int:
         with contextlib.suppress(OSError):
             print(f"DEMO FAILED: {error or type(error).__name__}", flush=True)
         return 1
-    print("DEMO OK: at all four levels Bob received octet for octet what Alice sent; the wire saw ciphertext")
+    print(OK)
     return 0
 
 

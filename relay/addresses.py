@@ -14,12 +14,12 @@ from typing import NamedTuple
 from relay.characters import is_printable, nfkc
 
 MAX_OCTETS = 8192
-"""A longer field is in doubt: no real one has as many octets."""
+"""Maximum length of a field, in octets; a longer one is in doubt, since no real one is as long."""
 MAX_ADDRESSES = 100
 MAX_CHARACTERS = 1000
-"""Of one address; an SMTP command line holds fewer."""
+"""Maximum length of one address, in characters; an SMTP command line holds fewer."""
 MAX_COMMENTS = 8
-"""Comments within comments; readers give up at different depths."""
+"""Maximum depth of nested comments; readers give up at different depths."""
 
 _UNFIT = re.compile(r"[^\t -~\xa0-\U0010ffff]|[\u2028\u2029\ufeff]")
 """Control characters, and what some readers take for the end of a line or leave out."""
@@ -50,12 +50,12 @@ _PLAIN = re.compile(
 PLAIN_OCTETS = 500
 _COMMENT_SIGN = re.compile(r"\\.|[()]")
 _LOCAL_IN_QUOTES = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~. -]+")
-"""What a local part in quotes may have: other readers stumble over the rest, which nobody uses."""
+"""Characters allowed in a quoted local part; other readers fail on the rest, which nobody uses."""
 
 _ENCODED_WORD = re.compile(r"=\?([\w.:+-]+)(?:\*[\w-]*)?\?([BbQq])\?([^\r\n?()<>@,;:\\\"\[\]]*)\?=", re.ASCII)
 """RFC 2047, 2 and 5 (3): nothing in it means something to a reader who does not know encoded words."""
 _SLOW_CHARSETS = frozenset({"punycode", "idna"})
-"""Python knows these as charsets, too; nobody writes mail in them."""
+"""Codecs that Python takes for charsets too; nobody writes mail in them."""
 
 
 class InDoubt(ValueError):
@@ -142,7 +142,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _comment_end(text: str, start: int) -> int:
-    """Where the comment ends whose first character stands at `start`."""
+    """Returns the end of the comment whose first character stands at `start`."""
     depth = 1
     for sign in _COMMENT_SIGN.finditer(text, start):
         depth += {"(": 1, ")": -1}.get(sign[0], 0)

@@ -16,7 +16,7 @@ import structlog
 log = structlog.get_logger(__name__)
 
 SMALL_OCTETS = 256 * 1024
-"""Up to this size work takes less time than handing it to a thread."""
+"""Maximum size, in bytes, of work done in the event loop; a hand-over to a thread would take longer."""
 TURN_S = 0.005
 """Time one connection may take before all others have had their turn, in seconds."""
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run `work` here when `size` octets are few, else in a thread, so that the event loop stays free."""
+    """Run `work` here when `size` bytes are few, else in a thread, so that the event loop stays free."""
     if size <= SMALL_OCTETS:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
@@ -41,7 +41,7 @@ async def in_thread(items: Generator[T]) -> AsyncGenerator[T]:
                 return
             yield item
     finally:
-        # One that runs in a thread cannot be closed, and whoever is cancelled must not leave what it holds.
+        # One that runs in a thread cannot be closed, and a cancelled task must not leave what it holds.
         if looking is not None:
             await asyncio.wait([looking])
         items.close()

@@ -8,12 +8,12 @@ import asyncio
 import gc
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 from zlib import crc32
 
 import structlog
@@ -66,9 +66,6 @@ from relay.upkeep import (
 )
 from relay.worker import Worker
 
-if TYPE_CHECKING:
-    pass
-
 log = structlog.get_logger(__name__)
 
 RETIRE_S = 10.0
@@ -94,7 +91,7 @@ def doors(config: Config) -> dict[str, DoorModule]:
 
 
 def status(config: Config) -> list[StatusModule]:
-    """What tells how the relay is, where [status] is set: it brings a web server along."""
+    """The modules that show the relay's state, where [status] is set: they load a web server."""
     return [cast(StatusModule, import_module("relay.status.door"))] if config.status is not None else []
 
 
@@ -122,64 +119,38 @@ async def running(
 ) -> AsyncIterator[dict[str, TCPAddress]]:
     """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
 
-    With `key_receiver` another process asks for received keys; `stop` is told where that has ended. A `worker` is one
+    With `key_receiver` another process asks for received keys; `stop` is set where that has ended. A `worker` is one
     of several processes. Raises ConfigError, StoreUnavailable and Stopped when it cannot start.
     """
     async with AsyncExitStack() as stack:
         settings = settings if isinstance(settings, Settings) else Settings(settings)
         config = settings()
         # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
-        folders = doors(config)
-        if worker is not None and not worker.first:
-            folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
-        sockets = worker.listening() if worker is not None else await bound(config)
+        folders, sockets = await _listening(config, worker)
         stack.callback(close_all, sockets)
         first = worker is None or worker.first
-        board = worker.shared_board if worker is not None else Board()
-        if worker is None:
-            await stack.enter_async_context(_alone(config))
-            await stack.enter_async_context(held_mail_kept(board.held, config.held_file))
+        board = worker.shared_board if worker is not None else await stack.enter_async_context(_alone(config))
         last_good = LastGood(KeptSets(kept_file(config)), writes=first)
         built = await stack.enter_async_context(
             parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
         )
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)
-        present: Present = PresentHere()
-        if worker is not None:
-            neighbours = Neighbours(worker.neighbours, worker.life)
-            present = PresentTogether(neighbours)
-            take_over = partial(take_over_what_was_sent, config, built.store, built.audit)
-            _share(built, worker, neighbours, take_over)
+        present = _present(built, worker)
         await end_what_the_dead_had(config, built.store, built.audit)
-        if first:
-            await built.triage.refresh()
         _tell_what_is_missing(built)
         budget = Budget(config.limits.messages_in_flight)
         watched = _watched(built, budget)
         readiness = Readiness(watched)
         if first:
+            await built.triage.refresh()
             await readiness.look()
         work = _work_beside_mail(built, watched, secret, worker, stop)
         if first:
             work |= _work_of_the_first(built, watched, secret, readiness, last_good)
         for name, doing in work.items():
             await stack.enter_async_context(in_background(name, doing))
-        way_out = outgoing_recipe(built) if config.outgoing else None
-        way_in = incoming_recipe(built) if config.incoming else None
-        inside = Inside(
-            config,
-            Homeward(way_out, way_in, built.originals.opener, built.store.deliveries) if way_out else None,
-            way_in,
-            built.originals,
-            built.store.spent,
-            secret,
-            budget,
-            sockets,
-            tally(built, "incoming"),
-            board,
-            present,
-        )
+        inside, way_out = _journeys(built, secret, budget, sockets, present)
         post = Post(config, built.policies, way_out, config.policies.shadow) if way_out else None
         await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
@@ -189,28 +160,19 @@ async def running(
                 await stack.enter_async_context(each.door(watched, readiness, alarms, sockets))
                 for each in status(config)
             ]
-        files = [each for door in ready for each in door.reloadable]
-        files += [built.dkim] if built.dkim is not None else []
-        reloading = Reloading(settings, built.sites, built.policies, files)
-        await stack.enter_async_context(in_background("watch", built.policies.watch(reloading.look)))
-        signals.hear(signal.SIGHUP, partial(_reload, built, reloading))
+        await stack.enter_async_context(_reloading(settings, built, ready))
         stack.push_async_callback(_stopped, ready)
         # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
         if built.receiving.process_has_ended:
             raise Stopped(ALONE)
         built.keys.start()
         if worker is not None and stop is not None:
-            told = asyncio.Event()
-            signals.hear(signal.SIGUSR2, told.set)
-            await stack.enter_async_context(in_background("retirement", _retire(told, ready, stop)))
+            await stack.enter_async_context(_retirement(ready, stop))
         addresses: dict[str, TCPAddress] = {}
         for each in ready:
             addresses |= await each.start()
-        if post is not None and config.canary.every is not None and first:
-            asking = Asking(
-                built.sites.config, built.store.canaries, post, board, config.canary.every, config.canary.limit
-            )
-            await stack.enter_async_context(in_background("canaries", asking.keep_up()))
+        if post is not None and first:
+            await stack.enter_async_context(_canaries(built, post))
         log.info(
             "relay_serves",
             site=config.site.name,
@@ -222,15 +184,84 @@ async def running(
         built.keys.wait_no_more()
 
 
+async def _listening(config: Config, worker: Worker | None) -> tuple[dict[str, DoorModule], Sockets]:
+    """The doors of this process, and their listening sockets."""
+    folders = doors(config)
+    if worker is None:
+        return folders, await bound(config)
+    if not worker.first:
+        folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
+    return folders, worker.listening()
+
+
+def _present(built: Parts, worker: Worker | None) -> Present:
+    """Which clients are here, in all workers together."""
+    if worker is None:
+        return PresentHere()
+    neighbours = Neighbours(worker.neighbours, worker.life)
+    take_over = partial(take_over_what_was_sent, built.config, built.store, built.audit)
+    _share(built, worker, neighbours, take_over)
+    return PresentTogether(neighbours)
+
+
+def _journeys(
+    built: Parts, secret: SiteSecret, budget: Budget, sockets: Sockets, present: Present
+) -> tuple[Inside, Outgoing | None]:
+    """What a door hands mail to, and the way out."""
+    config = built.config
+    way_out = outgoing_recipe(built) if config.outgoing else None
+    way_in = incoming_recipe(built) if config.incoming else None
+    homeward = Homeward(way_out, way_in, built.originals.opener, built.store.deliveries) if way_out else None
+    inside = Inside(
+        config, homeward, way_in, built.originals, built.store.spent, secret, budget, sockets,
+        tally(built, "incoming"), built.board, present,
+    )  # fmt: skip
+    return inside, way_out
+
+
 @asynccontextmanager
-async def _alone(config: Config) -> AsyncIterator[None]:
-    """No other relay has this site's embedded database or audit record meanwhile. Raises ConfigError."""
+async def _reloading(settings: Settings, built: Parts, ready: Iterable[Door]) -> AsyncIterator[None]:
+    """What counts without a restart is read again meanwhile: files once they have changed, and all at SIGHUP."""
+    files = [each for door in ready for each in door.reloadable]
+    files += [built.dkim] if built.dkim is not None else []
+    reloading = Reloading(settings, built.sites, built.policies, files)
+    async with in_background("watch", built.policies.watch(reloading.look)):
+        signals.hear(signal.SIGHUP, partial(_reload, built, reloading))
+        yield
+
+
+@asynccontextmanager
+async def _retirement(ready: Sequence[Door], stop: Stop) -> AsyncIterator[None]:
+    """At SIGUSR2 another worker has taken the place of this one, which ends when its clients have."""
+    told = asyncio.Event()
+    signals.hear(signal.SIGUSR2, told.set)
+    async with in_background("retirement", _retire(told, ready, stop)):
+        yield
+
+
+@asynccontextmanager
+async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
+    """Each peer is asked for an answer now and then, where [canary] is set."""
+    every, limit = built.config.canary.every, built.config.canary.limit
+    if every is None:
+        yield
+        return
+    asking = Asking(built.sites.config, built.store.canaries, post, built.board, every, limit)
+    async with in_background("canaries", asking.keep_up()):
+        yield
+
+
+@asynccontextmanager
+async def _alone(config: Config) -> AsyncIterator[Board]:
+    """A board of its own; no other relay has this site's embedded database or audit record. Raises ConfigError."""
     async with AsyncExitStack() as stack:
         if isinstance(config.store.database, Path):
             database = await asyncio.to_thread(config.store.database.resolve)
             await stack.enter_async_context(sole_relay(database))
         await stack.enter_async_context(sole_recorder(config.audit_directory))
-        yield
+        board = Board()
+        await stack.enter_async_context(held_mail_kept(board.held, config.held_file))
+        yield board
 
 
 def _tell_what_is_missing(built: Parts) -> None:
@@ -285,11 +316,11 @@ def _work_of_the_first(
 async def _alarms(
     built: Parts, watched: Watched, readiness: Readiness, outgoing: Outgoing | None
 ) -> AsyncIterator[Alarms]:
-    """The alarms, which begin and end, and are told, meanwhile."""
+    """The alarms, which begin, end and notify meanwhile."""
     telling = AlarmTelling(built.config, built.board, outgoing, built.next_hops)
     alarms = Alarms(built.board, built.config.alarms_file, telling)
     async with AsyncExitStack() as stack:
-        stack.push_async_callback(alarms.write)  # last: what is told until then is not told again
+        stack.push_async_callback(alarms.write)  # last: what was sent until then is not sent again
         await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
         looking = Looking(watched, readiness, built.next_hops)
         await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
@@ -350,7 +381,7 @@ def _reload(built: Parts, reloading: Reloading) -> None:
     built.keys.renew_certificates(anyway=True)
 
 
-async def _retire(told: asyncio.Event, ready: list[Door], stop: Stop) -> None:
+async def _retire(told: asyncio.Event, ready: Sequence[Door], stop: Stop) -> None:
     """SIGUSR2, for a worker: another one has taken its place. Clients that are connected finish what they do."""
     await told.wait()
     with suppress(TimeoutError):

@@ -140,7 +140,7 @@ async def parts(
 def outgoing_recipe(built: Parts) -> Outgoing:
     """The journey out; [outgoing] must be set."""
     config = built.config
-    assert config.outgoing is not None  # noqa: S101 - whoever calls has looked
+    assert config.outgoing is not None  # noqa: S101 - the caller has checked
     return Outgoing(
         config.outgoing,
         built.sealer,
@@ -157,7 +157,7 @@ def outgoing_recipe(built: Parts) -> Outgoing:
 def incoming_recipe(built: Parts) -> Incoming:
     """The journey in; [incoming] must be set."""
     config = built.config
-    assert config.incoming is not None  # noqa: S101 - whoever calls has looked
+    assert config.incoming is not None  # noqa: S101 - the caller has checked
     return Incoming(
         config.incoming,
         built.originals,
@@ -186,7 +186,7 @@ def _dkim(settings: Settings) -> DKIMInForce | None:
 
 
 def _nothing() -> None:
-    """Where there is no [dkim]."""
+    """Placeholder where there is no [dkim]."""
 
 
 def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
@@ -200,7 +200,7 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:
-    """Where policies are only tried out: what tells what would happen."""
+    """Returns the shadow mode's recorder, None where policies are in earnest."""
     if not config.policies.shadow:
         return None
     log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
@@ -209,7 +209,7 @@ def _shadow(config: Config, built: Parts) -> Shadow | None:
 
 
 def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:
-    """The next hop of each direction; whoever uses it shares its connections."""
+    """The next hop of each direction; all its users share its connections."""
     directions = {"outgoing": config.outgoing, "incoming": config.incoming}
     hops = {name: NextHop(each, config.site.hostname) for name, each in directions.items() if each is not None}
     for hop in hops.values():

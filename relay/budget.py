@@ -25,7 +25,7 @@ class Overloaded(TryLater):
 
 
 class Budget:
-    """The octets of memory that all messages of this process share.
+    """The bytes of memory that all messages of this process share.
 
     `used` is what is held now, `peak` the most that ever was. What is larger than the whole budget gets its room
     when nothing else is in flight, so that no message is too large for ever.
@@ -57,7 +57,7 @@ class Budget:
             async with asyncio.timeout(self.patience):
                 await waiting.given
         except TimeoutError:
-            raise Overloaded(f"no room for {octets} octets within {self.patience:g} s") from None
+            raise Overloaded(f"no room for {octets} bytes within {self.patience:g} s") from None
         finally:
             with suppress(ValueError):
                 self._waiting.remove(waiting)
@@ -84,7 +84,7 @@ class Budget:
         self.peak = max(self.peak, self.used)
 
     def _all_others_wait(self, share: Share) -> bool:
-        """Nobody could ever give back what this share waits for."""
+        """Whether all other shares wait, so that none could ever give back what this one needs."""
         return self.used == share.held + sum(waiting.share.held for waiting in self._waiting)
 
 
@@ -96,12 +96,12 @@ class Share:
         self.held = 0
 
     async def hold(self, octets: int) -> None:
-        """Holds at least so many octets from now on. Raises Overloaded where there is no room for too long."""
+        """Holds at least so many bytes from now on. Raises Overloaded where there is no room for too long."""
         if octets > self.held:
             await self._budget._enlarge(self, octets)
 
     def reduce(self, octets: int) -> None:
-        """Gives back what is more than so many octets."""
+        """Gives back what is more than so many bytes."""
         if octets < self.held:
             self._budget._reduce(self, octets)
 
@@ -119,7 +119,7 @@ class Share:
 
 
 class _RoomWanted(NamedTuple):
-    """Who waits, for how many more octets, and what tells them that they have them."""
+    """The waiting tasks: the number of bytes each wants, and the future that is set once it has them."""
 
     share: Share
     more: int

@@ -1,7 +1,7 @@
 """Reads octets of a named character set in every way that some mail program does.
 Standard: RFC 2978 and IANA's names, the labels of the WHATWG Encoding Standard, and what programs accept besides.
 
-Programs do not agree about charsets: us-ascii with 8 bits is Windows-1252 to some and UTF-8 to others, UTF-16 without a
+Programs do not agree about charsets. To some us-ascii with 8 bits is Windows-1252, to others UTF-8. UTF-16 without a
 byte order mark is read from either end, and an unknown name is passed over, guessed or left undecoded. Only the codecs
 of these tables are used: Python has others, which take the square of the length.
 """
@@ -146,7 +146,7 @@ _PAGE = re.compile("(?:x|ms|cs)*(?:cp|windows|win|ms|ibm|dos|codepage)0*([0-9]{2
 _ISO = re.compile("(?:x|cs)*(?:iso)?8859([0-9]{1,2}?)(?:19[0-9]{2}|20[0-9]{2})?[ei]?")
 _LATIN = re.compile("(?:cs)?(?:iso)?(?:latin|l)([0-9]{1,2})")
 _NOT_ASCII = re.compile("(?:x|cs)*(?:ibm|cp|ccsid|ebcdic|iso2022|utf|ucs|unicode|iso10646|scsu|bocu|lmbcs)")
-"""Names of kinds whose octets need not have ASCII's meaning: nobody can tell what text an unknown one has."""
+"""Names of kinds whose octets need not have ASCII's meaning: it is unknown what text an unknown one has."""
 _IMAP_SHIFT = re.compile(rb"&([^-]*+)-")
 _SHIFTS = {"utf_7": re.compile(rb"\+"), _UTF_7_IMAP: re.compile(b"&"), "hz": re.compile(b"~")} | dict.fromkeys(
     _ISO_2022, re.compile(rb"[\x0e\x0f\x1b]")
@@ -165,7 +165,7 @@ _BY_PAGE = _table(_PAGES)
 
 @lru_cache(maxsize=256)
 def codecs_of(label: str) -> tuple[str, ...] | None:
-    """The codecs (`decode`) by which programs read text of this charset, the likeliest first; None if nobody can tell.
+    """The codecs (`decode`) by which programs read text of this charset, the likeliest first; None if it is unknown.
 
     A language behind a star (RFC 2231, 5) does not count.
     """
@@ -178,7 +178,7 @@ def codecs_of(label: str) -> tuple[str, ...] | None:
 
 @lru_cache(maxsize=256)
 def codecs_of_word(label: str) -> tuple[str, ...] | None:
-    """The same of an encoded word or parameter, whose octets need not be what its label says.
+    """As `codecs_of`, for an encoded word or parameter, whose octets may not match its label.
 
     Octets under a label that says nothing of them, us-ascii or an unknown one, are read as if there were none.
     """

@@ -1,19 +1,19 @@
-"""Brings every copy of a mail to the next hop once, over as many tries as it takes: the rules.
+"""Brings every copy of a mail to the next hop once, over as many attempts as it takes: the rules.
 Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, repeats nothing and spends no second key.
 
-- A try begins before anything is spent on it. Where several recipients get one answer, or other relays share the store,
-  that it is under way is in the store first. Where one mail is tried twice at once, the second try is held.
-- Where other processes serve the same clients, a mail is held whose client sends no more and sent its last octets some
+- An attempt begins before anything is spent on it. Where several recipients get one answer, or other relays share the
+  store, that it is under way is in the store first. Where one mail is tried twice at once, the second attempt is held.
+- Where other processes serve the same clients, a mail is held whose client sends no more and sent its last bytes some
   time ago: this process was frozen or starved, and the client may have been served elsewhere since, and have heard it.
 - Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
   the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
   store before others get it.
-- Of a try that leaves somebody waiting, the store keeps who has the mail and the sealed copy for whom it waits. Whoever
+- Of an attempt that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
-  octets sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
-  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins a try of it; other relays do
-  not for a moment longer.
-- What was opened is known by its sealed envelope, and whoever opens it has begun it and settles it (relay/opening): who
+  bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
+  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it. Other
+  relays do not for a moment longer.
+- What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
   has that never gets it again.
 """
 
@@ -47,13 +47,13 @@ log = structlog.get_logger(__name__)
 ANSWERED_AT_ONCE = 1000
 """Maximum number of mails known by their id because their client may not have heard of their outcome."""
 SERVED_ELSEWHERE_S = LINGER_S
-"""Time after a client's last octets from which it may have been served elsewhere without a trace, in seconds.
+"""Time after a client's last bytes from which it may have been served elsewhere without a trace, in seconds.
 
 Before that another worker of this relay still has its mark."""
 
 
 class Witness(Protocol):
-    """Who writes down that a mail was about to leave (relay/trail.py)."""
+    """Records that a mail is about to leave (relay/trail.py)."""
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """Raises StoreUnavailable where it may not."""
@@ -61,11 +61,11 @@ class Witness(Protocol):
 
 @dataclass(slots=True)
 class Delivery:
-    """One try to deliver a mail: what earlier tries have left to do, and what has become of each recipient.
+    """One attempt to deliver a mail: what earlier attempts have left to do, and what has become of each recipient.
 
     `name` is what the store calls it, and `came_as` what it was called before it was opened; `is_begun` says whether
-    the store was told of this try under that name. `copies` are those that were sealed before, or are being delivered
-    now; whoever delivers adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same octets are
+    the store has this attempt under that name. `copies` are those that were sealed before, or are being delivered
+    now; the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are
     a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
     has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
     for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave; `steps`
@@ -91,7 +91,7 @@ class Delivery:
     _names: dict[str, bytes] = field(default_factory=dict, init=False)
 
     def step(self, name: str) -> None:
-        """The next step begins, as the metrics name them (relay/counting/metrics.py)."""
+        """Begins the next step, by its name in the metrics (relay/counting/metrics.py)."""
         self.steps.append((name, perf_counter()))
 
     @property
@@ -102,19 +102,19 @@ class Delivery:
         return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
 
     def note(self, recipients: Iterable[Recipient], outcomes: Outcomes, next_hop: str = "", answer: str = "") -> None:
-        """What the next hop has said for each of these recipients."""
+        """Adds the next hop's outcome for each of these recipients."""
         for recipient, outcome in zip(recipients, outcomes, strict=True):
             self.outcomes[recipient.mailbox] = outcome
             if outcome is None:
                 self.said[recipient.mailbox] = next_hop, answer
 
     def put_aside(self, recipients: Sequence[Recipient]) -> None:
-        """For these it is in quarantine, and the client need not try again."""
+        """Marks these as done: the mail is in quarantine, and the client need not retry."""
         self.note_for_all(recipients, None)
         self.aside.update(each.mailbox for each in recipients)
 
     def consume(self, recipients: Sequence[Recipient]) -> None:
-        """For these it ends here, and the client need not try again."""
+        """Marks these as done: the mail ends here, and the client need not retry."""
         self.note_for_all(recipients, None)
         self.consumed.update(each.mailbox for each in recipients)
 
@@ -129,18 +129,18 @@ class Delivery:
         return tuple(self._outcome(mailbox) for mailbox in self.mail.envelope.mailboxes)
 
     def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
-        """Whether everybody but these has the mail."""
+        """Whether all recipients but these have the mail."""
         these = {recipient.mailbox for recipient in recipients}
         mailboxes = self.mail.envelope.mailboxes
         return all(mailbox in these or self._outcome(mailbox) is None for mailbox in mailboxes)
 
     @property
     def over(self) -> bool:
-        """Whether nobody has to wait for another try."""
+        """Whether no recipient waits for another attempt."""
         return not any(isinstance(outcome, TryLater) for outcome in self.answer)
 
     def names(self, mailboxes: Sequence[str]) -> list[bytes]:
-        """What the store calls these recipients."""
+        """The store's names for these recipients."""
         named = self._names
         for mailbox in mailboxes:
             if mailbox not in named:
@@ -149,7 +149,7 @@ class Delivery:
         return list(map(named.__getitem__, mailboxes))
 
     def is_opened(self, opened: Opened) -> None:
-        """From here on it is known by its sealed envelope; whoever has opened it settles it."""
+        """Renames it by its sealed envelope; its opener settles it."""
         self.came_as, self.opened, self.name, self.like_no_other = self.name, opened, opened.mail, True
         self.begun = Begun(frozenset(opened.served), relay=opened.relay)
         self._names.clear()
@@ -167,7 +167,7 @@ class Deliveries:
     """The deliveries of one direction."""
 
     def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
-        """`direction` keeps apart what passes one store in both directions; `sent` knows at once what has left."""
+        """`direction` separates mail that passes one store in both directions; `sent` records at once what has left."""
         self._direction = direction
         self._records = records
         self._sent = sent
@@ -180,7 +180,7 @@ class Deliveries:
 
     @asynccontextmanager
     async def of(self, mail: Mail, *, begin: bool = True) -> AsyncIterator[Delivery]:
-        """One try; however it ends, what was delivered is remembered until the client needs to try no more.
+        """One attempt. However it ends, what was delivered is remembered until the client needs no retry.
 
         Without `begin` it is for the caller to call `begin`, or to say that the mail `is_opened`. Raises
         DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
@@ -201,7 +201,7 @@ class Deliveries:
             yield delivery
             await self._end(delivery)
         except BaseException:
-            # The client will not hear that anything was delivered.
+            # The client will not get any outcome.
             await asyncio.shield(self._records.later(self._settle(delivery, heard=False)))
             raise
         finally:
@@ -210,7 +210,7 @@ class Deliveries:
             self._note_name(delivery)
 
     async def _end(self, delivery: Delivery) -> None:
-        """What a retry has to know is written; what it has not is forgotten, once the client has its answer."""
+        """Records what a retry has to know, and forgets the rest once the client has its answer."""
         mail = delivery.mail
         waits_for_answer = mail.confirmed and delivery.opened is None
         if delivery.over and waits_for_answer:
@@ -224,13 +224,13 @@ class Deliveries:
                 self._unanswered[mail.id] = delivery
 
     def _let_others_begin(self, name: bytes, mail: Mail) -> None:
-        """A try is over."""
+        """Ends an attempt."""
         self._under_way.difference_update((name, mailbox) for mailbox in mail.envelope.mailboxes)
         if self._records.shared:
             self._unmark_later(name, tuple(mail.envelope.mailboxes))
 
     def _check_client(self, mail: Mail) -> None:
-        """Only now, when nobody else can begin: whoever has served the client meanwhile had it first.
+        """Only now, when nobody else can begin: who has served the client meanwhile had it first.
 
         Raises DeliveryUnderWay.
         """
@@ -251,12 +251,12 @@ class Deliveries:
         self._lingering[name] = timer, these
 
     def _unmark(self, name: bytes, mailboxes: Iterable[str]) -> None:
-        """But for those of whom there is another try."""
+        """Except for those that another attempt serves."""
         del self._lingering[name]
         self._records.unmark(name, [each for each in mailboxes if (name, each) not in self._under_way])
 
     async def begin(self, delivery: Delivery) -> Mail:
-        """Begins a try for all its recipients; what of it is still to be done. Raises as `of` does.
+        """Begins an attempt for all its recipients; what of it is still to be done. Raises as `of` does.
 
         Where several recipients get one answer, that they are to get the mail is on the disk when this returns. Else a
         disk that fills meanwhile has those repeated who were served, at each retry for the others.
@@ -282,12 +282,12 @@ class Deliveries:
         self._records.check(delivery.begun.relay)
 
     def _take_room(self, delivery: Delivery) -> None:
-        """For the record of a mail that leaves. Raises StoreUnavailable."""
+        """Announces the mail in the audit record. Raises StoreUnavailable."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.ready()
 
     def accepted(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
-        """The next hop has the mail for these, as was read just now."""
+        """Records, in the step that reads it, that the next hop has the mail for these."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.note(
                 delivery.name, delivery.names([each.mailbox for each in recipients]), delivery.opened is not None
@@ -315,7 +315,7 @@ class Deliveries:
                     raise
 
     def heard(self, mail: Mail) -> None:
-        """The client has its answer: what it will not ask for again is forgotten."""
+        """The client has its answer: forgets what it will not ask for again."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None:
             return
@@ -344,7 +344,7 @@ class Deliveries:
             await self._forget_those_who_do_not_wait(delivery)
 
     async def _forgotten(self, name: bytes) -> None:
-        """Before the same octets are another mail here: what is to be forgotten of the one before is."""
+        """Before the same bytes are another mail here: what is to be forgotten of the one before is."""
         if (later := self._forgotten_later.get(name)) is not None:
             task, now = later
             now.set()
@@ -362,7 +362,7 @@ class Deliveries:
                 _not_remembered(error)
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client has not heard these outcomes and will try again: what is delivered must be known then."""
+        """The client did not get these outcomes and will retry: keeps what was delivered."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None or not delivery.over:
             await self._unheard(mail, outcomes)
@@ -419,14 +419,14 @@ class Deliveries:
         return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
 
     def _note_name(self, delivery: Delivery) -> None:
-        """For `unheard`, which may come next."""
+        """Keeps the delivery for `unheard`, which may come next."""
         if delivery.mail.id:
             self._names[delivery.mail.id] = _OPENED if delivery.opened is not None else delivery.name
         while len(self._names) > ANSWERED_AT_ONCE:
             self._names.popitem(last=False)
 
     async def _settle(self, delivery: Delivery, *, heard: bool = True) -> None:
-        """Remembers what a retry has to know."""
+        """Stores what a retry has to know."""
         answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
         delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
         final = heard and delivery.mail.each_answered  # then only who waits will be asked for again
@@ -440,7 +440,7 @@ class Deliveries:
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
     def _forget_soon(self, delivery: Delivery) -> None:
-        """While the client hears that all is well: a relay killed before it does must still know what has left."""
+        """Called while the client is answered: a relay killed before that must still know what has left."""
         name = delivery.name
         if not _leaves_rows(delivery):
             return
@@ -455,7 +455,7 @@ class Deliveries:
     async def _write(
         self, delivery: Delivery, delivered: Sequence[str] = (), copies: Sequence[WaitingCopy] = ()
     ) -> None:
-        """The end of a try that was begun here."""
+        """Ends an attempt that was begun here."""
         if not delivery.is_begun:
             return
         mailboxes = delivery.mail.envelope.mailboxes
@@ -466,20 +466,20 @@ class Deliveries:
 
 
 def _without_messages(delivery: Delivery) -> Delivery:
-    """What is needed to forget it, without what takes memory that nobody counts any more."""
+    """The part of a delivery needed to forget it, without the message: its memory is no longer budgeted."""
     copies = tuple(replace(each, message=b"") for each in delivery.begun.copies)
     begun = replace(delivery.begun, copies=copies)
     return replace(delivery, mail=delivery.mail.with_message(b""), begun=begun, copies=[], without={}, witness=None)
 
 
 def _leaves_rows(delivery: Delivery) -> bool:
-    """Whether the store has anything of this try that its end has to settle."""
+    """Whether the store has anything of this attempt that its end has to settle."""
     begun = delivery.begun
     return bool(begun.relay or begun.delivered or begun.copies) and delivery.opened is None
 
 
 _OPENED = b""
-"""Stands for the name of a mail that was opened: who has it is known whether anybody hears that or not."""
+"""Placeholder for the name of an opened mail: who has it is known even if the client gets no answer."""
 
 
 def _described(direction: str, mail: Mail) -> tuple[bytes, bool]:

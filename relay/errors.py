@@ -11,7 +11,7 @@ The tree::
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
-    └── Refuse                 5xx: the sender is told
+    └── Refuse                 5xx: the sender is notified
         ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
         ├── MalformedMessage   MailLoop
         └── CannotOpen         BadStructure, BadTag, BadSignature, UnknownSigner, UnknownPeer, KeyDestroyed, KeyLost,
@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import ClassVar
 
 RECIPIENT = "(the recipient)"
-"""Stands in causes that are recorded, where an address stood."""
+"""Placeholder for an address in recorded causes."""
 
 
 class RelayError(Exception):
-    """Root of all. `str(error)` is the cause, for the log; `public` is what an SMTP client hears.
+    """The root. `str(error)` is the cause, for the log; `public` is the text for an SMTP client.
 
     `own_words` is the cause without the parts of addresses, and without what others have said, who may name anybody; ""
     where that is all of it.
@@ -84,14 +84,14 @@ class TryLater(RelayError):
 
 
 class DeliveryUnderWay(TryLater):
-    """The same mail is being delivered at this moment: what comes of that is to be awaited."""
+    """The same mail is being delivered at this moment, and its outcome is not known yet."""
 
     status = "4.3.2"
     public = "This mail is being delivered already, try again later"
 
 
 class Refuse(RelayError):
-    """Refuse: the sender is told that this mail will not go."""
+    """Refuse: the sender is notified that this mail will not go."""
 
     code = 550
     status = "5.7.1"
@@ -99,14 +99,14 @@ class Refuse(RelayError):
 
 
 class KeyUnavailable(TryLater):
-    """No quantum key can be had now."""
+    """No quantum key is available now."""
 
     status = "4.7.5"
     public = "Encryption key not available, try again later"
 
 
 class KMEUnreachable(KeyUnavailable):
-    """No connection to the KME, no answer in time, or the answer broke off."""
+    """No connection to the KME, no answer in time, or an answer that broke off."""
 
 
 class KMEExhausted(KeyUnavailable):
@@ -114,11 +114,11 @@ class KMEExhausted(KeyUnavailable):
 
 
 class KMEMisconfigured(KeyUnavailable):
-    """The KME does not accept us, or we do not accept it: a person has to act, so there is no hot loop."""
+    """The KME does not accept us, or we do not accept it: a person has to act, so it is not retried at once."""
 
 
 class KMEBadReply(KeyUnavailable):
-    """The KME answered something that cannot be believed."""
+    """The KME's answer is invalid."""
 
 
 class KeyNotFound(KeyUnavailable):
@@ -126,7 +126,7 @@ class KeyNotFound(KeyUnavailable):
 
 
 class HeldForKeys(KeyUnavailable):
-    """A quantum key is missing for a level that policy lists, no other can be had, and policy says hold."""
+    """A quantum key is missing for a level that policy lists, no other is available, and policy says hold."""
 
     public = "The message waits: no encryption key for this recipient is available now"
 
@@ -145,7 +145,7 @@ class NextHopUnavailable(TryLater):
 
 
 class PolicyHolds(TryLater):
-    """Policy says hold and no level can be had, whatever keys there are, or no policy covers the recipient."""
+    """Policy says hold and no level is available, whatever keys there are, or no policy covers the recipient."""
 
     status = "4.7.1"
     public = "Message held by policy: the protection that this recipient needs is not available now"
@@ -177,11 +177,11 @@ class MailboxUnavailable(TryLater):
 
 
 class TrippedWire(TryLater):
-    """What was about to leave is not sealed as policy wants it: a fault of ours, and the mail stays."""
+    """The outgoing message is not sealed as policy wants: a fault of the relay, and the mail is held."""
 
 
 class StoreUnavailable(TryLater):
-    """What must survive a crash cannot be written now."""
+    """The store cannot be written now, and what must survive a crash would be lost."""
 
     status = "4.3.1"
 
@@ -200,7 +200,7 @@ class SealedForUs(TryLater):
 
 
 class TooManyRecipients(TryLater):
-    """RFC 5321, 4.5.3.1.10: the client sends those who are left with a further transaction."""
+    """Too many recipients: the client sends the rest in another transaction (RFC 5321, 4.5.3.1.10)."""
 
     code = 452
     status = "4.5.3"
@@ -232,20 +232,20 @@ class MalformedMessage(Refuse):
 
 
 class MailLoop(MalformedMessage):
-    """The message has passed so many mail servers that it must be going round in a circle (RFC 5321, 6.3)."""
+    """The message has more Received fields than any real route: it is in a loop (RFC 5321, 6.3)."""
 
     status = "5.4.6"
     public = "Too many hops"
 
 
 class PolicyRefuses(Refuse):
-    """None of the policy's levels can be had, and it says refuse."""
+    """None of the policy's levels are available, and it says refuse."""
 
     public = "No permitted protection for this recipient"
 
 
 class ReservedSender(Refuse):
-    """Somebody else sends from the address that only the relay itself sends from: the canary's."""
+    """The sender is the canary's address, from which only the relay itself sends."""
 
     public = "Only the relay itself sends from this address"
 
@@ -267,7 +267,7 @@ class NextHopRefused(Refuse):
 class CannotOpen(Refuse):
     """A sealed message cannot be opened, and waiting will not help.
 
-    `silent` is set once keys have been looked at: from then on all failures are answered alike, and none is told.
+    `silent` is set once keys have been used: from then on all failures get the same answer, without a cause.
     """
 
     silent = False
@@ -282,15 +282,15 @@ class BadStructure(CannotOpen):
 
 
 class BadTag(CannotOpen):
-    """The authentication tag does not match: the message was changed or the key is another one."""
+    """The authentication tag does not match: the message was changed, or the key is wrong."""
 
 
 class BadSignature(CannotOpen):
-    """The signature does not match the content, or is not by whom it should be."""
+    """The signature does not match the content, or is by another signer."""
 
 
 class UnknownSigner(CannotOpen):
-    """Signed by somebody whose certificate was not imported."""
+    """The signer's certificate was not imported."""
 
 
 class UnknownPeer(CannotOpen):
@@ -298,11 +298,11 @@ class UnknownPeer(CannotOpen):
 
 
 class KeyDestroyed(CannotOpen):
-    """Its quantum key was here, and was destroyed when its time was over: it will not come again."""
+    """Its quantum key was here, and was destroyed when its time was over."""
 
 
 class KeyLost(CannotOpen):
-    """No KME knows its quantum key, and it is not late but gone: for too long, or given away when nobody could read."""
+    """No KME knows its quantum key, and it is lost: missing for too long, or its reply was never read."""
 
 
 class NotAccepted(CannotOpen):
@@ -310,15 +310,15 @@ class NotAccepted(CannotOpen):
 
 
 class KeyUsed(CannotOpen):
-    """Its quantum key has opened another message: this one is forged, or its sender used a key twice."""
+    """Its quantum key has opened another message: this one is forged, or the sender used a key twice."""
 
 
 class NotNamed(CannotOpen):
-    """What the sealed envelope says of sites, layers, sender or recipients does not fit what arrived."""
+    """The sealed envelope's sites, layers, sender or recipients do not match what arrived."""
 
 
 class OutsideWindow(CannotOpen):
-    """Sealed too long ago, in the future, or before the store was restored: replays could not be told."""
+    """Sealed too long ago, in the future, or before the store was restored: a replay could not be detected."""
 
 
 class Replayed(CannotOpen):
@@ -330,5 +330,5 @@ class NotForUs(CannotOpen):
 
 
 def for_all(outcomes: Iterable[RelayError | None]) -> RelayError | None:
-    """The one outcome for all recipients where only one can be told (SMTP): hold before refuse before accepted."""
+    """The one outcome for all recipients where only one can be given (SMTP): hold before refuse before accepted."""
     return min(outcomes, key=lambda each: (each is None, isinstance(each, Refuse)), default=None)

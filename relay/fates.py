@@ -1,5 +1,5 @@
 """What became of a mail for each of its recipients, in words that bear counting: metrics and audit record share them.
-Standard: a recipient of a try has one fate; peers are those of relay.toml, whatever strangers write.
+Standard: a recipient of an attempt has one fate; peers are those of relay.toml, whatever strangers write.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from relay.sealing import SealedCopy
 
 Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated"]
 """`inside` is in clear to a domain of ours, as it should be; `consumed`: for the canary's address, where it
-ends; `repeated`: whoever has the mail already.
+ends; `repeated`: the recipient has the mail already.
 
 What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
 NONE = "none"
-"""Where a level stands: it did not come so far."""
+"""Placeholder for the level of a mail that did not come so far."""
 
 
 class Fate(NamedTuple):
-    """What those recipients of a mail have in common who share it, and why they did not get it (`reason`), or "".
+    """The fate that several recipients of a mail share, and why they did not get it (`reason`), or "".
 
     `peer` is "" where none can be named: mail in clear to elsewhere, and from strangers. What could not be opened has
     the peer in whose name it came, and what could not be sealed that of the recipient's domain.
@@ -43,15 +43,15 @@ _known = lru_cache(maxsize=1000)(Fate)
 
 
 class Fates:
-    """The rule, for the mails of one direction."""
+    """Determines the fates of the mails of one direction."""
 
     def __init__(self, direction: str, known: Callable[[], Config] | None = None) -> None:
-        """`known` gives the configuration with the peers as they are now."""
+        """`known` returns the configuration with the current peers."""
         self._direction = direction
         self._known = known
 
     def of(self, mail: Mail, delivery: Delivery | None, error: BaseException | None) -> dict[str, Fate]:
-        """That of each recipient, by mailbox; `error` is that of all of whom nothing else is known."""
+        """The fate of each recipient, by mailbox; `error` applies to those without any other outcome."""
         copies: dict[str, SealedCopy] = {}
         for copy in delivery.copies if delivery is not None else ():
             for each in copy.recipients:
@@ -96,7 +96,7 @@ class Fates:
 
 
 def _reason(error: BaseException) -> str:
-    """A name of ours: no word of a stranger."""
+    """A name of ours; a stranger's text never becomes one."""
     if isinstance(error, asyncio.CancelledError):
         return "Stopped"
     return type(error).__name__ if isinstance(error, RelayError) else "Unforeseen"

@@ -16,7 +16,9 @@ _M_ARENA_MAX = -8
 
 
 def use_one_heap() -> None:
-    """For this process and those that it forks, before they have threads: each thread's own heap keeps its most."""
+    """Makes this process and its children use one heap, before they have threads: each thread's own heap keeps its
+    peak.
+    """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         mallopt(_M_ARENA_MAX, 1)
 

@@ -44,7 +44,7 @@ class Homeward:
 
     @property
     def direction(self) -> OutgoingSettings:
-        """That of mail that leaves."""
+        """The settings of outgoing mail."""
         return self.outgoing.direction
 
     def check_recipient(self, sender: str, recipient: str) -> None:

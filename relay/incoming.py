@@ -3,15 +3,15 @@ A key taken from the KME is on the disk before it is used; nothing is handed on 
 
 What happens to a mail, in this order:
 
-1. it is one that can be carried, and nobody else has these octets in hand at this moment (`_process`)
+1. it is one that can be carried, and nobody else has these bytes in hand at this moment (`_process`)
 2. the outer signatures are verified; the mail is opened, layer by layer; its keys are bound to it and its recipients
-   claimed; what policy requires is checked; the original is marked (`_carry`, by opening/original.py)
-3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`); what is for our canary
+   claimed. What policy requires is checked; the original is marked (`_carry`, by opening/original.py)
+3. whom the sealed envelope does not name, or who has the mail, gets nothing (`_share_out`). What is for our canary
    address ends here, opened or not (`_consume`, relay/canary)
 4. the next hop gets the original, or the quarantine, where policy requires more (`_hand_on`)
-5. who has it is noted, and who has it not is free for the next try (`_settle`)
+5. who has it is noted, and who has it not is free for the next attempt (`_settle`)
 
-What is not sealed goes on as it came, if policy lets it (`_pass_on`): it is known by its octets (deliveries.py). A mail
+What is not sealed goes on as it came, if policy lets it (`_pass_on`): it is known by its bytes (deliveries.py). A mail
 server that keeps the mail (milter) gets the original in its place, and says later whether it has it (`in_place`).
 """
 
@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """What the recipe works with; one value for the life of the relay."""
+    """The parts that this journey uses; one value for the relay's lifetime."""
 
     direction: DirectionSettings
     originals: Originals
@@ -58,25 +58,25 @@ class Incoming:
         """Every recipient is taken: the mail server that hands us mail has already chosen them."""
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """Of nobody it is."""
+        """Nothing to record: no recipient is refused at RCPT."""
 
     async def process(self, mail: Mail) -> Outcomes:
         """Opens the mail where it is sealed for us, and hands it on. Raises TryLater or Refuse.
 
-        What fails now is no news for recipients who got the mail with an earlier try.
+        What fails now is no news for recipients who got the mail with an earlier attempt.
         """
         return (await self._process(mail, None)).answer
 
     def heard(self, mail: Mail) -> None:
-        """The client was there when it was answered."""
+        """The client was connected when it was answered."""
         self.deliveries.heard(mail)
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client was gone before it could hear `outcomes`."""
+        """The client was gone before it could get `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)
 
     async def _process(self, mail: Mail, kept: _KeptMail | None) -> Delivery:
-        """What became of the mail, which is over. Raises TryLater or Refuse, where nothing could be begun."""
+        """The finished delivery of the mail. Raises TryLater or Refuse where it could not begin."""
         with self.tally.of(mail) as trial:
             await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail, begin=False) as delivery:
@@ -114,14 +114,14 @@ class Incoming:
             if due.envelope.recipients:
                 await self._hand_on(delivery, due, original, kept)
         finally:
-            # After the next hop's 250: were it noted before, a relay killed in between would lose the mail.
+            # After the next hop's 250: if it was noted before, a relay killed in between would lose the mail.
             await self._settle(delivery, opened, kept)
         if delivery.consumed.intersection(opened.due):
             missed = original.missed
             self.canaries.take(opened, protected=missed is None or missed.otherwise == "mark")
 
     def _consume(self, delivery: Delivery, mail: Mail, reason: Reason | None = None) -> Mail:
-        """The mail to all others; for our canary address it ends here, for nothing where there is a reason."""
+        """The mail without our canary address, for which it ends here; with a `reason` that counts for nothing."""
         ours = [each for each in mail.envelope.recipients if self.canaries.takes(each.mailbox)]
         if not ours:
             return mail
@@ -131,7 +131,7 @@ class Incoming:
         return mail.to(each for each in mail.envelope.recipients if each.mailbox not in delivery.consumed)
 
     async def _without_canaries(self, delivery: Delivery, mail: Mail, unreadable: RelayError | None) -> Mail:
-        """Of what is not sealed, or cannot be opened, the mail to all others; a key that is late is waited for."""
+        """The mail without our canary address where it is not sealed or cannot be opened; a late key is waited for."""
         if not any(map(self.canaries.takes, mail.envelope.mailboxes)):
             return mail
         if isinstance(unreadable, KeyNotFound) and await self.triage.waits_for_key(mail):
@@ -140,7 +140,7 @@ class Incoming:
         return self._consume(delivery, mail, clear if unreadable is None else "unreadable")
 
     async def _share_out(self, delivery: Delivery, mail: Mail, opened: Opened) -> None:
-        """What becomes of those recipients who do not get the mail now; nobody may learn from it whom it names."""
+        """Settles the recipients who do not get the mail now. The answer must not reveal whom the envelope names."""
         by_mailbox = {each.mailbox: each for each in mail.envelope.recipients}
         if opened.served:
             log.warning("came_again", peer=opened.peer, recipients=len(opened.served))
@@ -158,7 +158,7 @@ class Incoming:
                 delivery.note_for_all(redirected.envelope.recipients, failure)
 
     async def _hand_on(self, delivery: Delivery, due: Mail, original: Original, kept: _KeptMail | None) -> None:
-        """The original goes to the next hop for those who are due, or is put aside."""
+        """Hands the original to the next hop for those who are due, or puts it in quarantine."""
         opened, missed = original.opened, original.missed
         leaving = due.with_message(original.message)
         if missed and missed.otherwise != "mark":  # "refuse" as well: the answer would tell that it could be opened
@@ -169,7 +169,7 @@ class Incoming:
         await self._deliver(delivery, leaving, kept, opened)
 
     async def _pass_on(self, delivery: Delivery, mail: Mail, kept: _KeptMail | None) -> None:
-        """Ordinary mail, which must not claim to have been protected by us."""
+        """Hands on ordinary mail, without any claim that we protected it."""
         delivery.unsealed = True
         message = await self.originals.unopened(mail.message)
         missed = await self.originals.missed(mail.envelope.sender, MessageFacts(message), "", "")
@@ -184,7 +184,7 @@ class Incoming:
         await self._deliver(delivery, mail.with_message(message), kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
-        """Whoever sent it need not try again, once it is in quarantine on the disk."""
+        """The sender need not retry once the mail is in quarantine on the disk."""
         delivery.step("quarantine")
         await keeping
         delivery.put_aside(mail.envelope.recipients)
@@ -192,7 +192,7 @@ class Incoming:
     async def _deliver(
         self, delivery: Delivery, leaving: Mail, kept: _KeptMail | None, opened: Opened | None = None
     ) -> None:
-        """Hands it to the next hop, who says what becomes of each recipient, unless the mail server keeps it."""
+        """Hands it to the next hop, which answers for each recipient, unless the mail server keeps it."""
         check = partial(self.deliveries.check, delivery, leaving)
         result = await kept.put_in_place(leaving, check) if kept is not None else None
         if result is None:
@@ -222,7 +222,7 @@ class Incoming:
         )
 
     async def _settle(self, delivery: Delivery, opened: Opened, kept: _KeptMail | None) -> None:
-        """Notes who has the mail, while the client hears that all is well: a relay killed before has it sent again.
+        """Records who has the mail while the client is answered: a relay killed earlier gets it again.
 
         Who has it not must be free before the client hears that, lest its retry be held. What is put in place is
         settled when that is known.
@@ -256,7 +256,7 @@ class Incoming:
             raise
 
     async def _in_its_place(self, mail: Mail, kept: _KeptMail, delivery: Delivery) -> InPlace:
-        # Whether the client hears we never know: who has the mail another way must be known at each retry.
+        # Whether the client gets the answer is never known, so each retry must know who has the mail already.
         before = delivery.begun.delivered
         has = {each.mailbox: each for each in mail.envelope.recipients if kept.handed_on or each.mailbox in before}
         outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
@@ -268,13 +268,13 @@ class Incoming:
         return InPlace(delivery.answer, kept.mail.message, kept.mail.envelope.addresses, opened=opened, taken=taken)
 
     def _taken(self, opened: Opened, heard: bool) -> None:
-        """The mail server has the original, or, for all that we know, it has not."""
+        """The mail server has the original, or may not have it."""
         self.originals.opener.begin_to_settle(opened, opened.due if heard else ())
 
 
 @dataclass(slots=True)
 class _KeptMail:
-    """A mail that its mail server keeps, with `envelope`; `mail` takes its place, or None where it is not to have any.
+    """A mail that its mail server keeps, with `envelope`; `mail` replaces it, None where nothing does.
 
     `claimed` is what was opened for that, to be settled once the mail server has it; what it could not be given was
     `handed_on`.

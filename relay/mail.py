@@ -63,7 +63,7 @@ class Envelope:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a mail came from, in the words of XFORWARD (decoded; "" where it is not known), for log and next hop.
+    """Where a mail came from, in the terms of XFORWARD (decoded; "" where it is not known), for log and next hop.
 
     `name` and `addr` are the client's host name and IP address, `port` its port, `proto` SMTP or ESMTP, `helo` what
     it said, `ident` the queue ID of the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is
@@ -89,11 +89,11 @@ class Origin:
 
 UNKNOWN = Origin()
 OURS = "relay"
-"""The door of mail of which nobody makes a second try: nothing of it waits in a queue."""
+"""The listener name of mail without retries: nothing of it waits in a queue."""
 
 
 def _never_absent() -> float:
-    """Nobody waits for the answer, or whether somebody does is not known."""
+    """No client waits for the answer, or it is unknown whether one does."""
     return 0.0
 
 
@@ -103,7 +103,7 @@ class Mail:
 
     `id` names the mail in log lines, as does `message_id` (mime.message_id_hash of the message), which it has at the
     other site too. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
-    on top of the message when it is sent on; it is no part of what is sealed. `origin` is the client it came from, and
+    on top of the message when it is sent on. It is no part of what is sealed. `origin` is the client it came from, and
     `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `door` is where
     it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them. `absent` tells
     for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears nothing.
@@ -145,7 +145,7 @@ class Mail:
         return self.with_envelope(replace(self.envelope, ret="HDRS"))
 
     def _with(self, envelope: Envelope, message: bytes, trace: bytes) -> Mail:
-        """What `replace` does, in a third of the time: each mail is changed several times."""
+        """As dataclasses.replace, in a third of the time: each mail is changed several times."""
         return Mail(
             envelope, message, self.id, trace, self.origin, self.each_answered, self.door, self.message_id,
             self.absent, self.confirmed,
@@ -153,7 +153,7 @@ class Mail:
 
     @property
     def size(self) -> int:
-        """The octets that are sent on."""
+        """The bytes that are sent on."""
         return len(self.trace) + len(self.message)
 
     @property
@@ -171,7 +171,7 @@ class WayOut(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InPlace:
-    """What becomes of a mail that its mail server keeps (milter).
+    """The result for a mail that its mail server keeps (milter).
 
     `message` takes the place of what the mail server has, for `recipients` alone: the others have theirs, or theirs
     goes another way. None means that the mail server drops the mail. `opened` says that the message was inside the

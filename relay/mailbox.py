@@ -14,9 +14,9 @@ from functools import lru_cache
 from relay.characters import casefold, is_assigned, is_printable, lower, nfc, nfkc
 
 MAX_ADDRESS = 1000
-"""An address longer than this (characters) is no address: an SMTP command line holds fewer octets."""
+"""Maximum length of an address, in characters: an SMTP command line holds fewer octets."""
 MAX_LABEL = 256
-"""A longer label (characters) has more than 63 octets as an A-label, however it is composed."""
+"""Maximum length of a label, in characters: a longer one has more than 63 octets as an A-label."""
 MAX_COMPOSED_LABEL = 59
 """The same of one in NFC: Punycode has a character for each, and "xn--" is in front."""
 
@@ -74,7 +74,7 @@ def fold_domain(domain: str) -> str:
     """A domain in lower case and A-labels (`Bücher.example` is `xn--bcher-kva.example`).
 
     Raises ValueError for anything else than dot-separated labels of letters, digits, "-" and "_". The
-    A-label is that of IDNA 2008: nothing is mapped but case, and what another program may map (full-width
+    A-label is that of IDNA 2008. Nothing is mapped but case, and what another program may map (full-width
     letters, invisible marks, other dots) is refused, because the next hop would see another domain.
     """
     if len(domain) > MAX_ADDRESS:

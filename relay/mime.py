@@ -31,11 +31,11 @@ from relay.errors import BadStructure, MailLoop, MalformedMessage
 from relay.pieces import PIECE_OCTETS, Octets, Pieces, joined, part_of
 
 MAX_HEADER_OCTETS = 2 * 1024 * 1024
-"""A longer header is refused: no real message has one, and each line costs memory."""
+"""Maximum size of a header, in octets: no real message has more, and each line costs memory."""
 MAX_HEADER_LINES = 20_000
-"""So is one of more lines, folded ones counted."""
+"""Maximum number of header lines, folded ones counted."""
 HEADER_COSTS = 8
-"""An octet of a header is so much more work than one of a body: each few of them may be a field."""
+"""Cost of an octet of a header, as a multiple of one of a body: each few of them may be a field."""
 MAX_STRUCTURED_FIELD_OCTETS = parameters.MAX_OCTETS
 MAX_TYPES = 10
 """Maximum number of Content-Type fields looked at; a second one is a fault already."""
@@ -49,7 +49,7 @@ OUR_MARKS = frozenset({b"x-qumail-protection"})
 _MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
 _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
 _ENVELOPE_LINE_OCTETS = 54
-"""Octets of the sealed envelope in a line: 72 characters behind a blank."""
+"""Number of octets of the sealed envelope in a line: 72 characters behind a blank."""
 _CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _CMS_KINDS: dict[str, Literal["enveloped", "signed"]] = {
     "authenveloped-data": "enveloped",
@@ -178,7 +178,7 @@ def message_id_hash(message: bytes) -> str:
 
 
 def hash_of_id(message_id: str) -> str:
-    """That of a Message-ID, with its angle brackets or without."""
+    """Returns the hash of a Message-ID, with its angle brackets or without."""
     whole = message_id if message_id.startswith("<") else f"<{message_id}>"
     return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
@@ -189,12 +189,12 @@ def searched_header(message: bytes) -> bytes:
 
 
 def bounds(message: bytes) -> tuple[int, int]:
-    """Where the header ends, and where the body begins. Raises MalformedMessage."""
+    """Returns the ends of the header and of the separator before the body. Raises MalformedMessage."""
     return _bounds(message)[:2]
 
 
 def _bounds(message: bytes) -> tuple[int, int, int]:
-    """The same, and where the first empty line begins."""
+    """As `bounds`, with the offset of the first empty line."""
     searched = end = _empty_line(message)
     if not (_FIELD_NAME.match(message) or _MAILBOX_LINE.match(message)):
         end = 0
@@ -229,13 +229,13 @@ def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
 
 
 def header_work(message: bytes) -> int:
-    """As many octets of a body cost what work on the header alone costs (aio.off_loop)."""
+    """Returns the cost of work on the header alone, in octets of a body (aio.off_loop)."""
     end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
     return HEADER_COSTS * (end if end >= 0 else min(len(message), MAX_HEADER_OCTETS))
 
 
 def work(message: bytes) -> int:
-    """As many octets of a body cost what work on all of the message costs (aio.off_loop)."""
+    """Returns the cost of work on all of the message, in octets of a body (aio.off_loop)."""
     return len(message) + header_work(message)
 
 
@@ -444,7 +444,7 @@ def _cut(text: bytes) -> Iterator[bytes]:
 
 
 def _empty_line(message: bytes) -> int:
-    """Where the first empty line begins, or the message ends. Raises MalformedMessage."""
+    """Returns the offset of the first empty line, or of the message's end. Raises MalformedMessage."""
     if message.startswith(b"\r\n"):
         return 0
     found = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)

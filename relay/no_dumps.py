@@ -17,7 +17,7 @@ _PR_SET_DUMPABLE = 4
 
 
 def forbid_core_dumps() -> None:
-    """For the whole process, for good; programs that it starts may be read again, but dump no core either.
+    """Forbids core dumps of this process, for good; programs that it starts may be traced, but dump no core either.
 
     Raises ConfigError where the system does not let us.
     """

@@ -33,7 +33,9 @@ def notify(state: str) -> None:
 
 
 def without_manager(environment: Mapping[str, str]) -> dict[str, str]:
-    """For a process that is not the service itself, and whose word would be taken for the service's."""
+    """Returns the environment without the service manager's socket, for a process that must not speak for the
+    service.
+    """
     return {name: value for name, value in environment.items() if name not in ("NOTIFY_SOCKET", "WATCHDOG_USEC")}
 
 

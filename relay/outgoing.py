@@ -4,15 +4,15 @@ Standard: DATA is answered with 250 only after `process` has returned (RFC 5321,
 What happens to a mail, in this order:
 
 1. it is one that can be carried, and nobody else delivers it at this moment (`process`)
-2. what was sealed for it at an earlier try is taken again, where policy still permits it; for all others policy is
-   asked, keys are taken and copies sealed (by sealing.py); who gets less than the first level listed stands in the
+2. what was sealed for it at an earlier attempt is taken again, where policy still permits it. For all others policy is
+   asked, keys are taken and copies sealed (by sealing.py). Who gets less than the first level listed stands in the
    ledger (`_add_copies`)
 3. each copy is signed, looked at by the tripwire, and handed to the next hop; a copy that fails does not stop the
    others (`_hand_on`)
 4. who has the mail, and the copies that wait, are remembered for the retry (by deliveries.py, at the end of `process`)
 
 A mail server that keeps the mail (milter) gets one copy in its place (`in_place`). In shadow mode the mail leaves as it
-came, and it is said what would have become of it.
+came, and the log says what would have become of it.
 """
 
 from __future__ import annotations
@@ -46,18 +46,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 MAX_ENTERED = 1000
-"""Of so many mails that wait it is known what stands in the ledger; for others it may stand there twice."""
+"""Number of waiting mails whose ledger lines are remembered; those of others may be written twice."""
 
 SHADOW = "shadow mode"
-"""Stands in place of the policy file that let a mail out in clear."""
+"""Placeholder for the policy file that let a mail out in clear."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
-    """What the recipe works with; one value for the life of the relay.
+    """The parts that this journey uses; one value for the relay's lifetime.
 
-    `signer` gives what signs now; `is_own_canary` tells the address from which only the relay sends. `entered` has what
-    stands in the ledger of mails of which nothing has left yet; the `tally` tells of mails.
+    `signer` returns the current DKIM signer; `is_own_canary` recognises the address from which only the relay sends.
+    `entered` has what stands in the ledger of mails of which nothing has left yet; the `tally` counts and records
+    outcomes.
     """
 
     direction: OutgoingSettings
@@ -72,7 +73,7 @@ class Outgoing:
     entered: dict[bytes, frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
-        """The answer to RCPT TO, where it is known already.
+        """The reply to RCPT TO, where it is already known.
 
         Raises ReservedSender, PolicyHolds, PolicyRefuses and MalformedMessage.
         """
@@ -82,7 +83,7 @@ class Outgoing:
                 self.sealer.check(sender, recipient)
 
     def _check_sender(self, sender: str) -> None:
-        """A question that somebody else asks in the canary's name would use up the receipt of a genuine one.
+        """Only the relay sends canaries: a forged question would use up the receipt of a genuine one.
 
         Raises ReservedSender.
         """
@@ -90,7 +91,7 @@ class Outgoing:
             raise ReservedSender("this sender address is the relay's own, for canaries")
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """Tells of those whom RCPT has held or refused, once their transaction is over."""
+        """Counts and records recipients held or refused at RCPT, once their transaction is over."""
         self.tally.not_taken(mail, errors)
 
     async def process(self, mail: Mail) -> Outcomes:
@@ -109,7 +110,7 @@ class Outgoing:
         return delivery.answer
 
     async def _add_copies(self, delivery: Delivery) -> None:
-        """Adds the copies of those recipients who have none from an earlier try, or none that policy wants now."""
+        """Adds the copies of those recipients who have none from an earlier attempt, or none that policy wants now."""
         kept: list[LedgerEntry] = []
         if delivery.copies and self.shadow is None:
             delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)
@@ -124,12 +125,12 @@ class Outgoing:
             if self.shadow is not None:
                 entries, sealed = await self.shadow.foresee(rest), self._in_clear(rest)
             else:
-                # Before keys are drawn: what the tripwire holds because of what the sender wrote, it holds for ever.
+                # Before keys are drawn: what the tripwire holds for its own fields, it would hold at every retry.
                 await off_loop(mime.header_work(rest.message), _check_shown, rest.message)
                 delivery.step("seal")
                 sealed = await self.sealer.seal(rest)
                 entries = await _entries(rest, sealed.copies)
-            # Before anything leaves: who gets less than the first level listed for them.
+            # Before anything leaves, since these get less than the first level listed for them.
             await self._enter(delivery, [*kept, *entries])
         except RelayError as error:
             delivery.note_for_all(rest.envelope.recipients, error)
@@ -145,7 +146,7 @@ class Outgoing:
                 log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
 
     async def _enter(self, delivery: Delivery, entries: Sequence[LedgerEntry]) -> None:
-        """Into the ledger, but not once more at each retry of mail in clear, of which nothing has left."""
+        """Writes the ledger, but only once for mail in clear that is retried and of which nothing has left."""
         known = self.entered.pop(delivery.name, frozenset())
         if not entries:
             return
@@ -156,24 +157,26 @@ class Outgoing:
             del self.entered[next(iter(self.entered))]
 
     def _in_clear(self, mail: Mail) -> SealedMail:
-        """Shadow mode: the mail leaves as it came."""
+        """Shadow mode: hands the mail on as it came."""
         version = self.sealer.policies().version
         copy = SealedCopy(PLAINTEXT, None, mail.message, SHADOW, version, recipients=list(mail.envelope.recipients))
         return SealedMail([copy], {}, version)
 
     async def _hand_on_all(self, delivery: Delivery, copies: Sequence[SealedCopy], *, more: bool) -> None:
-        """One after the other; of each that is not the last (there are `more`) it is written down who has it."""
+        """Hands the copies on one by one. After each but the last (there are `more`) it is recorded who has the
+        mail.
+        """
         for number, copy in enumerate(copies, 1):
             try:
                 await self._hand_on(delivery, copy, more=more or number < len(copies))
             except StoreUnavailable as error:
-                # Who has the mail is known until the relay ends; for nothing else may that be risked.
+                # In memory the relay still knows who has the mail; do not risk that by going on.
                 for rest in copies[number:]:
                     delivery.note_for_all(rest.recipients, error)
                 return
 
     async def _hand_on(self, delivery: Delivery, copy: SealedCopy, *, more: bool) -> None:
-        """Raises StoreUnavailable where it could not be written down who has it now."""
+        """Raises StoreUnavailable where it could not be recorded who has the mail."""
         mail = delivery.mail.to(copy.recipients)
         try:
             delivery.step("check")
@@ -212,19 +215,19 @@ class Outgoing:
         return trace
 
     def heard(self, mail: Mail) -> None:
-        """The client was there when it was answered."""
+        """The client was connected when it was answered."""
         self.deliveries.heard(mail)
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """The client was gone before it could hear `outcomes`."""
+        """The client was gone before it could get `outcomes`."""
         await self.deliveries.unheard(mail, outcomes)
 
-    # Where the mail server keeps the mail.
+    # Milter: the mail server keeps the mail
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """Seals the mail for a mail server that keeps it (milter). Raises TryLater or Refuse.
 
-        There can be one copy in its place; others are handed to the next hop before, and when one of these has to
+        There can be one copy in its place. Others are handed to the next hop before, and when one of these has to
         wait, so has the whole mail. Without `milter_split` a mail that needs several copies waits untouched. A message
         that does not fit there is handed to the next hop too.
         """
@@ -245,16 +248,17 @@ class Outgoing:
                     await self._hand_on_all(delivery, [stays], more=False)
         here = stays.recipients if stays is not None and message is not None else []
         stay = {each.mailbox for each in here}
-        # Those who had it before are told of once more: a mail server may have to try again more than once.
+        # Those who already had it are reported again: a mail server may have to retry more than once.
         elsewhere = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox not in stay}
-        # Whether the client hears we never know. Only with a Message-ID can its retry be told from a second mail.
+        # Whether the client gets the answer is never known. Only a Message-ID distinguishes its retry from a second
+        # mail.
         if len(elsewhere) and await off_loop(mime.header_work(mail.message), _has_message_id, mail.message):
             outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
             await self.unheard(mail.to(elsewhere.values()), tuple(outcomes[each] for each in elsewhere))
         return InPlace(delivery.answer, message, tuple(each.address for each in here))
 
     def _check_one_copy(self, delivery: Delivery) -> None:
-        """Raises TryLater where one message cannot do for all recipients and nothing may be split."""
+        """Raises TryLater where one message cannot serve all recipients and the mail may not be split."""
         if self.direction.milter_split:
             return
         if failure := for_all(delivery.outcomes.values()):
@@ -263,7 +267,7 @@ class Outgoing:
             raise TryLater("its recipients need different protection, and milter_split is off")
 
     async def _put_in_place(self, delivery: Delivery, copy: SealedCopy, fits: Callable[[bytes], bool]) -> bytes | None:
-        """What takes the mail's place, or None where it does not fit there."""
+        """The message that replaces the mail, or None where it does not fit."""
         delivery.step("check")
         top = await self._top(copy)
         message = top + copy.message if top else copy.message
@@ -289,7 +293,7 @@ def _has_message_id(message: bytes) -> bool:
 
 
 def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
-    """What left, for whom not, and how it was protected; what stays inside is told apart from what left in clear."""
+    """Logs what left, for whom not, and how it was protected. Mail that stays inside is not logged as clear."""
     inside = copy.inside
     stays: list[RelayError | None] = []
     leaves: list[RelayError | None] = []
@@ -339,7 +343,7 @@ def _warn_of_downgrades(entries: Sequence[LedgerEntry]) -> None:
 
 
 async def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
-    """What the ledger keeps: one entry for all recipients whom one policy treats alike, for one reason."""
+    """The ledger's entries: one for all recipients whom one policy treats alike, for one reason."""
     alike: dict[tuple[int, str, str], list[Planned]] = {}
     for number, copy in enumerate(copies):
         for each in copy.planned:

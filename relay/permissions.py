@@ -44,7 +44,7 @@ def cause(path: str | Path, error: OSError, what: str = "cannot be read: ", *, p
 
 
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
-    """What keeps this process from reading a file or directory; None where nothing does or nobody can tell."""
+    """What keeps this process from reading a file or directory; None where nothing does or it is unknown."""
     try:
         return _denial_at(Path(path).absolute().parts, private=private)
     except OSError:
@@ -123,7 +123,7 @@ def _remedy(place: Path, found: os.stat_result, lacks: str) -> str:
 
 
 def _remedy_of_owner(place: Path, found: os.stat_result) -> str | None:
-    """For what only one user may read; None for a directory of root's on the way."""
+    """Returns the remedy for what only one user may read; None for a directory of root's on the way."""
     if found.st_uid:
         owner = _user(found.st_uid)
         return f"the relay and its commands have to run as {owner}; as root: runuser -u {owner} -- qumail-relay ..."

@@ -1,5 +1,5 @@
-"""Octets that are made in pieces while they are taken: what is large goes through all stages piece by piece.
-So there is one copy of it at the end, and not one more for each stage; each piece is small enough for a core's cache.
+"""Bytes that are made in pieces while they are taken: what is large goes through all stages piece by piece.
+So there is one copy of it at the end, and not one more for each stage. Each piece is small enough for a core's cache.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 Octets = bytes | bytearray | memoryview
 
 PIECE_OCTETS = 57 * 1024
-"""No piece is larger: so it is faster than with larger ones. It becomes whole lines of base64, of 57 octets each."""
+"""Maximum size of a piece, in bytes; larger ones are slower. It becomes whole base64 lines of 57 bytes each."""
 
 
 class Pieces:
-    """Octets (`len` of them) in pieces, each to be used before the next one is taken.
+    """Bytes (`len` of them) in pieces, each to be used before the next one is taken.
 
     What is encrypted on the way can be taken once: a second time raises.
     """
@@ -22,7 +22,7 @@ class Pieces:
     __slots__ = ("_make", "_size")
 
     def __init__(self, size: int, make: Callable[[], Iterable[Octets]]) -> None:
-        """`make` is called when they are taken, and gives `size` octets."""
+        """`make` is called when they are taken, and gives `size` bytes."""
         self._size = size
         self._make = make
 
@@ -52,10 +52,10 @@ def part_of(octets: Octets | Pieces) -> Iterable[Octets]:
 
 
 def joined(size: int, pieces: Iterable[Octets]) -> bytes:
-    """All of them, which have `size` octets, in the one place where they stay. Raises ValueError for any other size."""
+    """All of them, which have `size` bytes, in the one place where they stay. Raises ValueError for any other size."""
     buffer = io.BytesIO(bytes(size))  # getvalue gives this very object, written over
     for piece in pieces:
         buffer.write(piece)
     if buffer.tell() != size:
-        raise ValueError(f"{buffer.tell()} octets where {size} were announced")
+        raise ValueError(f"{buffer.tell()} bytes where {size} were announced")
     return buffer.getvalue()

@@ -49,7 +49,7 @@ class Copy(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One recipient: what policy says, and why each protection that it lists earlier is not to be had.
+    """One recipient: what policy says, and why each protection that it lists earlier is not available.
 
     `decision` is None where no policy covers them. Each of the `causes` begins with the level. Mail that `stays_inside`
     goes in clear to one of our own domains: it has not left.
@@ -105,7 +105,7 @@ class Group:
 
     @property
     def protection(self) -> str:
-        """As log lines have it, "" where nothing leaves."""
+        """The protection as log lines have it, "" where nothing leaves."""
         return self.copy.protection if self.copy else ""
 
     @property
@@ -125,7 +125,7 @@ class Group:
         return list(found.values())
 
     def outcomes(self, sender: str, octets: int) -> list[Outcome]:
-        """One for each recipient of a message of so many octets."""
+        """One for each recipient of a message of so many bytes."""
         return [
             Outcome(
                 sender=sender,
@@ -146,7 +146,7 @@ class Group:
 class Outcome:
     """What becomes of one recipient's mail, for people and programs: JSON's types, with stable names.
 
-    `causes` say why nothing better is to be had. Of those who share a copy, the first has its `quantum_bits`. `reply`
+    `causes` say why nothing better is available. Of those who share a copy, the first has its `quantum_bits`. `reply`
     is what SMTP answers at the end of the message, as long as the next hop takes it.
     """
 

@@ -1,4 +1,4 @@
-"""Makes the plan for a mail from what policy says of each recipient, its size, and the keys that are not to be had.
+"""Makes the plan for a mail from what policy says of each recipient, its size, and the keys that are not available.
 Standard: policies/README.md: levels are tried in their order, and what cannot be sealed is held or refused.
 """
 
@@ -120,7 +120,7 @@ class Planner:
     ) -> tuple[list[tuple[Group, T]], list[Group]]:
         """What every attempt at a planned copy gave, and the groups that get none.
 
-        Where an attempt raises KeyUnavailable, that copy is not to be had, and the plan is made again for its
+        Where an attempt raises KeyUnavailable, that copy is not available, and the plan is made again for its
         recipients and all of that peer who have none yet. For any other RelayError they fail. A copy to which others
         may yet fall back is tried after theirs, so that they share it.
         """
@@ -177,7 +177,7 @@ class Planner:
         return (*(replace(group, quantum_bits=number) for group, number in had), *without)
 
     async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
-        """As `hidden`, and with the original at hand what compressing saves is known."""
+        """As `hidden`, with the original at hand: what compression saves is then known."""
         sender = group.decision.sender if group.decision else ""
         if OTP.name in copy.layers and self.config.otp.compression and original is not None:
             envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
@@ -186,7 +186,7 @@ class Planner:
         return self.hidden(copy, sender, group.recipients, octets)
 
     def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], octets: int) -> int:
-        """How many octets of key a copy without compression has hide it, 0 without a pad.
+        """How many bytes of key a copy without compression has hide it, 0 without a pad.
 
         Raises MalformedMessage and CannotSeal.
         """
@@ -239,7 +239,7 @@ class Planner:
         return self._parties[peer]
 
     def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
-        """Why a level cannot be done at all for a message of so many octets, or "" where it can be tried."""
+        """Why a level cannot be done at all for a message of so many bytes, or "" where it can be tried."""
         if level == PLAINTEXT:
             return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
         if too_big := decision.too_big(level, octets):
@@ -285,13 +285,13 @@ class Planner:
         return found
 
     def first(self, decision: Decision) -> Copy:
-        """What a decision lists first, whether it can be had or not."""
+        """What a decision lists first, whether it is available or not."""
         return _copies(decision, decision.levels[0])[0]
 
     def _best(
         self, decision: Decision, octets: int, missing: Mapping[Copy, str]
     ) -> tuple[Copy | None, tuple[str, ...]]:
-        """The first copy that can be had, None where none can, and why those listed before it cannot."""
+        """The first copy that is available, None where none is, and why those listed before it are not."""
         causes: list[str] = []
         for level in decision.levels:
             if cause := self.obstacle(decision, level, octets):
@@ -358,7 +358,9 @@ def _otherwise(
 
 
 def _sealed_sender(sender: str) -> str:
-    """As sealed envelopes name the sender; Postfix takes one dot at the end away once a milter has seen the mail."""
+    """Returns the sender as sealed envelopes name it. Postfix drops one dot at the end once a milter has seen the
+    mail.
+    """
     return folded_mailbox(sender.removesuffix("."))
 
 

@@ -31,7 +31,7 @@ def installed() -> Release:
 
 
 def _version() -> str:
-    """Of the installed package; a relay that runs from its sources has "0"."""
+    """Returns the version of the installed package; "0" for a relay that runs from its sources."""
     try:
         return version("qumail-relay")
     except PackageNotFoundError:

@@ -1,5 +1,5 @@
 """What a relay reads again while it serves, at SIGHUP or once a file has changed: settings, peers, identity, DKIM, TLS.
-Standard: a mail goes by one set from start to end; what is broken leaves in force what was; each is a line in the log.
+Standard: a mail goes by one set from start to end. What is broken leaves in force what was; each is a line in the log.
 
 The thread that follows the policies' edits (policy/reload.py) looks at these files too. KMEs' certificates
 (keys/ring.py) and password files (entry/smtp/users.py) are looked at where they are used.
@@ -33,9 +33,10 @@ log = structlog.get_logger(__name__)
 LOOK_S = 0.3
 """How often the files are looked at (seconds)."""
 QUIET_S = 0.4
-"""A file counts once it has not changed for so long: it may be half-written before (seconds)."""
+"""Time without changes after which a file counts, in seconds: it may be half-written before."""
 GONE_QUIET_S = 2.0
-"""A file is gone once nothing has changed for so long: many programs replace one by deleting it first (seconds)."""
+"""Time without changes after which a file counts as gone, in seconds: many programs replace one by deleting it first.
+"""
 
 
 class Settings:
@@ -75,7 +76,7 @@ class SitesInForce:
     """This site and its peers as they are known now, and what plans and opens by that."""
 
     def __init__(self, settings: Callable[[], Config]) -> None:
-        """Raises ConfigError. Whoever asks for `planner` or `layers` has called `use` before."""
+        """Raises ConfigError. `use` comes before `planner` and `layers`."""
         self._settings = settings
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
@@ -98,7 +99,7 @@ class SitesInForce:
         return self._layers
 
     def config(self) -> Config:
-        """With the peers of now."""
+        """The configuration with the current peers."""
         return self.known.config
 
     def stamps(self) -> Stamps:
@@ -114,7 +115,7 @@ class SitesInForce:
 
     def take(self, known: KnownSites) -> None:
         """From the next mail on this counts; to be called in the event loop."""
-        assert self._keys is not None  # noqa: S101 - whoever serves has called `use`
+        assert self._keys is not None  # noqa: S101 - a serving relay has called `use`
         known.tell_of_changes(self.known)
         # The keys first: a mail that is planned for a new peer must not fall to another level for want of them.
         self._keys.know({name: peer_keys(peer) for name, peer in known.config.peers.items()})
@@ -204,5 +205,5 @@ class _Watched:
 
 
 def _is_gone(path: Path, stamps: Stamps) -> bool:
-    """Of a file in a directory that cannot be looked into nobody knows."""
+    """Whether the file is gone; False where its directory cannot be searched."""
     return stamps.get(path) is None and not isinstance(stamps.get(path.parent), Unknown)

@@ -87,7 +87,7 @@ def owner_of(path: Path) -> User | None:
 
 
 def others_can_write(path: Path, trusted: Collection[int] = (), *, groups: bool = True) -> str:
-    """Who else than root and the users `trusted` can change where this path leads to, or what is there; "" for nobody.
+    """Returns who besides root and the `trusted` users can change this path or its content; "" for nobody.
 
     Without `groups` members of a file's group may. Raises ConfigError where the path cannot be followed.
     """
@@ -113,7 +113,7 @@ def why_not_as_root(program: str) -> str:
 def acting_as(user: User | None) -> Iterator[None]:
     """What root does within is done as this user, as far as the kernel is concerned; None: nothing changes.
 
-    Whoever is not root, or acts as somebody already, goes on as that. Raises ConfigError where it cannot be done.
+    A user other than root, or one already chosen, stays as it is. Raises ConfigError where it cannot be done.
     """
     if user is None or os.geteuid():
         yield

@@ -35,11 +35,11 @@ log = structlog.get_logger(__name__)
 
 PATTERNS = 10
 RECIPIENT_OCTETS = 512
-"""Comparing so many texts with a message, or deciding for one recipient, takes as long as other work on such octets."""
+"""Cost of deciding for one recipient, or of comparing one text with a message, in bytes of other work."""
 PARTS_COST = 4
-"""What finding the parts of a message costs, as a multiple of other work on its octets."""
+"""Cost of finding the parts of a message, as a multiple of other work on its bytes."""
 MAX_MADE = 10_000
-"""How many sealed messages are known again when they come back; older ones are sealed once more."""
+"""Number of sealed messages that are recognised when they come back; older ones are sealed once more."""
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class SealedCopy:
 
     `protection` names the layers from the inside out, `pqc+aes` for instance, and `plaintext` where policy lets it out
     in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
-    `planned` says of each recipient what was passed over. A copy of an earlier try has none, and its `name` in the
+    `planned` says of each recipient what was passed over. A copy of an earlier attempt has none, and its `name` in the
     store. `sealed` is what log and audit record call it at both sites, "" where it is not known.
     """
 
@@ -79,7 +79,7 @@ class SealedCopy:
 
 @dataclass(frozen=True, slots=True)
 class SealedMail:
-    """The copies of a mail, and why there is none for the rest of its recipients, by address.
+    """The copies of a mail, and the cause for each recipient without one, by address.
 
     `policy_version` is that of the policies that said so, and `without` what was planned for the rest, by mailbox.
     """
@@ -91,7 +91,7 @@ class SealedMail:
 
 
 class SealedBefore(NamedTuple):
-    """What is known of a message that was sealed here: the peer and the mailboxes that it is for, and its layers."""
+    """A message that was sealed here: its peer, mailboxes and layers."""
 
     peer: str
     mailboxes: frozenset[str]
@@ -100,10 +100,10 @@ class SealedBefore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sealer:
-    """Seals mails; one value for the life of the relay.
+    """Seals mails; one value for the relay's lifetime.
 
     `planner` gives what this relay and its peers can do, `policies` the policy set in force, each asked once for each
-    mail: what is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
+    mail. What is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
     SHA-256. How long policy takes is on the `board`.
     """
 
@@ -163,7 +163,7 @@ class Sealer:
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
         """These copies of an earlier attempt, without recipients whose policy has changed and wants another one now.
 
-        None of them is for a peer that is no peer any more. A copy that is less than policy lists first by now has
+        None of them is for a former peer. A copy that is less than policy lists first by now has
         that `planned`, for the ledger.
         """
         planner, policies = self.planner(), self.policies()
@@ -180,7 +180,7 @@ class Sealer:
         return [copy for copy in copies if copy.recipients]
 
     async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
-        """Raises KeyUnavailable where the copy's quantum key is not to be had."""
+        """Raises KeyUnavailable where the copy's quantum key is not available."""
         decision = group.decision
         assert decision is not None  # noqa: S101 - nobody is planned a copy without
         made = SealedCopy(
@@ -210,7 +210,7 @@ class Sealer:
     ) -> tuple[SealedPayload, bytes]:
         """The level, further KEMs around it, and then an aes layer, where the plan has them; the sealed envelope's id.
 
-        The key of that layer is taken first: no work is done for a copy that cannot be had.
+        The key of that layer is taken first: no work is done for a copy that is unavailable.
         """
         levels, parties = planner.levels, planner.parties(copy.peer or "")
         keys = CopyKeys(self.keys, parties.slave_sae, low_priority=copy.priority == "low")
@@ -225,7 +225,7 @@ class Sealer:
         return sealed, envelope_id
 
     def _note_made(self, digest: bytes, made: SealedBefore) -> None:
-        """What is in this message will be known again. Only the event loop's thread changes what is known."""
+        """Remembers this message. Only the event loop's thread changes the memory."""
         self.made[digest] = made
         if len(self.made) > MAX_MADE:
             del self.made[next(iter(self.made))]
@@ -271,7 +271,7 @@ def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool
 
 
 def _depends_on_message(decision: Decision) -> bool:
-    """Whether a message may raise its level, tell how long it has waited, or be too large for ever."""
+    """Whether the decision depends on the message: it may raise its level, have waited, or be too large."""
     for_ever = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
     return decision.looks_inside or decision.hold_for is not None or for_ever
 

@@ -25,7 +25,7 @@ from relay.sealing import Sealer
 log = structlog.get_logger(__name__)
 
 MAX_OCTETS = 256 * 1024 * 1024
-"""A record that has come to this size is put aside as `NAME.1`, in place of the one before."""
+"""Maximum size of a record, in bytes; then it is renamed to `NAME.1`, in place of the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class ShadowRecord:
     """The file, one JSON line for each recipient; it is no proof of anything, so that trouble with it holds no mail."""
 
     def __init__(self, path: Path) -> None:
-        """Nothing is opened before the first line."""
+        """Opens nothing before the first line."""
         self.path = path
 
     def add(self, outcomes: Iterable[Outcome]) -> None:

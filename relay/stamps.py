@@ -1,5 +1,5 @@
 """Tells whether files have changed: by what the file system says of each, as make(1) does, but of more than one time.
-Written in place, renamed over and removed are all seen, also on file systems of which the kernel tells nothing.
+Written in place, renamed over and removed are all seen, also on file systems without kernel notification.
 
 Only ENOENT and ENOTDIR mean that nothing is there. Any other error, such as a directory that cannot be searched or a
 server that does not answer, leaves it open, and what was known before stays in force.
@@ -30,7 +30,7 @@ class Unknown:
 
 
 Seen = Stamp | None | Unknown
-"""What is there: a file with this stamp, nothing, or cannot tell."""
+"""A file with this stamp, no file, or unknown."""
 Stamps = dict[Path, Seen]
 """Of each file what is there."""
 
@@ -91,7 +91,7 @@ def is_gone(error: OSError) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file or directory is there. Raises ConfigError, with the remedy, where that cannot be told."""
+    """Whether a file or directory is there. Raises ConfigError, with the remedy, where that cannot be determined."""
     try:
         path.stat()
     except OSError as error:
@@ -104,7 +104,7 @@ def is_there(path: Path) -> bool:
 def files_in(directory: Path, pattern: str = "*") -> list[Path]:
     """The files whose names fit, sorted; none where the directory is gone.
 
-    Raises ConfigError, with the remedy, where that cannot be told: a directory that cannot be listed or searched.
+    Raises ConfigError, with the remedy, where that cannot be determined: a directory that cannot be listed or searched.
     """
     try:
         return _listed(directory, pattern)

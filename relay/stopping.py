@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 ENDS_S, TELLS_S = 65.0, 60.0
-"""Maximum time a relay may take to end, mails in flight included, and when it tells what it waits for, in seconds.
+"""Maximum time a relay may take to end, mails in flight included, and when it logs what it waits for, in seconds.
 
 A little later the service manager kills it, and nobody would know."""
 
@@ -41,25 +41,25 @@ class Stop:
     def __init__(self) -> None:
         self._told = asyncio.Event()
         self.cause = ""
-        """Why the process has to end that nobody has told to."""
+        """Why the process has to end without a signal."""
 
     def tell(self, cause: str = "") -> None:
-        """As a signal does; with a `cause` it ends as failed, unless it was told to stop before."""
+        """As a signal does; with a `cause` it ends as failed, unless it was stopped before."""
         if not self.told:
             self.cause = cause
         self._told.set()
 
     @property
     def told(self) -> bool:
-        """For work that is only stopped between its steps."""
+        """Whether the process has to stop, for work that is only stopped between its steps."""
         return self._told.is_set()
 
     async def wait(self) -> None:
-        """Returns once the process is told."""
+        """Returns once the process has to stop."""
         await self._told.wait()
 
     async def or_end(self, work: Coroutine[Any, Any, _T]) -> _T:
-        """What `work` gives. Once the process is told, it is cancelled and awaited; then this raises Stopped."""
+        """The result of `work`. Once the process has to stop, it is cancelled and awaited; then this raises Stopped."""
         doing, told = asyncio.create_task(work), asyncio.create_task(self._told.wait())
         try:
             await asyncio.wait({doing, told}, return_when=asyncio.FIRST_COMPLETED)
@@ -99,7 +99,7 @@ def end_at_last() -> None:
 
 
 def _tell_what_is_waited_for() -> None:
-    """All that has begun and not ended: which of it waits for which is clear to whoever reads it beside the code."""
+    """All that has begun and not ended: which of it waits for which is clear beside the code."""
     waits_in = {
         f"{each.__qualname__} ({Path(each.cr_code.co_filename).name}:{frame.f_lineno})"
         for each in gc.get_objects()

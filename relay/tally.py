@@ -1,5 +1,5 @@
-"""Tells of each try of a mail what became of it: counts it, and has it written into the audit record.
-Standard: fates.py says what there is to tell; both are told the same, so that their numbers agree.
+"""Reports the outcome of each delivery attempt: counts it, and has it written into the audit record.
+Standard: fates.py has the vocabulary; both get the same, so that their numbers agree.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _CAUSES = {
     **dict.fromkeys(("NextHopUnavailable", "NotTaken", "TooManyRecipients", "Gone", "Silent"), "next hop"),
     **dict.fromkeys(("StoreUnavailable", "QuarantineFull"), "store"),
 }
-"""For whom waits, by the class of the error; see relay/counting/held.py."""
+"""Cause for which a recipient waits, by the error's class; see relay/counting/held.py."""
 _NO_NEWS = ("DeliveryUnderWay", "Stopped")
-"""How a try may end of which it is not known what has become."""
+"""Errors after which the outcome of an attempt is unknown."""
 
 
 class _Cells(NamedTuple):
-    """What grows with a mail of one fate: by one for the mail, by their number for its recipients."""
+    """The counters that grow with a mail of one fate: by one for the mail, by their number for its recipients."""
 
     mails: Cell
     recipients: Cell
@@ -46,7 +46,7 @@ class _Cells(NamedTuple):
 
 
 class _Seconds(dict[str, Spread]):
-    """How long each step took, by its name."""
+    """Duration of each step, by its name."""
 
     def __init__(self, board: Board, direction: str) -> None:
         self._board = board
@@ -58,7 +58,7 @@ class _Seconds(dict[str, Spread]):
 
 
 class Tally:
-    """The mails of one direction: what becomes of them, and how long each step takes."""
+    """Counts the outcomes of one direction's mails, and times their steps."""
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class Tally:
         board: Board | None = None,
         trail: Trail | None = None,
     ) -> None:
-        """`known` gives the configuration with the peers as they are now; without a `trail` nothing is written."""
+        """`known` returns the configuration with the current peers; without a `trail` nothing is recorded."""
         self._direction = direction
         self.fates = Fates(direction, known)
         self.trail = trail or Trail(direction)
@@ -76,18 +76,19 @@ class Tally:
         self._cells: dict[tuple[str, Fate], _Cells] = {}
 
     def of(self, mail: Mail) -> Trial:
-        """`with`: one try of a mail, of which is told when it ends, however that is."""
+        """`with`: one delivery attempt, which is reported when it ends, in any way."""
         return Trial(self, mail)
 
     def opened(self, mail: Mail, opened: Opened) -> None:
-        """A message was opened where it lay, in a mailbox."""
+        """Counts a message that was opened in its mailbox."""
         delivery = Delivery(b"", mail)
         delivery.is_opened(opened)
         delivery.note_for_all(mail.envelope.recipients, None)
         self._tell_at_once(mail, delivery)
 
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """Those whom RCPT has held or refused with these errors, by mailbox: a try that ended before there was content.
+        """Those whom RCPT has held or refused with these errors, by mailbox: an attempt that ended before there was
+        content.
 
         Who waits is known already (`at_rcpt`).
         """
@@ -110,7 +111,7 @@ class Tally:
                 each.add()
 
     def _new_cells(self, door: str, fate: Fate) -> _Cells:
-        """There are as many fates as there are labels: a stranger makes none."""
+        """The number of fates is that of the labels, so a stranger cannot add any."""
         board, labels = self._board, (self._direction, door, fate.peer, fate.level, fate.outcome)
         others = [board.cell(metrics.FAILURES, self._direction, fate.reason)] if fate.reason else []
         others += [board.cell(metrics.TRIPWIRE)] if fate.reason == "TrippedWire" else []
@@ -119,7 +120,7 @@ class Tally:
         return cells
 
     def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
-        """Who is held waits until a later try tells something else; what another try does meanwhile tells nothing."""
+        """Who is held waits until a later attempt has another outcome; a concurrent attempt does not count."""
         held, name = self._board.held, delivery.came_as or delivery.name
         for mailbox, fate in fates.items():
             if fate.outcome != "held":
@@ -129,7 +130,7 @@ class Tally:
 
     @contextmanager
     def at_rcpt(self, sender: str, recipient: str) -> Iterator[None]:
-        """Around what policy says before there is a mail: who is held there waits as well."""
+        """`with`: a decision at RCPT, before there is a mail; a recipient held there waits as well."""
         name = sender.encode("utf-8", "surrogatepass")
         try:
             yield
@@ -143,9 +144,9 @@ class Tally:
 
 
 class Trial:
-    """One try of a mail; whoever carries it out says which delivery it is.
+    """One delivery attempt; the caller says which delivery it is.
 
-    Its first step is to begin. A fault of what is told at the end is said in the log: a mail that has left would be
+    Its first step is to begin. A fault in reporting the end is logged: a mail that has left would be
     sent again.
     """
 

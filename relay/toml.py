@@ -20,19 +20,19 @@ from relay import permissions
 from relay.errors import ConfigError
 
 MAX_FILE_BYTES = 1024 * 1024
-"""A configuration or policy file above this size (octets) is refused unread."""
+"""Maximum size of a configuration or policy file, in bytes; a larger one is refused unread."""
 
 MAX_DEPTH = 16
-"""How many names of a dotted key or table header are looked at for its line."""
+"""Maximum number of names of a dotted key or table header that are searched for its line."""
 
 MAX_QUOTED_CHARS = 500
-"""No fault quotes more of a file than this."""
+"""Maximum number of characters that a fault quotes of a file."""
 
 MAX_NAMES = 200
-"""Names in one dotted key; the time that tomllib takes for them grows with their square."""
+"""Maximum number of names in one dotted key; tomllib's time grows with their square."""
 
 MAX_FAULTS = 100
-"""Maximum number of faults of a file that are told; the others are counted."""
+"""Maximum number of faults of a file that are reported; the others are counted."""
 
 Location = tuple[str | int, ...]
 """A path of keys and array indexes, such as `("peers", "bob", "domains", 0)`."""
@@ -71,14 +71,14 @@ def read(path: Path) -> str:
     except OSError as error:
         raise ConfigError(permissions.cause(path, error)) from error
     if len(raw) > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} octets; no such file needs to be")
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes; no such file needs to be")
     if raw.startswith(codecs.BOM_UTF8):
         raise ConfigError(f"{path}:1: begins with a byte order mark; save it as UTF-8 without one")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}:{line}: not UTF-8 (octet {raw[error.start]:#04x})") from error
+        raise ConfigError(f"{path}:{line}: not UTF-8 (byte {raw[error.start]:#04x})") from error
 
 
 def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any] | None = None) -> Model:
@@ -123,7 +123,7 @@ def _nearest(lines: Mapping[Location, int], location: Location) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _lines(text: str) -> Mapping[Location, int]:
-    """Where each table header and each key stands in `text`, which is known to be TOML.
+    """Returns the line of each table header and each key in `text`, which is known to be TOML.
 
     Remembered for the last text, since a reader asks for the line of each thing in it.
     """
@@ -192,7 +192,7 @@ def _fault(fault: Any, lines: Mapping[Location, int], model: type[BaseModel], so
     if fault["type"] == "extra_forbidden":
         table = _model_at(model, location[:-1])
         if issubclass(table, Table) and (instead := table.removed.get(str(location[-1]))):
-            return f"{where}: {name}: is no setting any more: {instead}"
+            return f"{where}: {name}: is no longer a setting: {instead}"
         known = [field.alias or setting for setting, field in table.model_fields.items()]
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"

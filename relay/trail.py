@@ -1,7 +1,8 @@
-"""Writes what became of a mail into the audit record: one record for each group of its recipients, at each try.
+"""Writes what became of a mail into the audit record: one record for each group of its recipients, at each attempt.
 Standard: deploy/AUDIT.md; those are one group who share a copy, a policy, an outcome and its cause.
 
-A mail is announced right before it leaves, and recorded when its try is over, whatever came of it. Nothing here waits.
+A mail is announced right before it leaves, and recorded when its attempt is over, whatever came of it. Nothing here
+waits.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from relay.plan import Planned
 from relay.sealing import SealedCopy
 
 MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
-"""Maximum number of key_IDs in a record, and of their octets; of more, their number and a digest stand there."""
+"""Maximum number of key_IDs in a record, and of their bytes; of more, their number and a digest stand there."""
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
 
 
@@ -53,7 +54,7 @@ class Part:
 
 
 class Trail:
-    """What it works with, for one direction."""
+    """Writes the records of one direction."""
 
     def __init__(self, direction: str, audit: Audit | None = None, algorithms: Mapping[str, str] | None = None) -> None:
         """Without an `audit` nothing is written. `algorithms` says what each layer is made of."""
@@ -61,10 +62,10 @@ class Trail:
         self._direction = direction
         self._algorithms = algorithms or {}
         self.how: Callable[[str, str, str, str, Policy], str] = lru_cache(maxsize=1000)(self._how)
-        """What many mails have in common: door, peer, level, KME group, policy, as JSON members."""
+        """The JSON members that many mails share: door, peer, level, KME group, policy."""
 
     def of(self, mail: Mail) -> Try:
-        """One try of a mail, to be ended in any case."""
+        """One delivery attempt, to be ended in any case."""
         return Try(self, mail)
 
     def _how(self, door: str, peer: str, level: str, kme_group: str, policy: Policy) -> str:
@@ -77,7 +78,7 @@ class Trail:
 
 
 class Try:
-    """One try of a mail: what is about to leave, and what became of it."""
+    """One delivery attempt: what is about to leave, and what became of it."""
 
     __slots__ = ("_audit", "_mail", "_of", "_trail")
 
@@ -88,7 +89,7 @@ class Try:
         self._of: dict[str, Part] = {}
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
-        """To be called before the end of the content, as often as that is. Raises StoreUnavailable.
+        """To be called before each end of the content. Raises StoreUnavailable.
 
         Then the mail may not leave, for it would have no record.
         """
@@ -107,7 +108,7 @@ class Try:
                 of[mailbox] = part
 
     def end(self, delivery: Delivery | None, fates: Mapping[str, Fate], error: BaseException | None) -> None:
-        """The try is over, with these fates by mailbox; `error` is that of all of whom nothing else is known."""
+        """Ends the attempt, with these fates by mailbox; `error` applies to those without any other outcome."""
         audit, of = self._audit, self._of
         if audit is None:
             return
@@ -128,7 +129,7 @@ class Try:
                 part.announced = None
 
     def _complete(self, audit: Audit, delivery: Delivery | None, fates: Mapping[str, Fate]) -> None:
-        """What is known of those of whom nothing was about to leave."""
+        """The members for those for whom nothing was about to leave."""
         parts: dict[tuple[str, str, Policy], Part] = {}
         for copy in delivery.copies if delivery is not None else ():
             rest = [each for each in copy.recipients if each.mailbox not in self._of]
@@ -152,7 +153,7 @@ class Try:
         octets: int,
         fate: Fate | None = None,
     ) -> str:
-        """All that is known before anybody has it. Written by hand, for json.dumps takes four times as long."""
+        """All that is known before anybody has the mail. Written by hand: json.dumps takes four times as long."""
         mail = self._mail
         opened = delivery.opened if delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
@@ -199,7 +200,7 @@ def _cause(audit: Audit, mailbox: str, delivery: Delivery | None, error: BaseExc
 
 
 def _without(mailbox: str, cause: str) -> str:
-    """The address stands elsewhere, hashed or not; those for whom the same was said can share a record."""
+    """The cause without the address, which stands elsewhere: recipients with the same cause share a record."""
     local, _, domain = mailbox.rpartition("@")
     for spelling in (mailbox, f"{local!r} at {domain}"):
         # In whatever case; by hand, for a pattern for each of many recipients takes a hundred times as long.
@@ -246,7 +247,7 @@ def _key_IDs(keys: Sequence[KeyReference]) -> str:
 
 
 def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict[Policy, list[str]]:
-    """The mailboxes that one policy treats alike; of an earlier try's copy one policy is known."""
+    """The mailboxes that one policy treats alike; of an earlier attempt's copy one policy is known."""
     if copy is None:
         return {NO_POLICY: [each.mailbox for each in recipients]} if recipients else {}
     if len(recipients) == len(copy.planned) == 1 and (decision := copy.planned[0].decision) is not None:

@@ -33,7 +33,7 @@ _PIECE_OCTETS = _LINE_OCTETS * 512
 """The body is looked at in pieces of so many lines, each of 76 characters and CRLF."""
 _WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
 _TAG = b"\x04\x10"
-"""Before the last 16 octets of all: the authentication tag."""
+"""Prefix of the last 16 octets: the authentication tag."""
 
 _Form = tuple[int, bytes, bytes]
 """The tag of a layer's RecipientInfos, how their contents begin, and how the algorithm of its content does."""
@@ -69,7 +69,7 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
 
     `top` are the fields that it leaves under. `protection` names the layers from the inside out, `pqc+aes` for
-    instance, of which the last can be seen; a name that is not here is that of a further KEM.
+    instance, of which the last can be seen. A name that is not here is that of a further KEM.
     """
     end = message.find(b"\r\n\r\n") + 2
     if end < 2:

@@ -1,4 +1,4 @@
-"""What a serving relay does beside mail: ends what has expired, writes what may be late, tells how its keys stand.
+"""What a serving relay does beside mail: ends what has expired, writes what may be late, reports the state of its keys.
 Whatever stands in the way is logged, and tried again: only the end of the relay ends any of this.
 """
 
@@ -45,18 +45,18 @@ SWEEP_S = 60.0
 GIVE_BACK_S = 30.0
 """How often memory that is free goes back to the system."""
 SENT = "sent.recent"
-"""Where it is written at once what has left: the directory's name."""
+"""Name of the directory of what has left, written at once."""
 ANNOUNCED = "audit.pending"
-"""Where it is written at once what is about to leave, for the audit record: the directory's name."""
+"""Name of the directory of what is about to leave, written at once for the audit record."""
 ALONE_S, LOOK_S = 5.0, 0.01
 """Maximum wait for another worker that takes over what was sent, and the interval of looks, in seconds."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
-"""No more files and rules that end are named in the log at once."""
+"""Maximum number of ending files and rules named in the log at once."""
 WRITE_DOWN_S = 10.0
 """How often `keys status` gets new figures, and who waits for held mail is written down."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
-"""Why a relay stops that nobody has told to."""
+"""Reason logged when the relay stops without being asked to."""
 
 
 async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) -> None:
@@ -74,7 +74,7 @@ async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) ->
 
 
 async def _complete_audit(config: Config, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
-    """Whatever stands in the way is told, and in nobody's way."""
+    """Any failure is logged, and blocks nothing else."""
     try:
         await take_over_announced(config.state_directory / ANNOUNCED, audit, sent)
     except (StoreUnavailable, ConfigError, OSError) as error:
@@ -117,7 +117,7 @@ def _locked(descriptor: int) -> bool:
 async def end_what_the_dead_had(config: Config, store: Store, audit: Audit) -> None:
     """Takes over what killed processes had sent, then ends their claims. Raises StoreUnavailable.
 
-    In the other order another worker could claim, and send again, what is not known to have been sent yet; so could it
+    In the other order another worker could claim, and send again, what is not known to have been sent yet. So could it
     with the claims of one that ends meanwhile.
     """
     dead = await store.claims.dead_processes()
@@ -153,13 +153,13 @@ async def give_memory_back() -> None:
 
 
 async def write_what_is_late(store: Store, sent: SentRecords) -> None:
-    """Who has a mail is known to this process alone until it is written; until then their mail is tried by nobody."""
+    """Writes down who has a mail, which only this process knows: until then nobody else may try it."""
     while True:
         await asyncio.sleep(claims.RENEW_S)
         try:
             sent.tidy()
             await store.deliveries.go_on()
-        except Exception as error:  # noqa: BLE001 - the next try may succeed
+        except Exception as error:  # noqa: BLE001 - the next attempt may succeed
             log.error("deliveries_not_remembered_yet", cause=f"{type(error).__name__}: {error}")
 
 

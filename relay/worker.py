@@ -33,7 +33,7 @@ class Texts:
     descriptor: int
 
     def add(self, text: str) -> None:
-        """Whoever reads meanwhile sees all of it or nothing."""
+        """A concurrent reader sees all of it or nothing."""
         content = text.encode()
         end = os.fstat(self.descriptor).st_size
         os.pwrite(self.descriptor, len(content).to_bytes(_LENGTH_OCTETS, "big") + content, end)
@@ -88,7 +88,7 @@ class Worker:
         return cls(**values)
 
     def as_json(self) -> str:
-        """For the command line of the worker's process; nothing in it is secret."""
+        """Returns it as JSON for the command line of the worker's process; nothing in it is secret."""
         return json.dumps(asdict(self))
 
     @property
@@ -105,7 +105,7 @@ class Worker:
 
     @property
     def shared_board(self) -> Board:
-        """Where all workers count; one that got no place there counts for itself."""
+        """Returns the board on which all workers count; a worker without a place counts on its own."""
         return Board(self.board, self.place) if self.place >= 0 else Board()
 
     @property

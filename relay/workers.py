@@ -50,17 +50,17 @@ SOON_S = 60.0
 TRIES = 4
 """Number of early ends in a row after which the relay ends, if no other worker serves: all mail would only wait."""
 STOP_S = 70.0
-"""Maximum time a worker may take to end, in seconds: the service manager would kill all of the relay a little later."""
+"""Shutdown grace period of a worker, in seconds; shorter than the service manager's."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
 """Interval of looks, in seconds, and how many looks in a row may find nothing from a worker, or from one that
-does not serve yet: it may have many received keys to take over."""
+does not serve yet. It may have many received keys to take over."""
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
     """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
 
-    `reloads` is how often the workers had been told to read again when it was started. `silent` counts the looks since
+    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the looks since
     it said anything.
     """
 
@@ -81,7 +81,7 @@ class Workers:
     def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
         """`common` is what each of them is handed, but for its number, its life and the way to it.
 
-        `settings` are read again before the workers are told to do so. `stop` is told when no worker serves, and none
+        `settings` are read again before the workers are told to do so. `stop` is set when no worker serves, and none
         can be started.
         """
         self._stop = stop
@@ -125,7 +125,7 @@ class Workers:
                     _tell(each.process, signal.SIGKILL)
 
     async def keep_up(self) -> None:
-        """With SIGUSR1 starts each anew, one after the other; for ever."""
+        """Restarts all workers at SIGUSR1, one after the other; runs until cancelled."""
         while True:
             await self._anew.wait()
             self._anew.clear()
@@ -153,11 +153,13 @@ class Workers:
                 _tell(each.process, signal.SIGHUP)
 
     def start_anew(self) -> None:
-        """For another version of the relay, say: at no moment does nobody serve."""
+        """Restarts all workers, for another version of the relay for instance, without a gap in service."""
         self._anew.set()
 
     def _first_alone(self, kmes: Sequence[str]) -> None:
-        """Of KMEs that drop undelivered keys one process draws: mail at another one would be held each time."""
+        """Lets one process alone draw from KMEs that drop undelivered keys: mail at another one would always be
+        held.
+        """
         others = [each for number, each in self._running.items() if number > 1]
         if others:
             log.error("workers_end", kmes=kmes, cause="they drop undelivered keys: one process serves; set workers = 1")
@@ -166,7 +168,7 @@ class Workers:
             _tell(each.process, signal.SIGTERM)
 
     async def _all_anew(self) -> None:
-        """The old one is told to end once the new one serves: were that to fail, mail would wait for a person."""
+        """The old one ends only once the new one serves: if that failed, mail would wait for a person."""
         for number in sorted(self._running):
             if number not in self._running:
                 continue
@@ -207,7 +209,7 @@ class Workers:
         while not self._is_over(running):
             try:
                 new = await self._started(running.number)
-            except OSError as error:  # no process or no descriptor is to be had: later there may be
+            except OSError as error:  # no process or no descriptor is available: later there may be
                 log.error("worker_not_started", worker=running.number, cause=str(error))
                 self._ended_soon[running.number] += 1
                 self._end_where_none_serves(running.number)

@@ -20,10 +20,11 @@ from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib import sites
 from tests.testlib.identities import Identities, make_identities
+from tests.testlib.long import be_long
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 
-settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("any machine")  # how fast inputs are made says something of the machine, and of no test
 
 LONG_FIRST = (
@@ -39,16 +40,21 @@ LONG_FIRST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """How many processes each relay is."""
+    """How many processes each relay is, and how much tests try."""
+    parser.addoption("--long", action="store_true", help="the long form of each test that has one: hours")
     parser.addoption(
         "--workers", type=int, default=1, help="processes that serve as one relay, where a test does not look into it"
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-timeout reads its setting
 def pytest_configure(config: pytest.Config) -> None:
     """Faults that tests provoke are logged plainly: a traceback with the variables of each frame costs a second."""
     structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
     sites.WORKERS = config.getoption("--workers")
+    if config.getoption("--long"):
+        be_long()
+        config.option.timeout = 0
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -57,6 +63,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         inside = [item for item in items if item.get_closest_marker("in_process")]
         config.hook.pytest_deselected(items=inside)
         items[:] = [item for item in items if item not in inside]
+    if config.getoption("--long"):
+        for item in items:
+            item.own_markers = [mark for mark in item.own_markers if mark.name != "timeout"]
     items.sort(
         key=lambda item: next((at for at, name in enumerate(LONG_FIRST) if name in str(item.path)), len(LONG_FIRST))
     )

@@ -3,8 +3,8 @@ JSON lines, each with its number and the SHA-256 of the line before it, over all
 
 A line is never changed or taken back once its writer was told that it is there. What a crash broke off was confirmed to
 nobody; it stays as it is, and the next line continues the chain over it. A finished file cannot be written by anybody
-(mode 0400): whoever still has it open sees that, and looks for the next one. So does whoever has one open that was
-moved away; the chain goes on behind its last line, so that the gap is seen, and is none once the file is back.
+(mode 0400): a process that still has it open sees that, and opens the next one. The same holds for a file that was
+moved away. The chain goes on behind its last line, so that the gap is seen, and is none once the file is back.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from relay.store.secret_file import sync_directory
 log = structlog.get_logger(__name__)
 
 GENESIS = "0" * 64
-"""What stands for the line before the first."""
+"""Placeholder hash before the first line."""
 MAX_LINE_OCTETS, FRAME_OCTETS = 1024 * 1024, 256
-"""What a line may have, and what of it number and hash take at most."""
+"""Maximum length of a line, and of its number and hash, in bytes."""
 FILE_OCTETS = 128 * 2**20
-"""A file of this size is finished; so is one of another day (UTC)."""
+"""Size, in bytes, from which a file is finished. A file of an earlier day (UTC) is finished too."""
 WRITE_S = 0.05
 """Time a reader waits for the rest of a line whose beginning it has read, in seconds."""
 LOCK_S, LOOK_S = 5.0, 0.002
-"""Maximum wait for the lock, which others hold for a moment, and the interval of tries, in seconds."""
+"""Maximum wait for the lock, which others hold for a moment, and the interval of attempts, in seconds."""
 
 _NAME = re.compile(r"([0-9]{12,})-([0-9]{4}-[0-9]{2}-[0-9]{2})\.jsonl(\.gz)?")
 _WRITABLE, _READ_ONLY = 0o600, 0o400
@@ -63,7 +63,7 @@ class ChainFile(NamedTuple):
 
 
 class Place(NamedTuple):
-    """One in the chain: the number of a file's first line, and how many octets of the file are before it."""
+    """One in the chain: the number of a file's first line, and how many bytes of the file are before it."""
 
     first: int
     octets: int
@@ -101,7 +101,7 @@ class Chain:
     """The chain as one process adds to it; all that is here blocks, and may be called from any thread."""
 
     def __init__(self, directory: Path, file_octets: int = FILE_OCTETS) -> None:
-        """Nothing is opened or made before the first line."""
+        """Opens and creates nothing before the first line."""
         self.directory = directory
         self.place = START
         """No line that is added from now on stands before it; as it was when this process added the last one."""
@@ -136,7 +136,7 @@ class Chain:
                 self._write(b"".join(pieces))
                 end = End(number, head.decode()) if bodies else self._end
                 self._end, self.place = end, Place(self._newest.first, self._size)
-            if flush:  # whoever adds meanwhile does not wait for the disk
+            if flush:  # records added meanwhile do not wait for the disk
                 os.fsync(self._file)
             return end
 
@@ -260,7 +260,7 @@ def leads_to(path: Path, descriptor: int) -> bool:
 
 
 def end_of(descriptor: int) -> End:
-    """Where the chain is at the end of this file; number 0 where it has no whole line."""
+    """Returns the end of the chain in this file; number 0 where it has no whole line."""
     size = os.fstat(descriptor).st_size
     if not size:
         return End(0, GENESIS)
@@ -276,7 +276,7 @@ def end_of(descriptor: int) -> End:
 
 
 def end_of_file(file: ChainFile) -> End:
-    """The same for one that nobody has open. Raises OSError, EOFError and zlib.error."""
+    """As `end_of`, for a file that no process writes. Raises OSError, EOFError and zlib.error."""
     if not file.is_compressed:
         descriptor = open_regular(file.path)
         try:
@@ -290,7 +290,7 @@ def end_of_file(file: ChainFile) -> End:
 
 
 def _end_of_all(files: Sequence[ChainFile]) -> End:
-    """Where the chain is: what the last file says, or its name, where nothing whole is in there. Raises OSError."""
+    """Returns the chain's end: from the last file, or from its name where it has no whole line. Raises OSError."""
     try:
         end = end_of_file(files[-1]) if files else End(0, GENESIS)
         if files and not end.number:

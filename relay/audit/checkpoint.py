@@ -1,7 +1,7 @@
 """A checkpoint of the audit record: the site's signed word for how many records there are, and which the last one is.
 Standard: deploy/AUDIT.md; ML-DSA-87 (FIPS 204) with a context string, JSON (RFC 8259), base64 (RFC 4648).
 
-Whoever keeps it can tell later whether any of those records was changed, left out or put in, by whomever: also by
+Its holder can detect later whether any of those records was changed, left out or inserted, by anyone. That includes
 somebody who can write to the files, and make a new chain of them.
 """
 
@@ -93,7 +93,7 @@ def _octets_of(key: MLDSA87PublicKey) -> bytes:
 
 
 def _key(whole: dict[str, Any]) -> MLDSA87PublicKey:
-    """That in a checkpoint of our format. Raises ValueError."""
+    """Returns the public key in a checkpoint of our format. Raises ValueError."""
     if whole.keys() != _MEMBERS or whole["format"] != FORMAT:
         raise ValueError("of no format that is known here")
     key = load_der_public_key(_octets(whole, "key"))

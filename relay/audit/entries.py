@@ -28,7 +28,7 @@ LEDGER: tuple[str, ...] = get_args(Event)
 
 MAX_REASON = 2000
 MAX_LISTED, LISTED_OCTETS = 1000, 512 * 1024
-"""Maximum number of recipients in one record, and of their octets; a larger group has several records."""
+"""Maximum number of recipients in one record, and of their bytes; a larger group has several records."""
 _ADDRESS = re.compile(
     r"""(?:"(?:[^"\\]|\\.)*"|(?<![^\s<>(),;:"'])[^\s<>(),;:"'][^\s<>(),;:"]*)@(?:[^\s<>(),;:"]*[^\s<>(),;:"'.])?"""
 )
@@ -76,7 +76,7 @@ class LedgerEntry:
         )
 
     def members(self, addresses: AddressHash) -> Iterator[bytes]:
-        """As JSON members, without braces, of as many lines as the recipients need; the time is now."""
+        """Yields JSON members without braces, for as many lines as the recipients need; the time is now."""
         written = [addresses.write(address) for address in self.recipients]
         return (self._members(addresses, some) for some in in_lines(written) or [[]])
 
@@ -119,12 +119,12 @@ def event_members(event: str, fields: dict[str, Any]) -> bytes:
 
 
 def now() -> str:
-    """As records have it: `2026-11-25T10:00:00.123Z`."""
+    """Returns the time as records have it: `2026-11-25T10:00:00.123Z`."""
     return as_time(time.time_ns())
 
 
 def as_time(nanoseconds: int) -> str:
-    """The same for any time, in nanoseconds since 1970."""
+    """As `now`, for any time in nanoseconds since 1970."""
     milliseconds = nanoseconds // 1_000_000
     return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03}Z"
 

@@ -31,13 +31,13 @@ class Pending:
     """The announcements of this process, in a few files: one that has nothing to tell any more is written anew."""
 
     def __init__(self, directory: Path) -> None:
-        """Nothing is made before the first one."""
+        """Creates nothing before the first announcement."""
         self._directory = directory
         self._now: Announced | None = None
         self._others: list[Announced] = []
 
     def add(self, record: bytes) -> Announced:
-        """Before the mail leaves; there is no await in here. Raises StoreUnavailable where it cannot be written."""
+        """Announces a mail before it leaves, without an await. Raises StoreUnavailable where it cannot be written."""
         where = self._now
         if where is None or not where.add(record):
             where = self._another(len(record))
@@ -48,7 +48,7 @@ class Pending:
     def turn(self) -> None:
         """To be called before what was announced is recorded: what is announced from here on goes elsewhere.
 
-        So a file has soon nothing to tell, and the same memory is written again and again: the first octet of a new
+        So a file has soon nothing to tell, and the same memory is written again and again: the first byte of a new
         page costs as much as all else here.
         """
         if self._now is None or self._now.end < TURN_OCTETS:
@@ -80,7 +80,7 @@ class Pending:
         self._now, self._others = None, []
 
     def _empty(self) -> Announced | None:
-        """One of the others that has nothing to tell; there is one at least, unless all have."""
+        """Returns another file without open announcements, None if there is none."""
         for where in self._others:
             if not where.open:
                 self._others.remove(where)

@@ -35,7 +35,7 @@ COMPARE_S = 10.0
 MAX_LOADED = 20_000
 """Maximum number of files of a set that is read once more to be compared."""
 NOT_A_STEP = (ValueError, KeyError, TypeError)
-"""What reading a step raises that is none."""
+"""Exceptions that mean an unreadable step."""
 
 
 class _Sets(NamedTuple):

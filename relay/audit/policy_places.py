@@ -45,13 +45,13 @@ class Places(NamedTuple):
             return None
 
     def checked(self, directory: Path) -> Places | None:
-        """The same, or the place before where the record was not written any more. Raises ConfigError."""
+        """As read, or the place before where the record was no longer written. Raises ConfigError."""
         if next(records_behind(directory, self.behind), None) is not None:
             return self
         return Places(self.earlier, None) if self.earlier is not None else None
 
     def write(self, directory: Path) -> None:
-        """Where it cannot be written, none is left: an older one would lead past the newest record. Blocks."""
+        """Writes it. On failure none is left, since an older one would lead past the newest record. Blocks."""
         path = directory / _NAME
         beside = directory / f"{_NAME}.new"
         try:

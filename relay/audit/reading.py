@@ -18,7 +18,7 @@ REMOVED = "removed"
 
 
 class Line(NamedTuple):
-    """One line as it stands: where it was read, and its octets without the end of the line."""
+    """One line as it stands: where it was read, and its bytes without the end of the line."""
 
     place: str
     octets: bytes

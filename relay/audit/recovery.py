@@ -28,16 +28,16 @@ log = structlog.get_logger(__name__)
 async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
     """Writes the records that are missing. Raises ConfigError, OSError and StoreUnavailable.
 
-    Who has the mail has it by the last try; of those before it nobody knows what the next hop said.
+    Who has the mail has it by the last attempt; of those before it nobody knows what the next hop said.
 
-    `sent` gives the names of recipients of whom it is known that the next hop has taken their mail; of others it is
+    `sent` gives the names of recipients of whom it is known that the next hop has taken their mail. Of others it is
     not, and their outcome is "unknown". It blocks.
     """
     number = 0
     known: tuple[frozenset[str], dict[str, int]] | None = None
     async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
         async for file in files:
-            # Before the first file goes: a later one may tell of an earlier try.
+            # Before the first file goes: a later one may report an earlier attempt.
             if known is None:
                 known = await asyncio.to_thread(lambda: (sent(), _last_tries(directory)))
             announced = [said for each in file.records if (said := _read(each)) is not None]

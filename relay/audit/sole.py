@@ -65,7 +65,7 @@ def _locked(path: Path) -> int | None:
     held = False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = leads_to(path, file)  # whoever has just ended has taken it away
+        held = leads_to(path, file)  # a process that has just ended has removed it
     except BlockingIOError:
         pass
     finally:

@@ -79,7 +79,7 @@ def _found(directory: Path) -> list[tuple[ChainFile, os.stat_result]]:
 
 
 def _compress(path: Path) -> None:
-    """The file as a gzip file; whoever looks sees one of the two, or both, whole. What another process does is left."""
+    """The file as a gzip file; a reader sees one of the two, or both, whole. What another process does is left."""
     beside, to = path.with_name(f".{path.name}.gz"), path.with_name(f"{path.name}.gz")
     with os.fdopen(os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
         try:

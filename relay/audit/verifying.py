@@ -19,7 +19,7 @@ from relay.audit.reading import REMOVED, Line, lines
 MAX_PROBLEMS = 100
 """Maximum number of problems listed; the same number of times that go back."""
 CLOCK_TOLERANCE = timedelta(minutes=1)
-"""How far a time may be before that of a record in front of it: several processes write, each a moment later."""
+"""Maximum amount by which times may go backwards: several processes write, each a moment later."""
 _LATER_WRITTEN = ("policies",)
 """Events whose time is when something happened, which may be long before its record was written."""
 
@@ -192,7 +192,7 @@ class _Verifier:
 class _Times:
     """Times of records in their order; `first` is that of the first one written at its time, `back` where they go back.
 
-    A clock that was wrong for a while makes many records: one line tells of all of them.
+    A clock that was wrong for a while makes many records: one line reports all of them.
     """
 
     def __init__(self) -> None:

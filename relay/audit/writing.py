@@ -93,14 +93,14 @@ class Audit:
         return self._trouble or why_not_writable(self.directory)  # a trial may succeed where a record does not
 
     async def write_now(self, members: bytes) -> None:
-        """The same for any other record, as JSON members."""
+        """As `write`, for any other record, as JSON members."""
         await self._commit(members)
 
     # What is written a moment later
 
     @property
     def place(self) -> Place:
-        """Where the record is: none that is written from now on stands before it."""
+        """Returns the record's current place: no later line stands before it."""
         return self._chain.place
 
     def announce(self, record: bytes) -> Announced | None:
@@ -172,7 +172,7 @@ class Audit:
 
     async def _write(self, must: Sequence[bytes]) -> None:
         """What must be there, and all that was noted before it; b"" stands for nothing."""
-        # Whoever is cancelled leaves it to its end: what was noted is either written, or still noted.
+        # A cancelled caller lets the write finish: what was noted is either written, or still noted.
         self._writing = asyncio.ensure_future(self._written([each for each in must if each]))
         await asyncio.shield(self._writing)
 
@@ -214,7 +214,7 @@ class Audit:
         log.info("ledger_written", entries=entries, number=end.number, head=end.head)
 
     def _failed(self, error: OSError) -> StoreUnavailable:
-        """What cannot be written is told once, and stands on the board until something is."""
+        """What cannot be written is reported once, and stands on the board until something is."""
         if not self._trouble:
             meaning = "no mail leaves until it can" if self._hold else "mail goes on; its records wait in memory"
             log.error("audit_not_written", directory=str(self.directory), cause=error.strerror, meaning=meaning)
@@ -232,5 +232,5 @@ def _made(make: Callable[[], bytes]) -> bytes:
     else:
         if len(members) <= MAX_LINE_OCTETS - FRAME_OCTETS:  # no command could read any of the record
             return members
-        log.error("mail_not_counted", kind="too long", cause=f"a record of {len(members)} octets fits no line")
+        log.error("mail_not_counted", kind="too long", cause=f"a record of {len(members)} bytes fits no line")
     return event_members("gap", {"missing": 1})

@@ -1,6 +1,6 @@
 """What the relay is compared with, each as a process: a mail server that passes on, and a milter that replaces bodies.
 Neither seals. The server is aiosmtpd as it comes, whose handler sends on with aiosmtplib as it comes, a connection for
-each mail; the milter speaks as much of protocol version 6 as a mail server without mistakes needs, which is the least
+each mail. The milter speaks as much of protocol version 6 as a mail server without mistakes needs, which is the least
 that a milter can cost.
 """
 
@@ -22,7 +22,7 @@ OFFER = (6).to_bytes(4) + (0x02).to_bytes(4) + (0x1 | 0x2 | 0x100 | 0x200 | 0x80
 """Version; bodies are replaced; neither connect, helo nor data, no answers to header fields and pieces of a body."""
 BODY_OCTETS = 65_535
 MOST_OCTETS = 100_000_000
-"""Of a mail that a server passes on; a relay in front makes 25 MB a third larger."""
+"""Maximum size of a mail that a server passes on, in bytes; a relay in front makes 25 MB a third larger."""
 LINE = b"A" * 76 + b"\r\n"
 
 

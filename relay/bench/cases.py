@@ -14,7 +14,7 @@ ALL = (1 * KB, 4 * KB, 100 * KB, 1 * MB, 10 * MB, 25 * MB)
 SOME = (4 * KB, 1 * MB, 10 * MB)
 QUICK = (4 * KB, 1 * MB)
 CONNECTIONS = {1 * KB: 16, 4 * KB: 16, 100 * KB: 8, 1 * MB: 4, 10 * MB: 3, 25 * MB: 2}
-"""How many mails are on their way at once, by their size."""
+"""Number of concurrent mails, by their size."""
 
 Kind = Literal["mails/s", "CPU ms", "peak MB", "p50 ms", "p99 ms", "s", "MB", "x size"]
 """What a figure says: mails a second; processor time a mail, and the largest memory of all processes of the server
@@ -77,7 +77,7 @@ OTHERS = {
     "imap": "1,000 messages of 20 KB opened in a mailbox, beside copying them by IMAP",
     "commands": "how long short commands take",
 }
-"""What is measured otherwise than by rounds of mail (relay/bench/others.py)."""
+"""Measurements other than rounds of mail (relay/bench/others.py)."""
 
 PARTS = {
     "sealing": "each level by SMTP, beside the limit, a bare pass-through and Postfix",
@@ -92,7 +92,7 @@ PARTS = {
 
 
 def case_name(way: str, size: int) -> str:
-    """The name of a way at a size of octets: `aes 4 KB`."""
+    """The name of a way at a size of bytes: `aes 4 KB`."""
     return f"{way} {size // MB} MB" if size >= MB else f"{way} {size // KB} KB"
 
 

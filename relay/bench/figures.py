@@ -1,5 +1,5 @@
 """The figures of one run, which other runs can be compared with: medians, ratios, and the JSON file that keeps them.
-Standard: `FORMAT` is the number of the file's form; whoever changes the form changes the number.
+Standard: `FORMAT` is the number of the file's form; a change of the form changes the number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relay.errors import ConfigError
 FORMAT = 1
 FAILED = "failed"
 KEYS_RUN_OUT = "keys run out"
-"""What is noted of a level and size for which the KMEs have not enough."""
+"""Note for a level and size for which the KMEs have too few keys."""
 
 
 @dataclass(frozen=True, slots=True)

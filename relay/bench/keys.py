@@ -25,7 +25,7 @@ from relay.kme import DevelopmentKME, DevelopmentKMEs, LinkSettings
 HANDSHAKE_S = 0.240
 REQUEST_S = 0.160
 SECONDS = 3.0
-"""How long each open-ended measurement lasts."""
+"""Duration of each open-ended measurement, in seconds."""
 
 LATENCIES_S = (0.0, 0.03, 0.2)
 SIDE_BY_SIDE_S = 0.3

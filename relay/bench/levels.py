@@ -64,7 +64,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class LevelFigures:
-    """One level and one size of message (octets); times are seconds.
+    """One level and one size of message (bytes); times are seconds.
 
     `reference` is base64 by pybase64 and AES-256-GCM of the message, `bare` the level's primitives alone.
     """
@@ -102,7 +102,7 @@ def measure_levels(*, quick: bool, progress: Progress) -> BenchResult:
         parties = _parties(Path(name))
         figures = []
         for number, (size, level) in enumerate((size, level) for size in sizes for level in protections()):
-            progress(f"{level}, {size:,} octets", number / (len(sizes) * len(protections())))
+            progress(f"{level}, {size:,} bytes", number / (len(sizes) * len(protections())))
             figures.append(asyncio.run(_figures(parties, level, size, rounds)))
     seconds, where = time.monotonic() - began, machine()
     return BenchResult(
@@ -124,7 +124,7 @@ class _Keys:
         self._ready: list[Key] = []
 
     def make(self, hidden: int) -> None:
-        """Keys of a pad that hides so many octets, and one for level aes."""
+        """Keys of a pad that hides so many bytes, and one for level aes."""
         number = max(MIN_KEYS, -(-hidden // (KEY_OCTETS - TAG_OCTETS)))
         self._ready = [Key(str(uuid.uuid4()), os.urandom(size)) for size in (32, *[KEY_OCTETS] * number)]
         self.given = {key.key_ID: key for key in self._ready}
@@ -246,7 +246,7 @@ class _Watch:
 
 
 async def _peak(work: Callable[[], Awaitable[None]], size: int) -> float:
-    """Memory held at most, the message of `size` octets included, in multiples of it; what Python allocates."""
+    """Memory held at most, the message of `size` bytes included, in multiples of it; what Python allocates."""
     tracemalloc.start()
     try:
         await work()

@@ -71,7 +71,7 @@ class Run:
         """Hears of each step before it is taken, and of the seconds that it is expected to take."""
 
         def say(doing: str, seconds: float) -> None:
-            # The first minute is believed to go as expected: starting servers tells little of what comes.
+            # The first minute is believed to go as expected: starting servers reveals little of what comes.
             pace = (time.monotonic() - began + 60) / (self._done_s + 60)
             left = max(0.0, total - self._done_s) * pace
             remaining = f"about {left / 60:.0f} min" if left > 90 else f"{left:.0f} s"

@@ -23,16 +23,16 @@ from relay.bench.traffic import Handover, mails_of, send, send_one
 from relay.bench.usage import Usage
 
 PACE_S = 0.1
-"""Between two mails of a way."""
+"""Pause between two mails, in seconds."""
 LATENCY_SIZE, LARGE = 4_000, 25 * MB
 RECIPIENT = "aes@bob.example"
 KEPT_S = 60.0
-"""After the last large mail, until what a relay keeps is told."""
+"""Delay after the last large mail until memory use is read, in seconds."""
 
 Say = Callable[[str, float], None]
 """Hears of each step before it is taken, and of the seconds that it is expected to take."""
 EXPECTED_S = {"latency": (3.0, 40.0), "memory": (4.0, 65.0), "imap": (9.0, 60.0), "commands": (3.0, 15.0)}
-"""How long each part takes, quick and not."""
+"""Expected duration of each part, in seconds: with --quick and without."""
 
 
 async def measure_latency(servers: Servers, figures: Figures, say: Say, *, quick: bool) -> None:

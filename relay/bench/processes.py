@@ -17,9 +17,9 @@ from typing import Any
 from relay.bench.result import BenchmarkFailed
 
 START_S = 30.0
-"""How long a process may take until it is ready."""
+"""Start timeout of a process, in seconds."""
 STOP_S = 10.0
-"""How long a process may take to end before it is killed."""
+"""Shutdown grace period of a process before it is killed, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 """The figures of a run as tables for persons: what each way carries and costs, what compares with what, and what moved.
-Large mails are weighed (1 MB = 1,000,000 octets of the original), small ones are counted.
+Large mails are weighed (1 MB = 1,000,000 bytes of the original), small ones are counted.
 """
 
 from __future__ import annotations
@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from relay.bench.cases import ALL, COMPARISONS, MB, WAYS, Kind, case_name
+from relay.bench.cases import ALL, COMPARISONS, KB, MB, WAYS, Kind, case_name
 from relay.bench.figures import FAILED, KEYS_RUN_OUT, Figures, met
+from relay.levels import AES
 
 _GRIDS: dict[Kind, str] = {
     "mails/s": "carried: mails/s, from 1 MB on MB/s",
     "CPU ms": "processor time a mail, ms, of all processes of the server",
     "peak MB": "largest memory, MB, of all processes of the server",
 }
+_USUAL = 4 * KB
+"""Bytes of a usual mail."""
 _NAMES = list(dict.fromkeys(way.name for way in WAYS))
 
 
@@ -30,6 +33,17 @@ def show(figures: Figures, about: str, earlier: Figures | None = None) -> None:
     for why, cases in _reasons(figures).items():
         console.print(f"{', '.join(cases)}: {why}", highlight=False, soft_wrap=True)
     console.print(about, highlight=False, soft_wrap=True)
+    if line := a_day(figures):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def a_day(figures: Figures) -> str:
+    """How many mails this machine carries in 24 hours, in one line; "" where that was not measured."""
+    rates = [figures.median(case_name(way, _USUAL), "mails/s") for way in (AES.name, f"opening {AES.name}")]
+    if None in rates:
+        return ""
+    sealed, opened = (f"{float(f'{rate * 86_400:.2g}'):,.0f}" for rate in rates if rate is not None)
+    return f"A day has room for about {sealed} mails of 4 KB to be sealed (level aes), or {opened} to be opened."
 
 
 def _tables(figures: Figures, earlier: Figures | None) -> Iterator[tuple[str, Table]]:

@@ -23,7 +23,7 @@ Progress = Callable[[str, float], None]
 
 
 STDOUT = Path("-")
-"""As the name of a file."""
+"""File name that means standard output."""
 
 
 class BenchmarkFailed(RelayError):

@@ -20,19 +20,19 @@ from relay.bench.traffic import TIMEOUT_S, Handover, mails_of, send
 from relay.bench.usage import Usage
 
 ROUND_S = 1.0
-"""How long the mails of a round shall take."""
+"""Target duration of a round, in seconds."""
 MOST_OCTETS = 300_000_000
-"""Maximum octets sent in a round."""
+"""Maximum bytes sent in a round."""
 SETTLE_S = 0.5
-"""After a round, until processor time is read: what a relay puts off is work too."""
+"""Delay after a round until processor time is read, in seconds: deferred work counts too."""
 START_S, CHECK_S = 0.5, 0.3
-"""What the start of a case and its first mails take, as expected."""
+"""Expected duration of a case's start and of its first mails, in seconds."""
 POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A way at a size of octets."""
+    """A way at a size of bytes."""
 
     way: BenchWay
     size: int

@@ -23,7 +23,7 @@ from relay.identity import Identity, create_identity, peer_document
 from relay.levels import AES, SEALING
 
 STOCK_OF_KEYS = 100_000_000
-"""Keys of 256 bits that the KMEs have at the start; none comes in, so that making them takes no time from the mail."""
+"""Number of 256-bit keys at the KMEs at the start. None is made later, so that this takes no time from mail."""
 _RELAY_TOML = """\
 [site]
 name = "{site}"
@@ -69,12 +69,12 @@ _WATCHED = '\n[status]\nlisten = "127.0.0.1:0"\n'
 _NOT_WATCHED = "\n[audit]\nevery_mail = false\n"
 _BACK = "-o content_filter= -o receive_override_options=no_header_body_checks,no_address_mappings,no_milters"
 _NO_KEY = re.compile(r"\b4\.7\.[15]\b")
-"""How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants; which
+"""How a relay says that there is no quantum key, or that policy holds what cannot have the level that it wants. Which
 of the two it is, and why, stands in its log."""
 _TOLD_OF_LATE = 20_000
-"""Characters of a log that are shown of a mail that was not accepted, and what went on beside it."""
+"""Maximum number of log characters shown for a mail that was not accepted."""
 _TOO_LOW = "key pool too low"
-"""What the development KMEs say then."""
+"""Error text of the development KMEs for an empty pool."""
 
 
 class KeysRunOut(BenchmarkFailed):
@@ -112,12 +112,12 @@ class Servers:
         return self._running[name]
 
     async def sealed(self, size: int, number: int, recipient: str) -> list[bytes]:
-        """`number` mails of `size` octets as Alice's relay sends them out. Raises BenchmarkFailed."""
+        """`number` mails of `size` bytes as Alice's relay sends them out. Raises BenchmarkFailed."""
         port, mails = await self.port("alice-to-bag"), itertools.islice(mails_of(size), number)
         connections = next(most for least, most in sorted(CONNECTIONS.items(), reverse=True) if size >= least)
         sent = await send(port, mails, connections=connections, recipient=recipient)
         sealed = self.bag.taken()
-        self.accepted(sent, f"sealing {size} octets for {recipient} beforehand")
+        self.accepted(sent, f"sealing {size} bytes for {recipient} beforehand")
         return sealed
 
     def accepted(self, sent: Handover, what: str) -> Handover:

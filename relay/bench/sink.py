@@ -14,7 +14,7 @@ from relay.errors import RelayError
 
 END_OF_DATA = b"\r\n.\r\n"
 KEPT_OCTETS = 64 * 1024
-"""Of each mail this much is looked at; of the first in a round all of it."""
+"""Number of bytes checked of each mail; the first of a round is checked whole."""
 CHECKED_WHOLE = 50
 """Number of mails of a round taken apart as far as the CMS; of the others only the header is read."""
 AUTH_ENVELOPED_DATA = bytes.fromhex("060b2a864886f70d0109100117")
@@ -23,7 +23,7 @@ AUTH_ENVELOPED_DATA = bytes.fromhex("060b2a864886f70d0109100117")
 
 @dataclass
 class SinkCount:
-    """What came since the last question: mails, their octets on the wire, and how many of them are sealed."""
+    """What came since the last question: mails, their bytes on the wire, and how many of them are sealed."""
 
     mails: int = 0
     octets: int = 0

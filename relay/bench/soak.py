@@ -37,7 +37,7 @@ LINK = LinkSettings(key_rate=0, stored_key_limit=1_000_000_000, lifetime=86_400,
 _FAILING = 0.3
 """The share of calls that go wrong."""
 _PAUSE_S = 0.01
-"""Between two messages."""
+"""Pause between two messages, in seconds."""
 _PAD_SHARE = 0.1
 _PAD_OCTETS = 5_000
 _GROWTH_ALLOWED = 48 * 2**20
@@ -149,7 +149,7 @@ class _Messages:
         self._result.seconds = round(time.monotonic() - began, 1)
         self._result.memory_growth = memory - (settled or memory)
         if self._result.memory_growth > _GROWTH_ALLOWED:
-            self._result.faults.append(f"memory grew by {self._result.memory_growth} octets")
+            self._result.faults.append(f"memory grew by {self._result.memory_growth} bytes")
         if self._result.longest_silence_s > _LONGEST_SILENCE_S:
             self._result.faults.append(f"no message for {self._result.longest_silence_s} s")
 
@@ -242,7 +242,7 @@ def _check_accounts(ring: KeyRing, result: SoakFigures, *, closed: bool = False)
 
 
 def _resident() -> int:
-    """Octets of memory that this process holds (Linux; 0 elsewhere)."""
+    """Bytes of memory that this process holds (Linux; 0 elsewhere)."""
     try:
         pages = Path("/proc/self/statm").read_text().split()[1]
     except OSError:

@@ -22,7 +22,7 @@ _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
 _SOURCE, _SINK = shutil.which("smtp-source", path=_PATH), shutil.which("smtp-sink", path=_PATH)
 _MESSAGES = re.compile(rb"mesg=(\d+)\r")
 HEADER_OCTETS = 120
-"""About what smtp-source writes in front of a mail's body."""
+"""Approximate size of the header that smtp-source writes, in bytes."""
 
 
 def why_not(need: str) -> str:
@@ -40,7 +40,7 @@ def why_not(need: str) -> str:
 
 
 async def send_new(port: int, size: int, number: int, *, connections: int, recipient: str, lmtp: bool) -> Handover:
-    """Mails of `size` octets that differ, `number` of them, by smtp-source where it is there."""
+    """Mails of `size` bytes that differ, `number` of them, by smtp-source where it is there."""
     if not (_SOURCE and _SINK):
         mails = itertools.islice(mails_of(size), number)
         return await send(port, mails, connections=connections, recipient=recipient, lmtp=lmtp)
@@ -59,7 +59,9 @@ async def send_new(port: int, size: int, number: int, *, connections: int, recip
 
 @asynccontextmanager
 async def taking(port: int) -> AsyncIterator[Callable[[], int]]:
-    """Takes mail at a local port, by smtp-sink where it is there; gives what tells how many have come so far."""
+    """Takes mail at a local port, by smtp-sink where it is there; returns a function that says how many have come so
+    far.
+    """
     if not (_SOURCE and _SINK):
         async with Sink(port) as sink:
             totals = itertools.accumulate(sink.count().mails for _ in itertools.count())

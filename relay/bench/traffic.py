@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 
 MARKER = b"this-line-is-not-for-the-wire"
-"""Stands at the beginning of every body: where it is seen, a mail was not sealed."""
+"""First line of every body; where it is seen on the wire, a mail was not sealed."""
 
 _HEADER = """\
 From: Ann <ann@alice.example>\r
@@ -32,12 +32,12 @@ User-Agent: A mail program of the usual kind 102.4\r
 
 _SERIALS = itertools.count()
 TIMEOUT_S = 120.0
-"""Mails that are sent together have to be accepted, and to arrive, within this."""
+"""Timeout for a batch of mails to be accepted and to arrive, in seconds."""
 TOO_SLOW = f"not within {TIMEOUT_S:.0f} s"
 
 
 def mails_of(size: int) -> Iterator[bytes]:
-    """Mails without end, of `size` octets with the header, from 1000 on; no two have the same Message-ID."""
+    """Mails without end, of `size` bytes with the header, from 1000 on; no two have the same Message-ID."""
     body = _body(size)
     for serial in _SERIALS:
         yield (_HEADER % serial).encode() + body
@@ -45,7 +45,7 @@ def mails_of(size: int) -> Iterator[bytes]:
 
 @cache
 def _body(size: int) -> bytes:
-    """Random base64 for a mail of `size` octets."""
+    """Random base64 for a mail of `size` bytes."""
     room = size - len(_HEADER % 0) - len(MARKER) - 2
     data = base64.encodebytes(random.Random(1).randbytes(room)).replace(b"\n", b"\r\n")  # noqa: S311
     return MARKER + b"\r\n" + data[: room - 2].rstrip(b"\r\n").ljust(room - 2, b"=") + b"\r\n"

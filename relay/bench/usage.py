@@ -1,5 +1,5 @@
 """Processor time and memory of a process and all that it has started, and processor time that nobody here had.
-Standard: proc(5) of Linux, as the kernel counts them; elsewhere nothing is told.
+Standard: proc(5) of Linux, as the kernel counts them; elsewhere nothing is reported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 _STEAL = 8
-"""The place of `steal` in a line of proc_stat(5); what follows it is told twice there."""
+"""The place of `steal` in a line of proc_stat(5); what follows it is reported twice there."""
 
 
 class ProcessorTime(NamedTuple):
@@ -23,7 +23,7 @@ class ProcessorTime(NamedTuple):
 
     @classmethod
     def now(cls) -> ProcessorTime:
-        """Nothing at all where the system does not tell."""
+        """Nothing at all where the system does not say."""
         try:
             fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1 : _STEAL + 1]
         except OSError:
@@ -42,7 +42,7 @@ class Usage:
     pid: int
 
     def tree(self) -> list[int]:
-        """The process and its descendants that live now; none where the system does not tell."""
+        """The process and its descendants that live now; none where the system does not say."""
         found = [self.pid] if Path(f"/proc/{self.pid}/stat").exists() else []
         for pid in found:
             with suppress(OSError):

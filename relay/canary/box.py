@@ -27,12 +27,12 @@ from relay.store.canaries import Canaries
 log = structlog.get_logger(__name__)
 
 ANSWER_S = 50.0
-"""At most one receipt goes to a peer within so many seconds; who asks each minute gets all of them."""
+"""Minimum interval between receipts to one peer, in seconds; below a minute, the shortest `every`."""
 MOST = 100
 """Maximum number that wait to be answered or counted."""
 AT_ONCE = 4
 TOLD_S = 60.0
-"""Of each reason to drop something the log has a line within so many seconds."""
+"""Minimum interval between log lines for one drop reason, in seconds."""
 
 Reason = Literal[
     "clear text", "bounce", "unreadable", "not named", "repeated", "unprotected", "other sender", "malformed",

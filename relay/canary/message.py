@@ -42,7 +42,7 @@ class Note:
 
 
 def canary_address(domains: Sequence[str]) -> str:
-    """That of the site with these mail domains: at the first of them."""
+    """Returns the canary's address of the site with these mail domains: at the first of them."""
     return f"{LOCAL_PART}@{folded_domain(domains[0])}"
 
 

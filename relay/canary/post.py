@@ -28,12 +28,12 @@ PATIENCE_S = 60.0
 def obstacle(policies: PolicySet, from_: str, to: str, *, shadow: bool, content: MessageFacts | None = None) -> str:
     """Why policy, or `shadow` mode, keeps canaries from going there; "" where nothing does."""
     if shadow:
-        return "in shadow mode all mail leaves unsealed, and a canary in clear tells nothing"
+        return "in shadow mode all mail leaves unsealed, and a canary in clear reveals nothing"
     try:
         decision = policies.decide(from_, to, content)
     except PolicyHolds as error:
         return str(error)
-    in_clear = f"{decision.where} lets mail to {to} out in clear, and a canary in clear tells nothing"
+    in_clear = f"{decision.where} lets mail to {to} out in clear, and a canary in clear reveals nothing"
     return in_clear if decision.in_clear else ""
 
 
@@ -51,7 +51,7 @@ class Post:
 
     @property
     def address(self) -> str:
-        """Who asks and answers for this site."""
+        """The canary address of this site."""
         return canary_address(self.config.site.domains)
 
     def obstacle(self, to: str) -> str:

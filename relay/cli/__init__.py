@@ -84,7 +84,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script: errors that the user can mend are said in one line each, never as a traceback."""
+    """The console script: errors that the user can fix are said in one line each, never as a traceback."""
     if sys.argv[1:2] == ["serve"]:  # to load what it needs takes most of a second
         signals.end_nothing()
     try:

@@ -57,7 +57,7 @@ def load_to_serve(config_file: Path, text: str | None = None) -> Config:
 
 
 def owner_of_settings(config_file: Path) -> User | None:
-    """Who decides about what this file says; None for root alone.
+    """Returns the user who may write this file; None for root alone.
 
     Raises ConfigError where it is root's and others can write it.
     """
@@ -90,7 +90,7 @@ def relay_rights(config: Config) -> AbstractContextManager[None]:
 
 
 def reader_of(config_file: Path, directory: Path | None) -> User | None:
-    """As whom root reads records: as the owner of this directory, without one as the relay's user; None: as root.
+    """Returns the user as whom root reads records: this directory's owner, else the relay's user; None: root.
 
     Raises ConfigError.
     """

@@ -216,7 +216,7 @@ def _expected(config_file: Path, kept: BinaryIO, signer: str | None) -> Expected
 
 
 def _our_signers(config_file: Path) -> set[str]:
-    """Of all signing keys, those before the last renewal too."""
+    """Returns the fingerprints of all signing keys, those before the last renewal too."""
     from relay.audit.checkpoint import signer_of
     from relay.identity.directory import signing_keys
 

@@ -21,7 +21,7 @@ from relay.store.backup import copy_state, make_new
 from relay.upkeep import SENT
 
 OWN = ("store.database", "audit.directory", "policies.shadow_record")
-"""Settings whose files the relay writes."""
+"""Settings that name files written by the relay."""
 
 
 @click.command()
@@ -31,7 +31,7 @@ def backup(config_file: Path, to: Path) -> None:
     """Copy what the relay writes by itself (store, spools, audit) into the new directory TO, also while it serves.
 
     A relay that starts from the copy knows that it is one: what was sealed before then goes to quarantine, since
-    nobody can tell any more who has had it. What only you change is not copied, and named at the end.
+    it is unknown who has had it. What only you change is not copied, and named at the end.
     """
     configure_logging(LogSettings(level="error"))
     config = load(config_file)

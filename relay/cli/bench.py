@@ -34,7 +34,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.option(
-    "--quick", is_flag=True, help="Each case once, with few mails: shows that all works, says little of speed."
+    "--quick", is_flag=True, help="Each case once, with few mails: that all works, and roughly how many mails a day."
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Only this part, way or case (--list); may be repeated.")
 @click.option("--list", "listed", is_flag=True, help="What can be measured, and what cannot be here, and why.")
@@ -51,7 +51,9 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--keys", "what", flag_value="keys", help="The KM client instead, over a slow development KME.")
 @click.option("--levels", "what", flag_value="levels", help="What each level costs instead, without any network.")
 @click.option("--policy", "what", flag_value="policy", help="100,000 policy files instead: load, reload, decide.")
-@click.option("--soak", "soak_s", type=click.FloatRange(1, 86400), help="So many seconds of mail over failing KMEs.")
+@click.option(
+    "--soak", "soak_s", type=click.FloatRange(1, 86400), help="Duration, in seconds, of mail over failing KMEs."
+)
 def bench(
     quick: bool, only: tuple[str, ...], listed: bool, json_file: Path | None, compare: Path | None,
     picture: Path | None, rounds: int, what: str | None, soak_s: float | None,

@@ -23,7 +23,7 @@ PATIENCE_S = 2.0
 """The longest wait for a connection to a door, in seconds: it is on this machine."""
 UNIT = "qumail-relay.service"
 UNIT_CONFIG = Path("/etc/qumail-relay/relay.toml")
-"""What the unit has the relay read."""
+"""Configuration file that the systemd unit uses."""
 UNIT_FILES = tuple(Path(place) / UNIT for place in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"
@@ -41,7 +41,7 @@ async def door_states(config: Config, folders: Collection[DoorModule | StatusMod
 
 
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
-    """`serves`: whether a relay has this site's database in use; None where this machine cannot tell."""
+    """`serves`: whether a relay has this site's database in use; None where this machine cannot say."""
     users = _users(where) if listens else set()
     whose = f" of user {', '.join(sorted(map(_name, users)))}" if users else ""
     if listens and serves is False:
@@ -74,7 +74,7 @@ async def listens_at(where: Where, *, unknown: bool = False) -> bool:
 
 
 def _users(where: Where) -> set[int]:
-    """Whose programs listen at this TCP port, as far as the system tells."""
+    """Whose programs listen at this TCP port, as far as the system says."""
     found: set[int] = set()
     if isinstance(where, Path):
         return found
@@ -106,7 +106,7 @@ def is_units(config_file: Path) -> bool:
 
 
 def unit_states(config_file: Path) -> Iterator[State]:
-    """Where the unit of this relay is to run with the machine, whether it does."""
+    """Says whether the unit starts with the machine, where this relay has one."""
     systemctl = shutil.which("systemctl")
     if systemctl is None or not is_units(config_file):
         return

@@ -111,7 +111,7 @@ async def _tried(
 
 
 def _half_known(kme: KMESettings, status: KeyStatus) -> str:
-    """Where keys of a pad, of which the wire shows all octets but 16, may be named as key-encryption keys of 32."""
+    """Warns where a pad's keys, of which an observer knows all but 16 bytes, could be named as key-encryption keys."""
     if kme.use != "both" or (status.max_key_size or status.key_size or USUAL_KEY_BITS) > USUAL_KEY_BITS:
         return ""
     return (

@@ -23,7 +23,7 @@ NOBODY = "nobody listens"
 
 
 def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) -> Iterator[State]:
-    """A line for each peer, with what it shares with us, and one for each level, with whom it can be had for."""
+    """A line for each peer, with what it shares with us, and one for each level, with whom it is available for."""
     identity = None
     with suppress(ConfigError):  # our identity cannot be used, which is found elsewhere
         identity = own_identity(config)
@@ -82,6 +82,6 @@ def next_steps(
         start = "systemctl start qumail-relay" if by_unit else f"qumail-relay serve {where}"
         yield f"start the relay: {start}"
     if any(problems for _, _, problems in states):
-        yield f"mend what is wrong, then: qumail-relay check {where}"
+        yield f"fix what is wrong, then: qumail-relay check {where}"
     else:
         yield f"look at Postfix beside it: qumail-relay check {where} --postfix"

@@ -110,7 +110,7 @@ def show(config_file: Path, as_json: bool) -> None:
 
 
 async def dkim_findings(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-    """For `check`: what was looked at, how it stands, and what is wrong with it; nothing without [dkim]."""
+    """For `check`: each item checked, its state and its faults; nothing without [dkim]."""
     if config.dkim is None:
         return
     for table in config.dkim.keys:
@@ -159,7 +159,7 @@ def zone_lines(key: SigningKey) -> str:
 
 
 def _place(config: Config, domain: str, selector: str) -> tuple[Path, bool]:
-    """Where the key file belongs, and whether relay.toml says so."""
+    """Returns the path of the key file, and whether relay.toml names it."""
     for table in config.dkim.keys if config.dkim else ():
         if (table.domain, table.selector) == (domain, selector):
             return table.key, True

@@ -102,5 +102,5 @@ def _message(file: BinaryIO, config: Config) -> bytes:
     limit = max(each.max_message_size for each in ways)
     message = file.read(2 * limit + 1)
     if len(message) > 2 * limit:
-        raise MessageTooBig(f"{file.name}: more than {2 * limit} octets")
+        raise MessageTooBig(f"{file.name}: more than {2 * limit} bytes")
     return message if b"\r" in message else message.replace(b"\n", b"\r\n")

@@ -113,11 +113,11 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     passphrase file is set. If it is interrupted, run it again: it makes what is missing.
 
     Renew before the certificates end (`check` warns from 30 days before), or when the site gets another
-    mail domain; then export again, and have your peers import it.
+    mail domain. Then export again, and have your peers import it.
 
     Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere
     if you like. With --csr your organisation's CA gets the .csr files and, for the ML-KEM key, which cannot sign
-    a request, a .pub file with a .cnf that says how to certify it; until the certificates are there, nothing
+    a request, a .pub file with a .cnf that says how to certify it. Until the certificates are there, nothing
     changes.
 
     With --kem peers can add a layer of another mathematical family to level pqc (`kem` in their policies), once
@@ -254,7 +254,7 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
 @as_relay_option
 @click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
 @domain_option
-@click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --fingerprint instead.")
+@click.option("--yes", is_flag=True, help="Do not ask. It trusts the writer of the file: use --fingerprint instead.")
 @click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; needs --yes or --fingerprint.")
@@ -272,12 +272,12 @@ def import_document(
     """Pin the peer document FILE: from then on mail is sealed for that site, and opened from it.
 
     It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over
-    a telephone number that you did not take from the same mail: whoever can exchange the file can read your mail.
+    a telephone number that you did not take from the same mail: who can exchange the file can read your mail.
     Then it asks about each domain that the document names, or takes those alone that --domain expects: with --yes or
     --fingerprint, which ask nothing, it needs them. A later document may add no domain without that either.
 
-    A document that is older than the pinned one, or has another CA or signing key, is refused without --replace;
-    so is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.
+    A document that is older than the pinned one, or has another CA or signing key, is refused without --replace.
+    So is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.
     """
     if as_json and not (yes or expected):
         raise click.UsageError("--json needs --yes or --fingerprint, for it cannot ask")

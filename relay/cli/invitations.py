@@ -27,7 +27,7 @@ from relay.setup.files import Written
 from relay.setup.peers import document_in, examined, take_in
 
 CALL = (
-    "Whoever could exchange the invitation on its way could read your mail. Call the other site, at a number that you "
+    "An attacker who exchanges the invitation on its way can read your mail. Call the other site, at a number that you "
     "know from elsewhere, and have somebody read the words of `qumail-relay identity show` to you."
 )
 CONFIRM = "Are these the words that the other site reads to you?"
@@ -38,7 +38,7 @@ CONFIRM = "Are these the words that the other site reads to you?"
 @click.option("--name", help="What to call the peer here, as policies do. [default: the site's own name]")
 @click.option("--words", help="Do not ask; take the peer in if these words, heard over the telephone, are the file's.")
 @domain_option
-@click.option("--yes", is_flag=True, help="Do not ask. It trusts whoever wrote the file: use --words instead.")
+@click.option("--yes", is_flag=True, help="Do not ask. It trusts the writer of the file: use --words instead.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @click.option(
     "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels of the policy file, in order."
@@ -57,7 +57,7 @@ def accept(
     """Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.
 
     It shows the words of the fingerprint and asks. Have somebody at the other site read theirs to you (`identity
-    show`), over a telephone number that you did not take from the same mail: whoever can exchange the invitation can
+    show`), over a telephone number that you did not take from the same mail. Anyone who can exchange the invitation can
     read your mail. It asks about each domain that the document names, or takes those alone that --domain expects: with
     --words or --yes, which ask nothing, it needs them. Then the document is pinned, as by `identity import`, and each
     of its domains that has no policy file gets one.

@@ -36,7 +36,7 @@ from relay.schemes.all import all_schemes
 DAY_S = 86_400.0
 ASSUMED = "what is assumed of a KME; with its relay.toml at hand it is asked"
 BUSY_HOURS = 8
-"""Most offices have all their mail within so many hours of a day."""
+"""Number of hours in which most offices have all mail of a day."""
 SENDER, RECIPIENT = "first.lastname", "first.lastname"
 """Local parts of the usual length: both addresses are sealed with the mail, and cost key where a pad hides them."""
 
@@ -127,7 +127,7 @@ class Source:
 class KeyDemand:
     """What a day takes; `keys_per_mail` of `key_bits` each for every `mails_per_key` mails.
 
-    `hidden` are the octets that one pad hides. `idle_keys` at most are drawn a day and expire. The stock lasts for
+    `hidden` are the bytes that one pad hides. `idle_keys` at most are drawn a day and expire. The stock lasts for
     `stock_mails`, None where nobody knows it. `canary_keys` a day are for canaries at the same level: our
     questions, and our receipts where the peer asks as often.
     """
@@ -150,7 +150,7 @@ class KeyDemand:
 
 
 def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -> KeyDemand:
-    """The demand of `mails` a day of `size` octets each, as copies such as this one. Raises KeyUnavailable."""
+    """The demand of `mails` a day of `size` bytes each, as copies such as this one. Raises KeyUnavailable."""
     peer = config.peers[copy.peer or ""]
     sender, recipient = f"{SENDER}@{config.site.domains[0]}", Recipient(f"{RECIPIENT}@{peer.domains[0]}")
     hidden = Planner(config, all_schemes(config)).hidden(copy, sender, [recipient], size)
@@ -177,7 +177,7 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
 
 
 def with_canaries(found: KeyDemand, config: Config, copy: Copy, source: Source) -> KeyDemand:
-    """The same with what the canaries take that [canary] asks for. Raises KeyUnavailable."""
+    """Adds the demand of the canaries that [canary] asks for. Raises KeyUnavailable."""
     if config.canary.every is None:
         return found
     ours, theirs = canary_address(config.site.domains), canary_address(config.peers[copy.peer or ""].domains)
@@ -274,7 +274,7 @@ def _number(found: KeyDemand) -> str:
 
 
 def _rate(bits_per_s: float) -> str:
-    """As `keys status` and the next line have it."""
+    """Formats a rate as `keys status` does."""
     return f"{bits_per_s / 1000:,.2f} kbit/s"
 
 

@@ -40,7 +40,7 @@ from relay.stopping import told_to_stop
 LOOK_S = 0.1
 """Interval at which the store is looked at for the receipt, in seconds."""
 MARGIN_S = 5.0
-"""Added to the interval at which a peer answers, for clocks and mail under way, in seconds."""
+"""Margin added to a peer's answer interval for clock skew and mail under way, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ def trial(config_file: Path, only_peer: str | None, only_kme: str | None, wait: 
 
 
 def _chosen(only: str | None, known: Iterable[str], what: str) -> list[str]:
-    """That one, or all. Raises ConfigError where there is none of that name."""
+    """Returns the chosen name, or all. Raises ConfigError where there is none of that name."""
     names = list(known)
     if only is not None and only not in names:
         raise ConfigError(f"{only}: no {what} of this name; there is {', '.join(names) or 'none'}")
@@ -104,7 +104,7 @@ async def _all_well(console: Console, config: Config, places: list[tuple[str, st
 
 
 async def _tried(console: Console, config: Config, kme: str, peer: str, wait: float) -> Trial:
-    """With parts that know this KME alone, so that every key is from there."""
+    """Runs the trial with parts that know this KME alone, so that every key is from there."""
     found = Trial()
     try:
         async with assembly.parts(config.model_copy(update={"kmes": {kme: config.kmes[kme]}}), prefetch=False) as parts:
@@ -183,7 +183,7 @@ class TrialCanary:
         return obstacle(self.parts.policies(), self.envelope.sender, recipient.address, shadow=shadow, content=content)
 
     async def sealed(self) -> SealedCopy:
-        """As policy says. Raises RelayError."""
+        """Returns the canary, sealed as policy says. Raises RelayError."""
         sealed = await self.parts.sealer.seal(Mail(self.envelope, self.message))
         for failure in sealed.failures.values():
             raise failure

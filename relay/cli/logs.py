@@ -1,5 +1,5 @@
 """Sets up the log: one event a line, for people on a terminal and as JSON for everything else.
-They are structlog's event dictionaries, with the time in UTC (RFC 3339); the journal hears how bad each line is
+They are structlog's event dictionaries, with the time in UTC (RFC 3339). The journal hears how bad each line is
 (sd-daemon(3), "<4>" in front of it), so that `journalctl -p warning` finds what is.
 """
 
@@ -87,7 +87,7 @@ def _printable_lines(text: str) -> str:
 
 
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "critical": 2}
-"""Of levels, as syslog(3) numbers them; all others are errors (3)."""
+"""syslog(3) priorities of log levels; all others are errors (3)."""
 
 
 def _is_journal(stream: TextIO) -> bool:

@@ -31,7 +31,7 @@ config_option = click.option(
 
 
 class ThereIs(click.Path):
-    """A path at which something is. Where that cannot be told it is not said to be missing."""
+    """A path at which something is. Where that cannot be determined it is not said to be missing."""
 
     def __init__(self, *, only_directory: bool = False) -> None:
         """Gives a Path; with `only_directory` that of a directory."""

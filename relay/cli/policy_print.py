@@ -30,11 +30,11 @@ INSIDE = "plaintext: to a domain of our own, stays inside"
 
 _OTHERWISE = {
     "hold": "held: the sending server keeps the mail and tries again",
-    "refuse": "refused: the sender is told that the mail did not go",
+    "refuse": "refused: the sender is notified that the mail did not go",
 }
 _QUANTUM = {
     "off": "no quantum key on top of pqc and rsa",
-    "preferred": "pqc and rsa get a quantum key on top where one can be had",
+    "preferred": "pqc and rsa get a quantum key on top where one is available",
     "required": "pqc and rsa only with a quantum key on top",
 }
 
@@ -100,7 +100,7 @@ def _add_decision(table: Table, decision: Decision, peer_because: str, *, inside
     table.add_row("Levels", ", then ".join(map(str, decision.levels)))
     limits = {level: size for level, size in decision.max_size if level in decision.levels}
     if limits:
-        table.add_row("Max size", ", ".join(f"{level}: {size} octets" for level, size in limits.items()))
+        table.add_row("Max size", ", ".join(f"{level}: {size} bytes" for level, size in limits.items()))
     if _takes_quantum_layer(decision.levels):
         table.add_row("Quantum", f"{decision.quantum}: {_QUANTUM[decision.quantum]}")
     if len(decision.kem) > 1:
@@ -117,7 +117,7 @@ def _add_decision(table: Table, decision: Decision, peer_because: str, *, inside
 def _add_now(table: Table, now: OutcomeNow) -> None:
     outcome = now.outcome
     if outcome is not None:
-        size = f"a message of {now.octets} octets" if now.octets else "a small message"
+        size = f"a message of {now.octets} bytes" if now.octets else "a small message"
         what = f"{outcome.result} {outcome.protection}".rstrip()
         spent = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ""
         bad = outcome.result != "sealed"

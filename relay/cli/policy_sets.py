@@ -70,7 +70,7 @@ def diff(
     """Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.
 
     Without MESSAGES, over all decisions that can differ: levels, fallbacks, holds, clear text, and what must arrive
-    sealed. With MESSAGES, or what shadow mode has recorded, by these alone; a record holds no content, so rules that
+    sealed. With MESSAGES, or what shadow mode has recorded, by these alone. A record holds no content, so rules that
     look into messages do not apply to it.
 
     In place of a directory, OLD and NEW may be the version of a set that was in force and is kept, or its first digits;
@@ -176,7 +176,7 @@ def _wait_for_others(context: click.Context, parent: Path) -> None:
 
 
 def _compared_with_present(after: PolicySite) -> Comparison | None:
-    """None where what is there cannot be used, which may be just what is being mended."""
+    """None where what is there cannot be used, which may be just what is being fixed."""
     config = after.config
     folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
     try:
@@ -209,7 +209,7 @@ def _swap(link: Path, directory: Path, version: str) -> None:
 
 
 def _note(link: Path, beside: Path, version: str) -> None:
-    """Who installs it stands beside the link, for the relay; without, the relay goes by the owner of the link."""
+    """Writes the installer's name beside the link, for the relay; otherwise the link's owner counts."""
     try:
         write_note(link, beside, version)
     except OSError as error:

@@ -49,7 +49,7 @@ class PolicySite:
 
     @property
     def largest(self) -> int:
-        """The largest message that leaves through this relay, in octets."""
+        """The largest message that leaves through this relay, in bytes."""
         direction = self.config.outgoing or self.config.incoming
         return direction.max_message_size if direction is not None else 0
 
@@ -107,7 +107,7 @@ class PolicySite:
 
 
 async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | None:
-    """The octets of key that the fullest of a peer's KME groups can hold; None where a KME does not say."""
+    """The bytes of key that the fullest of a peer's KME groups can hold; None where a KME does not say."""
     found: list[int] = []
     for name in groups:
         octets = 0

@@ -115,7 +115,7 @@ class TrafficDifferences:
     same: int = 0
 
     def add(self, before: Outcome, after: Outcome) -> None:
-        """The same recipient of the same message under the old policies and the new ones."""
+        """Adds the same recipient of the same message under the old policies and the new ones."""
         first, second = _said(before), _said(after)
         if first == second:
             self.same += 1

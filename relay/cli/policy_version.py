@@ -1,5 +1,5 @@
 """A set of policies on the command line: a directory, or the version of one that was in force and is kept.
-Standard: at least four digits of the version, and enough to tell it from all others that are kept.
+Standard: at least four digits of the version, and enough to distinguish it from all others that are kept.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str
 
 
 async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
-    """For `check`: what is there, and what somebody has to do about it."""
+    """For `check`: what is in quarantine, and what a person has to do about it."""
     if config.quarantine.action == "refuse":
         return "off: what cannot be opened is refused", ()
     try:
@@ -245,7 +245,7 @@ def _config(config_file: Path) -> Config:
 
 
 def _impatient(config: Config) -> Config:
-    """Whoever stands there and waits is not made to wait for a key that is late."""
+    """A person at a terminal does not wait for a key that is late."""
     kmes = {name: kme.model_copy(update={"lag_patience": 0.0}) for name, kme in config.kmes.items()}
     return config.model_copy(update={"kmes": kmes})
 

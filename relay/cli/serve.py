@@ -43,7 +43,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
     Policies, peers' documents, the identity, DKIM keys, password files and certificates count once their files have
-    changed. SIGHUP looks at all of them at once, and takes the peers, aliases and DKIM keys of relay.toml; the log says
+    changed. SIGHUP looks at all of them at once, and takes the peers, aliases and DKIM keys of relay.toml. The log says
     which of its other settings need a restart. The log goes to standard error. With the embedded database one relay
     serves from it: a second one waits some seconds for that to end, then gives up.
 
@@ -79,7 +79,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
 
 
 def _serve_as_worker(worker: Worker, config_file: Path) -> None:
-    """One of several: what another has written down of relay.toml and sockets counts, not what stands there now."""
+    """Serves as one worker, with the relay.toml and sockets that its supervisor passed on."""
 
     def read_again() -> Config:
         return worker.share_of(load_to_serve(config_file, worker.texts.last))

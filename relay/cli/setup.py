@@ -35,7 +35,7 @@ from relay.setup.questions import NONE
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
-"""As whom the relay runs where root sets it up."""
+"""The relay's user where root sets it up."""
 
 
 @click.command()
@@ -75,7 +75,9 @@ USER = "qumail-relay"
 @click.option("--door", type=click.Choice(get_args(Door)), help="How mail comes to the relay.")
 @click.option("--next-hop", help="With --door smarthost: the mail server that takes sealed mail.")
 @click.option("--everybody", type=click.Choice(get_args(Everybody)), help="Mail for those who are no peers.")
-@click.option("--postmaster", help="Who is told of alarms by mail, or `none`. [default: postmaster@ the first domain]")
+@click.option(
+    "--postmaster", help="Who is notified of alarms by mail, or `none`. [default: postmaster@ the first domain]"
+)
 @click.option(
     "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels for mail to peers, in order."
 )
@@ -166,7 +168,7 @@ def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
     else:
         # A relay that seals nothing, or does not even start, would keep all mail waiting.
         behind = False
-        click.echo(f"Postfix stays as it is. Mend that, then: qumail-relay setup --config {places.config_file}")
+        click.echo(f"Postfix stays as it is. Fix that, then: qumail-relay setup --config {places.config_file}")
     click.echo()
     without = ("--before-start",) if behind else ("--before-start", "--no-next-hops")
     well = _as_relay(owner, "check", "--config", str(places.config_file), *without)

@@ -77,7 +77,9 @@ def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, 
 
 
 def look_at_kme(answers: Answers, document: bytes | None) -> None:
-    """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be mended is told."""
+    """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be fixed is
+    printed.
+    """
     if answers.kme is None:
         return
     peer = read_document(document) if document is not None else None
@@ -104,7 +106,7 @@ def _parsed_domain(text: str) -> str:
 
 
 def _postmaster(answer: str | None, domain: str) -> str:
-    """Who is told of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
+    """Who is notified of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
     if answer == NONE:
         return ""
     address = str(_checked(parse_mailbox, answer or f"postmaster@{domain}"))

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 FRAME = 3
-"""What each column takes beside its text: a line, and a blank on both sides; the last line is one more."""
+"""Width of a column beside its text: a line and a blank on both sides. The table ends with one more line."""
 
 
 def plain_console() -> Console:

@@ -37,7 +37,7 @@ _HASH = re.compile(r"[0-9a-f]{12}|[0-9a-f]{16}")
 _OF_MAIL = re.compile(r"\bmail=([0-9a-f]{12})\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\S*")
 _HIDDEN = re.compile(r"not seeing|permission", re.IGNORECASE)
-"""What journalctl says to somebody who may not read all of it."""
+"""Messages of journalctl for a user who may not read all of the journal."""
 
 
 @click.command()

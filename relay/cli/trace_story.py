@@ -1,7 +1,7 @@
 """One mail's story put together: which records and log lines are about it, over all its ways through the relay.
 Standard: a mail may pass twice (in by one filter, out by the other); what is said last is of the last time.
 
-From one pass to the next leads the mail server's queue ID: it says it when it takes a mail (`queued_as`), and by
+From one pass to the next leads the mail server's queue ID. It says it when it takes a mail (`queued_as`), and by
 XFORWARD or in its Received field when it hands it on (`queue_id`). Queue IDs are used again some day, so Message-IDs
 must agree.
 """
@@ -40,7 +40,7 @@ class Story:
 
     @property
     def words(self) -> list[bytes]:
-        """One of these stands in each record about the mail."""
+        """The texts of which each record about the mail has at least one."""
         return [name.encode() for name in self.names | self.mails | self.queue_ids]
 
     def take(self, said: dict[str, Any], source: str, when: str) -> None:
@@ -63,7 +63,9 @@ class Story:
 
 
 def told(story: Story) -> Iterator[str]:
-    """The story for people: each try with what was written of it, the first one first, and what became of the mail."""
+    """The story for people: each attempt with what was written of it, the first one first, and what became of the
+    mail.
+    """
     for mail in dict.fromkeys(step["mail"] for step in story.steps if step.get("mail")):
         steps = [step for step in story.steps if step.get("mail") == mail]
         known = {name: str(step[name]) for step in steps for name in NAMES[1:] if step.get(name)}

@@ -20,7 +20,7 @@ from relay.errors import ConfigError
 from relay.policy.names import printable
 
 SHORTEST = 8
-"""Characters; RFC 9106 makes guessing slow, not a short password long (NIST SP 800-63B, 5.1.1.1)."""
+"""Minimum length of a password, in characters (NIST SP 800-63B, 5.1.1.1): a slow hash does not make it long."""
 
 file_option = click.option(
     "--file", "path", type=click.Path(path_type=Path), help="Another file than the configured one."

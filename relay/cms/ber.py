@@ -11,14 +11,14 @@ from relay.cms.der import OCTET_STRING, SET, header
 from relay.errors import BadStructure
 
 MAX_DEPTH = 32
-"""Elements inside elements; the deepest part of a real message, the Name of an issuer, is 11 deep."""
+"""Maximum nesting depth; the deepest part of a real message, an issuer's Name, has 11."""
 MAX_ELEMENTS = 10_000
-"""All elements but chunks; 100 recipients have some 2,500."""
+"""Maximum number of elements without chunks; 100 recipients have some 2,500."""
 MIN_CHUNKS = 64
 OCTETS_A_CHUNK = 512
 """A message of n octets has at most MIN_CHUNKS + n / OCTETS_A_CHUNK chunks; real chunks have 1000 octets or more."""
 MAX_SET_OCTETS = 1024 * 1024
-"""A SET that must be put in order is copied, so it may not be large; the content is never in one."""
+"""Maximum size of a SET to be sorted, in octets: it is copied. The content is never in one."""
 MAX_LENGTH_OCTETS = 8
 
 CONSTRUCTED = 0x20
@@ -53,7 +53,7 @@ _TYPES: dict[tuple[str, int], str] = {
 }
 """The type of a constructed element (RFC 5652, RFC 5083) by its parent's type and its own tag.
 
-This alone tells an EXPLICIT [0] from an IMPLICIT OCTET STRING in chunks. encapContentInfo.eContent needs no
+This alone distinguishes an EXPLICIT [0] from an IMPLICIT OCTET STRING in chunks. encapContentInfo.eContent needs no
 entry: its [0] is EXPLICIT, and the OCTET STRING inside has its universal tag.
 """
 _SETS = frozenset({_SET, "SignerInfos", "CertificateSet"})

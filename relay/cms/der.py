@@ -31,7 +31,7 @@ def element(tag: int, *parts: bytes) -> bytes:
 
 
 def around(tag: int, pieces: Iterable[bytes], more: int = 0) -> list[bytes]:
-    """The same in pieces, the last ones left out, which have `more` octets: what is large need not be there."""
+    """Returns an element in pieces, without the last ones, which have `more` octets: large content may be absent."""
     pieces = list(pieces)
     return [header(tag, sum(map(len, pieces)) + more), *pieces]
 

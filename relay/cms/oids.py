@@ -36,7 +36,7 @@ ID_QKD_KEY = ObjectIdentifier("2.25.70870596422438752823789839143307439983")
 ID_ONE_TIME_PAD = ObjectIdentifier(levels.ID_ONE_TIME_PAD)
 """Content encryption by one-time pad and Poly1305 (UUID 8326b9c0-7f19-478b-b88a-8a0d15c8cf71)."""
 ID_ORI_PAD = ObjectIdentifier(levels.ID_ORI_PAD)
-"""OtherRecipientInfo: whoever has the pad's keys (UUID aaab867f-4cb1-42f8-a82a-59f577f22e46)."""
+"""OtherRecipientInfo: the holder of the pad's keys (UUID aaab867f-4cb1-42f8-a82a-59f577f22e46)."""
 ID_HQC_256 = ObjectIdentifier("2.25.36796463176215983808006340150877474792")
 """KEM HQC-5, as the revision of 2025 names HQC-256 (UUID 1baebdb4-007f-4388-ae1b-719b0bdfcfe8)."""
 ID_FRODOKEM_1344_SHAKE = ObjectIdentifier("2.25.8351164489915347729498619433651132917")

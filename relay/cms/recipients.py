@@ -23,9 +23,9 @@ KEK_OCTETS = 32
 RSA_OCTETS = range(512, 2049)
 """Length of an RSA ciphertext: 4096 bits at least; a larger one than 16384 bits is no key but an attack."""
 KEY_IDENTIFIER_OCTETS = 20
-"""What names the key of a further KEM."""
+"""Length of the identifier of a further KEM's key, in octets."""
 MAX_OCTETS = 64 * 1024
-"""All recipientInfos together; more is refused before it is parsed."""
+"""Maximum size of all recipientInfos together, in octets; more is refused unparsed."""
 MAX_NUMBER = 100
 
 
@@ -77,7 +77,7 @@ class CertificateID:
 
 @dataclass(frozen=True, slots=True)
 class KEKRecipient:
-    """Whoever has the key named by `key_identifier` (KEKRecipientInfo, RFC 5652 6.2.3).
+    """The holder of the key named by `key_identifier` (KEKRecipientInfo, RFC 5652 6.2.3).
 
     `key_identifier` is the key_ID in UTF-8, `wrapped_cek` 40 octets; `attribute` is None in messages of
     other software.
@@ -90,7 +90,7 @@ class KEKRecipient:
 
 @dataclass(frozen=True, slots=True)
 class RSARecipient:
-    """Whoever has this certificate's RSA key: RSAES-OAEP with SHA-256 (KeyTransRecipientInfo)."""
+    """The holder of this certificate's RSA key: RSAES-OAEP with SHA-256 (KeyTransRecipientInfo)."""
 
     certificate: CertificateID
     encrypted_cek: bytes
@@ -98,7 +98,7 @@ class RSARecipient:
 
 @dataclass(frozen=True, slots=True)
 class KEMRecipient:
-    """Whoever has this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
+    """The holder of this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
     `kem` is its name in KEMS, which has the length of `kem_ciphertext`; `wrapped_cek` has 40 octets, wrapped
     under the 32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no
@@ -113,7 +113,7 @@ class KEMRecipient:
 
 @dataclass(frozen=True, slots=True)
 class PadRecipient:
-    """Whoever has the keys of the one-time pad, which the content encryption names."""
+    """The holder of the keys of the one-time pad, which the content encryption names."""
 
 
 Recipient = KEKRecipient | RSARecipient | KEMRecipient | PadRecipient

@@ -33,7 +33,7 @@ class SealedEnvelope:
     """One mail to one site, as its sender's relay got it.
 
     `layers` are named from the inside out (`pqc+aes`), `sealed_at` is in UTC and whole seconds, `sender` is the SMTP
-    sender ("" for the null one), `recipients` are those of this copy alone; all of these are mailboxes in their one
+    sender ("" for the null one), `recipients` are those of this copy alone. All of these are mailboxes in their one
     spelling (relay/mailbox.py). `id` (16 octets) is of this copy. The addresses never appear in repr() or logs.
     """
 

@@ -23,7 +23,7 @@ from relay.pieces import Octets, Pieces
 MAX_SIGNATURE_OCTETS = 8192
 MAX_ATTRIBUTES_OCTETS = 16 * 1024
 MAX_AROUND_OCTETS = 256 * 1024
-"""Everything in SignedData but the signed content: certificates above all."""
+"""Maximum size of SignedData without its content, in octets: certificates above all."""
 
 
 class SignatureScheme(Enum):
@@ -73,7 +73,7 @@ def encode_signed(signed: Signed) -> bytes:
 
 
 def signed_pieces(signed: Signed, content: Octets | Pieces) -> Pieces:
-    """The same around this content instead of its own, in pieces."""
+    """Returns `signed` with this content instead of its own, in pieces."""
     digest_algorithm, signature_algorithm = _ALGORITHMS[signed.scheme]
     version = der.integer(_version(signed.signer))
     signer_info = der.sequence(
@@ -128,7 +128,7 @@ def decode_signed(octets: bytes) -> Signed:
 
 
 def _version(signer: CertificateID) -> int:
-    """That of SignerInfo, and here of SignedData too (RFC 5652, 5.1 and 5.3)."""
+    """Returns the version of SignerInfo, and here of SignedData too (RFC 5652, 5.1 and 5.3)."""
     return 3 if signer.ski else 1
 
 

@@ -105,9 +105,9 @@ class Config(toml.Table):
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
     """A sealed mail goes only to the recipients that its sender's relay has sealed into it. Where your mail server
     rewrites recipients before the relay sees the mail (virtual aliases in front of the filter, a catch-all, an address
-    of old), say so here, or such a mail is put in quarantine as "redirected": the address that the sender wrote, and
-    those for which its mail may arrive here instead. Nothing else is expanded: no patterns, no alias of an alias. Best
-    is a relay in front of all aliases and lists; then the table may be left out.
+    of old), say so here. Otherwise such a mail is put in quarantine as "redirected". Write the address that the sender
+    used, and those for which its mail may arrive here instead. Nothing else is expanded: no patterns, no alias of an
+    alias. Best is a relay in front of all aliases and lists; then the table may be left out.
     """
     otp: OTPSettings = OTPSettings()
     audit: AuditSettings = AuditSettings()
@@ -122,17 +122,17 @@ class Config(toml.Table):
 
     @property
     def audit_directory(self) -> Path:
-        """Where the audit record is: beside the site secret unless it is set."""
+        """The directory of the audit record: beside the site secret unless it is set."""
         return self.audit.directory or self.store.secret.with_name("audit")
 
     @property
     def keys_file(self) -> Path:
-        """Where the serving relay writes down how its keys stand; it holds no key."""
+        """The file in which the serving relay writes the state of its keys; it holds no key."""
         return self.store.secret.with_name("keys.json")
 
     @property
     def held_file(self) -> Path:
-        """Where a serving relay writes down for whom mail waits, for the one that starts next."""
+        """The file in which a serving relay writes whose mail waits, for the next one that starts."""
         return self.store.secret.with_name("held.json")
 
     @property
@@ -142,7 +142,9 @@ class Config(toml.Table):
 
     @property
     def state_directory(self) -> Path:
-        """Where spools lie: beside a SQLite store, else in systemd's StateDirectory, else beside the site secret."""
+        """The directory of spools: beside a SQLite store, else systemd's StateDirectory, else beside the site
+        secret.
+        """
         if isinstance(self.store.database, Path):
             return self.store.database.parent
         of_systemd = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
@@ -169,7 +171,7 @@ class Config(toml.Table):
 
     @property
     def max_bounce(self) -> int:
-        """The largest message from the null sender, in octets, that gets a one-time pad."""
+        """The largest message from the null sender, in bytes, that gets a one-time pad."""
         return self.outgoing.max_bounce if self.outgoing is not None else MAX_BOUNCE
 
     def peer_by_sae(self, sae_id: str) -> tuple[str, PeerSettings] | None:

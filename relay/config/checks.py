@@ -1,5 +1,5 @@
 """What is wrong between one table of relay.toml and another.
-Each fault names the setting at which it can be mended.
+Each fault names the setting at which it can be fixed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _quarantine_too_small(config: Config) -> Iterator[WrongSetting]:
     """One peer may take half of it, and the largest message that is taken must fit in there."""
     needed = 2 * config.incoming.max_message_size if config.incoming else 0
     if config.quarantine.action == "keep" and config.quarantine.max_size <= needed:
-        what = f"write more than {needed} octets, twice incoming.max_message_size, or the largest messages never fit"
+        what = f"write more than {needed} bytes, twice incoming.max_message_size, or the largest messages never fit"
         yield ("quarantine", "max_size"), f"quarantine.max_size: {what}"
 
 
@@ -154,5 +154,5 @@ def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
 
 
 def _has_document(config: Config, peer: str) -> bool:
-    """Also where that cannot be told: reading it says so then."""
+    """Also where that cannot be determined: reading it says so then."""
     return config.identity is not None and stamp_of(config.identity.document(peer)) is not None

@@ -36,7 +36,7 @@ DOORS = {
 }
 """Where mail can come in: each folder, or lone file, of relay/entry, and the settings that need it."""
 MAX_BOUNCE = 32 * 2**10
-"""Octets: room for a notice and a long header, and no more key than that for what an outsider may have caused."""
+"""Default size limit of a bounce that gets a one-time pad, in bytes: a notice and a long header fit."""
 
 
 def listening_settings(direction: str) -> tuple[str, ...]:
@@ -73,7 +73,7 @@ class DirectionSettings(ListenerSettings):
     """Where it listens for SMTP."""
     lmtp: AddressSetting | None = None
     """Where it listens for LMTP, by which each recipient has a reply of its own: the way from Postfix
-    (deploy/postfix). At least one of lmtp, listen and milter. Keep all on loopback or behind a firewall: whoever
+    (deploy/postfix). At least one of lmtp, listen and milter. Keep all on loopback or behind a firewall: who
     reaches them can send as anybody.
     """
     milter: SocketSetting | None = None
@@ -86,17 +86,17 @@ class DirectionSettings(ListenerSettings):
       "mx:example.org" or "mx:example.org:port"      the mail exchangers of a domain, as the DNS has them
 
     or as a list of these: the first that takes a mail gets it. The next is tried where one cannot be reached, does not
-    greet, or answers 4xx before the end of the content was sent; never after that, since the mail may then have been
-    taken: it is held. One that failed is tried last for a minute.
+    greet, or answers 4xx before the end of the content was sent. After that it is held, since it may have been
+    taken. One that failed is tried last for a minute.
 
     The relay has no queue and so sends no DSN of its own: a next hop without the DSN extension hears nothing of what
-    NOTIFY, ORCPT, RET and ENVID wanted. A message with 8-bit octets for one without 8BITMIME is refused (5.6.3), as are
+    NOTIFY, ORCPT, RET and ENVID wanted. A message with 8-bit bytes for one without 8BITMIME is refused (5.6.3), as are
     UTF-8 addresses and headers without SMTPUTF8 (5.6.7), and a message larger than its SIZE (5.3.4).
     """
     next_hop_tls: Literal["auto", "none", "opportunistic", "required"] = "auto"
     """Encryption on the way to it, TLS 1.2 or later: none; opportunistic (STARTTLS where it is offered, no
     certificate is checked); required (nothing leaves without TLS, and the certificate must be by next_hop_ca and
-    for the server's name); auto is none on loopback, opportunistic elsewhere. A Unix socket has no TLS.
+    for the server's name); auto. The last is none on loopback, opportunistic elsewhere. A Unix socket has no TLS.
     """
     next_hop_ca: CASetting = "system"
     """The CAs that count with required: a PEM file, or those of the system."""
@@ -215,7 +215,7 @@ class SubmissionSettings(ListenerSettings):
     recipients_per_client: int = Field(default=10_000, ge=1, le=10_000_000)
     """The same for recipients."""
     failed_logins: int = Field(default=10, ge=1, le=1_000_000)
-    """Failed logins in an hour, of a client address and of a user's name, after which no more are looked at; the
+    """Failed logins in an hour, of a client address and of a user's name, after which no more are looked at. The
     addresses where a user has logged in before are counted by themselves. Each failure is answered after 2
     seconds.
     """
@@ -225,10 +225,10 @@ class IMAPSettings(toml.Table):
     """One table for each mailbox that this relay reaches only by IMAP: what arrives there sealed is opened there
     (deploy/imap/README.md). The table's name is for the log.
 
-    A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again: after 30 seconds, then at growing
-    distance up to an hour, where waiting may help (a key that has not come yet); once a day where it will not (it was
-    changed, it is from somebody unknown). One whose key no KME knows quarantine.hold_for seconds after it came gets the
-    flag $QuMailKeyLost as well, and is left alone.
+    A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again. Where waiting may help
+    (a key that has not come yet), that is after 30 seconds, then at growing intervals up to an hour. Where it will not
+    (it was changed, it is from an unknown site), it is once a day. One whose key no KME knows quarantine.hold_for
+    seconds after it came gets the flag $QuMailKeyLost as well, and is left alone.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -249,7 +249,7 @@ class IMAPSettings(toml.Table):
     port: int = Field(default=993, ge=1, le=65535)
     """The port: 993, or 143 where TLS begins with STARTTLS."""
     tls: Literal["implicit", "starttls"] = "implicit"
-    """TLS from the first octet on ("implicit"), or after STARTTLS ("starttls")."""
+    """TLS from the first byte on ("implicit"), or after STARTTLS ("starttls")."""
     ca: PathSetting | None = None
     """The CA certificates to trust; without the setting, those of the system."""
     user: Printable

@@ -99,7 +99,7 @@ class KMESettings(toml.Table):
     """What its keys are for: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
     say the same, at the peer too; mail that uses a key for something else is put in quarantine. With "both" and
     keys of 256 bits, somebody who knows a mail may know half of a key of level otp, and name it in a forged mail
-    of level aes: the other 128 bits are what stands against that. Two groups, one for each level, avoid it.
+    of level aes. The other 128 bits are what stands against that. Two groups, one for each level, avoid it.
     """
 
     ca: PathSetting
@@ -130,13 +130,13 @@ class KMESettings(toml.Table):
     retry_attempts: int = Field(default=3, ge=0, le=20)
     """Tries after the first."""
     retry_delay: Seconds = 1.0
-    """The first pause between two tries, in seconds (it grows, with jitter, as the KME's health wants it). After 5
+    """The first pause between two attempts, in seconds (it grows, with jitter, as the KME's health wants it). After 5
     failures in a row a call is not made for 5 times as long, doubling up to 15 times. What the KME answers about
     keys is no failure, whatever its code, as long as it answers when it is asked for its status.
     """
     timeout: Seconds = 10.0
     """The longest wait for one whole answer, in seconds. For status and received keys it follows the KME's usual time,
-    down to a fifth of this; fresh keys are waited for as long as it says, and 30 seconds are listened for those that
+    down to a fifth of this. Fresh keys are waited for as long as it says, and 30 seconds are listened for those that
     are late: they are used for the next mail. Where another KME could be asked, that is done after the usual time
     already. A connection, with its TLS handshake, may take half of it, and 2 seconds at least.
     """
@@ -160,9 +160,9 @@ class KMESettings(toml.Table):
     cache_high: int = Field(default=32, ge=0, le=100_000)
     """How many keys are kept ready. Below a quarter of it a refill starts, up to it or to what the measured use and
     10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to that quarter
-    whenever its keys have expired, as far as a twentieth of the link's measured rate allows: on a slow link an idle
+    whenever its keys have expired, as far as a twentieth of the link's measured rate allows. On a slow link an idle
     relay keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each KME and peer
-    as it stands here. A stop burns what is in the pool, and a start draws that quarter; the first one draws two more,
+    as it stands here. A stop burns what is in the pool, and a start draws that quarter. The first one draws two more,
     as every hour, to try the KME.
     """
     key_lifetime: Seconds = 300.0
@@ -176,19 +176,19 @@ class KMESettings(toml.Table):
 
     one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
     """Some KMEs, next-door-key-simulator for one, drop keys that the peer has not fetched yet when more are asked
-    for; mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour,
-    where max_SAE_ID_count in the status allows for that, and draws one batch at a time if it drops them: the next
-    one so many seconds after the last key of the one before was used, which is how long a mail may take to the
+    for. Mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour,
+    where max_SAE_ID_count in the status allows for that, and draws one batch at a time if it drops them. The next
+    batch is drawn this many seconds after the last key of the one before was used: the time a mail may take to the
     peer. Until then further mail is held. Set it for such KMEs (true: 60), and have one KME in the group and one
-    relay with one worker: they are not tried then, and the first batch is drawn so long after the start. `check
+    relay with one worker. They are not tried then, and the first batch is drawn that long after the start. `check
     --trial-keys` tries them too. The peer sees keys that are never found, and holds the mail.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
-    """How long keys that the KME does not know yet are asked for, from the first try on, before the mail is held:
-    for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
-    again anyway. Ten mails wait for such keys at once; who comes then takes the place of the one that has waited
-    longest: mail that names keys which never come, forged mail for instance, must not take all connections that
-    Postfix makes (20). A mail of more than 2 MiB does not wait.
+    """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held.
+    It is for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
+    again anyway. Ten mails wait for such keys at once. Who comes then takes the place of the one that has waited
+    longest: mail that names keys which never come, forged mail for instance, must not take all connections that Postfix
+    makes (20). A mail of more than 2 MiB does not wait.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -245,6 +245,6 @@ class PeerSettings(toml.Table):
     theirs open here, too: set the same number at both sites.
     """
     key_max_bytes: SizeSetting = 64 * 2**20
-    """At level aes one quantum key wraps at most so many octets."""
+    """At level aes one quantum key wraps at most so many bytes."""
     key_max_age: Seconds = 3600.0
     """At level aes one quantum key is used for at most so many seconds."""

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from relay.config.values import TCPAddress
 
 PORT_BASE = 15020
-"""Port to which the offsets of a direction are added."""
+"""Base port, to which the offsets of a direction are added."""
 
 
 class Ports(NamedTuple):
@@ -24,7 +24,7 @@ class Ports(NamedTuple):
 OUTGOING = Ports(lmtp=PORT_BASE + 4, listen=PORT_BASE + 5, back=PORT_BASE + 6, milter=PORT_BASE + 8)
 INCOMING = Ports(lmtp=PORT_BASE + 14, listen=PORT_BASE + 15, back=PORT_BASE + 16, milter=PORT_BASE + 18)
 STATUS = PORT_BASE + 9
-"""Where setup has the relay tell how it is."""
+"""Port of the status page where setup writes the configuration."""
 
 
 def local(port: int, base: int = PORT_BASE) -> TCPAddress:

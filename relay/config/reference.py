@@ -21,7 +21,7 @@ from relay import toml
 from relay.config import Config, doors, kmes, parse_size, tables
 
 SAMPLES = {"kmes": "km1", "peers": "bob", "imap": "ben"}
-"""Tables of which there may be several, and the name that one has in the reference."""
+"""Name used in the reference for one of several tables."""
 WIDTH = 116
 _INTRODUCTION = """\
 # Settings

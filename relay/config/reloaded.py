@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from relay.config import Config
 
 COUNT_AT_ONCE = frozenset({"peers", "aliases", "dkim.keys"})
-"""These, and all below them."""
+"""Tables that are reloaded, with everything below them."""
 
 
 def taken_over(running: Config, read: Config) -> Config:

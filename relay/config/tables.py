@@ -78,10 +78,10 @@ class PolicySettings(toml.Table):
 
 class AuditSettings(toml.Table):
     """The audit record: what became of each mail, for each group of its recipients, how it was protected and by which
-    policy, with no content (qumail-relay audit verify | export | checkpoint; deploy/AUDIT.md). A part of it is the
-    downgrade ledger: what left with less than the first level its policy lists, or in clear, and what a person released
-    from quarantine or dropped (qumail-relay ledger show). That is on the disk before the mail leaves, and mail is held
-    while it cannot be. The table may be left out.
+    policy, with no content. See deploy/AUDIT.md and qumail-relay audit verify | export | checkpoint. A part of it is
+    the downgrade ledger (qumail-relay ledger show): what left with less than the first level its policy lists, or in
+    clear. It also has what a person released from quarantine or dropped. That is on the disk before the mail leaves,
+    and mail is held while it cannot be. The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -93,14 +93,14 @@ class AuditSettings(toml.Table):
     its own: a second one with the same does not start.
     """
     addresses: Literal["hashed", "clear"] = "hashed"
-    """Addresses are hashed under the site secret, and of what next hops answer the codes stand there alone; or all
-    stands there as it is: "clear".
+    """"hashed": addresses are hashed under the site secret, and of the next hops' replies only the codes are there.
+    "clear": everything is there as it is.
     """
     every_mail: bool = True
     """Whether every mail has a record. Without, there are the ledger and the sets of policies alone."""
     when_unwritable: Literal["deliver", "hold"] = "deliver"
     """What becomes of mail that needs no line in the ledger while records cannot be written (the disk is full): it goes
-    on, its records wait in memory, 20000 of them, and the log has `audit_not_written`; or it is held until they can be.
+    on, its records wait in memory, 20000 of them, and the log has `audit_not_written`. Or it is held until they can be.
     """
     keep_days: int = Field(default=366, ge=1, le=36_500)
     """Files of which all records, and those of all before, are older are deleted, the ledger's with them. Export what
@@ -128,7 +128,7 @@ class StoreSettings(toml.Table):
     database: DatabaseSetting
     """What must survive a crash: a SQLite file, or PostgreSQL for several relays of a site. On another host that
     wants "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem",
-    or whoever is on the way could read it or stand in for it; sslcert and sslkey name a certificate of ours. The
+    or an attacker on the way could read it or impersonate it. A certificate of ours is named by sslcert and sslkey. The
     password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool`:
     beside a SQLite file; else in systemd's StateDirectory, or beside the secret. That directory must be on a disk
     that keeps what was written. One relay serves from a SQLite file's directory: a second one gives up.
@@ -140,19 +140,19 @@ class StoreSettings(toml.Table):
 
 
 class QuarantineSettings(toml.Table):
-    """Arriving mail that cannot be opened (its key is gone, it was changed, its sealer or signer is not known here),
-    or that came with less protection than a policy requires (unprotected = "quarantine"). The table may be left
+    """Arriving mail that cannot be opened: its key is gone, it was changed, or its sealer or signer is not known here.
+    Also mail that came with less protection than a policy requires (unprotected = "quarantine"). The table may be left
     out.
     """
 
     action: Literal["keep", "refuse"] = "keep"
     """"keep": it is kept, sealed, until somebody decides (qumail-relay quarantine list | show | release | drop);
-    "refuse": nothing is kept, and the sender is told (of a key that does not come, by the queue that gives up on
-    it). Mail whose keys were looked at is kept nevertheless: a refusal would tell a forger what is right about
+    "refuse": nothing is kept, and the sender is notified (of a key that does not come, by the queue that gives up on
+    it). Mail whose keys were looked at is kept nevertheless: a refusal would show a forger what is right about
     it.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
-    """A mail whose key no KME knows is held at first, because the key may only be late; after so long it is put in
+    """A mail whose key no KME knows is held at first, because the key may only be late. After so long it is put in
     quarantine. Seconds; the sender's own queue should have more patience than this (Postfix: 5 days).
     """
     max_size: SizeSetting = 2**30
@@ -191,7 +191,7 @@ class IdentitySettings(toml.Table):
     """
 
     def document(self, peer: str) -> Path:
-        """Where the document of a peer is pinned."""
+        """Returns the path of a peer's pinned document."""
         return self.peers_directory / f"{peer}{DOCUMENT_SUFFIX}"
 
 
@@ -199,9 +199,9 @@ class OTPSettings(toml.Table):
     """How level otp hides the size of what it seals, and whether it saves key by compressing first."""
 
     padding: Literal["padme", "none"] = "padme"
-    """Level otp pads each message so that its size tells little (at most 12 % more key): padme, or none."""
+    """Level otp pads each message so that its size reveals little (at most 12 % more key): padme, or none."""
     compression: bool = False
-    """Compressing before sealing saves key, but lets the size tell something of the content."""
+    """Compressing before sealing saves key, but lets the size reveal something of the content."""
 
 
 class LimitSettings(toml.Table):
@@ -221,8 +221,8 @@ class LimitSettings(toml.Table):
 
 
 class AlarmSettings(toml.Table):
-    """When an alarm is raised, and who is told beside log, metrics and `check` (deploy/METRICS.md has all of them). The
-    table may be left out.
+    """When an alarm is raised, and who is notified beside log, metrics and `check` (deploy/METRICS.md has all of them).
+    The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -258,9 +258,9 @@ class AlarmSettings(toml.Table):
 
 
 class CanarySettings(toml.Table):
-    """The canary: a small mail goes to the relay of each peer now and then, from and to the address qumail-canary at
-    the first mail domain of each site, the whole way that all mail goes, and comes back as a receipt. When that takes
-    long, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it. Your mail
+    """The canary: a small mail goes to the relay of each peer now and then, and comes back as a receipt, the whole way
+    that all mail goes. Both are from and to the address qumail-canary at the first mail domain of each site. When one
+    is late, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it. Your mail
     server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
     """
 
@@ -269,9 +269,9 @@ class CanarySettings(toml.Table):
     every: Annotated[float, Field(ge=60, le=86_400, strict=False)] | None = None
     """How often each peer is asked, in seconds, 60 at least; by default nobody is. Policy says how a canary is sealed,
     as for any mail; a peer for whose canary it says plaintext gets none. Each costs the keys of a small mail at this
-    site, and the receipt as many at the peer's: at level aes with 900 one key of each in a quarter of an hour, 96 a day
-    for each peer; at level otp about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says how many). A
-    canary that does not get through is not tried again.
+    site, and the receipt as many at the peer's. At level aes with 900 that is one key of each in a quarter of an hour,
+    96 a day for each peer. At level otp it is about 40 keys of 256 bits in place of one (`qumail-relay keys plan` says
+    how many). A canary that does not get through is not tried again.
     """
     late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
     """The alarm `canary_late` begins when a canary is due or out for so long, in seconds. With little, it also begins
@@ -284,12 +284,12 @@ class CanarySettings(toml.Table):
 
     @property
     def limit(self) -> float:
-        """After so many seconds without one that came back the canary is late; infinite where nobody is asked."""
+        """Time without a returned canary after which one is late, in seconds; infinite where no peer is asked."""
         return math.inf if self.every is None else self.every + self.late_after
 
 
 class StatusSettings(toml.Table):
-    """Where the relay tells how it is: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and
+    """Where the relay shows how it is: a page for people, /metrics for Prometheus (deploy/METRICS.md), /healthz and
     /readyz. Nothing can be changed there. Leave the table out where nobody asks.
     """
 
@@ -310,7 +310,7 @@ class StatusSettings(toml.Table):
     """The private key of it, in PEM."""
     token: PathSetting | None = None
     """A file with at least 32 characters that nobody can guess, readable by the relay only ("openssl rand -hex 32"
-    writes such a line): then only those are answered who send it, as "Authorization: Bearer ..." or as the password of
+    writes such a line). Then only requests that carry it are answered: as "Authorization: Bearer ..." or a password of
     any user. SIGHUP reads it again.
     """
     addresses: bool = False
@@ -373,7 +373,7 @@ class DKIMSettings(toml.Table):
     """
     verify: bool = True
     """Verify the DKIM signatures (the 10 uppermost) and the ARC chain of sealed mail that arrives, and say so in
-    Authentication-Results on top of what was opened; keys that the DNS does not give within 5 seconds are a
+    Authentication-Results on top of what was opened. Keys that the DNS does not give within 5 seconds are a
     temperror. It changes nothing else: whom a mail is from is told by its sealing.
     """
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*$")

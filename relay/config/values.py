@@ -136,19 +136,19 @@ def parse_mailbox(value: str) -> str:
 
 
 MAX_SIZE = 2**62
-"""Maximum size that a setting may name, in octets: nothing is larger, and no number becomes too long to be written."""
+"""Maximum size that a setting may name, in bytes: nothing is larger, and no number becomes too long to be written."""
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {letter: _UNITS[f"{letter}IB"] for letter in "KMG"}
 
 
 def parse_size(text: object) -> int:
-    """`"50 MiB"`, `"256KiB"`, `"75K"` (KiB) or a number of octets, as octets; raises ValueError."""
+    """`"50 MiB"`, `"256KiB"`, `"75K"` (KiB) or a number of bytes, as bytes; raises ValueError."""
     if isinstance(text, int) and not isinstance(text, bool) and 0 < text <= MAX_SIZE:
         return text
     match = re.fullmatch(r"(\d{1,12})\s*([A-Za-z]*)", text.strip()) if isinstance(text, str) else None
     size = int(match[1]) * _UNITS.get(match[2].upper(), 0) if match else 0
     if not 0 < size <= MAX_SIZE:
-        raise ValueError(f'write a size such as "50 MiB", or a number of octets from 1 to {MAX_SIZE}')
+        raise ValueError(f'write a size such as "50 MiB", or a number of bytes from 1 to {MAX_SIZE}')
     return size
 
 

@@ -19,7 +19,7 @@ class Alarm:
 
     What it says must have been so for `after_s` seconds before it begins, and not for `clear_s` before it ends, so that
     it does not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has
-    changed is told again after so many seconds.
+    changed is reported again after so many seconds.
     """
 
     name: str
@@ -55,9 +55,9 @@ _ALL: Final = (
     Alarm(
         "mail_held",
         "Mail ({about}) waits too long",
-        "Mail waits in the queue of the mail server, since it was held here at every try.",
-        "a recipient's mail was first held longer ago than `held_longer_than`, was tried again, and has not gone since",
-        "it has gone, or is not tried any more: for 2 hours, or twice as long as between any two of its tries",
+        "Mail waits in the queue of the mail server, since it was held here at every attempt.",
+        "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
+        "it has gone, or is no longer tried: for 2 hours, or twice the longest interval between its attempts",
         "Look for the cause: `not_sealed`, `copy_not_delivered` and `held` in the log say it for each mail, and "
         "`qumail_held_recipients` for all. If it is policy or keys: `qumail-relay policy explain` and "
         "`qumail-relay keys status`; if it is the next hop: `qumail-relay check`. Then have the mail server try again "
@@ -150,7 +150,7 @@ _ALL: Final = (
     Alarm(
         "received_keys_refused",
         "KME {about} gives no keys for arriving mail",
-        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key: mail "
+        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key. Mail "
         "under quantum keys of its group is held, and put aside in time.",
         "a call was answered so, and within a minute none with keys",
         "one is answered with keys",
@@ -166,8 +166,8 @@ _ALL: Final = (
         "A certificate ends within 30 days: what depends on it stops then. Said daily.",
         "there are 30 days left",
         "another one is in its place, or it has ended",
-        "Renew it: a site's with `qumail-relay identity new` and an invitation to each peer, a peer's by asking for "
-        "theirs, a KME's by its operator, one for TLS as it was made. Files that are renewed are taken up by "
+        "Renew a site's with `qumail-relay identity new` and an invitation to each peer. Ask peers for theirs and the "
+        "operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by "
         "themselves or with SIGHUP.",
         about="certificate",
         severity="warning",
@@ -242,7 +242,7 @@ _ALL: Final = (
         "such a mail is in quarantine, for each peer and reason",
         "none of that peer and reason is",
         "`qumail-relay quarantine list` has it, and `qumail-relay quarantine show` says what to do. Release what is "
-        "genuine once the cause is mended, and drop the rest.",
+        "genuine once the cause is fixed, and drop the rest.",
         about="peer and reason",
         digest_s=3600.0,
         severity="warning",
@@ -333,8 +333,8 @@ _ALL: Final = (
         "No canary has come back from a peer's relay: mail to it, or from it, does not get through, or only late.",
         "none has come back for `every` and `late_after` of [canary] together",
         "one comes back",
-        "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count; "
-        "`qumail-relay trace` tells how far one came, by the `mail` that its line `canary_sent` has. If all is well "
+        "The log's `canary_not_sent` says why one did not leave, and `canary_dropped` why a receipt did not count. "
+        "`qumail-relay trace` shows how far one came, by the `mail` that its line `canary_sent` has. If all is well "
         "here, ask the peer's administrators: do they take mail for qumail-canary, and does their relay answer?",
         about="peer",
         clear_s=0.0,
@@ -363,7 +363,7 @@ _ALL: Final = (
     Alarm(
         "clock_jumped",
         "The clock is wrong",
-        "The clock of this host was set by more than a minute while the relay ran: certificates, the age of mail and "
+        "The clock of this host was set by more than a minute while the relay ran. Certificates, the age of mail and "
         "the time of keys are looked at by it.",
         "it shows a time that is more than a minute off what has passed",
         "it was set back, or has gone on for an hour as it is",
@@ -383,4 +383,4 @@ _ALL: Final = (
     ),
 )
 ALARMS: Final = {each.name: each for each in _ALL}
-"""By name, in the order of this file."""
+"""All alarms by name, in the order of this file."""

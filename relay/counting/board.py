@@ -2,7 +2,7 @@
 Standard: memfd_create(2); a process that is killed leaves its numbers there, and its successor goes on with them.
 
 Each process has a place of its own, so that nobody waits for anybody and to count costs as much as to add. In it stand,
-one after the other, the names of what it counts with their labels, each followed by its numbers; nothing there is ever
+one after the other, the names of what it counts with their labels, each followed by its numbers. Nothing there is ever
 moved. The process that starts workers gives the place of one that has ended to the next: what is counted only grows.
 Behind the places is what all write together: for whom mail was held (held.py).
 
@@ -34,12 +34,12 @@ from relay.counting.metrics import all_metrics
 log = structlog.get_logger(__name__)
 
 PLACE_OCTETS = 8 * 2**20
-"""For one process: some 80,000 names with their labels. Memory is taken as it is used."""
+"""Size of one process's place, in bytes: some 80,000 names with labels. Memory is used only as it fills."""
 _HEAD = 4096
-"""Octets before the first place: for each place, whether its process lives; at the end, the board's name."""
+"""Bytes before the first place: for each place, whether its process lives; at the end, the board's name."""
 _NAME_OCTETS = 16
 _ENTRY = struct.Struct("<II")
-"""The octets of a name with its labels, padded to 8, and how many numbers follow it."""
+"""The bytes of a name with its labels, padded to 8, and how many numbers follow it."""
 _TURN = 500
 """Number of numbers added up before others have their turn."""
 
@@ -143,20 +143,20 @@ class Board:
         self._take_over(place)
 
     def _take_over(self, place: int) -> None:
-        """What the last process there has counted goes on; what it measured is not known any more."""
+        """What the last process there has counted goes on; what it measured is no longer known."""
         for each in self._read(place):
             self._cells[each.metric, each.labels] = self._cell(each.metric, self._numbers, each.at)
             if each.metric.kind == "gauge":
                 self._numbers[each.at] = math.nan
         for metric in all_metrics().values():
             if metric.kind == "counter" and not metric.labels:
-                self.cell(metric)  # 0 is told as well: what was never seen before cannot be seen to grow
+                self.cell(metric)  # 0 is reported as well: what was never seen before cannot be seen to grow
         self._memory[place] = 1
 
     def cell(self, metric: Metric, *labels: str) -> Cell:
         """A counter or gauge with these labels, 0 at first."""
         found = self._cells.get((metric, labels)) or self._made(metric, labels)
-        assert isinstance(found, Cell)  # noqa: S101 - whoever wants another kind has mistaken the name
+        assert isinstance(found, Cell)  # noqa: S101 - another kind means a mistaken name
         return found
 
     def spread(self, metric: Metric, *labels: str) -> Spread:
@@ -175,7 +175,7 @@ class Board:
 
     @property
     def name(self) -> str:
-        """Of these numbers, which begin at 0 with it: no other board ever has it."""
+        """Name of this board's numbers, which begin at 0 with it; no other board ever has it."""
         return self._memory[_HEAD - _NAME_OCTETS : _HEAD].hex()
 
     @property
@@ -193,7 +193,7 @@ class Board:
         return totals
 
     def totals_now(self) -> Totals:
-        """The same at once: for tests, and where there is little."""
+        """As `totals`, at once: for tests, and for small boards."""
         totals: Totals = {}
         for _ in self._add_up(totals):
             pass
@@ -228,7 +228,7 @@ class Board:
                 yield known.entries[-1]
 
     def _end(self, start: int) -> int:
-        """Up to where a place is written; its first 8 octets say so."""
+        """Up to where a place is written; its first 8 bytes say so."""
         return int.from_bytes(self._memory[start : start + 8], "little") or 8
 
     def _made(self, metric: Metric, labels: Labels) -> Cell | Spread:
@@ -252,7 +252,7 @@ class Board:
             return self._cell(metric, memoryview(bytearray(8 * metric.numbers)).cast("d"), 0)
         at = self._begin + end
         self._memory[at : at + _ENTRY.size + len(name)] = _ENTRY.pack(len(name), metric.numbers) + name
-        # Last: whoever reads meanwhile sees all of it or nothing.
+        # Last: a concurrent reader sees all of it or nothing.
         self._memory[self._begin : self._begin + 8] = (end + octets).to_bytes(8, "little")
         return self._cell(metric, self._numbers, (at + _ENTRY.size + len(name)) // 8)
 
@@ -271,7 +271,7 @@ def shared_board(processes: int) -> int:
 
 
 def held_on(descriptor: int) -> HeldMail:
-    """For whom mail waits, on a shared board: for a process that has no place there."""
+    """Returns the held mail on a shared board, for a process that has no place there."""
     memory = mmap.mmap(descriptor, 0)
     return _held(memory, _places_in(len(memory)))
 

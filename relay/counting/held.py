@@ -1,7 +1,7 @@
 """For which recipients mail was held and has not gone since, as all processes of a relay know it: since when, and why.
 Standard: without locks; only the same mail for the same mailbox ends a row, and of each process SURE rows fit.
 
-The relay has no queue, so it knows of waiting mail what it saw of its tries: one that is not tried any more, because
+The relay has no queue, so it knows waiting mail only from the attempts it saw. One that is no longer tried, because
 its sender has given up or somebody has deleted it, is forgotten. What was tried once may never come again: who asks
 since when mail waits hears of what was tried again.
 
@@ -27,14 +27,14 @@ _BUCKETS, _PLACES = 512, 64
 """Twice as many places as SURE: of so many rows none finds its bucket full, but for one chance in thousands."""
 _HEAD, _NUMBER, _COLUMN = 64, 8, 8 * _PLACES
 _BUCKET = 5 * _COLUMN
-"""Octets: a bucket has the names of its rows, then their other columns."""
+"""Bytes: a bucket has the names of its rows, then their other columns."""
 SECTION_OCTETS = _HEAD + _BUCKETS * _BUCKET
-"""Of one process: until when a row can be in it, until when it is told that one found no place, and a key, which in the
-first section is that of all; then the buckets."""
+"""Size of one process's section, in bytes. It has the time until which a row can be in it, and the time until which a
+row without a place is reported. Then come a key, which in the first section is that of all, and the buckets."""
 KEY_OCTETS = 16
 _ROW = struct.Struct("=8s4d")
 FORGET_S = 7200.0
-"""Nearly twice the longest pause that Postfix makes between two tries (maximal_backoff_time)."""
+"""Time without a retry after which a mail is forgotten, in seconds: nearly twice Postfix's maximal_backoff_time."""
 DIRECTIONS = ("outgoing", "incoming")
 CAUSES = ("policy", "keys", "next hop", "store", "other")
 """Why: policy says hold whatever keys there are, a key is missing or not known yet,
@@ -58,7 +58,9 @@ class Waiting:
 
 @dataclass(slots=True)
 class _Row:
-    """`first` and `last` of boot_time, `pause` the longest between two tries (0: there was one), `how` why it waits."""
+    """`first` and `last` of boot_time, `pause` the longest between two attempts (0: there was one), `how` why it
+    waits.
+    """
 
     name: bytes
     first: float
@@ -83,7 +85,7 @@ class HeldMail:
         self._key_at = slice(begin + 16, begin + 16 + KEY_OCTETS)
 
     def held(self, direction: str, cause: str, name: bytes, mailbox: str) -> None:
-        """A try ended without the mail of this `name` having gone to the mailbox."""
+        """An attempt ended without the mail of this `name` having gone to the mailbox."""
         now, ours = boot_time(), self._name(name, mailbox)
         how = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
         for section, at in self._found(ours, self._live(now)):
@@ -100,7 +102,7 @@ class HeldMail:
                 self._memory[at : at + _NUMBER] = bytes(_NUMBER)
 
     async def waiting(self) -> list[Waiting]:
-        """Who waits now; others have their turn meanwhile."""
+        """Returns who waits now; other tasks have their turn meanwhile."""
         now, turns = boot_time(), Turns()
         found: dict[float, Waiting] = {}
         for bucket in self._buckets(now):
@@ -207,5 +209,5 @@ def _until(last: float, pause: float) -> float:
 
 
 def _bucket_of(name: bytes) -> int:
-    """Where its bucket begins in a section."""
+    """Returns the offset of the name's bucket in a section."""
     return _HEAD + _BUCKET * (int.from_bytes(name[:2], "little") % _BUCKETS)

@@ -28,7 +28,7 @@ KEY_BITS_USED: Final = Metric(
     "qumail_key_bits_used_total", "counter", "Bits of key that sealed mail. level: otp, aes", ("peer", "level")
 )
 PAD_DISCARDED: Final = Metric(
-    "qumail_pad_bytes_discarded_total", "counter", "Octets of keys that one-time pads had no use for", ("kme",)
+    "qumail_pad_bytes_discarded_total", "counter", "Bytes of keys that one-time pads had no use for", ("kme",)
 )
 KEYS_READY: Final = Metric("qumail_key_pool_keys", "gauge", "Keys that are ready", ("kme", "peer"))
 KEYS_STORED: Final = Metric(
@@ -110,7 +110,7 @@ KME_SECONDS: Final = Metric(
     _CALL_BUCKETS_S,
 )
 KME_RETRIES: Final = Metric(
-    "qumail_kme_retries_total", "counter", "Second and further tries of a request", ("kme", "call")
+    "qumail_kme_retries_total", "counter", "Second and further attempts of a request", ("kme", "call")
 )
 KME_BREAKER: Final = Metric(
     "qumail_kme_breaker_state", "gauge", "0 closed, 1 half-open, 2 open", ("kme", "call"), together="max"

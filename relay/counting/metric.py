@@ -13,7 +13,7 @@ Together = Literal["sum", "max", "min"]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Metric:
-    """One name of the public set, which is told apart from others by itself.
+    """One name of the public set, compared by identity.
 
     `labels` are names, whose values are bounded by the configuration or by a fixed list that `help` gives. A gauge of
     several processes is the sum, the largest or the smallest of theirs: `together`. `buckets` are a histogram's upper

@@ -46,7 +46,7 @@ _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 MAILS: Final = Metric(
     "qumail_mails_total",
     "counter",
-    "Mails by what became of them: each try of a mail counts once for each group of its recipients who share peer, "
+    "Mails by what became of them: each delivery attempt counts once for each group of its recipients who share peer, "
     f"level and outcome. {_DIRECTION}; {_DOOR}; level: the layers from the inside out (pqc+aes), plaintext, or none "
     "where it did not come so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
     "quarantined, consumed (for the canary's address, where it ends), repeated (for those who have it already)",
@@ -93,7 +93,7 @@ STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",
     "histogram",
     f"Time that each step of a mail took, one after the other, however it ended. {_DIRECTION}; step: all (from the end "
-    "of the content to the answer), begin (what is known of it from earlier tries), seal (policy and keys included), "
+    "of the content to the answer), begin (what earlier attempts left), seal (policy and keys included), "
     "ledger (where there is something for it), check (signatures and tripwire), deliver (the next hop, and noting what "
     "it has said), open (keys included), quarantine; within these: policy, verify (signatures of what arrives), "
     "admit (keys and recipients are on the disk)",
@@ -264,7 +264,7 @@ ALARMS_BEGUN: Final = Metric("qumail_alarms_total", "counter", "Alarms that have
 ALARMS_TOLD: Final = Metric(
     "qumail_alarm_notices_total",
     "counter",
-    "What [alarms] has tried to tell. way: mail, command; outcome: sent, failed",
+    "Notices that [alarms] has tried to send. way: mail, command; outcome: sent, failed",
     ("way", "outcome"),
 )
 

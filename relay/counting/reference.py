@@ -13,15 +13,15 @@ from relay.counting.metrics import all_metrics
 _INTRODUCTION = """\
 # Metrics
 
-Everything that `/metrics` of `[status]` tells ([SETTINGS.md](SETTINGS.md)), in the text format of Prometheus. This page
+Everything that `/metrics` of `[status]` shows ([SETTINGS.md](SETTINGS.md)), in the text format of Prometheus. This page
 is made from the code, by `python -m relay.counting.reference`; what is written into it by hand is lost.
 
 With several processes (`workers`) each number is that of all together: counters and histograms are sums, and a gauge is
 what stands in the last column. A process that is killed takes no count with it. Counters begin anew with the relay.
 
 The values of all labels are bounded: `peer`, `kme` and `kme_group` are names in relay.toml (`peer` is empty where none
-can be named), all others come from the lists below. Nothing that a stranger sends becomes a label. Where the mail
-server tries a mail again, that is another try, and counts.
+can be named). All others come from the lists below. Nothing that a stranger sends becomes a label. Where the mail
+server retries a mail, that is another attempt, and counts.
 
 | name | kind | labels | meaning | of several |
 |---|---|---|---|---|
@@ -32,18 +32,18 @@ _ALARMS = """
 
 This is the one list of conditions in which mail leaves weaker than it could, stays, is put aside, or is not watched.
 The relay itself looks every five seconds whether one has come about. Each begins once and ends once, by itself, for all
-processes together, and a restart tells of none again. Critical: someone has to act now. Warning: it can wait until the
+processes together, and a restart reports none again. Critical: someone has to act now. Warning: it can wait until the
 morning. While one stands it is in `qumail_alarm`, the page shows it, and `check` has it as a finding. What makes the
 relay not ready is in `/readyz` as well. The log has `alarm_begins`,
 `alarm_stands` once a day, and `alarm_ends`.
 
-`[alarms]` ([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is told: each address and the program by
-itself, of each word once, also over a restart, though twice where the relay ends at that moment. Rules for Prometheus,
+`[alarms]` ([SETTINGS.md](SETTINGS.md)) has the thresholds, and who else is notified. Each address and the program
+gets each notice once, also over a restart, though twice where the relay ends at that moment. Rules for Prometheus,
 tested with promtool, and a dashboard for Grafana are in [prometheus/](prometheus/README.md).
 
-Relays of several hosts that share PostgreSQL each tell for themselves. Mail that one has held and another has delivered
+Relays of several hosts that share PostgreSQL each report separately. Mail that one has held and another has delivered
 waits for the first until it has not been tried there for long. A restart forgets nobody who waits; after a kill, what
-went in the last ten seconds before it may be told as waiting for two hours.
+went in the last ten seconds before it may be reported as waiting for two hours.
 
 """
 
@@ -57,11 +57,11 @@ def markdown() -> str:
 
 def _alarm(alarm: Alarm) -> str:
     about = f", for each {alarm.about}" if alarm.about else ""
-    told = "" if alarm.mailed else " It is not told by mail: that is what it says cannot be done."
+    mailed = "" if alarm.mailed else " It is not sent by mail, since mail may not leave."
     ready = " /readyz says so too." if alarm.not_ready else ""
     return (
         f"### `{alarm.name}`{about}\n\n{alarm.severity.capitalize()}. {alarm.meaning} "
-        f"It begins when {alarm.begins}, and ends when {alarm.ends}.{told}{ready}"
+        f"It begins when {alarm.begins}. It ends when {alarm.ends}.{mailed}{ready}"
         f"\n\nWhat to do: {alarm.what_to_do}\n"
     )
 

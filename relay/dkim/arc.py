@@ -26,9 +26,9 @@ log = structlog.get_logger(__name__)
 
 RESULTS, MESSAGE, SEAL = b"arc-authentication-results", b"arc-message-signature", b"arc-seal"
 MAX_SETS = 50
-"""A longer chain is invalid (RFC 8617, 4.2.1)."""
+"""Maximum number of ARC sets; a longer chain is invalid (RFC 8617, 4.2.1)."""
 MAX_FIELD_OCTETS = 16_384
-"""No real field of a set is as long."""
+"""Maximum length of a field of a set, in octets; no real one is as long."""
 
 
 class ARCChain:
@@ -51,7 +51,7 @@ class ARCChain:
 
     @property
     def as_result(self) -> AuthResult:
-        """For Authentication-Results."""
+        """Returns the result for Authentication-Results."""
         return AuthResult("arc", self.result, self.reason)
 
     def key_names(self) -> list[str]:

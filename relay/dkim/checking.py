@@ -22,12 +22,12 @@ from relay.dkim.records import Answers, NotPassed, PublicKey, Tags, octets_of, p
 from relay.pieces import Octets
 
 MAX_FIELD_OCTETS = 8192
-"""No real signature is as long, and time grows with it."""
+"""Maximum length of a signature field, in octets; no real one is as long, and time grows with it."""
 
 SLOP_S = 300.0
-"""So far another site's clock may be off."""
+"""Maximum clock skew of another site, in seconds."""
 MAX_TIME_DIGITS = 12
-"""As RFC 6376, 3.5 has it for t= and x=."""
+"""Maximum number of digits of t= and x= (RFC 6376, 3.5)."""
 
 
 class Checked:
@@ -101,7 +101,7 @@ def check_tags(tags: Tags, now: float) -> list[bytes]:
     if b"from" not in names:
         raise NotPassed("permerror", "From is not signed")
     if tags[b"a"] == b"rsa-sha1":
-        raise NotPassed("permerror", "rsa-sha1 is not accepted any more")
+        raise NotPassed("permerror", "rsa-sha1 is no longer accepted")
     if not tags.get(b"l", b"0").isdigit():
         raise NotPassed("permerror", "l= is not a number")
     return [*names, b"from"]  # one that was put on top of those that are signed must not go unnoticed

@@ -25,9 +25,9 @@ from relay.rights import User
 Algorithm = Literal["rsa", "ed25519"]
 
 LEAST_RSA_BITS = 1024
-"""Signatures by shorter keys are never valid (RFC 8301, 3.2)."""
+"""Minimum RSA key length of a valid signature, in bits (RFC 8301, 3.2)."""
 ADVISED_RSA_BITS = 2048
-"""Signers should use no shorter keys (RFC 8301, 3.2)."""
+"""Minimum RSA key length for signers, in bits (RFC 8301, 3.2)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class SigningKey:
 
     @property
     def name(self) -> str:
-        """Where its record stands in the DNS (RFC 6376, 3.6.2.1)."""
+        """The DNS name of its record (RFC 6376, 3.6.2.1)."""
         return record_name(self.domain, self.selector)
 
     @property

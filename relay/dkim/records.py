@@ -1,5 +1,5 @@
 """Fetches key records from the DNS, all those of a message at once and within one short time, and reads the keys.
-Standard: RFC 6376 3.6 and 6.1.2, RFC 8301; what the DNS does not tell now is trouble, never an answer.
+Standard: RFC 6376 3.6 and 6.1.2, RFC 8301; a DNS failure is trouble, never an answer.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ Tags = Mapping[bytes, bytes]
 PublicKey = RSAPublicKey | Ed25519PublicKey
 
 MAX_RSA_BITS = 8192
-"""Longer keys cost more than they are worth; RFC 8301, 3.2 asks for 4096."""
+"""Maximum RSA key length, in bits; RFC 8301, 3.2 asks for 4096."""
 DNS_TIMEOUT_S = 5.0
 """The longest wait for all records of a message: what is not there by then is a temperror, and the mail goes on."""
 CACHED_NAMES = 1000
-"""Answers are kept as long as the DNS lets them be, so many of them at most."""
+"""Maximum number of cached DNS answers; each is kept for its TTL."""
 
 
 _DOMAIN = re.compile(rb"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*")

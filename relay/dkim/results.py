@@ -63,7 +63,7 @@ def _is_forged(raw: bytes, ours: str) -> bool:
 
 
 def _authserv_id(value: bytes) -> str | None:
-    """The domain that begins the first word behind comments, folded; None where that cannot be told (RFC 8601, 2.2).
+    """The domain that begins the first word behind comments, folded; None where it is unclear (RFC 8601, 2.2).
 
     What stands behind it without a blank is left out, as is a dot at its end: readers differ about a version there.
     """

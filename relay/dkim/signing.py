@@ -21,7 +21,7 @@ OVERSIGNED = (
 """Signed as often as they are there and once more, so that nobody can add another one."""
 
 MAX_ALIKE = 20
-"""Of so many fields of one name, the lowest are signed: no real message has as many."""
+"""Maximum number of signed fields of one name, the lowest first; no real message has as many."""
 LINE_OCTETS = 76
 
 Tags = Sequence[tuple[str, str]]
@@ -76,7 +76,7 @@ def signed_names(header: Header) -> list[bytes]:
 
 
 def key_tags(key: SigningKey, moment: str) -> Tags:
-    """Who signs, how, and when (seconds since 1970)."""
+    """Returns the tags for signer, algorithm and time (seconds since 1970)."""
     return [("a", f"{key.algorithm}-sha256"), ("d", key.domain), ("s", key.selector), ("t", moment)]
 
 

@@ -1,4 +1,4 @@
-"""Verifies the DKIM signatures and the ARC chain of a message, and tells of it on top of what was sealed in it.
+"""Verifies the DKIM signatures and the ARC chain of a message, and adds the result on top of what was sealed in it.
 Standard: RFC 6376 6, RFC 8617 5 (ARC), RFC 8601 2.7 (results), 4 and 5 (adding them, removing forged ones).
 
 No message is held for what is found; signatures, fields and time are bounded.
@@ -27,11 +27,11 @@ from relay.errors import ConfigError
 log = structlog.get_logger(__name__)
 
 SHOWN_SIGNATURE_CHARS = 8
-"""Number of characters of b= that tell one signature from another (RFC 6008)."""
+"""Number of characters of b= that distinguish one signature from another (RFC 6008)."""
 MAX_SIGNATURES = 10
-"""Of more DKIM signatures the uppermost are verified, so that no mail costs more than these."""
+"""Maximum number of DKIM signatures verified for a mail, the uppermost first: it bounds the work."""
 FEW_FIELDS = 4
-"""A signature and a set of ARC: what most messages have at most."""
+"""Usual maximum of DKIM and ARC fields in a message: one signature and one ARC set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Signature:
         return cls(field, tags, names)
 
     def result(self, result: str, reason: str) -> AuthResult:
-        """With what tells it from others."""
+        """The tag that distinguishes it from others."""
         shown = {"header.d": b"d", "header.s": b"s", "header.a": b"a", "header.b": b"b"}
         properties = tuple(
             (name, _text(self.tags[tag])[: SHOWN_SIGNATURE_CHARS if tag == b"b" else None])
@@ -140,7 +140,7 @@ def _text(octets: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Verifies, and tells of it under our `authserv_id`; with a `sealer` in ARC, too."""
+    """Verifies, and writes the result under our `authserv_id`; with a `sealer` in ARC, too."""
 
     verifier: Verifier
     authserv_id: str

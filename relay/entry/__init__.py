@@ -29,9 +29,9 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.tally import Tally
 
 STEP_OCTETS = 1024 * 1024
-"""Room for content whose size was not declared is asked for in steps of so many octets."""
+"""Step, in bytes, in which room for content of undeclared size is reserved."""
 COPIES = 4
-"""Octets of memory for each octet of content, at the measured peak: 3.3 to seal it, 4 to open two layers."""
+"""Memory for each byte of content at the measured peak, in bytes: 3.3 to seal it, 4 to open two layers."""
 
 
 class Recipe(Protocol):
@@ -43,7 +43,7 @@ class Recipe(Protocol):
     def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
         """A transaction is over in which `check_recipient` raised these, by mailbox, for the mail's recipients.
 
-        The mail is what is known of it: of one whose content did not come, no octets.
+        The mail is what is known of it: of one whose content did not come, no bytes.
         """
 
     async def process(self, mail: Mail) -> Outcomes:
@@ -135,9 +135,9 @@ class DoorModule(Protocol):
         """The door, ready; whatever it needs ends with the context. Raises ConfigError and StoreUnavailable."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-        """For `check`: what was looked at, how it stands, and what is wrong with it."""
+        """For `check`: each item checked, its state and its faults."""
 
 
 def room_for(octets: int) -> int:
-    """How much of the memory budget a message of so many octets holds; no message holds less than 256 KiB."""
+    """How much of the memory budget a message of so many bytes holds; no message holds less than 256 KiB."""
     return COPIES * max(octets, 64 * 1024)

@@ -14,7 +14,7 @@ from relay.errors import MessageTooBig, Refuse
 from relay.mail import MAILBOX, Envelope, Origin, Recipient
 
 MAX_PATH = 512
-"""Characters; RFC 5321 4.5.3.1.3 asks for 256, and long return paths exist."""
+"""Maximum path length, in characters; RFC 5321 4.5.3.1.3 asks for 256, and long return paths exist."""
 _PATH = re.compile(r'<((?:"(?:[^"\\\x00-\x1f\x7f]|\\[\x20-\x7e])*"|[^"<>\s\x00-\x1f\x7f])*)>(?:\s+(\S.*))?\Z')
 _SOURCE_ROUTE = re.compile(r"^@[^:]*:")
 _SIZE = re.compile(r"[0-9]{1,20}")

@@ -26,7 +26,7 @@ GRACE_S = 30.0
 PROBE_S = 5.0
 ACCEPTED_S = 0.2
 SOCKET_MODE = 0o660
-"""A mail server's user must be in the group of a Unix socket's directory."""
+"""Mode of a Unix socket; the mail server's user must be in the group of its directory."""
 
 Where = TCPAddress | Path
 """A TCP address or a Unix socket."""

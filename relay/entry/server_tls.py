@@ -18,7 +18,7 @@ from relay.stamps import Stamps, is_there, stamps_of
 log = structlog.get_logger(__name__)
 
 EXPIRES_SOON = timedelta(days=14)
-"""Certificates that renew themselves do so earlier."""
+"""Time before its end at which a certificate is reported; automatic renewal comes earlier."""
 
 
 class ServerTLS:

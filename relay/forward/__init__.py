@@ -151,7 +151,7 @@ class _Attempt:
         return self._mail.to([recipients[place] for place in self.pending])
 
     def fail(self, error: RelayError) -> None:
-        """The same for all who are pending; but what a server has said of a recipient is worth more than a silence."""
+        """Sets this error for all pending recipients; a server's own reply about one outweighs silence."""
         for place in self.pending:
             if isinstance(self._outcomes[place], Gone) or not isinstance(error, Gone):
                 self._outcomes[place] = error

@@ -20,7 +20,7 @@ from relay.pieces import Octets
 REPLY_OCTETS = 32 * 1024
 """The longest reply that is read, all its lines together; real ones have a few hundred octets."""
 PIECE_OCTETS = 256 * 1024
-"""Content is written in pieces of this size, and each must get away in time."""
+"""Size of the pieces in which content is written, in bytes; each has its own timeout."""
 
 _LINE = re.compile(rb"([2-5]\d\d)(?:([ -])(.*))?", re.DOTALL)
 _STATUS = re.compile(r"[245]\.\d{1,3}\.\d{1,3}(?= |$)")
@@ -278,7 +278,7 @@ class Client(asyncio.Protocol):
         self._tell()
 
     async def _reply_comes(self, seconds: float) -> None:
-        """As `_wait`, for what each mail waits for several times: one timer, and nothing else."""
+        """As `_wait`, reduced to one timer: each mail waits like this several times."""
         loop = asyncio.get_running_loop()
         seconds = max(0.0, min(seconds, self.deadline - loop.time()))
         self._awaited = loop.create_future()

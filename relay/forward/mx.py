@@ -63,7 +63,7 @@ class MailExchangers:
         return [record.exchange for record in better if record.exchange != dns.name.root]
 
     async def _addresses(self, host: dns.name.Name) -> list[str]:
-        """The host's IP addresses; none where there are none, or none to be had."""
+        """The host's IP addresses; none where there are none, or none available."""
         try:
             answers = await self._dns.resolve_name(host, lifetime=LIFETIME_S)
         except dns.exception.DNSException:

@@ -21,25 +21,25 @@ XFORWARD_VALUE_OCTETS = 255
 
 
 def _nothing_to_check() -> None:
-    """For a mail that nobody else could send."""
+    """Default for mail that nobody else could send."""
 
 
 async def _nothing_to_note(_: Sequence[Recipient]) -> None:
-    """For one that nobody sends again."""
+    """Default for mail that nobody sends again."""
 
 
 def _nothing_to_say(_: Sequence[Recipient]) -> None:
-    """The same."""
+    """Default for mail whose outcomes nobody awaits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
     """Whom a next hop asks and tells while it gets a mail.
 
-    `check` is called right before the end of the content, without which no server has the mail; it raises
-    DeliveryUnderWay or StoreUnavailable where it must not leave any more. `accepted` is told at once who has the mail,
-    in the step that reads the server's answer. `taken` is told the same before further recipients get it with another
-    transaction; where it raises a RelayError they do not.
+    `check` is called right before the end of the content, without which no server has the mail. It raises
+    DeliveryUnderWay or StoreUnavailable where it must no longer leave. `accepted` is called at once with those who
+    have the mail, in the step that reads the server's answer. `taken` is told the same before further recipients get it
+    with another transaction; where it raises a RelayError they do not.
     """
 
     check: Callable[[], None] = _nothing_to_check
@@ -179,7 +179,7 @@ class _Transaction:
         return await self._client.reply(name, seconds)
 
     def _conclude(self, outcome: RelayError | None) -> None:
-        """The same for all who were accepted so far."""
+        """Sets this outcome for all accepted so far."""
         for place in self._accepted:
             self.outcomes[place] = outcome
 

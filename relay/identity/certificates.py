@@ -23,15 +23,15 @@ from relay.identity.pairs import Role, public_key, subject_key_identifier
 PublicKey = MLKEM1024PublicKey | MLDSA87PublicKey | RSAPublicKey
 
 CA_DAYS = 3652
-"""How long our own CA's certificate is valid; it is made anew, for the same key, when a renewal needs it."""
+"""Validity of our own CA's certificate, in days; a renewal that needs it makes a new one for the same key."""
 CLOCK_SKEW = timedelta(hours=1)
-"""Certificates begin this long ago, because a peer's clock may be slow."""
+"""Time by which certificates are backdated, because a peer's clock may be slow."""
 MIN_RSA_BITS = 4096
 MAX_RSA_BITS = 8192
-"""A longer RSA key would only cost time: it is refused, whoever sends it."""
+"""Maximum RSA key length, in bits; a longer key would only cost time."""
 MAX_RSA_EXPONENT = 2**32
 SKI_LENGTH = 20
-"""Octets of the SubjectKeyIdentifier that we name recipients by."""
+"""Length of the SubjectKeyIdentifier by which we name recipients, in octets."""
 
 UNREADABLE = (
     ValueError,
@@ -240,7 +240,7 @@ def openssl_extensions(stem: str, domains: Sequence[str]) -> str:
     alternative_names = ",".join(f"DNS:{domain}" for domain in domains)
     return f"""\
 # The certificate that QuMail Relay needs for {stem}.pub. An ML-KEM key cannot sign, so there is no
-# PKCS#10 request for it; whoever runs the CA takes our word that we have the private key.
+# PKCS#10 request for it; the CA takes our word that we have the private key.
 # With OpenSSL 3.5 or later:
 #   openssl x509 -new -force_pubkey {stem}.pub \\
 #     -subj "/OU={Role.KEM.label}/CN={domains[0]}" -CA ca.pem -CAkey ca.key \\
@@ -270,7 +270,7 @@ def _builder(
 
 
 def subject(name: str, unit: str) -> x509.Name:
-    """Who a certificate is for: the site's name, and what it is to be used for. Raises ValueError."""
+    """Returns a certificate's subject: the site's name, and the certificate's use. Raises ValueError."""
     if not is_printable(name):
         raise ValueError("it has characters that cannot be printed")
     return x509.Name(

@@ -59,11 +59,13 @@ from relay.stamps import files_in, is_there
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"
 MIN_PASSPHRASE = 22
-"""Octets: 22 of base64 are 128 bits. The file holds a random key, not words, for PKCS#8 hardly slows guessing."""
+"""Minimum length of a passphrase, in octets: 22 of base64 are 128 bits. It is a random key, since PKCS#8 hardly slows
+guessing.
+"""
 
 
 def file_of(stem: Path, suffix: str) -> Path:
-    """One of a key's files, which differ in their suffix only: key, pem, csr, pub or cnf."""
+    """Returns one of a key's files, which differ in their suffix only: key, pem, csr, pub or cnf."""
     return stem.with_name(f"{stem.name}.{suffix}")
 
 
@@ -73,7 +75,7 @@ def ca_stem(directory: Path) -> Path:
 
 
 def stem_of(directory: Path, role: Role, key: PublicKey) -> Path:
-    """Where the files of this key belong."""
+    """Returns the path of this key's files, without a suffix."""
     return directory / f"{role}.{x509.SubjectKeyIdentifier.from_public_key(key).digest.hex()[:16]}"
 
 

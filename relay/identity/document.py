@@ -20,7 +20,7 @@ DER. `ca` issued the others, each of them names all of `domains`, and its subjec
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
 peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that
 is unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
-compared over another way, such as a telephone; that covers keys and domains, and does not prove whose the domains are.
+compared over another way, such as a telephone. That covers keys and domains, and does not prove whose the domains are.
 The serial number is the Unix time in seconds, or one more than the last one if that is higher.
 """
 
@@ -60,7 +60,7 @@ from relay.stamps import is_there
 
 FORMAT = 1
 MAX_DOCUMENT = 3 * 2**20
-"""Octets of a peer document (3 MiB): a Classic McEliece public key of 1 MiB is there in base64 of base64."""
+"""Maximum size of a peer document, in octets: a Classic McEliece public key of 1 MiB is there in base64 of base64."""
 _CONTEXT = b"qumail-relay peer document %d" % FORMAT
 _NEEDED: Mapping[str, tuple[Role, ...]] = {level.name: tuple(map(Role, level.certificates)) for level in LEVELS}
 """The certificates, besides `signing`, without which a level cannot be sealed for a peer or verified."""

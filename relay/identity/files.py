@@ -19,7 +19,7 @@ from relay.errors import AnothersFile, ConfigError
 from relay.rights import User, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
-"""Octets (3 MiB); no file here is longer."""
+"""Maximum size of a file, in octets."""
 
 _LEFTOVER = ".writing-"
 
@@ -97,7 +97,7 @@ def changing(directory: Path) -> Iterator[None]:
 
 
 def check_directory(directory: Path) -> None:
-    """Whoever can write here decides whom we trust, so nobody else may. Raises ConfigError."""
+    """Write access here decides whom we trust, so nobody else may have it. Raises ConfigError."""
     try:
         found = directory.stat()
     except OSError as error:

@@ -7,7 +7,7 @@ Standard: our own armour of base64 (RFC 4648) around zlib (RFC 1950) around the 
                                      an empty line, then base64 in lines of 64
     -----END QUMAIL INVITATION-----
 
-Nothing in it is secret, and nothing in it proves whose it is: whoever can change it on its way can write another one.
+Nothing in it is secret, and nothing in it proves whose it is: an attacker who can change it can write another one.
 That is what comparing the words over a telephone is for. What was changed or cut off by accident is found here.
 """
 
@@ -24,7 +24,7 @@ from relay.identity.words import lines_of
 
 BEGIN, END = "-----BEGIN QUMAIL INVITATION-----", "-----END QUMAIL INVITATION-----"
 MAX_INVITATION = 2 * MAX_DOCUMENT
-"""Characters of an invitation: base64 makes 4/3 of the document, if zlib finds nothing in it."""
+"""Maximum length of an invitation, in characters: base64 makes 4/3 of a document that zlib cannot compress."""
 _LINE = 64
 _SEND_ANEW = "have the other site send it again, as a file if need be"
 

@@ -77,7 +77,7 @@ def generate(name: str) -> KEMKeys:
 
 
 def encapsulate(name: str, public_key: bytes) -> tuple[bytes, bytes]:
-    """A fresh shared secret of 32 octets, and the ciphertext that tells it to whoever has the private key.
+    """A fresh shared secret of 32 octets, and the ciphertext from which the private key recovers it.
 
     Raises KEMUnavailable, also where this is no public key of that KEM.
     """
@@ -176,7 +176,7 @@ def _no_native_library() -> str:
 
 
 def _directories() -> list[Path]:
-    """Where `oqs` looks beside the loader's own paths."""
+    """Directories in which `oqs` looks beside the loader's own paths."""
     prefix = os.environ.get("OQS_INSTALL_PATH")
     root = Path(prefix) if prefix is not None else Path("~/_oqs").expanduser()
     return [root / "lib", root / "lib64"]
@@ -184,7 +184,7 @@ def _directories() -> list[Path]:
 
 @contextmanager
 def _network_barred() -> Iterator[None]:
-    """With no version to install, `oqs` cannot begin to download anything."""
+    """Prevents `oqs` from downloading anything, by leaving it no version to install."""
     before = os.environ.get("PYOQS_VERSION")
     os.environ["PYOQS_VERSION"] = "disabled"
     try:

@@ -6,7 +6,7 @@ A key is written before its certificate: an interrupted run leaves what was usab
 A PKCS#10 request proves with a signature that the asker has the private key. An ML-KEM key cannot sign, and the
 statement of possession of RFC 9883 needs a CA that knows it. So the CA gets the public key and the extensions that its
 certificate has to have, and takes the site's word for it. A false word would harm the site alone, which could not
-open what is sealed for it. The certificate of the CA itself, `ca.pem`, is put beside the others; it may be an
+open what is sealed for it. The certificate of the CA itself, `ca.pem`, is put beside the others. It may be an
 intermediate one, and it is what peers pin together with our ML-DSA key.
 """
 
@@ -45,7 +45,7 @@ from relay.mailbox import is_folded_domain
 from relay.stamps import files_in
 
 VALID_DAYS = 730
-"""How long a certificate is valid unless something else is asked for."""
+"""Default validity of a certificate, in days."""
 RSA_BITS = 4096
 
 Progress = Callable[[str], None]
@@ -123,7 +123,7 @@ def renew_identity(directory: Path, **about: Unpack[About]) -> Identity:
 def request_certificates(directory: Path, *, renew: bool = False, **about: Unpack[About]) -> list[Path]:
     """Makes what is missing of the four keys and gives the files that the organisation's CA needs.
 
-    With `renew` the encryption keys are made anew and all four are requested again; what is in use stays in use
+    With `renew` the encryption keys are made anew and all four are requested again. What is in use stays in use
     until the new certificates are there. A second call repeats the same requests. Raises ConfigError.
     """
     maker = _Maker(directory, **about)

@@ -100,7 +100,7 @@ class Identity:
         return self.fingerprint_for(self.domains)
 
     def fingerprint_for(self, domains: Iterable[str]) -> str:
-        """The same for a document with these domains (A-labels)."""
+        """Returns the fingerprint of a document with these domains (A-labels)."""
         return fingerprint(self.ca, self.signing.certificate, domains)
 
     @property
@@ -126,14 +126,14 @@ def subject_key_identifier(certificate: x509.Certificate) -> bytes:
 
 _CONTEXT = b"qumail-relay peer fingerprint 2\0"
 _GROUP = 4
-"""Hexadecimal digits read out in one breath."""
+"""Number of hexadecimal digits read out together."""
 
 
 def fingerprint(ca: x509.Certificate, signing: x509.Certificate, domains: Iterable[str]) -> str:
     """16 groups of 4 hexadecimal digits; the same as long as keys and domains are, whatever certificates are renewed.
 
     The hash covers a context string, the two keys, each of which is DER and so says where it ends, and the domains
-    (A-labels), sorted, with an octet 0 after each: what is read over the telephone says which domains are meant.
+    (A-labels), sorted, with an octet 0 after each. What is read over the telephone says which domains are meant.
     """
     named = b"".join(domain.encode("ascii") + b"\0" for domain in sorted(set(domains)))
     digits = hashlib.sha256(_CONTEXT + public_key(ca) + public_key(signing) + named).hexdigest().upper()

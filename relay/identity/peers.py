@@ -57,7 +57,7 @@ class Import:
     def question(self) -> str:
         """What a person has to say yes to before it is pinned: "", or a question.
 
-        One that follows the pinned document, by the keys that are pinned, needs no telephone call; that it gives up
+        One that follows the pinned document, by the keys that are pinned, needs no telephone call. That it gives up
         domains, or has another SAE ID, has to be meant. Domains that are `added` are asked about one by one.
         """
         if self.change == "same":
@@ -134,7 +134,7 @@ def joined(config: Config, certificates: Mapping[str, PeerCertificates]) -> Conf
 
 
 def _with_groups(table: PeerSettings, groups: tuple[str, ...]) -> PeerSettings:
-    """The same with these KME groups where relay.toml leaves them open; an empty list there means none."""
+    """Returns the peer with these KME groups where relay.toml leaves them open; an empty list there means none."""
     if not groups or "kme_groups" in table.model_fields_set:
         return table
     return table.model_copy(update={"kme_groups": groups})
@@ -248,7 +248,7 @@ def _files(config: Config) -> IdentitySettings:
 
 
 def document_file(directory: Path, name: str) -> Path:
-    """Where the document of a peer is pinned."""
+    """Returns the path of a peer's pinned document."""
     return directory / (name + DOCUMENT_SUFFIX)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from importlib import resources
 
 LINE = 4
-"""Words that stand, and are read out, together."""
+"""Number of words on a line, read out together."""
 
 
 def words_of(fingerprint: str) -> tuple[str, ...]:
@@ -18,7 +18,7 @@ def words_of(fingerprint: str) -> tuple[str, ...]:
 
 
 def lines_of(fingerprint: str) -> list[str]:
-    """The same, in lines of four words."""
+    """Returns the words in lines of four."""
     words = words_of(fingerprint)
     return [" ".join(words[start : start + LINE]) for start in range(0, len(words), LINE)]
 

@@ -131,7 +131,7 @@ async def take_over_keys(
 def _keys_and_lost(
     records: Sequence[bytes], have_rows: frozenset[KeyName]
 ) -> tuple[dict[tuple[str, str], dict[str, bytes]], set[KeyName]]:
-    """Octets by key_ID, by KME group and master SAE, of those keys that have no rows; those nobody has the answer of.
+    """Bytes by key_ID, by KME group and master SAE, of those keys that have no rows; those nobody has the answer of.
 
     Raises ValueError for what a newer relay has written.
     """
@@ -227,7 +227,7 @@ async def _answer(
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
     except StoreUnavailable as error:
         answer = {"not_stored": str(error)}
-    except Exception as error:  # noqa: BLE001 - whoever waits is told, and the process lives on
+    except Exception as error:  # noqa: BLE001 - the caller gets it, and the process lives on
         log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
         answer = {"cause": type(error).__name__, "sent": True, "fault": str(KMEFault.UNREACHABLE), "in_time": True}
     with suppress(OSError):  # nobody listens any more

@@ -1,8 +1,8 @@
 """Asks KMEs for received keys so that no key is lost with this process: their replies go into a spool first.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; whoever reads the reply writes it down before anything else.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; the reader of the reply writes it down before anything else.
 
 A relay that serves, `imap once` and `open` have this done by a process of its own, which ends the calls under way when
-they are killed: between a KME's answer and its reading there is time to lose a key. A call for which nobody waits any
+they are killed. Between a KME's answer and its reading there is time to lose a key. A call for which nobody waits any
 more is listened to as long as there is room: a KME that answers late has given keys away.
 """
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CLOSING_S = 5.0
-"""How long a relay that stops waits for calls under way; they go on, and the next relay takes over what they bring."""
+"""Shutdown grace period for calls under way, in seconds. They go on, and the next relay takes over their keys."""
 HAND_OVER_S = 5.0
-"""How long it is waited for the process to let go of what it has written; what it has not let go of is for later."""
+"""Timeout for the process to hand over what it has written, in seconds; the rest is handed over later."""
 READS_ON_S = 30.0
 """Time the process waits for a KME though nobody waits for the process any more, in seconds: a late key is a key."""
 Interface = Literal["etsi014", "skip"]
@@ -141,7 +141,7 @@ class ReceiverHere:
         """As Receiver.hand_over."""
         async with self._flushing:
             try:
-                # Whoever waits for a flush would have the next file flushed, and not that in which the reply is.
+                # After a wait the next file would be flushed, not the one that has the reply.
                 while self._flush and self._flushed < self._appended:
                     await self._flush_to(self._appended)
             except StoreUnavailable as error:
@@ -166,7 +166,7 @@ class ReceiverProcess:
         instead: ReceiverHere,
         kept: Callable[[str, HTTPRequest], None] = lambda _kme, _request: None,
     ) -> None:
-        """`kept` is told of each request, and the KME's name, whose reply is on the disk, flushed."""
+        """`kept` is called with each request whose reply is flushed to the disk, and the KME's name."""
         self._connection = connection
         self._instead = instead
         self._kept = kept
@@ -251,7 +251,7 @@ class ReceiverProcess:
                 if future is not None and not future.done():
                     future.set_result((answer, body))
         if not self._closing:
-            log.error("key_receiver_ended", meaning="whoever is killed from now on may lose keys that are on the way")
+            log.error("key_receiver_ended", meaning="a kill from now on may lose keys that are in flight")
             self.ended.set()
         for future in self._waiting.values():
             if not future.done():
@@ -263,7 +263,7 @@ def _ended() -> NoAnswer:
 
 
 def frame(header: Mapping[str, Any], body: bytes | bytearray = b"") -> bytes:
-    """A JSON object and octets, both after their lengths (4 octets each)."""
+    """A JSON object and bytes, both after their lengths (4 bytes each)."""
     encoded = json.dumps(header).encode()
     return _FRAME.pack(len(encoded), len(body)) + encoded + body
 
@@ -307,7 +307,7 @@ class Delivered:
         return Asked(self.group, self.master_sae, self.key_IDs)
 
     def keys(self) -> dict[str, bytes]:
-        """The octets by key_ID of those keys that were asked for and came."""
+        """The bytes by key_ID of those keys that were asked for and came."""
         try:
             if self.interface == "skip":
                 keys = [key_asked_for("", self.body, key_ID) for key_ID in self.key_IDs]
@@ -330,7 +330,7 @@ LATE_SHARE = 3
 class CallsUnderWay:
     """Late calls have connections of their own, so that new ones need not wait for them, and seldom end them.
 
-    Whoever ends a call that the KME has begun to answer loses its keys, and mail with them.
+    Ending a call that the KME has begun to answer loses its keys, and mail with them.
     """
 
     def __init__(self, connections: int) -> None:
@@ -376,7 +376,7 @@ class CallsUnderWay:
         self._all.discard(task)
         self._forget(task)
         if not task.cancelled():
-            task.exception()  # whoever waits has been told
+            task.exception()  # its callers have the error
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._counted.discard(task)

@@ -12,7 +12,7 @@ from relay.keys.counts import Board, Numbers
 
 
 class Accounts:
-    """Counts of keys (not octets), by slave SAE; the pool counts its own keys, so the two can be compared."""
+    """Counts of keys (not bytes), by slave SAE; the pool counts its own keys, so the two can be compared."""
 
     def __init__(self, kme: str = "", board: Board | None = None) -> None:
         """What is entered here is counted on the `board`, too, under the KME's name."""
@@ -50,7 +50,7 @@ class Accounts:
         self.burnt(slave_sae, number, cause)
 
     def discarded(self, octets: int) -> None:
-        """A pad had no use for so many octets at the end of its keys."""
+        """A pad had no use for so many bytes at the end of its keys."""
         self._board.add(metrics.PAD_DISCARDED, self._kme, by=octets)
 
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:

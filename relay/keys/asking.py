@@ -61,7 +61,7 @@ _UNAUTHORIZED = (401, 403)
 """To dec_keys it may be about one key (5.4), or about us."""
 
 WELL_FOR_S = 1.0
-"""How long an answer to status shows that the KME is well, in seconds: a reply to dec_keys is about keys then."""
+"""Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
 
 RENEW_EVERY_S = 1.0
 """Minimum time between two looks at the certificate files, in seconds."""
@@ -71,8 +71,8 @@ RENEW_EVERY_S = 1.0
 class Question(Generic[Result]):
     """What a KME is asked, and what `read` makes of the body of its reply.
 
-    `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come; it
-    is tried again within the budget for that. `bits` is how many are asked for where the status tells whether the
+    `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come. It
+    is tried again within the budget for that. `bits` is how many are asked for where the status shows whether the
     KME has so many.
     """
 
@@ -90,7 +90,7 @@ def _without_password(url: str) -> str:
 
 
 def _unnoticed() -> None:
-    """Nothing is burnt when such a request was sent, and its answer did not come."""
+    """Default for requests that burn nothing when their answer does not come."""
 
 
 class Asker(ABC):
@@ -167,14 +167,14 @@ class Asker(ABC):
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
     def _turn(self, what: str, at_once: int) -> asyncio.Semaphore:
-        """For one of those that may do `what` at the same time, in this event loop: a lock belongs to one loop."""
+        """Returns the semaphore that bounds concurrent `what` in this event loop: a lock belongs to one loop."""
         loop = asyncio.get_running_loop()
         if what not in self._turns or self._turns[what][0] is not loop:
             self._turns[what] = loop, asyncio.Semaphore(at_once)
         return self._turns[what][1]
 
     async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
-        """What the reply brings. Raises KeyUnavailable, when no try is left or none would help.
+        """What the reply brings. Raises KeyUnavailable, when no attempt is left or none would help.
 
         Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
         """

@@ -21,13 +21,13 @@ from relay.keys.tls import TLSRules
 from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore
 
 BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
-"""Pauses after failures, at first and at most, as multiples of `retry_delay`: tries of a call are over then."""
+"""First and longest breaker pause, as multiples of `retry_delay`: the attempts of a call are over then."""
 
 LOW_SHARE = 0.25
-"""A refill begins below this share of `cache_high`, and costs a quiet site no more keys than that."""
+"""Share of `cache_high` below which a refill begins."""
 
 GOOD_SHARE = 0.8
-"""A key is not used later than this share of `key_lifetime` after it came: the peer has to fetch it in the rest."""
+"""Share of `key_lifetime` in which a key may be used: the peer has to fetch it in the rest."""
 
 
 def key_ring(

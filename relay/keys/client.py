@@ -49,7 +49,7 @@ def in_order(source: str, key_IDs: Sequence[str], found: Mapping[str, Key]) -> l
 class KMEClient(Asker):
     """A client of one KME, over whatever protocol: subclasses make the three calls.
 
-    Each call ends in a result or a typed error within the configured time; `patient` False means one try only.
+    Each call ends in a result or a typed error within the configured time; `patient` False means one attempt only.
     """
 
     most_per_request: int | None = None
@@ -134,7 +134,7 @@ class KMEClient(Asker):
 
     @property
     def any_size(self) -> bool:
-        """Whether keys of other sizes than the usual one can be had."""
+        """Whether keys of other sizes than the usual one are available."""
         return self.settings.quirks.size_unit != "ignored"
 
     @property

@@ -131,10 +131,10 @@ _pairs: dict[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair
 
 
 def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[CachedKMClient, CachedKMClient]:
-    """Clients of the development pair: Alice's of KM1 (she is SAE 2) and Bob's of KM2 (he is SAE 1).
+    """Clients of the development pair: Alice's of KM1 (SAE 2) and Bob's of KM2 (SAE 1).
 
     In one event loop these are the same two objects each time, and keys for the other are drawn in the background from
-    then on; outside of any loop they are drawn from the first need on. `state_dir` is what `qumail-relay kme --state`
+    then on. Outside of any loop they are drawn from the first need on. `state_dir` is what `qumail-relay kme --state`
     was given, by default that of the servers which run. Raises ConfigError where they have not yet run.
     """
     state = state_dir_in_use() if state_dir is None else state_dir

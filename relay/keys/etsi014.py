@@ -30,7 +30,7 @@ from relay.keys.types import SAEID, Key
 log = Events(__name__)
 
 SIZE_BELIEVED_FOR_S = 120.0
-"""How long a KME that ignores the size of keys is asked for no other size, in seconds: each try burns keys."""
+"""Time for which a KME known to ignore the key size is asked for no other size, in seconds: each attempt burns keys."""
 
 
 class OptimizedKMClient(KMEClient):
@@ -69,7 +69,7 @@ class OptimizedKMClient(KMEClient):
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
         """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
 
-        `patient` False means one try only. Raises KeyUnavailable.
+        `patient` False means one attempt only. Raises KeyUnavailable.
         """
 
         async def read(body: bytes | bytearray) -> KeyStatus:
@@ -92,8 +92,8 @@ class OptimizedKMClient(KMEClient):
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
 
         Callers who wait at the same time share one request; keys that come when their caller has given up are there for
-        the next one. With further slaves or extensions the request is the caller's own. `patient` False means one try
-        only. Raises KMEExhausted or another KeyUnavailable.
+        the next one. With further slaves or extensions the request is the caller's own. `patient` False means one
+        attempt only. Raises KMEExhausted or another KeyUnavailable.
         """
         options = {
             "additional_slave_SAE_IDs": list(additional_slave_SAE_IDs),
@@ -162,7 +162,7 @@ class OptimizedKMClient(KMEClient):
         return in_order(self.name, key_IDs, found)
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
-        """Whether keys that were not delivered yet are still there when more were asked for; None: it cannot be told.
+        """Whether keys not delivered yet are still there when more were asked for; None: unknown.
 
         Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME
         that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.

@@ -15,7 +15,7 @@ logging.getLogger("relay.keys").addHandler(logging.NullHandler())
 
 
 SAY_AGAIN_S = 3600.0
-"""What stays wrong is said so often."""
+"""Interval at which a lasting fault is logged again, in seconds."""
 
 
 class Events:

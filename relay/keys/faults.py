@@ -9,13 +9,14 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
                    NotAsked             nothing was sent: the breaker is open, or the KME wants to be left alone
     exhausted      KMEExhausted         too few keys: wait for the link, ask for less; the breaker does not count it
     bad_request    KMERefusedRequest    the KME does not like the request's form: asking for less may help
-    misconfigured  KMEMisconfigured     a person has to act: no second try, and the breaker opens at once
+    misconfigured  KMEMisconfigured     a person has to act: no second attempt, and the breaker opens at once
     not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
 
-Any mail can name keys that do not exist, so a reply to dec_keys tells nothing of the KME: AmbiguousReply is settled by
-asking for the status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs, so
-a refusal of enc_keys is "exhausted" where the status tells of fewer keys than were asked for, whatever it says. 404 and
-503 without such words are so where the status does not tell. After Retry-After, fresh keys are left alone in any case.
+Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME. AmbiguousReply is settled
+by asking for the status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs,
+so a refusal of enc_keys is "exhausted" where the status reports fewer keys than were asked for, whatever it says. 404
+and 503 without such words are so where the status does not say. After Retry-After, fresh keys are left alone in any
+case.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ class RepliedNotFound(KeyNotFound):
 class AmbiguousReply(KeyUnavailable):
     """A reply of which the status will tell what it is about: the keys, or else the KME, which is what `meant` says.
 
-    `otherwise` is what it means where `meant` says that there are too few keys, and the status tells of enough.
+    `otherwise` is what it means where `meant` says that there are too few keys, and the status reports enough.
     """
 
     def __init__(self, meant: KeyUnavailable, body: bytes | bytearray, otherwise: KeyUnavailable | None = None) -> None:

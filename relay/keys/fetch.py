@@ -7,11 +7,11 @@ Anybody can send mail that names keys which do not exist. What that costs a KME 
 
 - at first 1 call; up to 8 where the KME says no more than that it does not like the request (400, 413, 422);
 - where it shared a call with others, which is divided until it is known whose keys do not exist, 1 or 2 more;
-- when it is asked for again, which goes by a way of its own, 1 for its first key; of those at most 10 a second in all.
+- when it is asked for again, which goes by a way of its own, 1 for its first key. Of those at most 10 a second in all.
   Where the KME names the keys that it does not know, many messages share this call: the others have theirs at once.
 
 The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
-of them does not: whoever has real key_IDs that were not fetched yet can have a dozen calls made for some of these.
+of them does not. An attacker with real key_IDs that were not fetched yet can have a dozen calls made for some of these.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from relay.keys.types import REAL_TIME, KeepKeys, Key, Timing
 log = Events(__name__)
 
 CLOSING_GRACE_S = 3.0
-"""How long calls under way may still take when the relay stops: the keys they bring cannot be had again."""
+"""Shutdown grace period of calls under way, in seconds: the KME gives their keys only once."""
 
 CALLS_AT_ONCE: Final = 6
-"""Of the connections to a KME (pool_maxsize, 10), for keys asked for the first time, of all masters together."""
+"""Maximum number of concurrent first calls to a KME, out of its connections (pool_maxsize, 10)."""
 
 WAIT_FOR_COMPANY_S = 0.005
-"""While another call is under way, one waits so long for the keys of further mails, where the KME takes several."""
+"""Batching delay while another call is under way, in seconds, where the KME takes several keys."""
 
 AGAIN_EVERY_S = 0.1
-"""Keys that did not come before are asked for in one call after the other, and no more often than this."""
+"""Minimum interval between calls for keys that did not come before, in seconds."""
 
 AGAIN_TOGETHER = 32
-"""Messages in such a call, where the KME names the keys that it does not know."""
+"""Maximum number of messages in such a call, where the KME names the keys that it does not know."""
 
 MOST_AGAIN = 10
-"""Maximum number of messages that wait where each has such a call of its own, else AGAIN_TOGETHER; of more, one of the
+"""Maximum number of messages that wait where each has such a call of its own, else AGAIN_TOGETHER. Of more, one of the
 master that has most of them is not asked for this time."""
 
 ALONE_FOR_S = 10.0
 """Time for which each has a call of its own after two for several failed without a word on their keys, in seconds."""
 
 LIMIT_BELIEVED_FOR_S = 600.0
-"""A limit that was found out by refusals may be wrong: they may have been for a key that does not exist."""
+"""Time for which a limit learnt from refusals is kept, in seconds: they may have been for an unknown key."""
 
 
 class Fetcher:
@@ -128,7 +128,7 @@ class Fetcher:
         master = self._masters.setdefault(master_sae, PendingFetches(master_sae))
         if fetch := master.by_key_IDs.get(key_IDs):
             return fetch
-        # So many of a message's keys are asked for before it is known that there are any.
+        # Maximum number of a message's keys asked for before any is known to exist.
         first_part = 1 if tries or self.client.one_by_one else MOST_PER_CALL
         fetch = master.by_key_IDs[key_IDs] = PendingFetch(key_IDs, first_part)
         if self._closed:
@@ -147,7 +147,7 @@ class Fetcher:
         return 1 if alone else AGAIN_TOGETHER
 
     def _leave_some_out(self) -> None:
-        """Where too many wait, some of the master that has most of them are not asked for this time."""
+        """Drops some keys of the master that has most of them, where too many wait."""
         while len(self._again) > max(MOST_AGAIN, self._again_together):
             masters = Counter(master.master_sae for master, _ in self._again)
             [(most, _)] = masters.most_common(1)
@@ -288,7 +288,7 @@ class Fetcher:
             master.end(key_IDs)
 
     def _went_well(self, master: PendingFetches, batches: list[Batch]) -> None:
-        """All came: whoever has further keys may ask for them, and the next call may have more company."""
+        """All came: fetches with further keys may ask for them, and the next call may have more company."""
         master.together = min(MOST_TOGETHER, master.together + 1)
         for fetch, batch in batches:
             if fetch.over.done():
@@ -314,7 +314,7 @@ class Fetcher:
     def _spoilt(self, master: PendingFetches, batches: list[Batch], *, refused: bool) -> None:
         """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
 
-        Where the call had one message alone, its keys are not known; or there were too many of them for one call
+        Where the call had one message alone, its keys are not known. Or there were too many of them for one call
         (`refused`), which is believed when a smaller number is taken.
         """
         if len(batches) > 1:

@@ -25,7 +25,7 @@ class Greeting:
 async def greet(client: KMEClient, ours: Sequence[str], peer_sae: str | None) -> Greeting:
     """Asks for the status of the peer; without one (None) of ourselves, which a KME need not answer but by some no.
 
-    `ours` as for `another_name`. One try is made; raises nothing of what the KME does.
+    `ours` as for `another_name`. One attempt is made; raises nothing of what the KME does.
     """
     sae = ours[0] if peer_sae is None else peer_sae
     try:

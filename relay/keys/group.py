@@ -2,7 +2,7 @@
 Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
 
 Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
-KME there has it. Who has waited for a KME longer than its answers usually take goes on to the next one; what the first
+KME there has it. Who has waited for a KME longer than its answers usually take goes on to the next one. What the first
 was asked for goes on too: its keys come into its pool, or into the store, and are there for the next mail.
 """
 
@@ -31,7 +31,7 @@ __all__ = ["KMEGroup", "Prefetch"]
 log = Events(__name__)
 
 Use = Literal["otp", "aes", "both"]
-"""What a group's keys may be used for. Which octets of a key of level otp are known to others, its use decides."""
+"""What a group's keys may be used for. Which bytes of a key of level otp are known to others, its use decides."""
 
 USUAL_PREFETCH = Prefetch()
 
@@ -129,13 +129,13 @@ class KMEGroup:
         return key
 
     async def take_pad(self, slave_sae: SAEID, hidden: int, *, patient: bool = True) -> Pad:
-        """A one-time pad that hides `hidden` octets, all or nothing, from one KME. Raises KeyUnavailable.
+        """A one-time pad that hides `hidden` bytes, all or nothing, from one KME. Raises KeyUnavailable.
 
-        Keys that were drawn for a pad which then could not be completed stay in the pool for the next try
+        Keys that were drawn for a pad which then could not be completed stay in the pool for the next attempt
         and expire there. What its keys could hide beyond that is discarded and counted.
         """
         if hidden < 1:
-            raise ValueError("a pad hides at least one octet")
+            raise ValueError("a pad hides at least one byte")
         slave_sae, members = str(slave_sae), self.candidates()
         _, pad = await first_that_can(
             members, "pad", lambda member, wait: member.pad(slave_sae, hidden, wait=wait), patient=patient
@@ -153,9 +153,9 @@ class KMEGroup:
     async def can_supply(
         self, slave_sae: SAEID, hidden: int, allowed: Callable[[Member, int], Awaitable[None]] | None = None
     ) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had now, and if not, when.
+        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available now, and if not, when.
 
-        The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many octets may not be taken.
+        The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many bytes may not be taken.
         """
 
         async def answer(member: Member) -> Supply:
@@ -185,13 +185,13 @@ class KMEGroup:
     ) -> dict[str, Key]:
         """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good.
 
-        One that is not known yet is asked for again until the lag patience is over (relay.keys.lag); what stays
+        One that is not known yet is asked for again until the lag patience is over (relay.keys.lag). What stays
         unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
         message needs all of its keys.
         `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile,
-        which are not unknown there for lag: it is looked at before each further try. Raises StoreUnavailable when they
-        could not be kept, and KeyUnavailable when no KME of the group could be asked; keys that came before are kept
-        all the same.
+        which are not unknown there for lag: it is looked at before each further attempt. Raises StoreUnavailable when
+        they could not be kept, and KeyUnavailable when no KME of the group could be asked. Keys that came before are
+        kept all the same.
         """
         master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)

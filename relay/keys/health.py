@@ -77,7 +77,7 @@ class Breaker:
 
     @contextmanager
     def passing(self) -> Iterator[bool]:
-        """Around one call: gives whether it is the probe of a half-open breaker, and hears how it ended.
+        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended.
 
         Raises NotAsked (KMEMisconfigured where that opened the breaker) when the call may not be made.
         """
@@ -100,7 +100,7 @@ class Breaker:
         if self._cause is None:
             return False
         if self._probing or self.opens_in > 0:
-            wait = "a probe is under way" if self._probing else f"next try in {self.opens_in:.1f} s"
+            wait = "a probe is under way" if self._probing else f"next attempt in {self.opens_in:.1f} s"
             text = f"{self._what}: not asked, {wait}; the last failure was: {self._cause}"
             if isinstance(self._cause, KMEMisconfigured):
                 raise KMEMisconfigured(text)
@@ -127,11 +127,11 @@ class Breaker:
 
 
 MAX_BACKOFF_S = 30.0
-"""No single pause between two tries is longer, unless the KME itself asks for it."""
+"""Maximum pause between two attempts, in seconds, unless the KME itself asks for a longer one."""
 
 
 LEAST_USUAL_S = 1.0
-"""No KME is called late before this time, however quick it was so far."""
+"""Minimum time before a KME counts as late, in seconds."""
 
 
 class TimeLimit:
@@ -154,7 +154,7 @@ class TimeLimit:
 
     @property
     def seconds(self) -> float:
-        """The limit for the next try."""
+        """The limit for the next attempt."""
         if not self._early:
             return self._longest
         limit = self._first
@@ -184,10 +184,10 @@ class TimeLimit:
 
 
 class Backoff:
-    """The pause before the next try: `retry_delay` (seconds) at first, and doubled each time.
+    """The pause before the next attempt: `retry_delay` (seconds) at first, and doubled each time.
 
     Where it is `adaptive` it is fully jittered, and `retry_delay` is the longest first pause while about half of the
-    tries succeed; a quarter of it while nearly all do, four times while nearly none do.
+    attempts succeed. It is a quarter of it while nearly all do, four times it while nearly none do.
     """
 
     def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = True) -> None:
@@ -209,7 +209,7 @@ class Backoff:
 
 
 SAID_AGAIN_S = 3600.0
-"""Replies of one HTTP status that say nothing of keys are said again after so long."""
+"""Interval at which replies of one HTTP status without keys are logged again, in seconds."""
 
 
 class BurnBudget:
@@ -269,7 +269,7 @@ class Health:
     @property
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, or in vain, by call; empty when all is well."""
-        refused = {str(Call.DEC_KEYS): f"no key of arriving mail is to be had: {self.refusal}"} if self.refusal else {}
+        refused = {str(Call.DEC_KEYS): f"no key of arriving mail is available: {self.refusal}"} if self.refusal else {}
         return refused | {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause}
 
     def refused(self, code: int, cause: str) -> bool:
@@ -282,7 +282,7 @@ class Health:
         return True
 
     def passing(self, call: Call) -> AbstractContextManager[bool]:
-        """As Breaker.passing. Raises NotAsked while the time that the KME gave in Retry-After is not over."""
+        """Wraps one call: yields whether it is the probe of a half-open breaker, and records how it ended."""
         wait = self._not_before.get(call, 0.0) - self._timing.clock()
         if wait > 0:
             raise NotAsked(f"{self._kme}: {call}: not asked, the KME wants to be left alone for {wait:.1f} s", wait)

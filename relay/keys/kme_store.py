@@ -1,5 +1,5 @@
 """One KME's store of keys for one slave SAE, as far as it is known: what the KME says of it, and what was seen.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 and 6.1 (status); a status is asked for once for all who wait for it.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 and 6.1 (status). A status is asked for once for all who wait for it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ USE_WINDOW_S = 300.0
 """Window of the use rate, in seconds."""
 
 STATUS_RETRY_S = 30.0
-"""How long limits are taken as unknown after a status call that failed, in seconds."""
+"""Retry interval after a failed status call, in seconds; limits are unknown meanwhile."""
 
 
 class KMEStore:

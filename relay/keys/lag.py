@@ -2,8 +2,8 @@
 ETSI GS QKD 014 V1.1.1 says nothing of the lag between two KMEs; real ones need up to some seconds.
 
 A mail that waits keeps its client waiting too, and anybody can send mail that names keys which do not exist. So the
-patience counts from when the keys were first asked for, over all tries, and only so many mails wait at once: who comes
-then takes the place of the one that has waited longest, whose keys are the least likely to come.
+patience counts from when the keys were first asked for, over all attempts, and the number of waiting mails is bounded.
+Who comes then takes the place of the one that has waited longest, whose keys are the least likely to come.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from relay.keys.types import REAL_TIME, Timing
 
 LAG_PATIENCE_S = 5.0
-"""How long keys that the other KME has not yet synchronised are asked for before the mail is held."""
+"""Maximum wait for keys that the other KME has not yet synchronised, in seconds; then mail is held."""
 LAG_WAITING = 10
 """Maximum number of mails that wait at once: half of what Postfix hands over at the same time."""
 REMEMBERED = 10_000
 """Maximum number of mails with unknown keys that are known again; an older one counts as new."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
-"""Before the second time that keys are asked for, and before the last times; doubling in between."""
+"""First and longest pause before keys are asked for again, in seconds; doubled each time."""
 
 
 @dataclass(slots=True)
@@ -44,7 +44,7 @@ class WaitingSlot:
     evicted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
     def evict(self) -> None:
-        """Whoever has it goes on at once."""
+        """Its holder goes on at once."""
         if not self.evicted.done():
             self.evicted.set_result(None)
 
@@ -75,7 +75,7 @@ class LagRetries:
         self._attempts.pop(attempts.name, None)
 
     def stop(self) -> None:
-        """Whoever waits goes on at once, and nobody waits any more."""
+        """All that wait go on at once, and nobody waits from now on."""
         self._over = True
         for slot in self.slots:
             slot.evict()

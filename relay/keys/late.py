@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 log = Events(__name__)
 
 LATE_KEYS_S = 30.0
-"""How long an answer to enc_keys is listened for, from when it was asked for: its keys are good, however late."""
+"""Time for which an enc_keys reply is accepted, from the request, in seconds: late keys are good too."""
 
 
 class KeyRequests:

@@ -29,7 +29,7 @@ Taken = TypeVar("Taken", Key, Pad)
 Answer = TypeVar("Answer")
 
 LATE_FOR_S = 30.0
-"""A KME that was late is asked after the others for so long; by then its call has failed, and its health tells."""
+"""Time for which a late KME is asked after the others, in seconds; then its health decides."""
 
 
 class Member:
@@ -63,14 +63,14 @@ class Member:
         return round(self.client.health, 1) * (0.5 if self._late_until[call] > self.clock() else 1.0)
 
     async def key(self, slave_sae: str, size: int, *, wait: bool) -> Key:
-        """A fresh key of `size` bits. `wait` False: one try, no longer than answers take. Raises KeyUnavailable."""
+        """A fresh key of `size` bits. `wait` False: one attempt, no longer than answers take. Raises KeyUnavailable."""
         keys = self.pool.take_ready(slave_sae, size)
         if keys is None:
             keys = await self._in_usual_time(self.pool.take(slave_sae, size, patient=wait), wait)
         return keys[0]
 
     async def pad(self, slave_sae: str, hidden: int, *, wait: bool, master_sae: str | None = None) -> Pad:
-        """A one-time pad that hides `hidden` octets, all or nothing; `wait` as above. Raises KeyUnavailable."""
+        """A one-time pad that hides `hidden` bytes, all or nothing; `wait` as above. Raises KeyUnavailable."""
         return await self._in_usual_time(self._pad(slave_sae, hidden, wait, master_sae), wait)
 
     async def _pad(self, slave_sae: str, hidden: int, wait: bool, master_sae: str | None) -> Pad:
@@ -82,12 +82,12 @@ class Member:
         return pad
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
-        """Of which keys a pad would be made that hides so many octets; 0: one key of the usual size, and no pad."""
+        """Of which keys a pad would be made that hides so many bytes; 0: one key of the usual size, and no pad."""
         status = await self.pool.store(slave_sae).limits() if hidden else None
         return plan_keys(hidden, status, any_size=self.client.any_size)
 
     async def supply(self, slave_sae: str, hidden: int) -> Supply:
-        """Whether such a pad (0: a key) can be had here now, and if not, when. The KME is asked for its status."""
+        """Whether such a pad (0: a key) is available here now, and if not, when. The KME is asked for its status."""
         name = self.client.name
         if self.client.health == 0:
             return Supply(False, None, f"{name}: unreachable: it has not answered of late")

@@ -1,7 +1,7 @@
 """How a one-time pad is drawn: from how many keys of which size, within the limits of the KME.
 Standard: relay/FORMAT.md (what each key gives to a pad); ETSI GS QKD 014 V1.1.1, 6.1 (limits of a KME); pure.
 
-The first octets of each key authenticate and never hide anything; the rest hides. All keys of a pad have one size, so
+The first bytes of each key authenticate and never hide anything; the rest hides. All keys of a pad have one size, so
 any number of requests can be alike. What the last key has beyond is discarded, never used.
 """
 
@@ -18,11 +18,11 @@ from relay.keys.stock import wipe
 from relay.keys.types import Key, KeyReference
 
 TAG_OCTETS = 16
-"""Octets of each key that are never XORed: those of the first two are the tag's key."""
+"""Number of bytes of each key that are never XORed: those of the first two are the tag's key."""
 MIN_KEY_OCTETS = 32
 MIN_KEYS = 2
 GOOD_KEY_OCTETS = 64
-"""Keys are not drawn shorter than this where the KME gives such: a shorter one is worth half as much, or less."""
+"""Preferred minimum key length, in bytes: a shorter key is worth half as much, or less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +34,12 @@ class PadPlan:
 
     @property
     def octets(self) -> int:
-        """What the pad costs, in octets of quantum key."""
+        """What the pad costs, in bytes of quantum key."""
         return self.number * self.size // 8
 
 
 def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
-    """The plan with the fewest keys for a pad that hides so many octets (1 or more).
+    """The plan with the fewest keys for a pad that hides so many bytes (1 or more).
 
     `any_size` False is for KMEs that give every key the same size, whatever is asked for. Raises KMEMisconfigured where
     the KME gives only keys that are too short.
@@ -58,7 +58,7 @@ def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) ->
 
 
 def plan_keys(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
-    """What one message draws: a pad that hides so many octets, or with 0 one key of the usual size, and no pad.
+    """What one message draws: a pad that hides so many bytes, or with 0 one key of the usual size, and no pad.
 
     The rest is as for `plan_pad`.
     """
@@ -80,25 +80,25 @@ class PadKey:
 
 @dataclass(frozen=True, slots=True)
 class Pad:
-    """A one-time pad: its keys, whose IDs ascend as UTF-8 octets. `hides` is how many octets they can hide.
+    """A one-time pad: its keys, whose IDs ascend as UTF-8 bytes. `hides` is how many bytes they can hide.
 
-    Use it in a `with` block, or call `wipe`: the octets are overwritten then.
+    Use it in a `with` block, or call `wipe`: the bytes are overwritten then.
     """
 
     keys: tuple[PadKey, ...]
 
     @property
     def hides(self) -> int:
-        """How many octets the pad hides at most."""
+        """How many bytes the pad hides at most."""
         return sum(len(key.octets) - TAG_OCTETS for key in self.keys)
 
     @property
     def cost(self) -> int:
-        """Octets of quantum key in all."""
+        """Bytes of quantum key in all."""
         return sum(len(key.octets) for key in self.keys)
 
     def wipe(self) -> None:
-        """Overwrites the octets of all keys."""
+        """Overwrites the bytes of all keys."""
         for key in self.keys:
             wipe(key.octets)
 
@@ -112,7 +112,7 @@ class Pad:
 
 
 def pad_of(keys: Sequence[Key], references: Sequence[KeyReference], hidden: int) -> tuple[Pad, int]:
-    """The pad that hides `hidden` octets with these keys, and how many octets at the end are discarded."""
+    """The pad that hides `hidden` bytes with these keys, and how many bytes at the end are discarded."""
     pad = Pad(
         tuple(
             PadKey(reference, bytearray(key.key))

@@ -1,7 +1,7 @@
 """What waits to be asked for with dec_keys: the keys that each message needs, in an order that is fair to all messages.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4; pure, and nothing here waits.
 
-A message is of no use without all of its keys, so they are asked for together: a first batch shows whether its KME
+A message is of no use without all of its keys, so they are asked for together. A first batch shows whether its KME
 knows them, and only then the rest is asked for. Messages take turns, so that one with thousands of keys delays none
 with a single one, and those of several messages share a call only while such calls succeed.
 """
@@ -17,9 +17,9 @@ from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.types import Key
 
 MOST_PER_CALL = 128
-"""Key IDs in one call where the KME does not say how many it takes."""
+"""Maximum number of key IDs in one call where the KME states no limit."""
 MOST_TOGETHER = 128
-"""Messages whose keys are asked for in one call."""
+"""Maximum number of messages whose keys are asked for in one call."""
 
 Outcome = Key | KeyUnavailable | StoreUnavailable | None
 """What became of one key_ID: the key, what went wrong, or None for "not known to this KME"."""
@@ -123,7 +123,7 @@ class PendingFetches:
                 fetch.blocked = False
 
     def receive(self, batches: Sequence[Batch], outcomes: dict[str, Outcome]) -> None:
-        """Gives these to whoever wants them: the fetches in the call, and those that wait for its end."""
+        """Gives these to those that want them: the fetches in the call, and those that wait for its end."""
         others = [self.under_way.get(key_ID, ()) for key_ID in outcomes]
         for fetch in {fetch for fetch, _ in batches}.union(*others):
             fetch.receive(outcomes)

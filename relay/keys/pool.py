@@ -92,7 +92,7 @@ class KeyPool:
         self._draws_of = draws_of
 
     def ready(self, slave_sae: str, size: int) -> int:
-        """How many keys of this kind can be had without asking the KME."""
+        """How many keys of this kind are available without asking the KME."""
         peer_pool = self._peer_pools.get((slave_sae, size))
         if peer_pool is None:
             return 0

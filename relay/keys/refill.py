@@ -3,7 +3,7 @@ The rule is `peak rate x (refill latency + outage to survive)`, capped by what t
 V1.1.1, 6.1). Pure, with an injected clock. Amounts are in bits unless said otherwise.
 
 Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals tell. A
-refusal may have had another reason, so what was found is doubled again once it has stood for a while: a wrong guess
+refusal may have had another reason, so what was found is doubled again once it has stood for a while. A wrong guess
 costs a site its rate for some minutes, and a right one costs a refusal a minute, which burns no key.
 """
 
@@ -147,7 +147,7 @@ def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """The answer to "can I have so many octets, and if not, when?".
+    """The answer to "can I have so many bytes, and if not, when?".
 
     `now`: yes. Otherwise `wait` is the expected time in seconds, or None where nobody can say; `why` is for
     a person. `octets` is what it costs in quantum key, 0 where that is not known.
@@ -169,14 +169,14 @@ class Supply:
 
 
 _LIFETIME_SHARE = 0.5
-"""Of the keys that the peak rate uses within a lifetime, the share held at most: the rest would expire."""
+"""Maximum pool size, as a share of the keys used within a lifetime at the peak rate: the rest would expire."""
 
 
 OUTAGE_S = 10.0
 """Time a KME may be away without a mail having to wait, in seconds: as long as starting one again takes."""
 
 MOST_KEPT = 1000
-"""No use, however heavy it was, has more keys than this kept ready for a peer: they expire, and a stop burns them."""
+"""Maximum number of keys kept ready for a peer: they expire, and a stop burns them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class Prefetch:
     """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
 
     Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
-    with the rate at which keys are used, so that an outage of the KME can be borne; where they do not follow the use,
+    with the rate at which keys are used, so that an outage of the KME can be borne. Where they do not follow the use,
     they stay.
     """
 
@@ -217,7 +217,7 @@ def marks(
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known: no more is
+    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known. No more is
     drawn than it makes in a lifetime, nor than twice what `use_rate` (keys/s, of the last minutes) takes in that time
     and a small share of the link beyond. A slow link on which nobody sends mail keeps all of its keys.
     """
@@ -237,7 +237,7 @@ def marks(
 
 
 BELIEVED_FOR_S = 60.0
-"""A limit that was found out is not doubted for this long."""
+"""Time before a learnt limit is tested again, in seconds."""
 
 USUAL_BATCH = 128
 """Number of keys asked for at once where nothing is known."""

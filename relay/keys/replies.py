@@ -29,7 +29,7 @@ VALUES, VALUES_OF_KEY = 4096, 64
 """Maximum number of JSON values in a reply: in all, and more for each key that was asked for."""
 
 RANDOM_OCTETS = 8
-"""From this length on, octets that are all the same are taken for a fault: chance gives them once in 2^56 keys."""
+"""Key length, in bytes, from which all-equal bytes count as a fault: chance gives them once in 2^56 keys."""
 
 USUAL_KEY_BITS = 256
 """The size of a key where neither a KME nor a user says anything else."""
@@ -77,7 +77,7 @@ def json_body(source: str, body: bytes | bytearray, number: int = 0) -> Any:
         raise KMEBadReply(f"{source}: the reply {error}") from None
     except (ValueError, RecursionError):
         # Without an excerpt and without the parser's error, either of which could show a key.
-        raise KMEBadReply(f"{source}: the reply is not JSON ({len(body)} octets)") from None
+        raise KMEBadReply(f"{source}: the reply is not JSON ({len(body)} bytes)") from None
 
 
 def status_from_reply(reply: Any) -> KeyStatus:
@@ -120,7 +120,7 @@ def keys_from_container(reply: Any, *, at_most: int, size: int | None = None, nu
 
     IDs may be `numbers` where the KME wants them so: one that gives numbers unasked finds no key by a text. Raises
     KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a key has another
-    length; then none of them may be used.
+    length. Then none of them may be used.
     """
     items = _items(reply)
     if len(items) > at_most:
@@ -169,7 +169,7 @@ class OtherSize(KMEBadReply):
 
 
 def is_worn(octets: bytes) -> bool:
-    """Whether these can be no key: one octet, repeated, as a source gives that has failed."""
+    """Whether these can be no key: one byte, repeated, as a source gives that has failed."""
     return len(octets) >= RANDOM_OCTETS and len(set(octets)) == 1
 
 
@@ -211,7 +211,7 @@ def _key(item: Any, size: int | None, *, numbers: bool) -> Key:
     if size is not None and len(octets) * 8 != size:
         raise OtherSize(f"key {key_ID}: {len(octets) * 8} bits came, {size} were asked for", len(octets) * 8)
     if size is not None and is_worn(octets):
-        raise KMEBadReply(f"key {key_ID}: all octets are the same, which no source of keys gives by chance")
+        raise KMEBadReply(f"key {key_ID}: all bytes are the same, which no source of keys gives by chance")
     return Key(key_ID, octets)
 
 
@@ -232,7 +232,7 @@ _SAYS = (
 _LIKE_A_KEY = re.compile(
     r"[0-9A-Fa-f]{32,}|[A-Za-z0-9+/_-]{22,}={1,2}|(?=[A-Za-z+/]*\d)(?=[a-z0-9+/]*[A-Z])[A-Za-z0-9+/]{32,}"
 )
-"""What may be the octets of a key, in base64 or hexadecimal; a UUID with its hyphens is not."""
+"""What may be the bytes of a key, in base64 or hexadecimal; a UUID with its hyphens is not."""
 
 
 def text_of_error(body: bytes | bytearray, number: int = 0) -> str:

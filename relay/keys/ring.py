@@ -50,10 +50,10 @@ STATUS_EVERY_S = 30.0
 """How often each KME is asked for its status, for the forecasts."""
 
 CERTIFICATES_EVERY_S = 86_400.0
-"""How often the log tells of certificates that end soon."""
+"""How often the log reports certificates that end soon."""
 
 RATE_WINDOW_S = 300.0
-"""Use rates are averaged over this time."""
+"""Averaging window of use rates, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class KeyRing:
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
     def know(self, peers: Mapping[str, PeerKeys]) -> None:
-        """From now on these are the peers; for those who are none any more no further key is drawn."""
+        """From now on these are the peers; for those that are gone no further key is drawn."""
         for name in self.peers.keys() | peers.keys():
             if peers.get(name) != self.peers.get(name):
                 self._in_use.forget(name)
@@ -185,7 +185,7 @@ class KeyRing:
                 report("kme_certificate_ends", kme=pool.client.name, what=ending)
 
     def wait_no_more(self) -> None:
-        """The relay stops: mail whose keys have not come yet is held by whoever has sent it."""
+        """The relay stops: mail whose keys have not come yet stays with its sender."""
         for group in self.groups.values():
             group.wait_no_more()
 
@@ -226,7 +226,7 @@ class KeyRing:
         return taken
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
-        """A one-time pad that hides `hidden` octets for `peer`, all or nothing. Raises KeyUnavailable."""
+        """A one-time pad that hides `hidden` bytes for `peer`, all or nothing. Raises KeyUnavailable."""
         sae_id = self._peer(peer).sae_id
         _, pad = await first_that_can(
             self._candidates(peer, "otp"),
@@ -238,7 +238,7 @@ class KeyRing:
         return pad
 
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """Whether a pad that hides `hidden` octets (0: one key of 256 bits) can be had for `peer` now, else when.
+        """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available for `peer` now, else when.
 
         With `low_priority` what is kept in reserve does not count.
         """

@@ -12,7 +12,7 @@ from relay.keys.types import SealingKey
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """One key wraps at most `max_messages` messages of together `max_bytes` octets, within `max_age` seconds."""
+    """One key wraps at most `max_messages` messages of together `max_bytes` bytes, within `max_age` seconds."""
 
     max_messages: int = 1
     max_bytes: int = 64 * 2**20

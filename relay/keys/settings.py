@@ -23,7 +23,7 @@ class Quirks:
     for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
     "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways.
     `errors`: what replies mean, against the usual reading. `at_once`: how many requests for fresh keys may be on their
-    way for one slave SAE; some KMEs drop the keys of the first when the second comes.
+    way for one slave SAE. Some KMEs drop the keys of the first when the second comes.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -38,14 +38,14 @@ class Quirks:
 class ClientSettings:
     """How one KME is asked. `ca`, `certificate` and `key` are PEM files; times are seconds.
 
-    `retry_attempts` counts the tries after the first; `retry_delay` is the pause before the second, doubled each
-    time; one try may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
+    `retry_attempts` counts the attempts after the first; `retry_delay` is the pause before the second, doubled each
+    time; one attempt may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
     shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
     less than `min_timeout` (by default a fifth of `timeout`).
     At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most
     `pool_connections` times that are open in all; it means nothing else. `burn_budget` is the number of keys an
     hour that unanswered requests may cost.
-    `name` stands in logs and metrics (default: the URL, but for a password in it); these are on the `board`, by
+    `name` stands in logs and metrics (default: the URL, but for a password in it). These are on the `board`, by
     default one of the client's own.
     """
 

@@ -141,7 +141,7 @@ def _key(source: str, body: bytes | bytearray, size: int | None = None) -> Key:
         raise KMEBadReply(f"{source}: {len(octets) * 4} bits came, {size} were asked for")
     key = Key(key_ID, bytes.fromhex(octets))
     if size is not None and is_worn(key.key):
-        raise KMEBadReply(f"{source}: all octets of the key are the same, which no source of keys gives by chance")
+        raise KMEBadReply(f"{source}: all bytes of the key are the same, which no source of keys gives by chance")
     return key
 
 

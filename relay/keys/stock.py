@@ -18,19 +18,19 @@ from relay.keys.accounts import Accounts
 from relay.keys.types import Key
 
 SEEN_KEYS = 200_000
-"""How many keys are remembered here, beside the store, so that a KME cannot hand us one twice."""
+"""Number of keys remembered here, beside the store, so that a KME cannot hand us one twice."""
 
 _TELLING_OCTETS = 16
-"""Keys of at least this length are told apart by their octets too; shorter ones may be equal by chance."""
+"""Minimum length of keys that are compared by their bytes too; shorter ones may be equal by chance."""
 
 
 def wipe(octets: bytearray) -> None:
-    """Overwrites the octets with zeros, in place."""
+    """Overwrites the bytes with zeros, in place."""
     octets[:] = bytes(len(octets))
 
 
 class SeenKeys:
-    """The keys that were given before, by ID in any case and by a keyed hash of their octets: none may come again."""
+    """The keys that were given before, by ID in any case and by a keyed hash of their bytes: none may come again."""
 
     def __init__(self, most: int = SEEN_KEYS) -> None:
         self._most = most
@@ -38,7 +38,7 @@ class SeenKeys:
         self._secret = secrets.token_bytes(32)
 
     def first_time(self, key: Key) -> bool:
-        """Remembers the key; False when its ID or its octets were seen before."""
+        """Remembers the key; False when its ID or its bytes were seen before."""
         marks = [self._mark(b"id", casefold(key.key_ID).encode())]
         if len(key.key) >= _TELLING_OCTETS:
             marks.append(self._mark(b"octets", key.key))

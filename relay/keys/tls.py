@@ -129,7 +129,7 @@ def names_in(certificate: Mapping[str, Any], name_from: NameFrom) -> Iterator[st
 log = Events(__name__)
 
 ENDS_SOON = timedelta(days=30)
-"""A certificate that ends within this time is told of."""
+"""Time before a certificate's end from which it is reported."""
 
 _Stamp = tuple[Seen, ...]
 

@@ -27,7 +27,7 @@ CONNECT_TIMEOUT_S = 2.0
 """Minimum time for a connection with its TLS handshake, in seconds: one to a cloud KME takes a quarter second."""
 
 MAX_RETRY_AFTER_S = 3600.0
-"""A Retry-After beyond an hour is taken as an hour."""
+"""Maximum Retry-After that is obeyed, in seconds."""
 
 
 class _Broken(aiohttp.ClientError):

@@ -2,7 +2,7 @@
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
 `ReceivedKeyStore` is where a delivered key goes before anybody gets it, `IssuedKeyStore` remembers fresh keys before
-they may be used, and `TrialStore` what KMEs were found to do: all three are kept by whoever uses this package.
+they may be used, and `TrialStore` what KMEs were found to do. The user of this package stores all three.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ SAEID = int | str
 """An SAE ID, as all calls take it; a number stands for its digits."""
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
-"""Stores keys that a KME has just delivered: the master SAE, and the octets by key_ID. Raises StoreUnavailable."""
+"""Stores keys that a KME has just delivered: the master SAE, and the bytes by key_ID. Raises StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key as a KME delivered it: `key_ID` (opaque, at most 256 characters) and its octets.
+    """One key as a KME delivered it: `key_ID` (opaque, at most 256 characters) and its bytes.
 
-    The octets never appear in repr(), logs or errors. They are `bytes`, which Python cannot overwrite: drop
+    The bytes never appear in repr(), logs or errors. They are `bytes`, which Python cannot overwrite: drop
     the last reference soon. What waits in a pool is held in buffers that are overwritten (stock.py).
     """
 
@@ -79,7 +79,7 @@ class ReceivedKeyStore(Protocol):
     async def look(
         self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None = None
     ) -> tuple[Mapping[str, bytes], frozenset[str]]:
-        """The octets of those that are held, by ID, and which of the others were destroyed.
+        """The bytes of those that are held, by ID, and which of the others were destroyed.
 
         Raises KeyUsed where one may not be used so, and StoreUnavailable.
         """
@@ -114,7 +114,7 @@ class IssuedKeyStore(Protocol):
         """Returns when keys can be remembered now. Raises StoreUnavailable: then none may be drawn."""
 
     async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
-        """Remembers keys (octets by ID) of a KME group, so that no crash forgets them; which of them came before.
+        """Remembers keys (bytes by ID) of a KME group, so that no crash forgets them; which of them came before.
 
         Raises StoreUnavailable; then none of them may be used.
         """

@@ -1,5 +1,5 @@
 """KMEs that drop what was not delivered yet when more is asked for: how one is found out, and how it is lived with.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 6.2 (additional slaves); how long a KME keeps keys for a slave is left open.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 6.2 (additional slaves). How long a KME keeps keys for a slave is left open.
 
 With such a KME every mail is lost whose keys the peer has not fetched when we draw the next. We cannot see when the
 peer fetches, so keys are drawn one batch at a time: the next one a while after the last key of the one before was used.
@@ -29,7 +29,7 @@ _FOUND = {True: "kept", False: "dropped", None: "untold"}
 """How the answers of `keeps_undelivered` are remembered."""
 
 TRY_EVERY_S = 3600.0
-"""As it may be updated, or give way to another, a KME is tried so long after the start and then again and again."""
+"""Interval of this test of a KME, in seconds: it may be updated or replaced."""
 LOOK_S = 0.05
 """Interval of looks whether the trial of another process is over, in seconds."""
 

@@ -75,7 +75,7 @@ class Misbehaviour:
         return key_ids[: max(1, len(key_ids) // 2)] if self.kind == "short" else key_ids
 
     def unreadable(self, keys: list[Key]) -> list[Key]:
-        """Those of these keys of which an answer with them tells nothing."""
+        """Those of these keys about which an answer with them says nothing."""
         if self.kind in ("other_keys", "not_json") or (self.kind == "repeat_ids" and len(keys) > 1):
             return keys
         return keys[-1:] if self.kind == "bad_base64" else []

@@ -20,7 +20,7 @@ async def listen(name: str, host: str, port: int, stack: ExitStack) -> list[sock
     """Sockets for `name` at one port of every address of `host`, closed with `stack`; port 0 is any free one.
 
     An address that this machine lacks (::1 stands in /etc/hosts of machines without IPv6) is left out.
-    Raises ConfigError where the host is not loopback or the port cannot be had.
+    Raises ConfigError where the host is not loopback or the port is unavailable.
     """
     addresses = await loopback_addresses(host)
     sockets: list[socket.socket] = []

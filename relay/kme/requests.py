@@ -19,10 +19,10 @@ from aiohttp import web
 from relay.kme.link import LinkSettings
 
 MAX_BODY_BYTES = 64 * 1024
-"""A request body above this size (octets) is refused."""
+"""Maximum size of a request body, in octets."""
 
 BODY_TIMEOUT = 10.0
-"""A request body that has not come within this time (seconds) is refused."""
+"""Timeout of a request body, in seconds."""
 
 _INTEGER = re.compile(r"[0-9]{1,9}")
 

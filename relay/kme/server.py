@@ -43,8 +43,8 @@ class _Unauthorized(Exception):
 class DevelopmentKME(Faults):
     """The KME `name` at its end of `link`, as an async context manager; `other` is the KME at the other end.
 
-    `tls` is what it listens with at `host` (a loopback address or a name for one) and `port` (0: any free one); after
-    a `stop` it starts at the same port again. `saes` says which SAE is attached to which KME; None: whoever has a
+    `tls` is what it listens with at `host` (a loopback address or a name for one) and `port` (0: any free one). After
+    a `stop` it starts at the same port again. `saes` says which SAE is attached to which KME; None: who has a
     certificate of the authority may ask, in anybody's name. `prefix` stands before the paths of the standard.
     """
 

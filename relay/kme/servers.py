@@ -1,5 +1,5 @@
 """Both development KMEs in one process, the link between them, and the file that says where they are.
-They share one event loop and one clock; whoever runs them may tell each to misbehave (faults.py).
+They share one event loop and one clock; the caller may make each misbehave (faults.py).
 """
 
 from __future__ import annotations

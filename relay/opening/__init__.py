@@ -45,16 +45,16 @@ from relay.store.received_table import KeyName, KeysUsed
 log = structlog.get_logger(__name__)
 
 PATIENT_OCTETS = 2 * 2**20
-"""A larger message does not wait for keys that lag, for as long as it waits it takes memory from others."""
+"""Maximum size of a message that waits for lagging keys, in bytes: meanwhile it takes memory from others."""
 ENVELOPE_COSTS = 4
-"""An octet of a sealed envelope is this many times the work of one of a message: there is an address in a few."""
+"""Cost of a byte of a sealed envelope, as a multiple of one of a message: a few may be an address."""
 RECIPIENT_OCTETS = 64
-"""What one recipient counts where it is decided whether work is done beside the loop."""
+"""Cost of one recipient, in bytes, where it is decided whether work is done in a thread."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The original message, octet for octet as it was sealed, what protected it, and who may have it.
+    """The original message, byte for byte as it was sealed, what protected it, and who may have it.
 
     `protection` names the layers from the inside out; `peer` is the site that sealed it. Of the mailboxes that were
     asked about, `due` get it now; `served` have it, `busy` get it from another relay at this moment, and `strangers`
@@ -133,7 +133,7 @@ class MailOpener:
     ) -> Opened | None:
         """The original, or None where `message` is not sealed for us: ordinary mail, or sealed by others.
 
-        `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us.
+        `sender`, that of the SMTP envelope, only decides whether a message that we cannot read was meant for us.
         `mailboxes`, in their one spelling (Recipient.mailbox), want the mail: those who are `due` are claimed until
         `settle` or `give_up`; None claims nobody. An original with more than `max_hops` Received fields is in a loop.
         With `patient`, keys that its KME does not know yet are waited for; with `any_time` a person answers for its
@@ -158,7 +158,7 @@ class MailOpener:
         patient: bool,
         any_time: bool,
     ) -> Opened:
-        """`open`, for a message of `size` octets whose outermost layer `layers` have recognised."""
+        """`open`, for a message of `size` bytes whose outermost layer `layers` have recognised."""
         found = OpenedLayers()
         try:
             try:
@@ -183,7 +183,7 @@ class MailOpener:
             # All are answered alike: else answers would tell who is named, or what is right about a forgery.
             error.silent = True
             raise
-        # From here to the end there is no await: whoever is cancelled later has what was claimed, and gives it up.
+        # From here to the end there is no await: a task cancelled later has what was claimed, and gives it up.
         of = {
             state: tuple(box for box in named if arrived and begun.state(box) == state)
             for state in ("due", "served", "busy")
@@ -222,11 +222,11 @@ class MailOpener:
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
 
     def begin_to_settle(self, opened: Opened, has_it: Collection[str]) -> asyncio.Task[None]:
-        """`settle`, which goes on whoever is cancelled, without the original: nobody counts its memory any more."""
+        """`settle`, which finishes despite cancellation, without the original: nobody counts its memory any more."""
         return self.received.later(self.settle(replace(opened, original=b""), has_it))
 
     async def give_up(self, opened: Opened) -> None:
-        """Nobody gets the mail now: those who were claimed may try again at once, whoever is cancelled meanwhile."""
+        """Releases the claimed recipients, who may be retried at once, despite cancellation."""
         await asyncio.shield(self.begin_to_settle(opened, ()))
 
     async def _settle(self, opened: Opened, has_it: Collection[str]) -> None:

@@ -76,7 +76,7 @@ class Layers:
     async def recognise(self, message: bytes, sender: str) -> Layer | None:
         """The outermost layer of a message that is sealed for us, None for ordinary mail and what others have sealed.
 
-        `sender`, that of the SMTP envelope, only tells whether a message that we cannot read was meant for us. Raises
+        `sender`, that of the SMTP envelope, only decides whether a message that we cannot read was meant for us. Raises
         BadStructure where it was, UnknownPeer and NotAccepted.
         """
         try:
@@ -87,7 +87,7 @@ class Layers:
             return None
 
     async def open(self, found: OpenedLayers, layer: Layer, size: int, *, patient: bool) -> mime.Entity:
-        """The payload of the innermost layer; `size` is that of the message in octets.
+        """The payload of the innermost layer; `size` is that of the message in bytes.
 
         Raises CannotOpen, KeyUnavailable or StoreUnavailable; what was found until then stands in `found`.
         """
@@ -139,9 +139,9 @@ class Layers:
         )
 
     def _checked(self, level: Scheme, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
-        """The one place that tells whether keys are of a peer, for us, of a group that both share, for this level.
+        """The one place that decides whether keys are of a peer, for us, of a group that both share, for this level.
 
-        No key is asked for before: whoever could name any would make KMEs work, and burn keys of others.
+        No key is asked for before: a stranger who names keys would make KMEs work, and burn keys of others.
         """
         known: tuple[str, PeerSettings] | None = None
         origins = {(each.master_sae, each.slave_sae, each.kme_group): each for each in references}

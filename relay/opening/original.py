@@ -63,7 +63,7 @@ class Originals:
     ) -> Original | None:
         """The original for those who are `due`, or None where `message` is not sealed for us; arguments as for `open`.
 
-        Whoever gets it calls `settle` or `give_up` of the opener. With `mailbox` it goes into one that nobody else
+        The caller then calls `settle` or `give_up` of the opener. With `mailbox` it goes into one that nobody else
         writes to: `busy` counts as due, and the outer signatures are those that its server has looked at. `mark` is
         added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
         """

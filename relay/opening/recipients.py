@@ -14,9 +14,9 @@ from relay.errors import BadSignature, NotAccepted, OutsideWindow
 from relay.opening.layers import OpenedLayers
 
 WINDOW = timedelta(days=7)
-"""A message opens for so long after it was sealed; so long ids are remembered, and keys wait for late recipients."""
+"""Time after sealing in which a message opens; IDs are remembered, and keys wait for late recipients, as long."""
 SKEW = timedelta(minutes=10)
-"""So far the two sites' clocks may be apart."""
+"""Maximum clock skew between two sites."""
 
 
 def read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnvelope:

@@ -129,7 +129,7 @@ class DescribedMessage(MessageFacts):
 
     @property
     def size(self) -> int:
-        """Octets, as they were described."""
+        """Bytes, as they were described."""
         return self._octets
 
 
@@ -185,7 +185,7 @@ def failures(tests: tuple[Expected, ...], policies: PolicySet) -> list[str]:
 
 
 def shown(expectation: Expectation) -> str:
-    """As a person reads it."""
+    """Formats the expectation for a person."""
     return expectation if isinstance(expectation, str) else ", then ".join(expectation)
 
 

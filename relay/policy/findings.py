@@ -1,5 +1,5 @@
-"""What is doubtful in policy files that load: rules that never apply, levels that cannot be had, mail in clear, ends.
-Each doubt names file, line and column, and how to mend it; nothing here stops the relay.
+"""What is doubtful in policy files that load: rules that never apply, levels that are unavailable, mail in clear, ends.
+Each doubt names file, line and column, and how to fix it; nothing here stops the relay.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from relay.policy.settings import Chosen, SealingSettings, today
 from relay.policy.strength import strongest
 
 ENDS_SOON_DAYS = 14
-"""From so many days before the end of a file or rule it is told."""
+"""Days before the end of a file or rule from which it is reported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +47,9 @@ class Doubt:
 class Capabilities:
     """What this relay and its peers can do.
 
-    `obstacle` says why a level cannot be done for a message of so many octets, or "". `pads` has for each peer the
-    octets of key that its KMEs can hold at most (missing: unknown), `largest` is the largest message that the relay
-    takes, in octets. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
+    `obstacle` says why a level cannot be done for a message of so many bytes, or "". `pads` has for each peer the
+    bytes of key that its KMEs can hold at most (missing: unknown), `largest` is the largest message that the relay
+    takes, in bytes. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
     """
 
     obstacle: Callable[[Decision, LevelName, int], str]
@@ -108,7 +108,7 @@ def _floors_too_small(policies: PolicySet) -> Iterator[Doubt]:
             if whom and placed.when.impossible is None and not _seals_for_nobody(policies, whom[0]):
                 more = f" and {len(whom) - 1} more files" if len(whom) > 1 else ""
                 what = (
-                    f"for recipients of {whom[0].name}{more} no level is for mail of {size} octets (max_size, here or "
+                    f"for recipients of {whom[0].name}{more} no level is for mail of {size} bytes (max_size, here or "
                     'there); say impossible = "refuse" (or "hold") if that is meant'
                 )
                 yield Doubt(placed.source, placed.line, 1, what)
@@ -163,7 +163,7 @@ def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def endings(policies: PolicySet) -> Iterator[Doubt]:
-    """Files and rules that end within two weeks, or have ended, and should be mended or deleted."""
+    """Files and rules that end within two weeks, or have ended, and should be fixed or deleted."""
     # A relay looks every day: to sort 100,000 files would hold all of its threads.
     ending = (each for each in policies.files.items() if any(one.until is not None for _, one in _settings(each[1])))
     for _, file in sorted(ending):
@@ -176,14 +176,14 @@ def endings(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def in_vain(policies: PolicySet) -> Iterator[Doubt]:
-    """Where policies ask for what cannot be done here: mail that they cover is held, or weaker than they say."""
+    """Finds policies that ask for what cannot be done here: mail that they cover is held, or weaker than they say."""
     yield from peers_held(policies)
     yield from kems_not_here(policies)
     yield from floors_in_vain(policies)
 
 
 def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
-    """Where policies name a further KEM that this machine cannot do, with the way to install it."""
+    """Finds policies that name a further KEM unavailable on this machine, with the way to install it."""
     for _, file in sorted(policies.files.items()):
         for location, what in _kems_not_here(file):
             yield _doubt(policies.directory, file, location, what)
@@ -198,7 +198,7 @@ def _floors_not_here(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def peers_held(policies: PolicySet) -> Iterator[Doubt]:
-    """Where plaintext is said for everybody, and a peer's domain has no file of its own: its mail is held."""
+    """Finds peers' domains without a file of their own while plaintext is said for everybody: their mail is held."""
     for domain, peer in sorted(policies.owners.items()):
         file = policies.covering(domain)
         if file is None or file.domain == domain:
@@ -326,8 +326,8 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
         most = can.pads.get(peer)
         if OTP.name in chosen.levels and most is not None and largest > most:
             setting = "max_size" if settings.max_size is not None else "levels"
-            what = f"otp: the pad for {largest} octets is longer than all that the KMEs for peer {peer!r} can ever hold"
-            yield (*place, setting), f"{what} ({most} octets); set max_size = {{ otp = {max(1, most - most // 8)} }}"
+            what = f"otp: the pad for {largest} bytes is longer than all that the KMEs for peer {peer!r} can ever hold"
+            yield (*place, setting), f"{what} ({most} bytes); set max_size = {{ otp = {max(1, most - most // 8)} }}"
 
 
 def _then(chosen: Chosen, level: LevelName) -> str:
@@ -346,7 +346,7 @@ def _doubt(directory: Path, file: PolicyFile, location: toml.Location, what: str
 
 
 def column_of(text: str, line: int, name: str) -> int:
-    """Where `name`, or else the first thing on the line, begins; 1 is the first column."""
+    """Returns the column where `name`, or else the first thing on the line, begins; 1 is the first."""
     lines = text.splitlines()
     here = lines[line - 1] if 0 < line <= len(lines) else ""
     found = here.find(name)

@@ -1,8 +1,8 @@
 """The kernel's own word on what changed in a directory: inotify, without a layer that leaves out parts of it.
-Standard: inotify(7). Whoever reads hears of lost events, and of files that are still open for writing.
+Standard: inotify(7). Lost events are reported, and files that are still open for writing.
 
-The library watchfiles stood here before. It drops the kernel's word that events were lost, does not tell when a writer
-has closed a file, and empties its list of changes after copying it, so that what came between is lost.
+The library watchfiles stood here before. It drops the kernel's word that events were lost, does not report when a
+writer has closed a file, and empties its list of changes after copying it, so that what came between is lost.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Standard: stat(2); what somebody else could have written counts for nothing.
 
 Only those who may write beside the link can put a set into force, and leave a note there. A note counts where it and
-the link have one owner, where it names this very link, and where it is newer than any that has counted before: an old
+the link have one owner, where it names this very link, and where it is newer than any that has counted before. An old
 note that is moved back says nothing.
 """
 
@@ -116,7 +116,7 @@ def read_note(link: Path, version: str, after: int) -> Note | None:
 
 
 def owner_of_link(directory: Path, link: LinkId, names: Iterable[str]) -> Who:
-    """Who has made the link, by which these files changed; or whose the files are that changed after it."""
+    """Returns who made the link by which these files changed; or who owns the files that changed after it."""
     names = list(islice(names, MAX_LOOKED_AT))
     later = owners_of_files(directory, names, after=link.changed)
     if later.uids:

@@ -23,16 +23,16 @@ from relay.policy.step import Edits, SetFiles, Step
 from relay.policy.walk import digest_of
 
 KEPT_POLICIES = "policies.kept"
-"""What the directory is called, in the state directory."""
+"""Name of the directory, in the state directory."""
 MAX_SETS = 20
 """Maximum number of sets kept."""
 MAX_OCTETS = 64 * 2**20
 """Maximum size, in bytes, of what is kept beside the set in force."""
 BUSY_S = 5.0
-"""How long another process is waited for that has the file locked (seconds)."""
+"""Timeout for a file lock held by another process, in seconds."""
 FORMAT = 1
 _OVERHEAD = 64
-"""What a file takes beside its name and text, in bytes, about."""
+"""Approximate overhead of a file beside its name and text, in bytes."""
 
 _TABLES = (
     "CREATE TABLE files (name TEXT, since INTEGER, until INTEGER, octets INTEGER, text BLOB)",
@@ -71,7 +71,7 @@ class KeptTexts(NamedTuple):
 
 
 def kept_file(config: Config) -> Path:
-    """Where a relay keeps its sets: one file for each audit record, for each is the history of one relay."""
+    """Returns the file of kept sets: one for each audit record, since each is the history of one relay."""
     of = hashlib.sha256(os.fsencode(config.audit_directory.absolute())).hexdigest()[:8]
     return config.state_directory / KEPT_POLICIES / f"{of}.db"
 
@@ -88,7 +88,7 @@ class KeptSets:
     """
 
     def __init__(self, file: Path) -> None:
-        """Nothing is made before the first set."""
+        """Creates nothing before the first set."""
         self.file = file
 
     @contextmanager

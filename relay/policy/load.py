@@ -28,7 +28,7 @@ from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of,
 from relay.stamps import Seen, Stamp, stamp_of
 
 FREEZE_FILES = 1000
-"""After so many files were read, they are put where the garbage collector does not look."""
+"""Number of files read after which objects are frozen for the garbage collector."""
 RELEASE_FILES = 1000
 """Number of files let go at once: with more, all other threads would wait."""
 
@@ -107,7 +107,7 @@ class PolicyFolder:
 
     @property
     def digests_beside(self) -> dict[str, int]:
-        """Of each of them the SHA-256 of name and text."""
+        """Returns the SHA-256 of name and text of each file beside the policies."""
         return dict(self._beside)
 
     def read(self) -> PolicySet:
@@ -122,7 +122,7 @@ class PolicyFolder:
         return policies
 
     def read_again(self, names: Iterable[str]) -> PolicySet:
-        """Only the files of these names, which may be new or gone; all others are as they were. Raises ConfigError."""
+        """Returns the set with only these files read again; they may be new or gone. Raises ConfigError."""
         directory = str(self.directory)
         closed: dict[str, list[str]] = {}
         for name in names:

@@ -101,7 +101,7 @@ class AddressPatterns:
 
     @property
     def said(self) -> str:
-        """As a person reads them."""
+        """The patterns as text for a person."""
         return listed((*map(str, self.globs), *(GROUP + name for name in self.groups)))
 
 

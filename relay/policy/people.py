@@ -35,7 +35,7 @@ class Fit(IntEnum):
 
     @property
     def negated(self) -> Fit:
-        """That of the opposite condition."""
+        """The fit of the opposite condition."""
         return Fit(Fit.SURELY - self)
 
 

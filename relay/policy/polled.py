@@ -1,4 +1,4 @@
-"""The policy files and directories that no watch tells of for sure, looked at again and again instead.
+"""The policy files and directories that no watch covers reliably: these are polled.
 Such are those behind links, those that cannot be looked at now, and directories on servers that may stop answering.
 """
 
@@ -13,9 +13,9 @@ from relay.policy.walk import ALL, TOP, Listing
 from relay.stamps import Seen, Unknown, stamp_of, stamp_of_directory
 
 LOOK_S = 0.3
-"""Least time between two looks (seconds)."""
+"""Minimum poll interval, in seconds."""
 SHARE = 0.002
-"""No more of the time than this is spent on looking, each kind for itself: many files are looked at less often."""
+"""Maximum share of time spent polling, for each kind: many files are polled less often."""
 
 
 class Polled:
@@ -100,7 +100,7 @@ class _Places:
         self._names.clear()
 
     def turned(self) -> Iterable[str]:
-        """The names of those places that cannot be searched any more, or can again."""
+        """The names of those places that can no longer be searched, or can again."""
         before = self._closed
         self._closed = {place for place in self._names if isinstance(stamp_of_directory(place), Unknown)}
         return [name for place in before ^ self._closed for name in self._names.get(place, ())]

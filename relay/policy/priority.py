@@ -29,7 +29,7 @@ class KeysWithReserve(Protocol):
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
 
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """Whether such a pad (0: one key) could be had now. Raises KeyUnavailable."""
+        """Whether such a pad (0: one key) is available now. Raises KeyUnavailable."""
 
 
 class CopyKeys:

@@ -90,7 +90,7 @@ def _for_size(
 ) -> tuple[tuple[LevelName, ...], MaxSize]:
     """The levels for a message of this size, with those that are too small for it, and the limits.
 
-    A size for which one of the lists has no level at all is too large for every level: the mail must not leave because
+    A size for which one of the lists has no level at all is too large for every level. The mail must not leave because
     of a rule, nor weaker than the rule wants.
     """
     if not rules:
@@ -112,7 +112,9 @@ def _for_size(
 
 
 def _down_to_pqc(levels: tuple[LevelName, ...], max_size: MaxSize, size: int) -> tuple[tuple[LevelName, ...], MaxSize]:
-    """Without the levels below pqc, where it is tried: a further KEM may not be had, and pqc without it could be."""
+    """Without the levels below pqc, where it is tried: a further KEM may be unavailable while pqc without it is
+    available.
+    """
     if PQC.name not in levels or size > dict(max_size).get(PQC.name, size):
         return levels, max_size
     kept = tuple(level for level in levels if strength(level) >= strength(PQC.name))

@@ -1,5 +1,5 @@
 """The policy set in force, and how edits come into it: a whole new set or none, after a moment of quiet.
-A broken edit leaves the set before in force, and is logged and counted; whoever asked keeps what they got.
+A broken edit leaves the set before in force, and is logged and counted; a caller keeps the set it got.
 
 A file that is not there may be on its way back: many programs replace a file by deleting it first, and mail that falls
 to another file meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet.
@@ -39,25 +39,25 @@ from relay.stamps import Seen
 log = structlog.get_logger(__name__)
 
 MAX_LOGGED = 20
-"""No more faults, and no more names, than this are in one log line."""
+"""Maximum number of faults, and of names, in one log line."""
 QUIET_S = 0.4
-"""A set comes into force when none of its files has changed for so long (seconds)."""
+"""Time without changes after which a set comes into force, in seconds."""
 GONE_QUIET_S = 2.0
-"""Files that vanish are gone when nothing in the directory has changed for so long (seconds)."""
+"""Time without changes after which vanished files count as gone, in seconds."""
 LOUD_S = 10.0
-"""Where it takes longer than this until there is quiet, or to read the files (seconds), the log says so."""
+"""Time until quiet, or for reading the files, from which the log reports it, in seconds."""
 HANG_LOOK_S = 1.0
 """How often it is looked whether the thread that reads files still waits for one (seconds)."""
 GATHER_S = 0.05
-"""Changes that come one after the other are looked at together, so often (seconds)."""
+"""Interval at which changes are gathered, in seconds."""
 RESCAN_S = 60.0
-"""How often all files are looked at, for what the kernel does not tell of (seconds)."""
+"""How often all files are looked at, for what the kernel does not report (seconds)."""
 UNWATCHED_S = 2.0
-"""How often, where the kernel cannot tell of changes at all."""
+"""How often, where the kernel cannot report changes at all."""
 RELEASE_S = 60.0
-"""Files that were replaced are let go after this time without changes: no mail takes longer."""
+"""Time without changes after which replaced files are released, in seconds: no mail takes longer."""
 UNWATCHED_SHARE = 0.05
-"""No more of the time than this is spent on looking without a watch: many files are looked at less often."""
+"""Maximum share of time spent polling without a watch: many files are polled less often."""
 JOIN_S = 5.0
 
 
@@ -395,7 +395,7 @@ class _Thread:
 
 
 def _some(names: Iterable[str]) -> list[str]:
-    """As many as are logged; to sort all of 100,000 would hold every thread."""
+    """Returns as many names as are logged; sorting all of 100,000 would block every thread."""
     return sorted(islice(names, MAX_LOGGED))
 
 

@@ -91,7 +91,7 @@ def author(content: MessageFacts, domains: Collection[str]) -> Literal["peer", "
     """Whether a message that a peer has sealed is from authors of the peer's own `domains`, for the mark.
 
     Only where there is one From field (RFC 5322, 3.6) that can be read without doubt, and each author's domain is
-    exactly one of these; a subdomain is another domain. Raises MalformedMessage where the header has no end.
+    exactly one of these. A subdomain is another domain. Raises MalformedMessage where the header has no end.
     """
     own = {fold_domain(domain) for domain in domains}
     authors = content.authors if content.sole_author_field else None

@@ -153,9 +153,9 @@ class When(PeopleConditions):
 
     def _mismatches(self, content: MessageFacts) -> Iterator[str]:
         if self.larger_than is not None and content.size <= self.larger_than:
-            yield f"the message has {content.size} octets, not more than {self.larger_than}"
+            yield f"the message has {content.size} bytes, not more than {self.larger_than}"
         if self.smaller_than is not None and content.size >= self.smaller_than:
-            yield f"the message has {content.size} octets, not fewer than {self.smaller_than}"
+            yield f"the message has {content.size} bytes, not fewer than {self.smaller_than}"
         subjects = content.values("subject") if self._tags else []
         if self._tags and subjects is not None and not any(tag in each for tag in self._tags for each in subjects):
             yield f"the subject does not have {listed(self.subject_tag or ())}"

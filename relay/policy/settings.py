@@ -21,7 +21,7 @@ from relay.policy.strength import Quantum, parse_level, parse_levels
 from relay.policy.units import Duration
 
 Otherwise = Literal["hold", "refuse"]
-"""What happens when none of the listed levels can be had, or can ever be had (`impossible`)."""
+"""What happens when none of the listed levels is available, or can ever be (`impossible`)."""
 
 Priority = Literal["low", "normal"]
 """Mail of low priority leaves alone what the KME keeps in reserve."""
@@ -33,11 +33,11 @@ _BY_NUMBER = {str(level.number): level.name for level in LEVELS}
 """Levels by number, as keys of TOML tables have it."""
 
 MaxSize = tuple[tuple[LevelName, int], ...]
-"""The largest message, in octets, for a level; levels without an entry take any."""
+"""The largest message, in bytes, for a level; levels without an entry take any."""
 
 
 def parse_max_size(value: object) -> MaxSize | int:
-    """`"256 KiB"` for all levels as a number of octets, `{ otp = "256 KiB" }` as pairs; raises ValueError."""
+    """`"256 KiB"` for all levels as a number of bytes, `{ otp = "256 KiB" }` as pairs; raises ValueError."""
     if isinstance(value, dict):
         if not value:
             raise ValueError('write a size for at least one level, for instance { otp = "256 KiB" }')
@@ -82,7 +82,7 @@ class SealingSettings(toml.Table):
     @classmethod
     def _ends_after_it_begins(cls, until: date, info: ValidationInfo) -> date:
         if (since := info.data.get("since")) is not None and until < since:
-            raise ValueError(f"it would end before it begins, on {since}; mend one of them")
+            raise ValueError(f"it would end before it begins, on {since}; fix one of them")
         return until
 
     @field_validator("quantum")
@@ -118,7 +118,7 @@ class SealingSettings(toml.Table):
 
     @property
     def limits(self) -> MaxSize:
-        """The largest message in octets for each level that has a limit; one size is for all levels."""
+        """The largest message in bytes for each level that has a limit; one size is for all levels."""
         if isinstance(self.max_size, int):
             return tuple((level, self.max_size) for level in SEALING)
         return self.max_size or ()

@@ -21,7 +21,7 @@ _NUMBERS = {level.number: level.name for level in LEVELS}
 _SUPPLIES = tuple(
     frozenset((PLAINTEXT, *found)) for number in range(len(SEALING) + 1) for found in combinations(SEALING, number)
 )
-"""All that may be to be had at once."""
+"""All that may be available at once."""
 _QUANTA: tuple[Quantum, ...] = get_args(Quantum)
 
 
@@ -74,9 +74,9 @@ def strength_of(protection: str) -> int:
 
 @lru_cache(maxsize=10_000)
 def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]:
-    """What comes of several lists of levels that all count; whatever can be had, it is never weaker than any of them.
+    """What comes of several lists of levels that all count; whatever is available, it is never weaker than any of them.
 
-    That is one of them where it does; else the levels of all, the strongest first, without those that are weaker than
+    That is one of them where it does. Else the levels of all, the strongest first, without those that are weaker than
     the weakest of any one list.
     """
     for levels in lists:
@@ -88,9 +88,9 @@ def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]
 
 @lru_cache(maxsize=10_000)
 def never_weaker(levels: tuple[LevelName, ...], other: tuple[LevelName, ...]) -> bool:
-    """Whether, whatever can be had, the first of `levels` that can be is as strong as that of the other list.
+    """Whether, whatever is available, the first available of `levels` is as strong as that of the other list.
 
-    Where nothing of the other can be had, it has to be as strong as the weakest there.
+    Where nothing of the other is available, it has to be as strong as the weakest there.
     """
     for can in _SUPPLIES:
         first, others = (next((each for each in tried if each in can), None) for tried in (levels, other))

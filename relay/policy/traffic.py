@@ -17,7 +17,7 @@ from relay.errors import ConfigError, MalformedMessage
 from relay.policy.content import MessageFacts
 
 MAX_MESSAGE_OCTETS = 64 * 1024 * 1024
-"""What is larger is taken for a message of this size, of which only the beginning is looked at."""
+"""Maximum message size, in bytes; of a larger one only the beginning is read, as one of this size."""
 MAX_RECIPIENTS = 1000
 MAX_FILES = 5_000_000
 _NULL_SENDER = "<>"
@@ -25,7 +25,7 @@ _NULL_SENDER = "<>"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One message as if it were sent: `sender` and `recipients` from its header, `read` octets it took in its file.
+    """One message as if it were sent: `sender` and `recipients` from its header, `read` bytes it took in its file.
 
     `content` is None where only the size is known.
     """

@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field
 
 MAX_HOLD_S = 30 * 86400
-"""Mail is held for thirty days at most."""
+"""Maximum time that mail is held, in seconds."""
 MAX_TEXTS = 1000
 MAX_TEXT = 1000
 

@@ -19,7 +19,7 @@ from relay.policy.names import SUFFIX, printable
 from relay.stamps import Seen, Stamp, Unknown, is_gone, searched, stamp_of, stamped, unseen
 
 DOUBTFUL_NS = 2_000_000_000
-"""A file changed so shortly before it was read may have changed again without a sign: file times are coarse."""
+"""Age up to which a file's timestamp is not trusted, in nanoseconds: file times are coarse."""
 
 TOP = ""
 """The name of the directory of all policies, as seen from there."""
@@ -27,7 +27,7 @@ ALL = frozenset({TOP})
 """It, with all below it."""
 
 MAX_FILES = 200_000
-"""A directory with more policy files than this is not read."""
+"""Maximum number of policy files in a directory; one with more is not read."""
 
 
 @dataclass(slots=True)
@@ -108,7 +108,7 @@ class Listing:
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool | None:
-    """None where nobody can tell to what a link leads: it may be a domain's directory."""
+    """None where it is unknown to what a link leads: it may be a domain's directory."""
     try:
         return entry.is_dir()
     except OSError:

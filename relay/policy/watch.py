@@ -64,7 +64,7 @@ class DirectoryWatch:
 
     @property
     def fd(self) -> int | None:
-        """What can be read when something has changed; None where the kernel does not tell."""
+        """What can be read when something has changed; None where the kernel reports nothing."""
         return self._inotify.fd if self._inotify is not None else None
 
     @property
@@ -148,7 +148,7 @@ class DirectoryWatch:
 
     def _told(self, directories: set[str]) -> Changes:
         """What the kernel tells, and these directories. Raises OSError."""
-        assert self._inotify is not None  # noqa: S101 - whoever calls has looked
+        assert self._inotify is not None  # noqa: S101 - the caller has checked
         names: set[str] = set()
         everything = False
         for event in self._inotify.read():
@@ -183,7 +183,7 @@ class DirectoryWatch:
                 self._written.add(name)
         elif event.name.lower().endswith(SUFFIX) or (place and is_directory):
             if not place:
-                return True  # only a look at all of the top tells whether that is wrong
+                return True  # only a look at all of the top shows whether that is wrong
             directories.add(place)
         elif not place and (is_directory or name in self._watches or self._may_lead_to_one(name)):
             directories.add(name)

@@ -18,11 +18,11 @@ from typing import Literal, NamedTuple
 from relay import charsets
 
 WORD_WORK = 64
-"""What an encoded word costs in addition to its octets, as a number of octets."""
+"""Cost of an encoded word beside its octets, in octets."""
 READING_WORK = 256
-"""What each reading costs in addition, as a number of octets."""
+"""Cost of each reading, in octets."""
 PLAIN_SHARE = 16
-"""Text of ASCII alone and without encoded words costs so many times less than other text."""
+"""Factor by which ASCII text without encoded words is cheaper than other text."""
 
 _STRICT = re.compile(rb"=\?([^?]*+)\?([BbQq])\?([^?]*+)\?=")
 _BEGIN = re.compile(rb"=\?([^?]*+)\?([BbQq])\?")
@@ -130,7 +130,7 @@ def _clean(tokens: Iterable[bytes | Word]) -> str | None:
 def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
     """The words, and the octets between them but for the blanks between two words.
 
-    The lenient read on behind a question mark within a word, and to the end where the word has none; and they keep the
+    The lenient read on behind a question mark within a word, and to the end where the word has none. They keep the
     blanks behind an empty word.
     """
     place, after_word = 0, False

@@ -27,7 +27,7 @@ TEXT_TABLES = ("regexp", "pcre", "cidr")
 _ACTION = re.compile(r"(?:^|\s)(REDIRECT|BCC|FILTER)\s+([^\s},]+)", re.IGNORECASE | re.MULTILINE)
 _NO_ADDRESS = ("|", "/", '"')
 MAX_READ = 10_000_000
-"""Characters of one file of tables that are looked at."""
+"""Maximum number of characters read of one table file."""
 
 
 def services_past(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -126,7 +126,7 @@ async def bounces_past(flow: MailFlow) -> list[PostfixFault]:
             PostfixFault(
                 "bounces-bypass",
                 f"master.cf {service.key}",
-                f"notices that Postfix makes go past the relay, with up to {octets} octets of the mail in clear",
+                f"notices that Postfix makes go past the relay, with up to {octets} bytes of the mail in clear",
                 "set its cleanup_service_name and internal_mail_filter_classes as deploy/postfix/outgoing-lmtp says",
             )
         )

@@ -12,7 +12,7 @@ from relay.postfix.flow import MailFlow, Side, destination, entries, is_loopback
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
 
 FEW_RECIPIENTS = 10
-"""A transport that takes fewer at a time spends noticeably more keys than mail needs."""
+"""Minimum number of recipients at a time; a transport that takes fewer spends noticeably more keys."""
 _LOCAL = ipaddress.ip_address("127.0.0.1")
 """Where Postfix connects from."""
 TLS_THAT_WAITS = ("encrypt", "dane-only", "fingerprint", "verify", "secure")

@@ -141,7 +141,7 @@ def foreign_filter(flow: MailFlow, service: MasterService) -> str:
 
 
 def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:
-    """Where the relay listens in this direction, and what it speaks there."""
+    """Returns the relay's listeners of this direction, with their protocols."""
     known: tuple[tuple[TCPAddress | None, Protocol], ...] = ((direction.listen, "smtp"), (direction.lmtp, "lmtp"))
     return {address: protocol for address, protocol in known if address is not None}
 

@@ -18,15 +18,15 @@ CLASSES = (
 )
 """The domains that Postfix takes mail for, and how it knows who is there: nothing means everybody."""
 GROWTH = 1.4
-"""Base64 in lines makes 1.37 of it; the rest is header, keys and padding."""
+"""Growth of a sealed message: base64 in lines makes 1.37 of it, the rest is header, keys and padding."""
 HEADER_ALONE = 100
-"""Octets that every mail has more of; of a mail over bounce_size_limit Postfix returns the header alone."""
+"""Size that every mail exceeds, in bytes; of a mail over bounce_size_limit Postfix returns the header alone."""
 
 
 def warnings(flow: MailFlow) -> Iterator[PostfixFault]:
     """What postconf itself finds: settings that nothing uses, and undefined names."""
     for warning in flow.settings.warnings:
-        yield PostfixFault("postconf", str(flow.settings.directory), warning, "mend or remove it")
+        yield PostfixFault("postconf", str(flow.settings.directory), warning, "fix or remove it")
 
 
 def soft_bounce(flow: MailFlow) -> Iterator[PostfixFault]:
@@ -105,13 +105,13 @@ def sealed_not_taken(flow: MailFlow) -> Iterator[PostfixFault]:
         if limit < sealed:
             yield setting.fault(
                 "size-sealed-refused",
-                f"peers that take mail of {original} octets seal it to {sealed}, which is refused",
+                f"peers that take mail of {original} bytes seal it to {sealed}, which is refused",
                 flow.settings.of("message_size_limit").to(sealed),
             )
         if incoming.direction.max_message_size < limit < float("inf"):
             yield setting.fault(
                 "size-relay-refuses",
-                f"the relay's [incoming] takes {incoming.direction.max_message_size} octets, and what is larger is "
+                f"the relay's [incoming] takes {incoming.direction.max_message_size} bytes, and what is larger is "
                 "bounced after Postfix has taken it",
                 f"set max_message_size = {limit:.0f} in relay.toml, or a smaller message_size_limit",
             )
@@ -127,7 +127,7 @@ def mailboxes_too_small(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def bounces_not_header_alone(flow: MailFlow) -> Iterator[PostfixFault]:
-    """Outsiders can cause bounces, and each octet of one that is sealed for a peer may cost an octet of key."""
+    """Outsiders can cause bounces, and each byte of one that is sealed for a peer may cost a byte of key."""
     for service in flow.settings.services if flow.watched else ():
         setting = flow.settings.of("bounce_size_limit", service)
         if service.command == "bounce" and not 0 < setting.number <= HEADER_ALONE:
@@ -140,11 +140,11 @@ def _too_small(flow: MailFlow, side: Side, wanted: float, what: str) -> Iterator
         if _limit(flow, service) < wanted:
             yield flow.settings.of("message_size_limit", service).fault(
                 "size-back",
-                f"too small for {what} ({wanted:.0f} octets), which is lost to a bounce",
+                f"too small for {what} ({wanted:.0f} bytes), which is lost to a bounce",
                 f"set message_size_limit={wanted:.0f} or more",
             )
 
 
 def _limit(flow: MailFlow, service: MasterService) -> float:
-    """message_size_limit of a service in octets; infinite for 0."""
+    """message_size_limit of a service in bytes; infinite for 0."""
     return flow.settings.of("message_size_limit", service).number or float("inf")

@@ -15,7 +15,7 @@ from pathlib import Path
 from relay.errors import ConfigError
 
 TIMEOUT_S = 30.0
-"""postconf reads a few files; a directory on a dead network drive must not hang us."""
+"""Timeout of postconf, in seconds: a directory on a dead network drive must not block us."""
 ADMIN_PATHS = ("/usr/sbin", "/usr/local/sbin", "/sbin")
 """Where Postfix's commands are, also for users whose PATH does not say so."""
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
@@ -23,7 +23,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 @dataclass(frozen=True, slots=True)
 class PostfixFault:
-    """One thing that is wrong: `where` is the line of main.cf or master.cf, `what` is wrong with it, `remedy` mends it.
+    """One thing that is wrong: `where` is the line of main.cf or master.cf, `what` is wrong with it, `remedy` fixes it.
 
     `code` stays the same, for scripts and for the table of bad configurations in the tests.
     """
@@ -49,7 +49,7 @@ class MasterService:
 
     @property
     def key(self) -> str:
-        """As postconf names it: `smtp/inet`."""
+        """Its name for postconf: `smtp/inet`."""
         return f"{self.name}/{self.type}"
 
 
@@ -108,7 +108,7 @@ class Setting:
 
     @property
     def where(self) -> str:
-        """Where a person finds it."""
+        """Its place, for a person."""
         if self.service is not None and self.name in self.service.overrides:
             return f"master.cf {self.service.key}: {self.name}={self.value}"
         return f"main.cf: {self.name} = {self.settings.main.get(self.name, '')}"
@@ -120,7 +120,7 @@ class Setting:
         return f"postconf -e '{f'{self.name} = {value}'.rstrip()}'"
 
     def fault(self, code: str, what: str, remedy: str) -> PostfixFault:
-        """That it is wrong."""
+        """Returns a fault of this setting."""
         return PostfixFault(code, self.where, what, remedy)
 
 

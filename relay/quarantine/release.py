@@ -108,7 +108,7 @@ class Release:
             raise
 
     async def _claim(self, kept: Kept) -> bool:
-        """Whether it is ours now; who is cancelled while the store is busy gives back what he gets afterwards."""
+        """Whether it is ours now; a caller cancelled while the store is busy gives back what arrives afterwards."""
         claiming = asyncio.create_task(self.quarantine.claim(kept.id))
         try:
             return await asyncio.shield(claiming)

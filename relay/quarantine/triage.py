@@ -1,4 +1,4 @@
-"""Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine and tell of it.
+"""Decides about arriving mail that cannot be handed on: hold it, refuse it, or put it in quarantine and report it.
 What is put aside is on the disk when these methods return, and only then is 250 said; notices follow RFC 3834.
 """
 
@@ -34,7 +34,7 @@ from relay.store.store import Store
 log = structlog.get_logger(__name__)
 
 SHARES = 2
-"""One party (a peer, or all who are no peer together) may take one part of so many, so that nobody takes all."""
+"""Number of parts of the quarantine; one party (a peer, or all who are no peer) may take one part."""
 MAX_CAUSE = 1000
 TOO_LATE: frozenset[str] = frozenset({"expired", "destroyed", "key-lost", "outside-window"})
 """What was sealed as it should be, and came when nobody could open it any more."""
@@ -150,7 +150,7 @@ class Triage:
 
 
 def identity(mail: Mail) -> bytes:
-    """32 octets that all copies of a mail have: of a sealed one its CMS, whoever sends it, whatever its header is.
+    """32 bytes that all copies of a mail have: of a sealed one its CMS, independent of sender and header.
 
     A sealed mail opens or not by its CMS alone, all of it, so no copy can take the place of a better one.
     """

@@ -64,7 +64,7 @@ class Places:
 
     @property
     def directory(self) -> Path:
-        """Where relay.toml, policies and the KME's files are."""
+        """The directory of relay.toml, policies and the KME's files."""
         return self.config_file.parent
 
 

@@ -40,7 +40,7 @@ class Asker:
                 return answer
 
     def choose(self, why: str, question: str, of: tuple[str, ...], default: str) -> str:
-        """One of some words."""
+        """Asks for one of several words."""
 
         def one_of(answer: str) -> None:
             if answer not in of:

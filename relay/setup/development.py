@@ -1,5 +1,5 @@
 """The development KMEs as a new site's KME: which of the two is ours, its certificates, its address.
-Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); whoever sets up last is what its peer is not.
+Standard: SAE 2 is at KM1 and SAE 1 at KM2 (relay/kme); the site set up last is what its peer is not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.rights import as_owner_of
 from relay.setup.answers import KMEAccess
 
 SAES = ("2", "1")
-"""Of the first site, and of the other one."""
+"""SAE IDs of the first site and of the other one."""
 
 
 def sae_beside(peer_sae: str | None) -> str:

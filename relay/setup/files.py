@@ -53,7 +53,7 @@ class Owner:
 
     @classmethod
     def myself(cls) -> Owner:
-        """Whoever runs this."""
+        """The user who runs this."""
         return cls(os.geteuid(), os.getegid())
 
     @property
@@ -63,7 +63,7 @@ class Owner:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """The name, for people."""
         return pwd.getpwuid(self.uid).pw_name
 
     @property
@@ -132,7 +132,7 @@ def backed_up(path: Path) -> Path:
 
 
 def write_whole(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
-    """The file in one step: whoever reads sees the old or the new, also after a crash. Raises OSError."""
+    """The file in one step: a reader sees the old or the new, also after a crash. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)

@@ -36,7 +36,7 @@ async def as_before(now: Lines, backups: Sequence[Path]) -> Lines:
 
 
 def without_stale(lines: Lines, settings: PostfixSettings, config: Config, *, by_filter: bool) -> Lines:
-    """The settings without what leads to where the relay does not listen any more.
+    """The settings without what leads to where the relay no longer listens.
 
     `by_filter`: Postfix goes on giving its mail to the transport `qumail`.
     """

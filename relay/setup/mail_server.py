@@ -1,5 +1,5 @@
 """Puts the relay beside a Postfix, by the files of deploy/postfix as they say, and takes that back.
-Everything is tried on a copy first; what was there is kept, and whoever edits afterwards loses nothing.
+Everything is tried on a copy first; what was there is kept, and later edits are not lost.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class PostfixChange:
         return self.before != self.after
 
     def diff(self) -> str:
-        """For people, as diff -u shows it."""
+        """The change as text for people, as diff -u shows it."""
         return "".join(_diff(self.directory / name, self.before[name], self.after[name]) for name in FILES)
 
 

@@ -17,7 +17,7 @@ from relay.setup.policies import policy_file, write_peer_policies
 
 
 def document_in(raw: bytes) -> bytes:
-    """The peer document in an invitation, or the octets themselves where they are none. Raises BadInvitation."""
+    """The peer document in an invitation, or the bytes themselves where they are none. Raises BadInvitation."""
     if not is_invitation(raw):
         return raw
     try:

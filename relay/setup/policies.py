@@ -15,14 +15,14 @@ from relay.setup.answers import Answers
 from relay.setup.files import Owner, Written, put
 
 HOLD_FOR = "2 d"
-"""How long mail to a peer waits until its sender is told; less than a mail queue's lifetime (Postfix: 5 days)."""
+"""Time that mail to a peer is held before its sender is notified; less than a queue's lifetime (Postfix: 5 days)."""
 EVERYBODY = {
     "clear": (
         "# Everybody who has no file of their own: their mail leaves IN CLEAR.\n"
         'levels = ["plaintext"]\nreason = "sites that are no peers of ours"\n'
     ),
     "refuse": (
-        "# Everybody who has no file of their own: the sender is told that we share no keys with them.\n"
+        "# Everybody who has no file of their own: the sender is notified that we share no keys with them.\n"
         'levels     = ["pqc"]\nimpossible = "refuse"\n'
     ),
 }
@@ -44,7 +44,7 @@ def write_first_policies(directory: Path, answers: Answers, owner: Owner) -> lis
 def write_peer_policies(directory: Path, domains: Iterable[str], levels: Iterable[str], owner: Owner) -> list[Written]:
     """A file for each domain of a peer that has none: its mail is sealed at these levels, or held; or ConfigError."""
     text = (
-        "# A peer: its mail is sealed, at the first of these levels that can be had, and held while none can.\n"
+        "# A peer: its mail is sealed, at the first of these levels that is available, and held while none is.\n"
         f"levels    = {json.dumps(list(levels))}\n"
         f'quantum   = "preferred"\notherwise = "hold"\nhold_for  = "{HOLD_FOR}"\n'
     )

@@ -120,7 +120,7 @@ def ask_everybody(asker: Asker) -> Everybody:
     """What becomes of mail for those who are neither inside nor peers."""
     why = (
         "Mail for everybody else, with whom you share no keys. hold: it waits until a policy file says what to do. "
-        "refuse: its sender is told. clear: it leaves IN CLEAR, as it does today."
+        "refuse: its sender is notified. clear: it leaves IN CLEAR, as it does today."
     )
     answer = asker.choose(why, "Everybody else", get_args(Everybody), "hold")
     chosen: Everybody = next(each for each in get_args(Everybody) if each == answer)

@@ -77,9 +77,9 @@ def _kme(answers: Answers) -> Iterator[str]:
 
 def _watching(answers: Answers) -> Iterator[str]:
     if answers.postmaster:
-        yield from ("", "# Who is told by mail when something is wrong, beside log, metrics and `check`.")
+        yield from ("", "# Who is notified by mail when something is wrong, beside log, metrics and `check`.")
         yield from _table("alarms", mail_to=[answers.postmaster])
-    yield from ("", "# Where the relay tells how it is: a page for people, /metrics and /readyz.")
+    yield from ("", "# Where the relay shows how it is: a page for people, /metrics and /readyz.")
     yield from _table("status", listen=answers.address(STATUS))
 
 
@@ -89,5 +89,5 @@ def _table(table: str, /, **settings: str | list[str]) -> Iterator[str]:
 
 
 def kme_files(directory: Path) -> tuple[Path, Path, Path]:
-    """Where CA, certificate and key of the KME are put."""
+    """Returns the paths of the KME's CA, certificate and key."""
     return directory / "kme" / "ca.pem", directory / "kme" / "sae.pem", directory / "kme" / "sae.key"

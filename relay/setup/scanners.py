@@ -121,7 +121,7 @@ def _proxies(had: MailFlow) -> dict[str, str]:
 
 
 def _handing_back(had: MailFlow, scanners: Iterable[str]) -> list[MasterService]:
-    """Where scanners hand mail back. Raises NoRow where nobody can tell."""
+    """Returns the services to which scanners hand mail back. Raises NoRow where that is unknown."""
     for value in scanners:
         target = destination(value)
         transport = had.settings.service(value.partition(":")[0], "unix")

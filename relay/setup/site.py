@@ -20,7 +20,7 @@ from relay.setup.relay_toml import kme_files, relay_toml
 from relay.store.secret import SiteSecret
 
 MAX_PEM = 65_536
-"""Octets of a certificate or key file that is copied."""
+"""Maximum size of a certificate or key file that is copied, in bytes."""
 
 
 def write_configuration(answers: Answers, places: Places, owner: Owner, *, replace: bool = False) -> list[Written]:
@@ -42,7 +42,7 @@ def write_configuration(answers: Answers, places: Places, owner: Owner, *, repla
 
 
 def make_state(config: Config, progress: Progress) -> list[Written]:
-    """Secret and identity where relay.toml wants them, for whoever runs this: the relay's user. Raises ConfigError."""
+    """Secret and identity where relay.toml wants them, owned by the current user: the relay's. Raises ConfigError."""
     secret, files, me = config.store.secret, config.identity, Owner.myself()
     written = [make_directory(secret.parent, me, state=True)]
     if isinstance(config.store.database, Path):

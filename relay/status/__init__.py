@@ -1,5 +1,5 @@
-"""How a relay tells how it is: metrics for Prometheus, whether it is ready, alarms, the operators' page.
-Standard: it only tells, and mail comes first: work and connections are bounded, and no answer waits for the store.
+"""How a relay reports its state: metrics for Prometheus, whether it is ready, alarms, the operators' page.
+Standard: it is read-only, and mail comes first: work and connections are bounded, and no answer waits for the store.
 
     measures.py    what each process measures of itself, and the first one of the site: on the board (relay/counting)
     ready.py       whether mail is sealed or held safely
@@ -7,7 +7,7 @@ Standard: it only tells, and mail comes first: work and connections are bounded,
     rules.py       when each is raised
     alarms.py      that each begins once and ends once
     standing.py    one that stands, and the file that commands read
-    telling.py     who is told of them besides
+    telling.py     who is notified of them besides
     exposition.py  the text of /metrics
     record.py      the last minutes in memory, some weeks in the store, for the page
     page/          the page
@@ -42,7 +42,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A relay that serves, as far as is told of it; one value for its life."""
+    """The parts of a serving relay that the status needs; one value for its lifetime."""
 
     config: Config
     board: Board
@@ -67,4 +67,4 @@ class StatusModule(Protocol):
         """The server, ready; whatever it needs ends with the context. Raises ConfigError."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-        """For `check`: what was looked at, how it stands, and what is wrong with it."""
+        """For `check`: each item checked, its state and its faults."""

@@ -22,7 +22,7 @@ from relay.store import secret_file
 log = structlog.get_logger(__name__)
 
 LEAST_LENGTH = 32
-"""Characters of a token: nobody guesses so many."""
+"""Minimum length of a token, in characters, against guessing."""
 _ASK = {"WWW-Authenticate": 'Basic realm="QuMail Relay", charset="UTF-8"'}
 
 
@@ -38,9 +38,9 @@ class Access:
     """The rule for one address."""
 
     def __init__(self, token: Path | None, *, local_names: bool, changed: Callable[[], None] = lambda: None) -> None:
-        """With `local_names` only this host's own are asked under; without, also what is no name elsewhere, as programs
-        make one up for a Unix socket, to which ssh may lead a browser from loopback. `changed` hears of another token.
-        Raises ConfigError.
+        """With `local_names` only this host's own names are allowed. Otherwise also what is no name elsewhere, as
+        programs make one up for a Unix socket, to which ssh may lead a browser from loopback. `changed` hears of
+        another token. Raises ConfigError.
         """
         self._file = token
         self._local_names = local_names
@@ -82,7 +82,7 @@ class Access:
 
 
 def _is_asked_by_itself(request: web.Request) -> bool:
-    """Not by another site's page, but for a link that was followed here; Fetch Metadata, which browsers send."""
+    """Whether the request is not by another site's page, but for a followed link (Fetch Metadata)."""
     if request.headers.get("Sec-Fetch-Site", "none") in ("same-origin", "none"):
         return True
     return (request.headers.get("Sec-Fetch-Mode"), request.headers.get("Sec-Fetch-Dest")) == ("navigate", "document")
@@ -102,7 +102,7 @@ def _token_in(authorization: str) -> bytes:
 
 
 def _digest(token: bytes) -> bytes:
-    """Of one length, whatever was sent."""
+    """Returns a digest of fixed length, for a comparison in constant time."""
     return hashlib.sha256(token).digest()
 
 

@@ -1,7 +1,7 @@
-"""Alarms: each begins once and ends once, for all processes of a relay together, and a restart tells of none again.
+"""Alarms: each begins once and ends once, for all processes of a relay together, and a restart reports none again.
 Standard: relay/counting/alarms.py is the table of all; who looks at them holds up no mail.
 
-Where an alarm stands is in a file beside the site's secret, written at once (rename(2)), with what is still to be told
+Where an alarm stands is in a file beside the site's secret, written at once (rename(2)), with pending notices
 of it: `check` reads it, and so does the relay that starts next.
 """
 
@@ -28,22 +28,22 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 5.0
 WRITE_S = 10.0
-"""Interval at which the file is written though nothing has changed: an older one tells of no relay that serves."""
+"""Interval at which the file is written though nothing has changed: an older one reports no relay that serves."""
 AGAIN_S = 86_400.0
-"""An alarm that stands is said again after so long."""
+"""Interval at which a standing alarm is reported again, in seconds."""
 
 
 class Telling(Protocol):
-    """Who else is told."""
+    """Who else is notified."""
 
     def tell(self, standing: Standing, state: State) -> None:
         """Returns at once; whatever fails is for the log."""
 
     def untold(self) -> dict[str, Any]:
-        """What is still to be told, for a file."""
+        """What is still to be reported, for a file."""
 
     def resume(self, untold: Mapping[str, Any]) -> None:
-        """Tells what the relay before had still to tell. Raises ValueError, KeyError and TypeError."""
+        """Resumes the notices of the relay before. Raises ValueError, KeyError and TypeError."""
 
 
 class Alarms:
@@ -155,7 +155,7 @@ class Alarms:
             await asyncio.sleep(LOOK_S)
 
     async def write(self) -> None:
-        """As it is now; whatever fails is for the log."""
+        """Writes the current state; a failure is logged."""
         text, self._written_at = self._as_text(), self._clock()
         try:
             await asyncio.to_thread(write_whole, self._file, text)
@@ -175,4 +175,4 @@ def _resume(telling: Telling, untold: Mapping[str, Any]) -> None:
     try:
         telling.resume(untold)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        log.warning("alarms_not_read", cause=f"what was still to be told: {type(error).__name__}: {error}")
+        log.warning("alarms_not_read", cause=f"what was still to be reported: {type(error).__name__}: {error}")

@@ -40,7 +40,7 @@ def listens_on(config: Config) -> dict[str, Where]:
 async def door(watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets) -> AsyncIterator[StatusDoor]:
     """The server, ready. Raises ConfigError: a file cannot be used."""
     table = watched.config.status
-    assert table is not None  # noqa: S101 - whoever calls has looked
+    assert table is not None  # noqa: S101 - the caller has checked
     async with page(watched, alarms) as shown:
         yield StatusDoor(table, ready, Exposition(watched.board), shown, sockets[LISTEN])
 
@@ -80,7 +80,7 @@ class StatusDoor:
         await self.stop()
 
     async def stop(self) -> None:
-        """Ends all connections: mail does not wait for who looks on."""
+        """Ends all connections: mail does not wait for viewers."""
         self._page.feed.send_off()
         await self._server.stop()
 
@@ -93,7 +93,7 @@ class StatusDoor:
         return web.Response(body=await self._exposition.text(), headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        """That this is said at all says that the event loop goes on."""
+        """Always says OK: an answer at all proves that the event loop runs."""
         return web.Response(text="ok\n")
 
     async def _readyz(self, request: web.Request) -> web.Response:

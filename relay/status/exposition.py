@@ -1,7 +1,7 @@
 """The text of /metrics: the sums over all processes, in the text format of Prometheus.
 Standard: https://prometheus.io/docs/instrumenting/exposition_formats/, written by prometheus_client.
 
-It is written in pieces, so that mail has its turn between them, and not more often than costs little: whoever asks
+It is written in pieces, so that mail has its turn between them, and not more often than costs little: who asks
 meanwhile hears what was written last.
 """
 
@@ -27,7 +27,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 AT_ONCE = 50
 """Number of sets of labels written before others have their turn: a histogram's take a millisecond."""
 SHARE = 0.02
-"""No more of the time is spent on it than this."""
+"""Maximum share of time spent on the exposition."""
 
 
 class Exposition:
@@ -40,7 +40,7 @@ class Exposition:
         self._writing = asyncio.Lock()
 
     async def text(self) -> bytes:
-        """As it is now, or was a moment ago."""
+        """Returns the current text, or one that is a moment old."""
         async with self._writing:
             if (began := time.monotonic()) >= self._not_before:
                 self._text, cost = await self._written()
@@ -48,7 +48,7 @@ class Exposition:
             return self._text
 
     async def _written(self) -> tuple[bytes, float]:
-        """The text, and how many seconds nobody else had his turn for it."""
+        """The text, and how many seconds the event loop ran nothing else for it."""
         pieces: list[bytes] = []
         turns, cost = Turns(), 0.0
         steps = _pieces(await self._board.totals())

@@ -91,7 +91,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     """When each ends; blocks."""
     config, known = watched.config, watched.known()
     for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
-        with suppress(OSError, ValueError):  # files that cannot be read are told elsewhere
+        with suppress(OSError, ValueError):  # files that cannot be read are reported elsewhere
             for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
                 yield (end.of, pool.client.name), end.until.timestamp()
     if known.identity is not None:
@@ -109,7 +109,7 @@ def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
 
 
 def _octets(directory: Path) -> int:
-    """Of all files there; those that go meanwhile count for nothing."""
+    """Returns the size of all files there, in bytes; files that vanish meanwhile are skipped."""
     total = 0
     with suppress(FileNotFoundError), os.scandir(directory) as entries:
         for each in entries:
@@ -119,5 +119,5 @@ def _octets(directory: Path) -> int:
 
 
 def _resident() -> int:
-    """Octets of memory; proc(5)."""
+    """Bytes of memory; proc(5)."""
     return int(Path("/proc/self/statm").read_bytes().split()[1]) * _PAGE

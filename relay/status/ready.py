@@ -1,10 +1,10 @@
 """Whether this relay is ready: mail that it takes is sealed, or held safely; else other relays should get the mail.
 It is looked now and then, and said when somebody asks: no answer waits for a disk or a database.
 
-Ready: a KME is away, keys are gone, the next hop is away, a policy file is broken (the set before it is in force): what
-cannot go now is held, and nothing is lost. Not ready: the store cannot be written, its disk is full, the second process
-has ended, or the audit record cannot be written and no mail shall leave without, so that all mail would be held; and
-nobody has looked for long, which is a relay that hangs.
+Ready: a KME is away, keys are gone, the next hop is away, a policy file is broken (the set before it is in force). What
+cannot go now is held, and nothing is lost. Not ready, since all mail would be held: the store cannot be written, its
+disk is full, the second process has ended, or the audit record is needed and cannot be written. Not ready either: the
+relay has not looked after itself for long, so it hangs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LOOK_S = 10.0
 PATIENCE_S = 10.0
 """Maximum time the store may take to write a row, in seconds."""
 STALE_S = 60.0
-"""What was seen longer ago tells nothing."""
+"""Maximum age of an observation, in seconds."""
 
 
 _STORE = "store_unwritable"

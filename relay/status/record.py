@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 LOOK_S = 10.0
 WRITE_S = 60.0
 RECENT_S = 600.0
-"""What came about since then is recent."""
+"""Maximum age of what counts as recent, in seconds."""
 ENDED = 10
 """Maximum number of alarms that are over and remembered, until the relay is started anew."""
 MOST_ASIDE = 20
@@ -141,7 +141,7 @@ class Record:
         )
 
     def _history(self, now: _Look) -> dict[int, list[Stretch]]:
-        """What is written, and what is still to be: so that it tells of the same mails as all else does."""
+        """What is written, and what is still to be: so that it reports the same mails as all else does."""
         if self._written is None:
             return dict(self._sorted)
         counted, at = _mails(now.counts[metrics.MAILS]), time.time()

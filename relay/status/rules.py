@@ -22,7 +22,7 @@ from relay.status.sight import WINDOW_S, Sight, Which
 Seen = tuple[str, str]
 """What an alarm is about ("" where it is about the relay), and the cause."""
 Rule = Callable[[Sight, Collection[str]], Iterable[Seen]]
-"""It is told what its alarm stands for already: where an end has to be seen, no news is no end."""
+"""Gets what its alarm stands for already: an end has to be observed, no news is no end."""
 
 THROUGH = ("delivered", "inside", "repeated")
 """Outcomes of mail that got through."""
@@ -46,7 +46,7 @@ def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     most = sight.watched.config.alarms.held_longer_than
     for direction in sorted({each.direction for each in sight.waiting}):
         ours = [each for each in sight.waiting if each.direction == direction]
-        # Where not all found a place, what is tried again may not have: then what was tried once tells of it.
+        # Where not all found a place, what is tried again may not have: then what was tried once counts.
         longest = max(each.longest if sight.more_wait else each.again for each in ours)
         if longest > most:
             number = (
@@ -70,7 +70,7 @@ def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
-    """For how long it is known that no mail of this direction has gone: the age of a sample, 0 where none tells."""
+    """Returns for how long no mail of this direction is known to have gone: a sample's age, 0 without one."""
     ages = [sight.now - at for at, _ in reversed(sight.samples)]
     one_went = _ended(direction, THROUGH)
     none_since = bisect_left(ages, True, key=lambda age: sight.grown(metrics.MAILS, age, one_went) > 0)
@@ -175,7 +175,7 @@ def _certificate_ended(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 
 def _certificates(sight: Sight) -> Iterator[tuple[str, float, str]]:
-    """Of what each is, the seconds that are left, and the day."""
+    """Yields each certificate's name, the seconds left, and the day of its end."""
     now = datetime.now(UTC).timestamp()
     for (of, name), end in sight.gauges(metrics.CERTIFICATE).items():
         if not math.isnan(end):
@@ -365,4 +365,4 @@ RULES: dict[str, Rule] = {
     "clock_jumped": _clock_jumped,
     "history_not_written": _history_not_written,
 }
-"""By the name of the condition."""
+"""All rules, by the name of the condition."""

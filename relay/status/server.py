@@ -20,26 +20,27 @@ from relay.status.access import Access
 log = structlog.get_logger(__name__)
 
 MOST_CONNECTIONS = 200
-"""For one more that connection is closed that has asked for nothing for longest, else that whose answer takes longest.
-Mail needs descriptors, and a liveness probe must be heard."""
+"""Maximum number of connections. Beyond it the longest idle one is closed, else the slowest answer. Mail needs
+descriptors, and a liveness probe must be answered.
+"""
 PROBES_A_SECOND = 1000
-"""Connections that are accepted a second, and probes that are answered. What waits for that stands before a probe."""
+"""Maximum number of connections accepted a second, and of probes answered. Probes come before waiting requests."""
 OF_ONE_A_SECOND, BURST_OF_ONE = 5, 50
 """The same of probes by one connection, after so many at once."""
 A_SECOND, BURST = 50, 200
 """Number of other requests answered a second, and at once before that; others wait for their turn."""
 REQUEST_S = 10.0
-"""A request must have come whole so long after the connection, or the answer before."""
+"""Request timeout, in seconds, from the connection or from the answer before."""
 ANSWER_S = 10.0
 """Maximum time a client may take to read an answer, in seconds."""
 ANSWERS_AT_ONCE = 8
-"""Each takes the memory of its text until it is read."""
+"""Maximum number of concurrent answers; each takes the memory of its text until it is read."""
 HANDSHAKE_S = 5.0
 RETRY_S = 1.0
-"""After this time it is tried again where no connection could be accepted: too many open files, for instance."""
+"""Retry interval after a failed accept (too many open files, for instance), in seconds."""
 STOP_S = 1.0
 MOST_OF_A_LINE, MOST_FIELDS = 4096, 50
-"""Octets of a request's first line and of each field, and how many fields."""
+"""Maximum length of a request's first line and of each field, in bytes, and maximum number of fields."""
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -90,9 +91,9 @@ class StatusServer:
         lasting: Collection[str] = (),
         probes: Collection[str] = (),
     ) -> None:
-        """Answers to the `lasting` paths go on and on: whoever gives them bounds how many there are, and how slow.
+        """Answers to the `lasting` paths go on and on: their caller bounds their number and slowness.
 
-        Those to `probes` have a few octets, and wait for nobody who asks for anything else.
+        Those to `probes` have a few bytes, and wait for nobody who asks for anything else.
         """
         self._lasting = lasting
         self._probes = probes
@@ -227,7 +228,7 @@ class StatusServer:
         return response
 
     def _pace_of(self, protocol: web.RequestHandler) -> Pace:
-        """That of the probes of one connection; those that have ended are forgotten in time."""
+        """Returns the pace of one connection's probes; those of closed connections are dropped in time."""
         server = self._runner.server
         if len(self._paces) > 2 * MOST_CONNECTIONS and server is not None:
             self._paces = {each: self._paces[each] for each in server.connections if each in self._paces}

@@ -21,19 +21,19 @@ from relay.status import Watched
 from relay.status.ready import Readiness
 
 WINDOW_S = 600.0
-"""So far back it is known how numbers have grown."""
+"""Window for the growth of numbers, in seconds."""
 SAMPLE_S = 10.0
 GROWING = (
     metrics.MAILS, metrics.FAILURES, metrics.KEYS_MISSED, metrics.KME_REQUESTS,
     metrics.RECEIVED_KEYS_REFUSED, metrics.QUARANTINE_PUT,
     metrics.QUARANTINE_LAG, metrics.QUARANTINE_FULL, metrics.TRIPWIRE, metrics.LOOP_LAG,
 )  # fmt: skip
-"""Of these alone."""
+"""Metrics whose growth is tracked."""
 PATIENCE_S = 5.0
 TRY_S = 60.0
 _GONE = ("Gone", "Silent")
 ADOPTED_S = 3600.0
-"""A clock that has gone on for so long is right."""
+"""Time after which a clock that was set counts as right, in seconds."""
 
 Numbers = Mapping[Metric, Mapping[Labels, list[float]]]
 Which = Callable[[Labels], bool]
@@ -46,7 +46,7 @@ def any_labels(_: Labels) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """One look; `clock_off` is by how many seconds the clock was set, `disk_free` octets, None where nobody knows.
+    """One look; `clock_off` is by how many seconds the clock was set, `disk_free` bytes, None where nobody knows.
 
     `not_ready` has what relay/status/ready.py has found, by condition, and `in_vain` how many findings the policy files
     have. `next_hops` says of each direction that was tried what is wrong with it, "" for nothing; `more_wait` that not

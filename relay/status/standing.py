@@ -1,5 +1,5 @@
 """A condition that stands, and the file in which the serving relay writes those that do.
-Standard: commands read it without loading what serves mail; one that is old tells of no relay that serves.
+Standard: commands read it without loading what serves mail; one that is old reports no relay that serves.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Standing:
         return public_cause(self.alarm.name, self.cause)
 
     def as_json(self) -> dict[str, Any]:
-        """For the file."""
+        """Returns the row for the file."""
         return {
             "alarm": self.alarm.name, "about": self.about, "cause": self.cause, "since": self.since, "told": self.told,
             "said": self.said,
@@ -59,7 +59,7 @@ def public_cause(alarm: str, cause: str) -> str:
 
 
 def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> tuple[list[Standing], Mapping[str, Any]]:
-    """What stood, and was still to be told, when this was written; nothing where it cannot be read."""
+    """What stood, and was still to be reported, when this was written; nothing where it cannot be read."""
     try:
         found = json.loads(read_regular(file))
         standing = [_standing(row, now, known) for row in found["alarms"][:MOST] if row["alarm"] in known]
@@ -72,7 +72,7 @@ def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> t
 
 
 def _standing(row: Mapping[str, Any], now: float, known: Mapping[str, Alarm]) -> Standing:
-    """As it stood; raises ValueError, KeyError and TypeError."""
+    """Reads one row; raises ValueError, KeyError and TypeError."""
     about, cause = str(row["about"]), str(row["cause"])
     since, told = float(row["since"]), float(row["told"])
     return Standing(known[row["alarm"]], about, cause, since, told, seen=now, said=str(row.get("said", cause)))

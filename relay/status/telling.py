@@ -2,8 +2,8 @@
 Standard: it names alarms, peers and KMEs alone; it holds up nothing, is bounded in time and number, and never raises.
 
 The mail is one of ours like any other: it takes the journey out, so that policy seals it or keeps it. Each address, and
-the program, is told by itself, of each word once; what could not be told by mail goes into the next one. What is still
-to be told survives the relay: alarms.py writes it down (`untold`), and hands it back (`resume`).
+the program, gets each notice separately, once; what could not be mailed goes into the next mail. What is still
+pending survives the relay: alarms.py writes it down (`untold`), and hands it back (`resume`).
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ MAIL_EVERY_S = 300.0
 COMMAND_S = 30.0
 MAIL_S = 60.0
 MOST = 100
-"""No more words wait to be told: of those before nothing is said any more."""
+"""Maximum backlog of notices; the oldest are dropped."""
 _COMMAND = "command"
-"""What the program is called in the file, where others are addresses."""
+"""Name of the program in the file, where others are addresses."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """What is told of one alarm."""
+    """One notice about one alarm."""
 
     state: State
     name: str
@@ -80,7 +80,7 @@ class _Word:
 
 
 class _Untold:
-    """What waits to be told to one address, or to the program."""
+    """The notices that wait for one address, or for the program."""
 
     def __init__(self) -> None:
         self.words: deque[_Word] = deque(maxlen=MOST)
@@ -104,7 +104,7 @@ class _Untold:
 
 
 class AlarmTelling:
-    """What waits to be told, and the telling of it."""
+    """The queue of notices, and their sending."""
 
     def __init__(self, config: Config, board: Board, way_out: WayOut | None, next_hops: Mapping[str, NextHop]) -> None:
         """The mail takes the `way_out`, else goes to our own people by the next hop of incoming mail."""
@@ -124,18 +124,18 @@ class AlarmTelling:
             each.add(word)
 
     def untold(self) -> dict[str, Any]:
-        """What is still to be told, by whom; for a file."""
+        """The pending notices by receiver, for a file."""
         waiting = {**self._mails, **self._runs}
         return {to: [asdict(word) for word in each.words] for to, each in waiting.items() if each.words}
 
     def resume(self, untold: Mapping[str, Any]) -> None:
-        """What `untold` gave, to whoever is still to be told of alarms. Raises ValueError, KeyError and TypeError."""
+        """What `untold` gave, to those that alarms are still due to. Raises ValueError, KeyError and TypeError."""
         for to, each in {**self._mails, **self._runs}.items():
             for word in untold.get(to, ()):
                 each.add(_Word(**word))
 
     async def keep_up(self) -> None:
-        """Tells what there is to tell, for ever; nobody waits for another."""
+        """Sends notices until cancelled; no receiver waits for another."""
         async with asyncio.TaskGroup() as group:
             for address, untold in self._mails.items():
                 group.create_task(self._keep_mailing(address, untold))

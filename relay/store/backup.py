@@ -1,4 +1,4 @@
-"""A copy of what a relay writes down by itself, made while it serves; whoever starts from it knows that it is one.
+"""A copy of what a relay writes down by itself, made while it serves; a relay that starts from it knows that it is one.
 Standard: SQLite's VACUUM INTO, one read transaction; a file of the copy is on the disk when this returns.
 
 What is on its way into the store is copied first: a record leaves its file only once the database has it, and in the
@@ -61,7 +61,7 @@ def _copied_files(directory: Path, suffix: str, to: Path) -> list[tuple[Path, Pa
     to.mkdir(mode=0o700)
     for path in directory.glob(f"*{suffix}"):
         with suppress(FileNotFoundError):  # the database has it by now
-            # Whoever writes such a file keeps its lock, and a torn record is told from others.
+            # The writer of such a file keeps its lock, and a torn record is recognised.
             _copied(path, to / path.name, lock=False)
     sync_directory(to)
     return [(to, directory)]

@@ -1,7 +1,7 @@
 """Notices that the store was restored from an older copy: what came since then is forgotten, and could be replayed.
 A mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
 
-Where store and file are set back together, as with a whole machine, nothing is noticed; a copy that backup.py has made
+Where store and file are set back together, as with a whole machine, nothing is noticed. A copy that backup.py has made
 carries a mark of its own, and is noticed. Clocks are set now and then,
 a week ahead by mistake and back again: what is forgotten by time is forgotten by a time that follows slowly.
 """
@@ -26,13 +26,13 @@ from relay.store.secret_file import open_regular
 log = structlog.get_logger(__name__)
 
 MOST_PAST_S = 600.0
-"""So far goes what counts as past from one beat to the next, in either direction, whatever the clock says."""
+"""Maximum time that counts as passed between two restore checks, in seconds, in either direction."""
 STEP_S = 60.0
-"""A clock that was set by so much is told."""
+"""Minimum clock step that is reported, in seconds."""
 ONE_ON_S = 1.0
 """The mark moves on by this where the clock is behind it: a copy of the store must be older than what came after it."""
 OF_A_COPY = -1.0
-"""No moment: a store with this mark counts as restored, whatever the file beside the secret says."""
+"""Sentinel for the mark of a copy: such a store counts as restored, whatever the file beside the secret says."""
 YEAR_10000 = 253_402_300_800.0
 """Seconds since 1970 that no clock has shown: a mark beyond could not be seen to move on."""
 _MOST_OCTETS = 64
@@ -50,7 +50,7 @@ _select = select(_beats.c.beat, _beats.c.trusted_from, _beats.c.past)
 
 
 def mark_as_copy(connection: sqlite3.Connection) -> None:
-    """For a copy of the embedded database. Blocks; raises sqlite3.Error."""
+    """Marks a copy of the embedded database. Blocks; raises sqlite3.Error."""
     connection.execute(f"UPDATE {_beats.name} SET {_beats.c.beat.name} = ?", (OF_A_COPY,))  # noqa: S608 - two names of ours
 
 
@@ -125,7 +125,7 @@ class Beat:
         before, ours = self._row(connection, last)
         now = self._clock()
         restored = before is None or before.beat < last
-        # A row that was broken tells nothing, so nothing that was sealed before now is trusted.
+        # A row that was broken reveals nothing, so nothing that was sealed before now is trusted.
         marks = before or _BeatRow(0.0, now, now)
         trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
         beat = max(now, max(marks.beat, last) + ONE_ON_S)

@@ -1,9 +1,9 @@
 """Who is at work on what: claims on one recipient of a mail, held under one lease for each process, in both directions.
 A claim counts for as long as its owner's lease does, by the database's clock; leases end by themselves.
 
-A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name:
-what it had claimed under the old one may be with another relay by now, and must not leave. `check` tells, by a clock of
-this host that goes on while the process is frozen and that nobody can set; relays' clocks are never compared.
+A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name.
+What it had claimed under the old one may be with another relay by now, and must not leave. `check` tells, by a clock of
+this host that goes on while the process is frozen and that nobody can set. Relays' clocks are never compared.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ from relay.store.one_step import InsertNew, OneStep, steps
 log = structlog.get_logger(__name__)
 
 LEASE_S = 60.0
-"""Time after its last sign of life for which a process has its claims to itself, in seconds."""
+"""Lease length, in seconds, from the last heartbeat."""
 RENEW_S = 15.0
-"""How often it gives one."""
+"""Heartbeat interval, in seconds."""
 PATIENCE_S = 30.0
 """Time after its own lease has begun in which a relay takes over no claims, in seconds.
 
 Where the database was away all leases are over, and those at work have to write down first what they delivered."""
 MARGIN_S = 5.0
-"""Seconds before the database by which a process takes its own lease for over: clocks do not all go equally fast."""
+"""Safety margin for clock drift, in seconds: a process gives up its lease this much before the database does."""
 
 _relays = Table(
     "relays",
@@ -191,7 +191,7 @@ class Claims:
         return result
 
     async def dead_processes(self) -> frozenset[str]:
-        """Whose process is not there any more. Raises StoreUnavailable.
+        """Whose process is no longer there. Raises StoreUnavailable.
 
         Of an embedded database all users are processes of this host; of another one nothing can be said.
         """
@@ -265,7 +265,7 @@ class Claims:
         return alive & (_relays.c.until <= self._now + LEASE_S) if self._database.is_sqlite else alive
 
     def _cut_short(self, connection: Connection) -> None:
-        """Where the database's clock was set back, leases go on from now: the dead would have theirs for so long.
+        """Shortens leases after the database's clock was set back: dead processes would hold theirs for as long.
 
         Nobody's is over with that, as the living believe in theirs. An embedded database's clock cannot be set.
         """

@@ -2,7 +2,7 @@
 A committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
 
 A transaction is a function of a connection, as both back ends take it: with SQLite it runs in a thread, which hands one
-result back instead of one for each statement; with PostgreSQL the event loop goes on while a statement is under way.
+result back instead of one for each statement. With PostgreSQL the event loop goes on while a statement is under way.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SCHEMA_LOCK = 0x51754D61
 """The PostgreSQL advisory lock under which the schema is made."""
 
 ROWS_AT_ONCE = 500
-"""In one statement, well below either back end's limit on parameters."""
+"""Maximum number of rows in one statement, well below either back end's limit on parameters."""
 
 Insert: TypeAlias = "sqlite.Insert | postgresql.Insert"
 """An INSERT that knows ON CONFLICT, which both back ends spell alike."""
@@ -165,7 +165,7 @@ class Database:
         """Whether this is the embedded database."""
 
     def insert(self, table: Table) -> Insert:
-        """As the back end takes it."""
+        """Returns the back end's INSERT for this table."""
         if table not in self._inserts:
             self._inserts[table] = sqlite.insert(table) if self.is_sqlite else postgresql_insert(table)
         return self._inserts[table]
@@ -189,11 +189,11 @@ class Database:
         return result
 
     async def rows(self, query: Executable) -> Sequence[Any]:
-        """What one query gives, whoever waits for it. Raises StoreUnavailable."""
+        """The result of one query, finished despite cancellation. Raises StoreUnavailable."""
         return await self.to_its_end(self.reading(lambda connection: connection.execute(query).all()))
 
     async def write(self, *statements: Executable) -> int:
-        """Runs these in one transaction, whoever waits for it; how many rows they have changed together.
+        """Runs these in one transaction despite cancellation; returns how many rows they changed together.
 
         Raises StoreUnavailable.
         """
@@ -207,7 +207,7 @@ class Database:
         """Returns when something could be written just now, or `proof_s` seconds ago. Raises StoreUnavailable."""
         if time.monotonic() - self._written_at < proof_s:
             return
-        # A row of our own: one that all relays write would have them wait for whoever is frozen with it.
+        # A row of our own: one that all relays write would make them wait for a frozen one.
         mine = secrets.randbelow(2**31)
 
         def write(connection: Connection) -> None:
@@ -273,7 +273,7 @@ _Owner = TypeVar("_Owner", bound=_OnDatabase)
 def to_its_end(
     method: Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]],
 ) -> Callable[Concatenate[_Owner, _Arguments], Coroutine[Any, Any, _Result]]:
-    """For a method that makes transactions: whoever waits for it may be cancelled, the method goes on to its end."""
+    """Decorates a method that makes transactions: it finishes even if its caller is cancelled."""
 
     @wraps(method)
     async def run(self: _Owner, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Result:

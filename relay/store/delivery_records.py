@@ -1,14 +1,14 @@
 """What becomes of each mail, recipient by recipient: due, being delivered, waiting with a sealed copy, or served.
 relay/deliveries.py has the rules; this is the table behind them, for all relays of a site together.
 
-- A recipient has one row or none. None: of an earlier try nothing is known. A row without a copy: they have the mail. A
-  row with one: it waits for them. Only sealed copies are kept, never plaintext, and names are digests.
+- A recipient has one row or none. None: of an earlier attempt nothing is known. A row without a copy: they have the
+  mail. A row with one: it waits for them. Only sealed copies are kept, never plaintext, and names are digests.
 - Who works on a mail for a recipient has a claim on that (claims.py) where others could as well. That they have the
-  mail is written whoever has the claim; anything else only by whoever has it.
+  mail is written regardless of the claim; anything else only by its holder.
 - What could not be written is written before anything else of the same mail begins.
 - A mail that was opened is remembered for as long as it could be opened again, and who has it gets it never again. In
   the same transaction its keys are bound to what they have opened (relay/FORMAT.md). Any other mail is forgotten when
-  its try is over, and after KEEP_FOR_S: the same octets sent anew are another mail.
+  its attempt is over, and after KEEP_FOR_S: the same bytes sent anew are another mail.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound, KeysUsed
 
 MOST_LATE_OCTETS = 32 * 2**20
-"""Maximum octets of sealed copies in memory while the store cannot be written."""
+"""Maximum bytes of sealed copies in memory while the store cannot be written."""
 
 LINGER_S = 1.0
 """Time after its answer for which a mail is marked as under way for other workers of this relay, in seconds."""
@@ -80,7 +80,7 @@ class DeliveryRecords:
             self._known = await self._database.reading(all_known)
 
     def share(self, neighbours: Neighbours, take_over: Callable[[], Awaitable[object]]) -> None:
-        """Other workers use this store, which is SQLite, as well. To be called before the first try of a mail.
+        """Other workers use this store, which is SQLite, as well. To be called before the first attempt of a mail.
 
         `take_over` brings what workers that have ended had delivered into the store, and returns when that is done.
         """
@@ -90,14 +90,14 @@ class DeliveryRecords:
         self._take_over = take_over
 
     async def waiting(self) -> int:
-        """For how many recipients a sealed copy waits until the mail comes again. Raises StoreUnavailable."""
+        """Returns for how many recipients a sealed copy waits for a retry. Raises StoreUnavailable."""
         query = select(func.count()).select_from(recipient_rows).where(recipient_rows.c.copy.is_not(None))
         [(number,)] = await self._database.rows(query)
         return int(number)
 
     @property
     def shared(self) -> bool:
-        """Whether other workers use this store, and are told of each try."""
+        """Whether other workers use this store, and learn of each attempt."""
         return self._neighbours is not None
 
     @property
@@ -107,14 +107,14 @@ class DeliveryRecords:
 
     @property
     def lingers(self) -> bool:
-        """Whether other relays begin tries in this store, who know of a try by its claims alone."""
+        """Whether other relays begin tries in this store, who know of an attempt by its claims alone."""
         return not self._database.is_sqlite
 
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
-        """From here to `unmark` no other worker begins a try of this mail to these; to be called before `begin`.
+        """From here to `unmark` no other worker begins an attempt of this mail to these; to be called before `begin`.
 
         Where one had, and has answered its client, the end of the mark is waited for: one process would take the same
-        octets for another mail, or complete what was held. Raises DeliveryUnderWay where one has, and StoreUnavailable
+        bytes for another mail, or complete what was held. Raises DeliveryUnderWay where one has, and StoreUnavailable
         where it cannot be known what one had delivered.
         """
         if self._neighbours is None:
@@ -158,20 +158,20 @@ class DeliveryRecords:
         """Begins work with the records that nobody need wait for; it ends before the store is closed."""
         return self._database.later(work)
 
-    # A try begins
+    # An attempt begins
 
     async def begin(self, direction: str, mail: bytes, mailboxes: Iterable[str], *, intent: bool = False) -> Begun:
-        """One try of a mail for all of these begins, or none; what is known of them.
+        """One delivery attempt for all of these begins, or none; what is known of them.
 
-        With `intent` this is on the disk when it returns, also where nobody else uses the store. Whoever is cancelled
-        has begun nothing. This process must have no other try of it under way. Raises DeliveryUnderWay where another
-        try is under way, and StoreUnavailable.
+        With `intent` this is on the disk when it returns, also where nobody else uses the store. A cancelled caller
+        has begun nothing. This process must have no other attempt of it under way. Raises DeliveryUnderWay where
+        another try is under way, and StoreUnavailable.
         """
         await self._written_of(mail)
         if not intent and not self._may_know(mail):
             return Begun()
         names = {recipient_name(mail, mailbox): mailbox for mailbox in mailboxes}
-        self._claims.drop(names)  # what a try of ours has left that ended in a way nobody foresaw
+        self._claims.drop(names)  # left by an attempt of ours that ended unexpectedly
         return await self._begun(Beginning(direction, mail, names))
 
     async def admit(self, bound: Sequence[Bound], opened: OpenedMail | None = None) -> Begun:
@@ -198,13 +198,13 @@ class DeliveryRecords:
         return this.begun
 
     async def _break_off(self, beginning: asyncio.Task[None], this: Beginning) -> None:
-        """Nobody does anything with what was claimed, if it was."""
+        """Releases what was claimed, if it was."""
         await asyncio.wait([beginning])
         if beginning.exception() is None and this.trouble is None:
             others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
             self._claims.drop(at for at, mailbox in this.mailboxes.items() if mailbox not in others)
 
-    # A try ends
+    # An attempt ends
 
     async def remember(self, mail: bytes, recipients: Iterable[bytes], *, opened: bool = False) -> None:
         """These (by name) have the mail. On the disk when it returns; what could not be written is written later.
@@ -221,7 +221,8 @@ class DeliveryRecords:
         delivered: Iterable[str] = (),
         copies: Iterable[WaitingCopy] = (),
     ) -> None:
-        """The end of a try: of its recipients, who is to be known as having the mail, and which copies wait for whom.
+        """The end of an attempt: of its recipients, who is to be known as having the mail, and which copies wait for
+        whom.
 
         On the disk when it returns. Of the other ones nothing needs to be known any more. Raises StoreUnavailable; then
         it is written later, without its copies where there are too many of them.
@@ -255,7 +256,7 @@ class DeliveryRecords:
         return await self._database.reading(number) == len(names)
 
     async def forget(self, mail: bytes, mailboxes: Iterable[str]) -> None:
-        """Nothing needs to be known of these any more; what waits for others stays. Raises StoreUnavailable."""
+        """Deletes what is known of these; what waits for others stays. Raises StoreUnavailable."""
         await self._write(Settlement(mail, replaced=[recipient_name(mail, mailbox) for mailbox in mailboxes]))
 
     async def settle_opened(
@@ -269,7 +270,7 @@ class DeliveryRecords:
     ) -> set[str]:
         """Notes who has the mail, and gives up the claims on who has it not; which of `opened.mailboxes` have it now.
 
-        Where these are `complete`, the keys that were `used` end soon, in the same transaction; where those who got it
+        Where these are `complete`, the keys that were `used` end soon, in the same transaction. Where those who got it
         now are so already, nobody else is looked for. Raises StoreUnavailable.
         """
         names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}
@@ -376,7 +377,7 @@ class DeliveryRecords:
 
     @to_its_end
     async def expire(self, now: float | None = None) -> int:
-        """Forgets mails that nobody tried again, and those that could not be opened any more; how many had waited.
+        """Forgets mails that nobody tried again, and those that could no longer be opened; how many had waited.
 
         `now` is seconds since 1970, by default the clock's. Who waited is counted as recipients.
         """

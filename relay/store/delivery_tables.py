@@ -63,7 +63,7 @@ def mails_of(connection: Connection, mails: Collection[bytes]) -> set[bytes]:
 
 
 def destroy_copies(connection: Connection, mails: Collection[bytes]) -> None:
-    """Of these mails, those for which nobody waits any more."""
+    """Destroys the copies of these mails for which nobody waits now."""
     for some in batches(list(mails)):
         wanted = select(recipient_rows.c.copy).where(
             recipient_rows.c.mail.in_(some), recipient_rows.c.copy.is_not(None)

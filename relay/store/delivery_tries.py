@@ -1,5 +1,5 @@
 """What one transaction writes and finds when tries of mails begin and end; delivery_records.py has the rules.
-Standard: many tries share a transaction, in the order in which they came; who has a claim (claims.py) writes.
+Standard: many attempts share a transaction, in the order in which they came; who has a claim (claims.py) writes.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from relay.store.one_step import InsertNew, PutRows
 from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
 
 KEEP_FOR_S = 5 * 86400.0
-"""How long what is known of a mail waits for a retry: as long as mail servers keep trying."""
+"""Time for which a mail's record waits for a retry, in seconds: as long as mail servers keep trying."""
 
 RecipientState = Literal["due", "served", "busy"]
-"""A recipient who is to get the mail now, has it, or gets it at this moment from another try."""
+"""A recipient who is to get the mail now, has it, or gets it at this moment from another attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +48,10 @@ class WaitingCopy:
 
 @dataclass(frozen=True, slots=True)
 class Begun:
-    """What earlier tries of a mail have left: mailboxes that have it, and copies that wait.
+    """What earlier attempts of a mail have left: mailboxes that have it, and copies that wait.
 
-    Those who are `busy` are served by another try at this moment; only of an opened mail are there any. `relay` is the
-    name under which its recipients are claimed, "" where nobody else could claim them.
+    Those who are `busy` are served by another attempt at this moment; only of an opened mail are there any. `relay` is
+    the name under which its recipients are claimed, "" where nobody else could claim them.
     """
 
     delivered: frozenset[str] = frozenset()
@@ -66,7 +66,9 @@ class Begun:
 
 @dataclass(slots=True)
 class Beginning:
-    """A try that begins, for these mailboxes by their names, and what was found; `first`: nobody tried it before."""
+    """An attempt that begins, for these mailboxes by their names, and what was found; `first`: nobody tried it
+    before.
+    """
 
     kind: str
     mail: bytes
@@ -82,8 +84,8 @@ class Beginning:
 class Settlement:
     """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
 
-    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written;
-    where these are `complete`, `used` are keys for which nobody waits any more.
+    `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written.
+    Where these are `complete`, `used` are keys for which nobody waits any more.
     """
 
     mail: bytes
@@ -104,7 +106,7 @@ class Settlement:
 
 
 class Tries:
-    """The beginnings and ends of tries, in a transaction of the caller's."""
+    """The beginnings and ends of attempts, in a transaction of the caller's."""
 
     def __init__(self, database: Database) -> None:
         """Of one store."""
@@ -124,7 +126,7 @@ class Tries:
         change: ClaimsTransaction,
         may_know: Callable[[bytes], bool],
     ) -> None:
-        """In the order in which they came; what was written by whoever had it before is seen.
+        """In the order in which they came; what the previous holder wrote is seen.
 
         `may_know` says whether there may be something of a mail that was not opened. What was found, or the trouble, is
         noted in each.
@@ -186,7 +188,7 @@ class Tries:
         forget_at = now + KEEP_FOR_S
         ours = change.end({at: relay for each in outcomes for at, relay in each.claims.items()})
         for each in outcomes:
-            # What whoever has claimed somebody meanwhile knows of them is newer.
+            # What the holder of a later claim knows of them is newer.
             lost = each.claims.keys() - ours
             until = None if each.opened else forget_at
             rows.update((at, None) for at in each.replaced if at not in lost)
@@ -226,14 +228,16 @@ class Tries:
 def _found(
     this: Beginning, known: Mapping[bytes, str | None], copies: Mapping[str, Row[Any]], free: set[bytes], relay: str
 ) -> set[bytes]:
-    """Notes what was found for a try; the claims that it has. Unless it was opened, it has all recipients or none.
+    """Notes what was found for an attempt; the claims that it has. Unless it was opened, it has all recipients or none.
 
     `known` is the copy of each recipient who has a row, `free` are the claims that nobody has.
     """
     served = {at for at in this.mailboxes if at in known and known[at] is None}
     claimed = set(this.mailboxes) if this.opened is None else free & (this.mailboxes.keys() - served)
     if not claimed <= free:
-        this.trouble = DeliveryUnderWay("another relay, or another try, has the same mail to the same recipient now")
+        this.trouble = DeliveryUnderWay(
+            "another relay, or another attempt, has the same mail to the same recipient now"
+        )
         return set()
     waiting: dict[str, list[str]] = {}
     for at, mailbox in this.mailboxes.items():

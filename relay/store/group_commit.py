@@ -1,5 +1,5 @@
 """Writes that wait together are written together: one transaction, one fsync, for all who came meanwhile.
-Whoever writes by it needs no database: the audit record is files.
+Its users need no database: the audit record is files.
 """
 
 from __future__ import annotations

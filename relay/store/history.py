@@ -19,7 +19,7 @@ from relay.store.database import Database, metadata, to_its_end
 KEPT: Mapping[int, int] = {300: 576, 3600: 1008}
 """Seconds of a stretch, and how many of the newest are kept: two days, and six weeks."""
 MOST_POOLS = 100
-"""Of more pairs of KME and peer, the first. A row takes about 60 octets for each, and some hundred for mails."""
+"""Maximum number of pairs of KME and peer. A row takes about 60 bytes for each, and some hundred for mails."""
 BOARDS = 32
 """Maximum number of relays known: those that wrote last."""
 LOCK = 0x51754D48

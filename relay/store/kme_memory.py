@@ -2,8 +2,8 @@
 Standard: ETSI GS QKD 014 V1.1.1; a key is remembered, on the disk, before it can be used, and only by digests.
 
 A KME that was rolled back gives keys again. A key is known again by its key_ID, compared in any case, within its KME
-group, and by its octets in any group. What the digests tell: of a key_ID, which the wire shows as well, whether it was
-issued here; of octets nothing without the site's secret.
+group, and by its bytes in any group. What the digests tell: of a key_ID, which the wire shows as well, whether it was
+issued here; of bytes nothing without the site's secret.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from relay.store.secret import SiteSecret
 KEEP_FOR_S = 400 * 86_400.0
 """Seconds that a key is remembered; a KME is not set back further than a backup is old."""
 MOST: int = 5_000_000
-"""Maximum number of keys remembered, 110 octets of disk each; of more, the oldest are forgotten."""
+"""Maximum number of keys remembered, 110 bytes of disk each; of more, the oldest are forgotten."""
 AT_ONCE: int = 5_000
-"""Rows that one transaction forgets, so that no other writer waits for long."""
+"""Maximum number of rows forgotten in one transaction, so that no other writer waits for long."""
 TELLING_OCTETS: Final = 16
-"""Keys of at least this length are told apart by their octets too; shorter ones may be equal by chance."""
+"""Minimum length of keys that are compared by their bytes too; shorter ones may be equal by chance."""
 DIGEST_OCTETS: Final = 16
 BELIEVED_S = 30 * 86400.0
 """Seconds for which what was found out about a KME is believed."""
@@ -81,7 +81,7 @@ class IssuedKeyMemory:
 
     @to_its_end
     async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
-        """Remembers keys (octets by key_ID) that a KME of this group has just issued; which of them came before.
+        """Remembers keys (bytes by key_ID) that a KME of this group has just issued; which of them came before.
 
         Those may not be used. What is new is on the disk when this returns. Raises StoreUnavailable: then nothing is
         known, and none may be used.
@@ -118,14 +118,14 @@ class IssuedKeyMemory:
         return {name: _Row(name, key_ID, _octets(newest, keys[key_ID])) for name, key_ID in sorted(names.items())}
 
     def _inserted(self, connection: Connection, rows: Sequence[_Row]) -> Sequence[bytes]:
-        """The names of those that were not there, neither by name nor by octets."""
+        """The names of those that were not there, neither by name nor by bytes."""
         now = self._clock()
         insert = self._database.insert(_issued).on_conflict_do_nothing().returning(_issued.c.name)
         values = [{"name": row.name, "octets": row.octets, "issued_at": now} for row in rows]
         return connection.scalars(insert, values).all()
 
     def _under_older_secrets(self, connection: Connection, keys: Mapping[str, bytes]) -> set[str]:
-        """The key_IDs of those whose octets came while the site had another secret."""
+        """The key_IDs of those whose bytes came while the site had another secret."""
         older = self._digest_keys[1:]
         if not older:
             return set()

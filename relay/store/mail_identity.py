@@ -1,9 +1,9 @@
-"""What a mail is called in the store: the same name at each try, at all relays of a site.
-A mail that was opened is called by what its sealed envelope says, any other by its sender and its octets.
+"""What a mail is called in the store: the same name at each attempt, at all relays of a site.
+A mail that was opened is called by what its sealed envelope says, any other by its sender and its bytes.
 
-Postfix may read a mail into its queue once more (`postsuper -r`), and each time puts one trace field on top of it;
-such a mail keeps its name (postsuper(1), pickup(8)): Postfix hands it in as its own user, whom no program runs as.
-Whatever else is on top makes another mail of it. A program that hands in the same octets twice means two mails, and one
+Postfix may read a mail into its queue once more (`postsuper -r`), and each time puts one trace field on top of it.
+Such a mail keeps its name (postsuper(1), pickup(8)): Postfix hands it in as its own user, whom no program runs as.
+Whatever else is on top makes another mail of it. A program that hands in the same bytes twice means two mails, and one
 taken for the other would be lost. So nothing is left out but these fields, and only above another Received field.
 """
 
@@ -26,7 +26,7 @@ _FIELD = re.compile(
 
 
 def name_as_it_came(direction: str, mail: Mail) -> bytes:
-    """SHA-256 over direction, sender and message: 32 octets that every transaction with the same mail has."""
+    """SHA-256 over direction, sender and message: 32 bytes that every transaction with the same mail has."""
     digest = hashlib.sha256(direction.encode() + b"\0")
     digest.update(mail.envelope.sender.encode("utf-8", "surrogateescape") + b"\0\0")
     digest.update(memoryview(mail.message)[begin_before(mail.message, postfix_owner()) :])
@@ -34,12 +34,12 @@ def name_as_it_came(direction: str, mail: Mail) -> bytes:
 
 
 def recipient_name(mail: bytes, mailbox: str) -> bytes:
-    """What a recipient of the mail with this name is called: 32 octets, so that the store names nobody (RFC 7693)."""
+    """What a recipient of the mail with this name is called: 32 bytes, so that the store names nobody (RFC 7693)."""
     return hashlib.blake2b(mail + mailbox.encode("utf-8", "surrogatepass"), digest_size=32).digest()
 
 
 def sealed_name(envelope_id: bytes, master_sae: str) -> bytes:
-    """What a sealed copy is called, at both sites: 32 octets, which nobody else can know."""
+    """What a sealed copy is called, at both sites: 32 bytes, which nobody else can know."""
     return hashlib.sha256(envelope_id + master_sae.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -53,14 +53,14 @@ class OpenedMail:
     forget_at: float
     mailboxes: tuple[str, ...] = field(repr=False)
     name: bytes = field(init=False)
-    """SHA-256 over the two, 32 octets."""
+    """SHA-256 over the two, 32 bytes."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", sealed_name(self.id, self.master_sae))
 
 
 def begin_before(message: bytes, owner: int | None) -> int:
-    """Where the message begins that was in the queue before, in octets: 0 for one that was not queued again.
+    """Returns the offset, in bytes, of the message as it was before it was queued again; 0 for one that was not.
 
     `owner` is the number of Postfix's own user on the host of the relay, None where it has none.
     """

@@ -1,8 +1,8 @@
 """Records in a file that is mapped into memory: they survive a killed process, and to write one costs no system call.
 Standard: mmap(2), MAP_SHARED: what was put there is the kernel's. A file has one writer, which holds its lock (flock).
 
-A record is 4 octets with the length of what follows, most significant first, its CRC-32, and its octets. The length is
-written last, so that a killed writer leaves a record or none; the CRC-32 tells what a machine that lost its power has
+A record is 4 bytes with the length of what follows, most significant first, its CRC-32, and its bytes. The length is
+written last, so that a killed writer leaves a record or none. The CRC-32 tells what a machine that lost its power has
 kept of one. A length of 0 ends a file; what is behind it was written before the file was emptied. Room is taken first,
 so that a full disk is noticed before there is something to write, and not by a signal that ends the process.
 """
@@ -29,9 +29,9 @@ log = structlog.get_logger(__name__)
 _LENGTH_OCTETS = _CRC_OCTETS = 4
 _END = bytes(_LENGTH_OCTETS)
 MAX_OCTETS = 64 * 2**20
-"""No file of ours is larger, and of none is more read."""
+"""Maximum size of a file, in bytes."""
 OVERHEAD_OCTETS = _LENGTH_OCTETS + _CRC_OCTETS
-"""What a record takes besides its own octets."""
+"""Overhead of a record beside its own bytes."""
 
 
 class MappedFile:
@@ -40,7 +40,7 @@ class MappedFile:
     __slots__ = ("_file", "_memory", "_most", "end", "path")
 
     def __init__(self, directory: Path, suffix: str, octets: int) -> None:
-        """A new file with room for so many octets, whose name ends with `suffix`. Raises StoreUnavailable."""
+        """A new file with room for so many bytes, whose name ends with `suffix`. Raises StoreUnavailable."""
         try:
             self.path, self._file = new_file(directory, "", suffix)
             try:
@@ -54,14 +54,14 @@ class MappedFile:
             raise not_made(directory, error, octets) from error
         self._most = octets - _LENGTH_OCTETS
         self.end = 0
-        """Number of octets taken."""
+        """Number of bytes taken."""
 
     def fits(self, octets: int) -> bool:
-        """Whether there is room for a record of so many octets."""
+        """Whether there is room for a record of so many bytes."""
         return self.end + OVERHEAD_OCTETS + octets <= self._most
 
     def add(self, record: bytes) -> bool:
-        """Writes one, and tells whether it did, since there was room; there is no await in here."""
+        """Writes one, and reports whether it did, since there was room; there is no await in here."""
         begin, memory = self.end, self._memory
         body = begin + _LENGTH_OCTETS
         end = body + _CRC_OCTETS + len(record)

@@ -1,7 +1,7 @@
 """What the workers of one relay must know of each other at once: which mails are under way, and which the store knows.
 Standard: memory that they share (memfd_create(2)), its cells under record locks (fcntl(2)) while they are looked at.
 
-A transaction for each mail would tell the same, and cost as much as sealing it. Here a try of a mail marks its
+A transaction for each mail would do the same, and cost as much as sealing it. Here a delivery attempt marks its
 recipients for its worker before anything is done, and ends the marks when its client has heard the answer. What a
 worker that has ended had delivered in its last moments stands in its own files (sent.py): no other one begins a mail
 before these were taken over.
@@ -22,7 +22,7 @@ from relay.errors import DeliveryUnderWay
 _NOTICE, _LIVES, _ENDED = 0, 1, 2
 """Where it stands that a worker has ended, and what stands at the number of each worker."""
 LIVES = 1 << 16
-"""Number of workers that can be told apart, one after the other; their numbers begin at 1."""
+"""Number of workers that can be distinguished, one after the other; their numbers begin at 1."""
 _KNOWN = 1 << 20
 _BUCKETS = 1 << 14
 _WAYS = 16
@@ -32,7 +32,7 @@ _BUCKET_OCTETS = _WAYS * _CELL.size
 _KNOWN_AT = LIVES
 _BUCKETS_AT = LIVES + _KNOWN
 COUNTERS, _COUNTED = 1024, 64
-"""Amounts that are counted together, and workers that count each in a place of their own."""
+"""Number of shared counters, and of workers that count each in a place of their own."""
 _COUNTERS_AT = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
 _PRESENT = 1 << 16
 _PRESENT_OCTETS = 4 * _PRESENT
@@ -65,7 +65,7 @@ class Neighbours:
         self.memory[_HERE_AT + life % _COUNTED] = 0
         at = _PRESENT_AT + life % _COUNTED * _PRESENT_OCTETS
         self.memory[at : at + _PRESENT_OCTETS] = bytes(_PRESENT_OCTETS)
-        self.memory[life] = _ENDED  # first: whoever takes the notice down looks at it afterwards
+        self.memory[life] = _ENDED  # first: the remover of the notice looks at it afterwards
         self.memory[_NOTICE] = 1
 
     def ended(self) -> frozenset[int]:
@@ -96,7 +96,7 @@ class Neighbours:
     # Mails that are under way
 
     def begin(self, places: Sequence[bytes]) -> None:
-        """Marks all of these (32 octets each) as under way here; what was marked here before stays so.
+        """Marks all of these (32 bytes each) as under way here; what was marked here before stays so.
 
         Raises DeliveryUnderWay, with nothing more marked, where another worker has one of them, or had when it ended.
         """
@@ -109,7 +109,7 @@ class Neighbours:
             raise
 
     def end(self, places: Iterable[bytes]) -> None:
-        """They are under way no more, and what is to be known of them is in the store."""
+        """Removes these marks: what is to be known of them is in the store."""
         for place in places:
             start, tag = _cell(place)
             for at, life, whose in self._cells(start):  # without the lock: nobody else changes a mark of ours
@@ -125,7 +125,7 @@ class Neighbours:
                 if not life:
                     free = at
                 elif whose == tag and life == self.life:
-                    return  # its last try is over, and what became of it could not be written yet
+                    return  # its last attempt is over, and what became of it could not be written yet
                 elif whose == tag:
                     raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
             if free < 0:
@@ -135,7 +135,7 @@ class Neighbours:
 
     @contextmanager
     def _locked(self, start: int) -> Iterator[None]:
-        """Nobody else marks in this bucket. Raises DeliveryUnderWay where somebody does just now."""
+        """Locks this bucket for marking. Raises DeliveryUnderWay where another worker has it."""
         try:
             fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _BUCKET_OCTETS, start)
         except OSError as error:
@@ -146,7 +146,7 @@ class Neighbours:
             fcntl.lockf(self._descriptor, fcntl.LOCK_UN, _BUCKET_OCTETS, start)
 
     def _cells(self, start: int) -> Iterator[tuple[int, int, bytes]]:
-        """Where each mark of a bucket is, whose it is, and what of."""
+        """Yields each mark of a bucket: its offset, its worker and its tag."""
         for at in range(start, start + _BUCKET_OCTETS, _CELL.size):
             yield at, *_CELL.unpack_from(self.memory, at)
 
@@ -160,7 +160,7 @@ class Neighbours:
     # Mails of which there is something in the store
 
     def add(self, mail: bytes) -> None:
-        """There is something of this mail (its name, 32 octets) in the store, or will be when its try has ended."""
+        """There is something of this mail (its name, 32 bytes) in the store, or will be when its attempt has ended."""
         self.memory[_KNOWN_AT + int.from_bytes(mail[:8]) % _KNOWN] = 1
 
     def __contains__(self, mail: bytes) -> bool:
@@ -222,6 +222,6 @@ def shared_memory() -> int:
 
 
 def _cell(place: bytes) -> tuple[int, bytes]:
-    """Where the bucket of a place begins, and what tells the place from others in it."""
+    """Returns the offset of the place's bucket, and the tag of the place in it."""
     mark = hashlib.blake2b(place, digest_size=8).digest()
     return _BUCKETS_AT + int.from_bytes(mark[:2]) % _BUCKETS * _BUCKET_OCTETS, mark[2:]

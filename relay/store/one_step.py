@@ -6,10 +6,11 @@ else if there were one for each row. On a server they run as SQLAlchemy has them
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import Column, Connection, Executable, Table
+from sqlalchemy import Column, Connection, Executable, Insert
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement
@@ -19,15 +20,25 @@ STEPS = (500, 64, 16)
 those that it has prepared."""
 
 _Row = TypeVar("_Row")
+_Compiled = tuple[str, list[Any]]
+"""The text, and what stands in each place: a `_Given`, or a value that is always the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """Stands for a value while a statement is compiled: that of a parameter or column, and where in the list."""
+
+    name: str
+    at: int
 
 
 class OneStep:
     """A statement with parameters by name, of which those that are `bindparam(..., expanding=True)` are lists."""
 
     def __init__(self, statement: Executable) -> None:
-        """Its parameters are octets, text and numbers, which the driver takes as they are."""
+        """Its parameters are bytes, text and numbers, which the driver takes as they are."""
         self.statement = statement
-        self._compiled: tuple[str, Sequence[str], Mapping[str, Any]] | None = None
+        self._compiled: dict[tuple[tuple[str, int], ...], _Compiled] = {}
 
     def rows(self, connection: Connection, **parameters: Any) -> list[Any]:
         """What it gives."""
@@ -42,19 +53,23 @@ class OneStep:
         return self._run(connection, parameters).rowcount
 
     def _run(self, connection: Connection, parameters: Mapping[str, Any]) -> sqlite3.Cursor:
-        if self._compiled is None:
-            compiled = _compiled(self.statement)
-            self._compiled = compiled.string, compiled.positiontup or (), compiled.params
-        text, names, usual = self._compiled
-        values: list[Any] = []
-        for name in names:
-            value = parameters[name] if name in parameters else usual[name]
-            if isinstance(value, list):
-                text = text.replace(f"(__[POSTCOMPILE_{name}])", f"({', '.join('?' * len(value))})")
-                values += value
-            else:
-                values.append(value)
-        return driver_of(connection).execute(text, values)
+        lengths = tuple((name, len(value)) for name, value in parameters.items() if isinstance(value, list))
+        if lengths not in self._compiled:
+            lists = {name: [_Given(name, at) for at in range(length)] for name, length in lengths}
+            given = {name: _Given(name, 0) for name in parameters} | lists
+            self._compiled[lengths] = _compiled(self.statement, given)
+        text, values = self._compiled[lengths]
+        return driver_of(connection).execute(
+            text,
+            [
+                value
+                if not isinstance(value, _Given)
+                else known[value.at]
+                if isinstance(known := parameters[value.name], list)
+                else known
+                for value in values
+            ],
+        )
 
 
 class InsertNew:
@@ -62,10 +77,9 @@ class InsertNew:
 
     def __init__(self, key: Column[Any], returning: Executable) -> None:
         """`key` is the primary key; `returning` is an INSERT that leaves alone what is there and returns the others."""
-        self._table: Table = key.table
         self._key = key
         self._returning = returning
-        self._texts: dict[tuple[tuple[str, ...], int], str] = {}
+        self._insert = _InsertOfRows(sqlite.insert(key.table))
 
     def add(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[Any]:
         """The keys of those that were added."""
@@ -73,27 +87,21 @@ class InsertNew:
             return set(connection.scalars(self._returning, list(rows))) if rows else set()
         driver, name, added = driver_of(connection), self._key.name, set[Any]()
         for some in steps(rows):
-            names = tuple(some[0])
             try:
-                driver.execute(self._text(names, len(some)), [row[each] for row in some for each in names])
+                self._insert.run(driver, some)
                 added.update([row[name] for row in some])
             except sqlite3.IntegrityError:  # one of them is there, and nothing was added
                 added.update(connection.scalars(self._returning, list(some)))
         return added
 
-    def _text(self, names: tuple[str, ...], rows: int) -> str:
-        if (names, rows) not in self._texts:
-            self._texts[names, rows] = _with_rows(_compiled(sqlite.insert(self._table), names).string, names, rows)
-        return self._texts[names, rows]
-
 
 class PutRows:
     """Puts rows into a table, over what is there."""
 
-    def __init__(self, statement: Executable) -> None:
+    def __init__(self, statement: Insert) -> None:
         """An INSERT that says what becomes of a row which is there; it has no values but those of the rows."""
         self._statement = statement
-        self._texts: dict[tuple[tuple[str, ...], int], str] = {}
+        self._insert = _InsertOfRows(statement)
 
     def put(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """All of these."""
@@ -101,15 +109,25 @@ class PutRows:
             if rows:
                 connection.execute(self._statement, list(rows))
             return
-        driver = driver_of(connection)
         for some in steps(rows):
-            names = tuple(some[0])
-            driver.execute(self._text(names, len(some)), [row[each] for row in some for each in names])
+            self._insert.run(driver_of(connection), some)
 
-    def _text(self, names: tuple[str, ...], rows: int) -> str:
-        if (names, rows) not in self._texts:
-            self._texts[names, rows] = _with_rows(_compiled(self._statement, names).string, names, rows)
-        return self._texts[names, rows]
+
+class _InsertOfRows:
+    """An INSERT of one number of rows after the other."""
+
+    def __init__(self, statement: Insert) -> None:
+        self._statement = statement
+        self._compiled: dict[tuple[tuple[str, ...], int], _Compiled] = {}
+
+    def run(self, driver: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """All of these have the columns of the first."""
+        key = tuple(rows[0]), len(rows)
+        if key not in self._compiled:
+            given = [{name: _Given(name, at) for name in rows[0]} for at in range(len(rows))]
+            self._compiled[key] = _compiled(self._statement.values(given))
+        text, values = self._compiled[key]
+        driver.execute(text, [rows[value.at][value.name] for value in values])
 
 
 def steps(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
@@ -128,14 +146,8 @@ def driver_of(connection: Connection) -> sqlite3.Connection:
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
-def _compiled(statement: Executable, columns: Iterable[str] | None = None) -> SQLCompiler:
-    names: Collection[str] | None = list(columns) if columns is not None else None
-    return cast(SQLCompiler, cast(ClauseElement, statement).compile(dialect=sqlite.dialect(), column_keys=names))
-
-
-def _with_rows(text: str, names: Sequence[str], rows: int) -> str:
-    """An INSERT of one row, as one of so many."""
-    one = f"({', '.join('?' * len(names))})"
-    before, values, after = text.partition(f" VALUES {one}")
-    assert values  # noqa: S101 - SQLAlchemy writes it so
-    return f"{before} VALUES {', '.join([one] * rows)}{after}"
+def _compiled(statement: Executable, given: Mapping[str, Any] | None = None) -> _Compiled:
+    """As SQLite has it, with a place for each value of a list."""
+    compiled = cast(SQLCompiler, cast(ClauseElement, statement).compile(dialect=sqlite.dialect()))
+    state = compiled.construct_expanded_state(given)
+    return state.statement, list(state.positional_parameters)

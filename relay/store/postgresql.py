@@ -101,7 +101,7 @@ def exposed(url: URL) -> str:
     if _mode(url) == "verify-full" or not (elsewhere := [host for host in _hosts(url) if not _is_local(host)]):
         return ""
     return (
-        f"{elsewhere[0]} is another host, and whoever is on the way may read the store or stand in for it: write "
+        f"{elsewhere[0]} is another host, and an attacker on the way may read the store or impersonate it: write "
         "?sslmode=verify-full&sslrootcert=/path/of/its/ca.pem at the end of store.database"
     )
 
@@ -123,7 +123,7 @@ def _problems(url: URL) -> Iterator[str]:
 
 
 def _hosts(url: URL) -> list[str]:
-    """Where the driver may connect to; a service is a file of its own, so that nobody knows."""
+    """Returns the hosts that the driver may connect to; "a service" where they are in a service file."""
     if "service" in url.query or os.environ.get("PGSERVICE"):
         return ["a service"]
     named = url.query.get("host", ())

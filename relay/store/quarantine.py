@@ -1,9 +1,10 @@
 """The quarantine: messages that could not be handed on, sealed at rest, until a person decides about each.
 A message that was put in is on the disk, and leaves only when it is delivered or dropped by a person.
 
-A message is one entry, however often and for however many recipients it comes; `mail` (32 octets) says which
+A message is one entry, however often and for however many recipients it comes; `mail` (32 bytes) says which
 message it is. Nothing expires here: `room` bounds how much there can be. What only waits for its key is put in when it
-has waited for long, counted from try to try: a clock that is set meanwhile must not put mail aside whose key is late.
+has waited for long, counted from attempt to attempt. A clock that is set meanwhile must not put mail aside whose key is
+late.
 """
 
 from __future__ import annotations
@@ -40,14 +41,14 @@ CLAIM_S = 900.0
 WAITED_KEEP_FOR_S = 10 * 86400.0
 """Seconds for which it is known how long a mail has waited for its key; no mail server tries for longer."""
 MOST_BETWEEN_S = 4000.0
-"""Seconds that count at most from one try to the next: Postfix's longest pause."""
+"""Seconds that count at most from one attempt to the next: Postfix's longest pause."""
 NOTED_S = 60.0
-"""Tries that come sooner are not written down."""
+"""Minimum interval between recorded attempts, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many octets there may be in all, and how many of one party."""
+    """How many bytes there may be in all, and how many of one party."""
 
     total: int
     share: int
@@ -64,7 +65,7 @@ class PutAside:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """Number of messages, and what they count in octets."""
+    """Number of messages, and what they count in bytes."""
 
     number: int = 0
     octets: int = 0
@@ -138,7 +139,7 @@ class Quarantine:
         return await self._database.reading(read)
 
     async def message(self, name: str) -> bytes:
-        """The octets of a message that is here. Raises StoreUnavailable, also where its row was changed."""
+        """The bytes of a message that is here. Raises StoreUnavailable, also where its row was changed."""
         rows = await self._database.rows(select(messages).where(messages.c.id == name))
         if not rows:
             raise StoreUnavailable(f"message {name} is not in quarantine any more")
@@ -152,7 +153,7 @@ class Quarantine:
         return bool(await self._database.write(claim))
 
     async def unclaim(self, name: str) -> None:
-        """The release is over, and whoever still waits may be tried again."""
+        """The release is over, and those who still wait may be tried again."""
         await self._database.write(_unclaimed(messages.c.id == name))
 
     @to_its_end
@@ -224,7 +225,7 @@ class FirstSeen:
 
     @to_its_end
     async def waits_for(self, mail: bytes) -> float:
-        """Seconds since this mail (32 octets) was asked about first: 0 now. Raises StoreUnavailable."""
+        """Seconds since this mail (32 bytes) was asked about first: 0 now. Raises StoreUnavailable."""
         now = self._clock()
         this = waiting_for_keys.c.mail == mail
         rows = await self._database.rows(select(waiting_for_keys).where(this))
@@ -261,10 +262,10 @@ def _check_room(connection: Connection, party: str, octets: int, room: Room) -> 
     theirs = connection.scalar(everything.where(messages.c.party == party)) or 0
     if theirs + octets > room.share:
         whose = f"mail in the name of peer {party!r}" if party else "mail in the name of no peer"
-        raise QuarantineFull(f"{whose} has {theirs} octets in quarantine, and may have {room.share}")
+        raise QuarantineFull(f"{whose} has {theirs} bytes in quarantine, and may have {room.share}")
     total = connection.scalar(everything) or 0
     if total + octets > room.total:
-        raise QuarantineFull(f"the quarantine holds {total} octets, and may hold {room.total}")
+        raise QuarantineFull(f"the quarantine holds {total} bytes, and may hold {room.total}")
 
 
 def _recipients(connection: Connection, names: Sequence[str], limit: int | None = None) -> Sequence[Row[Any]]:

@@ -34,7 +34,7 @@ messages = Table(
     Column("sealed", LargeBinary, nullable=False),
     Index("quarantine_party", "party", "octets"),
 )
-"""`facts` is JSON; `size` are the message's octets, `octets` what the whole entry counts with its recipients.
+"""`facts` is JSON; `size` are the message's bytes, `octets` what the whole entry counts with its recipients.
 
 Times are seconds since 1970. `sealed` stands last, so that the others are read without it.
 """
@@ -62,15 +62,15 @@ described = [column for column in messages.c if column.name not in ("secret_id",
 
 ENTRY_OCTETS = 1024
 RECIPIENT_OCTETS = 256
-"""What a row of either table counts beside the text in it."""
+"""Size of a row of either table beside its text, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
     """A mail that is to be kept, for a `reason` (a word) and a `cause` (a sentence).
 
-    `stored` are the message's octets as they will be wanted again: those of the mail, or what it was opened to,
-    where that is known; then `protection` and `peer` say how it came. `party` is whose share of the room it takes.
+    `stored` are the message's bytes as they will be wanted again: those of the mail, or what it was opened to,
+    where that is known. Then `protection` and `peer` say how it came. `party` is whose share of the room it takes.
     """
 
     mail: Mail
@@ -84,9 +84,9 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A message in quarantine, without its octets; its envelope names those who still wait for it.
+    """A message in quarantine, without its bytes; its envelope names those who still wait for it.
 
-    `arrived_at` is in seconds since 1970, `size` the message's octets, `digest` their SHA-256 as 64 hexadecimal
+    `arrived_at` is in seconds since 1970, `size` the message's bytes, `digest` their SHA-256 as 64 hexadecimal
     digits, `arrivals` how often it came.
     """
 

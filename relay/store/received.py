@@ -1,5 +1,5 @@
 """Keys that a KME gave us to open mail with: stored sealed before use, kept for a while, then destroyed.
-Standard: ETSI GS QKD 014 gives a key once, so `put` is durable on return and no key_ID changes its octets.
+Standard: ETSI GS QKD 014 gives a key once, so `put` is durable on return and no key_ID changes its bytes.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class ReceivedKeys:
     # From the KME, or from its replies on the disk
 
     def spooled(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> None:
-        """The reply that has these keys, or some of them, is on the disk, flushed, for whoever starts after a kill."""
+        """The reply that has these keys, or some of them, is on the disk, flushed, for the start after a kill."""
         self._spooled.update(KeyName(group, master_sae, key_ID) for key_ID in key_IDs)
 
     def taken_over_from_now_on(self) -> frozenset[KeyName]:
@@ -113,10 +113,10 @@ class ReceivedKeys:
         return frozenset(written)
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
-        """Takes keys (octets by key_ID) as the KME gave them; they are on the disk when this returns.
+        """Takes keys (bytes by key_ID) as the KME gave them; they are on the disk when this returns.
 
-        A key that is already there with the same octets is fine. Raises StoreUnavailable, and KMEBadReply
-        where a key_ID came with other octets or after its key was destroyed; the other keys are then stored.
+        A key that is already there with the same bytes is fine. Raises StoreUnavailable, and KMEBadReply
+        where a key_ID came with other bytes or after its key was destroyed; the other keys are then stored.
         """
         names = {key_ID: KeyName(group, master_sae, key_ID) for key_ID in keys}
         # Flushed by the second process before it answered: a kill from here on costs none of them, so that nobody has
@@ -152,12 +152,12 @@ class ReceivedKeys:
             if self._fresh.pop(at, None) is not None:
                 self._written.add(key.name)
 
-    # For whoever opens
+    # For the opener
 
     async def look(
         self, group: str, master_sae: str, key_IDs: Iterable[str], use: KeyUse | None = None
     ) -> tuple[dict[str, bytes], frozenset[str]]:
-        """The octets of those keys that are held, by key_ID, and the key_IDs of those that were destroyed.
+        """The bytes of those keys that are held, by key_ID, and the key_IDs of those that were destroyed.
 
         Raises KeyUsed where one has opened something that forbids this `use`, and StoreUnavailable, also where a row
         was changed or its secret is gone: never another key.

@@ -1,6 +1,6 @@
 """The table of received keys: what a key is called, its row, and what it has opened.
-Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only; different names never share a row, however hostile
-the strings are, and the octets of a key are only had from a row that is just as it was stored.
+Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only. Different names never share a row, however hostile
+the strings are, and the bytes of a key are only had from a row that is just as it was stored.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ class KeyName:
     key_ID: str
 
     def context(self, table: str) -> bytes:
-        """The table's name and the three, each after its length (4 octets): what a sealed key is bound to."""
+        """The table's name and the three, each after its length (4 bytes): what a sealed key is bound to."""
         names = (table, self.group, self.master_sae, casefold(self.key_ID))
         parts = [part.encode("utf-8", "surrogatepass") for part in names]
         return b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
     def place(self, table: str) -> bytes:
-        """The primary key of the row: SHA-256 of the context, so 32 octets whatever the names are."""
+        """The primary key of the row: SHA-256 of the context, so 32 bytes whatever the names are."""
         return hashlib.sha256(self.context(table)).digest()
 
 
@@ -78,7 +78,7 @@ keys = Table(
     Index("received_keys_expiry", "destroyed_at", "expires_at"),
 )
 """A destroyed key's row stays as its tombstone: `destroyed_at` is set, `sealed` is noise and then NULL. `level`
-is the one that a key has opened something at, `bound_to` the fingerprints (32 octets each) of all that it has opened.
+is the one that a key has opened something at, `bound_to` the fingerprints (32 bytes each) of all that it has opened.
 
 Times are seconds since 1970; `place` is the name's SHA-256; the names are as as_column writes them.
 """
@@ -116,7 +116,7 @@ _mark = OneStep(update(keys).where(_unused).values(first_used_at=bindparam("now"
 
 
 def opened_key(secret: SiteSecret, name: KeyName, sealed: SealedOctets) -> bytes:
-    """The octets again; raises StoreUnavailable where they are not those that were sealed for this row."""
+    """The bytes again; raises StoreUnavailable where they are not those that were sealed for this row."""
     return secret.open(sealed, name.context(keys.name))
 
 
@@ -203,7 +203,7 @@ class FreshKey:
             return error
         if hmac.compare_digest(stored, self.key):
             return None
-        return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came before with other octets")
+        return KMEBadReply(f"group {name.group}: key {name.key_ID!r} came before with other bytes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from relay.store.secret import SealedOctets, SiteSecret
 class SealedRows:
     """The rows of a table that have `secret_id` and `sealed`, where `held` is true; `at_once` are read together.
 
-    `context` is what the octets of a row are bound to; `what` they are called in messages.
+    `context` is what the bytes of a row are bound to; `what` they are called in messages.
     """
 
     what: str

@@ -2,7 +2,7 @@
 Standard: AES-256-GCM (NIST SP 800-38D) with a random 96-bit nonce, key by HKDF-SHA256 (RFC 5869).
 
 The file has one line per secret, newest first: `id base64`. The id is 8 hexadecimal digits derived from the
-secret itself, so it finds typing errors too; it may be left out, so `openssl rand -base64 32` makes a line.
+secret itself, so it finds typing errors too. It may be left out, so `openssl rand -base64 32` makes a line.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from relay.errors import ConfigError, StoreUnavailable
 from relay.store import secret_file
 
 SECRET_LENGTH = 32
-"""Octets of one secret."""
+"""Length of one secret, in bytes."""
 NONCE_LENGTH = 12
-"""Octets of the random nonce before each ciphertext."""
+"""Length of the random nonce before each ciphertext, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedOctets:
-    """What a table row keeps: which secret it is under; nonce, ciphertext and 16-octet tag in one piece."""
+    """What a table row keeps: which secret it is under; nonce, ciphertext and 16-byte tag in one piece."""
 
     secret_id: str
     data: bytes = field(repr=False)
 
 
 class SiteSecret:
-    """One or more secrets of 32 octets, newest first: seals under the newest, opens under any."""
+    """One or more secrets of 32 bytes, newest first: seals under the newest, opens under any."""
 
     def __init__(self, *secrets: bytes) -> None:
-        """Raises ValueError unless there is at least one and each has 32 octets."""
+        """Raises ValueError unless there is at least one and each has 32 bytes."""
         if not secrets or any(len(secret) != SECRET_LENGTH for secret in secrets):
-            raise ValueError(f"a site secret is one or more strings of {SECRET_LENGTH} octets")
+            raise ValueError(f"a site secret is one or more strings of {SECRET_LENGTH} bytes")
         self._secrets = {_id(secret): secret for secret in secrets}
         self._ciphers = {secret_id: AESGCM(_derive(secret, b"seal", 32)) for secret_id, secret in self._secrets.items()}
 
@@ -54,7 +54,7 @@ class SiteSecret:
     def load_or_create(cls, path: Path) -> SiteSecret:
         """The secrets in the file, which is made with a fresh secret where there is none.
 
-        It is whole or not there, whoever looks and whenever the power fails. Raises ConfigError.
+        It is whole or absent, for any reader and after a power failure. Raises ConfigError.
         """
         secret_file.create(path, _format([os.urandom(SECRET_LENGTH)]))
         return cls.load(path)
@@ -75,7 +75,7 @@ class SiteSecret:
 
     @property
     def ids(self) -> tuple[str, ...]:
-        """The ids of all secrets, newest first; they tell nothing about the secrets."""
+        """The ids of all secrets, newest first; they reveal nothing about the secrets."""
         return tuple(self._secrets)
 
     def seal(self, plaintext: bytes, context: bytes) -> SealedOctets:
@@ -85,7 +85,7 @@ class SiteSecret:
         return SealedOctets(newest, nonce + self._ciphers[newest].encrypt(nonce, plaintext, context))
 
     def open(self, sealed: SealedOctets, context: bytes) -> bytes:
-        """What was sealed with the same context; raises StoreUnavailable, and never gives other octets."""
+        """What was sealed with the same context; raises StoreUnavailable, and never gives other bytes."""
         cipher = self._ciphers.get(sealed.secret_id)
         if cipher is None:
             raise StoreUnavailable(f"a stored row is under site secret {sealed.secret_id}, which is missing")
@@ -96,7 +96,7 @@ class SiteSecret:
             raise StoreUnavailable("a stored row was changed: its tag does not match") from error
 
     def derived(self, purpose: bytes) -> tuple[bytes, ...]:
-        """A key of 32 octets for another purpose than sealing, from each secret, that of the newest first."""
+        """A key of 32 bytes for another purpose than sealing, from each secret, that of the newest first."""
         return tuple(_derive(secret, b"derived " + purpose, 32) for secret in self._secrets.values())
 
     def __repr__(self) -> str:
@@ -125,10 +125,10 @@ def _parse(content: bytes, path: Path) -> list[bytes]:
         except binascii.Error:
             secret = b""
         if len(secret) != SECRET_LENGTH or len(ids) > 1:
-            raise ConfigError(f"{path}:{number}: not a site secret: base64 of {SECRET_LENGTH} octets")
+            raise ConfigError(f"{path}:{number}: not a site secret: base64 of {SECRET_LENGTH} bytes")
         if ids and ids[0] != _id(secret).encode():
             raise ConfigError(f"{path}:{number}: the id is another secret's: one of the two was changed")
         secrets.append(secret)
     if not secrets:
-        raise ConfigError(f"{path}: holds no site secret: base64 of {SECRET_LENGTH} octets")
+        raise ConfigError(f"{path}: holds no site secret: base64 of {SECRET_LENGTH} bytes")
     return secrets

@@ -17,7 +17,7 @@ from relay import permissions
 from relay.errors import AnothersFile, ConfigError
 
 MAX_LENGTH = 65_536
-"""Octets; a longer file is not ours."""
+"""Maximum size of a secret file, in bytes."""
 
 
 def read(path: Path) -> bytes:
@@ -31,7 +31,7 @@ def read(path: Path) -> bytes:
     except OSError as error:
         raise ConfigError(permissions.cause(path, error, "", private=True)) from error
     if len(content) > MAX_LENGTH:
-        raise ConfigError(f"{path}: over {MAX_LENGTH} octets, so it is not a secret file")
+        raise ConfigError(f"{path}: over {MAX_LENGTH} bytes, so it is not a secret file")
     return content
 
 

@@ -31,7 +31,7 @@ KEPT_S = 30.0
 SUFFIX = ".sent"
 FILE_OCTETS = 4 * 2**20
 ROOM_OCTETS = 2**20
-"""Octets of a file that are reserved before they are needed: the names of 32,000 recipients."""
+"""Number of bytes reserved in a file before they are needed: the names of 32,000 recipients."""
 _VERSION, _NAME_OCTETS = 1, 32
 _HEAD = struct.Struct(f">BBd{_NAME_OCTETS}s")
 """Version, whether the mail was opened here, seconds of the clock, name of the mail; those of its recipients follow."""
@@ -65,7 +65,7 @@ class SentRecords:
         settled: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """`settled` says whether the store knows all that it was told; until then nothing is thrown away here.
+        """`settled` says whether the store has everything; until then nothing is thrown away here.
 
         `clock` gives seconds that never go back, the same for all processes of this machine.
         """
@@ -104,7 +104,7 @@ class SentRecords:
             self._failed = False
 
     def tidy(self) -> None:
-        """Throws away what is old. To be called now and then: an old record would swallow the same octets sent anew."""
+        """Throws away what is old. To be called now and then: an old record would swallow the same bytes sent anew."""
         now = self._clock()
         if now - self._began <= KEPT_S or not self._settled():
             return

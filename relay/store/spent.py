@@ -30,11 +30,11 @@ from sqlalchemy import (
 from relay.store.database import Database, metadata, to_its_end
 
 ROWS_AT_ONCE = 200
-"""In one statement: the event loop waits for none that takes long."""
+"""Maximum number of rows in one statement, so that none takes long."""
 MOST_ROWS = 50_000
-"""Of more of one kind, those that would be forgotten first are; one takes about 100 octets."""
+"""Maximum number of rows of one kind; those that expire first are deleted. One takes about 100 bytes."""
 OVERLAP_S = 10.0
-"""So far the clocks of a site's relays may be apart, and so long a transaction may take."""
+"""Maximum clock skew between a site's relays, and maximum length of a transaction, in seconds."""
 
 _spent = Table(
     "spent",
@@ -49,7 +49,7 @@ _spent = Table(
 
 @dataclass(frozen=True, slots=True)
 class Spending:
-    """Something of a kind, by its name of 16 octets, and for how many seconds it is remembered.
+    """Something of a kind, by its name of 16 bytes, and for how many seconds it is remembered.
 
     On the way in these seconds are added to those that are there already, or with `anew` stand in their place.
     """

@@ -1,7 +1,7 @@
 """What must survive a killed process at once, before it is in the store: sealed records, written without an await.
 What write(2) took is kept by the kernel; a file has one writer, which holds its lock (flock) meanwhile.
 
-A record is 4 octets with the length of what follows, most significant first, then 8 octets with the id of the site
+A record is 4 bytes with the length of what follows, most significant first, then 8 bytes with the id of the site
 secret, a nonce, and the ciphertext with its tag. Room is taken before it is needed, so that a full disk is noticed
 before there is something to write. What is not written yet is zeros, which end a file.
 """
@@ -30,7 +30,7 @@ log = structlog.get_logger(__name__)
 
 SUFFIX = ".spool"
 ROOM_OCTETS = 2 * 2**20
-"""Octets of a file that are reserved before they are needed: more than the largest reply of a real KME."""
+"""Number of bytes reserved in a file before they are needed: more than the largest reply of a real KME."""
 TORN = "keys that a KME has given are lost"
 _ID_OCTETS = 8
 _ID = re.compile(r"[0-9a-f]{8}")
@@ -96,7 +96,7 @@ class Spool:
         self._end += self._write(self._file, self._end, record)
 
     def _write(self, file: int, end: int, record: bytes) -> int:
-        """How many octets it has there. Raises StoreUnavailable."""
+        """How many bytes it has there. Raises StoreUnavailable."""
         sealed = self._secret.seal(record, _context(self._directory))
         row = sealed.secret_id.encode() + sealed.data
         row = len(row).to_bytes(_LENGTH_OCTETS, "big") + row
@@ -123,7 +123,7 @@ class Spool:
             raise StoreUnavailable(f"{self._directory}: cannot be written: {error.strerror}") from error
 
     def hand_over(self, carried: Sequence[bytes] = (), last: bytes = b"") -> None:
-        """Lets go of the file, where there is more than notes in it: whoever takes over finds it, and removes it.
+        """Lets go of the file, where there is more than notes in it: the next process finds it, and removes it.
 
         Not without another one: the room in this one may be needed for a reply that is on its way. The notes that are
         `carried` go into the new file, and then the `last` one into the old file.
@@ -163,7 +163,7 @@ class Spool:
 
 @dataclass(frozen=True, slots=True)
 class SpoolFile:
-    """A file as it stands: its records, how many octets it has, and how many of these are of no use.
+    """A file as it stands: its records, how many bytes it has, and how many of these are of no use.
 
     `records` are those that our secrets open; `secret_ids` are the ids of all secrets that records are under.
     """
@@ -177,7 +177,7 @@ class SpoolFile:
     def remove(self) -> None:
         """Overwrites the records, then deletes the file: they are in the store. Blocks.
 
-        What is of no use is told here, once: a file may be looked at many times before the store takes it.
+        What is of no use is reported here, once: a file may be looked at many times before the store takes it.
         """
         if self.torn:
             log.error("spool_torn", file=str(self.path), octets=self.torn, meaning=TORN)
@@ -225,7 +225,7 @@ async def take_over(
             except ValueError:
                 log.error(unreadable, file=str(file.path), meaning="written by a newer relay: it stays")
             else:
-                # Not before all of it is in the store: until then these octets are the only copy.
+                # Not before all of it is in the store: until then these bytes are the only copy.
                 await asyncio.to_thread(file.remove)
     return number
 
@@ -233,7 +233,7 @@ async def take_over(
 def spool_contents(directory: Path, secret: SiteSecret) -> Iterator[SpoolFile]:
     """All files, those in use too, without getting in anybody's way.
 
-    That of whoever appends is one of their `secret_ids`, though there is no record yet. Blocks, and raises OSError.
+    A writer's is one of their `secret_ids`, though there is no record yet. Blocks, and raises OSError.
     """
     for path in _paths(directory):
         with suppress(FileNotFoundError), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
@@ -253,7 +253,7 @@ def _context(directory: Path) -> bytes:
 def new_file(directory: Path, before: str, behind: str) -> tuple[Path, int]:
     """A file under its lock, with a name that nobody else gives it between these. Raises OSError.
 
-    Somebody who cleans up may have it first, and removes it; then we make another. Its lock is not waited for: whoever
+    Somebody who cleans up may have it first, and removes it; then we make another. Its lock is not waited for: who
     cleans up in this process has it until the event loop goes on.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -268,7 +268,7 @@ def new_file(directory: Path, before: str, behind: str) -> tuple[Path, int]:
 
 
 def not_made(directory: Path, error: OSError, octets: int) -> StoreUnavailable:
-    """What is to be said where a file with room for so many octets could not be made."""
+    """What is to be said where a file with room for so many bytes could not be made."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreUnavailable(f"{directory}: no room: {error.strerror}: {octets // 2**20} MiB are needed there")
     return StoreUnavailable(f"{directory}: no file can be made there: {error.strerror}")

@@ -25,7 +25,7 @@ from relay.store.one_step import driver_of
 log = structlog.get_logger(__name__)
 
 ROOM_TO_START = 16 * 2**20
-"""Octets that a relay takes of its store's disk when it starts; nearly all of them for what must not wait for room."""
+"""Disk space reserved at the start, in bytes; nearly all of it for what must not wait for room."""
 WAIT_S = 5.0
 """Maximum wait of a relay that starts for another that ends, in seconds."""
 LOOK_S = 0.05
@@ -125,7 +125,7 @@ def checkpoint(connection: Connection) -> None:
 async def sole_relay(database: Path) -> AsyncIterator[int]:
     """From here to the end of the block no other relay serves from this file, which is made if missing.
 
-    Gives the lock's descriptor: it counts for whoever inherits it as well.
+    Gives the lock's descriptor: it counts for a process that inherits it as well.
 
     The store is to be opened within the block, and closed. Waits a moment for a process that serves; one that is forked
     meanwhile would keep the lock. Raises ConfigError.
@@ -172,14 +172,14 @@ def _locked(database: Path) -> int | None:
 
 
 def serving(database: Path) -> bool | None:
-    """Whether a relay serves from this file now; None where the system does not tell. Blocks, and takes no lock."""
+    """Whether a relay serves from this file now; None where the system does not say. Blocks, and takes no lock."""
     if not _LOCKS.exists():
         return None
     return _holder(database) != UNKNOWN
 
 
 def _holder(database: Path) -> str:
-    """The number of the process that serves, for people; `UNKNOWN` where there is none or the system does not tell."""
+    """The number of the process that serves, for people; `UNKNOWN` where there is none or the system does not say."""
     with suppress(OSError):
         inode = database.stat().st_ino
         for _ in range(LOCKS_READ):

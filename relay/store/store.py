@@ -119,7 +119,7 @@ async def open_store(
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
     `busy_timeout` is how many seconds to wait for another process that is writing, BUSY_TIMEOUT_S if None. `beat_file`
-    tells a restored store. What it counts is on the `board`. `clock` gives seconds since 1970.
+    identifies a restored store. What it counts is on the `board`. `clock` gives seconds since 1970.
     Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=BUSY_TIMEOUT_S if busy_timeout is None else busy_timeout)

@@ -48,5 +48,5 @@ class UnansweredKeys:
         return False
 
     async def forget(self, now: float) -> None:
-        """Those whose messages could not be opened any more. Raises StoreUnavailable."""
+        """Those whose messages could no longer be opened. Raises StoreUnavailable."""
         await self._database.write(delete(unanswered_keys).where(unanswered_keys.c.forget_at < now))

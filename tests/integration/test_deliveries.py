@@ -73,7 +73,7 @@ def forms(site: Site) -> list[bytes]:
 
 
 def journal(site: Site) -> list[bool]:
-    """Of each recipient that is remembered, whether he has his mail."""
+    """Of each recipient that is remembered, whether the mail was delivered."""
     with closing(sqlite3.connect(site.directory / "relay.db")) as database:
         return [bool(has_it) for (has_it,) in database.execute("SELECT copy IS NULL FROM deliveries")]
 

@@ -148,7 +148,7 @@ async def test_what_is_sealed_already_is_not_sealed_again(
 async def test_plaintext_dressed_up_as_sealed_by_us_is_sealed_like_any_other_mail(
     tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
 ) -> None:
-    """Whoever knows the format can write our label around readable octets, even with a key_ID of ours."""
+    """Anyone who knows the format can write our label around readable octets, even with a key_ID of ours."""
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with serving(site) as addresses:
         await submit(addresses["outgoing"], mails.plain())

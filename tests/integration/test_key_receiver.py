@@ -53,7 +53,7 @@ def sealed(several: list[bytes]) -> bytes:
 
 @pytest.fixture
 async def to_kme(kmes: DevelopmentKMEs) -> AsyncIterator[Wire]:
-    """Between Bob's relay and his KME."""
+    """Between Bob's relay and KME."""
     async with Wire(TCPAddress("127.0.0.1", urlsplit(kmes.urls[1]).port or 443)) as between:
         yield between
 

@@ -65,7 +65,7 @@ async def test_a_weaker_level_leaves_a_line_that_says_why(tmp_path: Path, kmes: 
         ("downgrade", ["otp", "aes"], "aes")
     ]
     assert len(set(entries[0]["recipients"])) == 2
-    assert entries[0]["reason"] == f"otp: the message has {len(mails.plain())} octets, and max_size is 10"
+    assert entries[0]["reason"] == f"otp: the message has {len(mails.plain())} bytes, and max_size is 10"
     assert entries[0]["policy"] == f"{site.directory}/policies/bob.example.toml:1"
     assert entries[0]["message"] == hashlib.sha256(mails.plain()).hexdigest()
 

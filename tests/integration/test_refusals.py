@@ -224,7 +224,7 @@ async def test_a_message_over_the_limit_is_refused_whether_its_size_was_said_or_
 
 @pytest.fixture
 async def captured(pair: Pair, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> bytes:
-    """A sealed message on its way to Bob, whose key is still at his KME."""
+    """A sealed message on its way to Bob, whose key is still at Bob's KME."""
     site = make_site(tmp_path / "alice2", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain())).code == 250

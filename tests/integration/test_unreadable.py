@@ -45,7 +45,7 @@ def top() -> Iterator[Path]:
 
 @pytest.fixture
 async def site(top: Path, kmes: DevelopmentKMEs, identities: Identities, sink: Sink) -> AsyncIterator[Site]:
-    """Nobody's; Bob is known by his document alone, which lies in a directory that root may close."""
+    """Nobody's; Bob is known by a document alone, which lies in a directory that root may close."""
     state = shutil.copytree(kmes.state_dir, top / "kme")
     made = make_site(
         top / "alice", "alice", state=state, kme_url=kmes.urls[0], outgoing=sink.address, policies=POLICIES | PQC,

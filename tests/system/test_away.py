@@ -49,7 +49,7 @@ POLICIES = {
 
 @dataclass
 class DrivenTime:
-    """A clock that moves when a test says so; whoever sleeps wakes as it passes."""
+    """A clock that moves when a test says so; sleepers wake as it passes."""
 
     now: float = 1000.0
     _sleepers: list[tuple[float, int, asyncio.Event]] = field(default_factory=list)

@@ -129,7 +129,7 @@ async def test_what_comes_while_the_clock_is_wrong_is_put_aside_and_a_person_can
         "quarantine", "release", "--all", "--reason", "outside-window", "--config", bob.site.config_file
     )
     assert (status, bob.got) == (0, [(ANN, (BEN,)), (ANN, (BEA,))])
-    assert await bob.kept() == [], "whoever has it does not wait for it"
+    assert await bob.kept() == [], "who has it does not wait for it"
 
 
 @either_way

@@ -14,6 +14,7 @@ from tests.system.crash import two_relays
 from tests.system.crash.faults import GENTLE
 from tests.system.crash.run import run
 from tests.testlib.identities import Identities
+from tests.testlib.long import sized
 from tests.testlib.postfix import requires_postfix
 
 __all__ = ["server"]
@@ -24,7 +25,9 @@ __all__ = ["server"]
 async def test_whatever_is_killed_frozen_cut_or_locked_each_recipient_gets_each_message_and_nobody_else_does(
     tmp_path: Path, identities: Identities
 ) -> None:
-    report = await run(tmp_path, identities, messages=36, seed=20261125, largest=300_000, pause=0.5)
+    report = await run(
+        tmp_path, identities, messages=sized(36, 2000), seed=20261125, largest=sized(300_000, 5_000_000), pause=0.5
+    )
     assert report.faults == []
     assert report.events.total() >= 6
     assert report.keys_used > 36
@@ -37,7 +40,14 @@ async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
     tmp_path: Path, identities: Identities
 ) -> None:
     report = await run(
-        tmp_path, identities, messages=24, seed=7, largest=200_000, pause=0.6, workers=2, only=("worker", "killed")
+        tmp_path,
+        identities,
+        messages=sized(24, 500),
+        seed=7,
+        largest=200_000,
+        pause=0.6,
+        workers=2,
+        only=("worker", "killed"),
     )
     assert report.faults == []
     assert report.events.total() >= 3
@@ -50,7 +60,7 @@ async def test_what_befalls_single_workers_of_a_relay_loses_nothing_either(
 async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt(
     tmp_path: Path, identities: Identities
 ) -> None:
-    report = await run(tmp_path, identities, messages=24, seed=3, largest=200_000, pause=0.4, only=GENTLE)
+    report = await run(tmp_path, identities, messages=sized(24, 500), seed=3, largest=200_000, pause=0.4, only=GENTLE)
     assert report.faults == []
     assert report.events.total() >= 6
     assert report.repeated == 0
@@ -63,7 +73,7 @@ async def test_where_no_answer_gets_lost_nothing_comes_twice_and_no_key_is_burnt
 async def test_two_relays_on_one_database_lose_and_double_nothing_whatever_befalls_them(
     tmp_path: Path, server: PostgreSQLServer
 ) -> None:
-    report = await two_relays.run(tmp_path, server, seconds=10, seed=5)
+    report = await two_relays.run(tmp_path, server, seconds=sized(10, 600), seed=5)
     assert report.faults == []
     assert report.messages > 20
     assert sum(report.hits.values()) >= 3

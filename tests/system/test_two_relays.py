@@ -287,7 +287,7 @@ async def test_a_mail_that_a_frozen_relay_reads_after_its_client_was_served_by_t
         await talk.begin()
         relays.one.process.send_signal(signal.SIGSTOP)
         await talk.send(b"".join(stuffed(mails.plain())))
-        await asyncio.sleep(SERVED_ELSEWHERE_S)  # so long it lies there
+        await asyncio.sleep(SERVED_ELSEWHERE_S)  # how long it lies there
     assert (await relays.send(relays.two)).code == 250
     relays.one.process.send_signal(signal.SIGCONT)
     async with asyncio.timeout(60):

@@ -331,7 +331,7 @@ def strongest(lists: Sequence[Sequence[str]]) -> list[str]:
 
 @cache
 def never_weaker(levels: tuple[str, ...], other: tuple[str, ...]) -> bool:
-    """Whether the first list leads to nothing weaker than the second one, whatever can be had."""
+    """Whether the first list leads to nothing weaker than the second one, whatever is available."""
     for number in range(16):
         had = {level for place, level in enumerate(LEVELS) if number >> place & 1} | {"plaintext"}
         mine = [STRENGTH[level] for level in levels if level in had]
@@ -359,7 +359,7 @@ def weaker(new: Outcome, old: Outcome) -> str:
         return "kem"
     rest = tuple(level for level in new.levels if level != "pqc")
     if rest and "pqc" in old.levels and not new.kem <= old.kem and not never_weaker(rest, old.levels):
-        return "a further KEM that may not be to be had"
+        return "a further KEM that may be unavailable"
     if (new.priority, old.priority) == ("low", "normal") and new.levels != clear:
         keyed = set(old.levels) & {"otp", "aes"} or (old.quantum != "off" and set(old.levels) & {"pqc", "rsa"})
         layer = new.quantum == "preferred" and set(new.levels) & {"pqc", "rsa"}

@@ -1,4 +1,4 @@
-"""Inputs that are made to cost whoever reads them more than their size: one for each thing that grows.
+"""Inputs that are made to cost their reader more than their size: one for each thing that grows.
 Standard: sizes are in octets, and what a name promises fills them; messages (MAKERS) have CRLF and lines of any length.
 """
 
@@ -95,7 +95,7 @@ def _parameters(octets: int) -> bytes:
 
 
 def _numbered_names(octets: int, name: bytes, number: int) -> bytes:
-    """So many parts with names of their own that begin so, and a long one."""
+    """`number` parts whose distinct names begin with `name`, and a long one."""
     part = b'--b\r\nContent-Type: a/b; name="%b%06d"\r\n\r\nx\r\n'
     parts = b"".join([part % (name, count) for count in range(number)])
     return _message(b"Content-Type: multipart/mixed; boundary=b\r\n", parts.ljust(octets, b"x") + b"\r\n--b--\r\n")

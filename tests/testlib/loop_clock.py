@@ -24,7 +24,7 @@ from tests.testlib.speed import slowness
 CALLBACK_S = 0.05
 """No callback may take longer for an input, whatever that is; more where the machine is slow (speed.py)."""
 TIMES = 3
-"""So often an input must be slow in a row to count: what happens once was something else."""
+"""Number of consecutive slow runs that count: a single one has another cause."""
 SAMPLED_S = 0.02
 
 _NOT_OURS = ("/tests/", "/relay/kme/", "/_pytest/", "/pytest_asyncio/")

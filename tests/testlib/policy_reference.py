@@ -394,7 +394,7 @@ def strongest(lists: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
 
 
 def never_weaker(levels: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether the first list leads to nothing weaker than the second one, whatever can be had."""
+    """Whether the first list leads to nothing weaker than the second one, whatever is available."""
     for number in range(16):
         had = {level: bool(number >> place & 1) for place, level in enumerate(NUMBERED.values())} | {"plaintext": True}
         mine = [STRENGTH[level] for level in levels if had[level]]

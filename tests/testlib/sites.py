@@ -77,7 +77,7 @@ class Site:
         return load_config(self.config_file)
 
     def set_workers(self, number: int) -> None:
-        """So many processes serve as the relay, unless relay.toml has said how many."""
+        """Sets the number of worker processes, unless relay.toml has set it."""
         text = self.config_file.read_text()
         if number > 1 and "\nworkers =" not in text:
             text = text if "\n[limits]\n" in text else f"{text}\n[limits]\n"

@@ -14,7 +14,7 @@ _WORDS = re.compile(rb"(\w+)[ \r\n]")
 
 
 def slowness() -> float:
-    """So many times longer than that machine this one takes now, at least once."""
+    """How many times slower than the reference machine this one is now; at least 1."""
     return max(1.0, *(_work_seconds() / _TYPICAL_S for _ in range(3)))
 
 

@@ -1,5 +1,5 @@
 """What the relay uses of the module `oqs`, with the right names and sizes and no security at all.
-Standard: liboqs-python 0.16; whoever sees a ciphertext of these KEMs knows its secret.
+Standard: liboqs-python 0.16; a ciphertext of these KEMs reveals its secret.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ mount -t tmpfs -o mode=755 tmpfs "$1/root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$1/root/tmp"
 ip link set lo up
 echo made
-# Whoever ends as an orphan is gone at once, as with a real init.
+# An orphan that ends is gone at once, as with a real init.
 exec env --ignore-signal=CHLD cat
 """
 """What its first process does; the end of its input, also by a test that is killed, is the end of all."""

@@ -1,5 +1,5 @@
 """The figures of a benchmark: medians and ratios, the JSON file that keeps them, and runs that are compared.
-Standard: the file's form is written out here; whoever changes it changes its number.
+Standard: the file's form is written out here; a change of it changes its number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.bench import plot
 from relay.bench.cases import COMPARISONS, OTHERS, PARTS, WAYS, BenchComparison, case_name
 from relay.bench.figures import KEYS_RUN_OUT, Figures, met
 from relay.bench.others import EXPECTED_S, MEASURED
-from relay.bench.report import show
+from relay.bench.report import a_day, show
 from relay.bench.result import machine
 from relay.errors import ConfigError
 
@@ -129,3 +129,12 @@ def test_what_is_compared_is_measured() -> None:
             assert side in cases or side.startswith(others), side
     assert set(MEASURED) == set(EXPECTED_S) == set(OTHERS)
     assert {way.part for way in WAYS} | set(OTHERS) == set(PARTS)
+
+
+def test_it_says_in_one_line_how_many_mails_a_day_has_room_for() -> None:
+    figures = _figures(aes=(100.0, 123.0, 150.0))
+    assert a_day(figures) == "", "opening was not measured"
+    figures.add("opening aes 4 KB", "mails/s", 50.0)
+    assert a_day(figures) == (
+        "A day has room for about 11,000,000 mails of 4 KB to be sealed (level aes), or 4,300,000 to be opened."
+    )

@@ -124,7 +124,7 @@ def test_what_is_no_setting_any_more_says_what_to_do(table: str, tmp_path: Path)
     with pytest.raises(ConfigError) as caught:
         load_config(tmp_path / "relay.toml")
     for line, (setting, instead) in enumerate(gone.items(), start=2):
-        said = f"{tmp_path}/relay.toml:{line}: {name}.{setting}: is no setting any more: {instead}"
+        said = f"{tmp_path}/relay.toml:{line}: {name}.{setting}: is no longer a setting: {instead}"
         assert said in caught.value.problems
 
 
@@ -261,7 +261,7 @@ def test_a_mailbox_whose_user_is_no_address_must_say_whose_mail_it_gets(tmp_path
 def test_a_quarantine_into_which_the_largest_message_never_fits_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "relay.toml"
     path.write_text(MINIMAL.replace("[outgoing]", "[incoming]") + '[quarantine]\nmax_size = "100 MiB"\n')
-    with pytest.raises(ConfigError, match=r"relay\.toml:14: quarantine\.max_size: write more than 157286400 octets"):
+    with pytest.raises(ConfigError, match=r"relay\.toml:14: quarantine\.max_size: write more than 157286400 bytes"):
         load_config(path)
     path.write_text(path.read_text() + 'action = "refuse"\n')
     assert load_config(path).quarantine.max_size == 100 * 2**20

@@ -185,7 +185,7 @@ def test_the_bound_of_the_one_time_tag_is_computed_right() -> None:
         parameters = len(cms.PadContent("2", "1", "alice-bob", 0, key_IDs).encode())
         assert round(math.log2(8 * -(-(parameters + octets) // 16)) - 106) == bound
         assert f"2^{bound}" in FLAT
-    assert "2^-85 a try for 1 MiB" in threats
+    assert "2^-85 an attempt for 1 MiB" in threats
 
 
 def _dumped(node: Node, depth: int = 0) -> list[str]:

@@ -96,7 +96,7 @@ def test_the_tests_run_with_what_the_relay_runs_with(python: str) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_every_file_has_a_hash_and_nothing_else_is_said(lock: str) -> None:
-    """No index, no address and no path: where the files come from is for whoever installs."""
+    """No index, no address and no path: where the files come from is for the installer to say."""
     entries = list(_entries(lock))
     assert entries
     for requirement, hashes in entries:

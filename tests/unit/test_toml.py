@@ -208,9 +208,9 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "big.toml").write_bytes(b"#" * (toml.MAX_FILE_BYTES + 1))
     (tmp_path / "directory.toml").mkdir()
     said = {
-        "latin.toml": ":3: not UTF-8 (octet 0xe9)",
+        "latin.toml": ":3: not UTF-8 (byte 0xe9)",
         "bom.toml": ":1: begins with a byte order mark; save it as UTF-8 without one",
-        "big.toml": ": larger than 1048576 octets; no such file needs to be",
+        "big.toml": ": larger than 1048576 bytes; no such file needs to be",
         "directory.toml": ": cannot be read: Is a directory",
         "nowhere.toml": ": cannot be read: No such file or directory",
     }

@@ -1,7 +1,7 @@
 """The test vectors of attacks: by who reads the wire and may send what they like, and by a peer who is not honest.
 Standard: relay/FORMAT.md, "Security considerations".
 
-Whoever guesses the original of a genuine message knows all key octets that hid it. Most attacks come twice: before the
+An attacker who guesses the original of a genuine message knows all key octets that hid it. Most attacks come twice: before the
 genuine message, when its keys have opened nothing, and after it.
 """
 
@@ -45,7 +45,7 @@ def _forged(layers: str) -> bytes:
 
 
 class _Genuine:
-    """A message of Alice's at level otp under keys of 64 octets, and what whoever guesses its original knows."""
+    """A message of Alice's at level otp under keys of 64 octets, and what a guess of its original reveals."""
 
     def __init__(self, size: int = 64) -> None:
         said = payload("otp")
@@ -232,7 +232,7 @@ def _genuine_again() -> Iterator[Case]:
     resealed = gcm(payload("aes"), kek("key-2", cek="other"), cek="other")
     comment = "the genuine payload sealed once more under another key: its id was seen"
     yield made_aes.case("resealed", "replayed", comment, resealed, keys=keys, bound=bound, seen=seen, binds=True)
-    comment = "the same, before the genuine message: whoever comes first has the id"
+    comment = "the same, before the genuine message: the first to arrive has the id"
     yield made_aes.case("resealed-before", "success", comment, resealed, keys=keys)
 
 
@@ -261,7 +261,7 @@ def _redirections() -> Iterator[Case]:
 
 
 def _reflections() -> Iterator[Case]:
-    """What Bob sealed for Alice comes back to him."""
+    """What Bob sealed for Alice comes back to Bob."""
     reflected = payload(
         "aes", master_sae="1", slave_sae="2", sender="bob@bob.example", recipients=("ann@alice.example",)
     )

@@ -35,7 +35,7 @@ ORIGINAL = (
 ATTRIBUTE = cms.QKDKeyAttribute("2", "1", "alice-bob")
 WHEN = NOW
 FIRST = 16
-"""So many octets of each pad key hide nothing."""
+"""Number of octets of each pad key that hide nothing."""
 
 
 def octets(name: str, length: int = 32) -> bytes:
@@ -75,12 +75,12 @@ def gcm(payload: bytes, *recipients: cms.KEKRecipient | cms.RSARecipient | cms.K
 def kek(
     key_ID: str = "key-1", *, attribute: cms.QKDKeyAttribute | None = ATTRIBUTE, cek: str = "cek", key: bytes = b""
 ) -> cms.KEKRecipient:
-    """For whoever has this quantum key, whose octets are `key` where they are not those of its name."""
+    """For the holder of this quantum key, whose octets are `key` where they are not those of its name."""
     return cms.KEKRecipient(key_ID.encode(), aes_key_wrap(key or octets(key_ID), octets(cek)), attribute)
 
 
 def further(kem: str, public_key: bytes, secret: bytes) -> cms.KEMRecipient:
-    """For whoever has the key of a further KEM, from whose ciphertext comes `secret`, whatever it is."""
+    """For the holder of the key of a further KEM, from whose ciphertext comes `secret`, whatever it is."""
     kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
     identifier = cms.CertificateID(ski=hashlib.sha256(public_key).digest()[: cms.KEY_IDENTIFIER_OCTETS])
     wrapped = aes_key_wrap(kdf.derive(secret), octets("cek"))
@@ -88,7 +88,7 @@ def further(kem: str, public_key: bytes, secret: bytes) -> cms.KEMRecipient:
 
 
 def kem(to: Person, *, by_issuer: bool = False) -> cms.KEMRecipient:
-    """For whoever has this site's ML-KEM-1024 key."""
+    """For the holder of this site's ML-KEM-1024 key."""
     pair = to.identity.kem
     secret, ciphertext = pair.private_key.public_key().encapsulate()
     kdf = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=cms.kem_kdf_info())
@@ -97,7 +97,7 @@ def kem(to: Person, *, by_issuer: bool = False) -> cms.KEMRecipient:
 
 
 def ktri(to: Person, *, by_issuer: bool = False) -> cms.RSARecipient:
-    """For whoever has this site's RSA key."""
+    """For the holder of this site's RSA key."""
     pair = to.identity.rsa_encryption
     oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
     encrypted = pair.private_key.public_key().encrypt(octets("cek"), oaep)

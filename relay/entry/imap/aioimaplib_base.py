@@ -29,12 +29,12 @@ Untagged = tuple[bytes, ...]
 """One untagged response: text and literals in turn, beginning and ending with text that has no CRLF."""
 
 MAX_LINE_OCTETS = 8 * 2**20
-"""A SEARCH result names all messages in one line."""
+"""Maximum line length, in octets; a SEARCH result names all messages in one line."""
 MAX_RESPONSES = 20_000
-"""No command of ours has more; each costs time."""
+"""Maximum number of responses to one command; ours need fewer, and each costs time."""
 PIECE_OCTETS = 256 * 1024
 SLACK_OCTETS = 64 * 1024
-"""What a server may send beside what was asked for."""
+"""Maximum size of unrequested data from a server, in octets."""
 
 _LITERAL = re.compile(rb"\{(\d{1,10})\}$")
 _STATUS = re.compile(rb"\* (?:OK|NO|BAD|BYE|PREAUTH)\b", re.IGNORECASE)
@@ -57,13 +57,13 @@ class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no typ
         return [line for line in self._resp_lines if isinstance(line, tuple)]
 
     def fail(self, error: Exception) -> None:
-        """Whoever waits for the command gets this error."""
+        """The command's caller gets this error."""
         self._exception = error
         self.close(b"", "KO")
 
 
 class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimaplib has no types
-    """One connection. `news` is set when the server tells of new messages; `heard` is called for all that it says."""
+    """One connection. `news` is set when the server reports new messages; `heard` is called for all that it says."""
 
     pending_sync_command: Request | None
     pending_async_commands: dict[str, Request]
@@ -92,7 +92,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
 
     @property
     def is_quiet(self) -> bool:
-        """Whether nothing lies here unread: after STARTTLS that would be from whoever sits in between."""
+        """Whether nothing lies here unread: after STARTTLS it could come from an attacker in between."""
         return not self._buffer and not self._parts
 
     def is_logged_in(self) -> None:

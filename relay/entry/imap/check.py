@@ -13,11 +13,11 @@ from relay.entry.imap.session import Selected, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
 
 PATIENCE_S = 10.0
-"""Somebody is waiting."""
+"""Timeout of a check, in seconds: a person is waiting."""
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
-    """For each account of [imap.*]: what was looked at, how it stands, and what is wrong with it."""
+    """For each account of [imap.*]: each item checked, its state and its faults."""
     for name, account in config.imap.items():
         patient = account.model_copy(update={"timeout": min(account.timeout, PATIENCE_S)})
         what, where = f"mailbox {name}", str(TCPAddress(account.host, account.port))

@@ -36,12 +36,12 @@ class IMAPDoor:
         self._stack = stack
 
     async def start(self) -> dict[str, TCPAddress]:
-        """Nobody connects here."""
+        """No clients connect here."""
         await self._stack.enter_async_context(in_background("mailboxes", self._mailboxes.watch()))
         return {}
 
     async def retire(self) -> None:
-        """Nobody connects here."""
+        """No clients connect here."""
 
     async def stop(self) -> None:
         """What is being opened is given up; any step may be repeated."""

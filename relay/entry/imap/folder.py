@@ -1,7 +1,7 @@
 """The recipe for one folder: find what is sealed, open it, append the original, and only then put the sealed away.
 Standard: RFC 3501; an original that the server has confirmed is known again by its mark, so any step may be repeated.
 
-Killed before APPEND, nothing has happened; after it, the next run finds the mark of the sealed message in the folder,
+Killed before APPEND, nothing has happened. After it, the next run finds the mark of the sealed message in the folder,
 appends no second original, and notes in the store that the mail has come, which outlives the mark. Two watchers at
 once may both append: each then leaves the first original, by UID, and removes later doubles before the sealed message
 is put away.
@@ -48,19 +48,19 @@ OURS = frozenset({UNOPENED.lower(), OPENED.lower(), LOST.lower()})
 OVERVIEW_MESSAGES = 500
 BATCH_MESSAGES = 64
 BATCH_OCTETS = 8 * 2**20
-"""How many messages are fetched and opened together; a larger one goes alone."""
+"""Maximum size of messages fetched and opened together, in octets; a larger one goes alone."""
 MEMORY_FACTOR = 3
-"""How many times its size a message takes while it is opened."""
+"""Memory a message takes while it is opened, as a multiple of its size."""
 RETRY_S, RETRY_LONGEST_S = 30.0, 3600.0
-"""A message that may be opened later is tried again after the first, doubled each time up to the second."""
+"""First and longest retry interval of a message that may open later, in seconds; doubled each time."""
 RETRY_REFUSED_S = 86_400.0
-"""Waiting does not help, but a person may have mended what was wrong."""
+"""Retry interval of a message for which waiting does not help, in seconds: a person may have fixed the cause."""
 LINGER_S = 0.5
-"""How long others wait for a message whose keys do not come."""
+"""Maximum wait of others for a message whose keys do not come, in seconds."""
 MOST_BREAKS = 3
 """How often the connection may break over a message before it has to wait like one that cannot be opened."""
 LOOK_BACK = timedelta(days=30)
-"""Marks are looked at in messages that came so long before the watch began, and in all that come later."""
+"""Age, at the start of the watch, up to which messages are checked for marks; later ones all are."""
 
 Progress = Callable[[int, int], None]
 """Hears how many messages were opened so far, and how many wait."""
@@ -68,7 +68,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class SealedMessage:
-    """A sealed message in the folder: when we saw it and its next try is due (in the loop's time), how many there were.
+    """A sealed message in the folder: when we saw it and its next attempt is due (in the loop's time), how many there
+    were.
 
     One that is `doubtful` has, or may have, a mark that somebody else wrote.
     """
@@ -127,11 +128,11 @@ class Folder:
 
     @property
     def unopened(self) -> int:
-        """How many sealed messages are known and wait for their turn, or for another try."""
+        """How many sealed messages are known and wait for their turn, or for another attempt."""
         return len(self._waiting)
 
     def pause(self) -> float:
-        """Seconds until the next try of a message is due, at most until the folder is looked at anyway."""
+        """Seconds until the next attempt of a message is due, at most until the folder is looked at anyway."""
         now = asyncio.get_running_loop().time()
         return min([self.account.poll, *(max(0.0, each.due - now) for each in self._waiting.values())])
 
@@ -353,7 +354,7 @@ class Folder:
             await self._done(uid)
 
     async def _remove_doubles(self, uid: int) -> None:
-        """Of its originals the first one is left; all are, where nothing may be deleted."""
+        """Removes all originals but the first; all stay where nothing may be deleted."""
         present = await self._present(self._taken[uid].marks, at_least=2)
         if not present[1:]:
             return
@@ -405,7 +406,7 @@ class Folder:
         waiting.flagged = True
 
     def _is_lost(self, uid: int, taken: MessageInHand) -> bool:
-        """Whether a key that no KME knows is not late any more; one try alone never decides that."""
+        """Whether a key that no KME knows is no longer late; one attempt alone never decides that."""
         waiting, hold_for = self._waiting[uid], self._hold_for
         age = age_of(taken.message.date) if taken.message is not None else None
         waited = asyncio.get_running_loop().time() - waiting.since
@@ -421,7 +422,7 @@ class Folder:
                 await self._session.add_flag([uid], LOST)
 
     def _postpone(self, uid: int, error: RelayError) -> None:
-        """Sets the time of the next try."""
+        """Sets the time of the next attempt."""
         waiting = self._waiting[uid]
         pause = min(RETRY_S * 2 ** min(waiting.tries, 30), RETRY_LONGEST_S)
         pause = RETRY_REFUSED_S if isinstance(error, Refuse) else pause
@@ -445,7 +446,7 @@ class Folder:
         self._in_hand = ()
 
     def _over(self, uid: int) -> None:
-        """There is nothing more to do for this message."""
+        """Drops this message: there is nothing more to do for it."""
         self._release(uid)
         del self._waiting[uid]
         del self._breaks[uid]

@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 300.0
-"""Between two tries to connect; half of it is certain, the other half is chance."""
+"""Maximum pause between two connection attempts, in seconds; half of it is jitter."""
 REFUSED_S = 3600.0
 LOOK_S = 60.0
 """How often it is looked meanwhile whether the password, or the token, is another one."""
@@ -150,7 +150,7 @@ async def _said(command: tuple[str, ...]) -> bytes:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,  # it may say secrets there
-            start_new_session=True,  # so that it cannot type at the terminal of whoever runs a command
+            start_new_session=True,  # so that it cannot type at the user's terminal
         )
     except (OSError, ValueError) as error:
         raise ConfigError(f"token_command: {name} cannot be started: {type(error).__name__}") from error

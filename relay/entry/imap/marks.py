@@ -5,7 +5,7 @@ An original carries the name of the sealed message that it was made from, in X-Q
 account, mark and Message-ID: these alone, since some servers write all other fields anew.
 
 A message that reaches a mailbox by itself may bring such a field. The watcher puts a copy without it into the mailbox,
-marked `none; copy-of=NAME`, and removes the message; the name is that of the message, so the step may be repeated.
+marked `none; copy-of=NAME`, and removes the message. The name is that of the message, so the step may be repeated.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class OriginalMarks:
     """What only this site can write, for one account; what it wrote under older secrets holds while these are there."""
 
     def __init__(self, secret: SiteSecret, account: str) -> None:
-        """The same sealed message has another mark in another account."""
+        """Marks of one account: the same sealed message has another mark in another account."""
         self._names = secret.derived(b"imap originals")
         self._proofs = secret.derived(b"imap proofs")
         self._account = account.encode()

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 MAX_FIELD_OCTETS = 8192
 KEYS_ARE_THERE = timedelta(minutes=10)
-"""A message that has been in its mailbox for so long does not wait for keys to come."""
+"""Age in the mailbox from which a message no longer waits for keys."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class MailboxOpener:
             self.under_way.discard(opened.mail)
 
     def record(self, sealed: bytes, original: Replacement) -> None:
-        """That the mailbox has the original in place of this."""
+        """Records that the mailbox has the original in place of this."""
         if (opened := original.opened) is not None:
             envelope = Envelope(opened.envelope.sender, tuple(map(Recipient, (*opened.due, *opened.busy))))
             message_id = mime.message_id_hash(sealed)
@@ -131,7 +131,7 @@ def _check(original: Original) -> None:
 
 
 async def _sender_of(sealed: bytes) -> str:
-    """As `sender_of`, beside the loop where the header is long."""
+    """As `sender_of`, in a thread where the header is long."""
     return await off_loop(mime.header_work(sealed), sender_of, sealed)
 
 

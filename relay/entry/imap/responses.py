@@ -83,7 +83,7 @@ def namespaces(responses: Iterable[Untagged]) -> Namespaces:
 
 
 def _prefixes(kind: object) -> tuple[str, ...]:
-    """Of one kind of namespaces, which is NIL or a list of (prefix, delimiter, extensions)."""
+    """Returns the prefixes of one kind of namespaces: NIL or a list of (prefix, delimiter, extensions)."""
     listed = kind if isinstance(kind, list) else []
     found = [each[0] for each in listed if isinstance(each, list) and each]
     return tuple(prefix.decode("ascii") for prefix in found if isinstance(prefix, bytes))

@@ -21,16 +21,16 @@ from relay.entry.imap.responses import Fetched, Namespaces, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
 
 LONGEST_IDLE_S = 29 * 60.0
-"""Servers may end an IDLE after half an hour (RFC 2177)."""
+"""Maximum length of an IDLE, in seconds; servers may end one after half an hour (RFC 2177)."""
 LEAST_OCTETS_PER_S = 20_000
-"""How slow a connection may be before it is given up."""
+"""Minimum transfer rate of a connection, in octets a second."""
 MAX_FIELDS_OCTETS = 8192
-"""Of the fields that are looked at in each message, no more is asked for."""
+"""Maximum size of the header fields requested of each message, in octets."""
 MAX_OVERVIEW_OCTETS = 16 * 2**20
 MAX_IDLE_OCTETS = 2**20
 GOODBYE_S = 5.0
 LOGIN_REFUSED = frozenset({"AUTHENTICATIONFAILED", "AUTHORIZATIONFAILED", "EXPIRED"})
-"""The response codes (RFC 5530) after which another try needs another password; without one it may be trouble."""
+"""The response codes (RFC 5530) after which another attempt needs another password; without one it may be trouble."""
 
 _Parsed = TypeVar("_Parsed")
 
@@ -263,7 +263,7 @@ class Session:
             await self._command("EXPUNGE", uid_set(uids), uid=True)
 
     async def idle(self, seconds: float) -> bool:
-        """Waits for the server to tell of new messages, at most for so long, and whether it did.
+        """Waits for the server to report new messages, at most for so long, and whether it did.
 
         Where it cannot tell, this takes just so long.
         """

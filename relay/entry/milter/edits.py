@@ -59,7 +59,7 @@ def edits(before: Sequence[Field], body: Octets, message: bytes, *, under_trace:
 
 
 def _since_sealed(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
-    """For each field from before whether a mail server has put it on top of the sealed message.
+    """Says of each earlier field whether a mail server has put it on top of the sealed message.
 
     The Received fields below are the original's, which a sealed message shows; the new header brings them again.
     """
@@ -74,7 +74,7 @@ def _since_sealed(before: Sequence[Field], after: Sequence[Field]) -> list[bool]
 
 
 def _in_order(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
-    """For each field from before whether it stays: those that do are the beginning of the new header."""
+    """Says of each earlier field whether it stays; those that stay begin the new header."""
     wanted = iter(after)
     expected = next(wanted, None)
     stay = []

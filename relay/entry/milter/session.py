@@ -44,12 +44,12 @@ from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
 log = structlog.get_logger(__name__)
 
 PROGRESS_S = 15.0
-"""How often the mail server is told that we still work; it waits for 300 s without (milter_content_timeout)."""
+"""Interval of progress replies to the mail server, in seconds; it waits for 300 s without (milter_content_timeout)."""
 KNOWN_PARAMETERS = ("SMTPUTF8", "RET=", "ENVID=", "NOTIFY=", "ORCPT=")
 WHOLE_FIELD_OCTETS = 54_000
 """Postfix gives a milter 60,000 octets of a header field, cut at the last line end unless that lost a tenth of them."""
 FIELD_OCTETS = 200
-"""What a header field takes in memory beside its own octets."""
+"""Memory overhead of a header field, in bytes."""
 CONNECTION_STAGES = frozenset(b"CH")
 """Macros of these hold for all mails of a connection; those of the others end with their mail."""
 
@@ -112,7 +112,7 @@ class MilterSession:
         self.idle.set()
 
     async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """As asyncio calls it, in a task of its own."""
+        """Serves one connection; asyncio calls it in a task of its own."""
         self._task = asyncio.current_task()
         try:
             if reason := self._listener.add(self, ""):
@@ -392,7 +392,7 @@ def _not_taken(task: asyncio.Task[InPlace]) -> None:
 
 def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> list[FilterMessage]:
     """The edits, and the last word."""
-    assert result.message is not None  # noqa: S101 - whoever calls has looked
+    assert result.message is not None  # noqa: S101 - the caller has checked
     same = result.message == mail.message
     told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
     # Of two spellings of a domain the mail server has kept one, and which one is not told.

@@ -54,7 +54,7 @@ HEADER = b"L"
 """The command of header fields, which come many at a time."""
 
 PACKETS_AT_ONCE = 64
-"""A mail may have thousands of header fields, each a packet: after so many all others get their turn."""
+"""Number of packets handled before other tasks get a turn: a mail may have thousands of header fields."""
 
 
 class ProtocolFault(TryLater):
@@ -142,7 +142,7 @@ class Packets:
         return buffer[:].tobytes()
 
     def say_that_we_work(self) -> None:
-        """Between the end of a message and its answer, so that the mail server waits on."""
+        """Sends a progress reply, so that the mail server keeps waiting for the answer to a message."""
         buffer = SimpleBuffer(16)
         Progress().pack(buffer)
         self._writer.write(buffer[:].tobytes())

@@ -44,11 +44,11 @@ PIECE_OCTETS = 1024 * 1024
 MAX_ERRORS = 20
 """Number of commands that make no sense after which the connection ends."""
 AT_ONCE, IN_A_TURN = 4, 16
-"""Commands that a client may have sent at once before others go on meanwhile, and those of each further turn."""
+"""Number of pipelined commands handled before other clients get a turn, and number in each further turn."""
 TURN_S = 0.01
-"""Such a turn ends after so long, too: a recipient may have a thousand rules."""
+"""Maximum length of such a turn, in seconds: a recipient may have a thousand rules."""
 SPARE_COMMANDS, SPARE_A_SECOND = 200, 50.0
-"""Commands of a client between two mails, and how many of them come back in a second."""
+"""Allowance of a client between two mails, in commands, and its refill in commands a second."""
 HANDSHAKE_S = 30.0
 NEVER = float("inf")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -94,7 +94,7 @@ class CommandStream(SMTP):
         self.listener = listener
         self.settings = listener.settings
         self.client = self.port = ""
-        """IP address and port of who has connected, "" where that cannot be known any more."""
+        """IP address and port of who has connected, "" where that can no longer be known."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.ending = False
@@ -274,7 +274,7 @@ class CommandStream(SMTP):
             self._writer.close()
 
     async def _let_others_go_on(self) -> None:
-        """Where this client has sent many commands at once: with others who do so, one is answered after the other."""
+        """Yields to other clients where this one has pipelined many commands; such clients are served in turn."""
         if b"\n" not in self._reader._buffer:  # type: ignore[attr-defined]
             self._at_once, self._turn_began = 0, time.monotonic()
             return
@@ -303,7 +303,7 @@ class CommandStream(SMTP):
             await self.wrong("500 5.5.2 Line too long")
             return
         if not line.endswith(b"\r\n"):
-            # Whoever counts lines otherwise than we do must not get another command past us.
+            # A client that splits lines differently must not smuggle a command past us.
             await self.push("500 5.5.2 A line ends in <LF> without <CR>, closing the connection")
             self.ending = True
             return
@@ -346,7 +346,7 @@ class CommandStream(SMTP):
 
 
 def silence_log() -> None:
-    """Of aiosmtpd only errors are logged."""
+    """Lets aiosmtpd log errors only."""
     logging.getLogger("mail.log").setLevel(logging.ERROR)
 
 

@@ -1,4 +1,4 @@
-"""Who is it? Checks name and password against the password file or Dovecot, and slows down whoever guesses.
+"""Checks name and password against the password file or Dovecot, and slows down guessing.
 Standard: RFC 4954 (SMTP AUTH and its replies), RFC 4616 (PLAIN); LOGIN as mail programs speak it.
 """
 
@@ -21,9 +21,9 @@ from relay.entry.smtp.users import MAX_NAME, UserFile
 from relay.errors import Refuse, TryLater
 
 AT_ONCE = 2
-"""Passwords that are checked at the same time: each takes 64 MiB and a processor for some 50 ms."""
+"""Number of concurrent password checks: each takes 64 MiB and a processor for some 50 ms."""
 PATIENCE_S = 30.0
-"""How long a login waits for its turn and its answer."""
+"""Login timeout, queueing included, in seconds."""
 
 
 class LoginFailed(Refuse):
@@ -78,7 +78,7 @@ class BackEnd(Protocol):
         """The user's own name, None where the password is wrong; `client`: an IP address. Raises LoginUnavailable."""
 
     async def rights(self, name: str) -> SenderRights | None:
-        """What a user who has logged in may send from, None if they are none any more."""
+        """What a user who has logged in may send from, None if they no longer exist."""
 
     def close(self) -> None:
         """Ends what it runs."""
@@ -111,7 +111,7 @@ class FileBackEnd:
 
 
 FAILURE_DELAY_S = 2.0
-"""A failed login is answered only after this time, so that guessing over one connection is slow."""
+"""Delay of the reply to a failed login, in seconds, so that guessing over one connection is slow."""
 
 
 class Logins:

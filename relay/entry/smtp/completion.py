@@ -20,14 +20,14 @@ from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Mail, Outcomes
 
 REMEMBERED = 1000
-"""Mails without Date or Message-ID whose fields are kept for the next try."""
+"""Number of mails without Date or Message-ID whose added fields are kept for a retry."""
 
 
 class Rights(Protocol):
     """Tells what users may send from."""
 
     async def rights(self, name: str) -> SenderRights | None:
-        """None for one who is no user any more."""
+        """None for one who is no longer a user."""
 
 
 class NoUser(Refuse):
@@ -76,7 +76,7 @@ class Completion:
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
         if (done := self._done.pop(mail.id, None)) is not None:
             key, added = done
-            _put(self._waiting, key, added)  # at once: its next try may be on the way
+            _put(self._waiting, key, added)  # at once: its next attempt may be on the way
             mail = mail.with_message(added + mail.message)
         await self._recipe.unheard(mail, outcomes)
 
@@ -125,7 +125,7 @@ def _put(table: OrderedDict[_Key, _Value], key: _Key, value: _Value) -> None:
 
 
 def _key(mail: Mail) -> bytes:
-    """What every try with the same mail has: its user, its sender and its octets."""
+    """What every attempt with the same mail has: its user, its sender and its octets."""
     digest = hashlib.sha256(mail.message)
     digest.update(repr((mail.origin.user, mail.envelope.sender)).encode())
     return digest.digest()

@@ -14,7 +14,7 @@ from relay.errors import MessageTooBig, TryLater
 
 END_OF_DATA = b"\r\n.\r\n"
 FASTER = 16
-"""Putting pieces together is so many times faster than other work on as many octets."""
+"""Speed of joining pieces, as a multiple of other work on as many octets."""
 
 
 async def receive(stream: CommandStream, limit: int, share: Share, got: Callable[[int], None]) -> bytes:

@@ -19,9 +19,9 @@ from relay.entry.smtp.users import UserFile
 log = structlog.get_logger(__name__)
 
 MAX_LINE = 16384
-"""Octets; the protocol promises no longer lines."""
+"""Maximum line length, in octets; the protocol promises no longer lines."""
 MAX_LINES = 200
-"""Of the handshake; a service that says more is not Dovecot."""
+"""Maximum number of lines in a handshake; a service that sends more is not Dovecot."""
 _ESCAPES = {"0": "\0", "1": "\1", "t": "\t", "r": "\r", "l": "\n"}
 
 
@@ -29,7 +29,7 @@ class DovecotBackEnd:
     """Users whom Dovecot knows. A connection for each login: it is a local socket, and no login waits for another."""
 
     def __init__(self, socket: Path, domains: Iterable[str], users: UserFile | None) -> None:
-        """Where `users` has no line for a user they may send from their own name, in `domains` if it has no domain."""
+        """A user without a line in `users` may send from their own name, in `domains` if it has no domain."""
         self._socket = socket
         self._domains = tuple(domains)
         self._users = users
@@ -48,7 +48,7 @@ class DovecotBackEnd:
         return user.rights if user else own_name(name, self._domains)
 
     def close(self) -> None:
-        """Nothing runs between two logins."""
+        """Does nothing: no connection is kept between two logins."""
 
     async def handshake(self) -> None:
         """Raises LoginUnavailable where no Dovecot answers that would take a password."""

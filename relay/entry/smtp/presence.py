@@ -16,7 +16,7 @@ _LAST_DATA_RECEIVED = struct.Struct("=52xI")
 
 
 def absent_s(connection: Any) -> float:
-    """For how many seconds the client may have been gone, infinite where nothing can be said to it; 0.0: it is there.
+    """Returns for how many seconds the client may have been gone; infinite if it is unreachable, 0.0 if it is there.
 
     One that sends no more may wait for its answer, or may have gone when the last octets had come from it. `connection`
     is a TCP socket, or what an event loop gives in its place.

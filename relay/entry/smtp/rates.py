@@ -25,10 +25,10 @@ log = structlog.get_logger(__name__)
 EXCHANGE_S = 2.0
 
 MAX_ENTRIES = 20_000
-"""Whoever was seen least recently is forgotten beyond this number."""
+"""Maximum number of tracked clients; the least recently seen is forgotten first."""
 HOUR_S = 3600.0
 SEEN_S = 30 * 86400.0
-"""Time others are told to remember what was seen, in seconds; while it goes on, they are told again."""
+"""Time for which other processes remember a report, in seconds; while it goes on, it is repeated."""
 TELL_AGAIN_S = 86400.0
 ROUNDING = 1e-6
 
@@ -68,7 +68,7 @@ class HourlyRate:
         return True
 
     def give_back(self, name: str) -> None:
-        """As if it had not been taken."""
+        """Undoes one `take`."""
         place = named(self._key, self.kind, name)
         taken, now = self._now(place)
         self._put(place, max(taken - 1, 0.0), now)

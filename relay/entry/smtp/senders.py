@@ -121,7 +121,7 @@ def parse_rights(entries: Iterable[str]) -> SenderRights:
 
 
 def own_name(name: str, domains: Iterable[str]) -> SenderRights:
-    """What a user may use of whom only his name is known: the name itself, or name@domain in each of `domains`."""
+    """What a user may use of whom only the name is known: the name itself, or name@domain in each of `domains`."""
     if name.startswith("@"):  # would be a whole domain
         return SenderRights()
     try:

@@ -27,7 +27,7 @@ from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient
 log = structlog.get_logger(__name__)
 
 LEAST_RATE = 1024
-"""Octets a second that content must come at, on the whole, beside the idle time that every client has."""
+"""Minimum average rate of content, in octets a second, beside each client's idle time."""
 COMMANDS = ("MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "XFORWARD")
 EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 

@@ -41,7 +41,7 @@ from relay.mail import Origin
 log = structlog.get_logger(__name__)
 
 MAX_RESPONSE = 12288
-"""Octets of one line of an authentication exchange (RFC 4954, 4)."""
+"""Maximum line length of an authentication exchange, in octets (RFC 4954, 4)."""
 
 
 class NotSecured(Refuse):
@@ -153,7 +153,7 @@ class SubmissionSession(SMTPSession):
             raise NotSecured("no TLS")
         rights = await self._service.logins.back_end.rights(self._user) if self._user else None
         if rights is None:
-            raise NoUser(f"user {self._user}, who is none any more" if self._user else "nobody has logged in")
+            raise NoUser(f"user {self._user}, who no longer exists" if self._user else "nobody has logged in")
         rights.check_sender(sender)
         self._service.rates.take("mails", self._user, self.client)
 
@@ -170,7 +170,7 @@ class SubmissionSession(SMTPSession):
         await super().smtp_RCPT(arg)
 
     def origin(self) -> Origin:
-        """Whoever has connected, and the user's name."""
+        """The client's address, and the user's name."""
         helo = self.session.host_name or ""
         return Origin(addr=self.client, port=self.port, proto="ESMTP", helo=helo, user=self._user, asks_user=True)
 

@@ -19,13 +19,13 @@ log = structlog.get_logger(__name__)
 
 HANDSHAKE_S = 30.0
 RETRY_S = 1.0
-"""After this time it is tried again where no connection could be accepted: too many open files, for instance."""
+"""Retry interval after a failed accept (too many open files, for instance), in seconds."""
 
 
 class TLSServer:
     """Takes connections that begin with TLS, and counts each before its handshake, which may take its time.
 
-    asyncio's own server tells of a connection only after its handshake.
+    asyncio's own server reports a connection only after its handshake.
     """
 
     def __init__(

@@ -25,11 +25,11 @@ from relay.stamps import is_there, stamp_of
 log = structlog.get_logger(__name__)
 
 MAX_MEMORY_KIB = 1024 * 1024
-"""A hash that takes more memory (KiB) to check is a mistake that would stop the relay."""
+"""Maximum memory for checking a hash, in KiB; more is a mistake that would stop the relay."""
 MAX_NAME = 255
 
 NO_PASSWORD = "-"  # noqa: S105 - it says that there is none
-"""Stands for the hash where Dovecot checks the passwords and the file only tells the addresses."""
+"""Placeholder for the hash where Dovecot checks passwords and the file only has the addresses."""
 
 _NAME = re.compile(r"[^\x00-\x20\x7f-\x9f:,#\ud800-\udfff][^\x00-\x20\x7f-\x9f:,\ud800-\udfff]*")
 _HEADER = "# QuMail Relay, who may submit mail: name:hash:addresses (qumail-relay users --help)\n"
@@ -46,7 +46,7 @@ class User:
 
     @property
     def line(self) -> str:
-        """As it stands in the file."""
+        """Its line in the file."""
         return f"{self.name}:{self.password_hash}:{','.join(self.addresses)}\n"
 
 
@@ -135,7 +135,7 @@ def parse_user(line: str) -> User:
 
 
 def folded_name(name: str) -> str:
-    """As names are compared: exactly, in NFC, but what follows an @ is a domain and so in any case."""
+    """Returns the name as names are compared: exactly, in NFC, but the domain after an @ in any case."""
     local, at, domain = unicodedata.normalize("NFC", name).rpartition("@")
     return local + at + domain.lower() if at else domain
 
@@ -190,7 +190,7 @@ def _prepared(password: str) -> str:
 
 
 def listed(users: Iterable[User]) -> list[dict[str, object]]:
-    """For programs: every user with their addresses, without the hash."""
+    """Returns every user with their addresses, without the hash, for programs."""
     return [
         {"name": user.name, "addresses": list(user.addresses), "password": user.password_hash != NO_PASSWORD}
         for user in users

@@ -89,7 +89,7 @@ class Item:
         return cls(rule, conditions, effect, maybe, key)
 
     def having(self, conditions: Conditions) -> Item:
-        """The same under other conditions."""
+        """Returns the same item under other conditions."""
         return Item._of(self.rule, conditions, self.effect, maybe=self.maybe)
 
     def that_may(self, own: Chosen) -> Item:

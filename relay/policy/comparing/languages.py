@@ -8,7 +8,7 @@ within one of them, and one match decides. Where an address could not have such 
 "yes", which is the safe side.
 
 **Addresses** fit a pattern with their tag or without it, which takes more than a match. One that fits some patterns and
-not others is searched for in the product of their automata; each is an integer with one bit for each place reached.
+not others is searched for in the product of their automata. Each is an integer with one bit for each place reached.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def _said(item: Item) -> object:
 def _difference(called: str, sender: str, message: Message, each: Look, day: date | None) -> Difference:
     said = [message.called]
     if (octets := each.sample.content.size) > message.least:
-        said.append(f"{octets} octets")
+        said.append(f"{octets} bytes")
     if day is not None:
         said.append(f"from {day} on")
     sender = sender or NULL_SENDER

@@ -103,7 +103,7 @@ def weaker(new: Outcome, old: Outcome) -> str:
     if PQC.name in old.levels and (added := set(new.kem) - set(old.kem)):
         rest = tuple(level for level in new.levels if level != PQC.name)
         if rest and not never_weaker(rest, old.levels):
-            return f"kem: {', '.join(sorted(added))} may not be to be had, and then {', then '.join(rest)}"
+            return f"kem: {', '.join(sorted(added))} may be unavailable, and then {', then '.join(rest)}"
     if _gets_fewer_keys(new, old) and _uses_keys(old) and (len(new.levels) > 1 or _may_lose_a_layer(new)):
         return f"{_PRIORITY}, and then {_said(new)} with less"
     return ""
@@ -127,7 +127,7 @@ def weaker_with_more(new: Outcome, old: Outcome, comparable: Collection[LevelNam
     return ""
 
 
-_PRIORITY = "priority: low, so that keys in reserve are not to be had"
+_PRIORITY = "priority: low, so that keys in reserve are not available"
 
 
 def _gets_fewer_keys(new: Outcome, old: Outcome) -> bool:

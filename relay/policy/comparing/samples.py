@@ -104,8 +104,8 @@ def _message(
     said += [f"attachment {each!r}" for each in attachments]
     said += [f"author {author}"] if authors else []
     said += [f"login {login}"] if logins else []
-    said += [f"more than {conditions.larger_than} octets"] if conditions.larger_than is not None else []
-    said += [f"fewer than {conditions.smaller_than} octets"] if conditions.smaller_than is not None else []
+    said += [f"more than {conditions.larger_than} bytes"] if conditions.larger_than is not None else []
+    said += [f"fewer than {conditions.smaller_than} bytes"] if conditions.smaller_than is not None else []
     login = "" if login == NULL_SENDER else login
     return Message(", ".join(said), author, login, "".join(tags), lines, attachments, least, most)
 
@@ -114,7 +114,7 @@ def outside(conditions: Conditions) -> Message | None:
     """A message that is too large for a rule, which leaves it to others."""
     if conditions.smaller_than is None:
         return None
-    return Message(f"{conditions.smaller_than} octets or more", least=conditions.smaller_than)
+    return Message(f"{conditions.smaller_than} bytes or more", least=conditions.smaller_than)
 
 
 def joined(some: Sequence[Message]) -> Message | None:
@@ -162,5 +162,5 @@ def _both(one: Glob, other: Glob, separators: str) -> str | None:
 
 
 def with_size(message: Message, octets: int) -> Message:
-    """The same, and no smaller than this."""
+    """Returns the same message, padded to at least this size."""
     return replace(message, least=max(octets, message.least))

@@ -183,5 +183,5 @@ def unproven(failure: Failure, witness: Witness, where: str, called: str, day: d
 
 
 def placed(item: Item | None) -> str:
-    """Where a floor stands, "" for what stands in a file."""
+    """Returns the place of a floor, "" for what stands in a file."""
     return f"{item.rule.source}:{item.rule.line}" if item is not None and item.rule.source else ""

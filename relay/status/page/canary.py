@@ -1,4 +1,4 @@
-"""The section that tells of canaries: which peer's came back when, and how long it took.
+"""The section about canaries: which peer's came back when, and how long it took.
 Standard: as sections.py.
 """
 

@@ -11,7 +11,7 @@ from relay.status.page.html import Html, element
 
 HEIGHT = 100
 POINTS = 144
-"""A curve has no more: the lowest of several stands for them."""
+"""Maximum number of points of a curve; each is the lowest of several values."""
 
 
 def curve(name: str, points: Sequence[tuple[float, float]], *, each_s: float, since: float, until: float) -> Html:

@@ -1,4 +1,4 @@
-"""What the page shows now, made once for all who look on, and what has changed since each of them was told last.
+"""What the page shows now, made once for all viewers, and what has changed since each one's last event.
 Standard: WHATWG HTML, 9.2 (server-sent events); so many viewers, and one who does not read is left.
 """
 
@@ -31,11 +31,11 @@ log = structlog.get_logger(__name__)
 
 TICK_S = 2.0
 SHARE = 0.02
-"""No more of the time is spent on it than this."""
+"""Maximum share of time spent on the page."""
 OCTETS_A_SECOND = 2 * 2**20
-"""No more is sent to all viewers together."""
+"""Maximum rate to all viewers together, in bytes a second."""
 MOST_VIEWERS = 100
-"""More are told to come back: there must be connections left for short questions."""
+"""Maximum number of viewers; others get 503, so that connections are left for short requests."""
 UNREAD_OCTETS = 65_536
 """The system keeps about so much for a viewer who does not read."""
 VIEWER_S = 10.0
@@ -72,7 +72,7 @@ class Shown:
 
 
 class Feed:
-    """The page's content, and those who look on."""
+    """The page's content, and the viewers."""
 
     def __init__(self, watched: Watched, record: Record) -> None:
         self._watched = watched
@@ -87,7 +87,7 @@ class Feed:
         self.viewers = 0
 
     async def shown(self) -> Shown:
-        """As it is now, or was a moment ago."""
+        """Returns the current content, or one that is a moment old."""
         async with self._making:
             if (began := time.monotonic()) >= self._not_before:
                 cost = await self._look()
@@ -119,7 +119,7 @@ class Feed:
     async def events(self, request: web.Request) -> web.StreamResponse:
         """A stream of what changes, until the viewer has gone."""
         if self.viewers >= MOST_VIEWERS:
-            raise web.HTTPServiceUnavailable(headers={"Retry-After": "30"}, text="too many look on\n")
+            raise web.HTTPServiceUnavailable(headers={"Retry-After": "30"}, text="too many viewers\n")
         response = web.StreamResponse(headers=HEADERS | {"Content-Type": "text/event-stream"})
         self.viewers += 1
         self._wanted.set()
@@ -153,7 +153,7 @@ class Feed:
             await news.wait()
 
     def _since(self, look: int) -> bytes:
-        """The event for those who were told last at that look: the same for all of them."""
+        """The event for those whose last one was at that look: the same for all of them."""
         if look not in self._events:
             changed = {name: text for name, (at, text) in self._shown.sections.items() if at > look}
             said = {"time": _iso(self._shown.time), "title": self._shown.title, "sections": changed}

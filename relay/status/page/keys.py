@@ -1,4 +1,4 @@
-"""The section that tells of quantum keys: for each KME and peer how many there are, and when they will be gone.
+"""The section about quantum keys: for each KME and peer how many there are, and when they will be gone.
 Standard: those that end first stand first; a curve shows the fewest there were, which is what mail had to do with.
 """
 
@@ -14,9 +14,9 @@ from relay.status.page.now import Now
 from relay.status.page.sections import badge, facts_list, section
 
 SHOWN = 40
-"""More pairs of KME and peer are not drawn; those whose keys end first are."""
+"""Maximum number of pairs of KME and peer drawn, those whose keys end first."""
 LEAST = 12
-"""A curve is as wide as so many stretches take, though there be fewer."""
+"""Minimum width of a curve, in stretches."""
 SPANS = (("Two days", 300, 2 * 86_400), ("Six weeks", 3600, 42 * 86_400))
 
 

@@ -1,5 +1,5 @@
 """What the page shows, at one moment: the numbers of all processes, and what was remembered.
-Standard: a plain value; whoever shows it asks nobody else.
+Standard: a plain value, all that a page needs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Now:
         return found[0] if found else None
 
     def sum(self, metric: Metric, **labels: str) -> float:
-        """Of all that have these labels."""
+        """Returns the sum over all that have these labels."""
         at = {metric.labels.index(name): value for name, value in labels.items()}
         return sum(value for has, value in self.series(metric) if all(has[place] == each for place, each in at.items()))
 

@@ -1,4 +1,4 @@
-"""The sections of the page that tell of mail: the verdict, what is wrong, what is held and why, what went how.
+"""The sections of the page about mail: the verdict, what is wrong, what is held and why, what went how.
 Standard: each is a pure function of one moment; a heading, then what it is about, in words before pictures.
 """
 
@@ -146,7 +146,7 @@ def _reasons(now: Now) -> Html:
     ]  # fmt: skip
     if not each:
         return element("p", "Nothing was held or refused since the relay was started.", class_="quiet")
-    note = element("p", "Why mail was held or refused; each try counts.", class_="caption")
+    note = element("p", "Why mail was held or refused; each attempt counts.", class_="caption")
     return element("div", note, element("ul", each, class_="reasons", role="list"))
 
 
@@ -167,8 +167,8 @@ def show_mails(now: Now) -> Html:
         "mails",
         "Mails since the start",
         element("p", "The relay has served since ", words.clock(since), ".", class_="quiet") if since else None,
-        table("mails", "Each try counts. Inside: in clear to a domain of this site; consumed: for the canary; "
-              "repeated: whoever had it already",
+        table("mails", "Each attempt counts. Inside: in clear to a domain of this site; consumed: for the canary; "
+              "repeated: those who had it already",
               ["level", "direction", *outcomes], rows, words_in=(0, 1))
         if rows else element("p", "None came so far.", class_="quiet"),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The sections that tell of everything else: KMEs, certificates, policies, quarantine, processes.
+"""The sections about everything else: KMEs, certificates, policies, quarantine, processes.
 Standard: as sections.py.
 """
 

@@ -74,7 +74,7 @@ def _held(now: Now) -> Html | None:
 
 
 def _peers(now: Now, direction: str) -> str:
-    """With whom mail was held lately, and how many tries."""
+    """Returns the peers whose mail was held lately, with the number of attempts."""
     tries: dict[str, float] = {}
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:

@@ -62,7 +62,7 @@ class Scene:
         relay: int = 0,
         notify: str = "",
     ) -> Reply:
-        """What one of Bob's relays says to a message for one recipient, to whoever tries again as a mail queue does.
+        """What one of Bob's relays says to a message for one recipient, to a client that tries again as a mail queue does.
 
         A relay may still be writing down what it has answered when the same mail comes to the other one.
         """

@@ -23,12 +23,13 @@ from tests.integration.audit.test_records import (
 )
 from tests.integration.status.test_metrics import Numbers, asked, with_status
 from tests.testlib import mails
+from tests.testlib.long import sized
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, relay_process
 from tests.testlib.status_page import page
 from tests.testlib.submit import submit, talking
 
-MAILS = 400
+MAILS = sized(200, 1000)
 DEADLINE_S = 20
 LABELS = ("direction", "door", "peer", "level", "outcome")
 AT_RCPT = "x%y@elsewhere.example"

@@ -190,7 +190,7 @@ def test_hashed_addresses_are_found_again_also_after_the_secret_was_rotated() ->
 
 
 def small_files(directory: Path, number: int = 40, octets: int = 2000) -> None:
-    """So many records in files that are full soon."""
+    """`number` records in files that are full soon."""
     chain = Chain(directory, file_octets=octets)
     for count in range(number):
         chain.append([event_members("test", {"count": count, "filling": "x" * 100})], flush=False)

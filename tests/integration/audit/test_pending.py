@@ -39,7 +39,7 @@ def test_what_is_not_recorded_is_found_and_nothing_else(tmp_path: Path, pending:
 
 
 def test_a_file_is_written_anew_once_all_of_it_is_recorded(tmp_path: Path, pending: Pending) -> None:
-    """However much passes, there is room for what has not been recorded, and what is behind it tells nothing."""
+    """However much passes, there is room for what has not been recorded, and what is behind it reveals nothing."""
     record = b"x" * 100_000
     for number in range(1000):
         places = [pending.add(record), pending.add(b"y%d" % number)]

@@ -364,7 +364,7 @@ async def test_mail_that_had_left_has_one_record_each_after_a_kill_that_came_bef
 async def test_whenever_a_relay_is_killed_no_mail_that_left_lacks_a_record_and_the_chain_is_whole(
     alice: Site, sink: Sink
 ) -> None:
-    """Several clients send while it is killed, again and again; nobody tries again what he did not hear of."""
+    """Several clients send while it is killed, again and again; nobody retries what they did not hear of."""
     for kill in range(4):
         async with relay_process(alice) as relay:
             enough = len(sink.got) + 20 + 7 * kill
@@ -459,7 +459,7 @@ async def test_a_relay_that_starts_after_a_kill_reads_of_the_record_what_may_be_
     [announced] = records_in(alice.config.state_directory / "audit.pending", SUFFIX)
     said = json.loads(announced)
     claim = json.dumps({"event": "mail", "mail": said["mail"], "recipients": said["recipients"]}).encode()
-    path.write_bytes(claim.ljust(len(before) - 1) + b"\n")  # whoever reads that takes it for recorded
+    path.write_bytes(claim.ljust(len(before) - 1) + b"\n")  # a reader takes it for recorded
     async with relay_process(alice):
         pass
     assert [each.get("outcome") for each in records(alice.config.audit_directory)][1:] == ["unknown"]

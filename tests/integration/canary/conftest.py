@@ -122,7 +122,7 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def dishonest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relays seal for everybody who says that he is the canary, as that of a dishonest peer may."""
+    """Relays seal for everybody who claims to be the canary, as that of a dishonest peer may."""
     monkeypatch.setattr(Outgoing, "_check_sender", lambda *_: None)
 
 

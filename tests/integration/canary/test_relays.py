@@ -53,7 +53,7 @@ async def test_two_workers_ask_once_and_whichever_gets_the_receipt_counts_it(mak
         async def asked() -> Numbers:
             return await numbers(relay.addresses["status"])
 
-        # The same one to both workers, whoever takes it first.
+        # The same one to both workers, either may take it first.
         await asyncio.gather(*(to_alice.hand_on(receipt) for _ in range(6)))
         await until_it_says(asked, "qumail_canary_returned_total", peer="bob")
         found = await until_it_says(asked, "qumail_canary_dropped_total", 5, reason="repeated")

@@ -1,4 +1,4 @@
-"""Whoever runs a command: root goes on as the relay's user, others hear as whom to run it, and nobody to give files away.
+"""The user of a command: root goes on as the relay's user, others hear as whom to run it, and nobody to give files away.
 Standard: deploy/RUNNING.md, Rights.
 """
 

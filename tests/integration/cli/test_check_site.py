@@ -117,7 +117,7 @@ async def test_what_is_wrong_stands_at_the_top_and_the_first_thing_to_do_at_the_
     await sink.start()
     assert status == 1
     assert "are wrong: outgoing next hop." in " ".join(out.decode().split())
-    assert f"mend what is wrong, then: qumail-relay check --config {alice.config_file}" in out.decode()
+    assert f"fix what is wrong, then: qumail-relay check --config {alice.config_file}" in out.decode()
 
 
 @pytest.mark.parametrize("of_development", [True, False])

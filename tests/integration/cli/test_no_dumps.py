@@ -32,7 +32,7 @@ def _limit(pid: int) -> list[str]:
 
 
 def _dumpable(pid: int) -> bool:
-    """Root owns the files of a process that is not, whoever runs it."""
+    """Root owns the files of a process that is not, under any user."""
     found = Path(f"/proc/{pid}/environ").stat()
     return (found.st_uid, found.st_gid) != (0, 0)
 

@@ -65,7 +65,7 @@ async def test_a_second_relay_at_a_database_ends_before_it_draws_a_key_and_comma
             while (before := kmes.link.issued.total()) < READY:
                 await asyncio.sleep(0.05)
         database = alice.directory / "relay.db"
-        for lock in alice.directory.glob("*.lock"):  # whoever tidies up there must not let a second one in
+        for lock in alice.directory.glob("*.lock"):  # tidying up there must not let a second one in
             lock.unlink()
         await refused(alice.config_file, database, relay)
         for way in ("symlink_to", "hardlink_to"):

@@ -1,7 +1,7 @@
 """What root types works for the relay's user below that user's directories, whatever this user puts there meanwhile.
 Standard: no command that root runs writes, follows or gives away anything there; deploy/RUNNING.md, Rights.
 
-`QUMAIL_ROOT_ATTEMPTS=1000 pytest -s --timeout=0 tests/integration/cli/test_root_commands.py` takes so many attempts.
+The long form takes a thousand attempts.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import pytest
 
 from relay.cli import cli
 from tests.testlib.as_root import Happened, attempts
+from tests.testlib.long import sized
 from tests.testlib.roots_site import (
     Place,
     nobody,
@@ -24,7 +25,7 @@ from tests.testlib.roots_site import (
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 
-ATTEMPTS = int(os.environ.get("QUMAIL_ROOT_ATTEMPTS", "3"))
+ATTEMPTS = sized(3, 1000)
 """Attempts of each race."""
 
 

@@ -1,5 +1,5 @@
 """A relay that starts: it listens before anything else, and serves when all of it is there.
-Standard: whoever connects in between waits, or tries again; nobody is refused, and nothing is lost.
+Standard: a client that connects in between waits, or tries again; nobody is refused, and nothing is lost.
 """
 
 from __future__ import annotations

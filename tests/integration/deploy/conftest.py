@@ -20,7 +20,7 @@ DEBIAN = Path(__file__).parents[3] / "deploy" / "debian"
 
 SYSTEMCTL = """\
 #!/bin/sh
-# The relay, or Exim, by hand: for whoever types what is for systemd.
+# The relay, or Exim, by hand: for a reader who types what is for systemd.
 set -e
 stop() {
     [ -s /run/relay.pid ] || return 0

@@ -49,7 +49,7 @@ def test_each_service_has_an_image_a_program_and_volumes_that_are_there() -> Non
         assert service["command"][0] in PROGRAMS
         assert {each.split(":")[0] for each in service["volumes"]} <= found["volumes"].keys()
         assert set(service.get("depends_on", [])) <= services.keys()
-        # Whoever reaches a relay's own ports can send as anybody.
+        # A client that reaches a relay's own ports can send as anybody.
         assert all(re.fullmatch(r"127\.0\.0\.1:\d+:143", port) for port in service.get("ports", []))
 
 

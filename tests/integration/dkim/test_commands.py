@@ -138,7 +138,7 @@ async def test_a_key_file_that_cannot_be_used_is_named(site: Site, zone: Zone, k
         ("[dkim]\narc_seal = true", "dkim.arc_seal: needs verify, and one of [[dkim.keys]]"),
         ('[dkim]\ndns_servers = ["localhost:53"]', "dkim.dns_servers: 'localhost' is not an IP address"),
         ('[dkim]\nauthserv_id = "a; spf=pass"', "dkim.authserv_id: "),
-        ("[dkim]\nmax_signatures = 5", "dkim.max_signatures: is no setting any more: "),
+        ("[dkim]\nmax_signatures = 5", "dkim.max_signatures: is no longer a setting: "),
     ],
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(site: Site, settings: str, expected: str) -> None:

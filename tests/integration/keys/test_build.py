@@ -135,7 +135,7 @@ def test_reserve_and_alarm_go_to_the_ring(tmp_path: Path, certificates: Certific
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        ("breaker_delay = 1", r"kmes\.one\.breaker_delay: is no setting any more: it is 5 times retry_delay"),
+        ("breaker_delay = 1", r"kmes\.one\.breaker_delay: is no longer a setting: it is 5 times retry_delay"),
         ('name_from = "none"', "name_from"),
         ("verify = false", "unknown setting"),
         ('errors = [{ code = 200, means = "exhausted" }]', "errors.0.code"),

@@ -1,7 +1,7 @@
 """Forged mail that names keys which do not exist: genuine mail does not wait for it, whatever the KME answers.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4, and what real KMEs answer for an unknown key_ID instead of its 400.
 
-The relay is a real one. Its mail comes through so many connections as Postfix makes, the forged mail first. Whoever
+The relay is a real one. Its mail comes through so many connections as Postfix makes, the forged mail first. Who
 forges knows peers, SAE IDs and KME groups, and seals as the peer does, but under keys of another KME.
 """
 
@@ -49,7 +49,7 @@ ANSWERS = {
 
 @dataclass
 class World:
-    """Alice, who seals; the forger, who seals in Alice's name; Bob's KME and relay, and where his mail ends."""
+    """Alice, who seals; the forger, who seals in Alice's name; Bob's KME and relay, and where mail for Bob ends."""
 
     directory: Path
     certificates: Path
@@ -60,7 +60,7 @@ class World:
     forgeries: dict[tuple[int, str, int], list[bytes]]
 
     async def forged(self, number: int, *, how: str = POLICIES["default.toml"], size: int = 0) -> list[bytes]:
-        """So many messages of `size` octets as if from Alice's domain for Bob; no KME of Bob's ever knew their keys.
+        """`number` messages of `size` octets as if from Alice's domain for Bob; no KME of Bob's ever knew their keys.
 
         Sealed when they are first asked for: to each test's Bob they are new.
         """
@@ -69,7 +69,7 @@ class World:
         return self.forgeries[number, how, size]
 
     async def sealed(self, number: int) -> list[bytes]:
-        """So many genuine ones."""
+        """`number` genuine ones."""
         return await self._sealed(self.genuine, number, POLICIES["default.toml"], 0)
 
     async def _sealed(self, kme: DevelopmentKME, number: int, how: str, size: int) -> list[bytes]:

@@ -91,7 +91,7 @@ async def world(tmp_path: Path, backend: Backend, sink: Sink) -> AsyncIterator[W
 
 
 async def _taken(keys: KeyRing, number: int) -> list[Key]:
-    """So many keys, however often the KME has to be asked for that."""
+    """`number` keys, in as many KME requests as that takes."""
     found: list[Key] = []
     async with asyncio.timeout(60):
         while len(found) < number:

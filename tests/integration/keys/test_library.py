@@ -38,8 +38,9 @@ from relay.keys.skip import SKIPClient
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 
-README = Path(relay.__file__).parent.parent / "README.md"
-PYPROJECT = README.parent / "pyproject.toml"
+ROOT = Path(relay.__file__).parents[1]
+README = ROOT / "relay/keys/README.md"
+PYPROJECT = ROOT / "pyproject.toml"
 
 
 def _plain(kme: FakeKME, **options: Any) -> OptimizedKMClient:
@@ -52,7 +53,7 @@ async def _python(script: str, *arguments: str, **environment: str) -> tuple[int
         "-c",
         script,
         *arguments,
-        env={"PYTHONPATH": str(README.parent), **environment},
+        env={"PYTHONPATH": str(ROOT), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
@@ -64,12 +65,13 @@ async def _python(script: str, *arguments: str, **environment: str) -> tuple[int
 async def test_the_script_of_the_readme_runs_as_it_stands_wherever_the_servers_have_their_state(
     tmp_path: Path, where: str
 ) -> None:
-    [script] = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    scripts = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    [script] = [each for each in scripts if "get_optimized_km_clients" in each]
     home = {"XDG_STATE_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}
     options = ["--state", str(tmp_path / "state")] if where == "elsewhere" else []
     servers = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "relay", "kme", "--port", "0", "--port", "0", *options),
-        env={"PYTHONPATH": str(README.parent), **home},
+        env={"PYTHONPATH": str(ROOT), **home},
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

@@ -33,7 +33,7 @@ async def plan(*arguments: str | Path) -> dict[str, Any]:
 
 
 async def seal(site: Site, number: int, size: int) -> None:
-    """So many different mails of this size are sealed, and go nowhere."""
+    """Seals `number` different mails of this size, and sends none."""
     async with assembly.parts(site.config, prefetch=False) as parts:
         for each in range(number):
             message = mails.plain(f"Number {each:04}")

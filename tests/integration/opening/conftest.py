@@ -1,4 +1,4 @@
-"""Alice, who seals at any level and for whomever a test wants, and Bob's relays, whose opened mail ends in a next hop.
+"""Alice, who seals at any level and for any recipient, and Bob's relays, whose opened mail ends in a next hop.
 Standard: as everywhere, sites of tests/testlib/sites.py and development KMEs; time goes on when a test says so.
 """
 
@@ -129,7 +129,7 @@ async def alice(tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities) -
 
 @dataclass
 class Clock:
-    """The time, which is `ahead` by so many seconds, for Bob's store and for his look at the window."""
+    """The time, which is `ahead` by so many seconds, for Bob's store and for the check of the window there."""
 
     ahead: float = 0.0
 
@@ -203,7 +203,7 @@ class Bob:
         return replace(self, site=Site(directory))
 
     def configure(self, before: str, after: str) -> None:
-        """Bob edits his relay.toml."""
+        """An edit of Bob's relay.toml."""
         text = self.site.config_file.read_text()
         assert before in text
         self.site.config_file.write_text(text.replace(before, after))
@@ -215,7 +215,7 @@ class Bob:
 
     @asynccontextmanager
     async def store(self, clock: Clock | None = None) -> AsyncIterator[Store]:
-        """His store, beside the relay's own."""
+        """Bob's store, beside the relay's own."""
         config = self.site.config.store
         async with await open_store(config.database, SiteSecret.load(config.secret), clock=clock or time.time) as store:
             yield store

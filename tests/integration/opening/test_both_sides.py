@@ -1,5 +1,5 @@
 """What one relay seals the other one opens: what it would refuse is held or refused at the sender's, with the cause.
-Standard: relay/FORMAT.md, 7; two relays as they stand, and Bob's next hop, or his quarantine, behind them.
+Standard: relay/FORMAT.md, 7; two relays as they stand, and Bob's next hop or quarantine behind them.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ async def test_a_recipient_is_the_same_with_needless_quotes(
 async def test_the_sender_is_the_sealed_one_and_nobody_hears_that_the_mail_arrived(
     alice: Alice, bob_on_sqlite: Bob, sender: str
 ) -> None:
-    """Who sends a captured mail could otherwise have its header sent to himself, as a notice of success."""
+    """Who sends a captured mail could otherwise have its header sent to them, as a notice of success."""
     bob, dan = bob_on_sqlite, "dan@bob.example"
     sealed = await alice.seal(BEN, BEA, dan, sender=sender)
     asked = {BEN: "NOTIFY=SUCCESS,FAILURE ORCPT=rfc822;x", BEA: "NOTIFY=success", dan: "NOTIFY=NEVER"}

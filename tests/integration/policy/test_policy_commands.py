@@ -90,12 +90,12 @@ async def test_explain_asks_the_rules_about_the_message(tmp_path: Path, kmes: De
     (tmp_path / "secret.eml").write_bytes(b"Subject: [SECRET] hello\n\n" + b"x" * 5000)
     large = await explained(run, "a@alice.example", "x@bob.example", "--message", str(tmp_path / "large.eml"))
     assert large["now"]["protection"] == "aes"
-    assert large["now"]["causes"] == ["otp: the message has 5018 octets, and max_size is 1024"]
+    assert large["now"]["causes"] == ["otp: the message has 5018 bytes, and max_size is 1024"]
     secret = await explained(run, "a@alice.example", "x@bob.example", "--message", str(tmp_path / "secret.eml"))
     assert (secret["decision"]["rule"], secret["decision"]["levels"]) == (1, ["otp"])
     assert (secret["now"]["result"], secret["now"]["smtp_reply"][:9]) == ("held", "451 4.7.1")
     result = await asyncio.to_thread(run, "explain", "a@alice.example", "x@bob.example")
-    for said in ("Rules       1 (line 5): it looks into the message, and there is none", "Max size    otp: 1024 octets",
+    for said in ("Rules       1 (line 5): it looks into the message, and there is none", "Max size    otp: 1024 bytes",
                  "a small message would be sealed otp", "kme (group alice-bob): "):  # fmt: skip
         assert said in result.stdout, result.stdout
 
@@ -286,7 +286,7 @@ async def test_what_is_fine_is_not_called_doubtful(tmp_path: Path, kmes: Develop
 async def test_check_knows_pads_that_no_kme_could_ever_give(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
     [said] = await doubts(tmp_path, kmes, {"bob.example.toml": '\nlevels = ["otp"]'})
     assert said.startswith(
-        "bob.example.toml:2:1: otp: the pad for 52428800 octets is longer than all that the KMEs for peer 'bob' "
+        "bob.example.toml:2:1: otp: the pad for 52428800 bytes is longer than all that the KMEs for peer 'bob' "
     )
     limit = re.search(r"set max_size = (\{ otp = \d+ \})$", said)
     assert limit is not None

@@ -113,7 +113,7 @@ async def test_an_install_is_known_by_its_note_and_a_link_that_is_swapped_by_its
         swapped, *_ = await told(site, 3)
         assert (swapped["way"], swapped["by"], swapped["known_by"]) == ("edit", me, "link")
         assert (swapped["version"], swapped["weaker"]) == (first["version"], False)
-        # Whoever edits after that is known by the file, not by the link.
+        # The author of a later edit is known by the file, not by the link.
         site.write_policies({"bob.example.toml": PQC})
         edited, *_ = await told(site, 4)
         assert (edited["way"], edited["known_by"]) == ("edit", "files")

@@ -24,7 +24,7 @@ pytestmark = requires_postfix
 MAILS = 1000
 SENDERS = 10
 EDITS = 12
-"""So many are settled before the last mails are sent."""
+"""Number of edits before the last mails are sent."""
 LEVELS = ("aes", "plaintext", None)
 """What the edits say in turn; None is a broken one."""
 

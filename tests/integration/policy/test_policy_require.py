@@ -1,4 +1,4 @@
-"""What must arrive sealed: mail that does not is refused or marked, whoever its envelope and header say it is from.
+"""What must arrive sealed: mail that does not is refused or marked, for every sender in envelope and header.
 Standard: policies/README.md; the mark is a field that nobody else can write.
 """
 

@@ -4,12 +4,12 @@ Standard: none of them shows anything that a rule names and does not fit; tests/
 
 from __future__ import annotations
 
-import os
 import random
 
 import pytest
 
 from tests.testlib import judges
+from tests.testlib.long import sized
 from tests.testlib.spellings import ALL, Spelling, harmless
 from tests.testlib.spellings.generated import generated
 from tests.unit.policy.test_spellings import WANTED, Rules
@@ -48,8 +48,8 @@ def test_no_spelling_that_some_program_shows_gets_past_its_rule(rules: Rules) ->
 
 
 def test_nor_does_one_that_is_put_together_at_random(rules: Rules) -> None:
-    """QUMAIL_SPELLINGS=20000 tries so many, others each time."""
-    number = int(os.environ.get("QUMAIL_SPELLINGS", "0"))
+    """The long form tries others each time."""
+    number = sized(0, 20_000)
     seed = random.randrange(2**32) if number else 1
     for batch in range(max(1, number // 2000)):
         missed, _ = past(generated(min(number, 1000) or GENERATED, seed + batch), rules)

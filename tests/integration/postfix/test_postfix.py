@@ -290,7 +290,7 @@ async def test_a_notice_of_failure_that_was_asked_for_comes_back_and_is_sealed_t
 
 
 async def test_a_notice_of_success_does_not_come_back_from_behind_the_relay_that_opens(two: Two) -> None:
-    """Whoever sends a captured mail on could ask for one, and would get the header of the original."""
+    """The sender of a captured mail could ask for one, and would get the header of the original."""
     await with_dsn(two, "success@alice.example", "taken@bob.example")
     await two.bob.delivered("taken@bob.example")
     await two.bob.postfix.empty()

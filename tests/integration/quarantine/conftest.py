@@ -1,4 +1,4 @@
-"""Bob's relay with a quarantine, Alice who seals for him, and the command line beside it.
+"""Bob's relay with a quarantine, Alice who seals for Bob, and the command line beside it.
 Standard: nothing is looked up behind the relay's back that a person could not see, but what lies on the disk.
 """
 
@@ -49,18 +49,18 @@ class Bob:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[TCPAddress]:
-        """His relay in this process: its incoming address."""
+        """Bob's relay in this process: its incoming address."""
         async with serving(self.site) as addresses:
             yield addresses["incoming"]
 
     @asynccontextmanager
     async def process(self) -> AsyncIterator[RelayProcess]:
-        """His relay in a process of its own."""
+        """Bob's relay in a process of its own."""
         async with relay_process(self.site) as process:
             yield process
 
     def configure(self, change: Callable[[str], str]) -> None:
-        """Bob edits his relay.toml."""
+        """An edit of Bob's relay.toml."""
         text = self.site.config_file.read_text()
         changed = change(text)
         assert changed != text
@@ -107,7 +107,7 @@ class Bob:
 
 @pytest.fixture
 def bob(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Bob:
-    """Bob, with the default settings of the quarantine; he does not wait for keys that lag."""
+    """Bob, with the default settings of the quarantine; without a wait for keys that lag."""
     return Bob(
         make_site(
             tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
@@ -122,7 +122,7 @@ Seal = Callable[..., Any]
 
 @pytest.fixture
 def seal(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities) -> Seal:
-    """Alice seals a message for Bob, as it comes to him; `how` is her policy."""
+    """Alice seals a message for Bob, as it arrives there; `how` is her policy."""
 
     async def sealed(
         message: bytes | None = None,

@@ -93,7 +93,7 @@ async def test_what_can_never_be_opened_is_kept_sealed_and_handed_on_only_unopen
 async def test_by_setting_such_mail_is_refused_and_nothing_is_kept_unless_its_keys_were_looked_at(
     bob: Bob, seal: Seal, sink: Sink, spoil: Callable[[bytes], bytes], reason: str, cause: str, kind: str
 ) -> None:
-    """From then on a refusal would tell a forger how far he came."""
+    """From then on a refusal would show a forger how far the forgery came."""
     bob.configure(settings('action = "refuse"'))
     message = spoil(await seal())
     async with bob.running() as relay:

@@ -617,7 +617,7 @@ async def layered(people: Identities, *layers: str, inner: bytes | None = None) 
 async def test_layers_in_another_order_than_we_write_are_refused(
     sites: tuple[Site, Site], people: Identities, layers: tuple[str, ...], expected: str
 ) -> None:
-    """Above all, whoever knows Bob's public key alone must not pass for Alice."""
+    """Above all, knowledge of Bob's public key alone must not pass for Alice."""
     _, bob = sites
     message = await layered(people, *layers)
     async with assembly.parts(bob.config, prefetch=False) as parts:

@@ -231,7 +231,7 @@ def test_mail_for_everybody_else_is_as_answered(home: Path, everybody: str, leve
 
 
 def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
-    """That file counts; whoever has answered `hold` must not think that nothing leaves in clear."""
+    """That file counts; an administrator who answered `hold` must not think that nothing leaves in clear."""
     run(home, *USUAL, "--everybody", "clear")
     result = run(home, *USUAL, "--replace", "--everybody", "hold")
     assert "policies/default.toml: kept, though it says something else" in result.output
@@ -349,7 +349,7 @@ def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
     before = contents(etc)
     result = run(home, *USUAL[:-1], str(etc), "--apply")
     assert result.exit_code == 1
-    assert "Postfix stays as it is. Mend that, then: qumail-relay setup" in result.output
+    assert "Postfix stays as it is. Fix that, then: qumail-relay setup" in result.output
     assert contents(etc) == before
 
 

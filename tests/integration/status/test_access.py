@@ -1,4 +1,4 @@
-"""Who may ask: on loopback and by a Unix socket whoever is there, elsewhere those alone who send the token over TLS.
+"""Who may ask: on loopback and by a Unix socket any client, elsewhere those alone who send the token over TLS.
 Standard: RFC 6750, RFC 7617; a browser that was led here by a page from elsewhere gets nothing (DNS rebinding).
 """
 

@@ -87,7 +87,7 @@ async def test_a_probe_is_answered_while_as_many_are_connected_as_may_be_and_tho
     idle = [await asyncio.open_connection(*relay.status) for _ in range(40)]
     for _ in range(30):
         assert await asked(relay.status, "/healthz") == "ok\n"
-    assert not first.at_eof(), "whoever asked for something keeps it"
+    assert not first.at_eof(), "a client that asked for something keeps it"
     for _, each in (*idle, (first, writer)):
         each.close()
 

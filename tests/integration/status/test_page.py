@@ -1,4 +1,4 @@
-"""The page tells what was sent, to the number, whoever looks on, whatever is restarted, and whatever names say.
+"""The page tells what was sent, to the number, under many viewers, restarts and strange names.
 Standard: each number is that of /metrics; mail goes first.
 """
 
@@ -179,7 +179,7 @@ async def test_more_viewers_than_there_is_room_for_are_told_to_come_back(
 async def test_a_hundred_viewers_slow_ones_and_hostile_requests_leave_mail_its_way(
     two: Two, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever does not read is left; connections, slots and descriptors stay within their bounds all the while."""
+    """A client that does not read is dropped; connections, slots and descriptors stay within their bounds all the while."""
     monkeypatch.setattr(feed, "VIEWER_S", 6.0)
     monkeypatch.setattr(feed, "TICK_S", 0.2)
     monkeypatch.setattr(feed, "OCTETS_A_SECOND", math.inf)

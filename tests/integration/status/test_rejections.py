@@ -1,4 +1,4 @@
-"""What a door turns away before there is a mail is counted by direction, door and reason, whoever sent it.
+"""What a door turns away before there is a mail is counted by direction, listener and reason, for every sender.
 Standard: nothing that a stranger writes becomes a label.
 """
 

@@ -1,5 +1,5 @@
 """With several workers one address tells the sums over all of them, and no count is lost with one that is killed.
-Standard: what is counted only grows, whoever is asked.
+Standard: what is counted only grows, whichever worker answers.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ async def test_the_sums_of_all_workers_stay_when_one_is_killed_and_another_takes
         sent = 0
 
         async def send(of_each: int) -> None:
-            """So many by each worker, while the other one is frozen."""
+            """Sends `of_each` by each worker, while the other one is frozen."""
             nonlocal sent
             for worker in (1, 2):
                 other = pids(relay)[3 - worker]

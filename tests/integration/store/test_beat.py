@@ -169,7 +169,7 @@ asyncio.run(main())
 async def test_a_relay_that_is_frozen_in_its_beat_keeps_no_other_one_from_starting(
     postgresql: Backend, secret: SiteSecret, secret_path: Path, clock: Clock, tmp_path: Path, restored: bool
 ) -> None:
-    """It would do so for 20 s; whoever has to change the row himself waits, since a restored store must be marked."""
+    """It would do so for 20 s; a relay that has to change the row itself waits, since a restored store must be marked."""
     await _beat(postgresql, secret, clock, tmp_path / "beat")
     clock.now += 60
     if restored:

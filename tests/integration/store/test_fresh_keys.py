@@ -140,7 +140,7 @@ async def test_a_fresh_key_that_came_before_with_other_octets_opens_nothing(
 ) -> None:
     await fresh(relays[1], "k", OTHER_KEY)
     await relays[0].received.put("g", "2", {"k": KEY})
-    with pytest.raises(KMEBadReply, match="came before with other octets"):
+    with pytest.raises(KMEBadReply, match="came before with other bytes"):
         await relays[1].deliveries.admit([bound("k")], opened(clock))
     await relays[0].deliveries.admit([bound("k")], opened(clock))
     assert (await relays[1].received.look("g", "2", ["k"]))[0] == {"k": KEY}

@@ -1,4 +1,4 @@
-"""The history has each mail once, whoever is killed and whatever the clock does, and never grows beyond its rows.
+"""The history has each mail once, under kills and clock steps, and never grows beyond its rows.
 Standard: the same over SQLite and PostgreSQL; two open stores stand for two relays of a site.
 """
 

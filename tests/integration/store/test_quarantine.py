@@ -120,7 +120,7 @@ async def test_neither_a_party_nor_all_together_get_more_room_than_they_may(stor
     room = Room(total=20_000, share=10_000)
     big = bytes(6_000)
     first = await store.quarantine.put(KEY, arrival(message=big), room)
-    with pytest.raises(QuarantineFull, match=r"'alice' has \d+ octets in quarantine, and may have 10000"):
+    with pytest.raises(QuarantineFull, match=r"'alice' has \d+ bytes in quarantine, and may have 10000"):
         await store.quarantine.put(OTHER, arrival(message=big), room)
     await store.quarantine.put(OTHER, arrival(message=big, party=""), room)
     with pytest.raises(QuarantineFull, match="may hold 20000"):

@@ -88,7 +88,7 @@ async def test_putting_the_same_key_again_is_fine(store: Store) -> None:
 async def test_other_octets_for_a_key_ID_are_refused_but_the_other_keys_are_kept(store: Store) -> None:
     """They have left the KME for good, so they must not be lost with the bad one."""
     await store.received.put("g", "alice", {"k": KEY})
-    with pytest.raises(KMEBadReply, match="'k' came before with other octets") as caught:
+    with pytest.raises(KMEBadReply, match="'k' came before with other bytes") as caught:
         await store.received.put("g", "alice", {"j": KEY, "k": OTHER, "l": OTHER})
     assert isinstance(caught.value, TryLater)
     assert await held(store, "g", "alice", ["j", "k", "l"]) == {"j": KEY, "k": KEY, "l": OTHER}

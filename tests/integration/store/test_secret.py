@@ -119,7 +119,7 @@ def test_a_path_through_a_file_is_a_wrong_path(secret_path: Path) -> None:
         (f"00000000 {FIXED_LINE}", ":1: the id is another secret's"),
         (FIXED, ":1: not a site secret"),
         (b"\xff\xfe\0" * 20, ":1: not a site secret"),
-        (b"A" * 100_000, ": over 65536 octets"),
+        (b"A" * 100_000, ": over 65536 bytes"),
     ],
 )
 def test_a_file_with_anything_else_is_refused_without_showing_it(

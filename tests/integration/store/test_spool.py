@@ -1,4 +1,4 @@
-"""A spool: what was written is found by whoever comes next, wherever the writing was cut.
+"""A spool: what was written is found by the next process, wherever the writing was cut.
 Standard: a record is there whole or not at all; a file is removed only when the store has what is in it.
 """
 
@@ -132,7 +132,7 @@ async def test_whoever_is_cancelled_while_he_looks_leaves_no_file_locked(
 def test_a_file_that_somebody_looks_at_as_soon_as_it_is_made_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    """Whoever looks goes on with the event loop that would wait."""
+    """The search does not block the event loop."""
     found: Generator[object] = (
         left_behind(tmp_path, SECRET) if kind == "spool" else mapped_file.left_behind(tmp_path, SUFFIX)
     )

@@ -28,7 +28,7 @@ from tests.testlib.postfix import free_addresses
 from tests.unit.identity.homes import write_config
 
 USER, CERTIFIED = "relay", "certified"
-"""Who needs no certificate of his own, and who does."""
+"""Who needs no certificate, and who does."""
 HBA = f"""\
 local   all {USER}                 trust
 hostssl all {USER}    127.0.0.1/32 trust
@@ -108,7 +108,7 @@ def _serve_tls(server: PostgreSQLServer, authority: trustme.CA, port: int) -> No
 
 @pytest.fixture(autouse=True)
 def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No certificates and settings of whoever runs the tests."""
+    """No certificates and settings of the user who runs the tests."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("PGSSLMODE", "PGSSLROOTCERT", "PGSSLCERT", "PGSSLKEY", "PGHOST", "PGSERVICE"):
         monkeypatch.delenv(name, raising=False)

@@ -122,7 +122,7 @@ async def test_processes_that_write_at_once_lose_nothing(backend: Backend, secre
 async def test_a_store_that_is_locked_when_it_is_closed_is_waited_for_once(
     backend: Backend, secret: SiteSecret, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever stops has seconds; what could not be written is known beside the store (relay/store/sent.py)."""
+    """A stopping relay has seconds; what could not be written is known beside the store (relay/store/sent.py)."""
     tries = []
     store = await open_store(backend.where, secret, busy_timeout=0.2)
     begun = await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"], intent=True)

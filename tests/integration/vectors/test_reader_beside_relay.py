@@ -1,12 +1,11 @@
 """What the relay seals the independent reader opens; whatever is changed, both open it to the same or neither does.
 Standard: relay/FORMAT.md. The relay is a black box here; each known difference stands in `DIFFERENCES` with what the page
-says. `QUMAIL_READER_TRIES=2000 pytest --timeout=0` on this file tries so many for each kind of change.
+says. The long form tries 2,000 for each kind of change.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,6 +19,7 @@ from hypothesis import assume, given, settings, strategies as st
 from tests.reader import der, envelope, mime
 from tests.reader.mailboxes import mailbox
 from tests.testlib.der_edits import Element, edited, parse
+from tests.testlib.long import sized
 from tests.testlib.resealing import body_of, inside, padded, redigested, resealed, resigned, retagged
 from tests.testlib.side_by_side import BEN, PROTECTIONS, SENDER, Came, SealedMail, by_reader, by_relay, seal
 
@@ -27,8 +27,8 @@ ORIGINAL = b"From: ann@alice.example\r\nTo: ben@bob.example\r\nSubject: Figures\
 OCTETS = [b"", b"\0", b" ", b"\t", b'"', b";", b"=", b":", b"A", b"z", b"\xff", b"\xc3\xa9"]
 """What edits put in. No parenthesis, CR or LF: the page does not say how such a header is read."""
 
-_NUMBER = int(os.environ.get("QUMAIL_READER_TRIES", "0"))
-_TRIES = settings(max_examples=_NUMBER or 25, deadline=None, derandomize=not _NUMBER)
+_NUMBER = sized(25, 2000)
+_TRIES = settings(max_examples=_NUMBER, deadline=None, derandomize=_NUMBER < 100)
 randoms = st.integers(0, 2**32).map(Random)
 protections = st.sampled_from(PROTECTIONS)
 lines = st.binary(max_size=40).filter(lambda line: b"\r" not in line and b"\n" not in line)

@@ -40,7 +40,7 @@ class Accounts:
         return {key_ID: max(issued.given.values()) for key_ID, issued in self.link.keys.items() if issued.given}
 
     def lost_on_the_wire(self, key_IDs: AbstractSet[str], broken: Spans) -> bool:
-        """Whether one of these was given to Bob while the wire to his KME was `broken`: no KME gives it again."""
+        """Whether one of these was given to Bob while the wire to Bob's KME was `broken`: no KME gives it again."""
         given = self.given
         return any(_within(given.get(key_ID, 0.0), broken) for key_ID in key_IDs)
 
@@ -64,11 +64,11 @@ class Accounts:
         return len(unused - unread), len(unread), broken
 
     async def check_bob(self, site: Site, wire_broken: Spans) -> tuple[int, list[str]]:
-        """How many keys got lost on the way to Bob, and the broken promises: all others are in his store."""
+        """How many keys got lost on the way to Bob, and the broken promises: all others are in Bob's store."""
         written = {from_column(key_ID) for [key_ID] in await _rows(site, "SELECT key_id FROM received_keys")}
         missing = self.given.keys() - written
         lost = {key_ID for key_ID in missing if self.lost_on_the_wire({key_ID}, wire_broken)}
-        return len(lost), [f"key {key_ID} was given to Bob, and is not in his store" for key_ID in missing - lost]
+        return len(lost), [f"key {key_ID} was given to Bob, and is not in Bob's store" for key_ID in missing - lost]
 
     async def _written_at_alice(self, site: Site) -> set[str]:
         digests = {name for [name] in await _rows(site, "SELECT name FROM issued_keys")}

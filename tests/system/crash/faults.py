@@ -22,7 +22,7 @@ from tests.testlib.relay_command import workers_of
 from tests.testlib.wire import Wire
 
 REPLACED_S = 20.0
-"""So long a worker's place is watched."""
+"""How long a worker's place is watched, in seconds."""
 Fault = Callable[[MailSite, random.Random], Awaitable[None]]
 
 

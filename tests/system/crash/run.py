@@ -65,7 +65,7 @@ class Report:
     """What a run has found; `faults` are broken promises, and there must be none.
 
     Of the keys issued to Alice some were used, some burnt (written down, and never used), some came in no reply that
-    was read. Of those given to Bob all are in his store but for those that got lost on the wire.
+    was read. Of those given to Bob all are in Bob's store but for those that got lost on the wire.
     """
 
     messages: int = 0
@@ -139,7 +139,7 @@ async def battlefield(
             wire.watch = watch.at("to a KME")
         alice.opened.watch = watch.of_opened("alice, unsealed")  # where her users' mail passes first
         bob.opened.watch = watch.of_opened("bob")
-        bob.sealed.watch = watch.of_opened("bob, in clear")  # to his users, as his policy says
+        bob.sealed.watch = watch.of_opened("bob, in clear")  # to Bob's users, as the policy there says
         yield Battlefield(alice, bob, kmes, watch, Accounts(kmes.link))
 
 
@@ -306,7 +306,7 @@ async def _check(
 ) -> None:
     """Every promise, against what is in the mailboxes, queues, files and accounts.
 
-    `wire_broken` is when the wire between Bob and his KME was.
+    `wire_broken` is when the wire between Bob and the KME there was.
     """
     broken_promises = report.faults
     known = {each.number: each for each in messages}

@@ -36,7 +36,7 @@ from tests.testlib.submit import submit
 HELD_S = 60.0
 """No mail waits longer than this after the last fault that it has met."""
 AT_ONCE = 20
-"""So many mails a queue hands over at the same time, as Postfix does."""
+"""Number of mails that a queue hands over at the same time, as Postfix does."""
 LONGEST_PAUSE_S = 15.0
 OLD_S, OLD_PAUSE_S = 120.0, 600.0
 """A mail that has waited so long is tried less often, as by Postfix; else those whose keys the KME has destroyed, which
@@ -196,7 +196,7 @@ class Soak:
         letter.changed = letter.changed or content.partition(b"\r\n\r\n")[2] != body
 
     async def send(self, rate: float, faults: asyncio.Task[None]) -> None:
-        """So many mails a second, until the faults are over."""
+        """Sends `rate` mails a second, until the faults are over."""
         told = time.monotonic()
         while not faults.done():
             now = time.monotonic()
@@ -342,7 +342,7 @@ async def _relays(directory: Path, run: Soak, settings: str, kmes: DevelopmentKM
         alice = make_site(
             directory / "alice", "alice", state=state, kme_url=kmes.urls[0], outgoing=wire.address, policies=POLICIES
         )
-        # Nobody sends mail to Alice, and with one pair of KMEs for both directions his keys would drop hers.
+        # Nobody sends mail to Alice, and with one pair of KMEs for both directions Bob's keys would drop Alice's.
         bob = make_site(
             directory / "bob", "bob", state=state, kme_url=kmes.urls[1], incoming=mailboxes.address,
             kme_settings="prefetch = false\n",

@@ -35,7 +35,7 @@ from tests.testlib.submit import submit
 from tests.testlib.wire import Wire
 
 GAP_S = 0.5
-"""So long before a relay was hit a copy may have left of which it could write nothing down; much, for a busy machine."""
+"""Window, in seconds, before a fault in which a copy may have left unrecorded; generous, for a busy machine."""
 LEASE_S = 2.5
 SHORT_LEASES = f"""
 from relay.store import claims

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 HANGS_S = 60
 MEMORY_OCTETS = 4 * 2**30
 INSTRUMENTED = 10.0
-"""So many times as long the code may take that tells atheris where it goes."""
+"""Slowdown allowed for code instrumented for atheris."""
 
 
 def main() -> int:

@@ -66,7 +66,7 @@ class Recorder:
         """Nothing is forgotten here."""
 
     async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        """Whoever has gone takes nothing along."""
+        """A client that has gone takes nothing along."""
 
 
 def seeds() -> list[bytes]:

@@ -95,7 +95,7 @@ class _Keys:
 
 @functools.cache
 def _bob() -> tuple[Callable[[bytes], bytes | None], frozenset[str]]:
-    """Bob's opener, and the digests of all originals that ever were sealed for him."""
+    """Bob's opener, and the digests of all originals that ever were sealed for Bob."""
     cases = read_all()
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "relay.toml").write_text(CONFIG)

@@ -32,6 +32,7 @@ from tests.system.fuzz import workers
 from tests.system.fuzz.edits import KINDS, MAX_OCTETS, MAX_TIMES, Edit, edited
 from tests.system.fuzz.target import Found, Target
 from tests.system.fuzz.targets import all_targets, found
+from tests.testlib.long import sized
 from tests.testlib.speed import slowness
 from tests.vectors import parts
 
@@ -47,7 +48,7 @@ EXAMPLES = {
     "relay": 50,
     "workers": 30,
 }
-USUAL_EXAMPLES = 200
+USUAL_EXAMPLES = 150
 LARGE = 400_000
 """Octets of an input in which what grows by the square shows."""
 
@@ -92,7 +93,7 @@ def run_over(target: Target, run: Callable[[bytes], None], examples: int) -> Non
 @pytest.mark.parametrize("name", TARGETS)
 def test_no_edited_input_breaks_a_reader_or_takes_it_long(name: str) -> None:
     target = TARGETS[name]
-    run_over(target, target.timed, EXAMPLES.get(name, USUAL_EXAMPLES))
+    run_over(target, target.timed, EXAMPLES.get(name, USUAL_EXAMPLES) * sized(1, 500))
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -113,7 +114,7 @@ hostile_input = lru_cache(maxsize=4)(lambda make, octets: make(octets))
 @pytest.mark.parametrize(("name", "what"), HOSTILE)
 def test_inputs_made_to_take_long_do_not(name: str, what: str) -> None:
     target = TARGETS[name]
-    for octets in (MAX_OCTETS, LARGE):
+    for octets in (MAX_OCTETS, LARGE)[sized(1, 0) :]:
         target.timed(hostile_input(target.hostile[what], octets))
 
 

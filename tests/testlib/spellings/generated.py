@@ -125,7 +125,7 @@ def _carriable(message: bytes) -> bytes:
 
 
 def generated(number: int, seed: int) -> list[Spelling]:
-    """So many subjects, and as many file names and structures."""
+    """`number` subjects, and as many file names and structures."""
     chance = random.Random(seed)
     found = []
     for count in range(number):

@@ -99,7 +99,7 @@ async def test_a_message_without_signatures_has_none(verifier: Verifier, zone: Z
         ({"t": "now +100"}, "pass", ""),
         ({"t": "now +86400"}, "permerror", "t= value is in the future"),
         ({"t": "9" * 5000}, "permerror", ""),
-        ({"a": "rsa-sha1"}, "permerror", "rsa-sha1 is not accepted any more"),
+        ({"a": "rsa-sha1"}, "permerror", "rsa-sha1 is no longer accepted"),
         ({"a": "rot13-sha256"}, "permerror", "unknown signature algorithm"),
         ({"c": "relaxed/relaxed/relaxed"}, "permerror", "unknown canonicalisation"),
         ({"d": "al ice.example"}, "permerror", "d= or s= is not a domain"),

@@ -1,4 +1,4 @@
-"""One site's certificates and keys cannot be taken for another's: whoever claims such an identifier is refused.
+"""One site's certificates and keys cannot be taken for another's: a claim of such an identifier is refused.
 Standard: RFC 5652 5.3 and 6.2.1 (how messages name certificates), RFC 5280 4.1.2.2 and 4.2.1.2, RFC 7093.
 """
 

@@ -207,7 +207,7 @@ async def test_a_key_of_one_repeated_octet_is_no_key(kme: FakeKME, time: FakeTim
     body = '{"keys": [{"key_ID": "a", "key": "' + "A" * 43 + '="}]}'
     kme.misbehave("enc_keys", "http", code=200, body=body)
     async with kme.client(timing=time.timing, retry_attempts=0) as client:
-        with pytest.raises(KMEBadReply, match="all octets are the same"):
+        with pytest.raises(KMEBadReply, match="all bytes are the same"):
             await client.request_enc_keys("bob")
 
 

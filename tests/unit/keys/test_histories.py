@@ -1,13 +1,10 @@
 """Generated histories of one KME's keys: callers come and go, requests succeed, fail and hang, event loops end.
 Standard: no key twice, none lost but those accounted for; issued = used + burnt + expired + ready + unread.
-
-QUMAIL_HISTORIES says how many are tried, 150 where it does not.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 from collections import Counter
 from collections.abc import Mapping
@@ -25,8 +22,9 @@ from relay.keys.replies import KeyStatus, status_from_reply
 from relay.keys.stock import SeenKeys
 from relay.keys.types import Key
 from tests.testlib.fake_kme import FakeTime
+from tests.testlib.long import sized
 
-HISTORIES = int(os.environ.get("QUMAIL_HISTORIES", "150"))
+HISTORIES = sized(150, 10_000)
 
 ERRORS: dict[str, KeyUnavailable] = {
     "exhausted": KMEExhausted("no key"),

@@ -1,5 +1,5 @@
 """Calls under way at one KME: new ones find a connection, and late answers are listened to for as long as that holds.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4: whoever gives up on an answer gives up its keys.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4: a caller that gives up an answer gives up its keys.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, s
 
 
 class SwappedMeanwhile(Keys):
-    """Whoever takes a key waits for it, and other things are read again meanwhile."""
+    """Who takes a key waits for it, and other things are read again meanwhile."""
 
     def __init__(self, swap: Callable[[], None]) -> None:
         super().__init__({})

@@ -614,8 +614,8 @@ def test_bad_encodings_and_giant_files_are_errors(tmp_path: Path) -> None:
     (tmp_path / "carol.example.toml").write_bytes(b"#" * 2 * 1024 * 1024)
     (tmp_path / "default.toml").write_bytes(b"\xef\xbb\xbflevels = [2]\n")
     assert faults(tmp_path) == [
-        "bob.example.toml:2: not UTF-8 (octet 0xe9)",
-        "carol.example.toml: larger than 1048576 octets; no such file needs to be",
+        "bob.example.toml:2: not UTF-8 (byte 0xe9)",
+        "carol.example.toml: larger than 1048576 bytes; no such file needs to be",
         "default.toml:1: begins with a byte order mark; save it as UTF-8 without one",
     ]
 

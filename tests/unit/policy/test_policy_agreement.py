@@ -1,12 +1,11 @@
 """Generated policies, mails and key supplies: reference, decision, explanation, plan, simulation, shadow, ledger, log
 and what leaves say the same. The reference is written from policies/README.md alone (testlib/policy_reference.py).
 
-QUMAIL_PLAN_CASES=4000 pytest -s tests/unit/policy/test_policy_agreement.py tries so many sets, others each time, and counts.
+The long form tries 900 sets, 30,000 decisions, others each time, and counts.
 """
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sys
@@ -39,12 +38,13 @@ from relay.shadow import Shadow
 from relay.tripwire import check_sealed
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.address_reference import sender_of
+from tests.testlib.long import sized
 from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_made import OWN, OWNERS, PEERS, Made, Policies, message_of
 from tests.testlib.policy_reference import Ability, Facts, Reference, Said
 from tests.unit.policy.test_policy import write
 
-SETS = int(os.environ.get("QUMAIL_PLAN_CASES", "0"))
+SETS = sized(0, 900)
 MAILS_EACH = 20 if SETS else 4
 """Each for one to four recipients."""
 

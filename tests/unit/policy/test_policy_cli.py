@@ -188,7 +188,7 @@ def test_explain_tells_that_a_parents_file_was_passed_over(site: Site) -> None:
     result = site(FILES)("explain", "a@alice.example", "x@lab.bob.example")
     assert "bob.example.toml (parent domain): is there, but without `subdomains = true`" in result.stdout
     assert "Peer        none: default.toml names none and lab.bob.example is no peer's domain" in result.stdout
-    assert "refused: the sender is told that the mail did not go" in result.stdout
+    assert "refused: the sender is notified that the mail did not go" in result.stdout
 
 
 def test_explain_is_loud_about_plaintext(site: Site) -> None:

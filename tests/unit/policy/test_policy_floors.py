@@ -131,7 +131,7 @@ def test_a_wrong_floor_group_or_end_is_named_with_file_line_and_remedy(
 
 
 IN_VAIN = [
-    ('larger_than = "2 MiB"\nlevels = ["otp"]\nmax_size = "1 MiB"', AES, "no level is for mail of 2097153 octets"),
+    ('larger_than = "2 MiB"\nlevels = ["otp"]\nmax_size = "1 MiB"', AES, "no level is for mail of 2097153 bytes"),
     ('larger_than = "20 KiB"\nlevels = ["otp"]', 'levels = ["otp", "aes"]\nmax_size = {otp = "10 KiB"}\n', "no level is for mail of 20481"),
     ('recipient = "*@alice.example"\nlevels = ["otp"]', AES, "its recipients are at our own domains"),
 ]  # fmt: skip

@@ -104,7 +104,7 @@ def test_the_reasons_name_what_is_there(policies: PolicySet) -> None:
         look.because for look in policies.explain("x@alice.example", "x@size.example", MessageFacts(b"\r\nabc")).rules
     ]
     assert because == [
-        "the message has 5 octets, not more than 10000",
+        "the message has 5 bytes, not more than 10000",
         "the sender is not 'big@alice.example'",
     ]
     nothing = policies.explain(SENDER, "x@parts.example").rules

@@ -70,7 +70,7 @@ COMMANDS = {"once": ("imap", "once"), "watch": ("serve",)}
 
 @pytest.fixture
 async def to_kme(kmes: DevelopmentKMEs) -> Wire:
-    """Between Bob's relay and his KME."""
+    """Between Bob's relay and KME."""
     return Wire(TCPAddress("127.0.0.1", urlsplit(kmes.urls[1]).port or 443))
 
 

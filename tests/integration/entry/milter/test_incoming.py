@@ -29,7 +29,7 @@ OPENED = b"X-QuMail-Protection: aes; peer=alice; author=peer\r\n" + mails.plain(
 
 @dataclass
 class Place:
-    """Bob's milter, and a sealed mail for Ben and Bea as his mail server has it."""
+    """Bob's milter, and a sealed mail for Ben and Bea as the mail server there has it."""
 
     address: TCPAddress
     fields: list[Field]

@@ -30,7 +30,7 @@ COMPLETE = b"Date: Wed, 25 Nov 2026 10:00:00 +0000\r\nMessage-ID: <1@alice.examp
 
 @dataclass
 class Two:
-    """`wire` has what goes from Alice to Bob, `back` what comes from him; `sealing` is where Alice's relay takes SMTP."""
+    """`wire` has what goes from Alice to Bob, `back` what comes back; `sealing` is where Alice's relay takes SMTP."""
 
     alice: Organisation
     bob: Organisation

@@ -56,7 +56,7 @@ async def _read_all(reader: asyncio.StreamReader) -> None:
 
 @asynccontextmanager
 async def flooding(address: TCPAddress, commands: bytes) -> AsyncIterator[None]:
-    """So many clients have said HELO and send these commands, all at once; they read what they are told."""
+    """Many clients have said HELO and send these commands at the same time; they read the replies."""
     async with AsyncExitStack() as stack:
         writers = []
         for _ in range(FLOODING):

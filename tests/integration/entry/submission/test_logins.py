@@ -1,5 +1,5 @@
 """Who may log in, in which words, what is answered to everything else, and how guessing is slowed down.
-Standard: RFC 4954, RFC 4616; a failed login tells nothing about who is a user here.
+Standard: RFC 4954, RFC 4616; a failed login reveals nothing about who is a user here.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ async def test_guesses_under_another_spelling_of_a_name_are_guesses_at_that_user
 
 
 async def test_a_user_who_was_here_before_is_known_under_each_spelling(start: Start) -> None:
-    """The count of his place is one as well, so that a neighbour does not get a fresh one for each spelling."""
+    """The count of the client's network is one as well, so that a neighbour does not get a fresh one for each spelling."""
     async with start("failed_logins = 2") as server:
         async with server.user():
             pass
