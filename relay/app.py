@@ -27,6 +27,7 @@ from relay.budget import Budget
 from relay.canary.asking import Asking
 from relay.canary.post import Post
 from relay.config import Config, TCPAddress
+from relay.config.doors import DOORS
 from relay.counting.board import Board
 from relay.entry import Door, DoorModule, Inside
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
@@ -69,12 +70,6 @@ log = structlog.get_logger(__name__)
 
 RETIRE_S = 10.0
 """Time the clients of a worker whose place was taken have to finish, in seconds."""
-DOORS = {
-    "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
-    "milter": ("outgoing.milter", "incoming.milter"),
-    "imap": ("imap",),
-}
-"""Where mail can come in: each folder of relay/entry, and the settings that need it."""
 
 
 def doors(config: Config) -> dict[str, DoorModule]:
@@ -86,7 +81,8 @@ def doors(config: Config) -> dict[str, DoorModule]:
             continue
         folder = f"relay.entry.{name}"
         try:
-            found[name] = cast(DoorModule, import_module(f"{folder}.door"))
+            lone_file = not hasattr(import_module(folder), "__path__")
+            found[name] = cast(DoorModule, import_module(folder if lone_file else f"{folder}.door"))
         except ModuleNotFoundError as error:
             if error.name != folder:
                 raise

@@ -25,7 +25,6 @@ from relay.incoming import Incoming
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
 from relay.keys.ring import KeyRing
-from relay.levels.all import all_levels
 from relay.opening import MailOpener
 from relay.opening.original import Originals
 from relay.outgoing import Outgoing
@@ -34,6 +33,7 @@ from relay.policy.reload import PoliciesInForce
 from relay.policy.site import SiteFacts
 from relay.quarantine.triage import Notices, Triage
 from relay.reloading import Settings, SitesInForce
+from relay.schemes.all import all_schemes
 from relay.sealing import Sealer
 from relay.shadow import Shadow, ShadowRecord
 from relay.store.secret import SiteSecret
@@ -112,7 +112,7 @@ async def parts(
         stores = (store.received, store.issued_keys, store.trials)
         keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch, board=board)
         stack.push_async_callback(keys.close)
-        levels = all_levels(config)
+        levels = all_schemes(config)
         sites.use(levels, keys)
         opener = MailOpener(sites.layers, store.received, store.deliveries, beat=store.beat, board=board)
         next_hops = _next_hops(stack, config)

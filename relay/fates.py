@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from relay.config import Config
 from relay.deliveries import Delivery
 from relay.errors import Refuse, RelayError
+from relay.levels import PLAINTEXT
 from relay.mail import Mail, domain_of
 from relay.sealing import SealedCopy
 
@@ -88,7 +89,7 @@ class Fates:
         if delivery is not None and delivery.opened is not None:
             return delivery.opened.peer, delivery.opened.protection
         if delivery is not None and delivery.unsealed:
-            return "", "plaintext"
+            return "", PLAINTEXT
         whose = mailbox if self._direction == "outgoing" else mail.envelope.sender
         found = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
         return found[0] if found is not None else "", NONE

@@ -32,6 +32,7 @@ from relay.config import OutgoingSettings
 from relay.deliveries import Deliveries, Delivery
 from relay.errors import MalformedMessage, RelayError, ReservedSender, StoreUnavailable, TrippedWire, TryLater, for_all
 from relay.forward import NextHop, NextHopResult, Supervision
+from relay.levels import PLAINTEXT
 from relay.mail import OURS, InPlace, Mail, Outcomes
 from relay.plan import Planned
 from relay.sealing import SealedCopy, SealedMail, Sealer
@@ -159,7 +160,7 @@ class Outgoing:
     def _in_clear(self, mail: Mail, inside: tuple[Planned, ...]) -> SealedMail:
         """Shadow mode: the mail leaves as it came, but for whom it stays `inside`."""
         version, recipients = self.sealer.policies().version, list(mail.envelope.recipients)
-        copy = SealedCopy("plaintext", None, mail.message, SHADOW, version, recipients=recipients, planned=inside)
+        copy = SealedCopy(PLAINTEXT, None, mail.message, SHADOW, version, recipients=recipients, planned=inside)
         return SealedMail([copy], {}, version)
 
     async def _hand_on_all(self, delivery: Delivery, copies: Sequence[SealedCopy], *, more: bool) -> None:
@@ -357,7 +358,7 @@ async def _entries(mail: Mail, copies: list[SealedCopy]) -> list[LedgerEntry]:
 
 def _entry(mail: Mail, copy: SealedCopy, planned: list[Planned]) -> LedgerEntry:
     return LedgerEntry.of(
-        "plaintext" if copy.in_clear else "downgrade",
+        PLAINTEXT if copy.in_clear else "downgrade",
         mail,
         [each.recipient.address for each in planned],
         **planned[0].policy,

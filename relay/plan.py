@@ -8,14 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from relay.errors import RelayError, TryLater
+from relay.levels import ONLY_PLAINTEXT, QUANTUM
 from relay.mail import Recipient
 from relay.policy.decision import Decision
 from relay.policy.settings import Priority
 
 Result = Literal["sealed", "clear", "held", "refused"]
-
-QUANTUM = ("otp", "aes")
-"""The layers under quantum keys; such a layer is the outermost one."""
 
 
 class Copy(NamedTuple):
@@ -36,7 +34,7 @@ class Copy(NamedTuple):
     @property
     def in_clear(self) -> bool:
         """True where policy lets this mail out unsealed."""
-        return self.layers == ("plaintext",)
+        return self.layers == ONLY_PLAINTEXT
 
     @property
     def takes_key(self) -> bool:

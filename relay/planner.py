@@ -23,16 +23,17 @@ from relay.errors import (
     RelayError,
 )
 from relay.keys.pads import plan_keys
-from relay.levels import Level, Parties
-from relay.levels.padding import pack, padded_size
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
 from relay.mail import Recipient, domain_of
 from relay.mailbox import folded_mailbox
-from relay.plan import QUANTUM, Copy, Group, Planned
+from relay.plan import Copy, Group, Planned
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.priority import KeysWithReserve
-from relay.policy.strength import LevelName, strength_of
+from relay.policy.strength import strength_of
+from relay.schemes import Parties, Scheme
+from relay.schemes.padding import pack, padded_size
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
@@ -67,7 +68,7 @@ class Planner:
     """Plans with what this relay and its peers can do: `levels` by name, `certificates` by peer name."""
 
     config: Config
-    levels: Mapping[str, Level]
+    levels: Mapping[str, Scheme]
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
     _parties: dict[str, Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -178,7 +179,7 @@ class Planner:
     async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
         """As `hidden`, with the original at hand: what compression saves is then known."""
         sender = group.decision.sender if group.decision else ""
-        if "otp" in copy.layers and self.config.otp.compression and original is not None:
+        if OTP.name in copy.layers and self.config.otp.compression and original is not None:
             envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
             payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))
             return padded_size(len(payload), self.config.otp.padding)
@@ -189,7 +190,7 @@ class Planner:
 
         Raises MalformedMessage and CannotSeal.
         """
-        if "otp" not in copy.layers:
+        if OTP.name not in copy.layers:
             return 0
         envelope, _ = self.sealed_envelope(copy, sender, recipients)
         return padded_size(len(mime.payload_header(envelope)) + octets, self.config.otp.padding)
@@ -239,7 +240,7 @@ class Planner:
 
     def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
         """Why a level cannot be done at all for a message of so many bytes, or "" where it can be tried."""
-        if level == "plaintext":
+        if level == PLAINTEXT:
             return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
         if too_big := decision.too_big(level, octets):
             return too_big
@@ -278,9 +279,9 @@ class Planner:
         """The protections that satisfy a decision: those that it can lead to, and stronger ones."""
         found: set[str] = set()
         for level in decision.levels:
-            if level != "plaintext" and level in self.levels:
+            if level != PLAINTEXT and level in self.levels:
                 found |= {copy.protection for copy in _copies(decision, level)}
-                found.add("+".join((*decision.layers(level), "aes")))
+                found.add("+".join((*decision.layers(level), ON_TOP)))
         return found
 
     def first(self, decision: Decision) -> Copy:
@@ -312,13 +313,13 @@ class Planner:
 
 def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
     """The ways to do a level, the best first: pqc and rsa with a quantum key on top, without it, or both."""
-    if level == "plaintext":
-        return (Copy(None, ("plaintext",)),)
+    if level == PLAINTEXT:
+        return (Copy(None, ONLY_PLAINTEXT),)
     layers = decision.layers(level)
     bare = Copy(decision.peer, layers, decision.priority if level in QUANTUM else "normal")
     if level in QUANTUM or decision.quantum == "off":
         return (bare,)
-    with_key = Copy(decision.peer, (*layers, "aes"), decision.priority)
+    with_key = Copy(decision.peer, (*layers, ON_TOP), decision.priority)
     return (with_key,) if decision.quantum == "required" else (with_key, bare)
 
 

@@ -21,11 +21,11 @@ from relay.errors import ConfigError
 from relay.identity import KnownSites, site_stamps
 from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
-from relay.levels import Level
 from relay.mailbox import folded_domain
 from relay.opening.layers import Layers
 from relay.planner import Planner
 from relay.policy.reload import PoliciesInForce
+from relay.schemes import Scheme
 from relay.stamps import Stamps, Unknown
 
 log = structlog.get_logger(__name__)
@@ -82,10 +82,10 @@ class SitesInForce:
         self.known = KnownSites.read(settings())
         self.domains = _with_former(self.known.config.peer_domains, {})
         """The peers' mail domains as policies go by them: also of those who are peers no more."""
-        self._levels: Mapping[str, Level] = {}
+        self._levels: Mapping[str, Scheme] = {}
         self._keys: KeyRing | None = None
 
-    def use(self, levels: Mapping[str, Level], keys: KeyRing) -> None:
+    def use(self, levels: Mapping[str, Scheme], keys: KeyRing) -> None:
         """From here on mail is sealed and opened with these."""
         self._levels, self._keys = levels, keys
         self._take(self.known)

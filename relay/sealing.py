@@ -18,7 +18,7 @@ from relay.counting import metrics
 from relay.counting.board import Board, Spread
 from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, RelayError
 from relay.keys import KeyReference
-from relay.levels import SealedPayload
+from relay.levels import PLAINTEXT
 from relay.mail import Mail, Recipient
 from relay.pieces import Octets, Pieces
 from relay.plan import Copy, Group, Planned
@@ -28,6 +28,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.priority import CopyKeys, KeysWithReserve
 from relay.policy.strength import strength_of
+from relay.schemes import SealedPayload
 from relay.store.mail_identity import sealed_name
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,7 @@ class SealedCopy:
     @property
     def in_clear(self) -> bool:
         """True where policy lets this message out unsealed."""
-        return self.protection == "plaintext"
+        return self.protection == PLAINTEXT
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from relay import mime
 from relay.aio import off_loop
 from relay.audit.entries import LedgerEntry
 from relay.errors import ConfigError, RelayError
+from relay.levels import PLAINTEXT
 from relay.mail import Mail
 from relay.plan import Group, Outcome, Planned
 from relay.sealing import Sealer
@@ -68,11 +69,11 @@ def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
     what = f"{group.result} {group.protection}".rstrip()
     for members in alike.values():
         yield LedgerEntry.of(
-            "plaintext" if group.result == "clear" else "shadow",
+            PLAINTEXT if group.result == "clear" else "shadow",
             mail,
             [each.recipient.address for each in members],
             **members[0].policy,
-            level="plaintext",
+            level=PLAINTEXT,
             reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {what}",
         )
 

@@ -24,6 +24,7 @@ from relay.deliveries import Delivery
 from relay.errors import RECIPIENT
 from relay.fates import Fate
 from relay.keys import KeyReference
+from relay.levels import PLAINTEXT
 from relay.mail import Mail, Recipient
 from relay.opening import Opened
 from relay.plan import Planned
@@ -156,7 +157,7 @@ class Try:
         mail = self._mail
         opened = delivery.opened if delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
-        peer, level, bits, sealed = "", "plaintext", 0, ""  # what is not sealed goes on as it came
+        peer, level, bits, sealed = "", PLAINTEXT, 0, ""  # what is not sealed goes on as it came
         if copy is not None:
             peer, level, keys = copy.peer or "", copy.protection, copy.keys
             bits, sealed = copy.quantum_bits, copy.sealed

@@ -1,5 +1,5 @@
 """The last look at a message before it leaves: what policy wanted sealed must be sealed, whatever went before.
-Standard: RFC 8551 3.2 and RFC 5083, read here from the bytes alone; no code is shared with what seals.
+Standard: RFC 8551 3.2 and RFC 5083, read here from the bytes alone; what seals shares no code with it but relay/levels.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pybase64
 
 from relay.errors import TrippedWire
+from relay.levels import LEVELS, PQC, WireForm
 
 MAY_SHOW = frozenset(
     b"received from to cc date message-id auto-submitted subject mime-version content-type "
@@ -26,10 +27,6 @@ _BLANKS = b" \t\r\n"
 _SEALED_TYPE = re.compile(rb"application/pkcs7-mime;[ \t]*smime-type=authEnveloped-data;[ \t]*name=\"smime\.p7m\"")
 _AUTH_ENVELOPED_DATA = bytes.fromhex("2a864886f70d0109100117")
 _DATA = bytes.fromhex("2a864886f70d010701")
-_AES_256_GCM = bytes.fromhex("060960864801650304012e")
-_ONE_TIME_PAD = bytes.fromhex("0614698286a6dcf08ff1ca9e97b8c5a2c1d1aea39e71")
-_KEM = bytes.fromhex("060b2a864886f70d0109100d03")
-_PAD = bytes.fromhex("06146982d5abc39fe9cb8a8bf1a89596bed7bfc8dc46")
 
 _LINE_OCTETS, _CUT = 78, "76s2x"
 _PIECE_OCTETS = _LINE_OCTETS * 512
@@ -40,13 +37,29 @@ _TAG = b"\x04\x10"
 
 _Form = tuple[int, bytes, bytes]
 """The tag of a layer's RecipientInfos, how their contents begin, and how the algorithm of its content does."""
-_KEM_FORM: _Form = (0xA4, _KEM, _AES_256_GCM)
-_FORMS: dict[str, _Form] = {
-    "aes": (0xA2, b"", _AES_256_GCM),
-    "otp": (0xA4, _PAD, _ONE_TIME_PAD),
-    "rsa": (0x30, b"", _AES_256_GCM),
-    "pqc": _KEM_FORM,
-}
+
+
+def _object_identifier(dotted: str) -> bytes:
+    """As DER (X.690, 8.19); nothing for none."""
+    if not dotted:
+        return b""
+    first, second, *others = map(int, dotted.split("."))
+    contents = b""
+    for number in (40 * first + second, *others):
+        digits = [number & 0x7F]
+        while number := number >> 7:
+            digits.insert(0, 0x80 | number & 0x7F)
+        contents += bytes(digits)
+    return bytes((0x06, len(contents))) + contents
+
+
+def _form(form: WireForm) -> _Form:
+    return form.recipient, _object_identifier(form.kind), _object_identifier(form.content)
+
+
+_FORMS: dict[str, _Form] = {level.name: _form(level.form) for level in LEVELS}
+_KEM_FORM = _form(PQC.form)
+"""That of a layer of a further KEM, too."""
 _MAX_RECIPIENTS = 100
 _READABLE = b"Content-Type: "
 """Every payload begins so; by chance it stands in a ciphertext once in 2^112 octets."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from relay.levels import AES, SEALING
+
 KB, MB = 1_000, 1_000_000
 ALL = (1 * KB, 4 * KB, 100 * KB, 1 * MB, 10 * MB, 25 * MB)
 SOME = (4 * KB, 1 * MB, 10 * MB)
@@ -32,7 +34,7 @@ class BenchWay:
     door: str
     arrives: Literal["sealed", "same", "changed"]
     sizes: tuple[int, ...] = SOME
-    level: str = "aes"
+    level: str = AES.name
     lmtp: bool = False
     sealed: bool = False
     told: str = ""
@@ -41,13 +43,12 @@ class BenchWay:
 
 _POSTFIX = ("Postfix",)
 LIMIT, PASS, POSTFIX = "source to sink", "pass-through", "Postfix"
-LEVELS = ("aes", "otp", "pqc", "rsa")
 
 WAYS = (
     BenchWay("sealing", LIMIT, "sink", "same", ALL, needs=("smtp-source",)),
     BenchWay("sealing", PASS, "pass-through", "same", ALL, told="pass-through"),
     BenchWay("sealing", POSTFIX, "postfix:alone", "same", ALL, needs=_POSTFIX),
-    *(BenchWay("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in LEVELS),
+    *(BenchWay("sealing", level, "alice", "sealed", ALL, level, told="alice") for level in SEALING),
     BenchWay("workers", "aes, 2 workers", "alice-2-workers", "sealed", ALL, told="alice-2-workers"),
     BenchWay("watched", "aes, not watched", "alice-not-watched", "sealed", (4 * KB, 1 * MB), told="alice-not-watched"),
     BenchWay("watched", "aes, watched", "alice-watched", "sealed", (4 * KB, 1 * MB), told="alice-watched"),
@@ -55,7 +56,7 @@ WAYS = (
     BenchWay("lmtp", "aes, LMTP", "alice:lmtp", "sealed", lmtp=True, told="alice"),
     *(
         way
-        for level in LEVELS
+        for level in SEALING
         for way in (
             BenchWay("opening", f"pass-through, sealed {level}", "pass-through", "sealed", SOME, level, sealed=True),
             BenchWay("opening", f"opening {level}", "bob", "same", SOME, level, sealed=True, told="bob"),

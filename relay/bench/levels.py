@@ -31,17 +31,14 @@ from relay.identity import Identity, create_identity, peer_document, read_docume
 from relay.keys import Key, KeyReference
 from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.types import SealingKey
-from relay.levels import Level, Opening, Parties
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
-from relay.levels.padding import padded_size
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
+from relay.levels import AES, OTP, PQC, RSA, SEALING, protections
+from relay.schemes import Opening, Parties
+from relay.schemes.all import all_schemes
+from relay.schemes.padding import padded_size
 
 SIZES = (4_000, 1_000_000, 25_000_000)
 KEY_OCTETS = 1024 * 1024
 TICK_S = 0.001
-LEVELS = ("otp", "aes", "pqc", "pqc+aes", "rsa", "rsa+aes")
 
 _COLUMNS = ("level", "message", "seal", "open", "bare", "x reference", "memory", "held")
 _EXPLAINED = """\
@@ -49,7 +46,7 @@ Times in ms, the least of the rounds. bare: the level's primitives alone. x refe
 multiple of base64 (pybase64) and AES-256-GCM of the message. memory: peak when sealing / opening, as a
 multiple of the message. held: the longest that the event loop stood still, in ms, median of the rounds."""
 
-_LEVELS: dict[str, Level] = {level.name: level for level in (OneTimePad(), AES(), PQC(), RSA())}
+_SCHEMES = all_schemes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +101,8 @@ def measure_levels(*, quick: bool, progress: Progress) -> BenchResult:
         progress("making certificates", 0.0)
         parties = _parties(Path(name))
         figures = []
-        for number, (size, level) in enumerate((size, level) for size in sizes for level in LEVELS):
-            progress(f"{level}, {size:,} bytes", number / (len(sizes) * len(LEVELS)))
+        for number, (size, level) in enumerate((size, level) for size in sizes for level in protections()):
+            progress(f"{level}, {size:,} bytes", number / (len(sizes) * len(protections())))
             figures.append(asyncio.run(_figures(parties, level, size, rounds)))
     seconds, where = time.monotonic() - began, machine()
     return BenchResult(
@@ -132,7 +129,7 @@ class _Keys:
         self._ready = [Key(str(uuid.uuid4()), os.urandom(size)) for size in (32, *[KEY_OCTETS] * number)]
         self.given = {key.key_ID: key for key in self._ready}
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
+    async def take(self, peer: str, *, level: str = AES.name, octets: int = 0) -> SealingKey:
         return SealingKey(self._ready[0], _reference(self._ready[0]))
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
@@ -151,7 +148,7 @@ def _parties(directory: Path) -> Parties:
     identity = create_identity(state, name="bob", domains=["bob.example"])
     document = peer_document(
         state, identity, name="bob", domains=["bob.example"], sae_id="1", kme_groups=["alice-bob"],
-        levels=("otp", "aes", "pqc", "rsa"),
+        levels=SEALING,
     )  # fmt: skip
     return Parties("2", "1", "bob", identity, read_document(document))
 
@@ -194,9 +191,9 @@ async def _figures(parties: Parties, name: str, size: int, rounds: int) -> Level
 async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> bytes:
     """As relay/sealing.py does it."""
     inner, _, enhanced = name.partition("+")
-    sealed = await _LEVELS[inner].seal(mime.wrap_payload(message, _envelope(name, parties)), parties, keys)
+    sealed = await _SCHEMES[inner].seal(mime.wrap_payload(message, _envelope(name, parties)), parties, keys)
     if enhanced:
-        sealed = await _LEVELS[enhanced].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
+        sealed = await _SCHEMES[enhanced].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
     return await off_loop(len(sealed.pieces), mime.sealed_message, message, sealed.pieces)
 
 
@@ -205,7 +202,7 @@ async def _open(message: bytes, opening: Opening) -> bytes:
     content = await off_loop(len(message), mime.sealed_content, message)
     while True:
         enveloped = await off_loop(len(content), cms.decode_enveloped, content)
-        [level] = [level for level in _LEVELS.values() if level.recognises(enveloped)]
+        [level] = [level for level in _SCHEMES.values() if level.recognises(enveloped)]
         kind, content, envelope = mime.unwrap((await level.open(enveloped, opening)).payload)
         if kind == "message":
             cms.decode_sealed_envelope(envelope)
@@ -274,16 +271,16 @@ def _reference_work(message: bytes) -> None:
 
 
 def _bare(level: str, message: bytes, identity: Identity) -> None:
-    """What level `otp`, `aes`, `pqc` or `rsa` does to seal for this site."""
+    """What a level does to seal for this site; for one that is not here, AES-256-GCM alone."""
     match level:
-        case "otp":
+        case OTP.name:
             mask = int.from_bytes(message)
             Poly1305.generate_tag(bytes(32), (int.from_bytes(message) ^ mask).to_bytes(len(message)))
             return
-        case "pqc":
+        case PQC.name:
             identity.signing.private_key.sign(hashlib.sha512(message).digest())
             identity.kem.private_key.public_key().encapsulate()
-        case "rsa":
+        case RSA.name:
             pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
             oaep = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
             identity.rsa_signing.private_key.sign(message, pss, hashes.SHA256())

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from relay.bench.cases import ALL, COMPARISONS, KB, MB, WAYS, Kind, case_name
 from relay.bench.figures import FAILED, KEYS_RUN_OUT, Figures, met
+from relay.levels import AES
 
 _GRIDS: dict[Kind, str] = {
     "mails/s": "carried: mails/s, from 1 MB on MB/s",
@@ -38,7 +39,7 @@ def show(figures: Figures, about: str, earlier: Figures | None = None) -> None:
 
 def a_day(figures: Figures) -> str:
     """How many mails this machine carries in 24 hours, in one line; "" where that was not measured."""
-    rates = [figures.median(case_name(way, _USUAL), "mails/s") for way in ("aes", "opening aes")]
+    rates = [figures.median(case_name(way, _USUAL), "mails/s") for way in (AES.name, f"opening {AES.name}")]
     if None in rates:
         return ""
     sealed, opened = (f"{float(f'{rate * 86_400:.2g}'):,.0f}" for rate in rates if rate is not None)

@@ -13,13 +13,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from relay.bench.cases import CONNECTIONS, LEVELS
+from relay.bench.cases import CONNECTIONS
 from relay.bench.postfix import bench_postfix, free_ports
 from relay.bench.processes import BenchServer, command, server
 from relay.bench.result import BenchmarkFailed
 from relay.bench.sink import Sink
 from relay.bench.traffic import Handover, mails_of, send
 from relay.identity import Identity, create_identity, peer_document
+from relay.levels import AES, SEALING
 
 STOCK_OF_KEYS = 100_000_000
 """Number of 256-bit keys at the KMEs at the start. None is made later, so that this takes no time from mail."""
@@ -205,13 +206,13 @@ class Servers:
     async def _kmes(self) -> BenchServer:
         """The KMEs, and what the sites have in common: policies, and certificates for levels pqc and rsa."""
         (self.directory / "policies" / "bob.example").mkdir(parents=True)
-        for file, level in [("default", "aes"), *((f"bob.example/{level}", level) for level in LEVELS)]:
+        for file, level in [("default", AES.name), *((f"bob.example/{level}", level) for level in SEALING)]:
             (self.directory / "policies" / f"{file}.toml").write_text(f'levels = ["{level}"]\n')
         alice, bob = await asyncio.gather(*(asyncio.to_thread(self._identity, site) for site in ("alice", "bob")))
         for site, sae, identity, peer in (("alice", "2", alice, "bob"), ("bob", "1", bob, "alice")):
             document = peer_document(
                 self.directory / f"{site}-identity", identity, name=site, domains=[f"{site}.example"], sae_id=sae,
-                kme_groups=["alice-bob"], levels=LEVELS,
+                kme_groups=["alice-bob"], levels=SEALING,
             )  # fmt: skip
             pinned = self.directory / f"{peer}-peers" / f"{site}.json"
             pinned.parent.mkdir(mode=0o700)

@@ -23,8 +23,9 @@ from relay.cli import named
 from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.errors import ConfigError
+from relay.levels import SEALING, strength
 from relay.policy.names import printable
-from relay.policy.strength import SEALING, strength, strength_of
+from relay.policy.strength import strength_of
 from relay.rights import acting_as, become
 
 COLUMNS = (

@@ -12,14 +12,13 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates, own_identity
 from relay.keys.development import from_development_kme
-from relay.levels.all import all_levels
+from relay.levels import SEALING, LevelName
 from relay.planner import Planner
-from relay.policy.strength import LevelName
+from relay.schemes.all import all_schemes
 
 State = tuple[str, str, tuple[str, ...]]
 """One thing that was looked at, how it stands, and what is wrong with it: nothing where all is well."""
 
-LEVELS: tuple[LevelName, ...] = ("otp", "aes", "pqc", "rsa")
 NOBODY = "nobody listens"
 RESTART = "it was started with other settings; restart it"
 
@@ -29,10 +28,10 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
     identity = None
     with suppress(ConfigError):  # our identity cannot be used, which is found elsewhere
         identity = own_identity(config)
-    planner = Planner(config, all_levels(config), identity, certificates)
+    planner = Planner(config, all_schemes(config), identity, certificates)
     without_keys = config.peers_without_keys
     for name, peer in config.peers.items():
-        can = [level for level in LEVELS if not planner.obstacle_for_peer(name, level)]
+        can = [level for level in SEALING if not planner.obstacle_for_peer(name, level)]
         groups = f"KME group {', '.join(peer.kme_groups)}" if peer.kme_groups else "no quantum keys"
         detail = f"{', '.join(peer.domains)}; SAE {peer.sae_id}; levels {', '.join(can) or 'none'}; {groups}"
         problems = [without_keys[name]] if name in without_keys else []
@@ -41,7 +40,7 @@ def peer_states(config: Config, certificates: Mapping[str, PeerCertificates]) ->
         yield f"peer {name}", detail, tuple(problems)
     if not config.peers:
         yield "peers", "none yet: all mail that policy does not let out in clear is held or refused", ()
-    yield from (_level(config, planner, level) for level in LEVELS)
+    yield from (_level(config, planner, level) for level in SEALING)
 
 
 def _level(config: Config, planner: Planner, level: LevelName) -> State:

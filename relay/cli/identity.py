@@ -34,7 +34,6 @@ from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.identity import (
     MAX_DOCUMENT,
-    SPOKEN,
     VALID_DAYS,
     About,
     Import,
@@ -54,6 +53,7 @@ from relay.identity import (
     same_fingerprint,
     write_invitation,
 )
+from relay.levels import QUANTUM, SEALING
 from relay.mailbox import fold_domain
 from relay.rights import become
 from relay.setup.asking import Asker
@@ -181,7 +181,7 @@ def show(config_file: Path, as_json: bool) -> None:
 @click.option(
     "--level",
     "levels",
-    type=click.Choice(SPOKEN),
+    type=click.Choice(SEALING),
     multiple=True,
     help="A level that peers may use for us, as often as needed. [default: all that we can open]",
 )
@@ -211,7 +211,7 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
 @click.option(
     "--level",
     "levels",
-    type=click.Choice(SPOKEN),
+    type=click.Choice(SEALING),
     multiple=True,
     help="A level that peers may use for us, as often as needed. [default: all that we can open]",
 )
@@ -246,7 +246,7 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
             domains=_domains(config),
             sae_id=config.site.sae_id,
             kme_groups=groups,
-            levels=levels or tuple(level for level in SPOKEN if groups or level not in ("otp", "aes")),
+            levels=levels or tuple(level for level in SEALING if groups or level not in QUANTUM),
         )
 
 

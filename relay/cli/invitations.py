@@ -18,8 +18,9 @@ from relay.cli.peer_domains import NotConfirmed, confirmed_domains, domain_optio
 from relay.cli.tables import plain_console
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.identity import SPOKEN, PeerCertificates, same_words
+from relay.identity import PeerCertificates, same_words
 from relay.identity.peers import COMPARE
+from relay.levels import SEALING
 from relay.rights import acting_as
 from relay.setup.asking import Asker, pasted_invitation, read_document
 from relay.setup.files import Written
@@ -40,7 +41,7 @@ CONFIRM = "Are these the words that the other site reads to you?"
 @click.option("--yes", is_flag=True, help="Do not ask. It trusts the writer of the file: use --words instead.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @click.option(
-    "--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels of the policy file, in order."
+    "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels of the policy file, in order."
 )
 @click.argument("file", type=named.InputFile(), required=False)
 def accept(

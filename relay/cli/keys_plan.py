@@ -27,10 +27,11 @@ from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.types import Key, KeyReference, SealingKey
 from relay.keys.undelivered import TRY_EVERY_S
-from relay.levels.all import all_levels
+from relay.levels import BY_NAME, ON_TOP, PADS, QUANTUM, SEALING, SINGLE_KEYS
 from relay.mail import Recipient
-from relay.plan import QUANTUM, Copy
+from relay.plan import Copy
 from relay.planner import Planner
+from relay.schemes.all import all_schemes
 
 DAY_S = 86_400.0
 ASSUMED = "what is assumed of a KME; with its relay.toml at hand it is asked"
@@ -62,7 +63,7 @@ class SizeOption(click.ParamType[int]):
     help="Mails a day; one to several people at the peer is one.",
 )
 @click.option("--size", type=SizeOption(), required=True, help="The size of one with its attachments, as 75K or 2M.")
-@click.option("--level", type=click.Choice(["otp", "aes", "pqc", "rsa"]), required=True, help="The level.")
+@click.option("--level", type=click.Choice(SEALING), required=True, help="The level.")
 @click.option(
     "--quantum",
     type=click.Choice(["required", "off"]),
@@ -102,8 +103,8 @@ def plan(
     name = peer_name or next(iter(config.peers), None)
     if name is None or name not in config.peers:
         raise ConfigError(f"{name}: no such peer" if name else "there is no peer yet: nothing is sealed for anybody")
-    layers = (level,) if level in QUANTUM or quantum == "off" else (level, "aes")
-    source = asyncio.run(_source(config, name, "otp" if level == "otp" else "aes")) if config_file.exists() else None
+    layers = (level,) if level in QUANTUM or quantum == "off" else (level, ON_TOP)
+    source = asyncio.run(_source(config, name, BY_NAME[level].use or SINGLE_KEYS)) if config_file.exists() else None
     known = source or Source("", None, _example().kmes["kme"])
     if key_size is not None or stock is not None:
         known = replace(known, status=_with(known.status, key_size, stock))
@@ -152,7 +153,7 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
     """The demand of `mails` a day of `size` bytes each, as copies such as this one. Raises KeyUnavailable."""
     peer = config.peers[copy.peer or ""]
     sender, recipient = f"{SENDER}@{config.site.domains[0]}", Recipient(f"{RECIPIENT}@{peer.domains[0]}")
-    hidden = Planner(config, all_levels(config)).hidden(copy, sender, [recipient], size)
+    hidden = Planner(config, all_schemes(config)).hidden(copy, sender, [recipient], size)
     drawn = plan_keys(hidden, source.status, any_size=source.any_size) if copy.takes_key else PadPlan(0, USUAL_KEY_BITS)
     per_key = 1 if hidden or not drawn.number else mails_per_key(peer_keys(peer).rotation, mails, size)
     keys = drawn.number * -(-mails // per_key)
@@ -202,7 +203,7 @@ def mails_per_key(rotation: Rotation, mails: int, size: int) -> int:
 def _idle(kme: KMESettings) -> int:
     """Keys a day that are kept ready and expire where no mail comes, and those by which the KME is tried."""
     rule = prefetch_of(kme)
-    low = 0 if kme.use == "otp" else rule.low
+    low = 0 if kme.use == PADS else rule.low
     return round(low * DAY_S / rule.lifetime + 2 * DAY_S / TRY_EVERY_S)
 
 

@@ -12,9 +12,9 @@ import click
 from relay.cli.options import config_option
 from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuration, say_all_in_clear
 from relay.errors import ConfigError
+from relay.levels import NAMES, LevelName
 from relay.policy.index import ListedFile, listed
 from relay.policy.names import printable
-from relay.policy.strength import NAMES, LevelName
 
 INDEX = "policy-list.json"
 

@@ -13,12 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from relay.cli.tables import table as table_of
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, SIGNED, LevelName
 from relay.policy.chosen import RuleLook
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
 from relay.policy.names import printable
-from relay.policy.strength import LevelName
 from relay.policy.units import duration_text
 
 if TYPE_CHECKING:
@@ -169,12 +169,12 @@ def _stays_inside(file: PolicyFile, own: Collection[str]) -> bool:
 
 
 def _only_clear(file: PolicyFile) -> bool:
-    return file.policy.levels == ("plaintext",) and not file.policy.when
+    return file.policy.levels == ONLY_PLAINTEXT and not file.policy.when
 
 
 def _levels_of(file: PolicyFile) -> Text:
     if _only_clear(file):
-        return CLEAR if file.policy.in_clear else Text("plaintext")
+        return CLEAR if file.policy.in_clear else Text(PLAINTEXT)
     quantum = f" (quantum {file.policy.quantum})" if _takes_quantum_layer(file.policy.levels) else ""
     number = len(file.policy.when)
     rules = f" + {number} rule{'s' if number > 1 else ''}" if number else ""
@@ -184,7 +184,7 @@ def _levels_of(file: PolicyFile) -> Text:
 
 
 def _takes_quantum_layer(levels: Sequence[LevelName]) -> bool:
-    return "pqc" in levels or "rsa" in levels
+    return not SIGNED.isdisjoint(levels)
 
 
 def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:

@@ -19,7 +19,7 @@ from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
 from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.identity import PeerCertificates, own_identity
-from relay.levels.all import all_levels
+from relay.levels import SIGNED
 from relay.mail import Recipient
 from relay.plan import Outcome
 from relay.planner import Decided, Planner, decide, seconds_waited
@@ -31,6 +31,7 @@ from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.policy.traffic import Sample
+from relay.schemes.all import all_schemes
 
 if TYPE_CHECKING:
     from relay.keys.report import PoolRow
@@ -74,7 +75,7 @@ class PolicySite:
     def planner(self) -> Planner:
         """Plans what would become of mail. Raises ConfigError."""
         with relay_rights(self.config):
-            return Planner(self.config, all_levels(self.config), own_identity(self.config), self.certificates)
+            return Planner(self.config, all_schemes(self.config), own_identity(self.config), self.certificates)
 
     async def foresee(
         self, planner: Planner, sample: Sample, recipients: Iterable[str], keys: KeyRing | None = None
@@ -211,7 +212,7 @@ async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:
 
 def _certificates(site: PolicySite, decision: Decision) -> tuple[Certificate, ...]:
     """The peer's, where a level that needs them is listed."""
-    if not {"pqc", "rsa"} & set(decision.levels) or decision.peer not in site.certificates:
+    if SIGNED.isdisjoint(decision.levels) or decision.peer not in site.certificates:
         return ()
     return tuple(sorted(_of_peer(site.certificates[decision.peer]), key=lambda each: each.ends))
 

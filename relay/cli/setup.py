@@ -24,7 +24,8 @@ from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
-from relay.identity import SPOKEN, read_document
+from relay.identity import read_document
+from relay.levels import SEALING
 from relay.postfix.queue import filtered
 from relay.setup import questions
 from relay.setup.answers import Door, Everybody, Places, usual_config_file
@@ -80,7 +81,9 @@ USER = "qumail-relay"
 @click.option(
     "--postmaster", help="Who is notified of alarms by mail, or `none`. [default: postmaster@ the first domain]"
 )
-@click.option("--level", "levels", type=click.Choice(SPOKEN), multiple=True, help="Levels for mail to peers, in order.")
+@click.option(
+    "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels for mail to peers, in order."
+)
 @click.option(
     "--port-base", type=click.IntRange(1020, 65500), default=PORT_BASE, show_default=True, help="Ports + 4 to 18."
 )

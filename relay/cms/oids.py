@@ -6,11 +6,13 @@ from __future__ import annotations
 
 from cryptography.x509 import ObjectIdentifier
 
+from relay import levels
+
 ID_DATA = ObjectIdentifier("1.2.840.113549.1.7.1")
 ID_SIGNED_DATA = ObjectIdentifier("1.2.840.113549.1.7.2")
 ID_AUTH_ENVELOPED_DATA = ObjectIdentifier("1.2.840.113549.1.9.16.1.23")
 
-ID_AES256_GCM = ObjectIdentifier("2.16.840.1.101.3.4.1.46")
+ID_AES256_GCM = ObjectIdentifier(levels.ID_AES256_GCM)
 ID_AES256_WRAP = ObjectIdentifier("2.16.840.1.101.3.4.1.45")
 
 ID_RSAES_OAEP = ObjectIdentifier("1.2.840.113549.1.1.7")
@@ -19,9 +21,9 @@ ID_RSASSA_PSS = ObjectIdentifier("1.2.840.113549.1.1.10")
 ID_SHA256 = ObjectIdentifier("2.16.840.1.101.3.4.2.1")
 ID_SHA512 = ObjectIdentifier("2.16.840.1.101.3.4.2.3")
 
-ID_ORI_KEM = ObjectIdentifier("1.2.840.113549.1.9.16.13.3")
+ID_ORI_KEM = ObjectIdentifier(levels.ID_ORI_KEM)
 ID_HKDF_SHA256 = ObjectIdentifier("1.2.840.113549.1.9.16.3.28")
-ID_ML_KEM_1024 = ObjectIdentifier("2.16.840.1.101.3.4.4.3")
+ID_ML_KEM_1024 = ObjectIdentifier(levels.ML_KEM_1024.oid)
 ID_ML_DSA_87 = ObjectIdentifier("2.16.840.1.101.3.4.3.19")
 
 ID_CONTENT_TYPE = ObjectIdentifier("1.2.840.113549.1.9.3")
@@ -31,9 +33,9 @@ ID_ALGORITHM_PROTECTION = ObjectIdentifier("1.2.840.113549.1.9.52")
 
 ID_QKD_KEY = ObjectIdentifier("2.25.70870596422438752823789839143307439983")
 """OtherKeyAttribute: whose key a key_ID names (UUID 35512e2d-8ec7-4c9b-9e58-ae021d05ef6f)."""
-ID_ONE_TIME_PAD = ObjectIdentifier("2.25.174329942225367338356280624045584076657")
+ID_ONE_TIME_PAD = ObjectIdentifier(levels.ID_ONE_TIME_PAD)
 """Content encryption by one-time pad and Poly1305 (UUID 8326b9c0-7f19-478b-b88a-8a0d15c8cf71)."""
-ID_ORI_PAD = ObjectIdentifier("2.25.226859369974843839433125609353476451910")
+ID_ORI_PAD = ObjectIdentifier(levels.ID_ORI_PAD)
 """OtherRecipientInfo: the holder of the pad's keys (UUID aaab867f-4cb1-42f8-a82a-59f577f22e46)."""
 ID_HQC_256 = ObjectIdentifier("2.25.36796463176215983808006340150877474792")
 """KEM HQC-5, as the revision of 2025 names HQC-256 (UUID 1baebdb4-007f-4388-ae1b-719b0bdfcfe8)."""

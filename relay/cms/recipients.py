@@ -14,6 +14,7 @@ from typing import Annotated
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
+from relay import levels
 from relay.cms import der, oids
 from relay.errors import BadStructure
 
@@ -38,19 +39,21 @@ class KEM:
     ciphertext_octets: int
 
 
-ML_KEM_1024 = "ml-kem-1024"
+ML_KEM_1024 = levels.ML_KEM_1024.name
 
-KEMS = {
-    kem.name: kem
-    for kem in (
-        KEM(ML_KEM_1024, oids.ID_ML_KEM_1024, 1568, 1568),
-        KEM("hqc-256", oids.ID_HQC_256, 7237, 14_421),
-        KEM("frodokem-1344-shake", oids.ID_FRODOKEM_1344_SHAKE, 21_520, 21_696),
-        KEM("classic-mceliece-6688128", oids.ID_CLASSIC_MCELIECE_6688128, 1_044_992, 208),
-    )
-}
+_FURTHER = (
+    KEM("hqc-256", oids.ID_HQC_256, 7237, 14_421),
+    KEM("frodokem-1344-shake", oids.ID_FRODOKEM_1344_SHAKE, 21_520, 21_696),
+    KEM("classic-mceliece-6688128", oids.ID_CLASSIC_MCELIECE_6688128, 1_044_992, 208),
+)
+_OF_LEVELS = tuple(
+    KEM(form.name, ObjectIdentifier(form.oid), form.public_key_octets, form.ciphertext_octets)
+    for form in (level.form.kem for level in levels.LEVELS)
+    if form is not None
+)
+KEMS = {kem.name: kem for kem in (*_OF_LEVELS, *_FURTHER)}
 
-FURTHER_KEMS = tuple(name for name in KEMS if name != ML_KEM_1024)
+FURTHER_KEMS = tuple(kem.name for kem in _FURTHER)
 """Those that go around level pqc as one more layer each, and need liboqs."""
 
 
@@ -223,7 +226,7 @@ def _decode_kem(info: _KEMRecipientInfo) -> KEMRecipient:
         raise BadStructure("the key derivation is not HKDF-SHA256 to 32 octets without ukm")
     _check_wrapped(info.wrap, info.encrypted_key)
     certificate = decode_rid(info.rid)
-    if kem.name != ML_KEM_1024 and len(certificate.ski) != KEY_IDENTIFIER_OCTETS:
+    if kem.name in FURTHER_KEMS and len(certificate.ski) != KEY_IDENTIFIER_OCTETS:
         raise BadStructure(f"a key of {kem.name} is not named by {KEY_IDENTIFIER_OCTETS} octets")
     return KEMRecipient(certificate, info.kem_ciphertext, info.encrypted_key, kem.name)
 

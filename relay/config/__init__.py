@@ -182,9 +182,9 @@ class Config(toml.Table):
         """Name and settings of the peer that owns a mail domain (lower case), or None."""
         return next(((name, peer) for name, peer in self.peers.items() if domain in peer.domains), None)
 
-    def serves(self, group: str, level: str) -> bool:
-        """Whether keys of this KME group may be used at level otp or aes."""
-        return any(kme.use in (level, "both") for kme in self.kmes.values() if kme.group == group)
+    def serves(self, group: str, use: str) -> bool:
+        """Whether keys of this KME group may be used so: for pads ("otp") or as single keys ("aes")."""
+        return any(kme.use in (use, "both") for kme in self.kmes.values() if kme.group == group)
 
     @property
     def sole_kme_group(self) -> str | None:

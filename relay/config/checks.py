@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relay.config.doors import listening_settings
 from relay.config.values import TCPAddress
 from relay.stamps import stamp_of
 
@@ -39,11 +40,13 @@ def _nothing_to_serve(config: Config) -> Iterator[WrongSetting]:
     if outgoing is None and incoming is None and not config.imap:
         yield (), "neither [outgoing], [incoming] nor [imap.*] is set, so there is nothing to serve"
     for name, direction in (("outgoing", outgoing), ("incoming", incoming)):
-        if direction is None or direction.listen or direction.lmtp or direction.milter:
+        names = listening_settings(name)
+        if direction is None or any(getattr(direction, each) for each in names):
             continue
         if name == "outgoing" and config.submission:
             continue
-        yield (name,), f"{name}: none of listen (SMTP), lmtp and milter is set, so no mail can come in"
+        said = f"{', '.join(names[:-1])} and {names[-1]}".replace("listen", "listen (SMTP)")
+        yield (name,), f"{name}: none of {said} is set, so no mail can come in"
     yield from _listening_twice(config)
 
 
@@ -58,7 +61,7 @@ def _workers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
 def _listening_twice(config: Config) -> Iterator[WrongSetting]:
     taken: dict[TCPAddress, str] = {}
     for name in ("outgoing", "submission", "incoming", "status"):
-        for setting in ("listen", "lmtp", "milter", "listen_tls"):
+        for setting in (*listening_settings("outgoing"), "listen_tls"):
             address: TCPAddress | Path | None = getattr(getattr(config, name), setting, None)
             if not isinstance(address, TCPAddress) or not address.port:
                 continue

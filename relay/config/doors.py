@@ -29,8 +29,20 @@ from relay.config.values import (
     parse_networks,
 )
 
+DOORS = {
+    "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
+    "milter": ("outgoing.milter", "incoming.milter"),
+    "imap": ("imap",),
+}
+"""Where mail can come in: each folder, or lone file, of relay/entry, and the settings that need it."""
 MAX_BOUNCE = 32 * 2**10
 """Default size limit of a bounce that gets a one-time pad, in bytes: a notice and a long header fit."""
+
+
+def listening_settings(direction: str) -> tuple[str, ...]:
+    """The settings of [outgoing] or [incoming] by which mail can come in: `listen`, `lmtp` and so on."""
+    named = (setting.partition(".") for settings in DOORS.values() for setting in settings)
+    return tuple(name for table, _, name in named if table == direction and name)
 
 
 class ListenerSettings(toml.Table):

@@ -5,7 +5,7 @@ Standard: the defaults are what ETSI GS QKD 014 V1.1.1 says; the text under a se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -19,8 +19,7 @@ from relay.config.values import (
     as_tuple,
     parse_domain,
 )
-
-SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
+from relay.levels import SEALING, KMEUse, SealingLevel
 
 
 def _domain_or_any(value: str) -> str:
@@ -96,7 +95,7 @@ class KMESettings(toml.Table):
     """Its address; a path in front of /api/v1/keys is kept."""
     group: str = Field(default="default", min_length=1, max_length=64)
     """KMEs that hand out the same keys form a group; the group's name must be the same at the peer."""
-    use: Literal["otp", "aes", "both"] = "both"
+    use: KMEUse = "both"
     """What its keys are for: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
     say the same, at the peer too; mail that uses a key for something else is put in quarantine. With "both" and
     keys of 256 bits, somebody who knows a mail may know half of a key of level otp, and name it in a forged mail
@@ -228,7 +227,7 @@ class PeerSettings(toml.Table):
     names and we have, and with one peer, one group and no document that group. An empty list: no quantum keys are
     meant to be used with this peer, and check does not complain.
     """
-    accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = get_args(SealingLevel)
+    accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = SEALING
     """The levels at which the peer may seal, by the innermost layer: mail at another one is put in quarantine. Leave
     out what you do not want to rely on.
     """

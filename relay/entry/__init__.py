@@ -1,7 +1,7 @@
-"""Where mail comes in: a folder for each door, of which none knows another, and the rest of the relay knows none.
+"""Where mail comes in: a folder or a file for each door, of which none knows another. The rest of the relay knows none.
 Standard: 250 is said only for a recipient whose mail the next hop has accepted (RFC 5321 6.1, RFC 2033 4.2).
 
-app.py has the list of doors. A folder that is taken away is missed only by a relay.toml that sets what it does.
+config/doors.py has the list of doors. One that is taken away is missed only by a relay.toml that sets what it does.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class Reloadable(Protocol):
 
 
 class DoorModule(Protocol):
-    """What `door.py` of each folder has."""
+    """What `door.py` of each folder has, or the file of a door that needs one file only."""
 
     def listens_on(self, config: Config) -> dict[str, Where]:
         """The addresses that its settings name, by setting (`outgoing.listen`)."""

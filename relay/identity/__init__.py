@@ -4,7 +4,7 @@ Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and
 
 from relay.identity.certificates import domains_of, valid_now
 from relay.identity.directory import load_identity, make_passphrase, own_identity
-from relay.identity.document import MAX_DOCUMENT, SPOKEN, PeerCertificates, peer_document, read_document
+from relay.identity.document import MAX_DOCUMENT, PeerCertificates, peer_document, read_document
 from relay.identity.findings import Expiry, expiring, identity_findings
 from relay.identity.further import key_identifier
 from relay.identity.invitation import is_invitation, read_invitation, write_invitation
@@ -24,7 +24,6 @@ from relay.identity.words import lines_of, same_words, words_of
 
 __all__ = [
     "MAX_DOCUMENT",
-    "SPOKEN",
     "VALID_DAYS",
     "About",
     "Expiry",

@@ -54,6 +54,7 @@ from relay.identity.certificates import (
     valid_now,
 )
 from relay.identity.pairs import Identity, Role, fingerprint, public_key
+from relay.levels import LEVELS, QUANTUM, SEALING, SealingLevel
 from relay.mailbox import is_folded_domain
 from relay.stamps import is_there
 
@@ -61,9 +62,7 @@ FORMAT = 1
 MAX_DOCUMENT = 3 * 2**20
 """Maximum size of a peer document, in octets: a Classic McEliece public key of 1 MiB is there in base64 of base64."""
 _CONTEXT = b"qumail-relay peer document %d" % FORMAT
-SPOKEN = ("otp", "aes", "pqc", "rsa")
-"""The levels that a document can name, strongest first."""
-_NEEDED = {"pqc": (Role.KEM,), "rsa": (Role.RSA_ENCRYPTION, Role.RSA_SIGNING)}
+_NEEDED: Mapping[str, tuple[Role, ...]] = {level.name: tuple(map(Role, level.certificates)) for level in LEVELS}
 """The certificates, besides `signing`, without which a level cannot be sealed for a peer or verified."""
 RENEW = "renew them: qumail-relay identity new --renew"
 """What helps against certificates that have expired or name too few domains."""
@@ -143,7 +142,7 @@ def check_consistent(peer: PeerCertificates) -> None:
     for level in peer.levels:
         if missing_role := next((role for role in _NEEDED.get(level, ()) if role not in peer.certificates), None):
             raise BadDocument(f"level {level} needs a certificate for {missing_role.label}")
-        if level in ("otp", "aes") and not peer.kme_groups:
+        if level in QUANTUM and not peer.kme_groups:
             raise BadDocument(f"level {level} needs a KME group")
     for name, octets in peer.further_kems.items():
         if len(octets) != KEMS[name].public_key_octets:
@@ -215,7 +214,7 @@ _VERSION = b"\xa0"
 _Text = Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_printable)]
 _Octets = Annotated[bytes, BeforeValidator(_unbase64)]
 _Certificate = Annotated[x509.Certificate, BeforeValidator(_certificate)]
-_Levels = tuple[Literal["otp", "aes", "pqc", "rsa"], ...]
+_Levels = tuple[SealingLevel, ...]
 
 
 class _Strict(BaseModel):
@@ -241,7 +240,7 @@ class _Document(_Strict):
     domains: Annotated[tuple[Annotated[str, AfterValidator(_domain)], ...], Field(min_length=1, max_length=1000)]
     sae_id: _Text
     kme_groups: Annotated[tuple[_Text, ...], Field(max_length=100)]
-    levels: Annotated[_Levels, Field(min_length=1, max_length=len(SPOKEN))]
+    levels: Annotated[_Levels, Field(min_length=1, max_length=len(SEALING))]
     serial: Annotated[int, Field(ge=1, lt=2**63)]
     issued: AwareDatetime
     certificates: _Certificates

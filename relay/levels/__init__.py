@@ -1,122 +1,151 @@
-"""The levels at which a message is sealed; each file holds both directions of one level.
-In and out is CMS (RFC 5652); what every level promises is the contract below.
+"""The register of levels: what each level is, stated once; everything else reads it here.
+Standard: relay/FORMAT.md (the forms), policies/README.md (names, numbers, order); relay/ADDING.md says how to add one.
 
-aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatures.py are what they share.
+There is no cryptography here, and nothing is imported from the relay: relay/schemes/NAME.py seals and opens level NAME.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
 
-from relay.cms import AuthEnveloped, CertificateID
-from relay.keys import Key, KeyReference
-from relay.keys.pads import Pad
-from relay.keys.types import SealingKey
-from relay.pieces import Octets, Pieces
+SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
+"""The names of the levels that seal, strongest first."""
 
-if TYPE_CHECKING:
-    from relay.identity import Identity, PeerCertificates
+LevelName = Literal[SealingLevel, "plaintext"]
+"""What a policy file may list: a level that seals, or the loud name for no sealing at all."""
 
+KMEUse = Literal["otp", "aes", "both"]
+"""What the keys of a KME are for, as relay.toml has it: PADS, SINGLE_KEYS, or both."""
+PADS: Final = "otp"
+SINGLE_KEYS: Final = "aes"
 
-@dataclass(frozen=True, slots=True)
-class Parties:
-    """The two ends of one sealed message: the site that seals (master SAE) and the peer that opens (slave SAE).
-
-    `peer` is the peer's name; `identity` (ours) and `certificates` (the peer's) are needed by the levels that
-    work with certificates.
-    """
-
-    master_sae: str
-    slave_sae: str
-    peer: str
-    identity: Identity | None = None
-    certificates: PeerCertificates | None = None
-
-
-class FreshKeys(Protocol):
-    """Where sealing takes quantum keys from (relay/keys/ring.py); each leaves it once."""
-
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
-        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
-
-    async def take_pad(self, peer: str, hidden: int) -> Pad:
-        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
-
-
-@dataclass(frozen=True)
-class SealedPayload:
-    """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log.
-
-    The `pieces` are encrypted while they are taken, beside the event loop where they are many; `der` is all of them.
-    """
-
-    pieces: Pieces = field(repr=False)
-    keys: tuple[KeyReference, ...] = ()
-    quantum_bits: int = 0
-    _whole: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
-
-    @property
-    def der(self) -> bytes:
-        """All pieces. They are taken once and kept, since nothing is encrypted twice."""
-        if not self._whole:
-            self._whole.append(bytes(self.pieces))
-        return self._whole[0]
+PLAINTEXT: Final = "plaintext"
+ONLY_PLAINTEXT: tuple[LevelName, ...] = (PLAINTEXT,)
+"""The only list of levels that lets mail out unsealed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
-
-    `signers` gives every peer one of whose pinned certificates a SignedData names: none for a stranger, and never
-    more than one unless a peer claims what is another's. The key that verifies tells whose it is. A level under quantum
-    keys calls `verified` once the tag was right: from then on these keys are bound to this ciphertext, whatever else is
-    wrong with it.
-    """
-
-    keys: Mapping[str, Key]
-    identity: Identity | None = None
-    signers: Callable[[CertificateID], Sequence[PeerCertificates]] = lambda _: ()
-    verified: Callable[[], None] = lambda: None
-
-
-@dataclass(frozen=True, slots=True)
-class Unsealed:
-    """A payload whose tag and signature were verified; `signed_by` is the peer that signed, where one did."""
-
-    payload: bytes = field(repr=False)
-    signed_by: PeerCertificates | None = None
-
-
-class Level(ABC):
-    """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing.
-
-    `name` is as policy files name it; `quantum` says whether the level itself spends quantum keys (the others may get
-    one more layer that does). `algorithms` is what the audit record says that it is made of.
-    """
+class KEMForm:
+    """A key encapsulation as messages name it: its name, its object identifier, and its sizes in octets."""
 
     name: str
+    oid: str
+    public_key_octets: int
+    ciphertext_octets: int
+
+
+@dataclass(frozen=True, slots=True)
+class WireForm:
+    """How the outermost layer of a message looks, for all that must tell levels apart without a key.
+
+    `recipient` is the tag of each RecipientInfo (RFC 5652, 6.2). `kind` is the object identifier with which an
+    OtherRecipientInfo begins, "" for the other choices. `content` is that of the content encryption.
+    """
+
+    recipient: int
+    kind: str
+    content: str
+    kem: KEMForm | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One way to seal a message, as far as it can be told without cryptography.
+
+    `name`: as policy files, logs, metrics, records and peer documents have it; it never changes.
+    `number`: as policy files may write it in place of the name. It is fixed: a number that was given is never given to
+    another level, wherever the level stands in the order.
+    `strength`: what is compared, the higher the stronger. Floors, triggers and `policy diff` go by it alone.
+    `form`: what the tripwire must find on the outermost layer.
+    `algorithms`: what audit records say that it is made of.
+    `use`: which quantum keys it spends: PADS, SINGLE_KEYS (of 256 bits), or None. A level that spends none is signed,
+    and may get one more layer under a quantum key.
+    `certificates`: which of the peer's certificates it needs beside `signing`, by role (relay/identity/pairs.py).
+    """
+
+    name: SealingLevel
+    number: int
+    strength: int
+    form: WireForm
     algorithms: str
-    quantum: bool = False
+    use: KMEUse | None = None
+    certificates: tuple[str, ...] = ()
 
-    def obstacle(self, parties: Parties) -> str:
-        """Why this level cannot be done for these parties at all, or "" where it can be tried."""
-        return ""
+    @property
+    def quantum(self) -> bool:
+        """Whether the level itself spends quantum keys."""
+        return self.use is not None
 
-    @abstractmethod
-    async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
-        """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
 
-    @abstractmethod
-    def recognises(self, enveloped: AuthEnveloped) -> bool:
-        """Whether this level sealed it: all who can open it do so by its kind of key."""
+ID_AES256_GCM = "2.16.840.1.101.3.4.1.46"
+ID_ORI_KEM = "1.2.840.113549.1.9.16.13.3"
+ID_ONE_TIME_PAD = "2.25.174329942225367338356280624045584076657"
+ID_ORI_PAD = "2.25.226859369974843839433125609353476451910"
 
-    def references(self, enveloped: AuthEnveloped) -> tuple[KeyReference, ...]:
-        """Which quantum keys a sealed message names. Raises BadStructure."""
-        return ()
+KEY_TRANSPORT, KEY_ENCRYPTION_KEY, OTHER_RECIPIENT = 0x30, 0xA2, 0xA4
+"""Tags of a RecipientInfo: KeyTransRecipientInfo, KEKRecipientInfo and OtherRecipientInfo."""
 
-    @abstractmethod
-    async def open(self, enveloped: AuthEnveloped, opening: Opening) -> Unsealed:
-        """The payload, verified. Raises BadStructure, BadTag, BadSignature or KeyNotFound."""
+ML_KEM_1024 = KEMForm("ml-kem-1024", "2.16.840.1.101.3.4.4.3", 1568, 1568)
+
+OTP = Level(
+    name="otp",
+    number=1,
+    strength=40,
+    form=WireForm(OTHER_RECIPIENT, ID_ORI_PAD, ID_ONE_TIME_PAD),
+    algorithms="one-time pad, Poly1305, quantum keys",
+    use=PADS,
+)
+AES = Level(
+    name="aes",
+    number=2,
+    strength=30,
+    form=WireForm(KEY_ENCRYPTION_KEY, "", ID_AES256_GCM),
+    algorithms="AES-256-GCM, AES-256 wrap, quantum key",
+    use=SINGLE_KEYS,
+)
+PQC = Level(
+    name="pqc",
+    number=3,
+    strength=20,
+    form=WireForm(OTHER_RECIPIENT, ID_ORI_KEM, ID_AES256_GCM, ML_KEM_1024),
+    algorithms="ML-KEM-1024, HKDF-SHA256, AES-256 wrap, AES-256-GCM, ML-DSA-87",
+    certificates=("kem",),
+)
+RSA = Level(
+    name="rsa",
+    number=4,
+    strength=10,
+    form=WireForm(KEY_TRANSPORT, "", ID_AES256_GCM),
+    algorithms="RSAES-OAEP-SHA256, AES-256-GCM, RSASSA-PSS-SHA256",
+    certificates=("rsa_encryption", "rsa_signing"),
+)
+
+LEVELS: tuple[Level, ...] = (OTP, AES, PQC, RSA)
+"""All levels that seal, strongest first."""
+
+SEALING: tuple[SealingLevel, ...] = get_args(SealingLevel)
+NAMES: tuple[LevelName, ...] = (*SEALING, PLAINTEXT)
+"""All that a policy file may list, strongest first."""
+QUANTUM: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.quantum)
+"""The levels that spend quantum keys; such a layer is the outermost one."""
+SIGNED: frozenset[LevelName] = frozenset(level.name for level in LEVELS if not level.quantum)
+"""The levels that spend none: they are signed, need certificates, and may get one layer under a quantum key."""
+OF_PADS: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.use == PADS)
+"""The levels whose keys are pads."""
+ON_TOP: LevelName = AES.name
+"""The level whose layer goes around those that are signed."""
+
+BY_NAME: dict[str, Level] = {level.name: level for level in LEVELS}
+_STRENGTH: dict[str, int] = {PLAINTEXT: 0} | {level.name: level.strength for level in LEVELS}
+
+
+def strength(level: LevelName) -> int:
+    """How strong a level is, to be compared with another; 0 for plaintext."""
+    return _STRENGTH[level]
+
+
+def protections() -> tuple[str, ...]:
+    """What mail may be sealed with, as log lines have it: what quantum keys protect comes first, `pqc+aes` for one."""
+    quantum, signed = ([level.name for level in LEVELS if level.quantum is each] for each in (True, False))
+    return (*quantum, *(f"{name}+{ON_TOP}" for name in signed), *signed)

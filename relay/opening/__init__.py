@@ -24,6 +24,7 @@ from relay.counting.board import Board
 from relay.errors import BadStructure, CannotOpen, KeyLost, KeyNotFound, MalformedMessage, RelayError
 from relay.keys import KeyReference
 from relay.keys.types import by_origin
+from relay.levels import OF_PADS
 from relay.mail import Envelope, Mail, Recipient
 from relay.opening.layers import Layer, Layers, OpenedLayers
 from relay.opening.recipients import (
@@ -247,7 +248,7 @@ class MailOpener:
         """The keys that are destroyed soon, once nobody waits for this mail any more."""
         if opened.config.peers[opened.peer].key_max_messages > 1:
             return []  # other mails, with recipients who may come late, are under the same key
-        keep_for = OTP_KEEP_FOR_S if opened.protection == "otp" else USED_KEEP_FOR_S
+        keep_for = OTP_KEEP_FOR_S if opened.protection in OF_PADS else USED_KEEP_FOR_S
         return [
             KeysUsed(group, master, tuple(each.key_ID for each in references), keep_for)
             for (group, master), references in by_origin(opened.keys).items()

@@ -19,9 +19,10 @@ from relay.errors import BadStructure, KeyNotFound, KeyUsed, NotAccepted, Unknow
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
-from relay.levels import Level, Opening
-from relay.levels.signatures import names, signs_under
+from relay.levels import AES, LEVELS, ON_TOP, PQC
 from relay.mail import domain_of
+from relay.schemes import Opening, Scheme
+from relay.schemes.signatures import names, signs_under
 from relay.store.received_table import Bound
 
 if TYPE_CHECKING:
@@ -32,8 +33,9 @@ log = structlog.get_logger(__name__)
 MAX_LAYERS = 2 + len(cms.FURTHER_KEMS)
 ASKED_FIRST = 128
 """Number of keys asked for at first: anybody can send a mail that names thousands which do not exist."""
-_AROUND = frozenset({"aes", *cms.FURTHER_KEMS})
+_AROUND = frozenset({ON_TOP, *cms.FURTHER_KEMS})
 """The levels that may go around another one."""
+_SIGNED = " and ".join(level.name for level in LEVELS if not level.quantum)
 
 
 @dataclass(slots=True)
@@ -55,7 +57,7 @@ class OpenedLayers:
 class Layer(NamedTuple):
     """One layer that is still sealed; the keys that it names, and the peer whose they are, where it names any."""
 
-    level: Level
+    level: Scheme
     enveloped: cms.AuthEnveloped
     references: tuple[KeyReference, ...]
     peer: tuple[str, PeerSettings] | None
@@ -66,7 +68,7 @@ class Layers:
     """What opens layers, the same for one mail from start to end; `certificates` are the peers' by peer name."""
 
     config: Config
-    levels: Mapping[str, Level]
+    levels: Mapping[str, Scheme]
     keys: KeyRing
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
@@ -97,7 +99,7 @@ class Layers:
             del payload  # nor is it for longer than it takes
             if entity.kind == "message" and level not in cms.FURTHER_KEMS:
                 if layer.level.quantum and len(found.protection) > 1:
-                    raise BadStructure(f"{found.names}: level aes goes around pqc and rsa only")
+                    raise BadStructure(f"{found.names}: level {ON_TOP} goes around {_SIGNED} only")
                 return entity
             if entity.kind != "enveloped" or level not in _AROUND or len(found.protection) == MAX_LAYERS:
                 raise BadStructure(f"{entity.kind} data inside a layer of {level}")
@@ -115,18 +117,18 @@ class Layers:
         level, enveloped, references = self._decoded(der)
         outer, inner = around[0], level.name
         kems = cms.FURTHER_KEMS
-        if outer in kems and inner != "pqc" and (inner not in kems or inner in around):
+        if outer in kems and inner != PQC.name and (inner not in kems or inner in around):
             raise BadStructure(f"{inner} inside a layer of {outer}")
         return self._checked(level, enveloped, references)
 
-    def _decoded(self, der: bytes) -> tuple[Level, cms.AuthEnveloped, tuple[KeyReference, ...]]:
+    def _decoded(self, der: bytes) -> tuple[Scheme, cms.AuthEnveloped, tuple[KeyReference, ...]]:
         enveloped = cms.decode_enveloped(der)
         for level in self.levels.values():
             if level.recognises(enveloped):
                 return level, enveloped, level.references(enveloped)
         raise BadStructure("no level seals for this mixture of recipients")
 
-    def _is_for_us(self, level: Level, enveloped: cms.AuthEnveloped, references: Sequence[KeyReference]) -> bool:
+    def _is_for_us(self, level: Scheme, enveloped: cms.AuthEnveloped, references: Sequence[KeyReference]) -> bool:
         """Whether a message is between a peer and us, rather than one that people sealed for each other."""
         if level.quantum:
             return bool(references)
@@ -136,7 +138,7 @@ class Layers:
             if isinstance(recipient, cms.KEMRecipient | cms.RSARecipient)
         )
 
-    def _checked(self, level: Level, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
+    def _checked(self, level: Scheme, enveloped: cms.AuthEnveloped, references: tuple[KeyReference, ...]) -> Layer:
         """The one place that decides whether keys are of a peer, for us, of a group that both share, for this level.
 
         No key is asked for before: a stranger who names keys would make KMEs work, and burn keys of others.
@@ -152,10 +154,10 @@ class Layers:
                 raise UnknownPeer(f"key {each.key_ID}: sealed for SAE {slave_sae!r}, which we are not")
             if group not in peer.kme_groups:
                 raise UnknownPeer(f"key {each.key_ID}: KME group {group!r} is not shared with {name!r}")
-            if not self.config.serves(group, level.name):
+            if not self.config.serves(group, level.use or ""):
                 raise NotAccepted(f"keys of KME group {group!r} are not for level {level.name} (`use`)")
-            if level.name == "otp" and "otp" not in peer.accept:
-                raise NotAccepted(f"sealed at level otp, which peer {name!r} may not use (`accept`)")
+            if level.name != ON_TOP and level.name not in peer.accept:  # no other level can be inside
+                raise NotAccepted(f"sealed at level {level.name}, which peer {name!r} may not use (`accept`)")
         return Layer(level, enveloped, references, known)
 
     async def _unsealed(self, found: OpenedLayers, layer: Layer, *, patient: bool) -> bytes:
@@ -164,7 +166,7 @@ class Layers:
         fingerprint = await off_loop(len(enveloped.ciphertext), enveloped.fingerprint)
         found.fingerprint = found.fingerprint or fingerprint
         # A key of a pad never opens two messages, whatever is set.
-        most = peer[1].key_max_messages if peer is not None and level.name == "aes" else 1
+        most = peer[1].key_max_messages if peer is not None and level.name == AES.name else 1
         use = KeyUse(level.name, fingerprint, most)
         keys = await self._keys(references, use, patient=patient) if references else {}
         verified = partial(_note_bound, found, references, use)

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from relay.errors import RECIPIENT, PolicyHolds
+from relay.levels import ONLY_PLAINTEXT
 from relay.policy.chosen import RuleLook, choose, meaning
 from relay.policy.conditions import Asked
 from relay.policy.content import MessageFacts
@@ -261,7 +262,7 @@ class PolicySet:
         owner = self.owners.get(address.domain)
         if owner is None or file.scope == "person" or file.domain == address.domain:
             return ""
-        if not file.policy.in_clear or self._choose(file, sender, address, None).levels != ("plaintext",):
+        if not file.policy.in_clear or self._choose(file, sender, address, None).levels != ONLY_PLAINTEXT:
             return ""
         return (
             f"{file.source} says plaintext, but {address.domain} belongs to peer {owner!r}: "

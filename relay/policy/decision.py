@@ -7,11 +7,12 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from relay.levels import ONLY_PLAINTEXT, OTP, PQC, LevelName
 from relay.policy.chosen import RuleLook
 from relay.policy.kems import DEFAULT_KEMS, KEMNames
 from relay.policy.names import Step
 from relay.policy.settings import MaxSize, Otherwise, Priority, Sign
-from relay.policy.strength import LevelName, Quantum
+from relay.policy.strength import Quantum
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +52,15 @@ class Decision:
     @property
     def in_clear(self) -> bool:
         """True where policy lets this mail out unsealed; nothing else ever does."""
-        return self.levels == ("plaintext",) and self.quantum != "required"
+        return self.levels == ONLY_PLAINTEXT and self.quantum != "required"
 
     def layers(self, level: LevelName) -> tuple[str, ...]:
         """The level and the further KEMs around it, from the inside out, without the layer under a quantum key."""
-        return (level, *self.kem[1:]) if level == "pqc" else (level,)
+        return (level, *self.kem[1:]) if level == PQC.name else (level,)
 
     def hopeless(self, octets: int) -> bool:
         """Whether a message of so many bytes can never have any of the levels, whatever keys come."""
-        if self.levels == ("plaintext",):
+        if self.levels == ONLY_PLAINTEXT:
             return not self.in_clear
         return self.peer is None or all(self.too_big(level, octets) for level in self.levels)
 
@@ -79,7 +80,7 @@ class Decision:
         for limited, limit in self.max_size:
             if limited == level and octets > limit:
                 return f"{level}: the message has {octets} bytes, and max_size is {limit}"
-        if level == "otp" and self.max_bounce is not None and octets > self.max_bounce:
+        if level == OTP.name and self.max_bounce is not None and octets > self.max_bounce:
             return f"otp: a message from the null sender has {octets} bytes, and max_bounce is {self.max_bounce}"
         return ""
 

@@ -13,12 +13,13 @@ from pydantic import BeforeValidator, Field, field_validator
 from relay import toml
 from relay.config import SizeSetting
 from relay.errors import RelayError, TryLater
+from relay.levels import LevelName
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.names import parse_address, printable
 from relay.policy.settings import Otherwise, Priority, today
-from relay.policy.strength import LevelName, Quantum, parse_levels
+from relay.policy.strength import Quantum, parse_levels
 from relay.policy.units import Texts
 
 MAX_TESTS = 10_000

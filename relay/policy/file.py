@@ -14,11 +14,12 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 
 from relay import toml
 from relay.errors import ConfigError
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules, When
 from relay.policy.settings import Chosen, Otherwise, Priority, SealingSettings, Sign
-from relay.policy.strength import LevelName, Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
+from relay.policy.strength import Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
 """What happens to mail that arrives with less than `require`."""
@@ -44,7 +45,7 @@ def _required_word(item: object) -> Required:
     if item == "sealed":
         return "sealed"
     level = parse_level(item)
-    if level == "plaintext":
+    if level == PLAINTEXT:
         raise ValueError('"plaintext" requires nothing; leave the setting out')
     return level
 
@@ -73,7 +74,7 @@ class Policy(SealingSettings):
     def in_clear(self) -> bool:
         """True where these settings let mail out unsealed today, by themselves or by a rule."""
         return not self.not_now and any(
-            each.levels == ("plaintext",) and not each.not_now for each in (self, *self.when)
+            each.levels == ONLY_PLAINTEXT and not each.not_now for each in (self, *self.when)
         )
 
     @property

@@ -13,6 +13,7 @@ from urllib.parse import unquote
 from relay import toml
 from relay.errors import ConfigError
 from relay.identity import liboqs
+from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName
 from relay.policy.conditions import NOT, ON_PEOPLE
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
@@ -23,7 +24,7 @@ from relay.policy.patterns import Glob, Groups
 from relay.policy.raising import Raising, raised
 from relay.policy.rules import When
 from relay.policy.settings import Chosen, SealingSettings, today
-from relay.policy.strength import LevelName, strongest
+from relay.policy.strength import strongest
 
 ENDS_SOON_DAYS = 14
 """Days before the end of a file or rule from which it is reported."""
@@ -205,7 +206,7 @@ def peers_held(policies: PolicySet) -> Iterator[Doubt]:
         create = f"create {policies.directory / (domain + SUFFIX)}"
         what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; {create}"
         for place, settings in _settings(file):
-            if settings.levels == ("plaintext",):
+            if settings.levels == ONLY_PLAINTEXT:
                 yield _doubt(policies.directory, file, (*place, "levels"), what)
 
 
@@ -226,7 +227,7 @@ def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, SealingSettings
 def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location, str]]:
     policy = file.policy
     for place, settings in _settings(file):
-        if settings.levels == ("plaintext",) and not (settings.reason or settings.until or policy.until):
+        if settings.levels == ONLY_PLAINTEXT and not (settings.reason or settings.until or policy.until):
             remedy = "list a level to have it sealed, or say `until` when or for what `reason`"
             yield (*place, "levels"), f"PLAINTEXT: this mail leaves in clear; {remedy}"
         if settings.hold_for is not None and (settings.otherwise or policy.otherwise) == "refuse":
@@ -234,13 +235,13 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
     if file.scope == "person" and may_be_route(FoldedAddress(unquote(file.name.rpartition("/")[2]), file.domain)):
         yield ("levels",), "a mail server may read this address as a route, and send its mail on to another domain"
     by_domain = file.scope == "default" or policy.subdomains
-    if peer is None and not by_domain and policy.levels != ("plaintext",):
+    if peer is None and not by_domain and policy.levels != ONLY_PLAINTEXT:
         yield ("levels",), f"{file.domain} is no peer's domain, so nothing can be sealed; set peer"
     if policy.require and peer is None and not by_domain:
         yield ("require",), f"{file.domain} is no peer's domain, so none may seal for it, and all is missed; set peer"
     if policy.drops_require:
         yield ("require",), "what the files of the domains above it require does not count for this mail"
-    if "otp" in policy.require and {"pqc", "rsa"} & set(policy.require):
+    if OTP.name in policy.require and SIGNED & set(policy.require):
         yield ("require",), "no relay signs beneath a one-time pad, so this is never met; leave one of them out"
 
 
@@ -321,9 +322,9 @@ def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str)
         for level in chosen.levels:
             if obstacle := can.obstacle(decision, level, 0):
                 yield (*place, "levels"), f"{obstacle}; until then {_then(chosen, level)}"
-        largest = min(dict(chosen.max_size).get("otp", can.largest), can.largest)
+        largest = min(dict(chosen.max_size).get(OTP.name, can.largest), can.largest)
         most = can.pads.get(peer)
-        if "otp" in chosen.levels and most is not None and largest > most:
+        if OTP.name in chosen.levels and most is not None and largest > most:
             setting = "max_size" if settings.max_size is not None else "levels"
             what = f"otp: the pad for {largest} bytes is longer than all that the KMEs for peer {peer!r} can ever hold"
             yield (*place, setting), f"{what} ({most} bytes); set max_size = {{ otp = {max(1, most - most // 8)} }}"

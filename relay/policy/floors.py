@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from relay import toml
 from relay.errors import ConfigError
+from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable
 from relay.policy.patterns import GROUP, AddressPatterns, Groups
@@ -36,7 +37,7 @@ class Floor(When):
 
     @model_validator(mode="after")
     def _lowers_nothing(self) -> Floor:
-        if self.levels == ("plaintext",):
+        if self.levels == ONLY_PLAINTEXT:
             raise ValueError('a floor may only raise the level, and "plaintext" is the lowest')
         if self.quantum == "off" or self.priority == "low":
             raise ValueError('a floor may only raise, and quantum = "off" or priority = "low" raises nothing')

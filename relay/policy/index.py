@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from relay import heap
 from relay.errors import ConfigError
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT
 from relay.mailbox import fold_domain
 from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.names import DEFAULT_FILE, NO_DOMAIN, SUFFIX, printable
@@ -100,8 +101,8 @@ def listed(
         counts = said if expired or (level, clear, peer) == (None, False, None) else said.in_force(day)
         return (
             (level is None or level in counts.all_levels)
-            and (not clear or "plaintext" in counts.all_levels)
-            and (peer is None or not counts.all_levels <= {"plaintext"})
+            and (not clear or PLAINTEXT in counts.all_levels)
+            and (peer is None or not counts.all_levels <= {PLAINTEXT})
             and (not expired or said.ended(day) or said.rule_ended(day))
         )
 
@@ -116,14 +117,14 @@ def _row(name: str, facts: Facts, owners: Mapping[str, str], day: str) -> Listed
     peer = facts.peer or owners.get(domain)
     ended, counts = facts.ended(day), facts.in_force(day)
     says = {
-        "clear": counts.levels == ("plaintext",),
-        "clear_by_rule": any("plaintext" in levels for levels, *_ in counts.rules),
+        "clear": counts.levels == ONLY_PLAINTEXT,
+        "clear_by_rule": any(PLAINTEXT in levels for levels, *_ in counts.rules),
         "expired": ended,
         "rule_expired": facts.rule_ended(day),
         "ends": facts.until is not None and not ended,
         "rule_ends": any(until is not None for _, _, until in counts.rules),
         "begins": not facts.begun(day),
-        "no_peer": peer is None and scope != "default" and facts.levels != ("plaintext",),
+        "no_peer": peer is None and scope != "default" and facts.levels != ONLY_PLAINTEXT,
     }
     codes = tuple(code for code, is_so in says.items() if is_so)
     shown = None if scope == "default" else domain

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import difflib
 
-from relay.cms import KEMS, ML_KEM_1024
+from relay.cms import FURTHER_KEMS, ML_KEM_1024
 
 KEMNames = tuple[str, ...]
 """ML-KEM-1024 first, then the further ones in the order of their layers, from the inside out."""
 
 DEFAULT_KEMS: KEMNames = (ML_KEM_1024,)
+_NAMES = (ML_KEM_1024, *FURTHER_KEMS)
 
 
 def parse_kems(value: object) -> KEMNames:
@@ -33,8 +34,8 @@ def with_kems(kems: KEMNames, more: KEMNames) -> KEMNames:
 
 
 def _parse(name: object) -> str:
-    if isinstance(name, str) and name.lower() in KEMS:
+    if isinstance(name, str) and name.lower() in _NAMES:
         return name.lower()
-    close = difflib.get_close_matches(name.lower(), KEMS, n=1) if isinstance(name, str) else ()
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(KEMS)}"
+    close = difflib.get_close_matches(name.lower(), _NAMES, n=1) if isinstance(name, str) else ()
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_NAMES)}"
     raise ValueError(f"{name!r} is not a KEM that is known here; {hint}")

@@ -1,5 +1,5 @@
 """Where one sealed copy takes its quantum keys from: the key ring, at the priority that policy gives the copy.
-Standard: the FreshKeys contract of relay/levels; relay/keys/ring.py knows the reserve.
+Standard: the FreshKeys contract of relay/schemes; relay/keys/ring.py knows the reserve.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from relay.errors import KMEMisconfigured
+from relay.levels import AES, OTP
 
 if TYPE_CHECKING:
     from relay.keys import KeyReference
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
 class KeysWithReserve(Protocol):
     """FreshKeys of which some may be kept for mail of normal priority."""
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
+    async def take(
+        self, peer: str, *, level: str = AES.name, octets: int = 0, low_priority: bool = False
+    ) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
 
-    async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:
+    async def take_pad(self, peer: str, hidden: int, *, level: str = OTP.name, low_priority: bool = False) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
 
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
@@ -43,7 +46,7 @@ class CopyKeys:
         """Takes the key for a later layer. Raises KeyUnavailable."""
         self._drawn = await self.take(peer, octets=octets)
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
+    async def take(self, peer: str, *, level: str = AES.name, octets: int = 0) -> SealingKey:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
         drawn, self._drawn = self._drawn, None
         if drawn is None:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
+from relay.levels import PQC, LevelName, strength
 from relay.policy.kems import KEMNames, with_kems
 from relay.policy.rules import PlacedRule
 from relay.policy.settings import Chosen, MaxSize, Otherwise, Priority
-from relay.policy.strength import LevelName, Quantum, raised_quantum, strength, strongest
+from relay.policy.strength import Quantum, raised_quantum, strongest
 
 T = TypeVar("T")
 
@@ -114,9 +115,9 @@ def _down_to_pqc(levels: tuple[LevelName, ...], max_size: MaxSize, size: int) ->
     """Without the levels below pqc, where it is tried: a further KEM may be unavailable while pqc without it is
     available.
     """
-    if "pqc" not in levels or size > dict(max_size).get("pqc", size):
+    if PQC.name not in levels or size > dict(max_size).get(PQC.name, size):
         return levels, max_size
-    kept = tuple(level for level in levels if strength(level) >= strength("pqc"))
+    kept = tuple(level for level in levels if strength(level) >= strength(PQC.name))
     return kept, tuple((level, limit) for level, limit in max_size if level in kept)
 
 

@@ -8,19 +8,18 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
+from relay.levels import LEVELS, SEALING, SealingLevel
 from relay.mailbox import fold_domain
 from relay.policy.content import MessageFacts
 from relay.policy.file import Unprotected
 from relay.policy.strength import Required
 
 SEVEREST_FIRST: tuple[Unprotected, ...] = get_args(Unprotected)
-_MET_BY: dict[Required, frozenset[str]] = {
-    "otp": frozenset({"otp"}),
-    "aes": frozenset({"aes", "otp"}),
-    "pqc": frozenset({"pqc"}),
-    "rsa": frozenset({"rsa", "pqc"}),
-    "sealed": frozenset({"otp", "aes", "pqc", "rsa"}),
-}
+_MET_BY: dict[Required, frozenset[SealingLevel]] = {"sealed": frozenset(SEALING)}
+for _level in LEVELS:
+    _MET_BY[_level.name] = frozenset(
+        each.name for each in LEVELS if each.quantum is _level.quantum and each.strength >= _level.strength
+    )
 """The layers of which one must be there: "aes" asks for quantum keys, "rsa" for the peer's signature."""
 _CAUSES = 5
 """Maximum number of causes in one line of the log."""

@@ -11,6 +11,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
 
 from relay.config import SizeSetting
+from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import BY_ENVELOPE, Asked, PeopleConditions
 from relay.policy.content import MessageFacts, Part
 from relay.policy.patterns import Glob, listed
@@ -93,7 +94,7 @@ class When(PeopleConditions):
             what = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
             raise ValueError(f"no message is {what}; widen one of them")
         self._inside = not BY_ENVELOPE.issuperset(self.conditions)
-        if self._inside and self.levels == ("plaintext",):
+        if self._inside and self.levels == ONLY_PLAINTEXT:
             raise ValueError(
                 'a rule that looks into the message may only raise the level, and "plaintext" is the lowest; '
                 "decide by sender alone, or in the file of the recipient"

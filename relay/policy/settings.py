@@ -15,8 +15,9 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from relay import toml
 from relay.config import parse_size
+from relay.levels import LEVELS, ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
-from relay.policy.strength import SEALING, LevelName, Quantum, parse_level, parse_levels
+from relay.policy.strength import Quantum, parse_level, parse_levels
 from relay.policy.units import Duration
 
 Otherwise = Literal["hold", "refuse"]
@@ -27,6 +28,9 @@ Priority = Literal["low", "normal"]
 
 Sign = Literal["ML-DSA-87"]
 """How level pqc signs."""
+
+_BY_NUMBER = {str(level.number): level.name for level in LEVELS}
+"""Levels by number, as keys of TOML tables have it."""
 
 MaxSize = tuple[tuple[LevelName, int], ...]
 """The largest message, in bytes, for a level; levels without an entry take any."""
@@ -45,8 +49,8 @@ def parse_max_size(value: object) -> MaxSize | int:
 
 
 def _sealing_level(text: str) -> LevelName:
-    level = parse_level(int(text) if text in ("1", "2", "3", "4") else text)
-    if level == "plaintext":
+    level = parse_level(_BY_NUMBER.get(text, text))
+    if level == PLAINTEXT:
         raise ValueError("a size for plaintext decides nothing; leave it out")
     return level
 
@@ -84,7 +88,7 @@ class SealingSettings(toml.Table):
     @field_validator("quantum")
     @classmethod
     def _nothing_quantum_in_clear(cls, quantum: Quantum, info: ValidationInfo) -> Quantum:
-        if quantum == "required" and info.data.get("levels") == ("plaintext",):
+        if quantum == "required" and info.data.get("levels") == ONLY_PLAINTEXT:
             raise ValueError('"required" contradicts levels = ["plaintext"]; leave one of them out')
         return quantum
 
@@ -92,7 +96,7 @@ class SealingSettings(toml.Table):
     @classmethod
     def _further_kems_go_around_pqc(cls, kem: KEMNames, info: ValidationInfo) -> KEMNames:
         levels = info.data.get("levels")
-        if len(kem) > 1 and levels is not None and "pqc" not in levels:
+        if len(kem) > 1 and levels is not None and PQC.name not in levels:
             raise ValueError(
                 f"{kem[1]!r} goes around level pqc, which is not listed; add it to levels, or leave this out"
             )
@@ -162,7 +166,7 @@ class Chosen:
     @property
     def forbids_clear(self) -> bool:
         """Whether a quantum key is required of what would leave in clear: then it does not leave."""
-        return self.levels == ("plaintext",) and self.quantum == "required"
+        return self.levels == ONLY_PLAINTEXT and self.quantum == "required"
 
     def instead(self, settings: SealingSettings, line: int, rule: int = 0) -> Chosen:
         """These settings, as far as they are said, in place of those here."""

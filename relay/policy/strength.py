@@ -1,5 +1,5 @@
 """The levels as policies name and compare them: how they are written, and which of two is the stronger.
-Standard: the order is that of their numbers, otp (1) the strongest; a trigger in a message raises and never lowers.
+Standard: the order is that of relay/levels, otp the strongest; a trigger in a message raises and never lowers.
 """
 
 from __future__ import annotations
@@ -9,20 +9,17 @@ from functools import lru_cache
 from itertools import combinations
 from typing import Literal, get_args
 
-LevelName = Literal["otp", "aes", "pqc", "rsa", "plaintext"]
-"""How a message is sealed; `plaintext` is not at all."""
+from relay.levels import LEVELS, NAMES, PLAINTEXT, SEALING, LevelName, SealingLevel, strength
 
-Required = Literal["otp", "aes", "pqc", "rsa", "sealed"]
+Required = Literal[SealingLevel, "sealed"]
 """What arriving mail must have; `sealed` is any level."""
 
 Quantum = Literal["off", "preferred", "required"]
 """Whether pqc and rsa get one more layer under a quantum key."""
 
-NAMES: tuple[LevelName, ...] = get_args(LevelName)
-SEALING = NAMES[:4]
-"""Levels that seal, with the numbers 1 to 4."""
+_NUMBERS = {level.number: level.name for level in LEVELS}
 _SUPPLIES = tuple(
-    frozenset(("plaintext", *found)) for number in range(len(SEALING) + 1) for found in combinations(SEALING, number)
+    frozenset((PLAINTEXT, *found)) for number in range(len(SEALING) + 1) for found in combinations(SEALING, number)
 )
 """All that may be available at once."""
 _QUANTA: tuple[Quantum, ...] = get_args(Quantum)
@@ -40,7 +37,7 @@ def parse_levels(value: object) -> tuple[LevelName, ...]:
     for place, level in enumerate(levels):
         if level in levels[:place]:
             raise ValueError(f"{level!r} is listed twice; leave one out")
-    if "plaintext" in levels and len(levels) > 1:
+    if PLAINTEXT in levels and len(levels) > 1:
         raise ValueError(
             '"plaintext" stands alone: levels = ["plaintext"] lets this mail out in clear; '
             "leave it out to have the mail sealed"
@@ -50,17 +47,20 @@ def parse_levels(value: object) -> tuple[LevelName, ...]:
 
 def parse_level(item: object) -> LevelName:
     """`"aes"` or 2 as "aes"; raises ValueError naming the level that was probably meant."""
-    for number, name in enumerate(NAMES, 1):
-        if item == name or (name in SEALING and type(item) is int and item == number):
+    for name in NAMES:
+        if item == name:
             return name
+    if type(item) is int and item in _NUMBERS:
+        return _NUMBERS[item]
     close = difflib.get_close_matches(item.lower(), NAMES, n=1) if isinstance(item, str) else ()
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}, or 1 to {len(SEALING)}"
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(NAMES)}, or {_numbers()}"
     raise ValueError(f"{item!r} is not a level; {hint}")
 
 
-def strength(level: LevelName) -> int:
-    """From 4 (otp) down to 0 (plaintext)."""
-    return len(SEALING) - NAMES.index(level)
+def _numbers() -> str:
+    """The numbers that levels have, for people: `1 to 4`."""
+    first, last = min(_NUMBERS), max(_NUMBERS)
+    return f"{first} to {last}" if len(_NUMBERS) == last - first + 1 else ", ".join(map(str, sorted(_NUMBERS)))
 
 
 @lru_cache(maxsize=256)

@@ -18,6 +18,7 @@ from relay.audit.entries import Event, LedgerEntry
 from relay.audit.writing import Audit
 from relay.errors import CannotOpen, DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.forward import NextHop, NextHopResult
+from relay.levels import PLAINTEXT
 from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.opening import Opened
 from relay.opening.original import Originals
@@ -130,7 +131,7 @@ class Release:
         message = await self.quarantine.message(kept.id)
         mail = Mail(replace(kept.envelope, recipients=tuple(to)), message, id=kept.mail_id, origin=kept.origin)
         if kept.reason == "unprotected":  # what is kept is what would have been handed on, and its mark says so
-            return _Leaving(mail.with_header_in_bounces(), kept.protection or "plaintext", kept.peer)
+            return _Leaving(mail.with_header_in_bounces(), kept.protection or PLAINTEXT, kept.peer)
         if unopened:
             as_it_came = await self.originals.unopened(message)
             return _Leaving(mail.leaving(as_it_came, kept.trace), "unopened", kept.peer)

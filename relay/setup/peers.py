@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from relay.config import Config
 from relay.identity import Import, PeerCertificates, common_groups, examine, is_invitation, pin, read_invitation
 from relay.identity.invitation import BadInvitation
+from relay.levels import AES, PQC
 from relay.rights import User, acting_as
 from relay.setup.files import Owner, Written
 from relay.setup.policies import policy_file, write_peer_policies
@@ -28,7 +29,7 @@ def document_in(raw: bytes) -> bytes:
 def usual_levels(config: Config, peer: PeerCertificates | None) -> tuple[str, ...]:
     """The level of a first policy file: under quantum keys where we share some with the peer."""
     shared = config.kmes if peer is None else common_groups(config, peer)
-    return ("aes",) if shared else ("pqc",)
+    return (AES.name,) if shared else (PQC.name,)
 
 
 def examined(config: Config, document: bytes, *, name: str | None = None, replace: bool = False) -> Import:

@@ -16,6 +16,7 @@ from relay.counting import metrics
 from relay.counting.held import DIRECTIONS
 from relay.counting.metric import Labels
 from relay.keys import report
+from relay.levels import PLAINTEXT
 from relay.status.sight import WINDOW_S, Sight, Which
 
 Seen = tuple[str, str]
@@ -237,7 +238,7 @@ def _quarantine_full(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 def _clear_text(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     def in_clear(labels: Labels) -> bool:
         direction, _, _, level, outcome = labels
-        return (direction, level, outcome) == ("outgoing", "plaintext", "delivered")
+        return (direction, level, outcome) == ("outgoing", PLAINTEXT, "delivered")
 
     if sight.watched.config.alarms.clear_text and (number := sight.grown(metrics.MAILS, WINDOW_S, in_clear)):
         yield "", f"{many(number, 'mail')} left in clear to elsewhere of late"

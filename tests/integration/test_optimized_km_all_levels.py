@@ -15,6 +15,7 @@ import pytest
 from relay import cms, mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.levels import LEVELS, SIGNED
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
@@ -22,15 +23,13 @@ from tests.testlib.sites import RelayProcess, make_site, relay_process
 from tests.testlib.submit import Reply, submit
 
 COMBINATIONS = {
-    "otp": ('levels = ["otp"]', "otp", True),
-    "aes": ('levels = ["aes"]', "aes", True),
-    "pqc": ('levels = ["pqc"]\nquantum = "off"', "pqc", False),
+    level.name: (f'levels = ["{level.name}"]\nquantum = "off"', level.name, level.quantum) for level in LEVELS
+} | {
+    f"{name}-required": (f'levels = ["{name}"]\nquantum = "required"', f"{name}+aes", True) for name in sorted(SIGNED)
+} | {
     "pqc-preferred": ('levels = ["pqc"]', "pqc+aes", True),
-    "pqc-required": ('levels = ["pqc"]\nquantum = "required"', "pqc+aes", True),
-    "rsa": ('levels = ["rsa"]\nquantum = "off"', "rsa", False),
-    "rsa-required": ('levels = ["rsa"]\nquantum = "required"', "rsa+aes", True),
     "by-number": ("levels = [3]\nquantum = 'off'", "pqc", False),
-}
+}  # fmt: skip
 POLICIES = {"default.toml": 'levels = ["aes"]\n'} | {
     f"bob.example/{name}.toml": f"{text}\n" for name, (text, _, _) in COMBINATIONS.items()
 }

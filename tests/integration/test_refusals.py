@@ -360,7 +360,7 @@ async def test_a_certificate_that_is_missing_when_the_mail_is_sealed_holds_it(
     alice: Any, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch, level: str
 ) -> None:
     """It was there a moment before, when the level was chosen."""
-    monkeypatch.setattr(f"relay.levels.{level}.{level.upper()}.obstacle", lambda *_: "")
+    monkeypatch.setattr(f"relay.schemes.{level}.{level.upper()}.obstacle", lambda *_: "")
     async with alice(policies={"default.toml": f'levels = ["{level}"]\nquantum = "off"\n'}) as relay:
         reply = await submit(relay, mails.plain())
     assert str(reply).startswith("451 4.7.5")
@@ -373,7 +373,7 @@ async def test_keys_that_make_no_pad_hold_the_mail(
     alice: Any, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What a receiver refuses its sender has no part in: the mail waits until the fault is mended."""
-    monkeypatch.setattr("relay.levels.otp.MIN_KEY_OCTETS", 100_000)
+    monkeypatch.setattr("relay.schemes.otp.MIN_KEY_OCTETS", 100_000)
     async with alice(policies={"default.toml": 'levels = ["otp"]\n'}) as relay:
         reply = await submit(relay, mails.plain())
     assert str(reply).startswith("451 4.7.5")

@@ -17,9 +17,9 @@ from relay import mime
 from relay.cms.der import header
 from relay.errors import MalformedMessage, TrippedWire
 from relay.kme import DevelopmentKMEs
-from relay.levels import SealedPayload
-from relay.levels.aes import AES
 from relay.pieces import Pieces
+from relay.schemes import SealedPayload
+from relay.schemes.aes import AES
 from relay.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
@@ -27,7 +27,7 @@ from tests.testlib.payloads import payload
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
-from tests.unit.levels.test_aes import PARTIES
+from tests.unit.schemes.test_aes import PARTIES
 from tests.vectors import trees
 from tests.vectors.case import read_all
 

@@ -21,7 +21,7 @@ from relay import mime
 from relay.config import TCPAddress
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.levels.pqc import PQC
+from relay.schemes.pqc import PQC
 from tests.system.corpus import Case, corpus
 from tests.testlib.exact_sink import ExactSink
 from tests.testlib.identities import Identities

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from relay import cms
 from relay.identity import Identity, PeerCertificates, create_identity, load_identity, peer_document, read_document
-from relay.levels import Opening, Parties
-from relay.levels.signatures import signs_under
+from relay.levels import SEALING
+from relay.schemes import Opening, Parties
+from relay.schemes.signatures import signs_under
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def make_person(directory: Path, name: str, sae: str) -> Person:
     identity = create_identity(directory, name=name, domains=domains)
     document = peer_document(
         directory, identity, name=name, domains=domains, sae_id=sae, kme_groups=["alice-bob"],
-        levels=("otp", "aes", "pqc", "rsa"),
+        levels=SEALING,
     )  # fmt: skip
     documented.write_bytes(document)
     return Person(directory, identity, document)

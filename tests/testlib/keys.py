@@ -1,5 +1,5 @@
 """Keys for tests of the levels: fresh ones in memory, every one of them remembered.
-Standard: the FreshKeys contract of relay/levels; what was handed out is what opens.
+Standard: the FreshKeys contract of relay/schemes; what was handed out is what opens.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
-from relay.levels import Level, Parties, SealedPayload
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
 from relay.pieces import Pieces
 from relay.planner import Planner
+from relay.schemes import Parties, Scheme, SealedPayload
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
 from tests.testlib.policy_reference import Ability
 from tests.testlib.sites import make_site
 
@@ -98,8 +98,8 @@ def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:
         name: peer.model_copy(update={"kme_groups": () if name in can.no_kme else (GROUP,)})
         for name, peer in base.peers.items()
     }
-    levels = cast("dict[str, Level]", {"otp": OneTimePad(compression=compression), "aes": AES()})
-    levels |= cast("dict[str, Level]", {name: Signed(name) for name in ("pqc", "rsa", "hqc-256")})
+    levels = cast("dict[str, Scheme]", {"otp": OneTimePad(compression=compression), "aes": AES()})
+    levels |= cast("dict[str, Scheme]", {name: Signed(name) for name in ("pqc", "rsa", "hqc-256")})
     for name, level in levels.items():
         cannot = {peer for which, peer in can.cannot if which == name}
         level.obstacle = lambda parties, cannot=cannot: "cannot" if parties.peer in cannot else ""  # type: ignore[method-assign,misc]

@@ -39,15 +39,15 @@ from relay.errors import (
 from relay.keys import Key
 from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
-from relay.levels import Level, Parties
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
 from relay.mail import Recipient
 from relay.mailbox import folded_mailbox
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
+from relay.schemes import Parties, Scheme
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
 from tests.reader import Delivered, Held, Memory, OneKey, PassedOn, Site, receive, vector
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.wiped_store import WipedStore, wiped_store
@@ -69,7 +69,7 @@ KINDS: Mapping[type[RelayError], str] = {
     OutsideWindow: "outside window",
     Replayed: "replayed",
 }
-LEVELS: Mapping[str, Level] = {"otp": OneTimePad(), "aes": AES(), "pqc": PQC(), "rsa": RSA()}
+LEVELS: Mapping[str, Scheme] = {"otp": OneTimePad(), "aes": AES(), "pqc": PQC(), "rsa": RSA()}
 PROTECTIONS = ("otp", "aes", "pqc", "rsa", "pqc+aes", "rsa+aes")
 GROUP, MASTER = "alice-bob", "2"
 SENDER, BEN = "ann@alice.example", "ben@bob.example"

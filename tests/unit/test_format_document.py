@@ -24,8 +24,8 @@ from relay.cms.der import header
 from relay.cms.recipients import KEMS
 from relay.keys.pads import plan_pad
 from relay.keys.replies import KeyStatus
-from relay.levels.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad
 from relay.opening.recipients import SKEW, WINDOW
+from relay.schemes.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S
 from relay.store.received_table import UNUSED_KEEP_FOR_S
 from tests.vectors import trees

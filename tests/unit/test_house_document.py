@@ -49,3 +49,9 @@ def test_a_message_out_a_message_in_and_a_key_take_ten_steps_each() -> None:
     for title in ("A message out", "A message in", "A key"):
         part = MAP.split(f"## {title}, in ten steps\n")[1].split("\n## ")[0]
         assert re.findall(r"^(\d+)\. ", part, re.MULTILINE) == [str(number) for number in range(1, 11)]
+
+
+def test_each_file_that_the_page_on_adding_names_is_there() -> None:
+    named = set(re.findall(r"`((?:relay|tests|deploy|policies)/[\w./-]+)`", (RELAY / "ADDING.md").read_text()))
+    assert len(named) >= 20
+    assert [each for each in sorted(named) if "NAME" not in each and not (RELAY.parent / each).exists()] == []

@@ -17,12 +17,12 @@ from relay import mime, pieces, tripwire
 from relay.entry.smtp.content import END_OF_DATA, _Content
 from relay.errors import MalformedMessage, TrippedWire
 from relay.forward import stuffed, transaction
-from relay.levels import Level, Parties
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
 from relay.pieces import PIECE_OCTETS, Pieces
+from relay.schemes import Parties, Scheme
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
 from relay.sealing import _finished
 from relay.tripwire import check_sealed
 from tests.testlib import mails
@@ -32,7 +32,7 @@ from tests.testlib.payloads import sealed_envelope
 
 LARGE = 25_000_000
 PARTIES = Parties(master_sae="2", slave_sae="1", peer="bob")
-LEVELS: dict[str, Level] = {level.name: level for level in (AES(), OneTimePad(), PQC(), RSA())}
+LEVELS: dict[str, Scheme] = {level.name: level for level in (AES(), OneTimePad(), PQC(), RSA())}
 LINES = st.lists(st.sampled_from([b"\r\n", b".", b"..", b"x", b"\r\n.", b"\n", b"\r"]), max_size=30).map(b"".join)
 
 

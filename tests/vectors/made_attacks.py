@@ -14,7 +14,7 @@ from typing import Any
 
 from relay import cms
 from relay.cms import der, recipients
-from relay.levels.padding import pad
+from relay.schemes.padding import pad
 from tests.vectors import made_aes, made_enhanced, made_otp, parts, trees
 from tests.vectors.case import ALICE, NOW, RECIPIENT, Binding, Case, Name, Peer, Seen, alices
 from tests.vectors.parts import FIRST, ORIGINAL, flipped, gcm, kek, octets, one_time_pad, payload, people

@@ -10,7 +10,7 @@ from typing import Any
 
 from relay import cms
 from relay.cms import der, recipients
-from relay.levels.padding import pad
+from relay.schemes.padding import pad
 from tests.vectors import parts, trees
 from tests.vectors.case import ALICE, Binding, Case, Name, alices
 from tests.vectors.parts import FIRST, ORIGINAL, deflate, flipped, kek, one_time_pad

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from relay import cms, mime
 from relay.cms import SignatureScheme, der, oids
-from relay.levels.padding import pad
+from relay.schemes.padding import pad
 from tests.vectors import trees
 from tests.vectors.case import NOW, RECIPIENT, SENDER, Binding, Name
 from tests.vectors.people import Person, person

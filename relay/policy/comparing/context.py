@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
 
+from relay.levels import ONLY_PLAINTEXT, OTP, PQC, RSA, SIGNED, LevelName, strength
 from relay.policy.comparing.implied import Known, implies
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import may_be_rewritten
@@ -24,10 +25,8 @@ from relay.policy.comparing.outcomes import (
 )
 from relay.policy.comparing.sides import Side
 from relay.policy.settings import Chosen
-from relay.policy.strength import LevelName, strength
 
 NO_CONDITIONS = Conditions()
-_SIGNED: frozenset[LevelName] = frozenset({"pqc", "rsa"})
 
 
 class Verdict(Enum):
@@ -66,9 +65,9 @@ class Sure:
         """What two sides have in common."""
         one, other = _lists(old), _lists(new)
         mine, others = ({level for levels in each for level in levels} for each in (one, other))
-        comparable: set[LevelName] = {"rsa"} if _SIGNED & mine and _SIGNED & others else set()
-        if "pqc" in mine and "pqc" in others:
-            comparable.add("pqc")
+        comparable: set[LevelName] = {RSA.name} if SIGNED & mine and SIGNED & others else set()
+        if PQC.name in mine and PQC.name in others:
+            comparable.add(PQC.name)
         keys = (frozenset(each.key for each in (*side.raising, *side.maybe)) for side in (old, new))
         return cls(frozenset.intersection(*keys), all(map(descending, (*one, *other))), frozenset(comparable))
 
@@ -184,9 +183,9 @@ class Context:
         if any(_strongest(each.raising.levels or ()) >= least for each in too_large):  # a rule has a say up to there
             return True
         bounce_too_large = mail.max_bounce is not None and mail.octets > mail.max_bounce
-        if bounce_too_large and outcome(base, tuple(effects), anybody).levels == ("otp",):
+        if bounce_too_large and outcome(base, tuple(effects), anybody).levels == (OTP.name,):
             return True
-        if mail.guarded and bare_levels(base, effects) == ("plaintext",):
+        if mail.guarded and bare_levels(base, effects) == ONLY_PLAINTEXT:
             return not any(each.effect.by_envelope for each in sealing)
         return not never_clear and not sealing  # plaintext that needs a quantum key
 

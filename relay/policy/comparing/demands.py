@@ -8,9 +8,9 @@ from collections.abc import Collection
 from functools import lru_cache
 from itertools import combinations
 
+from relay.levels import SEALING
 from relay.policy.comparing.differences import Direction
 from relay.policy.require import SEVEREST_FIRST, Demand, Requirement
-from relay.policy.strength import SEALING
 
 _PROTECTIONS = tuple("+".join(layers) for number in range(len(SEALING) + 1) for layers in combinations(SEALING, number))
 """What a message may have been sealed with; "" is nothing."""

@@ -9,13 +9,15 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
+from relay.levels import ONLY_PLAINTEXT, OTP, PQC, QUANTUM, SEALING, SIGNED, LevelName, strength
 from relay.policy.comparing.items import Effect
 from relay.policy.kems import KEMNames
 from relay.policy.raising import raised
 from relay.policy.settings import Chosen, Priority
-from relay.policy.strength import SEALING, LevelName, Quantum, never_weaker, strength
+from relay.policy.strength import Quantum, never_weaker
 
 _QUANTA: tuple[Quantum, ...] = ("off", "preferred", "required")
+_STRONGEST_SIGNED = max(map(strength, SIGNED))
 
 
 class Outcome(NamedTuple):
@@ -38,7 +40,7 @@ class Outcome(NamedTuple):
     @property
     def sealed(self) -> bool:
         """Whether it leaves, and not in clear."""
-        return not self.held and self.levels != ("plaintext",)
+        return not self.held and self.levels != ONLY_PLAINTEXT
 
 
 HELD = Outcome(())
@@ -62,18 +64,18 @@ def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: Mail) -> Out
     """What becomes of a mail for which `base` holds, raised by these rules. Without a base it is held."""
     if base is None:
         return HELD
-    if mail.guarded and bare_levels(base, effects) == ("plaintext",):
+    if mail.guarded and bare_levels(base, effects) == ONLY_PLAINTEXT:
         return HELD
     chosen = raised(base, [each.raising for each in effects], mail.octets) if effects else base
     priority: Priority = "low" if mail.max_bounce is not None else chosen.priority
-    if chosen.levels == ("plaintext",):
+    if chosen.levels == ONLY_PLAINTEXT:
         return HELD if chosen.forbids_clear else Outcome(chosen.levels, chosen.quantum, chosen.kem, priority=priority)
     if mail.peer is None:
         return HELD
     limits = dict(chosen.max_size)
     levels = tuple(level for level in chosen.levels if mail.octets <= limits.get(level, mail.octets))
     if mail.max_bounce is not None and mail.octets > mail.max_bounce:
-        levels = tuple(level for level in levels if level != "otp")
+        levels = tuple(level for level in levels if level != OTP.name)
     return Outcome(levels, chosen.quantum, chosen.kem, mail.peer, priority) if levels else HELD
 
 
@@ -93,13 +95,13 @@ def weaker(new: Outcome, old: Outcome) -> str:
         return f"levels: {_said(new)} instead of {_said(old)}"
     if new.sealed and old.sealed and new.peer != old.peer:
         return f"peer: {new.peer} instead of {old.peer}"
-    signed = all({"pqc", "rsa"} & set(each.levels) for each in (new, old))
+    signed = all(SIGNED & set(each.levels) for each in (new, old))
     if signed and _QUANTA.index(new.quantum) < _QUANTA.index(old.quantum):
         return f"quantum: {new.quantum} instead of {old.quantum}"
-    if all("pqc" in each.levels for each in (new, old)) and (dropped := set(old.kem) - set(new.kem)):
+    if all(PQC.name in each.levels for each in (new, old)) and (dropped := set(old.kem) - set(new.kem)):
         return f"kem: {', '.join(sorted(dropped))} no longer"
-    if "pqc" in old.levels and (added := set(new.kem) - set(old.kem)):
-        rest = tuple(level for level in new.levels if level != "pqc")
+    if PQC.name in old.levels and (added := set(new.kem) - set(old.kem)):
+        rest = tuple(level for level in new.levels if level != PQC.name)
         if rest and not never_weaker(rest, old.levels):
             return f"kem: {', '.join(sorted(added))} may be unavailable, and then {', then '.join(rest)}"
     if _gets_fewer_keys(new, old) and _uses_keys(old) and (len(new.levels) > 1 or _may_lose_a_layer(new)):
@@ -118,9 +120,9 @@ def weaker_with_more(new: Outcome, old: Outcome, comparable: Collection[LevelNam
         return _PRIORITY
     if _above_signatures(new) or _above_signatures(old):
         return ""
-    if {"pqc", "rsa"} & set(comparable) and _QUANTA.index(new.quantum) < _QUANTA.index(old.quantum):
+    if SIGNED & set(comparable) and _QUANTA.index(new.quantum) < _QUANTA.index(old.quantum):
         return f"quantum: {new.quantum} instead of {old.quantum}"
-    if "pqc" in comparable and (dropped := set(old.kem) - set(new.kem)):
+    if PQC.name in comparable and (dropped := set(old.kem) - set(new.kem)):
         return f"kem: {', '.join(sorted(dropped))} no longer"
     return ""
 
@@ -133,7 +135,7 @@ def _gets_fewer_keys(new: Outcome, old: Outcome) -> bool:
 
 
 def _uses_keys(each: Outcome) -> bool:
-    return not {"otp", "aes"}.isdisjoint(each.levels) or (each.quantum != "off" and _is_signed(each))
+    return not QUANTUM.isdisjoint(each.levels) or (each.quantum != "off" and _is_signed(each))
 
 
 def _may_lose_a_layer(each: Outcome) -> bool:
@@ -141,12 +143,12 @@ def _may_lose_a_layer(each: Outcome) -> bool:
 
 
 def _is_signed(each: Outcome) -> bool:
-    return not {"pqc", "rsa"}.isdisjoint(each.levels)
+    return not SIGNED.isdisjoint(each.levels)
 
 
 def _above_signatures(each: Outcome) -> bool:
     """Whether all levels are above those that have a layer under a quantum key, or further KEMs."""
-    return all(strength(level) > strength("pqc") for level in each.levels)
+    return all(strength(level) > _STRONGEST_SIGNED for level in each.levels)
 
 
 def descending(levels: Sequence[LevelName] | None) -> bool:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from relay import levels
 from relay.counting import metrics
 from relay.status.page import words
 from relay.status.page.charts import bars
@@ -17,9 +18,11 @@ from relay.status.page.verdict import DIRECTIONS, MINUTES, Trouble, troubles, ve
 
 HOUR_S, DAY_S = 3600, 86_400
 HOURS, DAYS = 24, 42
-LEVELS = ("otp", "aes", "pqc-aes", "rsa-aes", "pqc", "rsa", "other", "plaintext")
+_PROTECTIONS = {name.replace("+", "-"): name for name in levels.protections()}
+"""How a level is named in style sheets, and what people read."""
+LEVELS = (*_PROTECTIONS, "other", levels.PLAINTEXT)
 """The parts of a column, from below; those that quantum keys protect first."""
-_NAMES = {"pqc-aes": "pqc+aes", "rsa-aes": "rsa+aes", "plaintext": "in clear", "other": "other"}
+_NAMES = {**_PROTECTIONS, levels.PLAINTEXT: "in clear"}
 _SIGNS = {"good": "✓", "quiet": "·", "warning": "!", "bad": "✕"}
 _STATES = {"good": "Good", "quiet": "Quiet", "warning": "Warning", "bad": "Critical"}
 
@@ -176,7 +179,7 @@ def show_clear(now: Now) -> Html:
     started = sum(
         count
         for (direction, _, _, level, outcome), count in now.series(metrics.MAILS)
-        if (direction, level, outcome) == ("outgoing", "plaintext", "delivered")
+        if (direction, level, outcome) == ("outgoing", levels.PLAINTEXT, "delivered")
     )
     since = {"24 hours": now.time - DAY_S, "7 days": now.time - 7 * DAY_S, "6 weeks": now.time - DAYS * DAY_S}
     facts: list[tuple[str, Content]] = [("since the start", words.number(started))]
@@ -185,7 +188,7 @@ def show_clear(now: Now) -> Html:
         facts.append(
             (
                 f"in {name}",
-                words.number(sum(_delivered(each.mails, "outgoing").get("plaintext", 0) for each in stretches)),
+                words.number(sum(_delivered(each.mails, "outgoing").get(levels.PLAINTEXT, 0) for each in stretches)),
             )
         )
     return section(
@@ -271,7 +274,7 @@ def _part(level: str) -> str:
 
 def _level(level: str) -> Html:
     part = _part(level)
-    name = _NAMES["plaintext"] if part == "plaintext" else level
+    name = _NAMES[part] if part == levels.PLAINTEXT else level
     return element("span", element("span", class_=f"swatch level-{part}", aria_hidden="true"), name)
 
 

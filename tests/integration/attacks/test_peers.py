@@ -15,10 +15,10 @@ from relay import cms, mime
 from relay.cms.sealed_envelope import MAX_RECIPIENTS
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
-from relay.levels import Parties
-from relay.levels.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
-from relay.levels.pqc import PQC
-from relay.levels.signatures import certificate_id
+from relay.schemes import Parties
+from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
+from relay.schemes.pqc import PQC
+from relay.schemes.signatures import certificate_id
 from tests.integration.attacks.conftest import Scene, quarantined
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person

@@ -12,7 +12,7 @@ import pytest_asyncio
 
 from relay.config import MAX_BOUNCE
 from relay.kme import DevelopmentKMEs, LinkSettings
-from relay.levels.padding import padded_size
+from relay.schemes.padding import padded_size
 from tests.testlib import mails
 from tests.testlib.house import House, house
 from tests.testlib.postfix import requires_postfix

@@ -44,14 +44,9 @@ from relay.identity.further import FurtherKEMPair
 from relay.keys import Key
 from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
-from relay.levels import Level
-from relay.levels.aes import AES
-from relay.levels.further_kem import FurtherKEM
-from relay.levels.otp import OneTimePad
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
 from relay.opening import MailOpener, Opened
 from relay.opening.layers import Layers
+from relay.schemes.all import all_schemes
 from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound, KeyName, find
 from relay.store.store import Store
@@ -77,8 +72,7 @@ ERRORS: dict[str, tuple[type[RelayError], ...]] = {
 TOLD = ("bad structure", "unknown peer", "not accepted", "not for us")
 """What may go wrong before a key is looked at, so that it may be told; all else is answered alike."""
 CASES = read_all()
-_ALL: list[Level] = [OneTimePad(), AES(), PQC(), RSA(), *map(FurtherKEM, cms.FURTHER_KEMS)]
-LEVELS = {level.name: level for level in _ALL}
+LEVELS = all_schemes()
 SITE = """\
 [site]
 name = "bob"

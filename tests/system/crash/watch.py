@@ -13,8 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from relay import cms, mime
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
 from tests.system.crash import traffic
 
 Look = Callable[[bytes], None]

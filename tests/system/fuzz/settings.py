@@ -11,6 +11,7 @@ from pathlib import Path
 
 from relay.config import load_config
 from relay.errors import ConfigError, Refuse, TryLater
+from relay.levels import NAMES
 from relay.policy.load import PolicyFolder, load_policies
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.system.fuzz.target import Target, check
@@ -27,7 +28,7 @@ ADDRESSES = (
     '"a b"@bob.example',
     "é@bücher.example",
 )
-LEVELS = {"otp", "aes", "pqc", "rsa", "plaintext"}
+LEVELS = set(NAMES)
 
 WORDS = (
     b"[", b"]", b"[[", b"]]", b"[[when]]\n", b"[peers.bob]\n", b"[kmes.x]\n", b"=", b" = ", b"\n", b"\r\n", b"\r", b'"', b"'", b'"""', b"'''", b"#",

@@ -19,12 +19,12 @@ from relay.config import load_config
 from relay.errors import BadStructure, RelayError
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.delivery_tries import Begun
 from relay.store.mail_identity import OpenedMail

@@ -29,8 +29,8 @@ from relay.cms.der import header
 from relay.errors import BadStructure
 from relay.identity.certificates import ca_certificate, subject
 from relay.keys import Key
-from relay.levels import Opening
-from relay.levels.aes import AES
+from relay.schemes import Opening
+from relay.schemes.aes import AES
 from tests.testlib import bouncycastle
 from tests.testlib.bouncycastle import requires_bouncycastle
 from tests.testlib.payloads import said_whose

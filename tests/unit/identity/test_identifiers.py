@@ -24,10 +24,10 @@ from relay.identity import PeerCertificates, identity_findings, load_identity, t
 from relay.identity.directory import write_certificate
 from relay.identity.document import BadDocument, PinRefused
 from relay.identity.pairs import Role, subject_key_identifier
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import Layers
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
 from relay.store.delivery_tries import Begun
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.unit.identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems

@@ -19,7 +19,7 @@ from relay.keys.replies import KeyStatus, status_from_reply
 from relay.keys.rotation import KeysInUse, Rotation
 from relay.keys.stock import SeenKeys, Stock
 from relay.keys.types import Key, KeyReference, SealingKey
-from relay.levels.padding import padded_size
+from relay.schemes.padding import padded_size
 from tests.testlib.fake_kme import FakeTime
 from tests.testlib.payloads import sealed_envelope
 

@@ -9,17 +9,18 @@ from itertools import combinations, permutations
 
 import pytest
 
+from relay.levels import SEALING, LevelName
 from relay.policy.comparing.implied import Known, implies
 from relay.policy.comparing.items import Conditions, conditions_of
 from relay.policy.comparing.outcomes import descending
 from relay.policy.floors import read_floors
-from relay.policy.strength import SEALING, LevelName, never_weaker, strongest
+from relay.policy.strength import never_weaker, strongest
 from tests.system.gate.campaign import Figures, run
 from tests.testlib.long import sized
 
 CLEAR: tuple[LevelName, ...] = ("plaintext",)
 LISTS = [
-    *(tuple(level for level in SEALING if level in some) for number in range(1, 5) for some in combinations(SEALING, number)),
+    *(tuple(level for level in SEALING if level in some) for number in range(1, len(SEALING) + 1) for some in combinations(SEALING, number)),
     CLEAR,
 ]  # fmt: skip
 """All lists of levels in descending order."""
@@ -27,7 +28,7 @@ LISTS = [
 
 def test_lists_in_descending_order_are_a_lattice_and_the_strongest_of_some_is_their_join() -> None:
     assert all(map(descending, LISTS))
-    assert len(LISTS) == 16
+    assert len(LISTS) == 2 ** len(SEALING)
     for one in LISTS:
         for other in LISTS:
             assert one == other or not (never_weaker(one, other) and never_weaker(other, one))
@@ -43,7 +44,7 @@ def test_lists_in_descending_order_are_a_lattice_and_the_strongest_of_some_is_th
 
 def test_without_that_order_they_are_none() -> None:
     """Therefore all combinations of rules are tried there."""
-    every = [*(some for number in range(1, 5) for some in permutations(SEALING, number)), CLEAR]
+    every = [*(some for number in range(1, len(SEALING) + 1) for some in permutations(SEALING, number)), CLEAR]
     assert any(
         never_weaker(one, other) and never_weaker(other, third) and not never_weaker(one, third)
         for one in every[:20]

@@ -15,10 +15,10 @@ import pytest
 from relay.errors import PolicyHolds
 from relay.keys.ring import KeyRing
 from relay.keys.types import SealingKey
+from relay.levels import LevelName
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
-from relay.policy.strength import LevelName
 from relay.sealing import SealedCopy, Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of

@@ -12,7 +12,7 @@ import timeit
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import idna
 import pytest
@@ -20,6 +20,7 @@ from hypothesis import given, strategies as st
 
 from relay.audit.entries import AddressHash
 from relay.errors import ConfigError, PolicyHolds, RelayError
+from relay.levels import LEVELS, NAMES
 from relay.mailbox import fold_domain
 from relay.policy import expected, walk as policy_walk
 from relay.policy.conditions import ON_RECIPIENTS
@@ -30,7 +31,6 @@ from relay.policy.floors import Floor
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.names import candidates, parse_address, printable, scope_of
 from relay.policy.rules import CONDITIONS, When
-from relay.policy.strength import LevelName
 from relay.store.secret import SiteSecret
 from tests.testlib.nobody import as_nobody
 
@@ -38,6 +38,7 @@ POLICIES = Path(__file__).parents[3] / "policies"
 TABLE = tomllib.loads((Path(__file__).parents[2] / "data" / "decisions.toml").read_text(encoding="utf-8"))
 PEERS = {"bob": ["bob.example"], "carol": ["carol.example"]}
 AES = 'levels = ["aes"]\n'
+KNOWN = f"known: {', '.join(NAMES)}, or 1 to {len(LEVELS)}"
 
 
 def write(directory: Path, files: Mapping[str, str]) -> Path:
@@ -557,17 +558,17 @@ def test_too_many_files_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ('levels = ["AES"]', ":1: levels: 'AES' is not a level; did you mean 'aes'?"),
         (
             'levels = ["zip"]',
-            ":1: levels: 'zip' is not a level; known: otp, aes, pqc, rsa, plaintext, or 1 to 4",
+            f":1: levels: 'zip' is not a level; {KNOWN}",
         ),
-        ("levels = [5]", ":1: levels: 5 is not a level; known: otp, aes, pqc, rsa, plaintext, or 1 to 4"),
-        ("levels = [0]", ":1: levels: 0 is not a level; known: otp, aes, pqc, rsa, plaintext, or 1 to 4"),
+        ("levels = [99]", f":1: levels: 99 is not a level; {KNOWN}"),
+        ("levels = [0]", f":1: levels: 0 is not a level; {KNOWN}"),
         (
             "levels = [true]",
-            ":1: levels: True is not a level; known: otp, aes, pqc, rsa, plaintext, or 1 to 4",
+            f":1: levels: True is not a level; {KNOWN}",
         ),
-        ("levels = [1.0]", ":1: levels: 1.0 is not a level; known: otp, aes, pqc, rsa, plaintext, or 1 to 4"),
-        ('levels = ["1"]', ":1: levels: '1' is not a level; known: otp, aes, pqc, rsa, plaintext, or 1 to 4"),
-        ("levels = [[1]]", ":1: levels: [1] is not a level; known: otp, aes, pqc, rsa, plaintext, or 1 to 4"),
+        ("levels = [1.0]", f":1: levels: 1.0 is not a level; {KNOWN}"),
+        ('levels = ["1"]', f":1: levels: '1' is not a level; {KNOWN}"),
+        ("levels = [[1]]", f":1: levels: [1] is not a level; {KNOWN}"),
         ('levels = ["aes", 2]', ":1: levels: 'aes' is listed twice; leave one out"),
         (
             'otherwise = "hold"\nlevels = ["aes", "plaintext"]',
@@ -688,8 +689,11 @@ def test_the_readme_has_every_setting_and_every_level() -> None:
     assert len(ROWS) >= 8
     for key in Policy.model_fields:
         assert f"\n| `{key}` |" in README
-    for level in get_args(LevelName):
-        assert f'\n| `"{level}"` |' in README
+    table = [(f'`"{level.name}"`', f"`{level.number}`") for level in LEVELS]
+    assert re.findall(r"^\| (`\S+`) \| (`\d+`) \|", README, re.MULTILINE) == table, (
+        "policies/README.md, strongest first"
+    )
+    assert '\n| `"plaintext"` | none |' in README
 
 
 def test_the_readme_has_every_condition_and_every_key_of_a_test() -> None:

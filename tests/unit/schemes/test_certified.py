@@ -32,11 +32,11 @@ from relay.errors import (
 )
 from relay.identity import PeerCertificates
 from relay.identity.pairs import Role
-from relay.levels import Level, Opening, Unsealed
-from relay.levels.content import encrypt, fresh_key, kem_key, wrap
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA, oaep
-from relay.levels.signatures import certificate_id, sign
+from relay.schemes import Opening, Scheme, Unsealed
+from relay.schemes.content import encrypt, fresh_key, kem_key, wrap
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA, oaep
+from relay.schemes.signatures import certificate_id, sign
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys
@@ -47,18 +47,18 @@ needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl 
 both = pytest.mark.parametrize("level", [PQC(), RSA()], ids=["pqc", "rsa"])
 
 
-async def _seal(level: Level, identities: Identities, payload: bytes) -> bytes:
+async def _seal(level: Scheme, identities: Identities, payload: bytes) -> bytes:
     return (await level.seal(payload, identities.to_bob(), MemoryKeys(number=0))).der
 
 
-async def _open(level: Level, der: bytes, opening: Opening) -> Unsealed:
+async def _open(level: Scheme, der: bytes, opening: Opening) -> Unsealed:
     return await level.open(cms.decode_enveloped(der), opening)
 
 
 @both
 @pytest.mark.parametrize("size", [0, 1, 5000, 400_000])
 async def test_what_is_sealed_opens_to_the_same_octets_and_names_its_signer(
-    level: Level, size: int, identities: Identities
+    level: Scheme, size: int, identities: Identities
 ) -> None:
     payload = bytes(index % 251 for index in range(size))
     unsealed = await _open(level, await _seal(level, identities, payload), identities.at_bob())
@@ -68,14 +68,14 @@ async def test_what_is_sealed_opens_to_the_same_octets_and_names_its_signer(
 
 
 @both
-async def test_only_its_own_level_recognises_a_message(level: Level, identities: Identities) -> None:
+async def test_only_its_own_level_recognises_a_message(level: Scheme, identities: Identities) -> None:
     enveloped = cms.decode_enveloped(await _seal(level, identities, b"x"))
     assert [other.name for other in (PQC(), RSA()) if other.recognises(enveloped)] == [level.name]
     assert level.references(enveloped) == ()
 
 
 @both
-async def test_somebody_elses_private_key_does_not_open_it(level: Level, identities: Identities) -> None:
+async def test_somebody_elses_private_key_does_not_open_it(level: Scheme, identities: Identities) -> None:
     der = await _seal(level, identities, b"payload")
     with pytest.raises(NotForUs):
         await _open(level, der, replace(identities.at_bob(), identity=identities.eve.identity))
@@ -84,7 +84,7 @@ async def test_somebody_elses_private_key_does_not_open_it(level: Level, identit
 
 
 @both
-async def test_a_stranger_who_signs_is_not_believed(level: Level, identities: Identities) -> None:
+async def test_a_stranger_who_signs_is_not_believed(level: Scheme, identities: Identities) -> None:
     parties = replace(identities.to_bob(), identity=identities.eve.identity)
     der = (await level.seal(b"payload", parties, MemoryKeys())).der
     with pytest.raises(UnknownSigner):
@@ -92,7 +92,7 @@ async def test_a_stranger_who_signs_is_not_believed(level: Level, identities: Id
 
 
 @both
-async def test_flipped_bits_are_noticed(level: Level, identities: Identities) -> None:
+async def test_flipped_bits_are_noticed(level: Scheme, identities: Identities) -> None:
     der = await _seal(level, identities, b"pay 100 to Bob")
     enveloped = cms.decode_enveloped(der)
     for position in [*range(0, len(der), 37), *range(len(der) - 40, len(der))]:
@@ -103,7 +103,7 @@ async def test_flipped_bits_are_noticed(level: Level, identities: Identities) ->
     assert enveloped.tag != bytes(16)
 
 
-def _around(level: Level, identities: Identities, content: bytes) -> bytes:
+def _around(level: Scheme, identities: Identities, content: bytes) -> bytes:
     """`content` encrypted to Bob as `level` does it, whatever it is."""
     peer = identities.bob.certificates
     content_key = fresh_key()
@@ -120,14 +120,14 @@ def _around(level: Level, identities: Identities, content: bytes) -> bytes:
 
 
 @both
-async def test_unsigned_content_is_refused(level: Level, identities: Identities) -> None:
+async def test_unsigned_content_is_refused(level: Scheme, identities: Identities) -> None:
     for content in (payload(b"x", level.name), bytes(mime.wrap_enveloped(b"0\0"))):
         with pytest.raises(BadStructure, match="not signed"):
             await _open(level, _around(level, identities, content), identities.at_bob())
 
 
 @both
-async def test_a_signature_of_the_other_kind_is_refused(level: Level, identities: Identities) -> None:
+async def test_a_signature_of_the_other_kind_is_refused(level: Scheme, identities: Identities) -> None:
     """Breaking RSA must not be enough to forge at level pqc, nor the other way round."""
     alice = identities.alice.identity
     pair = alice.rsa_signing if level.name == "pqc" else alice.signing
@@ -139,7 +139,7 @@ async def test_a_signature_of_the_other_kind_is_refused(level: Level, identities
 @both
 @pytest.mark.parametrize("order", [("alice", "carol"), ("carol", "alice")], ids="-".join)
 async def test_of_several_peers_with_one_identifier_only_the_one_whose_key_verifies_has_signed(
-    level: Level, order: tuple[str, str], identities: Identities
+    level: Scheme, order: tuple[str, str], identities: Identities
 ) -> None:
     """Importing refuses such a document; should one be there all the same, nobody answers for another."""
     alice, eve = identities.alice, identities.eve
@@ -174,7 +174,7 @@ def _with_identifiers_of(peer: PeerCertificates, person: Person) -> dict[str, x5
 
 @both
 async def test_a_certificate_for_the_other_scheme_does_not_name_the_signer(
-    level: Level, identities: Identities
+    level: Scheme, identities: Identities
 ) -> None:
     alice = identities.alice.identity
     other = alice.rsa_signing if level.name == "pqc" else alice.signing
@@ -185,7 +185,7 @@ async def test_a_certificate_for_the_other_scheme_does_not_name_the_signer(
         )
 
 
-def _signed_by_alice(level: Level, identities: Identities, payload: bytes) -> cms.Signed:
+def _signed_by_alice(level: Scheme, identities: Identities, payload: bytes) -> cms.Signed:
     alice = identities.alice.identity
     pair = alice.signing if level.name == "pqc" else alice.rsa_signing
     return cms.decode_signed(bytes(sign(payload, pair.private_key, pair.certificate)))
@@ -202,7 +202,7 @@ def _signed_by_alice(level: Level, identities: Identities, payload: bytes) -> cm
     ids=["content", "signature", "attributes"],
 )
 async def test_a_signature_over_something_else_is_refused(
-    level: Level, change: dict[str, Any], identities: Identities
+    level: Scheme, change: dict[str, Any], identities: Identities
 ) -> None:
     signed = _signed_by_alice(level, identities, b"pay 100 to Bob")
     if "attributes" in change:
@@ -214,7 +214,7 @@ async def test_a_signature_over_something_else_is_refused(
 
 
 @both
-async def test_every_truncation_and_every_trailing_octet_is_refused(level: Level, identities: Identities) -> None:
+async def test_every_truncation_and_every_trailing_octet_is_refused(level: Scheme, identities: Identities) -> None:
     der = await _seal(level, identities, b"payload")
     for damaged in (*(der[:end] for end in range(0, len(der), 101)), der + b"\0", der + der):
         with pytest.raises(BadStructure):
@@ -222,7 +222,7 @@ async def test_every_truncation_and_every_trailing_octet_is_refused(level: Level
 
 
 @both
-def test_a_missing_certificate_is_an_obstacle_that_says_what_to_do(level: Level, identities: Identities) -> None:
+def test_a_missing_certificate_is_an_obstacle_that_says_what_to_do(level: Scheme, identities: Identities) -> None:
     parties = identities.to_bob()
     assert level.obstacle(parties) == ""
     assert "identity new" in level.obstacle(replace(parties, identity=None))
@@ -231,10 +231,10 @@ def test_a_missing_certificate_is_an_obstacle_that_says_what_to_do(level: Level,
 
 @both
 async def test_expired_certificates_hold_mail_instead_of_refusing_it(
-    level: Level, identities: Identities, monkeypatch: pytest.MonkeyPatch
+    level: Scheme, identities: Identities, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     der = await _seal(level, identities, b"payload")
-    monkeypatch.setattr("relay.levels.signatures.valid_now", lambda *_: False)
+    monkeypatch.setattr("relay.schemes.signatures.valid_now", lambda *_: False)
     assert "renew it" in level.obstacle(identities.to_bob())
     with pytest.raises(CertificateExpired):
         await _open(level, der, identities.at_bob())
@@ -251,7 +251,7 @@ async def test_a_kem_ciphertext_for_another_key_is_refused(identities: Identitie
 
 @both
 async def test_an_independent_decoder_reads_every_structure_and_encodes_the_same_octets(
-    level: Level, identities: Identities
+    level: Scheme, identities: Identities
 ) -> None:
     der = await _seal(level, identities, b"payload")
     info, rest = pyasn1_decode(der, asn1Spec=rfc5652.ContentInfo())
@@ -320,7 +320,7 @@ def test_openssl_verifies_our_ml_dsa_signature(tmp_path: Path, identities: Ident
     assert verified == b"payload\r\n"
 
 
-def _signed_by_openssl(directory: Path, level: Level, identities: Identities, content: bytes) -> bytes:
+def _signed_by_openssl(directory: Path, level: Scheme, identities: Identities, content: bytes) -> bytes:
     """SignedData whose signature OpenSSL made, over the signed attributes that every relay writes.
 
     `openssl cms -sign` itself has no way to write the algorithm protection (RFC 6211).
@@ -369,7 +369,7 @@ async def test_we_open_what_openssl_seals_at_level_rsa(
 
 @needs_openssl
 @both
-async def test_we_verify_what_openssl_signs(level: Level, tmp_path: Path, identities: Identities) -> None:
+async def test_we_verify_what_openssl_signs(level: Scheme, tmp_path: Path, identities: Identities) -> None:
     signed = _signed_by_openssl(tmp_path, level, identities, b"payload\r\n")
     unsealed = await _open(level, _around(level, identities, bytes(mime.wrap_signed(signed))), identities.at_bob())
     assert unsealed.payload == b"payload\r\n"
@@ -380,7 +380,7 @@ async def test_we_verify_what_openssl_signs(level: Level, tmp_path: Path, identi
 @needs_openssl
 @both
 async def test_signed_data_of_openssl_alone_lacks_the_algorithm_protection_and_is_refused(
-    level: Level, tmp_path: Path, identities: Identities
+    level: Scheme, tmp_path: Path, identities: Identities
 ) -> None:
     pair = identities.alice.identity.signing if level.name == "pqc" else identities.alice.identity.rsa_signing
     signer, key = _pem(tmp_path / "signer", pair.certificate), _pem(tmp_path / "key", pair.private_key)

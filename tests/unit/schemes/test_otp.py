@@ -17,9 +17,9 @@ from relay import cms
 from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEExhausted
 from relay.keys import Key
 from relay.keys.pads import TAG_OCTETS
-from relay.levels import Opening, Parties, SealedPayload
-from relay.levels.otp import OneTimePad
-from relay.levels.padding import compress, decompress, pad, padded_size, padme, unpad
+from relay.schemes import Opening, Parties, SealedPayload
+from relay.schemes.otp import OneTimePad
+from relay.schemes.padding import compress, decompress, pad, padded_size, padme, unpad
 from tests.testlib.keys import MemoryKeys
 
 PARTIES = Parties(master_sae="2", slave_sae="1", peer="bob")

@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 
-from relay import cms
+from relay import cms, levels
 from relay.cms import SignatureScheme
+from relay.config import Config
 from relay.errors import CannotSeal, NotForUs
-from relay.levels.content import kem_key, unwrap, wrap
-from relay.levels.signatures import SignedLevel, certificate_id, names
+from relay.schemes.content import kem_key, unwrap, wrap
+from relay.schemes.signatures import SignedScheme, certificate_id, names
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, SigningKeyPair
 
 
-class PQC(SignedLevel):
-    """ML-KEM-1024 and ML-DSA-87 (level 3)."""
+class PQC(SignedScheme, level=levels.PQC):
+    """ML-KEM-1024 and ML-DSA-87."""
 
-    name = "pqc"
-    algorithms = "ML-KEM-1024, HKDF-SHA256, AES-256 wrap, AES-256-GCM, ML-DSA-87"
-    scheme = SignatureScheme.ML_DSA_87
+    signature = SignatureScheme.ML_DSA_87
     key_kind = "ML-KEM"
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
@@ -54,3 +53,8 @@ class PQC(SignedLevel):
                     shared_secret = pair.private_key.decapsulate(recipient.kem_ciphertext)
                     return unwrap(kem_key(shared_secret), recipient.wrapped_cek, "our ML-KEM key")
         raise NotForUs("encrypted to an ML-KEM key that is not ours")
+
+
+def scheme(_: Config | None = None) -> PQC:
+    """As all_schemes makes it."""
+    return PQC()

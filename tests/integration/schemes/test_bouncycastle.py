@@ -28,12 +28,12 @@ from relay.identity import (
 )
 from relay.identity.pairs import KEMKeyPair
 from relay.keys import Key
-from relay.levels import Opening, Parties
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
-from relay.levels.signatures import signs_under
+from relay.schemes import Opening, Parties
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
+from relay.schemes.signatures import signs_under
 from tests.testlib import bouncycastle, mails
 from tests.testlib.bouncycastle import Refused, requires_bouncycastle
 from tests.testlib.keys import MemoryKeys

@@ -13,15 +13,15 @@ from relay import cms
 from relay.errors import KEMUnavailable, NotForUs
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
-from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
-from relay.levels.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 from relay.pieces import Octets, Pieces
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 
 if TYPE_CHECKING:
     from relay.identity import Identity
 
 
-class FurtherKEM(Level):
+class FurtherKEM(Scheme):
     """The layer under the KEM `name`."""
 
     def __init__(self, name: str) -> None:

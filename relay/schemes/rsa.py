@@ -11,22 +11,21 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from relay import cms
+from relay import cms, levels
 from relay.cms import SignatureScheme
+from relay.config import Config
 from relay.errors import BadTag, CannotSeal, NotForUs
 from relay.identity.certificates import MIN_RSA_BITS
-from relay.levels.signatures import SignedLevel, certificate_id, names
+from relay.schemes.signatures import SignedScheme, certificate_id, names
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair
 
 
-class RSA(SignedLevel):
-    """RSA-4096 with AES-256-GCM (level 4)."""
+class RSA(SignedScheme, level=levels.RSA):
+    """RSA-4096 with AES-256-GCM."""
 
-    name = "rsa"
-    algorithms = "RSAES-OAEP-SHA256, AES-256-GCM, RSASSA-PSS-SHA256"
-    scheme = SignatureScheme.RSA_PSS
+    signature = SignatureScheme.RSA_PSS
     key_kind = "RSA"
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
@@ -54,6 +53,11 @@ class RSA(SignedLevel):
                     except ValueError as error:
                         raise BadTag("our RSA key does not open this message: it was changed on the way") from error
         raise NotForUs("encrypted to an RSA key that is not ours")
+
+
+def scheme(_: Config | None = None) -> RSA:
+    """As all_schemes makes it."""
+    return RSA()
 
 
 def oaep() -> padding.OAEP:

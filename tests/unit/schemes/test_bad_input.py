@@ -24,14 +24,14 @@ from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError, TryLater
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
-from relay.levels import Level, Opening, Parties
-from relay.levels.aes import AES
-from relay.levels.otp import OneTimePad
-from relay.levels.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
-from relay.levels.pqc import PQC
-from relay.levels.rsa import RSA
 from relay.opening import MailOpener
 from relay.opening.layers import ASKED_FIRST, Layers
+from relay.schemes import Opening, Parties, Scheme
+from relay.schemes.aes import AES
+from relay.schemes.otp import OneTimePad
+from relay.schemes.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
+from relay.schemes.pqc import PQC
+from relay.schemes.rsa import RSA
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.delivery_tries import Begun
 from relay.store.mail_identity import OpenedMail
@@ -79,7 +79,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     return load_config(directory / "relay.toml")
 
 
-def _opener(config: Config, levels: Mapping[str, Level], keys: Keys, **certified: Any) -> MailOpener:
+def _opener(config: Config, levels: Mapping[str, Scheme], keys: Keys, **certified: Any) -> MailOpener:
     """Bob's, with the store of `keys` and the time of the vectors."""
     ring, received, openings = cast(KeyRing, keys), cast(ReceivedKeys, keys), cast(DeliveryRecords, keys)
     return MailOpener(lambda: Layers(config, levels, ring, **certified), received, openings, clock=lambda: NOW)

@@ -4,22 +4,19 @@ Standard: RFC 5083 and RFC 5084 (AuthEnvelopedData, AES-GCM), RFC 5652 6.2.3 (KE
 
 from __future__ import annotations
 
-from relay import cms
+from relay import cms, levels
 from relay.aio import off_loop
 from relay.characters import is_printable
+from relay.config import Config
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.keys import Key, KeyReference
-from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
-from relay.levels.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 from relay.pieces import Octets, Pieces
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 
 
-class AES(Level):
-    """AES-256-GCM with quantum keys (level 2); also the layer that quantum enhancement adds."""
-
-    name = "aes"
-    algorithms = "AES-256-GCM, AES-256 wrap, quantum key"
-    quantum = True
+class AES(Scheme, level=levels.AES):
+    """AES-256-GCM with quantum keys; also the layer that quantum enhancement adds."""
 
     async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData with one KEKRecipientInfo, whose identifier is the key_ID."""
@@ -40,6 +37,11 @@ class AES(Level):
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, released only after its tag has been verified."""
         return Unsealed(await off_loop(len(enveloped.ciphertext), _open, enveloped, opening))
+
+
+def scheme(_: Config | None = None) -> AES:
+    """As all_schemes makes it."""
+    return AES()
 
 
 def _seal(payload: Octets | Pieces, key: Key, reference: KeyReference) -> Pieces:

@@ -15,9 +15,9 @@ from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.replies import status_from_reply
 from relay.keys.types import SealingKey
-from relay.levels import Opening, Parties
-from relay.levels.otp import OneTimePad
-from relay.levels.padding import pad, padded_size
+from relay.schemes import Opening, Parties
+from relay.schemes.otp import OneTimePad
+from relay.schemes.padding import pad, padded_size
 
 PARTIES = Parties(master_sae="2", slave_sae="1", peer="bob")
 FIRST = 16

@@ -23,9 +23,9 @@ from relay.cms import SignatureScheme
 from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
 from relay.identity.certificates import MIN_RSA_BITS, valid_now
 from relay.identity.pairs import subject_key_identifier
-from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
-from relay.levels.content import decrypt, encrypt, fresh_key
 from relay.pieces import Octets, Pieces, part_of
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.content import decrypt, encrypt, fresh_key
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 _DIGESTS = {SignatureScheme.ML_DSA_87: "sha512", SignatureScheme.RSA_PSS: "sha256"}
 
 
-class SignedLevel(Level):
-    """A level without quantum keys; `scheme` is how it signs, `key_kind` what it encrypts to."""
+class SignedScheme(Scheme):
+    """A level without quantum keys; `signature` is how it signs, `key_kind` what it encrypts to."""
 
-    scheme: ClassVar[SignatureScheme]
+    signature: ClassVar[SignatureScheme]
     key_kind: ClassVar[str]
 
     def obstacle(self, parties: Parties) -> str:
@@ -91,7 +91,7 @@ class SignedLevel(Level):
         inner = mime.unwrap(decrypt(enveloped, self.content_key(enveloped, opening.identity)))
         if inner.kind != "signed":
             raise BadStructure("the content is not signed")
-        return Unsealed(*verify(inner.content, self.scheme, opening))
+        return Unsealed(*verify(inner.content, self.signature, opening))
 
 
 def sign(payload: Octets | Pieces, key: MLDSA87PrivateKey | RSAPrivateKey, certificate: x509.Certificate) -> Pieces:

@@ -11,22 +11,19 @@ from itertools import pairwise
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from relay import cms
+from relay import cms, levels
 from relay.aio import off_loop
+from relay.config import Config
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
-from relay.levels import FreshKeys, Level, Opening, Parties, SealedPayload, Unsealed
-from relay.levels.padding import Padding, decompress, pack, pad, padded_size, unpad
 from relay.pieces import Octets, Pieces, part_of
+from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
+from relay.schemes.padding import Padding, decompress, pack, pad, padded_size, unpad
 
 
-class OneTimePad(Level):
-    """One-time pad with quantum keys (level 1): no computation breaks it, up to the KMEs themselves."""
-
-    name = "otp"
-    algorithms = "one-time pad, Poly1305, quantum keys"
-    quantum = True
+class OneTimePad(Scheme, level=levels.OTP):
+    """One-time pad with quantum keys: no computation breaks it, up to the KMEs themselves."""
 
     def __init__(self, padding: Padding = "padme", *, compression: bool = False) -> None:
         """`compression` saves key but lets the size tell something of the content."""
@@ -64,6 +61,11 @@ class OneTimePad(Level):
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
         """The payload, released only after the tag over key list and ciphertext has been verified."""
         return Unsealed(await off_loop(len(enveloped.ciphertext), _open, enveloped, opening))
+
+
+def scheme(config: Config | None = None) -> OneTimePad:
+    """As all_schemes makes it."""
+    return OneTimePad(config.otp.padding, compression=config.otp.compression) if config else OneTimePad()
 
 
 def _group(one_time_pad: Pad) -> str:

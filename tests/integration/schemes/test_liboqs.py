@@ -56,14 +56,14 @@ from relay.identity import (
 )
 from relay.identity.document import BadDocument, write_document
 from relay.kme import DevelopmentKMEs
-from relay.levels import Level
-from relay.levels.aes import AES
-from relay.levels.further_kem import FurtherKEM
-from relay.levels.pqc import PQC
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.findings import kems_not_here
 from relay.policy.load import load_policies
+from relay.schemes import Scheme
+from relay.schemes.aes import AES
+from relay.schemes.further_kem import FurtherKEM
+from relay.schemes.pqc import PQC
 from relay.sealing import SealedCopy
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
@@ -234,7 +234,7 @@ async def test_what_a_layer_seals_it_opens(people: Identities, kem: str, size: i
     layer = FurtherKEM(kem)
     assert layer.obstacle(people.to_bob()) == ""
     enveloped = cms.decode_enveloped((await layer.seal(payload, people.to_bob(), MemoryKeys(number=0))).der)
-    levels: list[Level] = [PQC(), AES(), *map(FurtherKEM, FURTHER_KEMS)]
+    levels: list[Scheme] = [PQC(), AES(), *map(FurtherKEM, FURTHER_KEMS)]
     assert [each.name for each in levels if each.recognises(enveloped)] == [kem]
     assert layer.references(enveloped) == ()
     unsealed = await layer.open(enveloped, people.at_bob())

@@ -18,9 +18,9 @@ from relay import cms, mime
 from relay.cms.recipients import MAX_NUMBER
 from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEBadReply, KMEExhausted
 from relay.keys import Key, KeyReference
-from relay.levels import Opening, Parties, SealedPayload
-from relay.levels.aes import AES
-from relay.levels.content import encrypt, fresh_key, wrap
+from relay.schemes import Opening, Parties, SealedPayload
+from relay.schemes.aes import AES
+from relay.schemes.content import encrypt, fresh_key, wrap
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload, said_whose

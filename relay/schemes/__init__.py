@@ -1,0 +1,131 @@
+"""The cryptographic schemes of the levels; each file holds both directions of one level, and has the level's name.
+In and out is CMS (RFC 5652); what every scheme promises is the contract below.
+
+aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatures.py are what they share. What a level
+is, beside its cryptography, stands in relay/levels.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from relay.cms import AuthEnveloped, CertificateID
+from relay.keys import Key, KeyReference
+from relay.keys.pads import Pad
+from relay.keys.types import SealingKey
+from relay.levels import AES, KMEUse, Level
+from relay.pieces import Octets, Pieces
+
+if TYPE_CHECKING:
+    from relay.identity import Identity, PeerCertificates
+
+
+@dataclass(frozen=True, slots=True)
+class Parties:
+    """The two ends of one sealed message: the site that seals (master SAE) and the peer that opens (slave SAE).
+
+    `peer` is the peer's name; `identity` (ours) and `certificates` (the peer's) are needed by the levels that
+    work with certificates.
+    """
+
+    master_sae: str
+    slave_sae: str
+    peer: str
+    identity: Identity | None = None
+    certificates: PeerCertificates | None = None
+
+
+class FreshKeys(Protocol):
+    """Where sealing takes quantum keys from (relay/keys/ring.py); each leaves it once."""
+
+    async def take(self, peer: str, *, level: str = AES.name, octets: int = 0) -> SealingKey:
+        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
+
+    async def take_pad(self, peer: str, hidden: int) -> Pad:
+        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
+
+
+@dataclass(frozen=True)
+class SealedPayload:
+    """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log.
+
+    The `pieces` are encrypted while they are taken, beside the event loop where they are many; `der` is all of them.
+    """
+
+    pieces: Pieces = field(repr=False)
+    keys: tuple[KeyReference, ...] = ()
+    quantum_bits: int = 0
+    _whole: list[bytes] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def der(self) -> bytes:
+        """All pieces. They are taken once and kept, since nothing is encrypted twice."""
+        if not self._whole:
+            self._whole.append(bytes(self.pieces))
+        return self._whole[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
+
+    `signers` gives every peer one of whose pinned certificates a SignedData names: none for a stranger, and never
+    more than one unless a peer claims what is another's. The key that verifies tells whose it is. A level under quantum
+    keys calls `verified` once the tag was right: from then on these keys are bound to this ciphertext, whatever else is
+    wrong with it.
+    """
+
+    keys: Mapping[str, Key]
+    identity: Identity | None = None
+    signers: Callable[[CertificateID], Sequence[PeerCertificates]] = lambda _: ()
+    verified: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class Unsealed:
+    """A payload whose tag and signature were verified; `signed_by` is the peer that signed, where one did."""
+
+    payload: bytes = field(repr=False)
+    signed_by: PeerCertificates | None = None
+
+
+class Scheme(ABC):
+    """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing.
+
+    `name`, `algorithms`, `use` and `quantum` are those of its `level` in the register. A layer that is no level has its
+    own.
+    """
+
+    name: str
+    algorithms: str
+    use: KMEUse | None = None
+    quantum: bool = False
+
+    def __init_subclass__(cls, *, level: Level | None = None) -> None:
+        """Takes the facts of the level that this is the scheme of."""
+        if level is not None:
+            cls.name, cls.algorithms = level.name, level.algorithms
+            cls.use, cls.quantum = level.use, level.quantum
+
+    def obstacle(self, parties: Parties) -> str:
+        """Why this level cannot be done for these parties at all, or "" where it can be tried."""
+        return ""
+
+    @abstractmethod
+    async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
+        """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
+
+    @abstractmethod
+    def recognises(self, enveloped: AuthEnveloped) -> bool:
+        """Whether this level sealed it: all who can open it do so by its kind of key."""
+
+    def references(self, enveloped: AuthEnveloped) -> tuple[KeyReference, ...]:
+        """Which quantum keys a sealed message names. Raises BadStructure."""
+        return ()
+
+    @abstractmethod
+    async def open(self, enveloped: AuthEnveloped, opening: Opening) -> Unsealed:
+        """The payload, verified. Raises BadStructure, BadTag, BadSignature or KeyNotFound."""

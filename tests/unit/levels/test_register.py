@@ -1,0 +1,104 @@
+"""The register of levels is whole, what it asks for is there, and what a level is stands nowhere else.
+Standard: relay/ADDING.md; what is missing for a new level is named here, with the file where it belongs.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from inspect import signature
+from itertools import pairwise
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from relay import levels
+from relay.identity.pairs import Role
+from relay.keys.group import Use
+from relay.keys.ring import KeyRing
+from relay.levels import LEVELS, Level
+from relay.schemes.all import all_schemes
+
+TOP = Path(__file__).parents[3]
+RELAY = TOP / "relay"
+FORMAT = (RELAY / "FORMAT.md").read_text()
+NUMBERS = {1: "otp", 2: "aes", 3: "pqc", 4: "rsa"}
+"""Numbers that policy files out there have. None is ever given to another level."""
+OTHER_MEANINGS = {
+    "relay/audit/entries.py": {"plaintext"},  # a kind of record
+    "relay/dkim/keys.py": {"rsa"},  # algorithms of DKIM
+    "relay/dkim/verifying.py": {"rsa"},
+    "relay/cli/dkim.py": {"rsa"},
+    "relay/keys/group.py": {"otp", "aes"},  # what keys are for, in a library that knows nothing of mail
+    "relay/keys/ring.py": {"otp", "aes"},
+}
+"""Strings that are spelt as a level and mean something else."""
+each_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+
+
+def strings(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
+
+
+def test_all_levels_are_listed_strongest_first() -> None:
+    assert [level.name for level in LEVELS] == list(levels.SEALING), "SealingLevel and LEVELS differ"
+    assert all(one.strength > other.strength > 0 for one, other in pairwise(LEVELS))
+
+
+def test_a_number_is_that_of_one_level_for_ever() -> None:
+    numbers = {level.number: level.name for level in LEVELS}
+    assert len(numbers) == len(LEVELS)
+    assert numbers.items() >= NUMBERS.items()
+    assert min(numbers) > 0
+
+
+def test_no_two_levels_have_the_same_algorithms() -> None:
+    assert len({level.algorithms for level in LEVELS}) == len(LEVELS)
+
+
+@each_level
+def test_each_level_has_a_scheme_that_states_no_facts_of_its_own(level: Level) -> None:
+    assert (RELAY / "schemes" / f"{level.name}.py").exists(), f"relay/schemes/{level.name}.py is missing"
+    scheme = all_schemes().get(level.name)
+    assert scheme is not None, f"relay/schemes/{level.name}.py::scheme makes a scheme of another name"
+    assert (scheme.algorithms, scheme.quantum) == (level.algorithms, level.quantum)
+
+
+@each_level
+def test_a_level_without_quantum_keys_needs_certificates_that_peers_have(level: Level) -> None:
+    assert level.quantum != bool(level.certificates)
+    assert set(level.certificates) <= {role.value for role in Role}
+
+
+@each_level
+def test_the_format_has_a_place_for_each_level(level: Level) -> None:
+    headings = re.findall(r"^## \d+\. Levels? (.*)$", FORMAT, re.MULTILINE)
+    assert level.name in {name for each in headings for name in re.split(r", | and ", each)}, "relay/FORMAT.md"
+    for oid in (level.form.kind, level.form.content, level.form.kem.oid if level.form.kem else ""):
+        assert oid in FORMAT, f"relay/FORMAT.md does not have {oid}"
+
+
+def test_no_other_file_says_what_a_level_is() -> None:
+    facts = {*levels.NAMES, *levels.protections(), *(level.algorithms for level in LEVELS)}
+    facts |= {oid for level in LEVELS for oid in (level.form.kind, level.form.content) if oid}
+    found = {
+        name: named
+        for path in RELAY.rglob("*.py")
+        if path.parent != RELAY / "levels"
+        if (named := facts & set(strings(path)) - OTHER_MEANINGS.get(name := str(path.relative_to(TOP)), set()))
+    }
+    assert not found, "read these from relay/levels instead"
+
+
+def test_the_key_clients_have_the_same_words_for_what_keys_are_for() -> None:
+    assert get_args(Use) == get_args(levels.KMEUse)
+    assert signature(KeyRing.take).parameters["level"].default == levels.ON_TOP, "the level whose keys rotate"
+
+
+def test_each_exception_is_still_one() -> None:
+    for name, meant in OTHER_MEANINGS.items():
+        assert meant <= set(strings(TOP / name)), name
