@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from relay.errors import RelayError
-from relay.mailbox import folded_domain, folded_mailbox
+from relay.formats.mailbox import folded_domain, folded_mailbox
 
 Outcomes = tuple[RelayError | None, ...]
 """What became of a mail for each of its recipients, in their order: None where the next hop has accepted it."""

@@ -18,7 +18,7 @@ import structlog
 from relay.audit.chain import ChainFile, Place, files_of, make_directory
 from relay.audit.reading import Line, lines, lines_in
 from relay.errors import ConfigError
-from relay.stamps import read_regular
+from relay.files.stamps import read_regular
 from relay.store.secret_file import sync_directory
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from relay.aio import in_thread
+from relay.runtime.aio import in_thread
 from relay.audit.chain import Place
 from relay.audit.entries import as_time, in_lines
 from relay.audit.pending import SUFFIX

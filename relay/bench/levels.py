@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from relay import cms, mime
-from relay.aio import off_loop
+from relay.formats import cms, mime
+from relay.runtime.aio import off_loop
 from relay.bench.result import BenchmarkFailed, BenchResult, Progress, machine
 from relay.bench.traffic import mails_of
 from relay.identity import Identity, create_identity, peer_document, read_document
@@ -189,7 +189,7 @@ async def _figures(parties: Parties, name: str, size: int, rounds: int) -> Level
 
 
 async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> bytes:
-    """As relay/sealing.py does it."""
+    """As relay/journey/sealing.py does it."""
     inner, _, enhanced = name.partition("+")
     sealed = await _SCHEMES[inner].seal(mime.wrap_payload(message, _envelope(name, parties)), parties, keys)
     if enhanced:
@@ -198,7 +198,7 @@ async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> byt
 
 
 async def _open(message: bytes, opening: Opening) -> bytes:
-    """As relay/opening/layers.py does it."""
+    """As relay/journey/opening/layers.py does it."""
     content = await off_loop(len(message), mime.sealed_content, message)
     while True:
         enveloped = await off_loop(len(content), cms.decode_enveloped, content)

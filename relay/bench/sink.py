@@ -8,7 +8,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from relay import mime
+from relay.formats import mime
 from relay.bench.traffic import MARKER
 from relay.errors import RelayError
 

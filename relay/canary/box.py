@@ -21,7 +21,7 @@ from relay.config import Config
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import BadStructure
-from relay.opening import Opened
+from relay.journey.opening import Opened
 from relay.store.canaries import Canaries
 
 log = structlog.get_logger(__name__)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay import mime
+from relay.formats import mime
 from relay.canary.message import Note, canary_address, write
 from relay.config import Config
 from relay.errors import PolicyHolds

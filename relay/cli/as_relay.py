@@ -1,5 +1,5 @@
 """As whom a command goes on that root types: as the relay's user, wherever that user could put something in its way.
-Standard: relay/rights.py. Root takes settings only from a file that root alone can have written.
+Standard: relay/files/rights.py. Root takes settings only from a file that root alone can have written.
 
 Who the relay's user is, the settings say: it owns the directories that the relay writes in. A command that has nothing
 to do as root becomes that user for good before it looks at anything else. One that has (a policy file, a link to swap,
@@ -17,10 +17,10 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from relay import rights
+from relay.files import rights
 from relay.config import Config, load_config
 from relay.errors import ConfigError
-from relay.rights import User
+from relay.files.rights import User
 
 
 def load(config_file: Path) -> Config:

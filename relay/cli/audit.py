@@ -26,7 +26,7 @@ from relay.errors import ConfigError
 from relay.levels import SEALING, strength
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
-from relay.rights import acting_as, become
+from relay.files.rights import acting_as, become
 
 COLUMNS = (
     "number", "time", "event", "direction", "door", "mail", "queue_id", "message_id", "sealed", "peer", "level",

@@ -17,7 +17,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import app, upkeep
+from relay.process import app, upkeep
 from relay.audit import pending
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address

@@ -16,7 +16,7 @@ from relay.cli.check_site import State
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.policy.names import SUFFIX, printable
-from relay.rights import others_can_write
+from relay.files.rights import others_can_write
 
 MAX_NAMED = 10
 """Maximum number of policy files that are named; the others are counted."""

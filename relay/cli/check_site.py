@@ -13,7 +13,7 @@ from relay.errors import ConfigError
 from relay.identity import PeerCertificates, own_identity
 from relay.keys.development import from_development_kme
 from relay.levels import SEALING, LevelName
-from relay.planner import Planner
+from relay.journey.planner import Planner
 from relay.schemes.all import all_schemes
 
 State = tuple[str, str, tuple[str, ...]]

@@ -13,7 +13,8 @@ from typing import BinaryIO
 
 import click
 
-from relay import assembly, key_receiver
+from relay.process import assembly
+from relay import key_receiver
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.named import InputFile
@@ -21,8 +22,8 @@ from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
-from relay.stopping import told_to_stop
-from relay.trail import record_opened
+from relay.runtime.stopping import told_to_stop
+from relay.outcome.trail import record_opened
 
 _QUIET = LogSettings(level="warning")
 

@@ -29,7 +29,7 @@ from relay.cli.lazy import Later, LazyGroup
 from relay.cli.options import as_relay_option, config_option
 from relay.cli.peer_domains import confirmed_domains, domain_option
 from relay.cli.tables import plain_console
-from relay.cms import FURTHER_KEMS
+from relay.formats.cms import FURTHER_KEMS
 from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.identity import (
@@ -54,8 +54,8 @@ from relay.identity import (
     write_invitation,
 )
 from relay.levels import QUANTUM, SEALING
-from relay.mailbox import fold_domain
-from relay.rights import become
+from relay.formats.mailbox import fold_domain
+from relay.files.rights import become
 from relay.setup.asking import Asker
 
 COMMANDS = {

@@ -21,7 +21,7 @@ from relay.errors import ConfigError
 from relay.identity import PeerCertificates, same_words
 from relay.identity.peers import COMPARE
 from relay.levels import SEALING
-from relay.rights import acting_as
+from relay.files.rights import acting_as
 from relay.setup.asking import Asker, pasted_invitation, read_document
 from relay.setup.files import Written
 from relay.setup.peers import document_in, examined, take_in

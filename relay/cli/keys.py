@@ -26,8 +26,8 @@ from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
 from relay.identity import identity_findings, with_documents
-from relay.release import Release
-from relay.stamps import read_regular
+from relay.runtime.release import Release
+from relay.files.stamps import read_regular
 from relay.status.standing import of_the_serving_relay
 from relay.store.secret import SiteSecret
 

@@ -1,5 +1,5 @@
 """`qumail-relay keys plan`: how many quantum keys a day's mail takes, and what the link has to make for it.
-The code that draws keys is asked (relay/planner.py, relay/keys/pads.py), so that both say the same; none is drawn.
+The code that draws keys is asked (relay/journey/planner.py, relay/keys/pads.py), so that both say the same; none is drawn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 import click
 
-from relay.amounts import octets
+from relay.counting.amounts import octets
 from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.logs import configure_logging
@@ -29,8 +29,8 @@ from relay.keys.types import Key, KeyReference, SealingKey
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.levels import BY_NAME, ON_TOP, PADS, QUANTUM, SEALING, SINGLE_KEYS
 from relay.mail import Recipient
-from relay.plan import Copy
-from relay.planner import Planner
+from relay.journey.plan import Copy
+from relay.journey.planner import Planner
 from relay.schemes.all import all_schemes
 
 DAY_S = 86_400.0

@@ -16,8 +16,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay import assembly
-from relay.assembly import Parts
+from relay.process import assembly
+from relay.process.assembly import Parts
 from relay.canary.box import ANSWER_S
 from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
 from relay.canary.post import obstacle
@@ -34,8 +34,8 @@ from relay.keys.replies import USUAL_KEY_BITS
 from relay.keys.undelivered import known_to_drop
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
-from relay.sealing import SealedCopy
-from relay.stopping import told_to_stop
+from relay.journey.sealing import SealedCopy
+from relay.runtime.stopping import told_to_stop
 
 LOOK_S = 0.1
 """Interval at which the store is looked at for the receipt, in seconds."""

@@ -17,7 +17,7 @@ from relay.keys.development import default_state_dir, elsewhere_file
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.kme.certificates import write_private
 from relay.kme.faults import KINDS
-from relay.stopping import told_to_stop
+from relay.runtime.stopping import told_to_stop
 
 _DEFAULT = LinkSettings()
 

@@ -18,7 +18,7 @@ from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.cli.tables import plain_console, table
 from relay.config import Config
 from relay.policy.names import printable
-from relay.rights import become
+from relay.files.rights import become
 from relay.store.secret import SiteSecret
 
 

@@ -1,5 +1,5 @@
 """Files that a person names on the command line, which root opens as the owner of the place where they lie.
-Standard: relay/rights.py; a name in another user's directory leads root to nothing that this user may not use.
+Standard: relay/files/rights.py; a name in another user's directory leads root to nothing that this user may not use.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from relay import rights
+from relay.files import rights
 from relay.errors import ConfigError
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import click
 
 from relay.errors import ConfigError
-from relay.stamps import is_there
+from relay.files.stamps import is_there
 
 T = TypeVar("T")
 

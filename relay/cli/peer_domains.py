@@ -11,7 +11,7 @@ import click
 from relay.config.values import parse_domain
 from relay.errors import ConfigError
 from relay.identity import Import, PeerCertificates
-from relay.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain
 from relay.setup.asking import Asker
 
 MAX_ASKED = 20

@@ -11,9 +11,9 @@ from pathlib import Path
 from relay.cli.as_relay import relays_user
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.permissions import denial_at
+from relay.files.permissions import denial_at
 from relay.policy.walk import Listing
-from relay.rights import acting_as
+from relay.files.rights import acting_as
 
 
 def check_readable(config: Config, directory: Path | None = None) -> None:

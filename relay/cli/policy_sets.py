@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 from rich.text import Text
 
-from relay import heap
+from relay.runtime import heap
 from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
 from relay.cli.policy_config import go_on_as_relay, load_configuration
@@ -40,8 +40,8 @@ from relay.policy.installing import write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.site import SiteFacts
-from relay.rights import as_owner_of
-from relay.stamps import stamp_of
+from relay.files.rights import as_owner_of
+from relay.files.stamps import stamp_of
 
 _directory = ThereIs(only_directory=True)
 _set = DirectoryOrVersion()

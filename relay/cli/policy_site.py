@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from relay import mime
+from relay.formats import mime
 from relay.cli.as_relay import relay_rights
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
@@ -21,8 +21,8 @@ from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.identity import PeerCertificates, own_identity
 from relay.levels import SIGNED
 from relay.mail import Recipient
-from relay.plan import Outcome
-from relay.planner import Decided, Planner, decide, seconds_waited
+from relay.journey.plan import Outcome
+from relay.journey.planner import Decided, Planner, decide, seconds_waited
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision

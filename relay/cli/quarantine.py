@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay import mime
-from relay.amounts import many, octets
+from relay.formats import mime
+from relay.counting.amounts import many, octets
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
@@ -28,7 +28,7 @@ from relay.errors import ConfigError, RelayError
 from relay.policy.names import printable
 from relay.quarantine import REASONS
 from relay.quarantine.triage import SHARES
-from relay.stopping import Stopped, told_to_stop
+from relay.runtime.stopping import Stopped, told_to_stop
 from relay.store.quarantine import Quarantine
 from relay.store.quarantine_table import Kept
 from relay.store.secret import SiteSecret
@@ -190,7 +190,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
         raise ConfigError("[incoming] is not set: decide where the relay runs that opens this site's mail")
     fine = True
     # Here, for it is all of a relay: to look at what is kept needs little of it.
-    from relay import assembly
+    from relay.process import assembly
     from relay.quarantine.release import Release
 
     with told_to_stop() as stop:

@@ -16,16 +16,19 @@ import click
 import structlog
 import uvloop
 
-from relay import app, key_receiver, signals, toml, workers
+from relay.process import app, workers
+from relay import key_receiver
+from relay.runtime import signals
+from relay.files import toml
 from relay.cli.as_relay import load_to_serve
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, TCPAddress
 from relay.errors import ConfigError
-from relay.heap import use_one_heap
-from relay.reloading import Settings
-from relay.upkeep import write_whole
-from relay.worker import Worker
+from relay.runtime.heap import use_one_heap
+from relay.process.reloading import Settings
+from relay.process.upkeep import write_whole
+from relay.process.worker import Worker
 
 
 @click.command()

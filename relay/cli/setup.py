@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import click
 
-from relay.amounts import many
+from relay.counting.amounts import many
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
 from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging

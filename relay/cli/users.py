@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from relay import rights
+from relay.files import rights
 from relay.cli.as_relay import load, relays_user
 from relay.cli.options import config_option
 from relay.cli.tables import plain_console, table

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from relay import toml
+from relay.files import toml
 from relay.config.checks import faults
 from relay.config.doors import (
     MAX_BOUNCE,

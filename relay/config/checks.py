@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from relay.config.doors import listening_settings
 from relay.config.values import TCPAddress
-from relay.stamps import stamp_of
+from relay.files.stamps import stamp_of
 
 if TYPE_CHECKING:
     from relay.config import Config

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from relay import toml
+from relay.files import toml
 from relay.config.ports import INCOMING, OUTGOING, local
 from relay.config.values import (
     AddressSetting,

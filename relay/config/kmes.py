@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from relay import toml
+from relay.files import toml
 from relay.config.values import (
     SAEID,
     Domains,

@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 import relay.config
-from relay import toml
+from relay.files import toml
 from relay.config import Config, doors, kmes, parse_size, tables
 
 SAMPLES = {"kmes": "km1", "peers": "bob", "imap": "ben"}

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from relay import toml
+from relay.files import toml
 from relay.config.checks import faults
 from relay.errors import ConfigError
 

@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from relay import toml
+from relay.files import toml
 from relay.config.values import (
     SAEID,
     AddressSetting,

@@ -12,8 +12,8 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
 
-from relay.characters import is_printable
-from relay.mailbox import fold_domain, one_quoting
+from relay.formats.characters import is_printable
+from relay.formats.mailbox import fold_domain, one_quoting
 
 
 class TCPAddress(NamedTuple):

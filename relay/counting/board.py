@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from relay.aio import Turns
+from relay.runtime.aio import Turns
 from relay.counting.held import KEY_OCTETS, SECTION_OCTETS, HeldMail
 from relay.counting.metric import Labels, Metric, Totals
 from relay.counting.metrics import all_metrics

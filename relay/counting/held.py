@@ -20,7 +20,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from relay.aio import Turns, boot_time, clock_offset
+from relay.runtime.aio import Turns, boot_time, clock_offset
 
 SURE = 16_384
 _BUCKETS, _PLACES = 512, 64

@@ -14,7 +14,7 @@ from typing import Literal
 import dkim
 import structlog
 
-from relay import mime
+from relay.formats import mime
 from relay.dkim.canonical import Header, body_hash, canonical
 from relay.dkim.checking import Checked, check_times, parse_tags
 from relay.dkim.keys import SigningKey

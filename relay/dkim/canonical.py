@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from dkim.canonicalization import CanonicalizationPolicy, Relaxed
 
-from relay import mime
-from relay.pieces import PIECE_OCTETS, Octets
+from relay.formats import mime
+from relay.formats.pieces import PIECE_OCTETS, Octets
 
 _BLANKS = re.compile(rb"[\t ]{2,}|\t")
 _SIGNATURE_TAG = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")

@@ -19,7 +19,7 @@ from dkim.util import InvalidTagValueList, parse_tag_value
 from relay.dkim.canonical import BodyHash, Header, body_hash, canonical, without_signature
 from relay.dkim.keys import ADVISED_RSA_BITS
 from relay.dkim.records import Answers, NotPassed, PublicKey, Tags, octets_of, public_key
-from relay.pieces import Octets
+from relay.formats.pieces import Octets
 
 MAX_FIELD_OCTETS = 8192
 """Maximum length of a signature field, in octets; no real one is as long, and time grows with it."""

@@ -14,7 +14,7 @@ from relay.dkim.keys import SigningKey, load_keys
 from relay.dkim.signing import Signer
 from relay.dkim.verifying import Arrivals, arrivals
 from relay.errors import ConfigError
-from relay.stamps import Stamps, stamps_of
+from relay.files.stamps import Stamps, stamps_of
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from relay import mime
-from relay.mailbox import folded_domain
+from relay.formats import mime
+from relay.formats.mailbox import folded_domain
 
 _NAME = b"authentication-results"
 _TOKEN = re.compile(r"[A-Za-z0-9._@+/=-]+")

@@ -8,11 +8,11 @@ import base64
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from relay import mime
-from relay.addresses import read_addresses
+from relay.formats import mime
+from relay.formats.addresses import read_addresses
 from relay.dkim.canonical import Header, body_hash, canonical
 from relay.dkim.keys import SigningKey
-from relay.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain
 
 OVERSIGNED = (
     b"from sender reply-to to cc subject date message-id in-reply-to references auto-submitted mime-version "

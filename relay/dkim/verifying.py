@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay import mime
-from relay.aio import SMALL_OCTETS, off_loop
+from relay.formats import mime
+from relay.runtime.aio import SMALL_OCTETS, off_loop
 from relay.config import Config
 from relay.dkim.arc import ARCChain, ARCSealer
 from relay.dkim.canonical import Header

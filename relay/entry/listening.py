@@ -14,8 +14,8 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from relay.aio import Lane
-from relay.budget import Budget
+from relay.runtime.aio import Lane
+from relay.entry.budget import Budget
 from relay.config import ListenerSettings, Network, TCPAddress
 from relay.errors import ConfigError, RelayError
 

@@ -13,7 +13,7 @@ import structlog
 from cryptography import x509
 
 from relay.errors import ConfigError
-from relay.stamps import Stamps, is_there, stamps_of
+from relay.files.stamps import Stamps, is_there, stamps_of
 
 log = structlog.get_logger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 from relay.config import Server
 from relay.errors import NextHopRefused, NextHopUnavailable
-from relay.pieces import Octets
+from relay.formats.pieces import Octets
 
 REPLY_OCTETS = 32 * 1024
 """The longest reply that is read, all its lines together; real ones have a few hundred octets."""

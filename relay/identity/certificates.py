@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from relay.characters import is_printable
-from relay.cms import der
+from relay.formats.characters import is_printable
+from relay.formats.cms import der
 from relay.identity.pairs import Role, public_key, subject_key_identifier
 
 PublicKey = MLKEM1024PublicKey | MLDSA87PublicKey | RSAPublicKey

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relay import permissions
+from relay.files import permissions
 from relay.errors import AnothersFile, ConfigError
-from relay.rights import User, opened, owner_of
+from relay.files.rights import User, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
 """Maximum size of a file, in octets."""

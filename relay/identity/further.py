@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from relay.cms import FURTHER_KEMS, KEMS, KEY_IDENTIFIER_OCTETS
+from relay.formats.cms import FURTHER_KEMS, KEMS, KEY_IDENTIFIER_OCTETS
 from relay.errors import ConfigError, KEMUnavailable
 from relay.identity import files, liboqs
-from relay.stamps import files_in
+from relay.files.stamps import files_in
 
 _SALT_OCTETS = 16
 _NONCE_OCTETS = 12

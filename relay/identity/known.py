@@ -17,7 +17,7 @@ from relay.identity.directory import own_identity
 from relay.identity.document import PeerCertificates
 from relay.identity.pairs import Identity
 from relay.identity.peers import document_file, joined, trusted_peers
-from relay.stamps import Stamps, stamp_of, stamps_in, stamps_of
+from relay.files.stamps import Stamps, stamp_of, stamps_in, stamps_of
 
 log = structlog.get_logger(__name__)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from relay.cms import KEMS
+from relay.formats.cms import KEMS
 from relay.errors import BadTag, KEMUnavailable
 
 SECRET_OCTETS = 32

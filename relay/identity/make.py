@@ -41,8 +41,8 @@ from relay.identity.directory import (
     write_key,
 )
 from relay.identity.pairs import Identity, PrivateKey, Role
-from relay.mailbox import is_folded_domain
-from relay.stamps import files_in
+from relay.formats.mailbox import is_folded_domain
+from relay.files.stamps import files_in
 
 VALID_DAYS = 730
 """Default validity of a certificate, in days."""

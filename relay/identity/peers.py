@@ -26,7 +26,7 @@ from relay.identity.directory import read_certificate
 from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
 from relay.identity.pairs import Role, public_key, subject_key_identifier
-from relay.stamps import files_in, is_there
+from relay.files.stamps import files_in, is_there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

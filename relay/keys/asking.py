@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
-from relay.aio import off_loop
+from relay.runtime.aio import off_loop
 from relay.counting import key_metrics as metrics
 from relay.errors import (
     ConfigError,

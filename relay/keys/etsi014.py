@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Unpack
 
-from relay.aio import off_loop
+from relay.runtime.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.asking import Question
 from relay.keys.client import KMEClient, check_numbers, in_order, once_each

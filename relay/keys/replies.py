@@ -13,7 +13,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from relay.characters import casefold, is_printable
+from relay.formats.characters import casefold, is_printable
 from relay.errors import KMEBadReply
 from relay.keys.types import Key
 

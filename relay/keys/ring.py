@@ -39,7 +39,7 @@ from relay.keys.types import (
 )
 
 if TYPE_CHECKING:
-    from relay.cms import KeyUse
+    from relay.formats.cms import KeyUse
 
 log = Events(__name__)
 

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
-from relay.characters import is_printable
+from relay.formats.characters import is_printable
 from relay.errors import KeyNotFound, KMEBadReply
 from relay.keys.asking import Question
 from relay.keys.client import KMEClient, in_order, once_each

@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from relay.characters import casefold
+from relay.formats.characters import casefold
 from relay.keys.accounts import Accounts
 from relay.keys.types import Key
 

@@ -17,7 +17,7 @@ from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
 from relay.keys.events import Events
-from relay.stamps import Seen, is_there, stamp_of
+from relay.files.stamps import Seen, is_there, stamp_of
 
 NameCheck = Literal["host", "kme_id", "both"]
 NameFrom = Literal["san", "cn", "either"]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from relay.cms import KeyUse
+    from relay.formats.cms import KeyUse
 
 
 SAEID = int | str

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from relay import heap
+from relay.runtime import heap
 from relay.policy.compare import ORDER, Difference, Unproven, compare
 from relay.policy.decide import PolicySet
 from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar, cast
 
-from relay import mime
-from relay.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
-from relay.parameters import parse
+from relay.formats import mime
+from relay.formats.addresses import MAX_ADDRESSES, MAX_OCTETS, read_addresses
+from relay.formats.parameters import parse
 from relay.policy import texts
 from relay.policy.extensions import GENERIC, types_of
 from relay.policy.names import FoldedAddress, fold_address

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from relay import toml
+from relay.files import toml
 from relay.config import SizeSetting
 from relay.errors import RelayError, TryLater
 from relay.levels import LevelName

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
 
-from relay import toml
+from relay.files import toml
 from relay.errors import ConfigError
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import unquote
 
-from relay import toml
+from relay.files import toml
 from relay.errors import ConfigError
 from relay.identity import liboqs
 from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from relay import toml
+from relay.files import toml
 from relay.errors import ConfigError
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import ON_RECIPIENTS

@@ -1,12 +1,12 @@
 """The key encapsulation mechanisms of level pqc as policies list them: ML-KEM-1024, and further ones around it.
-Standard: policies/README.md; names are those of relay/cms/recipients.py, and a trigger in a message only adds to them.
+Standard: policies/README.md; names are those of relay/formats/cms/recipients.py, and a trigger in a message only adds to them.
 """
 
 from __future__ import annotations
 
 import difflib
 
-from relay.cms import FURTHER_KEMS, ML_KEM_1024
+from relay.formats.cms import FURTHER_KEMS, ML_KEM_1024
 
 KEMNames = tuple[str, ...]
 """ML-KEM-1024 first, then the further ones in the order of their layers, from the inside out."""

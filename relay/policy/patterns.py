@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, RootModel
 
-from relay import toml
+from relay.files import toml
 from relay.errors import ConfigError
-from relay.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain
 from relay.policy.names import fold_local
 from relay.policy.people import NULL_SENDER, Fit, Reading
 from relay.policy.units import Texts

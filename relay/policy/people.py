@@ -10,7 +10,7 @@ from enum import IntEnum
 from functools import lru_cache
 from typing import NamedTuple
 
-from relay.addresses import read_addresses
+from relay.formats.addresses import read_addresses
 from relay.policy.names import FoldedAddress, fold_address, may_be_route, untagged
 
 NULL_SENDER = "<>"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.policy.names import SUFFIX
 from relay.policy.walk import ALL, TOP, Listing
-from relay.stamps import Seen, Unknown, stamp_of, stamp_of_directory
+from relay.files.stamps import Seen, Unknown, stamp_of, stamp_of_directory
 
 LOOK_S = 0.3
 """Minimum poll interval, in seconds."""

@@ -34,7 +34,7 @@ from relay.policy.polled import LOOK_S, SHARE
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.step import SetFiles
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
-from relay.stamps import Seen
+from relay.files.stamps import Seen
 
 log = structlog.get_logger(__name__)
 

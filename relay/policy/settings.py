@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from relay import toml
+from relay.files import toml
 from relay.config import parse_size
 from relay.levels import LEVELS, ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems

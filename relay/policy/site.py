@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from relay.config import DEFAULT_TAG_SEPARATORS, MAX_BOUNCE, Config
-from relay.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain
 
 
 class SiteFacts(NamedTuple):

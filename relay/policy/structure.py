@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from relay import charsets, mime
+from relay.formats import charsets, mime
 from relay.errors import MalformedMessage
-from relay.parameters import Structured, parse
+from relay.formats.parameters import Structured, parse
 
 MAX_DEPTH = 8
 MAX_PARTS = 250

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote_to_bytes
 
-from relay import charsets
+from relay.formats import charsets
 from relay.policy import words
 
 _UNSEEN = re.compile(

@@ -12,7 +12,8 @@ from email.utils import getaddresses
 from pathlib import Path
 from typing import NoReturn
 
-from relay import mime, permissions
+from relay.formats import mime
+from relay.files import permissions
 from relay.errors import ConfigError, MalformedMessage
 from relay.policy.content import MessageFacts
 

@@ -12,16 +12,16 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
-from relay import mime
-from relay.aio import off_loop
+from relay.formats import mime
+from relay.runtime.aio import off_loop
 from relay.audit.entries import Event, LedgerEntry
 from relay.audit.writing import Audit
 from relay.errors import CannotOpen, DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
 from relay.forward import NextHop, NextHopResult
 from relay.levels import PLAINTEXT
 from relay.mail import Envelope, Mail, Outcomes, Recipient
-from relay.opening import Opened
-from relay.opening.original import Originals
+from relay.journey.opening import Opened
+from relay.journey.opening.original import Originals
 from relay.quarantine.triage import identity, let_out_name
 from relay.store.mail_identity import recipient_name
 from relay.store.quarantine import Quarantine

@@ -17,8 +17,8 @@ from email.utils import format_datetime, make_msgid
 
 import structlog
 
-from relay import mime
-from relay.aio import off_loop
+from relay.formats import mime
+from relay.runtime.aio import off_loop
 from relay.config import Config, SiteSettings
 from relay.counting import metrics
 from relay.counting.board import Board

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from relay.cms import AuthEnveloped, CertificateID
+from relay.formats.cms import AuthEnveloped, CertificateID
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
 from relay.levels import AES, KMEUse, Level
-from relay.pieces import Octets, Pieces
+from relay.formats.pieces import Octets, Pieces
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from relay.cms import FURTHER_KEMS
+from relay.formats.cms import FURTHER_KEMS
 from relay.config import Config
 from relay.levels import LEVELS
 from relay.schemes import Scheme

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
-from relay import cms
+from relay.formats import cms
 from relay.errors import BadStructure, BadTag
-from relay.pieces import Octets, Pieces, joined, part_of
+from relay.formats.pieces import Octets, Pieces, joined, part_of
 
 KEY_OCTETS = 32
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 from relay.errors import BadStructure
-from relay.pieces import Octets, Pieces, part_of
+from relay.formats.pieces import Octets, Pieces, part_of
 
 LENGTH_OCTETS = 8
 PIECE_OCTETS = 256 * 1024

@@ -13,7 +13,7 @@ import click
 
 from relay.errors import ConfigError
 from relay.identity.invitation import END, MAX_INVITATION
-from relay.rights import open_named
+from relay.files.rights import open_named
 
 
 class Asker:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from relay.errors import ConfigError
-from relay.rights import as_owner_of, open_named
+from relay.files.rights import as_owner_of, open_named
 
 Outcome = Literal["made", "there already", "kept, though it says something else", "replaced"]
 

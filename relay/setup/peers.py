@@ -11,7 +11,7 @@ from relay.config import Config
 from relay.identity import Import, PeerCertificates, common_groups, examine, is_invitation, pin, read_invitation
 from relay.identity.invitation import BadInvitation
 from relay.levels import AES, PQC
-from relay.rights import User, acting_as
+from relay.files.rights import User, acting_as
 from relay.setup.files import Owner, Written
 from relay.setup.policies import policy_file, write_peer_policies
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain
 from relay.policy.names import NO_DOMAIN, SUFFIX
 from relay.setup.answers import Answers
 from relay.setup.files import Owner, Written, put

@@ -16,7 +16,7 @@ import structlog
 from aiohttp import web
 
 from relay.errors import ConfigError
-from relay.stamps import Stamps, stamps_of
+from relay.files.stamps import Stamps, stamps_of
 from relay.store import secret_file
 
 log = structlog.get_logger(__name__)

@@ -22,7 +22,7 @@ from relay.counting.board import Board
 from relay.status.rules import RULES, Rule
 from relay.status.sight import Looking, Sight
 from relay.status.standing import MOST, Standing, State, read
-from relay.upkeep import write_whole
+from relay.process.upkeep import write_whole
 
 log = structlog.get_logger(__name__)
 

@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from relay.aio import Turns
+from relay.runtime.aio import Turns
 from relay.counting.board import Board
 from relay.counting.metric import Labels, Metric, Totals
 from relay.counting.metrics import all_metrics

@@ -18,9 +18,9 @@ from cryptography import x509
 from relay.counting import metrics
 from relay.key_receiver import SPOOL
 from relay.keys import report
-from relay.release import installed
+from relay.runtime.release import installed
 from relay.status import Watched
-from relay.upkeep import SENT
+from relay.process.upkeep import SENT
 
 log = structlog.get_logger(__name__)
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.aio import in_background
+from relay.runtime.aio import in_background
 from relay.counting import metrics
 from relay.counting.metric import Labels, Metric, Totals
 from relay.errors import StoreUnavailable

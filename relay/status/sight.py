@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from relay.aio import boot_time, clock_offset
+from relay.runtime.aio import boot_time, clock_offset
 from relay.counting import metrics
 from relay.counting.held import CAUSES, DIRECTIONS, Waiting
 from relay.counting.metric import Labels, Metric, Totals

@@ -15,7 +15,7 @@ import structlog
 
 from relay.config import Config
 from relay.counting.alarms import ALARMS, Alarm
-from relay.stamps import read_regular
+from relay.files.stamps import read_regular
 
 log = structlog.get_logger(__name__)
 

@@ -32,8 +32,8 @@ from relay.counting.board import Board
 from relay.errors import NextHopUnavailable, PolicyHolds
 from relay.forward import NextHop
 from relay.mail import OURS, Envelope, Mail, Recipient, WayOut, domain_of
-from relay.notify import without_manager
-from relay.rights import why_not_as_root
+from relay.runtime.notify import without_manager
+from relay.files.rights import why_not_as_root
 from relay.status.standing import Standing, State, public_cause
 
 log = structlog.get_logger(__name__)

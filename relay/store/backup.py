@@ -16,7 +16,7 @@ from pathlib import Path
 
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
-from relay.rights import User, as_owner_of
+from relay.files.rights import User, as_owner_of
 from relay.store.beat import mark_as_copy
 from relay.store.secret_file import locked, open_regular, sync_directory
 from relay.store.sqlite import said_by_sqlite

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy import Column, Connection, Double, Integer, Table, select
 
-from relay.aio import boot_time
+from relay.runtime.aio import boot_time
 from relay.store.database import Database, metadata, to_its_end
 from relay.store.secret_file import open_regular
 

@@ -35,7 +35,7 @@ from sqlalchemy import (
     update,
 )
 
-from relay.aio import boot_time
+from relay.runtime.aio import boot_time
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import DeliveryUnderWay, StoreUnavailable

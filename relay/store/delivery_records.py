@@ -1,5 +1,5 @@
 """What becomes of each mail, recipient by recipient: due, being delivered, waiting with a sealed copy, or served.
-relay/deliveries.py has the rules; this is the table behind them, for all relays of a site together.
+relay/journey/deliveries.py has the rules; this is the table behind them, for all relays of a site together.
 
 - A recipient has one row or none. None: of an earlier attempt nothing is known. A row without a copy: they have the
   mail. A row with one: it waits for them. Only sealed copies are kept, never plaintext, and names are digests.

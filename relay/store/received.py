@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from relay.cms import KeyUse
+from relay.formats.cms import KeyUse
 from relay.errors import KeyUsed, TryLater
 from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
 from relay.store.group_commit import GroupCommit

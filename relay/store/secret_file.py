@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from relay import permissions
+from relay.files import permissions
 from relay.errors import AnothersFile, ConfigError
 
 MAX_LENGTH = 65_536

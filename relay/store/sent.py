@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.aio import in_thread
+from relay.runtime.aio import in_thread
 from relay.errors import StoreUnavailable
 from relay.store.database import batches
 from relay.store.delivery_records import DeliveryRecords

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.aio import in_thread
+from relay.runtime.aio import in_thread
 from relay.errors import StoreUnavailable
 from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.secret_file import open_regular, sync_directory

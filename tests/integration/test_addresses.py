@@ -11,8 +11,8 @@ import time
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from relay import addresses
-from relay.addresses import MAX_ADDRESSES, MAX_CHARACTERS, MAX_OCTETS, InDoubt, read_addresses
+from relay.formats import addresses
+from relay.formats.addresses import MAX_ADDRESSES, MAX_CHARACTERS, MAX_OCTETS, InDoubt, read_addresses
 from tests.testlib.address_fields import FIELDS
 from tests.testlib.dovecot import dovecot, requires_dovecot
 from tests.testlib.long import sized

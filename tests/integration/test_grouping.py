@@ -11,7 +11,7 @@ from pathlib import Path
 import aiosmtplib
 import pytest
 
-from relay import cms, mime
+from relay.formats import cms, mime
 from relay.config import TCPAddress
 from relay.forward import stuffed
 from tests.testlib import mails

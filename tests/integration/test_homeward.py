@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app, assembly, mime
+from relay.process import app, assembly
+from relay.formats import mime
 from relay.audit.reading import records
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay import app, assembly
+from relay.process import app, assembly
 from relay.config import TCPAddress
 from relay.key_receiver.receiver import Delivered
 from relay.keys import Key

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from relay import assembly, mime
+from relay.process import assembly
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from tests.conftest import Pair

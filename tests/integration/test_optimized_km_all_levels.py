@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import cms, mime
+from relay.formats import cms, mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.levels import LEVELS, SIGNED

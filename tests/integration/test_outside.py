@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import mime
-from relay.budget import Budget
+from relay.formats import mime
+from relay.entry.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import SMTPSession

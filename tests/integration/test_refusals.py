@@ -17,7 +17,7 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from relay import mime
+from relay.formats import mime
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.config import TCPAddress

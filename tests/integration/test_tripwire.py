@@ -13,14 +13,14 @@ from unittest.mock import AsyncMock
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from relay import mime
-from relay.cms.der import header
+from relay.formats import mime
+from relay.formats.cms.der import header
 from relay.errors import MalformedMessage, TrippedWire
 from relay.kme import DevelopmentKMEs
-from relay.pieces import Pieces
+from relay.formats.pieces import Pieces
 from relay.schemes import SealedPayload
 from relay.schemes.aes import AES
-from relay.tripwire import check_sealed
+from relay.journey.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload
@@ -166,7 +166,7 @@ async def test_a_header_that_it_reads_otherwise_is_refused_at_once_and_costs_no_
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is no such header; should there be one, its sender hears of it instead of waiting for days."""
-    monkeypatch.setattr("relay.tripwire._LINE", re.compile(rb"(?:([A-Za-z0-9-]+):|[ \t])[^\r\n]*\r\n"))
+    monkeypatch.setattr("relay.journey.tripwire._LINE", re.compile(rb"(?:([A-Za-z0-9-]+):|[ \t])[^\r\n]*\r\n"))
     drawn = AsyncMock(side_effect=AssertionError("a key was drawn"))
     monkeypatch.setattr(AES, "seal", drawn)
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)

@@ -22,8 +22,8 @@ import aiohttp
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay import app
-from relay.aio import clock_offset, in_background
+from relay.process import app
+from relay.runtime.aio import clock_offset, in_background
 from relay.canary import asking
 from relay.canary.box import ANSWER_S
 from relay.canary.message import LOCAL_PART

@@ -24,7 +24,8 @@ from pathlib import Path
 
 import structlog
 
-from relay import app, mime
+from relay.process import app
+from relay.formats import mime
 from relay.bench.sink import Sink
 from relay.config import TCPAddress
 from relay.errors import MalformedMessage

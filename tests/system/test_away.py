@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app, assembly, upkeep
+from relay.process import app, assembly, upkeep
 from relay.config import TCPAddress
 from relay.keys.build import key_ring
 from relay.keys.types import Timing

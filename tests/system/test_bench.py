@@ -192,7 +192,7 @@ async def test_a_relay_that_serves_has_loaded_no_benchmark_and_no_development_km
         relay.terminate()
         await relay.wait()
     loaded = (tmp_path / "loaded").read_text().split()
-    assert "relay.app" in loaded
+    assert "relay.process.app" in loaded
     assert not [module for module in loaded if module.startswith(("relay.bench", "relay.kme", "matplotlib"))]
 
 

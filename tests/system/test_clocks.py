@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, upkeep
+from relay.process import app, upkeep
 from relay.kme import DevelopmentKMEs
 from relay.quarantine.triage import Triage
 from tests.integration.entry.imap.test_lost import taken_away

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from relay import mime
+from relay.formats import mime
 from relay.config import TCPAddress
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs, LinkSettings

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import assembly, mime
+from relay.process import assembly
+from relay.formats import mime
 from relay.entry import Recipe
 from relay.errors import RelayError, TryLater
 from relay.incoming import Incoming

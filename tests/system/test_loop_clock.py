@@ -18,8 +18,9 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from relay import app, mime
-from relay.aio import SMALL_OCTETS
+from relay.process import app
+from relay.formats import mime
+from relay.runtime.aio import SMALL_OCTETS
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.dkim.test_journey import add_dkim

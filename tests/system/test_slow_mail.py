@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from tests.system.slow_mail import KINDS, SMALL, alike, new, send, site
 from tests.testlib.exact_sink import ExactSink

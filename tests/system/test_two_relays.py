@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.deliveries import SERVED_ELSEWHERE_S
+from relay.journey.deliveries import SERVED_ELSEWHERE_S
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.secret import SiteSecret

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 LOADED = (
     "aiosqlite", "sqlalchemy.dialects.sqlite.aiosqlite", "rich.progress_bar", "asyncio.unix_events",
     "importlib.readers", "encodings.ascii", "encodings.idna", "encodings.latin_1", "encodings.punycode",
-    "relay.app", "relay.assembly", "relay.audit.checkpoint", "relay.quarantine.release", "relay.keys.build",
+    "relay.process.app", "relay.process.assembly", "relay.audit.checkpoint", "relay.quarantine.release", "relay.keys.build",
 )  # fmt: skip
 """Before root is left: this Python may be one that only root can read."""
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2

@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay import mime
+from relay.formats import mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, postfix

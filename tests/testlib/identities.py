@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay import cms
+from relay.formats import cms
 from relay.identity import Identity, PeerCertificates, create_identity, load_identity, peer_document, read_document
 from relay.levels import SEALING
 from relay.schemes import Opening, Parties

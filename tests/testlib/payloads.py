@@ -7,8 +7,8 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from relay import cms, mime
-from relay.cms import SealedEnvelope
+from relay.formats import cms, mime
+from relay.formats.cms import SealedEnvelope
 
 SENDER = "ann@alice.example"
 RECIPIENTS = ("ben@bob.example",)

@@ -16,8 +16,8 @@ from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
-from relay.pieces import Pieces
-from relay.planner import Planner
+from relay.formats.pieces import Pieces
+from relay.journey.planner import Planner
 from relay.schemes import Parties, Scheme, SealedPayload
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay import app
+from relay.process import app
 from relay.config import Config, TCPAddress, load_config
 from tests.testlib import relay_command
 from tests.testlib.identities import Identities

@@ -13,18 +13,19 @@ import pytest
 from cryptography.exceptions import AlreadyFinalized
 from hypothesis import given, strategies as st
 
-from relay import mime, pieces, tripwire
+from relay.formats import mime, pieces
+from relay.journey import tripwire
 from relay.entry.smtp.content import END_OF_DATA, _Content
 from relay.errors import MalformedMessage, TrippedWire
 from relay.forward import stuffed, transaction
-from relay.pieces import PIECE_OCTETS, Pieces
+from relay.formats.pieces import PIECE_OCTETS, Pieces
 from relay.schemes import Parties, Scheme
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
-from relay.sealing import _finished
-from relay.tripwire import check_sealed
+from relay.journey.sealing import _finished
+from relay.journey.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys
@@ -124,7 +125,7 @@ def test_the_tripwire_finds_what_can_be_read_wherever_it_stands(pieces_before: i
 
 
 async def _sealed(layers: str, message: bytes, identities: Identities | None) -> bytes:
-    """As relay/sealing.py does it."""
+    """As relay/journey/sealing.py does it."""
     parties = identities.to_bob() if identities else PARTIES
     first, *around = layers.split("+")
     keys = MemoryKeys(pad_key=1024 * 1024)

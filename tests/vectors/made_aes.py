@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from relay import cms
-from relay.cms import der
-from relay.cms.der import header
+from relay.formats import cms
+from relay.formats.cms import der
+from relay.formats.cms.der import header
 from tests.vectors import parts, trees
 from tests.vectors.case import ALICE, Binding, Case, Name, alices
 from tests.vectors.parts import ORIGINAL, PAYLOAD, flipped, gcm, kek, payload, replaced

@@ -12,8 +12,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from relay import cms
-from relay.cms import der, recipients
+from relay.formats import cms
+from relay.formats.cms import der, recipients
 from relay.schemes.padding import pad
 from tests.vectors import made_aes, made_enhanced, made_otp, parts, trees
 from tests.vectors.case import ALICE, NOW, RECIPIENT, Binding, Case, Name, Peer, Seen, alices

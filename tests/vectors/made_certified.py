@@ -12,8 +12,8 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 
-from relay import cms
-from relay.cms import SignatureScheme
+from relay.formats import cms
+from relay.formats.cms import SignatureScheme
 from tests.vectors import parts, trees
 from tests.vectors.case import ALICE, NOW, Case, Peer, Seen
 from tests.vectors.parts import ORIGINAL, entity, flipped, gcm, payload, people, replaced, signed

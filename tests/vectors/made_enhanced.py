@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from relay import cms
-from relay.cms import SignatureScheme
+from relay.formats import cms
+from relay.formats.cms import SignatureScheme
 from tests.vectors import parts, trees
 from tests.vectors.case import ALICE, Binding, Case, alices
 from tests.vectors.made_aes import KEY, KEYS

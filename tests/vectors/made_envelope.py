@@ -12,8 +12,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from relay import cms
-from relay.cms import der
+from relay.formats import cms
+from relay.formats.cms import der
 from tests.vectors import made_aes, parts, trees
 from tests.vectors.case import ALICE, NOW, RECIPIENT, SENDER, Case, Seen
 from tests.vectors.parts import ORIGINAL, gcm, kek, octets

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from relay import cms
-from relay.cms import der, recipients
+from relay.formats import cms
+from relay.formats.cms import der, recipients
 from relay.schemes.padding import pad
 from tests.vectors import parts, trees
 from tests.vectors.case import ALICE, Binding, Case, Name, alices

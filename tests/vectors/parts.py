@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from relay import cms, mime
-from relay.cms import SignatureScheme, der, oids
+from relay.formats import cms, mime
+from relay.formats.cms import SignatureScheme, der, oids
 from relay.schemes.padding import pad
 from tests.vectors import trees
 from tests.vectors.case import NOW, RECIPIENT, SENDER, Binding, Name

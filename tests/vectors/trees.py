@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from relay.cms.der import header
+from relay.formats.cms.der import header
 
 Node = tuple[int, "bytes | list[Node]"]
 """Identifier octet, and contents: octets where primitive, elements where constructed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from relay.aio import in_background
+from relay.runtime.aio import in_background
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Reloadable
 from relay.entry.imap.check import states as states  # for `check`

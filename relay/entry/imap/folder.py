@@ -20,9 +20,9 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from relay import mime
-from relay.aio import Turns, off_loop
-from relay.budget import Budget, Share
+from relay.formats import mime
+from relay.runtime.aio import Turns, off_loop
+from relay.entry.budget import Budget, Share
 from relay.config import IMAPSettings
 from relay.entry.imap.marks import FIELDS, copy_of, mark_in
 from relay.entry.imap.opening import MailboxOpener, Replacement, age_of
@@ -38,7 +38,7 @@ from relay.errors import (
     RelayError,
     TryLater,
 )
-from relay.opening import Opened
+from relay.journey.opening import Opened
 
 log = structlog.get_logger(__name__)
 

@@ -21,7 +21,7 @@ import structlog
 from relay.config import IMAPSettings
 from relay.entry.imap.session import Credential, LoginRefused, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
-from relay.rights import why_not_as_root
+from relay.files.rights import why_not_as_root
 from relay.store.secret_file import read
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import re
 
-from relay import mime
+from relay.formats import mime
 from relay.errors import MalformedMessage
 from relay.store.secret import SiteSecret
 

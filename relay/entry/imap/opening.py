@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from relay import mime
-from relay.addresses import read_addresses
-from relay.aio import off_loop
+from relay.formats import mime
+from relay.formats.addresses import read_addresses
+from relay.runtime.aio import off_loop
 from relay.entry.imap.marks import OriginalMarks
 from relay.entry.imap.responses import Fetched
 from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, RelayError, Replayed
 from relay.mail import Envelope, Mail, Recipient
-from relay.opening import Opened
-from relay.opening.original import Original, Originals
-from relay.tally import Tally
+from relay.journey.opening import Opened
+from relay.journey.opening.original import Original, Originals
+from relay.outcome.tally import Tally
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from relay.aio import off_loop
+from relay.runtime.aio import off_loop
 from relay.config import IMAPSettings, TCPAddress
 from relay.entry.imap import responses
 from relay.entry.imap.aioimaplib_base import IMAPConnection, Request, Untagged, printable, silence_log

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.budget import Budget
+from relay.entry.budget import Budget
 from relay.config import Config, IMAPSettings
 from relay.entry.imap.folder import Folder
 from relay.entry.imap.login import MailboxAccess, credential, pause_after
@@ -24,9 +24,9 @@ from relay.entry.imap.marks import OriginalMarks
 from relay.entry.imap.opening import MailboxOpener
 from relay.entry.imap.session import LoginRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
-from relay.opening.original import Originals
+from relay.journey.opening.original import Originals
 from relay.store.secret import SiteSecret
-from relay.tally import Tally
+from relay.outcome.tally import Tally
 
 log = structlog.get_logger(__name__)
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from kilter.protocol import AddHeader, ChangeHeader, ReplaceBody
 from kilter.protocol.core import EditMessage
 
-from relay import mime
-from relay.pieces import Octets
+from relay.formats import mime
+from relay.formats.pieces import Octets
 
 BODY_OCTETS = 65_535
 """The largest piece of a body in one packet (libmilter's MILTER_CHUNK_SIZE)."""

@@ -30,9 +30,9 @@ from kilter.protocol import (
 )
 from kilter.protocol.core import FilterMessage, MTAMessage
 
-from relay import mime
-from relay.aio import Turns, off_loop
-from relay.budget import Share
+from relay.formats import mime
+from relay.runtime.aio import Turns, off_loop
+from relay.entry.budget import Share
 from relay.entry import STEP_OCTETS, room_for
 from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.listening import Listener

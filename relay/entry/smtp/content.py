@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.aio import off_loop
-from relay.budget import Share
+from relay.runtime.aio import off_loop
+from relay.entry.budget import Share
 from relay.entry import STEP_OCTETS, room_for
 from relay.entry.smtp.aiosmtpd_base import CommandStream
 from relay.errors import MessageTooBig, TryLater

@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from relay import mime
-from relay.addresses import InDoubt, read_addresses
+from relay.formats import mime
+from relay.formats.addresses import InDoubt, read_addresses
 from relay.errors import MalformedMessage, Refuse
-from relay.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain
 
 ANY = "*"
 """Any address but the null sender."""

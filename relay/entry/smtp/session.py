@@ -14,8 +14,8 @@ from typing import ClassVar
 
 import structlog
 
-from relay import mime
-from relay.budget import Share
+from relay.formats import mime
+from relay.entry.budget import Share
 from relay.entry import Recipe, room_for
 from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
 from relay.entry.listening import Listener

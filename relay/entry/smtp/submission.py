@@ -14,7 +14,7 @@ import pybase64
 import structlog
 
 from relay import config
-from relay.aio import in_background
+from relay.runtime.aio import in_background
 from relay.entry import Inside, Recipe
 from relay.entry.listening import Listener, network_of
 from relay.entry.server_tls import ServerTLS

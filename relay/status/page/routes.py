@@ -10,7 +10,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from relay.aio import in_background
+from relay.runtime.aio import in_background
 from relay.status import Watched
 from relay.status.alarms import Alarms
 from relay.status.page.feed import SECTIONS, Feed

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from relay import amounts
+from relay.counting import amounts
 from relay.counting import metrics
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from relay import amounts
+from relay.counting import amounts
 from relay.counting import metrics
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now

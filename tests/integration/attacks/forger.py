@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from relay import cms, mime
+from relay.formats import cms, mime
 from relay.schemes.padding import pad
 from tests.testlib import mails
 from tests.testlib.payloads import sealed_envelope

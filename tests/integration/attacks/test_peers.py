@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import cms, mime
-from relay.cms.sealed_envelope import MAX_RECIPIENTS
+from relay.formats import cms, mime
+from relay.formats.cms.sealed_envelope import MAX_RECIPIENTS
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.schemes import Parties

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from relay import assembly
+from relay.process import assembly
 from relay.errors import OutsideWindow
 from tests.integration.attacks.conftest import LEVELS, Scene, quarantined
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from relay import app, mime
+from relay.process import app
+from relay.formats import mime
 from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.config import TCPAddress

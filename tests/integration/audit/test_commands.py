@@ -20,7 +20,7 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from relay import app
+from relay.process import app
 from relay.audit import checkpoint
 from relay.audit.chain import Chain
 from relay.audit.policy_places import newest_first

@@ -20,7 +20,8 @@ import aiohttp
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app, mime
+from relay.process import app
+from relay.formats import mime
 from relay.audit.entries import AddressHash
 from relay.audit.pending import SUFFIX
 from relay.audit.reading import records

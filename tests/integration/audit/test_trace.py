@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from relay import app, mime
+from relay.process import app
+from relay.formats import mime
 from relay.cli.trace import trace
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs

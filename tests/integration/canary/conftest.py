@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, assembly
+from relay.process import app, assembly
 from relay.canary import asking
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs

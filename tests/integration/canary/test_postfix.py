@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, mime
+from relay.process import app
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from tests.integration.canary.conftest import ALICE, BOB
 from tests.integration.canary.test_forged import canary

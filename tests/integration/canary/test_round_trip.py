@@ -9,7 +9,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from relay import mime
+from relay.formats import mime
 from tests.integration.canary.conftest import ALICE, ASKS, BOB, Making, asked_long_ago
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app, upkeep
+from relay.process import app, upkeep
 from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
 from relay.quarantine.triage import Triage

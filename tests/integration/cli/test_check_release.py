@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import relay
-from relay import app
+from relay.process import app
 from relay.kme import DevelopmentKMEs
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from relay import mime
+from relay.formats import mime
 from relay.cli import check_doors, check_site, cli
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, assembly, mime
+from relay.process import app, assembly
+from relay.formats import mime
 from relay.audit.entries import AddressHash
 from relay.audit.policy_places import newest_first
 from relay.audit.reading import records

@@ -15,7 +15,7 @@ from tests.testlib.sites import make_site, relay_process
 
 SOON = """
 import asyncio, time
-from relay import stopping
+from relay.runtime import stopping
 from relay.store.store import Store
 stopping.TELLS_S, stopping.ENDS_S = 0.2, 1.0
 """

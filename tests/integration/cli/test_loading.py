@@ -21,9 +21,9 @@ SERVING = frozenset(
 )
 """Packages that only a relay needs which seals, opens, asks or keeps something."""
 OF_SERVING = (
-    "relay.app",
+    "relay.process.app",
     "relay.entry",
-    "relay.opening",
+    "relay.journey.opening",
     "relay.outgoing",
     "relay.incoming",
     "relay.bench",
@@ -106,7 +106,7 @@ def test_keys_status_beside_a_relay_that_serves_loads_nothing_that_asks_a_kme(si
 def test_what_is_in_quarantine_is_listed_without_all_of_a_relay(site: Path) -> None:
     assert loaded(site, "identity", "new")[0] == 0
     _, modules = loaded(site, "quarantine", "list")
-    assert not [name for name in modules if name.startswith(("relay.app", "relay.entry", "aiohttp"))]
+    assert not [name for name in modules if name.startswith(("relay.process.app", "relay.entry", "aiohttp"))]
 
 
 @pytest.mark.parametrize("group", [[], ["policy"]], ids=["", "policy"])

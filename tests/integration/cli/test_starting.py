@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay import app, assembly
+from relay.process import app, assembly
 from relay.config import TCPAddress
 from relay.entry.listening import GRACE_S, address_of, all_bound
 from relay.errors import StoreUnavailable

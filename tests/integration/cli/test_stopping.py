@@ -10,7 +10,7 @@ import signal
 
 import pytest
 
-from relay.stopping import Stopped, told_to_stop
+from relay.runtime.stopping import Stopped, told_to_stop
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import mime
+from relay.formats import mime
 from tests.integration.deploy.conftest import install, stand_in_for_systemd
 from tests.testlib.identities import Identities, Person
 from tests.testlib.throwaway import Machine

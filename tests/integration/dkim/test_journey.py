@@ -11,7 +11,7 @@ from pathlib import Path
 import dkim
 import pytest
 
-from relay import mime
+from relay.formats import mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails

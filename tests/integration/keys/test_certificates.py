@@ -18,7 +18,7 @@ import pytest
 import trustme
 from structlog.testing import LogCapture
 
-from relay import app
+from relay.process import app
 from relay.errors import ConfigError, KeyUnavailable
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing, PeerKeys

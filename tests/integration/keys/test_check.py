@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from relay import assembly
+from relay.process import assembly
 from relay.cli import cli
 from relay.kme import DevelopmentKMEs
 from relay.store import store

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app, assembly
+from relay.process import app, assembly
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKME, Misbehaviour
 from relay.kme.certificates import prepare, server_context

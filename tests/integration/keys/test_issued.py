@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay import assembly
+from relay.process import assembly
 from relay.errors import KeyUnavailable, KMEBadReply, StoreUnavailable
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing

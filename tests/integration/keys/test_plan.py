@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from relay import assembly
+from relay.process import assembly
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.mail import Envelope, Mail, Recipient
 from tests.testlib import mails

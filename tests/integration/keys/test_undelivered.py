@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from relay import app, assembly
+from relay.process import app, assembly
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import KMEExhausted

@@ -17,7 +17,8 @@ from typing import Self
 
 import pytest
 
-from relay import assembly, opening, planner
+from relay.process import assembly
+from relay.journey import opening, planner
 from relay.config import TCPAddress
 from relay.keys.pads import Pad, PadKey
 from relay.keys.refill import Supply

@@ -12,7 +12,8 @@ from dataclasses import replace
 
 import pytest
 
-from relay import assembly, mime
+from relay.process import assembly
+from relay.formats import mime
 from relay.audit.writing import Audit
 from relay.dkim import Arrivals
 from relay.errors import DeliveryUnderWay, KeyNotFound, NextHopUnavailable, QuarantineFull, StoreUnavailable

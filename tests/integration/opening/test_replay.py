@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 from structlog.testing import LogCapture
 
-from relay import cms, mime
+from relay.formats import cms, mime
 from relay.config import TCPAddress
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, at_every_level
 from tests.testlib import mails

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay import app
+from relay.process import app
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy.kept import KeptSets

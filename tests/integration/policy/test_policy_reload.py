@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from relay.counting import metrics
 from relay.errors import ConfigError

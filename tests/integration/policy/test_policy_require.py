@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay.kme import DevelopmentKMEs
-from relay.mailbox import fold_domain
+from relay.formats.mailbox import fold_domain
 from relay.policy.content import MessageFacts
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.require import Requirements, author

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay import assembly, mime
-from relay.aio import SMALL_OCTETS
+from relay.process import assembly
+from relay.formats import mime
+from relay.runtime.aio import SMALL_OCTETS
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import structure
 from relay.policy.load import load_policies
-from relay.sealing import SealedBefore
+from relay.journey.sealing import SealedBefore
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink

@@ -21,7 +21,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from relay import mime
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib import mails, postfix
 from tests.testlib.identities import Identities

@@ -17,7 +17,8 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import LogCapture
 
-from relay import assembly, mime
+from relay.process import assembly
+from relay.formats import mime
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.cli.quarantine import quarantine

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, strategies as st
 from structlog.testing import LogCapture
 
-from relay import assembly, mime, upkeep
+from relay.process import assembly, upkeep
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.quarantine.triage import identity

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay import assembly
+from relay.process import assembly
 from relay.counting import metrics
 from relay.errors import BadTag, ConfigError, KeyNotFound
 from relay.kme import DevelopmentKMEs, LinkSettings

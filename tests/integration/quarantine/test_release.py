@@ -14,10 +14,10 @@ from importlib import import_module
 
 import pytest
 
-from relay import assembly
+from relay.process import assembly
 from relay.errors import StoreUnavailable
 from relay.quarantine.release import Release
-from relay.stopping import Stop
+from relay.runtime.stopping import Stop
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.quarantine import Quarantine
 from tests.integration.quarantine.conftest import Bob, Seal, flipped, settings

@@ -17,7 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey, MLKEM1024PublicKey
 
-from relay.cms import FURTHER_KEMS, KEMS
+from relay.formats.cms import FURTHER_KEMS, KEMS
 from relay.identity import liboqs
 from tests.testlib import wasm_oqs
 

@@ -19,7 +19,7 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs

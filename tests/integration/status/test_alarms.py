@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import app
+from relay.process import app
 from relay.audit.reading import records
 from relay.counting.alarms import ALARMS
 from relay.counting.board import Board

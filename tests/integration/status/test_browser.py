@@ -13,7 +13,7 @@ from typing import Literal
 
 import pytest
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.status import alarms, exposition, record

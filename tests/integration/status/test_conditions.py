@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from relay import app, upkeep
+from relay.process import app, upkeep
 from relay.keys import report
 from relay.kme import DevelopmentKMEs
 from relay.status import record

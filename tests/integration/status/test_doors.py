@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.status import exposition, measures

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import app
-from relay.aio import clock_offset
+from relay.process import app
+from relay.runtime.aio import clock_offset
 from relay.audit.writing import Audit
 from relay.config import Config
 from relay.counting import metrics

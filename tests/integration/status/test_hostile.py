@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from relay.counting import metrics
 from relay.counting.board import Board

@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.status import exposition

@@ -21,7 +21,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from relay.counting import metrics
 from relay.kme import DevelopmentKMEs

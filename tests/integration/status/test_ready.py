@@ -14,7 +14,7 @@ from typing import cast
 import aiohttp
 import pytest
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.status import Watched, exposition, ready

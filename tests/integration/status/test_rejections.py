@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import app
+from relay.process import app
 from relay.kme import DevelopmentKMEs
 from relay.status import exposition
 from tests.integration.status.test_metrics import numbers, with_status

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from relay import mime
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.identities import Identities

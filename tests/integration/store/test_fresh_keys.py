@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from relay.cms import KeyUse
+from relay.formats.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUsed, KMEBadReply, StoreUnavailable
 from relay.key_receiver import take_over_keys
 from relay.store.database import Database

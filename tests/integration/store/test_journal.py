@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 import pytest
 from sqlalchemy import Connection
 
-from relay.aio import boot_time
+from relay.runtime.aio import boot_time
 from relay.counting import metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.store.claims import LEASE_S, PATIENCE_S

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import deliveries
-from relay.deliveries import Deliveries
+from relay.journey import deliveries
+from relay.journey.deliveries import Deliveries
 from relay.errors import DeliveryUnderWay
 from relay.mail import Envelope, Mail, Recipient
 from relay.store.mail_identity import name_as_it_came, recipient_name

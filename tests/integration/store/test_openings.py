@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay.cms import KeyUse
+from relay.formats.cms import KeyUse
 from relay.counting import metrics
 from relay.errors import KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
 from relay.store.delivery_tries import RecipientState
@@ -383,7 +383,7 @@ async def test_a_database_that_does_not_answer_holds_and_claims_nobody(
 _KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from relay.cms import KeyUse
+from relay.formats.cms import KeyUse
 from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound
 from relay.store.secret import SiteSecret

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, strategies as st
 from sqlalchemy import Connection, Engine, event
 
-from relay.cms import KeyUse
+from relay.formats.cms import KeyUse
 from relay.errors import KMEBadReply, TryLater
 from relay.store.database import Database
 from relay.store.mail_identity import OpenedMail

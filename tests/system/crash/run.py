@@ -17,7 +17,7 @@ from pathlib import Path
 
 import aiosmtplib
 
-from relay import mime
+from relay.formats import mime
 from relay.errors import BadStructure
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.store.backends import PostgreSQLServer

@@ -22,7 +22,7 @@ from typing import Any
 import aiosmtplib
 import click
 
-from relay import mime
+from relay.formats import mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink
 from tests.system.crash.episodes import KINDS, Episode, Episodes

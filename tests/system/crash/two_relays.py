@@ -22,7 +22,7 @@ from typing import Any
 import aiosmtplib
 import click
 
-from relay import mime
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.secret import SiteSecret
 from tests.integration.store.backends import PostgreSQLServer, find_programs

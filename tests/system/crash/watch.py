@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from relay import cms, mime
+from relay.formats import cms, mime
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from tests.system.crash import traffic

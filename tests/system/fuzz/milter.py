@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from unittest import mock
 
-from relay.budget import Budget
+from relay.entry.budget import Budget
 from relay.config import ListenerSettings
 from relay.entry.listening import Listener
 from relay.entry.milter import session

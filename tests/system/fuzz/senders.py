@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from relay import mime
-from relay.addresses import InDoubt, read_addresses
+from relay.formats import mime
+from relay.formats.addresses import InDoubt, read_addresses
 from relay.entry.smtp.senders import parse_rights
 from relay.errors import Refuse
 from tests.system.fuzz.target import Target, check

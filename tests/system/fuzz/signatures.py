@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from relay import mime
+from relay.formats import mime
 from relay.dkim import KeyRecords, Signer, SigningKey, Verifier
 from relay.dkim.arc import ARCSealer
 from relay.dkim.records import Answers

@@ -19,8 +19,10 @@ import structlog
 from cryptography.hazmat import asn1
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from relay import mime, toml, tripwire
-from relay.cms import der
+from relay.formats import mime
+from relay.files import toml
+from relay.journey import tripwire
+from relay.formats.cms import der
 from relay.dkim import results as dkim_results
 from relay.entry.milter import edits as milter_edits
 from relay.entry.smtp import content, senders as submission_senders

@@ -14,7 +14,7 @@ import dkim
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from relay import mime
+from relay.formats import mime
 from relay.dkim import AuthResult, KeyRecords, SigningKey, Verifier, arc, checking, verifying
 from relay.dkim.canonical import Header, body_hash
 from relay.dkim.signing import signed_field, signed_names

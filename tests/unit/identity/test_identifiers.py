@@ -17,15 +17,15 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.cli.check import check
-from relay.cms import KEMS
+from relay.formats.cms import KEMS
 from relay.config import load_config
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates, identity_findings, load_identity, trusted_peers
 from relay.identity.directory import write_certificate
 from relay.identity.document import BadDocument, PinRefused
 from relay.identity.pairs import Role, subject_key_identifier
-from relay.opening import MailOpener
-from relay.opening.layers import Layers
+from relay.journey.opening import MailOpener
+from relay.journey.opening.layers import Layers
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
 from relay.store.delivery_tries import Begun

@@ -27,7 +27,7 @@ from relay.identity import (
     request_certificates,
     valid_now,
 )
-from relay.rights import as_owner_of
+from relay.files.rights import as_owner_of
 from tests.unit.identity.homes import NOW, Home, copy_rsa_keys, make_home
 
 

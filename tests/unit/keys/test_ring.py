@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from relay.cms import KeyUse
+from relay.formats.cms import KeyUse
 from relay.config import TCPAddress, load_config
 from relay.counting import metrics
 from relay.counting.board import Board

@@ -10,7 +10,7 @@ import uuid
 import pytest
 from hypothesis import given, strategies as st
 
-from relay import mime
+from relay.formats import mime
 from relay.errors import KMEMisconfigured
 from relay.keys.accounts import Accounts
 from relay.keys.pads import pad_of, plan_pad

@@ -19,7 +19,7 @@ from relay.levels import LevelName
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
-from relay.sealing import SealedCopy, Sealer
+from relay.journey.sealing import SealedCopy, Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability

@@ -20,7 +20,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.findings import endings, floors_in_vain
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.site import SiteFacts
-from relay.sealing import Sealer
+from relay.journey.sealing import Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay import heap
+from relay.runtime import heap
 from relay.audit import policy_places
 from relay.audit.chain import START, Chain, Place
 from relay.audit.entries import AddressHash, event_members

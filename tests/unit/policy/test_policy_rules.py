@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from relay import toml
-from relay.addresses import MAX_ADDRESSES
+from relay.files import toml
+from relay.formats.addresses import MAX_ADDRESSES
 from relay.errors import ConfigError
 from relay.levels import NAMES, SEALING, LevelName, strength
 from relay.policy.content import MessageFacts

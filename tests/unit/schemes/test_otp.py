@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from hypothesis import given, strategies as st
 
-from relay import cms
+from relay.formats import cms
 from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEExhausted
 from relay.keys import Key
 from relay.keys.pads import TAG_OCTETS

@@ -9,7 +9,7 @@ import asyncio
 import pytest
 from hypothesis import example, given, strategies as st
 
-from relay import cms
+from relay.formats import cms
 from relay.errors import BadStructure, BadTag, KMEMisconfigured
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay import assembly
-from relay.budget import Budget
+from relay.process import assembly
+from relay.entry.budget import Budget
 from relay.config import TCPAddress
 from relay.entry.imap.watch import Visited, mailboxes as all_mailboxes
 from relay.kme import DevelopmentKMEs

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from relay import assembly, mime
+from relay.process import assembly
+from relay.formats import mime
 from relay.entry.imap.marks import OriginalMarks
 from relay.kme import DevelopmentKMEs
 from relay.store.secret import SiteSecret

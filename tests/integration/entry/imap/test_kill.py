@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import assembly
+from relay.process import assembly
 from relay.entry.imap import watch
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs

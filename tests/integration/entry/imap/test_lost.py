@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from relay import mime
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret

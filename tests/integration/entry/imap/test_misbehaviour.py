@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay import app
+from relay.process import app
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.dovecot import PASSWORD

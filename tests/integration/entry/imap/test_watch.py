@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import assembly
+from relay.process import assembly
 from relay.config import parse_address
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit

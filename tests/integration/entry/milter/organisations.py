@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from relay import mime
+from relay.formats import mime
 from relay.config import TCPAddress
 from tests.testlib import postfix
 from tests.testlib.postfix import Postfix

@@ -12,7 +12,8 @@ from pathlib import Path
 import miltertest
 import pytest
 
-from relay import assembly, mime
+from relay.process import assembly
+from relay.formats import mime
 from relay.config import TCPAddress
 from relay.errors import QuarantineFull
 from relay.kme import DevelopmentKMEs

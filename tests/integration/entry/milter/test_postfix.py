@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from relay import mime
+from relay.formats import mime
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.entry.milter.organisations import MILTER, Organisation, original_part, policies, postfix_of

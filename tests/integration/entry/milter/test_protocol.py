@@ -22,8 +22,8 @@ from kilter.protocol.buffer import SimpleBuffer
 from kilter.protocol.core import FilterMessage
 from structlog.testing import LogCapture
 
-from relay import mime
-from relay.budget import Budget
+from relay.formats import mime
+from relay.entry.budget import Budget
 from relay.config import ListenerSettings, TCPAddress
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.milter import session

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.budget import Budget
+from relay.entry.budget import Budget
 from relay.config import ListenerSettings, TCPAddress
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import LMTPSession, SMTPSession

@@ -11,7 +11,7 @@ from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
-from relay.budget import Budget
+from relay.entry.budget import Budget
 from relay.entry.smtp.session import SMTPSession
 from relay.errors import NextHopUnavailable, StoreUnavailable
 from relay.kme import DevelopmentKMEs

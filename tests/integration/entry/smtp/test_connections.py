@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from relay.budget import Budget
+from relay.entry.budget import Budget
 from relay.config import ListenerSettings
 from relay.entry.listening import Listener
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay import mime
+from relay.formats import mime
 from relay.config import TCPAddress
 from relay.errors import MalformedMessage, NextHopRefused, PolicyHolds, TryLater
 from relay.kme import DevelopmentKMEs

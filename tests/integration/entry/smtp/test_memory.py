@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.budget import Budget, Overloaded
+from relay.entry.budget import Budget, Overloaded
 from relay.entry import room_for
 from relay.entry.smtp import content
 from relay.entry.smtp.aiosmtpd_base import PIECE_OCTETS
@@ -225,7 +225,7 @@ async def test_a_mail_that_fails_gives_its_room_back(failure: Exception) -> None
 async def test_all_entries_of_a_relay_share_the_budget_that_relay_toml_sets(
     tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("relay.budget.WAIT_FOR_ROOM_S", 0.05)
+    monkeypatch.setattr("relay.entry.budget.WAIT_FOR_ROOM_S", 0.05)
     site = with_lmtp(
         make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address)
     )

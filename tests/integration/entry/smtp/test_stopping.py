@@ -156,7 +156,7 @@ async def test_an_address_in_use_is_named_with_its_setting() -> None:
 
 HALTS = """
 import asyncio, pathlib, time, uvloop
-from relay import app
+from relay.process import app
 here, bound, run = pathlib.Path({directory!r}), app.bound, uvloop.run
 
 async def slowly_bound(config):

@@ -15,7 +15,7 @@ import pytest
 import trustme
 from argon2 import PasswordHasher
 
-from relay import app
+from relay.process import app
 from relay.config import TCPAddress, load_config
 from tests.integration.entry.submission.program import MailProgram, connected
 from tests.testlib.sink import Sink

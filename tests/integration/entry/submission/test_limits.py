@@ -8,7 +8,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from relay import app
+from relay.process import app
 from relay.config import load_config
 from relay.entry.listening import network_of
 from relay.entry.smtp.rates import HourlyRate, Seen

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay import app
+from relay.process import app
 from relay.config import load_config
 from relay.errors import ConfigError
 from tests.integration.entry.submission.conftest import RELAY_TOML, Start, write_certificate, write_users

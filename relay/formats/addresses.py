@@ -1,0 +1,257 @@
+"""Reads the addresses in a header field such as From as every reader sees them, or says that there is doubt.
+Standard: RFC 5322 3.4, and those obsolete forms of 4.4 that all read alike; RFC 6854 (groups), RFC 6532 (UTF-8).
+
+Whom a message is from decides what it must arrive with, and what a user may send. So whatever address another reader
+may find must be among those found here; where that is not sure, the field is in doubt. It takes linear time.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from typing import NamedTuple
+
+from relay.formats.characters import is_printable, nfkc
+
+MAX_OCTETS = 8192
+"""Maximum length of a field, in octets; a longer one is in doubt, since no real one is as long."""
+MAX_ADDRESSES = 100
+MAX_CHARACTERS = 1000
+"""Maximum length of one address, in characters; an SMTP command line holds fewer."""
+MAX_COMMENTS = 8
+"""Maximum depth of nested comments; readers give up at different depths."""
+
+_UNFIT = re.compile(r"[^\t -~\xa0-\U0010ffff]|[\u2028\u2029\ufeff]")
+"""Control characters, and what some readers take for the end of a line or leave out."""
+_EMPTY_LINE = re.compile(rb"\r\n[ \t]*(?:\r\n|\Z)|\\\r\n")
+"""A line of blanks alone, where some readers see the end of the header; and a line that ends in a quoting sign."""
+_TOKEN = re.compile(
+    r"""
+      (?P<blank>   [ \t]+ )
+    | (?P<word>    [A-Za-z0-9!\#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+ )
+    | (?P<special> [.@<>,:;] )
+    | (?P<quoted>  "[^"\\]*(?:\\.[^"\\]*)*" )
+    | (?P<literal> \[[A-Za-z0-9.:-]+\] )
+    | (?P<comment> \( )
+    """,
+    re.VERBOSE,
+)
+_PLAIN = re.compile(
+    rb"""[ \t]*
+    (?: "[A-Za-z0-9 ,.()'&_+-]*" [ \t]* (?=<) | [A-Za-z0-9'&_+ \t-]* (?=<) )?
+    (<)?
+    ([A-Za-z0-9!\#$%&'*+/^_`{|}~-]+(?:\.[A-Za-z0-9!\#$%&'*+/^_`{|}~-]+)*)
+    @([A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)
+    (?(1)>)
+    (?:\r\n)?""",
+    re.VERBOSE,
+)
+"""One address, with a name in front or none, in the form that nobody reads otherwise: as most mail has it."""
+PLAIN_OCTETS = 500
+_COMMENT_SIGN = re.compile(r"\\.|[()]")
+_LOCAL_IN_QUOTES = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~. -]+")
+"""Characters allowed in a quoted local part; other readers fail on the rest, which nobody uses."""
+
+_ENCODED_WORD = re.compile(r"=\?([\w.:+-]+)(?:\*[\w-]*)?\?([BbQq])\?([^\r\n?()<>@,;:\\\"\[\]]*)\?=", re.ASCII)
+"""RFC 2047, 2 and 5 (3): nothing in it means something to a reader who does not know encoded words."""
+_SLOW_CHARSETS = frozenset({"punycode", "idna"})
+"""Codecs that Python takes for charsets too; nobody writes mail in them."""
+
+
+class InDoubt(ValueError):
+    """The field is not plainly a list of addresses, so readers may find different ones in it."""
+
+
+class Mailbox(NamedTuple):
+    """One address as it was meant: local part without quotes, domain or `[literal]`, both in the case they had."""
+
+    local: str
+    domain: str
+
+    def __str__(self) -> str:
+        return f"{self.local}@{self.domain}"
+
+
+def read_addresses(field: bytes) -> tuple[Mailbox, ...]:
+    """The addresses in the value of an address field (octets as they stand there, folding and all); at least one.
+
+    Some readers decode encoded words before they look for addresses, and must find none but these. Raises InDoubt.
+    """
+    if len(field) <= PLAIN_OCTETS and (plain := _PLAIN.fullmatch(field)):
+        return (Mailbox(plain[2].decode("ascii"), plain[3].decode("ascii")),)
+    text = _unfolded(field)
+    parser = _Parser(_tokens(text))
+    parser.addresses()
+    found = parser.found
+    if not found:
+        raise InDoubt("it names nobody")
+    if "=?" in text and ("@" in _decoded(text) or text.count("@") != len(found)):
+        raise InDoubt("it has encoded words, and an @ within a name")
+    if len(found) > MAX_ADDRESSES:
+        raise InDoubt(f"it has more than {MAX_ADDRESSES} addresses")
+    return tuple(dict.fromkeys(found))
+
+
+def _unfolded(field: bytes) -> str:
+    if len(field) > MAX_OCTETS:
+        raise InDoubt(f"it is longer than {MAX_OCTETS} octets")
+    field = field.removesuffix(b"\r\n")
+    if _EMPTY_LINE.search(field):
+        raise InDoubt("it goes on after an empty line")
+    try:
+        text = field.replace(b"\r\n", b"").decode("utf-8")
+    except UnicodeDecodeError:
+        raise InDoubt("it is not UTF-8") from None
+    if unfit := _UNFIT.search(text):
+        raise InDoubt(f"it has the character {unfit[0]!a}")
+    if "=?" in _ENCODED_WORD.sub("=", text):
+        raise InDoubt("it has an encoded word that is none")
+    return text
+
+
+class _Token(NamedTuple):
+    """A word, a quoted string (what is in it), a literal, or one of the special characters, which is its own kind."""
+
+    kind: str
+    text: str
+
+
+_END = _Token("end", "")
+
+
+def _tokens(text: str) -> list[_Token]:
+    """All but blanks and comments, and then the end."""
+    place, tokens = 0, []
+    while place < len(text):
+        match = _TOKEN.match(text, place)
+        if match is None:
+            raise InDoubt(f"{text[place]!a} stands where it must not, or does not end")
+        place = match.end()
+        kind = match.lastgroup
+        if kind == "comment":
+            start, place = place, _comment_end(text, place)
+            if ")" in _decoded(text[start:place]):
+                raise InDoubt("it has an encoded word that ends a comment")
+        elif kind == "quoted":
+            tokens.append(_Token("quoted", re.sub(r"\\(.)", r"\1", match[0][1:-1])))
+        elif kind == "special":
+            tokens.append(_Token(match[0], match[0]))
+        elif kind != "blank":
+            tokens.append(_Token(str(kind), match[0]))
+    return [*tokens, _END]
+
+
+def _comment_end(text: str, start: int) -> int:
+    """Returns the end of the comment whose first character stands at `start`."""
+    depth = 1
+    for sign in _COMMENT_SIGN.finditer(text, start):
+        depth += {"(": 1, ")": -1}.get(sign[0], 0)
+        if not depth:
+            return sign.end()
+        if depth > MAX_COMMENTS:
+            raise InDoubt(f"it has comments in more than {MAX_COMMENTS} comments")
+    raise InDoubt("it has a comment that does not end")
+
+
+class _Parser:
+    """Goes through the tokens once, without looking back; `found` are the addresses."""
+
+    def __init__(self, tokens: list[_Token]) -> None:
+        self._tokens, self._at = tokens, 0
+        self.found: list[Mailbox] = []
+
+    def addresses(self, end: str = "end") -> None:
+        """An address-list up to its end, or with `end` ";" what stands in a group; there may be empty places in it."""
+        while True:
+            if self._tokens[self._at].kind not in (",", end):
+                self._address(in_group=end == ";")
+            kind = self._take().kind
+            if kind == end:
+                return
+            if kind != ",":
+                raise InDoubt("an address goes on where it should end")
+
+    def _address(self, *, in_group: bool) -> None:
+        words = self._words()
+        kind = self._tokens[self._at].kind
+        if kind == "@":
+            mailbox = self._mailbox(words)
+            self.found.append(mailbox)
+            # `a@b.example <a@b.example>` breaks the rules, but is frequent, and there is but one address to be seen.
+            if self._tokens[self._at].kind == "<" and self._in_angles() != mailbox:
+                raise InDoubt("an address stands before another one")
+        elif kind == "<" and _is_phrase(words):
+            self.found.append(self._in_angles())
+        elif kind == ":" and words and _is_phrase(words) and not in_group:
+            self._take()
+            self.addresses(";")
+        else:
+            raise InDoubt("a name stands without an address")
+
+    def _in_angles(self) -> Mailbox:
+        self._take()
+        mailbox = self._mailbox(self._words())
+        self._expect(">")
+        return mailbox
+
+    def _mailbox(self, local: list[_Token]) -> Mailbox:
+        self._expect("@")
+        literal = self._tokens[self._at].kind == "literal"
+        domain = self._take().text if literal else _dotted(self._words())
+        mailbox = Mailbox(_local(local), domain)
+        if len(mailbox.local) + len(domain) >= MAX_CHARACTERS:
+            raise InDoubt(f"an address has more than {MAX_CHARACTERS} characters")
+        whole = str(mailbox)
+        if "=?" in whole or not is_printable(whole) or nfkc(whole) != whole:
+            raise InDoubt("an address has what no address has")
+        return mailbox
+
+    def _words(self) -> list[_Token]:
+        start = self._at
+        while self._tokens[self._at].kind in ("word", "quoted", "."):
+            self._at += 1
+        return self._tokens[start : self._at]
+
+    def _expect(self, kind: str) -> None:
+        if self._take().kind != kind:
+            raise InDoubt(f"an address has no {kind} where it should")
+
+    def _take(self) -> _Token:
+        """The next token; the end, which is the last, is taken once."""
+        self._at += 1
+        return self._tokens[self._at - 1]
+
+
+def _is_phrase(words: list[_Token]) -> bool:
+    """Whether these may be a name: words and dots (4.1, obs-phrase), the first of them no dot."""
+    return not words or words[0].kind != "."
+
+
+def _local(words: list[_Token]) -> str:
+    if len(words) == 1 and words[0].kind == "quoted":
+        if not _LOCAL_IN_QUOTES.fullmatch(words[0].text):
+            raise InDoubt("a local part in quotes has characters that nobody uses")
+        return words[0].text
+    return _dotted(words)
+
+
+def _dotted(words: list[_Token]) -> str:
+    """Words with dots between them, around which there may have been blanks and comments (4.4)."""
+    kinds = [token.kind for token in words]
+    if not kinds or kinds[::2] != ["word"] * (len(kinds) // 2 + 1) or kinds[1::2] != ["."] * (len(kinds) // 2):
+        raise InDoubt("words stand where an address should")
+    return "".join([token.text for token in words])
+
+
+def _decoded(text: str) -> str:
+    """What the encoded words in a text say, without those that cannot be decoded."""
+    return "".join(_decoded_word(*word.groups()) for word in _ENCODED_WORD.finditer(text))
+
+
+def _decoded_word(charset: str, encoding: str, encoded: str) -> str:
+    raw = encoded.encode("utf-8")
+    try:
+        octets = binascii.a2b_qp(raw, header=True) if encoding in "Qq" else binascii.a2b_base64(raw + b"==")
+        return octets.decode("latin-1" if charset.lower() in _SLOW_CHARSETS else charset, "replace")
+    except (ValueError, LookupError):
+        return ""

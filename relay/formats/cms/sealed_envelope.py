@@ -1,0 +1,150 @@
+"""The sealed envelope: what a payload says of itself, so that the receiver need not believe what stands outside.
+Standard: relay/FORMAT.md, 7; DER, of which there is one form for each value, and one spelling of each address.
+
+What the receiver asks of it is here, because the sender asks the same before it seals: nothing may leave that the own
+receiver would refuse.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated
+
+from cryptography.hazmat import asn1
+
+from relay.formats.cms import der
+from relay.errors import BadStructure, NotNamed
+from relay.formats.mailbox import is_folded
+
+VERSION = 1
+ID_OCTETS = 16
+MAX_ADDRESS = 1024
+"""Maximum length of an address, in characters."""
+MAX_RECIPIENTS = 10_000
+MAX_OCTETS = 1024 * 1024
+"""The whole envelope; more is refused before it is parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedEnvelope:
+    """One mail to one site, as its sender's relay got it.
+
+    `layers` are named from the inside out (`pqc+aes`), `sealed_at` is in UTC and whole seconds, `sender` is the SMTP
+    sender ("" for the null one), `recipients` are those of this copy alone. All of these are mailboxes in their one
+    spelling (relay/formats/mailbox.py). `id` (16 octets) is of this copy. The addresses never appear in repr() or logs.
+    """
+
+    master_sae: str
+    slave_sae: str
+    layers: str
+    sealed_at: datetime
+    sender: str = field(repr=False)
+    recipients: tuple[str, ...] = field(repr=False)
+    id: bytes = field(default_factory=lambda: os.urandom(ID_OCTETS))
+
+    def encode(self) -> bytes:
+        """SealedEnvelope as DER. Raises ValueError where an address or a name is too long, or is no Unicode."""
+        octets: bytes = asn1.encode_der(
+            _EnvelopeFields(
+                version=VERSION,
+                id=self.id,
+                master_sae=self.master_sae,
+                slave_sae=self.slave_sae,
+                layers=self.layers,
+                sealed_at=asn1.GeneralizedTime(self.sealed_at.astimezone(UTC).replace(microsecond=0)),
+                sender=self.sender,
+                recipients=list(self.recipients),
+            )
+        )
+        if len(octets) > MAX_OCTETS:
+            raise ValueError(f"the sealed envelope is longer than {MAX_OCTETS} octets")
+        return octets
+
+
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """What a receiver has found of a message that came from `peer`, before it reads its sealed envelope.
+
+    `domains` are those whose senders the peer may name, as relay/formats/mailbox.py folds them; "*" among them is any.
+    """
+
+    peer: str
+    master_sae: str
+    slave_sae: str
+    layers: str
+    domains: Collection[str]
+
+    def may_send(self, sender: str) -> bool:
+        """Whether the peer may name this sender, in its one spelling; it may always name the null one."""
+        return not sender or "*" in self.domains or sender.rpartition("@")[2] in self.domains
+
+
+def is_sender(address: str) -> bool:
+    """Whether this can be a sealed sender that is not the null one."""
+    return len(address) <= MAX_ADDRESS and is_folded(address)
+
+
+def is_recipient(address: str) -> bool:
+    """Whether this can be a sealed recipient."""
+    return len(address) <= MAX_ADDRESS and is_folded(address, local_alone=True)
+
+
+def read_sealed_envelope(octets: bytes, ends: Ends) -> SealedEnvelope:
+    """The envelope again, once it fits what was found. Raises BadStructure and NotNamed."""
+    envelope = decode_sealed_envelope(octets)
+    for said, is_, what in (
+        (envelope.master_sae, ends.master_sae, "the SAE that sealed"),
+        (envelope.slave_sae, ends.slave_sae, "the SAE that opens"),
+        (envelope.layers, ends.layers, "the layers"),
+    ):
+        if said != is_:
+            raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {is_!r}")
+    if not ends.may_send(envelope.sender):
+        raise NotNamed(f"peer {ends.peer!r} sealed it for a sender of another domain; see `forwards`")
+    return envelope
+
+
+def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
+    """The envelope again; raises BadStructure for anything that `encode` would not write."""
+    if len(octets) > MAX_OCTETS:
+        raise BadStructure("the sealed envelope is too long")
+    for fields in der.children(octets, 1):
+        for recipients in der.children(fields, 8)[7:]:
+            der.children(recipients, MAX_RECIPIENTS, kept=False)
+    parsed = der.parse(_EnvelopeFields, octets, "sealed envelope")
+    if parsed.version != VERSION:
+        raise BadStructure(f"sealed envelope version {der.shown(parsed.version)}; {VERSION} is the only one")
+    sealed_at = parsed.sealed_at.as_datetime()
+    if sealed_at.microsecond:
+        raise BadStructure("the time in the sealed envelope is not in whole seconds")
+    envelope = SealedEnvelope(
+        parsed.master_sae,
+        parsed.slave_sae,
+        parsed.layers,
+        sealed_at,
+        parsed.sender,
+        tuple(parsed.recipients),
+        parsed.id,
+    )
+    if envelope.sender and not is_sender(envelope.sender):
+        raise BadStructure("the sealed envelope: the sender is no mailbox in its one spelling")
+    if not all(map(is_recipient, envelope.recipients)):
+        raise BadStructure("the sealed envelope: a recipient is no mailbox in its one spelling")
+    if len(set(envelope.recipients)) != len(envelope.recipients):
+        raise BadStructure("the sealed envelope names one recipient twice")
+    return envelope
+
+
+@asn1.sequence
+class _EnvelopeFields:
+    version: int
+    id: Annotated[bytes, asn1.Size(min=ID_OCTETS, max=ID_OCTETS)]
+    master_sae: Annotated[str, asn1.Size(min=1, max=256)]
+    slave_sae: Annotated[str, asn1.Size(min=1, max=256)]
+    layers: Annotated[str, asn1.Size(min=1, max=256)]
+    sealed_at: asn1.GeneralizedTime
+    sender: Annotated[str, asn1.Size(min=0, max=MAX_ADDRESS)]
+    recipients: Annotated[list[Annotated[str, asn1.Size(min=1, max=MAX_ADDRESS)]], asn1.Size(min=1, max=MAX_RECIPIENTS)]

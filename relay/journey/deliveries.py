@@ -1,0 +1,522 @@
+"""Brings every copy of a mail to the next hop once, over as many attempts as it takes: the rules.
+Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, repeats nothing and spends no second key.
+
+- An attempt begins before anything is spent on it. Where several recipients get one answer, or other relays share the
+  store, that it is under way is in the store first. Where one mail is tried twice at once, the second attempt is held.
+- Where other processes serve the same clients, a mail is held whose client sends no more and sent its last bytes some
+  time ago: this process was frozen or starved, and the client may have been served elsewhere since, and have heard it.
+- Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
+  the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
+  store before others get it.
+- Of an attempt that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
+  was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
+  bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
+  listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it. Other
+  relays do not for a moment longer.
+- What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
+  has that never gets it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import Protocol
+
+import structlog
+
+from relay.formats import mime
+from relay.runtime.aio import off_loop
+from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
+from relay.keys import KeyReference
+from relay.mail import OURS, Mail, Outcomes, Recipient
+from relay.journey.opening import Opened
+from relay.journey.plan import Planned
+from relay.journey.sealing import SealedCopy
+from relay.store.delivery_records import LINGER_S, DeliveryRecords
+from relay.store.delivery_tries import Begun, WaitingCopy
+from relay.store.mail_identity import name_as_it_came, recipient_name
+from relay.store.sent import SentRecords
+
+log = structlog.get_logger(__name__)
+
+ANSWERED_AT_ONCE = 1000
+"""Maximum number of mails known by their id because their client may not have heard of their outcome."""
+SERVED_ELSEWHERE_S = LINGER_S
+"""Time after a client's last bytes from which it may have been served elsewhere without a trace, in seconds.
+
+Before that another worker of this relay still has its mark."""
+
+
+class Witness(Protocol):
+    """Records that a mail is about to leave (relay/outcome/trail.py)."""
+
+    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
+        """Raises StoreUnavailable where it may not."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One attempt to deliver a mail: what earlier attempts have left to do, and what has become of each recipient.
+
+    `name` is what the store calls it, and `came_as` what it was called before it was opened; `is_begun` says whether
+    the store has this attempt under that name. `copies` are those that were sealed before, or are being delivered
+    now; the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are
+    a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
+    has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
+    for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave; `steps`
+    are those that have begun, and when (time.perf_counter).
+    """
+
+    name: bytes
+    mail: Mail
+    like_no_other: bool = False
+    begun: Begun = field(default_factory=Begun)
+    is_begun: bool = False
+    copies: list[SealedCopy] = field(default_factory=list)
+    outcomes: dict[str, RelayError | None] = field(default_factory=dict)
+    opened: Opened | None = None
+    aside: set[str] = field(default_factory=set)
+    consumed: set[str] = field(default_factory=set)
+    unsealed: bool = False
+    without: dict[str, Planned] = field(default_factory=dict)
+    said: dict[str, tuple[str, str]] = field(default_factory=dict)
+    witness: Witness | None = None
+    came_as: bytes = b""
+    steps: list[tuple[str, float]] = field(default_factory=list)
+    _names: dict[str, bytes] = field(default_factory=dict, init=False)
+
+    def step(self, name: str) -> None:
+        """Begins the next step, by its name in the metrics (relay/counting/metrics.py)."""
+        self.steps.append((name, perf_counter()))
+
+    @property
+    def rest(self) -> Mail:
+        """The mail to those recipients who neither have it nor have a sealed copy waiting, each once."""
+        known = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
+        unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
+        return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
+
+    def note(self, recipients: Iterable[Recipient], outcomes: Outcomes, next_hop: str = "", answer: str = "") -> None:
+        """Adds the next hop's outcome for each of these recipients."""
+        for recipient, outcome in zip(recipients, outcomes, strict=True):
+            self.outcomes[recipient.mailbox] = outcome
+            if outcome is None:
+                self.said[recipient.mailbox] = next_hop, answer
+
+    def put_aside(self, recipients: Sequence[Recipient]) -> None:
+        """Marks these as done: the mail is in quarantine, and the client need not retry."""
+        self.note_for_all(recipients, None)
+        self.aside.update(each.mailbox for each in recipients)
+
+    def consume(self, recipients: Sequence[Recipient]) -> None:
+        """Marks these as done: the mail ends here, and the client need not retry."""
+        self.note_for_all(recipients, None)
+        self.consumed.update(each.mailbox for each in recipients)
+
+    def note_for_all(self, recipients: Iterable[Recipient], outcome: RelayError | None) -> None:
+        """The same outcome for all of them."""
+        for recipient in recipients:
+            self.outcomes[recipient.mailbox] = outcome
+
+    @property
+    def answer(self) -> Outcomes:
+        """The outcome for each recipient as the envelope has them; one that was forgotten is held."""
+        return tuple(self._outcome(mailbox) for mailbox in self.mail.envelope.mailboxes)
+
+    def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
+        """Whether all recipients but these have the mail."""
+        these = {recipient.mailbox for recipient in recipients}
+        mailboxes = self.mail.envelope.mailboxes
+        return all(mailbox in these or self._outcome(mailbox) is None for mailbox in mailboxes)
+
+    @property
+    def over(self) -> bool:
+        """Whether no recipient waits for another attempt."""
+        return not any(isinstance(outcome, TryLater) for outcome in self.answer)
+
+    def names(self, mailboxes: Sequence[str]) -> list[bytes]:
+        """The store's names for these recipients."""
+        named = self._names
+        for mailbox in mailboxes:
+            if mailbox not in named:
+                opened = self.opened
+                named[mailbox] = recipient_name(self.name, mailbox) if opened is None else opened.name_in_store(mailbox)
+        return list(map(named.__getitem__, mailboxes))
+
+    def is_opened(self, opened: Opened) -> None:
+        """Renames it by its sealed envelope; its opener settles it."""
+        self.came_as, self.opened, self.name, self.like_no_other = self.name, opened, opened.mail, True
+        self.begun = Begun(frozenset(opened.served), relay=opened.relay)
+        self._names.clear()
+
+    def _outcome(self, mailbox: str) -> RelayError | None:
+        if mailbox in self.begun.delivered:
+            return None
+        return self.outcomes.get(mailbox, _NOT_TRIED)
+
+
+_NOT_TRIED = TryLater("not tried")
+
+
+class Deliveries:
+    """The deliveries of one direction."""
+
+    def __init__(self, direction: str, records: DeliveryRecords, sent: SentRecords | None = None) -> None:
+        """`direction` separates mail that passes one store in both directions; `sent` records at once what has left."""
+        self._direction = direction
+        self._records = records
+        self._sent = sent
+        self._under_way: set[tuple[bytes, str]] = set()
+        self._lingering: dict[bytes, tuple[asyncio.TimerHandle, set[str]]] = {}
+        self._being_forgotten: dict[bytes, tuple[asyncio.Task[None], list[str]]] = {}
+        self._unanswered: dict[str, Delivery] = {}
+        self._forgotten_later: dict[bytes, tuple[asyncio.Task[None], asyncio.Event]] = {}
+        self._names: OrderedDict[str, bytes] = OrderedDict()
+
+    @asynccontextmanager
+    async def of(self, mail: Mail, *, begin: bool = True) -> AsyncIterator[Delivery]:
+        """One attempt. However it ends, what was delivered is remembered until the client needs no retry.
+
+        Without `begin` it is for the caller to call `begin`, or to say that the mail `is_opened`. Raises
+        DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
+        another relay, and StoreUnavailable where what is delivered could not be remembered.
+        """
+        name, like_no_other = await off_loop(mime.work(mail.message), _described, self._direction, mail)
+        recipients = {(name, mailbox) for mailbox in mail.envelope.mailboxes}
+        if recipients & self._under_way:
+            raise DeliveryUnderWay("the same mail to the same recipient is being delivered at this moment")
+        self._under_way |= recipients
+        delivery = Delivery(name, mail, like_no_other)
+        try:
+            await self._forgotten(name)
+            await self._records.mark(name, mail.envelope.mailboxes)
+            self._take_room(delivery)  # before a key is spent on it
+            if begin:
+                await self.begin(delivery)
+            yield delivery
+            await self._end(delivery)
+        except BaseException:
+            # The client will not get any outcome.
+            await asyncio.shield(self._records.later(self._settle(delivery, heard=False)))
+            raise
+        finally:
+            if not (delivery.over and self._unanswered.get(mail.id) is delivery):
+                self._let_others_begin(name, mail)
+            self._note_name(delivery)
+
+    async def _end(self, delivery: Delivery) -> None:
+        """Records what a retry has to know, and forgets the rest once the client has its answer."""
+        mail = delivery.mail
+        waits_for_answer = mail.confirmed and delivery.opened is None
+        if delivery.over and waits_for_answer:
+            self._unanswered[mail.id] = delivery
+        elif delivery.over:
+            self._forget_soon(delivery)
+        else:
+            final = waits_for_answer and mail.each_answered and delivery.like_no_other
+            await asyncio.shield(self._records.later(self._settle(delivery, heard=not final)))
+            if final:
+                self._unanswered[mail.id] = delivery
+
+    def _let_others_begin(self, name: bytes, mail: Mail) -> None:
+        """Ends an attempt."""
+        self._under_way.difference_update((name, mailbox) for mailbox in mail.envelope.mailboxes)
+        if self._records.shared:
+            self._unmark_later(name, tuple(mail.envelope.mailboxes))
+
+    def _check_client(self, mail: Mail) -> None:
+        """Only now, when nobody else can begin: who has served the client meanwhile had it first.
+
+        Raises DeliveryUnderWay.
+        """
+        if not self._records.alone and (absent := mail.absent()) > SERVED_ELSEWHERE_S:
+            raise DeliveryUnderWay(f"its client, perhaps gone for {absent:.1f} s, may have been served elsewhere")
+
+    def _unmark_later(self, name: bytes, mailboxes: Sequence[str]) -> None:
+        """For other workers it is under way until its client has had time to hear the answer, or we to notice that not.
+
+        Where the client has gone, it may try again at another worker before that is written down here.
+        """
+        these = set(mailboxes)
+        if (lingering := self._lingering.pop(name, None)) is not None:
+            timer, before = lingering
+            timer.cancel()
+            these |= before
+        timer = asyncio.get_running_loop().call_later(LINGER_S, self._unmark, name, these)
+        self._lingering[name] = timer, these
+
+    def _unmark(self, name: bytes, mailboxes: Iterable[str]) -> None:
+        """Except for those that another attempt serves."""
+        del self._lingering[name]
+        self._records.unmark(name, [each for each in mailboxes if (name, each) not in self._under_way])
+
+    async def begin(self, delivery: Delivery) -> Mail:
+        """Begins an attempt for all its recipients; what of it is still to be done. Raises as `of` does.
+
+        Where several recipients get one answer, that they are to get the mail is on the disk when this returns. Else a
+        disk that fills meanwhile has those repeated who were served, at each retry for the others.
+        """
+        mail, recipients = delivery.mail, delivery.mail.envelope.mailboxes
+        intent = not mail.each_answered and len(set(recipients)) > 1
+        begun = await self._records.begin(self._direction, delivery.name, recipients, intent=intent)
+        if begun.delivered or begun.copies:
+            log.debug("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
+        delivery.begun, delivery.is_begun = begun, True
+        delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
+        self._check_client(mail)
+        return delivery.rest
+
+    def check(self, delivery: Delivery, leaving: Mail, copy: SealedCopy | None = None) -> None:
+        """To be called last before this leaves: what becomes of it can be written down, and nobody else has it.
+
+        Raises DeliveryUnderWay and StoreUnavailable.
+        """
+        if delivery.witness is not None:
+            delivery.witness.leaves(delivery, leaving.envelope.recipients, leaving.size, copy)
+        self._take_room(delivery)
+        self._records.check(delivery.begun.relay)
+
+    def _take_room(self, delivery: Delivery) -> None:
+        """Announces the mail in the audit record. Raises StoreUnavailable."""
+        if self._sent is not None and delivery.like_no_other:
+            self._sent.ready()
+
+    def accepted(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
+        """Records, in the step that reads it, that the next hop has the mail for these."""
+        if self._sent is not None and delivery.like_no_other:
+            self._sent.note(
+                delivery.name, delivery.names([each.mailbox for each in recipients]), delivery.opened is not None
+            )
+
+    async def taken(self, delivery: Delivery, recipients: Iterable[Recipient]) -> None:
+        """The next hop has the mail for these, and others are to follow. Raises StoreUnavailable as `so_far` does."""
+        delivery.note_for_all(recipients, None)
+        await self.so_far(delivery)
+
+    async def so_far(self, delivery: Delivery) -> None:
+        """Before others get it: should the relay be killed now, a retry repeats nothing that has left.
+
+        Raises StoreUnavailable where that cannot be written and the retry would be for all.
+        """
+        delivered = [mailbox for mailbox, outcome in delivery.outcomes.items() if outcome is None]
+        if delivered:
+            delivery.begun = replace(delivery.begun, delivered=delivery.begun.delivered.union(delivered))
+            names = delivery.names(delivered)
+            try:
+                await self._records.remember(delivery.name, names, opened=delivery.opened is not None)
+            except StoreUnavailable as error:
+                _not_remembered(error)
+                if not delivery.mail.each_answered:
+                    raise
+
+    def heard(self, mail: Mail) -> None:
+        """The client has its answer: forgets what it will not ask for again."""
+        delivery = self._unanswered.pop(mail.id, None)
+        if delivery is None:
+            return
+        if self._records.lingers and (not delivery.over or _leaves_rows(delivery)):
+            now = asyncio.Event()
+            task = self._records.later(self._forget_later(_without_messages(delivery), now))
+            self._forgotten_later[delivery.name] = task, now
+        elif delivery.over:
+            self._forget_soon(delivery)
+        else:
+            self._records.later(self._forget_those_who_do_not_wait(delivery))
+        if delivery.over:
+            self._let_others_begin(delivery.name, delivery.mail)
+
+    async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:
+        """For other relays the mail is under way a moment longer: one may have it from a client that gave up there.
+
+        Should it be served only after that, its client has been gone for so long that it is held (`_check_client`).
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                await now.wait()
+        if delivery.over:
+            await self._write(delivery)
+        else:
+            await self._forget_those_who_do_not_wait(delivery)
+
+    async def _forgotten(self, name: bytes) -> None:
+        """Before the same bytes are another mail here: what is to be forgotten of the one before is."""
+        if (later := self._forgotten_later.get(name)) is not None:
+            task, now = later
+            now.set()
+            await asyncio.wait([task])
+        for each in [each for each, (task, _) in self._forgotten_later.items() if task.done()]:
+            del self._forgotten_later[each]
+
+    async def _forget_those_who_do_not_wait(self, delivery: Delivery) -> None:
+        answers = zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True)
+        over = [mailbox for mailbox, outcome in answers if not isinstance(outcome, TryLater)]
+        if over and delivery.is_begun:
+            try:
+                await self._records.forget(delivery.name, over)
+            except Exception as error:  # noqa: BLE001 - nobody waits for that
+                _not_remembered(error)
+
+    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        """The client did not get these outcomes and will retry: keeps what was delivered."""
+        delivery = self._unanswered.pop(mail.id, None)
+        if delivery is None or not delivery.over:
+            await self._unheard(mail, outcomes)
+            return
+        try:
+            if _leaves_rows(delivery):
+                delivered = [
+                    mailbox
+                    for mailbox, outcome in zip(mail.envelope.mailboxes, delivery.answer, strict=True)
+                    if outcome is None
+                ]
+                await asyncio.shield(self._records.later(self._write(delivery, delivered)))
+                log.debug("delivered_unheard", recipients=len(delivered))
+            else:
+                await self._unheard(mail, delivery.answer)
+        finally:
+            self._let_others_begin(delivery.name, delivery.mail)
+
+    async def _unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
+        # Known from before where possible: no retry may come between the end of the delivery and what follows here.
+        name = self._names.pop(mail.id, None)
+        if not delivered or name == _OPENED:
+            return
+        if name in self._being_forgotten:  # and nothing was written yet: nobody can begin in between
+            task, unheard = self._being_forgotten[name]
+            unheard += delivered
+            held = {(name, mailbox) for mailbox in delivered} - self._under_way
+            self._under_way |= held
+            try:
+                await asyncio.wait([task])
+            finally:
+                self._under_way -= held
+                self._records.unmark(name, delivered)
+        else:
+            await self._remember_unheard(mail, name, delivered)
+        log.debug("delivered_unheard", recipients=len(delivered))
+
+    async def _remember_unheard(self, mail: Mail, known: bytes | None, delivered: list[str]) -> None:
+        name = known if known is not None else await self._name(mail)
+        # A retry that comes meanwhile is held until it is written down.
+        recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
+        self._under_way |= recipients
+        try:
+            await self._records.mark(name, delivered)
+            await self._records.remember(name, [recipient_name(name, mailbox) for mailbox in delivered])
+        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
+            _not_remembered(error)
+        finally:
+            self._under_way -= recipients
+            self._records.unmark(name, delivered)
+
+    async def _name(self, mail: Mail) -> bytes:
+        return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
+
+    def _note_name(self, delivery: Delivery) -> None:
+        """Keeps the delivery for `unheard`, which may come next."""
+        if delivery.mail.id:
+            self._names[delivery.mail.id] = _OPENED if delivery.opened is not None else delivery.name
+        while len(self._names) > ANSWERED_AT_ONCE:
+            self._names.popitem(last=False)
+
+    async def _settle(self, delivery: Delivery, *, heard: bool = True) -> None:
+        """Stores what a retry has to know."""
+        answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
+        delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
+        final = heard and delivery.mail.each_answered  # then only who waits will be asked for again
+        waiting = {
+            mailbox
+            for mailbox, outcome in answers.items()
+            if outcome is not None and (isinstance(outcome, TryLater) or not final)
+        }
+        tried_again = delivery.mail.door != OURS
+        copies = [_waiting_copy(each, waiting) for each in delivery.copies if tried_again and not each.in_clear]
+        await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
+
+    def _forget_soon(self, delivery: Delivery) -> None:
+        """Called while the client is answered: a relay killed before that must still know what has left."""
+        name = delivery.name
+        if not _leaves_rows(delivery):
+            return
+        unheard: list[str] = []
+
+        async def forget() -> None:
+            self._being_forgotten.pop(name, None)
+            await self._write(delivery, unheard)
+
+        self._being_forgotten[name] = self._records.later(forget()), unheard
+
+    async def _write(
+        self, delivery: Delivery, delivered: Sequence[str] = (), copies: Sequence[WaitingCopy] = ()
+    ) -> None:
+        """Ends an attempt that was begun here."""
+        if not delivery.is_begun:
+            return
+        mailboxes = delivery.mail.envelope.mailboxes
+        try:
+            await self._records.settle(delivery.name, delivery.begun, mailboxes, delivered, copies)
+        except Exception as error:  # noqa: BLE001 - the mail has left, whatever fails now
+            _not_remembered(error)
+
+
+def _without_messages(delivery: Delivery) -> Delivery:
+    """The part of a delivery needed to forget it, without the message: its memory is no longer budgeted."""
+    copies = tuple(replace(each, message=b"") for each in delivery.begun.copies)
+    begun = replace(delivery.begun, copies=copies)
+    return replace(delivery, mail=delivery.mail.with_message(b""), begun=begun, copies=[], without={}, witness=None)
+
+
+def _leaves_rows(delivery: Delivery) -> bool:
+    """Whether the store has anything of this attempt that its end has to settle."""
+    begun = delivery.begun
+    return bool(begun.relay or begun.delivered or begun.copies) and delivery.opened is None
+
+
+_OPENED = b""
+"""Placeholder for the name of an opened mail: who has it is known even if the client gets no answer."""
+
+
+def _described(direction: str, mail: Mail) -> tuple[bytes, bool]:
+    return name_as_it_came(direction, mail), mime.is_like_no_other(mail.message)
+
+
+def _not_remembered(error: Exception) -> None:
+    log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
+
+
+def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
+    facts = {
+        "protection": copy.protection,
+        "peer": copy.peer,
+        "policy": copy.policy,
+        "policy_version": copy.policy_version,
+        "keys": [reference._asdict() for reference in copy.keys],
+        "quantum_bits": copy.quantum_bits,
+        "sealed": copy.sealed,
+    }
+    recipients = tuple(each.mailbox for each in copy.recipients if each.mailbox in waiting)
+    return WaitingCopy(recipients, facts, copy.message, copy.name)
+
+
+def _sealed_copy(mail: Mail, waiting: WaitingCopy) -> SealedCopy:
+    """The copy again, for those recipients of this mail who wait for it."""
+    wanted = dict.fromkeys(waiting.recipients)
+    unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in wanted}
+    return SealedCopy(
+        protection=waiting.facts["protection"],
+        peer=waiting.facts["peer"],
+        message=waiting.message,
+        policy=waiting.facts["policy"],
+        policy_version=waiting.facts["policy_version"],
+        keys=tuple(KeyReference(**reference) for reference in waiting.facts["keys"]),
+        quantum_bits=waiting.facts["quantum_bits"],
+        recipients=list(unique.values()),
+        name=waiting.name,
+        sealed=waiting.facts.get("sealed", ""),
+    )

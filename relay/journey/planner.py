@@ -1,0 +1,375 @@
+"""Makes the plan for a mail from what policy says of each recipient, its size, and the keys that are not available.
+Standard: policies/README.md: levels are tried in their order, and what cannot be sealed is held or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
+
+from relay.formats import cms, mime
+from relay.runtime.aio import off_loop
+from relay.config import Config
+from relay.errors import (
+    CannotOpen,
+    CannotSeal,
+    HeldForKeys,
+    KeyUnavailable,
+    MalformedMessage,
+    PolicyHolds,
+    PolicyRefuses,
+    RelayError,
+)
+from relay.keys.pads import plan_keys
+from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
+from relay.mail import Recipient, domain_of
+from relay.formats.mailbox import folded_mailbox
+from relay.journey.plan import Copy, Group, Planned
+from relay.policy.content import MessageFacts
+from relay.policy.decide import PolicySet
+from relay.policy.decision import Decision
+from relay.policy.priority import KeysWithReserve
+from relay.policy.strength import strength_of
+from relay.schemes import Parties, Scheme
+from relay.schemes.padding import pack, padded_size
+
+if TYPE_CHECKING:
+    from relay.identity import Identity, PeerCertificates
+
+Decided = tuple[Recipient, Decision | RelayError]
+"""A recipient, and what policy says about the mail to them, or why it says nothing."""
+
+T = TypeVar("T")
+
+
+def decide(
+    policies: PolicySet, sender: str, recipients: Iterable[Recipient], content: MessageFacts | None
+) -> list[Decided]:
+    """What policy says of each recipient, or why it says nothing."""
+    decided: list[Decided] = []
+    for recipient in recipients:
+        try:
+            decided.append((recipient, policies.decide(sender, recipient.address, content)))
+        except RelayError as error:
+            decided.append((recipient, error))
+    return decided
+
+
+def seconds_waited(content: MessageFacts, decided: Iterable[Decided]) -> float | None:
+    """How long the mail has waited, in seconds, where policy asks for that. Raises MalformedMessage."""
+    asked = any(isinstance(each, Decision) and each.hold_for is not None for _, each in decided)
+    return content.waited(datetime.now(UTC)) if asked else None
+
+
+@dataclass(frozen=True, slots=True)
+class Planner:
+    """Plans with what this relay and its peers can do: `levels` by name, `certificates` by peer name."""
+
+    config: Config
+    levels: Mapping[str, Scheme]
+    identity: Identity | None = None
+    certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
+    _parties: dict[str, Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def plan(
+        self,
+        decided: Iterable[Decided],
+        octets: int,
+        waited: float | None = None,
+        missing: Mapping[Copy, str] | None = None,
+    ) -> tuple[Group, ...]:
+        """Every recipient in one group. `octets` is the size of what would be sealed, `waited` how long the mail has.
+
+        `missing` says for which copies there is no key, and why; all other keys are taken to be there.
+        """
+        groups: dict[Copy | str, list[Planned]] = {}
+        errors: dict[str, RelayError] = {}
+        for recipient, decision in decided:
+            copy: Copy | None = None
+            error: RelayError | None = None
+            if isinstance(decision, RelayError):
+                planned, error = Planned(recipient, None), decision
+            else:
+                copy, causes = self._best(decision, octets, missing or {})
+                inside = copy is not None and copy.in_clear and domain_of(recipient.mailbox) in self.config.site.domains
+                planned = Planned(recipient, decision, causes, inside)
+                if copy is None:
+                    never = bool(self._not_taken(decision))
+                    for_keys = any(
+                        each in (missing or {}) for level in decision.levels for each in _copies(decision, level)
+                    )
+                    error = _otherwise(decision, octets, causes, waited, never=never, for_keys=for_keys)
+                elif not copy.in_clear and (cause := _cannot_be_sealed(decision.sender, recipient)):
+                    copy, error = None, MalformedMessage(cause)
+            if error is not None:
+                errors[str(error)] = error
+            groups.setdefault(copy or str(error), []).append(planned)
+        return tuple(
+            Group(tuple(members), key) if isinstance(key, Copy) else Group(tuple(members), error=errors[key])
+            for key, members in groups.items()
+        )
+
+    async def carry_out(
+        self,
+        decided: Iterable[Decided],
+        octets: int,
+        waited: float | None,
+        attempt: Callable[[Group, Copy], Awaitable[T]],
+    ) -> tuple[list[tuple[Group, T]], list[Group]]:
+        """What every attempt at a planned copy gave, and the groups that get none.
+
+        Where an attempt raises KeyUnavailable, that copy is not available, and the plan is made again for its
+        recipients and all of that peer who have none yet. For any other RelayError they fail. A copy to which others
+        may yet fall back is tried after theirs, so that they share it.
+        """
+        missing: dict[Copy, str] = {}
+        had: list[tuple[Group, T]] = []
+        without: list[Group] = []
+        waiting = list(decided)
+        while waiting:
+            plan = self.plan(waiting, octets, waited, missing)
+            waiting = []
+            failed: set[str | None] = set()
+            for group in _in_order(plan):
+                if group.copy is None:
+                    without.append(group)
+                elif group.copy.peer in failed:
+                    waiting += _decided(group)
+                else:
+                    try:
+                        had.append((group, await attempt(group, group.copy)))
+                    except KeyUnavailable as error:
+                        missing[group.copy] = str(error)
+                        failed.add(group.copy.peer)
+                        waiting += _decided(group)
+                    except RelayError as error:
+                        without.append(replace(group, copy=None, error=error))
+        return had, without
+
+    async def foresee(
+        self,
+        decided: Iterable[Decided],
+        octets: int,
+        waited: float | None = None,
+        keys: KeysWithReserve | None = None,
+        original: bytes | None = None,
+    ) -> tuple[Group, ...]:
+        """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there.
+
+        Without the `original`, of which `octets` is the size, nothing is known of what compressing it would save.
+        """
+
+        async def bits(group: Group, copy: Copy) -> int:
+            if not copy.takes_key:
+                return 0
+            hidden = await self._hidden(group, copy, octets, original)
+            cost = plan_keys(hidden, None, any_size=False).octets
+            if keys is not None:
+                supply = await keys.can_supply(copy.peer or "", hidden, low_priority=copy.priority == "low")
+                if not supply.now:
+                    raise KeyUnavailable(supply.why)
+                cost = supply.octets or cost
+            return 8 * cost
+
+        had, without = await self.carry_out(decided, octets, waited, bits)
+        return (*(replace(group, quantum_bits=number) for group, number in had), *without)
+
+    async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
+        """As `hidden`, with the original at hand: what compression saves is then known."""
+        sender = group.decision.sender if group.decision else ""
+        if OTP.name in copy.layers and self.config.otp.compression and original is not None:
+            envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
+            payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))
+            return padded_size(len(payload), self.config.otp.padding)
+        return self.hidden(copy, sender, group.recipients, octets)
+
+    def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], octets: int) -> int:
+        """How many bytes of key a copy without compression has hide it, 0 without a pad.
+
+        Raises MalformedMessage and CannotSeal.
+        """
+        if OTP.name not in copy.layers:
+            return 0
+        envelope, _ = self.sealed_envelope(copy, sender, recipients)
+        return padded_size(len(mime.payload_header(envelope)) + octets, self.config.otp.padding)
+
+    def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> tuple[bytes, bytes]:
+        """The DER of what the payload says of itself, and its id; our own receiver has read it.
+
+        Raises MalformedMessage where it cannot be written, CannotSeal where the peer would refuse it.
+        """
+        parties = self.parties(copy.peer or "")
+        ends = self._ends(copy.peer or "", copy.protection)
+        mailboxes = tuple(dict.fromkeys(each.mailbox for each in recipients))
+        now = datetime.now(UTC).replace(microsecond=0)
+        envelope = cms.SealedEnvelope(
+            parties.master_sae, parties.slave_sae, copy.protection, now, _sealed_sender(sender), mailboxes
+        )
+        try:
+            octets = envelope.encode()
+        except ValueError as error:
+            raise MalformedMessage("it has more recipients than can be sealed, or an address that is none") from error
+        try:
+            cms.read_sealed_envelope(mime.unwrap(mime.payload_header(octets)).envelope, ends)
+        except CannotOpen as error:
+            raise CannotSeal(f"its receiver would refuse it: {error}") from error
+        return octets, envelope.id
+
+    def _ends(self, peer: str, layers: str = "") -> cms.Ends:
+        """What this peer will hold our sealed envelope against, as far as we know it."""
+        domains = {*self.config.site.domains, *self.config.peers[peer].takes_from}
+        return cms.Ends(self.config.site.name, self.config.site.sae_id, self.config.peers[peer].sae_id, layers, domains)
+
+    def knows(self, peer: str) -> bool:
+        """Whether this peer is one of ours, and not one whose document was taken away."""
+        return peer in self.config.peers
+
+    def parties(self, peer: str) -> Parties:
+        """The two ends of what is sealed for this peer."""
+        if peer not in self._parties:
+            self._parties[peer] = Parties(
+                master_sae=self.config.site.sae_id,
+                slave_sae=self.config.peers[peer].sae_id,
+                peer=peer,
+                identity=self.identity,
+                certificates=self.certificates.get(peer),
+            )
+        return self._parties[peer]
+
+    def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
+        """Why a level cannot be done at all for a message of so many bytes, or "" where it can be tried."""
+        if level == PLAINTEXT:
+            return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
+        if too_big := decision.too_big(level, octets):
+            return too_big
+        layers = decision.layers(level)
+        if missing := [layer for layer in layers if layer not in self.levels]:
+            return f"{level}: this relay cannot do {missing[0]}"
+        if decision.peer is None:
+            return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
+        if not self.knows(decision.peer):
+            return f"{level}: peer {decision.peer!r} is known no more: its document or [peers.{decision.peer}] is gone"
+        if (level in QUANTUM or decision.quantum == "required") and (cause := self._no_kme(decision.peer)):
+            return f"{level}: {cause}"
+        if cause := self._not_taken(decision):
+            return f"{level}: {cause}"
+        parties = self.parties(decision.peer)
+        obstacles = (self.levels[layer].obstacle(parties) for layer in layers)
+        return next((f"{level}: {obstacle}" for obstacle in obstacles if obstacle), "")
+
+    def obstacle_for_peer(self, peer: str, level: LevelName) -> str:
+        """Why nothing can be sealed for a peer at a level, whatever policy says, or "" where it can be tried."""
+        if level in QUANTUM and (cause := self._no_kme(peer)):
+            return cause
+        return self.levels[level].obstacle(self.parties(peer))
+
+    def _not_taken(self, decision: Decision) -> str:
+        """Why the peer would put aside whatever this sender sends, or ""."""
+        peer = decision.peer
+        if peer is None or not self.knows(peer) or self._ends(peer).may_send(_sealed_sender(decision.sender)):
+            return ""
+        return (
+            f"the sender's domain is none of site.domains, so peer {peer!r} would put the mail aside; where it has "
+            f"that domain in `forwards` for us, write it in `takes_from` of [peers.{peer}]"
+        )
+
+    def acceptable(self, decision: Decision) -> set[str]:
+        """The protections that satisfy a decision: those that it can lead to, and stronger ones."""
+        found: set[str] = set()
+        for level in decision.levels:
+            if level != PLAINTEXT and level in self.levels:
+                found |= {copy.protection for copy in _copies(decision, level)}
+                found.add("+".join((*decision.layers(level), ON_TOP)))
+        return found
+
+    def first(self, decision: Decision) -> Copy:
+        """What a decision lists first, whether it is available or not."""
+        return _copies(decision, decision.levels[0])[0]
+
+    def _best(
+        self, decision: Decision, octets: int, missing: Mapping[Copy, str]
+    ) -> tuple[Copy | None, tuple[str, ...]]:
+        """The first copy that is available, None where none is, and why those listed before it are not."""
+        causes: list[str] = []
+        for level in decision.levels:
+            if cause := self.obstacle(decision, level, octets):
+                causes.append(cause)
+                continue
+            for copy in _copies(decision, level):
+                cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.takes_key else "")
+                if not cause:
+                    return copy, tuple(causes)
+                what = "no quantum key on top: " if copy.key_on_top else ""
+                causes.append(f"{level}: {what}{cause}")
+        return None, tuple(causes)
+
+    def _no_kme(self, peer: str | None) -> str:
+        """Why a peer can have no quantum keys, or "" where it can."""
+        groups = self.config.peers[peer].kme_groups if peer is not None else ()
+        return "" if groups else f"no KME group is set for peer {peer!r}"
+
+
+def _copies(decision: Decision, level: LevelName) -> tuple[Copy, ...]:
+    """The ways to do a level, the best first: pqc and rsa with a quantum key on top, without it, or both."""
+    if level == PLAINTEXT:
+        return (Copy(None, ONLY_PLAINTEXT),)
+    layers = decision.layers(level)
+    bare = Copy(decision.peer, layers, decision.priority if level in QUANTUM else "normal")
+    if level in QUANTUM or decision.quantum == "off":
+        return (bare,)
+    with_key = Copy(decision.peer, (*layers, ON_TOP), decision.priority)
+    return (with_key,) if decision.quantum == "required" else (with_key, bare)
+
+
+def _in_order(plan: Sequence[Group]) -> list[Group]:
+    """First the copies to which the fewest other groups may fall back, of these the strongest."""
+    if len(plan) < 2:
+        return list(plan)
+    ways = [
+        {copy for decision in group.decisions for level in decision.levels for copy in _copies(decision, level)}
+        for group in plan
+    ]
+    others = {group.copy: sum(group.copy in each for each in ways) for group in plan}
+    return sorted(plan, key=lambda group: (others[group.copy], -strength_of(group.protection)))
+
+
+def _decided(group: Group) -> list[Decided]:
+    return [(each.recipient, each.decision) for each in group.members if each.decision is not None]
+
+
+def _otherwise(
+    decision: Decision, octets: int, causes: Sequence[str], waited: float | None, *, never: bool, for_keys: bool
+) -> PolicyHolds | HeldForKeys | PolicyRefuses:
+    """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused.
+
+    `never` says that no mail of this sender can be sealed for the recipient, `for_keys` that a key was missing.
+    """
+    setting, action = decision.without_level(octets)
+    if never and decision.impossible:
+        setting, action = "impossible", decision.impossible
+    cause = f"{decision.where}: {setting} = {action!r}: {'; '.join(causes)}"
+    if action == "refuse":
+        return PolicyRefuses(cause)
+    if decision.hold_for is not None and waited is not None and waited >= decision.hold_for:
+        return PolicyRefuses(f"{cause}; it has waited for {waited:.0f} s, and hold_for is {decision.hold_for:.0f} s")
+    return HeldForKeys(cause) if for_keys else PolicyHolds(cause)
+
+
+def _sealed_sender(sender: str) -> str:
+    """Returns the sender as sealed envelopes name it. Postfix drops one dot at the end once a milter has seen the
+    mail.
+    """
+    return folded_mailbox(sender.removesuffix("."))
+
+
+def _cannot_be_sealed(sender: str, recipient: Recipient) -> str:
+    """Which of the two addresses no sealed envelope can name, and why, or ""."""
+    for whose, is_none in (
+        ("sender", bool(sender) and not cms.is_sender(_sealed_sender(sender))),
+        ("recipient", not cms.is_recipient(recipient.mailbox)),
+    ):
+        if is_none:
+            return f"the {whose}'s address is none, is too long, or has characters that no sealed mail may have"
+    return ""

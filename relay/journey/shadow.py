@@ -1,0 +1,116 @@
+"""Shadow mode: plans an outgoing mail, says what would become of it, and changes nothing.
+Standard: no key is taken and no content kept; a mail whose treatment nobody could foresee passes all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from relay.formats import mime
+from relay.runtime.aio import off_loop
+from relay.audit.entries import LedgerEntry
+from relay.errors import ConfigError, RelayError
+from relay.levels import PLAINTEXT
+from relay.mail import Mail
+from relay.journey.plan import Group, Outcome, Planned
+from relay.journey.sealing import Sealer
+
+log = structlog.get_logger(__name__)
+
+MAX_OCTETS = 256 * 1024 * 1024
+"""Maximum size of a record, in bytes; then it is renamed to `NAME.1`, in place of the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """What it works with; `record` keeps what it finds, for `policy simulate --shadow`."""
+
+    sealer: Sealer
+    record: ShadowRecord | None = None
+
+    async def foresee(self, mail: Mail) -> tuple[list[LedgerEntry], tuple[Planned, ...]]:
+        """What the ledger has to know: one entry for all recipients whom one policy would treat alike.
+
+        And those recipients whose mail stays inside.
+        """
+        try:
+            plan = await self.sealer.foresee(mail)
+        except RelayError as error:
+            log.warning("not_foreseen", cause=str(error))
+            return [], ()
+        outcomes = [each for group in plan for each in group.outcomes(mail.envelope.sender, len(mail.message))]
+        for outcome in outcomes:
+            # Without the addresses, which log lines do not have.
+            log.info("shadow", **{name: said for name, said in asdict(outcome).items() if name not in _ADDRESSES})
+        if self.record is not None:
+            self.record.add(outcomes)
+        entries = await off_loop(
+            mime.work(mail.message), lambda: [each for group in plan for each in _entries(mail, group)]
+        )
+        return entries, tuple(each for group in plan for each in group.members if each.stays_inside)
+
+
+_ADDRESSES = ("sender", "recipient")
+
+
+def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
+    alike: dict[str, list[Planned]] = {}
+    for each in group.members:
+        if each.stays_inside:
+            continue
+        alike.setdefault(each.policy["policy"], []).append(each)
+    what = f"{group.result} {group.protection}".rstrip()
+    for members in alike.values():
+        yield LedgerEntry.of(
+            PLAINTEXT if group.result == "clear" else "shadow",
+            mail,
+            [each.recipient.address for each in members],
+            **members[0].policy,
+            level=PLAINTEXT,
+            reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {what}",
+        )
+
+
+class ShadowRecord:
+    """The file, one JSON line for each recipient; it is no proof of anything, so that trouble with it holds no mail."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens nothing before the first line."""
+        self.path = path
+
+    def add(self, outcomes: Iterable[Outcome]) -> None:
+        """Adds lines; where that fails, says so in the log."""
+        time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        lines = "".join(json.dumps({"time": time, **asdict(each)}) + "\n" for each in outcomes)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            with os.fdopen(descriptor, "a", encoding="ascii") as file:
+                file.write(lines)
+                full = file.tell() > MAX_OCTETS
+            if full:
+                self.path.replace(self.path.with_name(f"{self.path.name}.1"))
+        except OSError as error:
+            log.error("shadow_record_not_written", file=str(self.path), cause=error.strerror)
+
+
+def read_shadow(path: Path) -> Iterator[tuple[str, Outcome]]:
+    """The lines of a record with their times, the oldest first, but those not whole. Raises ConfigError."""
+    names = {each.name for each in fields(Outcome)}
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            for line in file:
+                try:
+                    entry = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(entry, dict) and entry.keys() >= names | {"time"}:
+                    yield entry["time"], Outcome(**{name: entry[name] for name in names})
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

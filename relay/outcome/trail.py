@@ -1,0 +1,273 @@
+"""Writes what became of a mail into the audit record: one record for each group of its recipients, at each attempt.
+Standard: deploy/AUDIT.md; those are one group who share a copy, a policy, an outcome and its cause.
+
+A mail is announced right before it leaves, and recorded when its attempt is over, whatever came of it. Nothing here
+waits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
+from itertools import accumulate
+from json.encoder import encode_basestring_ascii as _text
+from time import time_ns
+from typing import NamedTuple
+
+from relay.audit.entries import as_time, in_lines, now
+from relay.audit.pending import Announced
+from relay.audit.writing import Audit
+from relay.journey.deliveries import Delivery
+from relay.errors import RECIPIENT
+from relay.outcome.fates import Fate
+from relay.keys import KeyReference
+from relay.levels import PLAINTEXT
+from relay.mail import Mail, Recipient
+from relay.journey.opening import Opened
+from relay.journey.plan import Planned
+from relay.journey.sealing import SealedCopy
+
+MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
+"""Maximum number of key_IDs in a record, and of their bytes; of more, their number and a digest stand there."""
+_QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
+
+
+class Policy(NamedTuple):
+    """Which policy decided, in which version, and what it lists."""
+
+    where: str = ""
+    version: str = ""
+    listed: tuple[str, ...] = ()
+
+
+class Part:
+    """Those who share a copy and a policy: what their records begin with, as JSON members, and their announcement."""
+
+    __slots__ = ("announced", "members")
+
+    def __init__(self, members: str, announced: Announced | None = None) -> None:
+        self.members = members
+        self.announced = announced
+
+
+class Trail:
+    """Writes the records of one direction."""
+
+    def __init__(self, direction: str, audit: Audit | None = None, algorithms: Mapping[str, str] | None = None) -> None:
+        """Without an `audit` nothing is written. `algorithms` says what each layer is made of."""
+        self.audit = audit if audit is not None and audit.every_mail else None
+        self._direction = direction
+        self._algorithms = algorithms or {}
+        self.how: Callable[[str, str, str, str, Policy], str] = lru_cache(maxsize=1000)(self._how)
+        """The JSON members that many mails share: door, peer, level, KME group, policy."""
+
+    def of(self, mail: Mail) -> Try:
+        """One delivery attempt, to be ended in any case."""
+        return Try(self, mail)
+
+    def _how(self, door: str, peer: str, level: str, kme_group: str, policy: Policy) -> str:
+        algorithms = "; ".join([self._algorithms.get(layer, "") for layer in level.split("+")])
+        return (
+            f'"direction": "{self._direction}", "door": "{door}", "peer": {_text(peer)}, "level": {_text(level)}, '
+            f'"algorithms": {_text(algorithms)}, "kme_group": {_text(kme_group)}, "policy": {_text(policy.where)}, '
+            f'"policy_version": {_text(policy.version)}, "listed": {_list(policy.listed)}'
+        )
+
+
+class Try:
+    """One delivery attempt: what is about to leave, and what became of it."""
+
+    __slots__ = ("_audit", "_mail", "_of", "_trail")
+
+    def __init__(self, trail: Trail, mail: Mail) -> None:
+        self._trail = trail
+        self._audit = trail.audit
+        self._mail = mail
+        self._of: dict[str, Part] = {}
+
+    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
+        """To be called before each end of the content. Raises StoreUnavailable.
+
+        Then the mail may not leave, for it would have no record.
+        """
+        audit, of = self._audit, self._of
+        if audit is None or (of and recipients[0].mailbox in of):
+            return
+        quoted, (first, at) = audit.addresses.quoted, audit.place
+        begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
+        for policy, mailboxes in _by_policy(recipients, copy).items():
+            members = self._members(audit, delivery, copy, policy, octets)
+            whom = ", ".join(map(quoted, mailboxes))
+            names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
+            said = f'{begin}, "recipients": [{whom}], "names": ["{names}"], {members}}}'
+            part = Part(members, audit.announce(said.encode("ascii")))
+            for mailbox in mailboxes:
+                of[mailbox] = part
+
+    def end(self, delivery: Delivery | None, fates: Mapping[str, Fate], error: BaseException | None) -> None:
+        """Ends the attempt, with these fates by mailbox; `error` applies to those without any other outcome."""
+        audit, of = self._audit, self._of
+        if audit is None:
+            return
+        if len(of) < len(fates):
+            self._complete(audit, delivery, fates)
+        groups: dict[tuple[Part, Fate, str, tuple[str, str]], list[str]] = {}
+        for mailbox, fate in fates.items():
+            said, cause = _NOTHING, ""
+            if fate.reason:
+                cause = _cause(audit, mailbox, delivery, error)
+            elif delivery is not None:
+                said = delivery.said.get(mailbox, _NOTHING)
+            groups.setdefault((of[mailbox], fate, cause, said), []).append(mailbox)
+        when, quoted = time_ns(), audit.addresses.quoted
+        for (part, fate, cause, said), mailboxes in groups.items():
+            for some in in_lines(mailboxes):
+                audit.note(partial(_record, when, part.members, fate, cause, said, quoted, some), part.announced)
+                part.announced = None
+
+    def _complete(self, audit: Audit, delivery: Delivery | None, fates: Mapping[str, Fate]) -> None:
+        """The members for those for whom nothing was about to leave."""
+        parts: dict[tuple[str, str, Policy], Part] = {}
+        for copy in delivery.copies if delivery is not None else ():
+            rest = [each for each in copy.recipients if each.mailbox not in self._of]
+            for policy, mailboxes in _by_policy(rest, copy).items():
+                self._of |= dict.fromkeys(mailboxes, Part(self._members(audit, delivery, copy, policy, 0)))
+        for mailbox, fate in fates.items():
+            if mailbox not in self._of:
+                planned = delivery.without.get(mailbox) if delivery is not None else None
+                policy = _policy(planned) if planned is not None else NO_POLICY
+                what = fate.peer, fate.level, policy
+                if what not in parts:
+                    parts[what] = Part(self._members(audit, delivery, None, policy, 0, fate))
+                self._of[mailbox] = parts[what]
+
+    def _members(
+        self,
+        audit: Audit,
+        delivery: Delivery | None,
+        copy: SealedCopy | None,
+        policy: Policy,
+        octets: int,
+        fate: Fate | None = None,
+    ) -> str:
+        """All that is known before anybody has the mail. Written by hand: json.dumps takes four times as long."""
+        mail = self._mail
+        opened = delivery.opened if delivery is not None else None
+        keys: tuple[KeyReference, ...] = ()
+        peer, level, bits, sealed = "", PLAINTEXT, 0, ""  # what is not sealed goes on as it came
+        if copy is not None:
+            peer, level, keys = copy.peer or "", copy.protection, copy.keys
+            bits, sealed = copy.quantum_bits, copy.sealed
+        elif opened is not None:
+            peer, level, keys, sealed = opened.peer, opened.protection, opened.keys, opened.sealed
+        elif fate is not None:
+            peer, level = fate.peer, fate.level
+        group = keys[0].kme_group or "" if keys else ""
+        key_IDs = f"[{_text(keys[0].key_ID)}]" if len(keys) == 1 else _key_IDs(keys)
+        return (
+            f'"event": "mail", "mail": "{mail.id}", "queue_id": {_text(mail.origin.ident)}, '
+            f'"message_id": "{mail.message_id}", "sealed": "{sealed}", '
+            f'{self._trail.how(mail.door, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
+            f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {octets}, '
+            f'"sender": {audit.addresses.quoted(mail.envelope.sender)}'
+        )
+
+
+async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str) -> None:
+    """Returns once it is on the disk that a person, `by`, has had `message` decrypted. Raises StoreUnavailable.
+
+    Then they may not have it. `message` is as it was given, still sealed.
+    """
+    addresses, envelope, keys = audit.addresses, opened.envelope, opened.keys
+    members = (
+        f'"event": "opened", "message": "{hashlib.sha256(message).hexdigest()}", "sealed": "{opened.sealed}", '
+        f'"peer": {_text(opened.peer)}, "level": {_text(opened.protection)}, "key_IDs": {_key_IDs(keys)}, '
+        f'"kme_group": {_text(keys[0].kme_group or "" if keys else "")}, "octets": {len(message)}, '
+        f'"octets_out": {len(opened.original)}, "sender": {addresses.quoted(envelope.sender)}, "by": {_text(by)}'
+    )
+    for some in in_lines(list(map(addresses.write, envelope.recipients))) or [[]]:
+        line = f'"time": "{now()}", {members}, "recipients": {_list(some)}'
+        await audit.write_now(line.encode("ascii"))
+
+
+def _cause(audit: Audit, mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:
+    """Why this recipient did not get it."""
+    found = delivery.outcomes.get(mailbox, error) if delivery is not None else error
+    return _without(audit.addresses.write(mailbox), audit.addresses.cause(found)) if found is not None else ""
+
+
+def _without(mailbox: str, cause: str) -> str:
+    """The cause without the address, which stands elsewhere: recipients with the same cause share a record."""
+    local, _, domain = mailbox.rpartition("@")
+    for spelling in (mailbox, f"{local!r} at {domain}"):
+        # In whatever case; by hand, for a pattern for each of many recipients takes a hundred times as long.
+        low, wanted = cause.lower(), spelling.lower()
+        if len(low) == len(cause) and (at := low.find(wanted)) >= 0:
+            cause = cause[:at] + RECIPIENT + cause[at + len(wanted) :]
+    return cause.replace(mailbox, RECIPIENT)
+
+
+_NOTHING = "", ""
+
+
+def _record(
+    when: int,
+    members: str,
+    fate: Fate,
+    cause: str,
+    said: tuple[str, str],
+    quoted: Callable[[str], str],
+    mailboxes: Sequence[str],
+) -> bytes:
+    """A record, as JSON members; made when it is written, together with many others. `when` is time.time_ns."""
+    next_hop, answer = said
+    queued = _QUEUED_AS.search(answer)
+    return (
+        f'"time": "{as_time(when)}", {members}, "outcome": "{fate.outcome}", "reason": "{fate.reason}", '
+        f'"cause": {_text(cause)}, "next_hop": {_text(next_hop)}, "queued_as": "{queued[1] if queued else ""}", '
+        f'"recipients": [{", ".join(map(quoted, mailboxes))}]'
+    ).encode("ascii")
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_text, texts))}]"
+
+
+def _key_IDs(keys: Sequence[KeyReference]) -> str:
+    written = [_text(each.key_ID) for each in keys]
+    fits = bisect_right(list(accumulate(map(len, written[:MAX_KEYS]))), KEYS_OCTETS)
+    first = f"[{', '.join(written[:fits])}]"
+    if fits == len(keys):
+        return first
+    every = "\n".join([each.key_ID for each in keys]).encode("utf-8", "surrogatepass")
+    return f'{first}, "keys": {len(keys)}, "key_IDs_sha256": "{hashlib.sha256(every).hexdigest()}"'
+
+
+def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict[Policy, list[str]]:
+    """The mailboxes that one policy treats alike; of an earlier attempt's copy one policy is known."""
+    if copy is None:
+        return {NO_POLICY: [each.mailbox for each in recipients]} if recipients else {}
+    if len(recipients) == len(copy.planned) == 1 and (decision := copy.planned[0].decision) is not None:
+        return {_known(copy.policy, copy.policy_version, decision.levels): [recipients[0].mailbox]}  # as of most mail
+    planned = {each.recipient.mailbox: each for each in copy.planned}
+    found: dict[Policy, list[str]] = {}
+    for each in recipients:
+        of = planned.get(each.mailbox)
+        policy = _policy(of) if of is not None else Policy(copy.policy, copy.policy_version)
+        found.setdefault(policy, []).append(each.mailbox)
+    return found
+
+
+def _policy(planned: Planned) -> Policy:
+    decision = planned.decision
+    if decision is None:
+        return Policy(planned.policy["policy"])
+    return _known(decision.where, decision.version, decision.levels)
+
+
+_known = lru_cache(maxsize=1000)(Policy)
+"""Mostly a policy was asked for before."""
+NO_POLICY = Policy()

@@ -1,0 +1,395 @@
+"""Runs a relay: its doors, what it does beside mail, its alarms; assembly.py builds what seals and opens.
+Standard: whatever is started is stopped, in the opposite order, also when starting fails half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, cast
+from zlib import crc32
+
+import structlog
+
+from relay.runtime import signals
+from relay.runtime.aio import in_background
+from relay.process.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
+from relay.audit.policies import PolicyRecords
+from relay.audit.sole import sole_recorder
+from relay.entry.budget import Budget
+from relay.canary.asking import Asking
+from relay.canary.post import Post
+from relay.config import Config, TCPAddress
+from relay.config.doors import DOORS
+from relay.counting.board import Board
+from relay.entry import Door, DoorModule, Inside
+from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
+from relay.errors import ConfigError
+from relay.entry.homeward import Homeward
+from relay.keys.development import from_development_kme
+from relay.keys.refill import DrawCount
+from relay.runtime.notify import READY, STOPPING, notify, stay_alive
+from relay.outgoing import Outgoing
+from relay.policy.findings import kems_not_here
+from relay.policy.kept import KeptSets, kept_file
+from relay.policy.last_good import LastGood
+from relay.policy.load import PolicyFolder
+from relay.policy.site import SiteFacts
+from relay.process.reloading import Reloading, Settings
+from relay.status import StatusModule, Watched
+from relay.status.alarms import Alarms
+from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
+from relay.status.ready import Readiness
+from relay.status.sight import Looking
+from relay.status.telling import AlarmTelling
+from relay.runtime.stopping import Stop, Stopped, end_at_last, told_to_stop
+from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
+from relay.store.secret import SiteSecret
+from relay.store.sqlite import sole_relay
+from relay.process.upkeep import (
+    ALONE,
+    KeysFile,
+    end_what_the_dead_had,
+    give_memory_back,
+    held_mail_kept,
+    sweep,
+    take_over_what_was_sent,
+    tell_of_endings,
+    write_what_is_late,
+)
+from relay.process.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+RETIRE_S = 10.0
+"""Time the clients of a worker whose place was taken have to finish, in seconds."""
+
+
+def doors(config: Config) -> dict[str, DoorModule]:
+    """Those that relay.toml needs, by name. Raises ConfigError where the folder of one was taken away."""
+    found: dict[str, DoorModule] = {}
+    for name, settings in DOORS.items():
+        wanted = [setting for setting in settings if _is_set(config, *setting.split("."))]
+        if not wanted:
+            continue
+        folder = f"relay.entry.{name}"
+        try:
+            lone_file = not hasattr(import_module(folder), "__path__")
+            found[name] = cast(DoorModule, import_module(folder if lone_file else f"{folder}.door"))
+        except ModuleNotFoundError as error:
+            if error.name != folder:
+                raise
+            raise ConfigError(f"{wanted[0]} is set, and this relay has no {folder}, which it needs") from error
+    return found
+
+
+def status(config: Config) -> list[StatusModule]:
+    """The modules that show the relay's state, where [status] is set: they load a web server."""
+    return [cast(StatusModule, import_module("relay.status.door"))] if config.status is not None else []
+
+
+def _is_set(config: Config, table: str, name: str = "") -> bool:
+    value = getattr(config, table)
+    return bool(getattr(value, name) if name and value is not None else value)
+
+
+def _addresses(folders: Iterable[DoorModule | StatusModule], config: Config) -> dict[str, Where]:
+    return {setting: where for folder in folders for setting, where in folder.listens_on(config).items()}
+
+
+async def bound(config: Config) -> Sockets:
+    """The listening sockets of all doors that relay.toml needs. Raises ConfigError."""
+    return await all_bound(_addresses([*doors(config).values(), *status(config)], config))
+
+
+@asynccontextmanager
+async def running(
+    settings: Config | Settings,
+    *,
+    key_receiver: socket.socket | None = None,
+    stop: Stop | None = None,
+    worker: Worker | None = None,
+) -> AsyncIterator[dict[str, TCPAddress]]:
+    """A relay that serves; gives the real listening address of `outgoing`, `outgoing_lmtp`, `incoming` and so on.
+
+    With `key_receiver` another process asks for received keys; `stop` is set where that has ended. A `worker` is one
+    of several processes. Raises ConfigError, StoreUnavailable and Stopped when it cannot start.
+    """
+    async with AsyncExitStack() as stack:
+        settings = settings if isinstance(settings, Settings) else Settings(settings)
+        config = settings()
+        # Before a key is asked for or a file is changed: a relay that cannot listen costs nothing at each new start.
+        folders, sockets = await _listening(config, worker)
+        stack.callback(close_all, sockets)
+        first = worker is None or worker.first
+        board = worker.shared_board if worker is not None else await stack.enter_async_context(_alone(config))
+        last_good = LastGood(KeptSets(kept_file(config)), writes=first)
+        built = await stack.enter_async_context(
+            parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
+        )
+        await built.store.beat.go_on()
+        secret = SiteSecret.load(config.store.secret)
+        present = _present(built, worker)
+        await end_what_the_dead_had(config, built.store, built.audit)
+        _tell_what_is_missing(built)
+        budget = Budget(config.limits.messages_in_flight)
+        watched = _watched(built, budget)
+        readiness = Readiness(watched)
+        if first:
+            await built.triage.refresh()
+            await readiness.look()
+        work = _work_beside_mail(built, watched, secret, worker, stop)
+        if first:
+            work |= _work_of_the_first(built, watched, secret, readiness, last_good)
+        for name, doing in work.items():
+            await stack.enter_async_context(in_background(name, doing))
+        inside, way_out = _journeys(built, secret, budget, sockets, present)
+        post = Post(config, built.policies, way_out, config.policies.shadow) if way_out else None
+        await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
+        ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
+        if first:
+            alarms = await stack.enter_async_context(_alarms(built, watched, readiness, way_out))
+            ready += [
+                await stack.enter_async_context(each.door(watched, readiness, alarms, sockets))
+                for each in status(config)
+            ]
+        await stack.enter_async_context(_reloading(settings, built, ready))
+        stack.push_async_callback(_stopped, ready)
+        # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
+        if built.receiving.process_has_ended:
+            raise Stopped(ALONE)
+        built.keys.start()
+        if worker is not None and stop is not None:
+            await stack.enter_async_context(_retirement(ready, stop))
+        addresses: dict[str, TCPAddress] = {}
+        for each in ready:
+            addresses |= await each.start()
+        if post is not None and first:
+            await stack.enter_async_context(_canaries(built, post))
+        log.info(
+            "relay_serves",
+            site=config.site.name,
+            policy_version=built.policies().version,
+            **{name: str(address) for name, address in addresses.items()},
+        )
+        yield addresses
+        log.info("relay_stops")
+        built.keys.wait_no_more()
+
+
+async def _listening(config: Config, worker: Worker | None) -> tuple[dict[str, DoorModule], Sockets]:
+    """The doors of this process, and their listening sockets."""
+    folders = doors(config)
+    if worker is None:
+        return folders, await bound(config)
+    if not worker.first:
+        folders.pop("imap", None)  # mailboxes are looked at once; mail that comes to a listening socket, by each
+    return folders, worker.listening()
+
+
+def _present(built: Parts, worker: Worker | None) -> Present:
+    """Which clients are here, in all workers together."""
+    if worker is None:
+        return PresentHere()
+    neighbours = Neighbours(worker.neighbours, worker.life)
+    take_over = partial(take_over_what_was_sent, built.config, built.store, built.audit)
+    _share(built, worker, neighbours, take_over)
+    return PresentTogether(neighbours)
+
+
+def _journeys(
+    built: Parts, secret: SiteSecret, budget: Budget, sockets: Sockets, present: Present
+) -> tuple[Inside, Outgoing | None]:
+    """What a door hands mail to, and the way out."""
+    config = built.config
+    way_out = outgoing_recipe(built) if config.outgoing else None
+    way_in = incoming_recipe(built) if config.incoming else None
+    homeward = Homeward(way_out, way_in, built.originals.opener, built.store.deliveries) if way_out else None
+    inside = Inside(
+        config, homeward, way_in, built.originals, built.store.spent, secret, budget, sockets,
+        tally(built, "incoming"), built.board, present,
+    )  # fmt: skip
+    return inside, way_out
+
+
+@asynccontextmanager
+async def _reloading(settings: Settings, built: Parts, ready: Iterable[Door]) -> AsyncIterator[None]:
+    """What counts without a restart is read again meanwhile: files once they have changed, and all at SIGHUP."""
+    files = [each for door in ready for each in door.reloadable]
+    files += [built.dkim] if built.dkim is not None else []
+    reloading = Reloading(settings, built.sites, built.policies, files)
+    async with in_background("watch", built.policies.watch(reloading.look)):
+        signals.hear(signal.SIGHUP, partial(_reload, built, reloading))
+        yield
+
+
+@asynccontextmanager
+async def _retirement(ready: Sequence[Door], stop: Stop) -> AsyncIterator[None]:
+    """At SIGUSR2 another worker has taken the place of this one, which ends when its clients have."""
+    told = asyncio.Event()
+    signals.hear(signal.SIGUSR2, told.set)
+    async with in_background("retirement", _retire(told, ready, stop)):
+        yield
+
+
+@asynccontextmanager
+async def _canaries(built: Parts, post: Post) -> AsyncIterator[None]:
+    """Each peer is asked for an answer now and then, where [canary] is set."""
+    every, limit = built.config.canary.every, built.config.canary.limit
+    if every is None:
+        yield
+        return
+    asking = Asking(built.sites.config, built.store.canaries, post, built.board, every, limit)
+    async with in_background("canaries", asking.keep_up()):
+        yield
+
+
+@asynccontextmanager
+async def _alone(config: Config) -> AsyncIterator[Board]:
+    """A board of its own; no other relay has this site's embedded database or audit record. Raises ConfigError."""
+    async with AsyncExitStack() as stack:
+        if isinstance(config.store.database, Path):
+            database = await asyncio.to_thread(config.store.database.resolve)
+            await stack.enter_async_context(sole_relay(database))
+        await stack.enter_async_context(sole_recorder(config.audit_directory))
+        board = Board()
+        await stack.enter_async_context(held_mail_kept(board.held, config.held_file))
+        yield board
+
+
+def _tell_what_is_missing(built: Parts) -> None:
+    """Into the log: what does less than its administrator may believe."""
+    for finding in kems_not_here(built.policies()):
+        log.warning("kem_not_available", cause=str(finding))
+    for kme in (name for name, each in built.config.kmes.items() if from_development_kme(each.ca)):
+        log.warning("development_keys", kme=kme, quantum=False, cause=f"KME {kme} is one of `qumail-relay kme`")
+    for peer, cause in built.config.peers_without_keys.items():
+        log.warning("peer_without_quantum_keys", peer=peer, cause=cause)
+
+
+def _work_beside_mail(
+    built: Parts, watched: Watched, secret: SiteSecret, worker: Worker | None, stop: Stop | None
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What each process of a relay does as long as it serves, by name."""
+    report = KeysFile(built.config.keys_file, secret.ids[0], built.keys, built.receiving, worker)
+    work = {
+        "key intake": built.receiving.go_on(),
+        "memory": give_memory_back(),
+        "late words": write_what_is_late(built.store, built.sent),
+        "key report": report.keep_up(),
+        "measures": keep_own(watched),
+        "loop lag": keep_lag(watched),
+    }
+    if worker is not None and stop is not None:
+        work["supervisor"] = worker.stop_with_supervisor(stop)
+    if stop is not None:
+        work["second process"] = report.stop_without_receiver(stop)
+    return work
+
+
+def _work_of_the_first(
+    built: Parts, watched: Watched, secret: SiteSecret, readiness: Readiness, last_good: LastGood
+) -> dict[str, Coroutine[Any, Any, None]]:
+    """What one process does for all of them."""
+
+    def folder(directory: Path) -> PolicyFolder:
+        return PolicyFolder(directory, built.sites.domains, site=SiteFacts.of(built.config))
+
+    return {
+        "forecasts": keep_forecasts(watched),
+        "site": keep_site(watched),
+        "readiness": readiness.keep_up(),
+        "sweep": sweep(built.config, built.store, built.triage, built.audit),
+        "policy ends": tell_of_endings(built.policies),
+        "policy records": PolicyRecords(built.audit, last_good, folder).keep_up(),
+    }
+
+
+@asynccontextmanager
+async def _alarms(
+    built: Parts, watched: Watched, readiness: Readiness, outgoing: Outgoing | None
+) -> AsyncIterator[Alarms]:
+    """The alarms, which begin, end and notify meanwhile."""
+    telling = AlarmTelling(built.config, built.board, outgoing, built.next_hops)
+    alarms = Alarms(built.board, built.config.alarms_file, telling)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(alarms.write)  # last: what was sent until then is not sent again
+        await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
+        looking = Looking(watched, readiness, built.next_hops)
+        await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
+        yield alarms
+
+
+def _watched(built: Parts, budget: Budget) -> Watched:
+    return Watched(
+        built.config, built.board, built.keys, built.policies, built.store, built.receiving, built.audit,
+        budget, lambda: built.sites.known,
+    )  # fmt: skip
+
+
+def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
+    """One worker among several: of mails under way, and of keys drawn, each knows what all do."""
+    if isinstance(built.config.store.database, Path):
+        built.store.deliveries.share(neighbours, take_over)
+
+    def draws_of(kme: str, sae: str) -> DrawCount:
+        # By name: which peers there are is not the same for a worker that starts later. Two that share a counter only
+        # keep more of their reserve.
+        return CountedTogether(neighbours, crc32(f"{kme} {sae}".encode()) % COUNTERS)
+
+    built.keys.share(draws_of, first=worker.first)
+
+
+async def serve(
+    settings: Settings,
+    key_receiver: socket.socket,
+    ready: Callable[[Mapping[str, TCPAddress]], None],
+    worker: Worker | None = None,
+) -> None:
+    """Runs the relay, or one `worker` of it, until SIGTERM or SIGINT. Raises Stopped where it has to be started anew.
+
+    `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
+    with their addresses.
+    """
+    with told_to_stop() as stop:
+        async with (
+            in_background("watchdog", stay_alive()),
+            running(settings, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
+        ):
+            # What was built lives as long as the relay: looking through all of it again would hold mail for 50 ms.
+            gc.collect()
+            gc.freeze()
+            ready(addresses)
+            notify(READY)
+            await stop.wait()
+            end_at_last()
+            notify(STOPPING)
+        if stop.cause:
+            raise Stopped(stop.cause)
+
+
+def _reload(built: Parts, reloading: Reloading) -> None:
+    """SIGHUP: reads again what may change while the relay serves; whatever is broken stays as it was."""
+    reloading.ask()
+    built.keys.renew_certificates(anyway=True)
+
+
+async def _retire(told: asyncio.Event, ready: Sequence[Door], stop: Stop) -> None:
+    """SIGUSR2, for a worker: another one has taken its place. Clients that are connected finish what they do."""
+    await told.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(RETIRE_S):
+            await asyncio.gather(*(each.retire() for each in ready))
+    stop.tell()
+
+
+async def _stopped(ready: list[Door]) -> None:
+    """All at once, so that they share the time that mails in flight are given."""
+    await asyncio.gather(*(each.stop() for each in ready))

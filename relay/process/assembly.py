@@ -1,0 +1,225 @@
+"""Builds what seals and opens out of relay.toml: the one place that picks concrete classes, save in levels/all.py.
+Standard: whatever is opened is closed, in the opposite order, also when opening fails half-way.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from relay.audit.chain import Chain
+from relay.audit.entries import AddressHash
+from relay.audit.pending import Pending
+from relay.audit.writing import Audit
+from relay.canary.box import CanaryBox
+from relay.config import Config
+from relay.counting.board import Board
+from relay.journey.deliveries import Deliveries
+from relay.forward import NextHop
+from relay.incoming import Incoming
+from relay.key_receiver import Receiving
+from relay.keys.build import key_ring
+from relay.keys.ring import KeyRing
+from relay.journey.opening import MailOpener
+from relay.journey.opening.original import Originals
+from relay.outgoing import Outgoing
+from relay.policy.last_good import LastGood
+from relay.policy.reload import PoliciesInForce
+from relay.policy.site import SiteFacts
+from relay.quarantine.triage import Notices, Triage
+from relay.process.reloading import Settings, SitesInForce
+from relay.schemes.all import all_schemes
+from relay.journey.sealing import Sealer
+from relay.journey.shadow import Shadow, ShadowRecord
+from relay.store.secret import SiteSecret
+from relay.store.sent import SentRecords
+from relay.store.store import Store, open_store
+from relay.outcome.tally import Tally
+from relay.outcome.trail import Trail
+from relay.process.upkeep import (
+    ANNOUNCED,
+    SENT,
+)
+
+if TYPE_CHECKING:
+    from relay.dkim.in_force import DKIMInForce
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What seals and opens, without any entry: enough for `seal` and `open` on files."""
+
+    config: Config
+    settings: Settings
+    sites: SitesInForce
+    policies: PoliciesInForce
+    store: Store
+    keys: KeyRing
+    audit: Audit
+    algorithms: Mapping[str, str]
+    sealer: Sealer
+    originals: Originals
+    triage: Triage
+    canaries: CanaryBox
+    next_hops: dict[str, NextHop]
+    dkim: DKIMInForce | None
+    receiving: Receiving
+    sent: SentRecords
+    board: Board
+
+
+@asynccontextmanager
+async def parts(
+    settings: Config | Settings,
+    *,
+    prefetch: bool = True,
+    key_receiver: socket.socket | None = None,
+    board: Board | None = None,
+    last_good: LastGood | None = None,
+) -> AsyncIterator[Parts]:
+    """The parts that seal and open, closed at the end. Raises ConfigError and StoreUnavailable.
+
+    Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
+    `key_receiver` (relay/key_receiver) another process asks for received keys, which outlives this one. What
+    is counted is on the `board`. Where policy files are wrong, those of `last_good` are in force.
+    """
+    board = board or Board()
+    async with AsyncExitStack() as stack:
+        settings = settings if isinstance(settings, Settings) else Settings(settings)
+        sites, dkim = SitesInForce(settings), _dkim(settings)
+        config = sites.config()
+        policies = PoliciesInForce(
+            config.policies.directory, sites.domains, site=SiteFacts.of(config), board=board, last_good=last_good
+        )
+        secret = SiteSecret.load_or_create(config.store.secret)
+        audit = _audit(config, secret, board)
+        stack.push_async_callback(audit.close)
+        beat_file = config.store.secret.with_name("store.beat")
+        store = await open_store(config.store.database, secret, beat_file=beat_file, board=board)
+        sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
+        stack.callback(sent.close)  # after the store, whose last words may fail
+        stack.push_async_callback(store.close)
+        receiving = Receiving(config, secret, store.received, key_receiver)
+        stack.push_async_callback(receiving.close)
+        await receiving.take_over()
+        stores = (store.received, store.issued_keys, store.trials)
+        keys = key_ring(config, *stores, receiver=receiving.receiver, prefetch=prefetch, board=board)
+        stack.push_async_callback(keys.close)
+        levels = all_schemes(config)
+        sites.use(levels, keys)
+        opener = MailOpener(sites.layers, store.received, store.deliveries, beat=store.beat, board=board)
+        next_hops = _next_hops(stack, config)
+        yield Parts(
+            config,
+            settings,
+            sites,
+            policies,
+            store,
+            keys,
+            audit,
+            {name: level.algorithms for name, level in levels.items()},
+            Sealer(sites.planner, policies, keys, board),
+            Originals(opener, policies, dkim.arrivals if dkim is not None else _nothing, board),
+            _triage(config, sites, store, next_hops, board),
+            CanaryBox(sites.config, store.canaries, board),
+            next_hops,
+            dkim,
+            receiving,
+            sent,
+            board,
+        )
+
+
+def outgoing_recipe(built: Parts) -> Outgoing:
+    """The journey out; [outgoing] must be set."""
+    config = built.config
+    assert config.outgoing is not None  # noqa: S101 - the caller has checked
+    return Outgoing(
+        config.outgoing,
+        built.sealer,
+        built.next_hops["outgoing"],
+        built.audit,
+        Deliveries("outgoing", built.store.deliveries, built.sent),
+        _shadow(config, built),
+        built.dkim.signer if built.dkim is not None else _nothing,
+        tally(built, "outgoing"),
+        built.canaries.takes,
+    )
+
+
+def incoming_recipe(built: Parts) -> Incoming:
+    """The journey in; [incoming] must be set."""
+    config = built.config
+    assert config.incoming is not None  # noqa: S101 - the caller has checked
+    return Incoming(
+        config.incoming,
+        built.originals,
+        built.next_hops["incoming"],
+        Deliveries("incoming", built.store.deliveries, built.sent),
+        built.triage,
+        built.canaries,
+        tally(built, "incoming"),
+    )
+
+
+def tally(built: Parts, direction: str) -> Tally:
+    """What counts each mail of this direction, and writes it into the audit record."""
+    trail = Trail(direction, built.audit, built.algorithms)
+    return Tally(direction, built.sites.config, built.board, trail)
+
+
+def _dkim(settings: Settings) -> DKIMInForce | None:
+    """What [dkim] wants done with mail that leaves and that arrives. Raises ConfigError."""
+    if settings().dkim is None:
+        return None
+    # Loaded here, for it takes 10 MB that most relays have no use for.
+    from relay.dkim.in_force import DKIMInForce
+
+    return DKIMInForce(settings)
+
+
+def _nothing() -> None:
+    """Placeholder where there is no [dkim]."""
+
+
+def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
+    """The audit record, as this process writes it."""
+    settings = config.audit
+    addresses = AddressHash(secret if settings.addresses == "hashed" else None)
+    pending = Pending(config.state_directory / ANNOUNCED) if settings.every_mail else None
+    chain = Chain(config.audit_directory)
+    chain.look()
+    return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=settings.holds)
+
+
+def _shadow(config: Config, built: Parts) -> Shadow | None:
+    """Returns the shadow mode's recorder, None where policies are in earnest."""
+    if not config.policies.shadow:
+        return None
+    log.warning("shadow_mode", meaning="every outgoing mail leaves as it came, unsealed")
+    record = config.policies.shadow_record
+    return Shadow(built.sealer, ShadowRecord(record) if record is not None else None)
+
+
+def _next_hops(stack: AsyncExitStack, config: Config) -> dict[str, NextHop]:
+    """The next hop of each direction; all its users share its connections."""
+    directions = {"outgoing": config.outgoing, "incoming": config.incoming}
+    hops = {name: NextHop(each, config.site.hostname) for name, each in directions.items() if each is not None}
+    for hop in hops.values():
+        stack.push_async_callback(hop.close)
+    return hops
+
+
+def _triage(config: Config, sites: SitesInForce, store: Store, next_hops: dict[str, NextHop], board: Board) -> Triage:
+    """What decides about arriving mail that cannot be opened."""
+    notices = None
+    if config.incoming is not None and config.quarantine.notice:
+        notices = Notices(config.site, next_hops["incoming"], board)
+    return Triage(config, sites.config, store, board, notices)

@@ -1,0 +1,166 @@
+"""One worker: a process that serves beside others as one relay, with what the process that started it has handed it.
+Standard: descriptors are inherited (exec keeps those that it is told to); none of them outlives the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+
+from relay.config import Config
+from relay.counting.board import Board
+from relay.entry.listening import Sockets
+from relay.runtime.stopping import Stop
+
+log = structlog.get_logger(__name__)
+
+_LENGTH_OCTETS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts one after the other in a file in memory that processes share; one of them writes, and changes none."""
+
+    descriptor: int
+
+    def add(self, text: str) -> None:
+        """A concurrent reader sees all of it or nothing."""
+        content = text.encode()
+        end = os.fstat(self.descriptor).st_size
+        os.pwrite(self.descriptor, len(content).to_bytes(_LENGTH_OCTETS, "big") + content, end)
+
+    @property
+    def first(self) -> str:
+        """What was written first."""
+        return next(self._all())
+
+    @property
+    def last(self) -> str:
+        """What was written last."""
+        return deque(self._all(), maxlen=1)[0]
+
+    def _all(self) -> Iterator[str]:
+        content, place = os.pread(self.descriptor, os.fstat(self.descriptor).st_size, 0), 0
+        while True:
+            begin = place + _LENGTH_OCTETS
+            place = begin + int.from_bytes(content[place:begin], "big")
+            if begin > len(content) or place > len(content):
+                return
+            yield content[begin:place].decode()
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Which one of how many it is, and its descriptors.
+
+    `sockets` are the listening ones, by setting; `relay_toml` has the texts of relay.toml as it was when the relay was
+    started and each time when it was read again (Texts); `supervisor` is the way to the process that starts workers,
+    and ends with it. In the memory of `neighbours` (store/neighbours.py) this worker is `life`, and on the `board`
+    (counting/board.py) it has a `place`, -1 for none. `lock` is that of the embedded database, which is held for as
+    long as anybody serves from it; -1 with PostgreSQL.
+    """
+
+    number: int
+    of: int
+    sockets: Mapping[str, tuple[int, ...]]
+    relay_toml: int
+    supervisor: int
+    neighbours: int
+    board: int
+    life: int = 0
+    place: int = -1
+    lock: int = -1
+
+    @classmethod
+    def from_json(cls, text: str) -> Worker:
+        """What `as_json` gave. Raises ValueError."""
+        values = json.loads(text)
+        values["sockets"] = {name: tuple(some) for name, some in values["sockets"].items()}
+        return cls(**values)
+
+    def as_json(self) -> str:
+        """Returns it as JSON for the command line of the worker's process; nothing in it is secret."""
+        return json.dumps(asdict(self))
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """All of them."""
+        listening = (each for some in self.sockets.values() for each in some)
+        others = (self.relay_toml, self.supervisor, self.lock, self.neighbours, self.board)
+        return (*listening, *(each for each in others if each >= 0))
+
+    @property
+    def first(self) -> bool:
+        """Whether it does what one process has to do for all."""
+        return self.number == 1
+
+    @property
+    def shared_board(self) -> Board:
+        """Returns the board on which all workers count; a worker without a place counts on its own."""
+        return Board(self.board, self.place) if self.place >= 0 else Board()
+
+    @property
+    def texts(self) -> Texts:
+        """Those of relay.toml."""
+        return Texts(self.relay_toml)
+
+    def share_of(self, config: Config) -> Config:
+        """The configuration with this worker's share of what is for the whole relay: memory, and keys kept ready."""
+        limits = config.limits.model_copy(update={"messages_in_flight": config.limits.messages_in_flight // self.of})
+        kmes = {
+            name: kme.model_copy(update={"cache_high": -(-kme.cache_high // self.of)})
+            for name, kme in config.kmes.items()
+        }
+        return config.model_copy(update={"limits": limits, "kmes": kmes})
+
+    def listening(self) -> Sockets:
+        """The sockets, to be used once."""
+        opened = {name: [socket.socket(fileno=each) for each in some] for name, some in self.sockets.items()}
+        for some in opened.values():
+            for each in some:
+                each.setblocking(False)
+        return opened
+
+    def say(self, what: str, value: Any) -> None:
+        """One word to the process that starts workers; lost where that does not listen."""
+        # Not through the socket, which takes 200 KB at once: with many peers a report of keys is larger.
+        with suppress(OSError), os.fdopen(os.memfd_create("word"), "wb", buffering=0) as word:
+            word.write(json.dumps([what, value]).encode())
+            with socket.socket(fileno=os.dup(self.supervisor)) as way:
+                socket.send_fds(way, [b"word"], [word.fileno()], socket.MSG_DONTWAIT)
+
+    @staticmethod
+    async def heard(way: socket.socket) -> tuple[str, Any] | None:
+        """The next word that a worker says, at the other end of its `way`; None when it has ended."""
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(way, came.set)
+        try:
+            await came.wait()
+        finally:
+            loop.remove_reader(way)
+        said, files, _, _ = socket.recv_fds(way, 4, 1)
+        if not said:
+            return None
+        try:
+            what, value = json.loads(os.pread(files[0], os.fstat(files[0]).st_size, 0))
+        finally:
+            os.close(files[0])
+        return what, value
+
+    async def stop_with_supervisor(self, stop: Stop) -> None:
+        """Once that process is gone nobody starts this one anew, nor stops it: it ends after the mails in flight."""
+        with socket.socket(fileno=os.dup(self.supervisor)) as way:
+            way.setblocking(False)
+            with suppress(OSError):
+                await asyncio.get_running_loop().sock_recv(way, 1)
+        log.error("supervisor_ended", meaning="this worker stops too")
+        stop.tell("the process that starts the workers has ended")

@@ -1,0 +1,371 @@
+"""Starts the workers of a relay, which serve as one at the same sockets, and starts anew whichever of them ends.
+Standard: SIGTERM and SIGINT stop all after the mails in flight, SIGHUP goes to each, SIGUSR1 starts each anew in turn.
+
+This process holds the listening sockets and the lock of the embedded database, and does nothing else: what could go
+wrong with a mail or a key goes wrong in a worker. A connection that comes while a worker starts waits for another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from relay.process import app
+from relay.runtime import signals
+from relay.files import toml
+from relay.runtime.aio import in_background
+from relay.audit.sole import sole_recorder
+from relay.config import Config, TCPAddress, load_config
+from relay.config.reloaded import taken_over
+from relay.counting.board import Places, held_on, shared_board
+from relay.entry.listening import Sockets, close_all
+from relay.keys.report import together
+from relay.runtime.notify import READY, STOPPING, notify, stay_alive, without_manager
+from relay.process.reloading import Settings
+from relay.runtime.stopping import Stop, Stopped, told_to_stop
+from relay.store.neighbours import LIVES, Neighbours, shared_memory
+from relay.store.sqlite import sole_relay
+from relay.process.upkeep import held_mail_kept, write_whole
+from relay.process.worker import Texts, Worker
+
+log = structlog.get_logger(__name__)
+
+START_S = 60.0
+"""Maximum time until a worker that is started anew serves, in seconds: many policy files take some of it."""
+PAUSES_S = (0.1, 1.0, 5.0, 30.0)
+"""Pauses before a worker that has ended is started again, in seconds: longer each time it ends soon after its start."""
+SOON_S = 60.0
+TRIES = 4
+"""Number of early ends in a row after which the relay ends, if no other worker serves: all mail would only wait."""
+STOP_S = 70.0
+"""Shutdown grace period of a worker, in seconds; shorter than the service manager's."""
+LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
+"""Interval of looks, in seconds, and how many looks in a row may find nothing from a worker, or from one that
+does not serve yet. It may have many received keys to take over."""
+
+
+@dataclass(slots=True, eq=False)
+class _Running:
+    """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
+
+    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the looks since
+    it said anything.
+    """
+
+    number: int
+    life: int
+    place: int
+    process: Process
+    began: float
+    reloads: int
+    addresses: asyncio.Future[Mapping[str, TCPAddress] | None]
+    silent: int = 0
+    keys: dict[str, Any] | None = None
+
+
+class Workers:
+    """All workers of a relay that serves."""
+
+    def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
+        """`common` is what each of them is handed, but for its number, its life and the way to it.
+
+        `settings` are read again before the workers are told to do so. `stop` is set when no worker serves, and none
+        can be started.
+        """
+        self._stop = stop
+        self._config = config
+        self._settings = settings
+        self._relay_toml = relay_toml
+        self._common = common
+        self._running: dict[int, _Running] = {}
+        self._neighbours = Neighbours(common.neighbours)
+        self._places = Places(common.board, _most_at_once(common.of))
+        self._running_now: set[_Running] = set()
+        self._watching: set[asyncio.Task[None]] = set()
+        self._lives = self._reloads = 0
+        self._ended_soon: Counter[int] = Counter()
+        self._stopping = asyncio.Event()
+        self._anew = asyncio.Event()
+
+    async def start(self) -> Mapping[str, TCPAddress]:
+        """Starts all at once; the addresses that the first one gives. Raises Stopped where one of them cannot serve."""
+        numbers = range(1, self._common.of + 1)
+        self._running = dict(zip(numbers, await asyncio.gather(*map(self._started, numbers)), strict=True))
+        addresses = await asyncio.gather(*(each.addresses for each in self._running.values()))
+        found = [each for each in addresses if each is not None]
+        if len(found) < len(addresses):
+            raise Stopped("a worker could not start; what it said stands above")
+        return found[0]
+
+    async def end_the_silent(self) -> None:
+        """A worker that serves speaks every ten seconds: one whose event loop hangs is ended, and begun anew; for ever.
+
+        So is one that does not come to serve. Looks are counted, not seconds: of those that this process did not have
+        either no worker is to blame.
+        """
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for each in self._running_now:
+                each.silent += 1
+                serves = each.addresses.done()
+                if each.silent > (MOST_SILENT if serves else MOST_STARTING):
+                    log.error("worker_hangs", worker=each.number, process=each.process.pid, serves=serves)
+                    _tell(each.process, signal.SIGKILL)
+
+    async def keep_up(self) -> None:
+        """Restarts all workers at SIGUSR1, one after the other; runs until cancelled."""
+        while True:
+            await self._anew.wait()
+            self._anew.clear()
+            await self._all_anew()
+
+    async def stop(self) -> None:
+        """Returns when all have ended, each after its mails in flight; who does not end is killed. Nothing is lost."""
+        self._stopping.set()
+        for each in self._running_now:
+            _tell(each.process, signal.SIGTERM)
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=STOP_S)
+        for each in self._running_now:
+            log.error("worker_does_not_end", worker=each.number, process=each.process.pid)
+            _tell(each.process, signal.SIGKILL)
+        while self._watching:
+            await asyncio.wait(self._watching)
+
+    def reload(self) -> None:
+        """Each reads again what may change while it serves; one that starts, once it does: SIGHUP would kill it now."""
+        self._reloads += 1
+        self._settings.reload()
+        for each in self._running_now:
+            if each.addresses.done() and each.addresses.result() is not None:
+                _tell(each.process, signal.SIGHUP)
+
+    def start_anew(self) -> None:
+        """Restarts all workers, for another version of the relay for instance, without a gap in service."""
+        self._anew.set()
+
+    def _first_alone(self, kmes: Sequence[str]) -> None:
+        """Lets one process alone draw from KMEs that drop undelivered keys: mail at another one would always be
+        held.
+        """
+        others = [each for number, each in self._running.items() if number > 1]
+        if others:
+            log.error("workers_end", kmes=kmes, cause="they drop undelivered keys: one process serves; set workers = 1")
+        self._running = {number: each for number, each in self._running.items() if number == 1}
+        for each in others:
+            _tell(each.process, signal.SIGTERM)
+
+    async def _all_anew(self) -> None:
+        """The old one ends only once the new one serves: if that failed, mail would wait for a person."""
+        for number in sorted(self._running):
+            if number not in self._running:
+                continue
+            try:
+                new = await self._started(number)
+            except OSError as error:
+                log.error("workers_not_started_anew", worker=number, cause=f"{error}: the old ones stay")
+                return
+            await asyncio.wait([new.addresses], timeout=START_S)
+            if not new.addresses.done() or new.addresses.result() is None:
+                log.error(
+                    "workers_not_started_anew", worker=number, cause="the new one cannot serve: the old ones stay"
+                )
+                _tell(new.process, signal.SIGKILL)
+                return
+            if number not in self._running:  # the first one serves alone since a moment ago
+                _tell(new.process, signal.SIGTERM)
+                continue
+            old, self._running[number] = self._running[number], new
+            _tell(old.process, signal.SIGUSR2)  # not SIGTERM: who has just connected would be sent away
+            await old.process.wait()
+        log.info("workers_started_anew", workers=self._common.of)
+
+    async def _watch(self, running: _Running) -> None:
+        """Starts another one in the place of one that has ended unasked."""
+        status = await running.process.wait()
+        # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
+        self._neighbours.has_ended(running.life)
+        self._places.has_ended(running.place)
+        self._running_now.discard(running)
+        if self._is_over(running):
+            return
+        log.error("worker_ended", worker=running.number, status=status)
+        soon = asyncio.get_running_loop().time() - running.began < SOON_S
+        self._ended_soon[running.number] = self._ended_soon[running.number] + 1 if soon else 0
+        self._end_where_none_serves(running.number)
+        await self._pause(running.number)
+        while not self._is_over(running):
+            try:
+                new = await self._started(running.number)
+            except OSError as error:  # no process or no descriptor is available: later there may be
+                log.error("worker_not_started", worker=running.number, cause=str(error))
+                self._ended_soon[running.number] += 1
+                self._end_where_none_serves(running.number)
+                await self._pause(running.number)
+            else:
+                if self._is_over(running):  # another one serves in its place since a moment ago
+                    _tell(new.process, signal.SIGTERM)
+                else:
+                    self._running[running.number] = new
+
+    def _is_over(self, running: _Running) -> bool:
+        """Whether no other one is to be started in its place."""
+        return self._stopping.is_set() or self._running.get(running.number) is not running
+
+    def _end_where_none_serves(self, number: int) -> None:
+        """The service manager shall see it, start the relay anew, and in the end give it up for a person to look."""
+        serving = any(each.addresses.done() and each.addresses.result() is not None for each in self._running_now)
+        if self._ended_soon[number] >= TRIES and not serving:
+            self._stop.tell("no worker serves, and none can be started; what they said stands above")
+
+    async def _pause(self, number: int) -> None:
+        with suppress(TimeoutError):
+            pause = PAUSES_S[min(self._ended_soon[number], len(PAUSES_S) - 1)]
+            await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _started(self, number: int) -> _Running:
+        """Raises OSError where there can be no further process."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        reloads, life, place = self._reloads, self._new_life(), self._places.take()
+        with theirs:
+            worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life, place=place)
+            # Of relay.toml a worker takes what this process has read of it: two workers with two stores would be two
+            # relays. Without -P a program that lies in the current directory would be run.
+            command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command, "--worker", worker.as_json(),
+                    pass_fds=worker.descriptors, start_new_session=True, env=without_manager(os.environ),
+                )  # fmt: skip
+            except BaseException:
+                ours.close()
+                self._places.has_ended(place)
+                raise
+        log.info("worker_started", worker=number, process=process.pid)
+        loop = asyncio.get_running_loop()
+        running = _Running(number, life, place, process, loop.time(), reloads, loop.create_future())
+        self._running_now.add(running)
+        for work in (self._listen(running, ours), self._watch(running)):
+            task = asyncio.create_task(work)
+            self._watching.add(task)
+            task.add_done_callback(self._watching.discard)
+        if self._stopping.is_set():
+            _tell(process, signal.SIGTERM)
+        return running
+
+    def _new_life(self) -> int:
+        self._lives = self._lives % (LIVES - 1) + 1
+        self._neighbours.lives(self._lives)
+        return self._lives
+
+    async def _listen(self, running: _Running, way: socket.socket) -> None:
+        """Takes what a worker says, until it has ended."""
+        with way:
+            while said := await Worker.heard(way):
+                what, value = said
+                running.silent = 0
+                if what == "serves" and not running.addresses.done():
+                    running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
+                    if running.reloads < self._reloads:
+                        _tell(running.process, signal.SIGHUP)
+                elif what == "keys":
+                    running.keys = value
+                    self._write_keys()
+                elif what == "alone":
+                    self._first_alone(value)
+            if not running.addresses.done():
+                running.addresses.set_result(None)
+
+    def _write_keys(self) -> None:
+        reports = [each.keys for each in self._running.values() if each.keys is not None]
+        try:
+            write_whole(self._config.keys_file, json.dumps(together(reports)))
+        except OSError as error:  # the next one may succeed
+            log.warning("key_report_not_written", cause=error.strerror)
+
+
+async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
+    """Runs all workers until SIGTERM or SIGINT. Raises ConfigError, and Stopped where one cannot start.
+
+    `text` is that of `relay_toml`. `ready` is called once all serve, with their addresses.
+    """
+    with told_to_stop() as stop:
+        async with AsyncExitStack() as stack:
+            sockets = await app.bound(config)
+            stack.callback(close_all, sockets)
+            neighbours = shared_memory()
+            stack.callback(os.close, neighbours)
+            board = shared_board(_most_at_once(config.limits.workers))
+            stack.callback(os.close, board)
+            lock = -1
+            if isinstance(config.store.database, Path):
+                database = await asyncio.to_thread(config.store.database.resolve)
+                lock = await stack.enter_async_context(sole_relay(database))
+            await stack.enter_async_context(sole_recorder(config.audit_directory))
+            await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))
+            relay_toml_here = os.memfd_create("relay.toml")
+            stack.callback(os.close, relay_toml_here)
+            texts = Texts(relay_toml_here)
+            texts.add(text)
+            common = Worker(
+                0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, board, lock=lock
+            )
+            read_again = partial(_read_again, config, texts, relay_toml)
+            workers = Workers(config, relay_toml, common, Settings(config, read_again), stop)
+            stack.push_async_callback(workers.stop)
+            # First: who connects while the last mails end would wait for nobody, and not hear so.
+            stack.callback(close_all, sockets)
+            await _serve(workers, stop, ready)
+        if stop.cause:
+            raise Stopped(stop.cause)
+
+
+def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
+    """relay.toml as it is now, which workers take from `texts`. Raises ConfigError, and then they take nothing."""
+    text = toml.read(relay_toml)
+    config = load_config(relay_toml, text)
+    taken_over(started, config)
+    if text != texts.last:
+        texts.add(text)
+    return config
+
+
+async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
+    signals.hear(signal.SIGHUP, workers.reload)
+    signals.hear(signal.SIGUSR1, workers.start_anew)
+    async with in_background("silent workers", workers.end_the_silent()):
+        addresses = await stop.or_end(workers.start())
+        async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):
+            ready(addresses)
+            notify(READY)
+            await stop.wait()
+            notify(STOPPING)
+
+
+def _most_at_once(workers: int) -> int:
+    """Maximum number of processes at once: an old worker may end while a new one serves, and a third starts."""
+    return 3 * workers
+
+
+def _descriptors(sockets: Sockets) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(each.fileno() for each in some) for name, some in sockets.items()}
+
+
+def _tell(process: Process, number: int) -> None:
+    with suppress(ProcessLookupError):
+        process.send_signal(number)
