@@ -24,20 +24,20 @@ from functools import partial
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.canary.box import CanaryBox, Reason
 from relay.config import DirectionSettings
-from relay.journey.deliveries import Deliveries, Delivery
 from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, PolicyRefuses, RelayError, TryLater
-from relay.forward import NextHop, NextHopResult, Supervision
-from relay.mail import Envelope, InPlace, Mail, Outcomes
+from relay.formats import mime
 from relay.formats.mailbox import folded_mailbox
+from relay.forward import NextHop, NextHopResult, Supervision
+from relay.journey.deliveries import Deliveries, Delivery
 from relay.journey.opening import Opened
 from relay.journey.opening.original import Original, Originals
+from relay.mail import Envelope, InPlace, Mail, Outcomes
+from relay.outcome.tally import Tally
 from relay.policy.content import MessageFacts
 from relay.quarantine.triage import Triage
-from relay.outcome.tally import Tally
+from relay.runtime.aio import off_loop
 
 log = structlog.get_logger(__name__)
 

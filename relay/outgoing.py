@@ -24,21 +24,21 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.audit.entries import LedgerEntry
 from relay.audit.writing import Audit
 from relay.config import OutgoingSettings
-from relay.journey.deliveries import Deliveries, Delivery
 from relay.errors import MalformedMessage, RelayError, ReservedSender, StoreUnavailable, TrippedWire, TryLater, for_all
+from relay.formats import mime
 from relay.forward import NextHop, NextHopResult, Supervision
-from relay.levels import PLAINTEXT
-from relay.mail import OURS, InPlace, Mail, Outcomes
+from relay.journey.deliveries import Deliveries, Delivery
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy, SealedMail, Sealer
 from relay.journey.shadow import Shadow
-from relay.outcome.tally import Tally
 from relay.journey.tripwire import check_sealed, shown_fields
+from relay.levels import PLAINTEXT
+from relay.mail import OURS, InPlace, Mail, Outcomes
+from relay.outcome.tally import Tally
+from relay.runtime.aio import off_loop
 
 if TYPE_CHECKING:
     from relay.dkim import Signer

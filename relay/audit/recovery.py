@@ -14,12 +14,12 @@ from typing import Any
 
 import structlog
 
-from relay.runtime.aio import in_thread
 from relay.audit.chain import Place
 from relay.audit.entries import as_time, in_lines
 from relay.audit.pending import SUFFIX
 from relay.audit.reading import lines
 from relay.audit.writing import Audit
+from relay.runtime.aio import in_thread
 from relay.store.mapped_file import left_behind, records_in
 
 log = structlog.get_logger(__name__)

@@ -23,15 +23,15 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from relay.formats import cms, mime
-from relay.runtime.aio import off_loop
 from relay.bench.result import BenchmarkFailed, BenchResult, Progress, machine
 from relay.bench.traffic import mails_of
+from relay.formats import cms, mime
 from relay.identity import Identity, create_identity, peer_document, read_document
 from relay.keys import Key, KeyReference
 from relay.keys.pads import MIN_KEYS, TAG_OCTETS, Pad, pad_of
 from relay.keys.types import SealingKey
 from relay.levels import AES, OTP, PQC, RSA, SEALING, protections
+from relay.runtime.aio import off_loop
 from relay.schemes import Opening, Parties
 from relay.schemes.all import all_schemes
 from relay.schemes.padding import padded_size

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, make_msgid
 from typing import Any, Literal
 
+from relay.errors import BadStructure, MalformedMessage
 from relay.formats import mime
 from relay.formats.characters import nfkc
-from relay.errors import BadStructure, MalformedMessage
 from relay.formats.mailbox import MAX_ADDRESS, folded_domain
 
 LOCAL_PART = "qumail-canary"

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.formats import mime
 from relay.canary.message import Note, canary_address, write
 from relay.config import Config
 from relay.errors import PolicyHolds
+from relay.formats import mime
 from relay.mail import OURS, Envelope, Mail, Recipient, WayOut
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet

@@ -10,10 +10,10 @@ import sys
 
 import click
 
-from relay.files import permissions
-from relay.runtime import signals
 from relay.cli.lazy import Later, LazyGroup
 from relay.errors import ConfigError, RelayError
+from relay.files import permissions
+from relay.runtime import signals
 from relay.runtime.no_dumps import forbid_core_dumps
 
 COMMANDS = {

@@ -17,9 +17,9 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
-from relay.files import rights
 from relay.config import Config, load_config
 from relay.errors import ConfigError
+from relay.files import rights
 from relay.files.rights import User
 
 

@@ -23,10 +23,10 @@ from relay.cli import named
 from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.errors import ConfigError
+from relay.files.rights import acting_as, become
 from relay.levels import SEALING, strength
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
-from relay.files.rights import acting_as, become
 
 COLUMNS = (
     "number", "time", "event", "direction", "door", "mail", "queue_id", "message_id", "sealed", "peer", "level",

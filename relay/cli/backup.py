@@ -9,16 +9,16 @@ from pathlib import Path
 
 import click
 
-from relay.files import toml
 from relay.cli.as_relay import load, relays_user
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, LogSettings
-from relay.key_receiver import SPOOL
+from relay.files import toml
 from relay.files.rights import become
+from relay.key_receiver import SPOOL
 from relay.store import sent, spool
 from relay.store.backup import copy_state, make_new
-from relay.process.upkeep import SENT
+from relay.store.sent import SENT
 
 OWN = ("store.database", "audit.directory", "policies.shadow_record")
 """Settings that name files written by the relay."""

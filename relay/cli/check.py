@@ -17,7 +17,6 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay.process import app, upkeep
 from relay.audit import pending
 from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
@@ -45,12 +44,14 @@ from relay.key_receiver.receiver import replies_in
 from relay.policy.findings import in_vain
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
+from relay.process import app, upkeep
 from relay.status import StatusModule
 from relay.status.standing import of_the_serving_relay
 from relay.store import sent
 from relay.store.database import transport_problem
 from relay.store.mapped_file import MappedFile, unreadable
 from relay.store.secret import SECRET_LENGTH, SiteSecret
+from relay.store.sent import SENT
 from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
 from relay.store.store import Store, open_store
@@ -315,7 +316,7 @@ def _received(config: Config) -> list[State]:
 
 def _sent(config: Config) -> list[State]:
     """Whether it could be written down what has left; where nothing is there, nothing."""
-    return _mapped(config.state_directory / upkeep.SENT, sent.SUFFIX, "sent mails", f"all {HELD}")
+    return _mapped(config.state_directory / SENT, sent.SUFFIX, "sent mails", f"all {HELD}")
 
 
 def _announced(config: Config) -> list[State]:

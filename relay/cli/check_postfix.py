@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from relay.process import app
 from relay import postfix
 from relay.cli.check_doors import door_states, listens_at
 from relay.cli.check_site import State
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
+from relay.process import app
 
 
 async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.runtime import release
 from relay.cli.check_doors import UNIT, is_units
 from relay.cli.check_site import State
 from relay.cli.keys import release_of_the_serving_relay
 from relay.config import Config
+from relay.runtime import release
 
 
 def release_states(config_file: Path, config: Config) -> Iterator[State]:

@@ -15,8 +15,8 @@ from relay.cli.backup import named_paths
 from relay.cli.check_site import State
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.policy.names import SUFFIX, printable
 from relay.files.rights import others_can_write
+from relay.policy.names import SUFFIX, printable
 
 MAX_NAMED = 10
 """Maximum number of policy files that are named; the others are counted."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.identity import PeerCertificates, own_identity
+from relay.journey.planner import Planner
 from relay.keys.development import from_development_kme
 from relay.levels import SEALING, LevelName
-from relay.journey.planner import Planner
 from relay.schemes.all import all_schemes
 
 State = tuple[str, str, tuple[str, ...]]

@@ -22,8 +22,8 @@ from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arri
 from relay.dkim.keys import public_octets
 from relay.dkim.records import Answers, NotPassed, public_key
 from relay.errors import ConfigError
-from relay.formats.mailbox import fold_domain
 from relay.files.rights import as_owner_of
+from relay.formats.mailbox import fold_domain
 
 STRING_OCTETS = 255
 """The longest string in a TXT record (RFC 1035, 3.3.14)."""

@@ -13,7 +13,6 @@ from typing import BinaryIO
 
 import click
 
-from relay.process import assembly
 from relay import key_receiver
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
@@ -22,8 +21,9 @@ from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient
-from relay.runtime.stopping import told_to_stop
 from relay.outcome.trail import record_opened
+from relay.process import assembly
+from relay.runtime.stopping import told_to_stop
 
 _QUIET = LogSettings(level="warning")
 

@@ -29,9 +29,11 @@ from relay.cli.lazy import Later, LazyGroup
 from relay.cli.options import as_relay_option, config_option
 from relay.cli.peer_domains import confirmed_domains, domain_option
 from relay.cli.tables import plain_console
-from relay.formats.cms import FURTHER_KEMS
 from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
+from relay.files.rights import become
+from relay.formats.cms import FURTHER_KEMS
+from relay.formats.mailbox import fold_domain
 from relay.identity import (
     MAX_DOCUMENT,
     VALID_DAYS,
@@ -54,8 +56,6 @@ from relay.identity import (
     write_invitation,
 )
 from relay.levels import QUANTUM, SEALING
-from relay.formats.mailbox import fold_domain
-from relay.files.rights import become
 from relay.setup.asking import Asker
 
 COMMANDS = {

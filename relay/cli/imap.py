@@ -15,15 +15,15 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from relay.process import assembly
 from relay import key_receiver
-from relay.entry.budget import Budget
 from relay.cli.as_relay import load
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.config import Config, LogSettings
+from relay.entry.budget import Budget
 from relay.entry.imap.watch import Report, Visited, mailboxes
 from relay.errors import ConfigError
+from relay.process import assembly
 from relay.runtime.stopping import told_to_stop
 
 _QUIET = LogSettings(level="warning")

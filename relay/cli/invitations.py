@@ -18,10 +18,10 @@ from relay.cli.peer_domains import NotConfirmed, confirmed_domains, domain_optio
 from relay.cli.tables import plain_console
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files.rights import acting_as
 from relay.identity import PeerCertificates, same_words
 from relay.identity.peers import COMPARE
 from relay.levels import SEALING
-from relay.files.rights import acting_as
 from relay.setup.asking import Asker, pasted_invitation, read_document
 from relay.setup.files import Written
 from relay.setup.peers import document_in, examined, take_in

@@ -25,9 +25,9 @@ from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
+from relay.files.stamps import read_regular
 from relay.identity import identity_findings, with_documents
 from relay.runtime.release import Release
-from relay.files.stamps import read_regular
 from relay.status.standing import of_the_serving_relay
 from relay.store.secret import SiteSecret
 

@@ -1,5 +1,5 @@
 """`qumail-relay keys plan`: how many quantum keys a day's mail takes, and what the link has to make for it.
-The code that draws keys is asked (relay/journey/planner.py, relay/keys/pads.py), so that both say the same; none is drawn.
+It asks the code that draws keys (relay/journey/planner.py, relay/keys/pads.py), and draws none.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from typing import Literal
 
 import click
 
-from relay.counting.amounts import octets
 from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, KMESettings, LogSettings, PeerSettings, SiteSettings, parse_size
 from relay.config.tables import PolicySettings, StoreSettings
+from relay.counting.amounts import octets
 from relay.errors import ConfigError
 from relay.identity import with_documents
+from relay.journey.plan import Copy
+from relay.journey.planner import Planner
 from relay.keys.build import key_ring, peer_keys, prefetch_of
 from relay.keys.pads import TAG_OCTETS, PadPlan, plan_keys
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
@@ -29,8 +31,6 @@ from relay.keys.types import Key, KeyReference, SealingKey
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.levels import BY_NAME, ON_TOP, PADS, QUANTUM, SEALING, SINGLE_KEYS
 from relay.mail import Recipient
-from relay.journey.plan import Copy
-from relay.journey.planner import Planner
 from relay.schemes.all import all_schemes
 
 DAY_S = 86_400.0

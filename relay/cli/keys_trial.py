@@ -16,8 +16,6 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay.process import assembly
-from relay.process.assembly import Parts
 from relay.canary.box import ANSWER_S
 from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
 from relay.canary.post import obstacle
@@ -29,12 +27,14 @@ from relay.cli.tables import plain_console
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.identity import with_documents
+from relay.journey.sealing import SealedCopy
 from relay.keys.client import KMEClient
 from relay.keys.replies import USUAL_KEY_BITS
 from relay.keys.undelivered import known_to_drop
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
-from relay.journey.sealing import SealedCopy
+from relay.process import assembly
+from relay.process.assembly import Parts
 from relay.runtime.stopping import told_to_stop
 
 LOOK_S = 0.1

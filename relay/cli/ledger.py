@@ -17,8 +17,8 @@ from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
 from relay.cli.tables import plain_console, table
 from relay.config import Config
-from relay.policy.names import printable
 from relay.files.rights import become
+from relay.policy.names import printable
 from relay.store.secret import SiteSecret
 
 

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import click
 
-from relay.files import rights
 from relay.errors import ConfigError
+from relay.files import rights
 
 
 class InputFile(click.ParamType[BinaryIO]):

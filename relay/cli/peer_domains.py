@@ -10,8 +10,8 @@ import click
 
 from relay.config.values import parse_domain
 from relay.errors import ConfigError
-from relay.identity import Import, PeerCertificates
 from relay.formats.mailbox import fold_domain
+from relay.identity import Import, PeerCertificates
 from relay.setup.asking import Asker
 
 MAX_ASKED = 20

@@ -20,8 +20,8 @@ from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
 from relay.cli.tables import plain_console
 from relay.errors import ConfigError
-from relay.mail import MAILBOX, domain_of
 from relay.formats.mailbox import fold_domain
+from relay.mail import MAILBOX, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.expected import failures
 from relay.policy.findings import Doubt, doubtful

@@ -12,8 +12,8 @@ from relay.cli.as_relay import relays_user
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.permissions import denial_at
-from relay.policy.walk import Listing
 from relay.files.rights import acting_as
+from relay.policy.walk import Listing
 
 
 def check_readable(config: Config, directory: Path | None = None) -> None:

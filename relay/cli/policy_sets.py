@@ -16,7 +16,6 @@ from typing import Any, NoReturn
 import click
 from rich.text import Text
 
-from relay.runtime import heap
 from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
 from relay.cli.policy_config import go_on_as_relay, load_configuration
@@ -35,13 +34,14 @@ from relay.cli.policy_version import DirectoryOrVersion, Version, site_of
 from relay.cli.tables import plain_console, table
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files.rights import as_owner_of
+from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare
 from relay.policy.installing import write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.site import SiteFacts
-from relay.files.rights import as_owner_of
-from relay.files.stamps import stamp_of
+from relay.runtime import heap
 
 _directory = ThereIs(only_directory=True)
 _set = DirectoryOrVersion()

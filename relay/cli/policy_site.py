@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 
-from relay.formats import mime
 from relay.cli.as_relay import relay_rights
 from relay.cli.policy_config import exit_with, load_configuration
 from relay.config import Config
 from relay.errors import ConfigError, MalformedMessage, RelayError
+from relay.formats import mime
 from relay.identity import PeerCertificates, own_identity
-from relay.levels import SIGNED
-from relay.mail import Recipient
 from relay.journey.plan import Outcome
 from relay.journey.planner import Decided, Planner, decide, seconds_waited
+from relay.levels import SIGNED
+from relay.mail import Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision

@@ -25,14 +25,14 @@ from relay.cli.policy_print import CLEAR
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.tables import plain_console, table
 from relay.errors import ConfigError
-from relay.mail import domain_of
+from relay.files.rights import as_owner_of
 from relay.journey.plan import Outcome, Result
 from relay.journey.planner import Planner
+from relay.journey.shadow import read_shadow
+from relay.mail import domain_of
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
 from relay.policy.traffic import Sample, samples, total_octets
-from relay.files.rights import as_owner_of
-from relay.journey.shadow import read_shadow
 
 ODD = 10
 """Number of messages shown that were treated as few others."""

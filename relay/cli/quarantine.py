@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.formats import mime
-from relay.counting.amounts import many, octets
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.cli.tables import plain_console, table
 from relay.config import Config, LogSettings
+from relay.counting.amounts import many, octets
 from relay.errors import ConfigError, RelayError
+from relay.formats import mime
 from relay.policy.names import printable
 from relay.quarantine import REASONS
 from relay.quarantine.triage import SHARES

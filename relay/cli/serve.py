@@ -16,19 +16,18 @@ import click
 import structlog
 import uvloop
 
-from relay.process import app, workers
 from relay import key_receiver
-from relay.runtime import signals
-from relay.files import toml
 from relay.cli.as_relay import load_to_serve
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, TCPAddress
 from relay.errors import ConfigError
-from relay.runtime.heap import use_one_heap
+from relay.files import toml, write_whole
+from relay.process import app, workers
 from relay.process.reloading import Settings
-from relay.process.upkeep import write_whole
 from relay.process.worker import Worker
+from relay.runtime import signals
+from relay.runtime.heap import use_one_heap
 
 
 @click.command()

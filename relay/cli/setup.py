@@ -14,7 +14,6 @@ from typing import Any, get_args
 
 import click
 
-from relay.counting.amounts import many
 from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user, load, relays_user
 from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
@@ -23,6 +22,7 @@ from relay.cli.setup_again import another_answer, as_it_is
 from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
+from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.levels import SEALING

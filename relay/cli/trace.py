@@ -25,9 +25,9 @@ from relay.cli.as_relay import load, reader_of
 from relay.cli.options import config_option
 from relay.cli.trace_story import Story, told
 from relay.errors import ConfigError
+from relay.files.rights import acting_as, open_named
 from relay.formats.mime import hash_of_id
 from relay.policy.names import printable
-from relay.files.rights import acting_as, open_named
 
 DAYS = 7
 UNIT = "qumail-relay"

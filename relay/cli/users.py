@@ -11,12 +11,12 @@ from pathlib import Path
 
 import click
 
-from relay.files import rights
 from relay.cli.as_relay import load, relays_user
 from relay.cli.options import config_option
 from relay.cli.tables import plain_console, table
 from relay.entry.smtp.users import NO_PASSWORD, User, change_users, folded_name, hashed, listed, parse_user, read_users
 from relay.errors import ConfigError
+from relay.files import rights
 from relay.policy.names import printable
 
 SHORTEST = 8

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from relay.files import toml
 from relay.config.checks import faults
 from relay.config.doors import (
     MAX_BOUNCE,
@@ -53,6 +52,7 @@ from relay.config.values import (
     parse_size,
 )
 from relay.errors import ConfigError
+from relay.files import toml
 
 __all__ = [
     "DEFAULT_TAG_SEPARATORS",

@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from relay.files import toml
 from relay.config.ports import INCOMING, OUTGOING, local
 from relay.config.values import (
     AddressSetting,
@@ -28,6 +27,7 @@ from relay.config.values import (
     parse_mailbox,
     parse_networks,
 )
+from relay.files import toml
 
 DOORS = {
     "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),

@@ -9,7 +9,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from relay.files import toml
 from relay.config.values import (
     SAEID,
     Domains,
@@ -19,6 +18,7 @@ from relay.config.values import (
     as_tuple,
     parse_domain,
 )
+from relay.files import toml
 from relay.levels import SEALING, KMEUse, SealingLevel
 
 

@@ -17,8 +17,8 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 import relay.config
-from relay.files import toml
 from relay.config import Config, doors, kmes, parse_size, tables
+from relay.files import toml
 
 SAMPLES = {"kmes": "km1", "peers": "bob", "imap": "ben"}
 """Name used in the reference for one of several tables."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from relay.files import toml
 from relay.config.checks import faults
 from relay.errors import ConfigError
+from relay.files import toml
 
 if TYPE_CHECKING:
     from relay.config import Config

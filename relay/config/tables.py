@@ -13,7 +13,6 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from relay.files import toml
 from relay.config.values import (
     SAEID,
     AddressSetting,
@@ -27,6 +26,7 @@ from relay.config.values import (
     as_tuple,
     parse_domain,
 )
+from relay.files import toml
 
 
 class SiteSettings(toml.Table):

@@ -26,10 +26,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from relay.runtime.aio import Turns
 from relay.counting.held import KEY_OCTETS, SECTION_OCTETS, HeldMail
 from relay.counting.metric import Labels, Metric, Totals
 from relay.counting.metrics import all_metrics
+from relay.runtime.aio import Turns
 
 log = structlog.get_logger(__name__)
 

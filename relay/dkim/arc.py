@@ -14,13 +14,13 @@ from typing import Literal
 import dkim
 import structlog
 
-from relay.formats import mime
 from relay.dkim.canonical import Header, body_hash, canonical
 from relay.dkim.checking import Checked, check_times, parse_tags
 from relay.dkim.keys import SigningKey
 from relay.dkim.records import Answers, NotPassed, Tags, key_name
 from relay.dkim.results import AuthResult, payload
 from relay.dkim.signing import Clock, content_tags, key_tags, signed_field, signed_names
+from relay.formats import mime
 
 log = structlog.get_logger(__name__)
 

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from relay.config import Config, DKIMKeySettings
 from relay.errors import ConfigError
-from relay.identity import files
-from relay.formats.mailbox import fold_domain
 from relay.files.rights import User
+from relay.formats.mailbox import fold_domain
+from relay.identity import files
 
 Algorithm = Literal["rsa", "ed25519"]
 

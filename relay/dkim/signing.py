@@ -8,10 +8,10 @@ import base64
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from relay.formats import mime
-from relay.formats.addresses import read_addresses
 from relay.dkim.canonical import Header, body_hash, canonical
 from relay.dkim.keys import SigningKey
+from relay.formats import mime
+from relay.formats.addresses import read_addresses
 from relay.formats.mailbox import fold_domain
 
 OVERSIGNED = (

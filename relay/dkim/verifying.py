@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import SMALL_OCTETS, off_loop
 from relay.config import Config
 from relay.dkim.arc import ARCChain, ARCSealer
 from relay.dkim.canonical import Header
@@ -23,6 +21,8 @@ from relay.dkim.records import Answers, KeyRecords, NotPassed, Tags, key_name
 from relay.dkim.results import AuthResult, results_field, without_forged
 from relay.dkim.signing import Clock
 from relay.errors import ConfigError
+from relay.formats import mime
+from relay.runtime.aio import SMALL_OCTETS, off_loop
 
 log = structlog.get_logger(__name__)
 

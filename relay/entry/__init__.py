@@ -17,16 +17,16 @@ from relay.errors import RelayError
 from relay.mail import Mail, Outcomes
 
 if TYPE_CHECKING:  # a command that needs one folder alone does not load all of the relay
-    from relay.entry.budget import Budget
     from relay.config import Config, DirectionSettings, TCPAddress
-    from relay.entry.listening import Present, Sockets, Where
+    from relay.entry.budget import Budget
     from relay.entry.homeward import Homeward
+    from relay.entry.listening import Present, Sockets, Where
+    from relay.files.stamps import Stamps
     from relay.incoming import Incoming
     from relay.journey.opening.original import Originals
-    from relay.files.stamps import Stamps
+    from relay.outcome.tally import Tally
     from relay.store.secret import SiteSecret
     from relay.store.spent import Spent
-    from relay.outcome.tally import Tally
 
 STEP_OCTETS = 1024 * 1024
 """Step, in bytes, in which room for content of undeclared size is reserved."""

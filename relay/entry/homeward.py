@@ -14,15 +14,15 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.config import OutgoingSettings
 from relay.errors import CannotOpen, RelayError, SealedForUs
+from relay.formats import mime
 from relay.incoming import Incoming
-from relay.mail import InPlace, Mail, Outcomes, domain_of
 from relay.journey.opening import MailOpener
+from relay.mail import InPlace, Mail, Outcomes, domain_of
 from relay.outgoing import Outgoing
 from relay.quarantine.triage import identity, let_out_name
+from relay.runtime.aio import off_loop
 from relay.store.delivery_records import DeliveryRecords
 
 log = structlog.get_logger(__name__)

@@ -14,10 +14,10 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from relay.runtime.aio import Lane
-from relay.entry.budget import Budget
 from relay.config import ListenerSettings, Network, TCPAddress
+from relay.entry.budget import Budget
 from relay.errors import ConfigError, RelayError
+from relay.runtime.aio import Lane
 
 BACKLOG = 512
 """Maximum number of connections that wait to be accepted."""

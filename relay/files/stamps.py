@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay.files import permissions
 from relay.errors import ConfigError
+from relay.files import permissions
 
 Stamp = tuple[int, int, int, int, int]
 """Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""

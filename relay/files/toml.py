@@ -16,8 +16,8 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from relay.files import permissions
 from relay.errors import ConfigError
+from relay.files import permissions
 
 MAX_FILE_BYTES = 1024 * 1024
 """Maximum size of a configuration or policy file, in bytes; a larger one is refused unread."""

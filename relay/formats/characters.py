@@ -63,7 +63,7 @@ def _of_assigned(change: Callable[[str], str], text: str) -> str:
 @cache
 def _later() -> re.Pattern[str]:
     """What Unicode 14.0 does not assign, as many as stand side by side."""
-    lines = resources.files("relay").joinpath("unicode_14.txt").read_text(encoding="ascii").splitlines()
+    lines = resources.files("relay.formats").joinpath("unicode_14.txt").read_text(encoding="ascii").splitlines()
     ranges = (each.partition("-") for line in lines if not line.startswith("#") for each in line.split())
     members = "".join(f"\\U{int(first, 16):08x}-\\U{int(last or first, 16):08x}" for first, _, last in ranges)
     return re.compile(f"([^{members}]+)")

@@ -26,8 +26,8 @@ from typing import Literal, NamedTuple
 
 import pybase64
 
-from relay.formats import parameters
 from relay.errors import BadStructure, MailLoop, MalformedMessage
+from relay.formats import parameters
 from relay.formats.pieces import PIECE_OCTETS, Octets, Pieces, joined, part_of
 
 MAX_HEADER_OCTETS = 2 * 1024 * 1024

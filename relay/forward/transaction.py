@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
+from relay.formats.pieces import Octets
 from relay.forward.client import PIECE_OCTETS, Client, Gone, NotTaken, Reply, TooManyRecipients, fault
 from relay.mail import Mail, Origin, Outcomes, Recipient
-from relay.formats.pieces import Octets
 
 XFORWARD_LINE_OCTETS = 510
 """The longest XFORWARD command, without CRLF."""

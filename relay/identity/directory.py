@@ -40,6 +40,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files.rights import User, acting_as, as_owner_of
+from relay.files.stamps import files_in, is_there
 from relay.identity import files
 from relay.identity.certificates import (
     MIN_RSA_BITS,
@@ -53,8 +55,6 @@ from relay.identity.certificates import (
 )
 from relay.identity.further import read_pairs
 from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
-from relay.files.rights import User, acting_as, as_owner_of
-from relay.files.stamps import files_in, is_there
 
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"

@@ -13,7 +13,7 @@ number is the format, CMS signatures have no context: neither can be taken for t
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
     sae_id       its SAE (ETSI GS QKD 014)        levels      those that it opens: otp, aes, pqc, rsa
     kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
-    kems         (may be left out) the public key of each further KEM that it opens, by name (relay/formats/cms/recipients.py)
+    kems         (may be left out) public key of each further KEM it opens, by name (relay/formats/cms/recipients.py)
 
 Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
 DER. `ca` issued the others, each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
@@ -41,9 +41,11 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, M
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from relay.errors import BadStructure, ConfigError
+from relay.files.stamps import is_there
 from relay.formats.characters import is_printable
 from relay.formats.cms import FURTHER_KEMS, KEMS, der
-from relay.errors import BadStructure, ConfigError
+from relay.formats.mailbox import is_folded_domain
 from relay.identity import files
 from relay.identity.certificates import (
     UNREADABLE,
@@ -55,8 +57,6 @@ from relay.identity.certificates import (
 )
 from relay.identity.pairs import Identity, Role, fingerprint, public_key
 from relay.levels import LEVELS, QUANTUM, SEALING, SealingLevel
-from relay.formats.mailbox import is_folded_domain
-from relay.files.stamps import is_there
 
 FORMAT = 1
 MAX_DOCUMENT = 3 * 2**20

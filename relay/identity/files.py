@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from relay.files import permissions
 from relay.errors import AnothersFile, ConfigError
+from relay.files import permissions
 from relay.files.rights import User, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20

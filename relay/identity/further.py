@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
-from relay.formats.cms import FURTHER_KEMS, KEMS, KEY_IDENTIFIER_OCTETS
 from relay.errors import ConfigError, KEMUnavailable
-from relay.identity import files, liboqs
 from relay.files.stamps import files_in
+from relay.formats.cms import FURTHER_KEMS, KEMS, KEY_IDENTIFIER_OCTETS
+from relay.identity import files, liboqs
 
 _SALT_OCTETS = 16
 _NONCE_OCTETS = 12

@@ -13,11 +13,11 @@ from cryptography import x509
 
 from relay.config import Config, PeerSettings
 from relay.errors import ConfigError
+from relay.files.stamps import Stamps, stamp_of, stamps_in, stamps_of
 from relay.identity.directory import own_identity
 from relay.identity.document import PeerCertificates
 from relay.identity.pairs import Identity
 from relay.identity.peers import document_file, joined, trusted_peers
-from relay.files.stamps import Stamps, stamp_of, stamps_in, stamps_of
 
 log = structlog.get_logger(__name__)
 

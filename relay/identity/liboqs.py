@@ -24,8 +24,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from relay.formats.cms import KEMS
 from relay.errors import BadTag, KEMUnavailable
+from relay.formats.cms import KEMS
 
 SECRET_OCTETS = 32
 

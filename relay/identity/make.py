@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.errors import ConfigError
+from relay.files.stamps import files_in
+from relay.formats.mailbox import is_folded_domain
 from relay.identity import certificates, files, further
 from relay.identity.directory import (
     as_kem,
@@ -41,8 +43,6 @@ from relay.identity.directory import (
     write_key,
 )
 from relay.identity.pairs import Identity, PrivateKey, Role
-from relay.formats.mailbox import is_folded_domain
-from relay.files.stamps import files_in
 
 VALID_DAYS = 730
 """Default validity of a certificate, in days."""

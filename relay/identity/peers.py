@@ -20,13 +20,13 @@ from cryptography import x509
 from relay.config import Config, IdentitySettings, PeerSettings
 from relay.config.tables import DOCUMENT_SUFFIX
 from relay.errors import ConfigError
+from relay.files.stamps import files_in, is_there
 from relay.identity import files
 from relay.identity.certificates import UNREADABLE, valid_now
 from relay.identity.directory import read_certificate
 from relay.identity.document import ChangedKey, PeerCertificates, PinRefused, Rollback, read_document
 from relay.identity.further import public_keys_in
 from relay.identity.pairs import Role, public_key, subject_key_identifier
-from relay.files.stamps import files_in, is_there
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

@@ -29,14 +29,14 @@ from typing import Protocol
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
-from relay.keys import KeyReference
-from relay.mail import OURS, Mail, Outcomes, Recipient
+from relay.formats import mime
 from relay.journey.opening import Opened
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy
+from relay.keys import KeyReference
+from relay.mail import OURS, Mail, Outcomes, Recipient
+from relay.runtime.aio import off_loop
 from relay.store.delivery_records import LINGER_S, DeliveryRecords
 from relay.store.delivery_tries import Begun, WaitingCopy
 from relay.store.mail_identity import name_as_it_came, recipient_name

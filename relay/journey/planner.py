@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
-from relay.formats import cms, mime
-from relay.runtime.aio import off_loop
 from relay.config import Config
 from relay.errors import (
     CannotOpen,
@@ -22,16 +20,18 @@ from relay.errors import (
     PolicyRefuses,
     RelayError,
 )
+from relay.formats import cms, mime
+from relay.formats.mailbox import folded_mailbox
+from relay.journey.plan import Copy, Group, Planned
 from relay.keys.pads import plan_keys
 from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
 from relay.mail import Recipient, domain_of
-from relay.formats.mailbox import folded_mailbox
-from relay.journey.plan import Copy, Group, Planned
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.priority import KeysWithReserve
 from relay.policy.strength import strength_of
+from relay.runtime.aio import off_loop
 from relay.schemes import Parties, Scheme
 from relay.schemes.padding import pack, padded_size
 

@@ -12,22 +12,22 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.counting import metrics
 from relay.counting.board import Board, Spread
 from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, RelayError
-from relay.keys import KeyReference
-from relay.levels import PLAINTEXT
-from relay.mail import Mail, Recipient
+from relay.formats import mime
 from relay.formats.pieces import Octets, Pieces
 from relay.journey.plan import Copy, Group, Planned
 from relay.journey.planner import Decided, Planner, decide, seconds_waited
+from relay.keys import KeyReference
+from relay.levels import PLAINTEXT
+from relay.mail import Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.priority import CopyKeys, KeysWithReserve
 from relay.policy.strength import strength_of
+from relay.runtime.aio import off_loop
 from relay.schemes import SealedPayload
 from relay.store.mail_identity import sealed_name
 

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.audit.entries import LedgerEntry
 from relay.errors import ConfigError, RelayError
-from relay.levels import PLAINTEXT
-from relay.mail import Mail
+from relay.formats import mime
 from relay.journey.plan import Group, Outcome, Planned
 from relay.journey.sealing import Sealer
+from relay.levels import PLAINTEXT
+from relay.mail import Mail
+from relay.runtime.aio import off_loop
 
 log = structlog.get_logger(__name__)
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, Unpack
 from urllib.parse import urlsplit, urlunsplit
 
-from relay.runtime.aio import off_loop
 from relay.counting import key_metrics as metrics
 from relay.errors import (
     ConfigError,
@@ -52,6 +51,7 @@ from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings
 from relay.keys.tls import ClientTLS
 from relay.keys.types import SAEID, Key
+from relay.runtime.aio import off_loop
 
 log = Events(__name__)
 

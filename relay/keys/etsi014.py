@@ -9,7 +9,6 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Unpack
 
-from relay.runtime.aio import off_loop
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
 from relay.keys.asking import Question
 from relay.keys.client import KMEClient, check_numbers, in_order, once_each
@@ -26,6 +25,7 @@ from relay.keys.replies import (
 )
 from relay.keys.settings import ClientOptions
 from relay.keys.types import SAEID, Key
+from relay.runtime.aio import off_loop
 
 log = Events(__name__)
 

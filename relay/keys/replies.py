@@ -13,8 +13,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from relay.formats.characters import casefold, is_printable
 from relay.errors import KMEBadReply
+from relay.formats.characters import casefold, is_printable
 from relay.keys.types import Key
 
 MAX_KEY_ID_CHARS = 256

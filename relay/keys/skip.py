@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
-from relay.formats.characters import is_printable
 from relay.errors import KeyNotFound, KMEBadReply
+from relay.formats.characters import is_printable
 from relay.keys.asking import Question
 from relay.keys.client import KMEClient, in_order, once_each
 from relay.keys.faults import Call, ErrorRule, KMEFault

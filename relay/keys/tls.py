@@ -16,8 +16,8 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from relay.errors import ConfigError
-from relay.keys.events import Events
 from relay.files.stamps import Seen, is_there, stamp_of
+from relay.keys.events import Events
 
 NameCheck = Literal["host", "kme_id", "both"]
 NameFrom = Literal["san", "cn", "either"]

@@ -10,11 +10,11 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from relay.config import Config
-from relay.journey.deliveries import Delivery
 from relay.errors import Refuse, RelayError
+from relay.journey.deliveries import Delivery
+from relay.journey.sealing import SealedCopy
 from relay.levels import PLAINTEXT
 from relay.mail import Mail, domain_of
-from relay.journey.sealing import SealedCopy
 
 Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated"]
 """`inside` is in clear to a domain of ours, as it should be; `consumed`: for the canary's address, where it

@@ -16,11 +16,11 @@ import structlog
 from relay.config import Config
 from relay.counting import metrics
 from relay.counting.board import Board, Cell, Spread
-from relay.journey.deliveries import Delivery
 from relay.errors import Refuse, RelayError, TryLater
-from relay.outcome.fates import Fate, Fates
-from relay.mail import OURS, Mail
+from relay.journey.deliveries import Delivery
 from relay.journey.opening import Opened
+from relay.mail import OURS, Mail
+from relay.outcome.fates import Fate, Fates
 from relay.outcome.trail import Trail
 
 log = structlog.get_logger(__name__)

@@ -20,15 +20,15 @@ from typing import NamedTuple
 from relay.audit.entries import as_time, in_lines, now
 from relay.audit.pending import Announced
 from relay.audit.writing import Audit
-from relay.journey.deliveries import Delivery
 from relay.errors import RECIPIENT
-from relay.outcome.fates import Fate
-from relay.keys import KeyReference
-from relay.levels import PLAINTEXT
-from relay.mail import Mail, Recipient
+from relay.journey.deliveries import Delivery
 from relay.journey.opening import Opened
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy
+from relay.keys import KeyReference
+from relay.levels import PLAINTEXT
+from relay.mail import Mail, Recipient
+from relay.outcome.fates import Fate
 
 MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
 """Maximum number of key_IDs in a record, and of their bytes; of more, their number and a digest stand there."""

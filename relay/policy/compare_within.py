@@ -14,11 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from relay.runtime import heap
 from relay.policy.compare import ORDER, Difference, Unproven, compare
 from relay.policy.decide import PolicySet
 from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates
 from relay.policy.step import SetFiles
+from relay.runtime import heap
 
 WHOLE = 500
 """Maximum number of files of two sets that are compared at once."""

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from relay.files import toml
 from relay.config import SizeSetting
 from relay.errors import RelayError, TryLater
+from relay.files import toml
 from relay.levels import LevelName
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet

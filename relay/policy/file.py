@@ -12,8 +12,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ValidationInfo, field_validator
 
-from relay.files import toml
 from relay.errors import ConfigError
+from relay.files import toml
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, scope_of

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import cast
 from urllib.parse import unquote
 
-from relay.files import toml
 from relay.errors import ConfigError
+from relay.files import toml
 from relay.identity import liboqs
 from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName
 from relay.policy.conditions import NOT, ON_PEOPLE

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from relay.files import toml
 from relay.errors import ConfigError
+from relay.files import toml
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.names import GROUPS_FILE, printable

@@ -14,15 +14,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.runtime import heap
 from relay.errors import ConfigError
-from relay.levels import ONLY_PLAINTEXT, PLAINTEXT
+from relay.files.stamps import Stamp
 from relay.formats.mailbox import fold_domain
+from relay.levels import ONLY_PLAINTEXT, PLAINTEXT
 from relay.policy.file import Known, PolicyFile, parse_policy
 from relay.policy.names import DEFAULT_FILE, NO_DOMAIN, SUFFIX, printable
 from relay.policy.settings import today
 from relay.policy.walk import Listing, read_file
-from relay.files.stamps import Stamp
+from relay.runtime import heap
 
 _FORM = 2
 

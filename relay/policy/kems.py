@@ -1,5 +1,5 @@
 """The key encapsulation mechanisms of level pqc as policies list them: ML-KEM-1024, and further ones around it.
-Standard: policies/README.md; names are those of relay/formats/cms/recipients.py, and a trigger in a message only adds to them.
+Standard: policies/README.md; names are in relay/formats/cms/recipients.py; a trigger in a message only adds to them.
 """
 
 from __future__ import annotations

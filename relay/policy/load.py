@@ -11,8 +11,8 @@ from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
-from relay.runtime import heap
 from relay.errors import ConfigError
+from relay.files.stamps import Seen, Stamp, stamp_of
 from relay.formats.mailbox import fold_domain
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, failures, read_tests
@@ -25,7 +25,7 @@ from relay.policy.require import Demand
 from relay.policy.rules import PlacedRule
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of, read_file, why_closed
-from relay.files.stamps import Seen, Stamp, stamp_of
+from relay.runtime import heap
 
 FREEZE_FILES = 1000
 """Number of files read after which objects are frozen for the garbage collector; so is a set of as many."""

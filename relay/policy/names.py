@@ -10,8 +10,8 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
-from relay.formats.characters import lower, nfc
 from relay.config import DEFAULT_TAG_SEPARATORS
+from relay.formats.characters import lower, nfc
 from relay.formats.mailbox import MAX_ADDRESS, fold_domain
 
 SUFFIX = ".toml"
@@ -40,8 +40,8 @@ _ROUTING = frozenset("%!@")
 class FoldedAddress(NamedTuple):
     """An address as policies compare it: local part unquoted and in lower case, domain in A-labels.
 
-    Mailboxes are the same where `folded_mailbox` says so (relay/formats/mailbox.py). This is a layer on top of it, for names
-    of files and patterns, in which the case of the local part does not count.
+    `folded_mailbox` says which mailboxes are the same (relay/formats/mailbox.py). This is a layer on top, for names of
+    files and patterns: the case of the local part does not count in them.
     """
 
     local: str

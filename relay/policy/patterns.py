@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from pydantic import ConfigDict, RootModel
 
-from relay.files import toml
 from relay.errors import ConfigError
+from relay.files import toml
 from relay.formats.mailbox import fold_domain
 from relay.policy.names import fold_local
 from relay.policy.people import NULL_SENDER, Fit, Reading

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
+from relay.files.stamps import Seen, Unknown, stamp_of, stamp_of_directory
 from relay.policy.names import SUFFIX
 from relay.policy.walk import ALL, TOP, Listing
-from relay.files.stamps import Seen, Unknown, stamp_of, stamp_of_directory
 
 LOOK_S = 0.3
 """Minimum poll interval, in seconds."""

@@ -25,6 +25,7 @@ import structlog
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import ConfigError
+from relay.files.stamps import Seen
 from relay.policy.decide import PolicySet
 from relay.policy.expected import failures
 from relay.policy.last_good import LastGood
@@ -34,7 +35,6 @@ from relay.policy.polled import LOOK_S, SHARE
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.step import SetFiles
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
-from relay.files.stamps import Seen
 
 log = structlog.get_logger(__name__)
 

@@ -8,8 +8,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
-from relay.levels import LEVELS, SEALING, SealingLevel
 from relay.formats.mailbox import fold_domain
+from relay.levels import LEVELS, SEALING, SealingLevel
 from relay.policy.content import MessageFacts
 from relay.policy.file import Unprotected
 from relay.policy.strength import Required

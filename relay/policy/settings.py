@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from relay.files import toml
 from relay.config import parse_size
+from relay.files import toml
 from relay.levels import LEVELS, ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName
 from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.strength import Quantum, parse_level, parse_levels

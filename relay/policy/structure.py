@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from relay.formats import charsets, mime
 from relay.errors import MalformedMessage
+from relay.formats import charsets, mime
 from relay.formats.parameters import Structured, parse
 
 MAX_DEPTH = 8

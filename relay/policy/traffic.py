@@ -12,9 +12,9 @@ from email.utils import getaddresses
 from pathlib import Path
 from typing import NoReturn
 
-from relay.formats import mime
-from relay.files import permissions
 from relay.errors import ConfigError, MalformedMessage
+from relay.files import permissions
+from relay.formats import mime
 from relay.policy.content import MessageFacts
 
 MAX_MESSAGE_OCTETS = 64 * 1024 * 1024

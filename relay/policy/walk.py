@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from relay.files import permissions, toml
 from relay.errors import ConfigError
-from relay.policy.names import SUFFIX, printable
+from relay.files import permissions, toml
 from relay.files.stamps import Seen, Stamp, Unknown, is_gone, searched, stamp_of, stamped, unseen
+from relay.policy.names import SUFFIX, printable
 
 DOUBTFUL_NS = 2_000_000_000
 """Age up to which a file's timestamp is not trusted, in nanoseconds: file times are coarse."""

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import structlog
 
+from relay.files.stamps import searched, stamp_of
 from relay.policy import inotify
 from relay.policy.inotify import Event, Inotify
 from relay.policy.names import SUFFIX
 from relay.policy.walk import TOP
-from relay.files.stamps import searched, stamp_of
 
 log = structlog.get_logger(__name__)
 

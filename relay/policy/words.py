@@ -1,8 +1,8 @@
 """Reads text with encoded words in every way that some mail program does, however the words are broken or cut.
 Standard: RFC 2047, RFC 2231 (5); time is linear in the octets times the readings, and both are bounded.
 
-Programs differ in the charsets they know (relay/formats/charsets.py), and in what they make of a word that is not as the
-standard has it. Each such difference is a choice, which one program makes alike for all words; a reading is one choice
+Programs differ in the charsets they know (relay/formats/charsets.py), and in what they make of a word against the
+standard. Each such difference is a choice, which one program makes alike for all words; a reading is one choice
 of each. A choice that makes no difference to the text at hand is not made, so a clean text has one reading.
 """
 

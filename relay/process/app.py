@@ -18,41 +18,28 @@ from zlib import crc32
 
 import structlog
 
-from relay.runtime import signals
-from relay.runtime.aio import in_background
-from relay.process.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
 from relay.audit.policies import PolicyRecords
 from relay.audit.sole import sole_recorder
-from relay.entry.budget import Budget
 from relay.canary.asking import Asking
 from relay.canary.post import Post
 from relay.config import Config, TCPAddress
 from relay.config.doors import DOORS
 from relay.counting.board import Board
 from relay.entry import Door, DoorModule, Inside
+from relay.entry.budget import Budget
+from relay.entry.homeward import Homeward
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
-from relay.entry.homeward import Homeward
 from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount
-from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.outgoing import Outgoing
 from relay.policy.findings import kems_not_here
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
+from relay.process.assembly import Parts, incoming_recipe, outgoing_recipe, parts, tally
 from relay.process.reloading import Reloading, Settings
-from relay.status import StatusModule, Watched
-from relay.status.alarms import Alarms
-from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
-from relay.status.ready import Readiness
-from relay.status.sight import Looking
-from relay.status.telling import AlarmTelling
-from relay.runtime.stopping import Stop, Stopped, end_at_last, told_to_stop
-from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
-from relay.store.secret import SiteSecret
-from relay.store.sqlite import sole_relay
 from relay.process.upkeep import (
     ALONE,
     KeysFile,
@@ -65,6 +52,19 @@ from relay.process.upkeep import (
     write_what_is_late,
 )
 from relay.process.worker import Worker
+from relay.runtime import signals
+from relay.runtime.aio import in_background
+from relay.runtime.notify import READY, STOPPING, notify, stay_alive
+from relay.runtime.stopping import Stop, Stopped, end_at_last, told_to_stop
+from relay.status import StatusModule, Watched
+from relay.status.alarms import Alarms
+from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
+from relay.status.ready import Readiness
+from relay.status.sight import Looking
+from relay.status.telling import AlarmTelling
+from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
+from relay.store.secret import SiteSecret
+from relay.store.sqlite import sole_relay
 
 log = structlog.get_logger(__name__)
 

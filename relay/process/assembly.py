@@ -19,32 +19,29 @@ from relay.audit.writing import Audit
 from relay.canary.box import CanaryBox
 from relay.config import Config
 from relay.counting.board import Board
-from relay.journey.deliveries import Deliveries
 from relay.forward import NextHop
 from relay.incoming import Incoming
+from relay.journey.deliveries import Deliveries
+from relay.journey.opening import MailOpener
+from relay.journey.opening.original import Originals
+from relay.journey.sealing import Sealer
+from relay.journey.shadow import Shadow, ShadowRecord
 from relay.key_receiver import Receiving
 from relay.keys.build import key_ring
 from relay.keys.ring import KeyRing
-from relay.journey.opening import MailOpener
-from relay.journey.opening.original import Originals
+from relay.outcome.tally import Tally
+from relay.outcome.trail import Trail
 from relay.outgoing import Outgoing
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
 from relay.policy.site import SiteFacts
-from relay.quarantine.triage import Notices, Triage
 from relay.process.reloading import Settings, SitesInForce
+from relay.process.upkeep import ANNOUNCED
+from relay.quarantine.triage import Notices, Triage
 from relay.schemes.all import all_schemes
-from relay.journey.sealing import Sealer
-from relay.journey.shadow import Shadow, ShadowRecord
 from relay.store.secret import SiteSecret
-from relay.store.sent import SentRecords
+from relay.store.sent import SENT, SentRecords
 from relay.store.store import Store, open_store
-from relay.outcome.tally import Tally
-from relay.outcome.trail import Trail
-from relay.process.upkeep import (
-    ANNOUNCED,
-    SENT,
-)
 
 if TYPE_CHECKING:
     from relay.dkim.in_force import DKIMInForce

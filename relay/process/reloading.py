@@ -18,15 +18,15 @@ from relay.config import Config
 from relay.config.reloaded import changed, needs_restart, taken_over
 from relay.entry import Reloadable
 from relay.errors import ConfigError
-from relay.identity import KnownSites, site_stamps
-from relay.keys.build import peer_keys
-from relay.keys.ring import KeyRing
+from relay.files.stamps import Stamps, Unknown
 from relay.formats.mailbox import folded_domain
+from relay.identity import KnownSites, site_stamps
 from relay.journey.opening.layers import Layers
 from relay.journey.planner import Planner
+from relay.keys.build import peer_keys
+from relay.keys.ring import KeyRing
 from relay.policy.reload import PoliciesInForce
 from relay.schemes import Scheme
-from relay.files.stamps import Stamps, Unknown
 
 log = structlog.get_logger(__name__)
 

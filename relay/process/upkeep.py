@@ -16,8 +16,6 @@ from pathlib import Path
 
 import structlog
 
-from relay.runtime import heap, release
-from relay.runtime.aio import in_background
 from relay.audit.recovery import take_over_announced
 from relay.audit.upkeep import compress_finished, remove_old
 from relay.audit.writing import Audit
@@ -25,18 +23,21 @@ from relay.config import Config
 from relay.counting import metrics
 from relay.counting.held import HeldMail
 from relay.errors import ConfigError, StoreUnavailable
+from relay.files import write_whole
+from relay.files.stamps import read_regular
 from relay.key_receiver import Receiving
 from relay.keys.ring import KeyRing
 from relay.policy.findings import endings
 from relay.policy.reload import PoliciesInForce
+from relay.process.worker import Worker
 from relay.quarantine.triage import Triage
+from relay.runtime import heap, release
+from relay.runtime.aio import in_background
 from relay.runtime.release import Release
-from relay.files.stamps import read_regular
 from relay.runtime.stopping import Stop
 from relay.store import claims
-from relay.store.sent import SentRecords, sent_of_late, take_over_sent
+from relay.store.sent import SENT, SentRecords, sent_of_late, take_over_sent
 from relay.store.store import Store
-from relay.process.worker import Worker
 
 log = structlog.get_logger(__name__)
 
@@ -44,7 +45,6 @@ SWEEP_S = 60.0
 """How often expired received keys are destroyed."""
 GIVE_BACK_S = 30.0
 """How often memory that is free goes back to the system."""
-SENT = "sent.recent"
 """Name of the directory of what has left, written at once."""
 ANNOUNCED = "audit.pending"
 """Name of the directory of what is about to leave, written at once for the audit record."""
@@ -256,10 +256,3 @@ async def _write_held_mail(held: HeldMail, file: Path, written: str) -> str:
         log.warning("held_mail_not_written", file=str(file), cause=str(error))
         return ""
     return text
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes the file so that a reader sees all of it or nothing."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text)
-    beside.replace(path)

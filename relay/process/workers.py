@@ -24,23 +24,23 @@ from typing import Any
 
 import structlog
 
-from relay.process import app
-from relay.runtime import signals
-from relay.files import toml
-from relay.runtime.aio import in_background
 from relay.audit.sole import sole_recorder
 from relay.config import Config, TCPAddress, load_config
 from relay.config.reloaded import taken_over
 from relay.counting.board import Places, held_on, shared_board
 from relay.entry.listening import Sockets, close_all
+from relay.files import toml, write_whole
 from relay.keys.report import together
-from relay.runtime.notify import READY, STOPPING, notify, stay_alive, without_manager
+from relay.process import app
 from relay.process.reloading import Settings
+from relay.process.upkeep import held_mail_kept
+from relay.process.worker import Texts, Worker
+from relay.runtime import signals
+from relay.runtime.aio import in_background
+from relay.runtime.notify import READY, STOPPING, notify, stay_alive, without_manager
 from relay.runtime.stopping import Stop, Stopped, told_to_stop
 from relay.store.neighbours import LIVES, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
-from relay.process.upkeep import held_mail_kept, write_whole
-from relay.process.worker import Texts, Worker
 
 log = structlog.get_logger(__name__)
 

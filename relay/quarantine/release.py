@@ -12,17 +12,17 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.audit.entries import Event, LedgerEntry
 from relay.audit.writing import Audit
 from relay.errors import CannotOpen, DeliveryUnderWay, RelayError, StoreUnavailable, TryLater
+from relay.formats import mime
 from relay.forward import NextHop, NextHopResult
-from relay.levels import PLAINTEXT
-from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.journey.opening import Opened
 from relay.journey.opening.original import Originals
+from relay.levels import PLAINTEXT
+from relay.mail import Envelope, Mail, Outcomes, Recipient
 from relay.quarantine.triage import identity, let_out_name
+from relay.runtime.aio import off_loop
 from relay.store.mail_identity import recipient_name
 from relay.store.quarantine import Quarantine
 from relay.store.quarantine_table import Kept

@@ -17,16 +17,16 @@ from email.utils import format_datetime, make_msgid
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.config import Config, SiteSettings
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import BadStructure, CannotOpen, KeyNotFound, PolicyRefuses, QuarantineFull, StoreUnavailable
+from relay.formats import mime
 from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient, domain_of
 from relay.policy.names import printable
 from relay.quarantine import REASONS, reason_of, told
+from relay.runtime.aio import off_loop
 from relay.store.quarantine import Room, Total
 from relay.store.quarantine_table import Arrival
 from relay.store.store import Store

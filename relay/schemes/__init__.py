@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from relay.formats.cms import AuthEnveloped, CertificateID
+from relay.formats.pieces import Octets, Pieces
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
 from relay.levels import AES, KMEUse, Level
-from relay.formats.pieces import Octets, Pieces
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates

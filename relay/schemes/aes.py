@@ -4,14 +4,14 @@ Standard: RFC 5083 and RFC 5084 (AuthEnvelopedData, AES-GCM), RFC 5652 6.2.3 (KE
 
 from __future__ import annotations
 
-from relay.formats import cms
 from relay import levels
-from relay.runtime.aio import off_loop
-from relay.formats.characters import is_printable
 from relay.config import Config
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
-from relay.keys import Key, KeyReference
+from relay.formats import cms
+from relay.formats.characters import is_printable
 from relay.formats.pieces import Octets, Pieces
+from relay.keys import Key, KeyReference
+from relay.runtime.aio import off_loop
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
 from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
 

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from relay.formats.cms import FURTHER_KEMS
 from relay.config import Config
+from relay.formats.cms import FURTHER_KEMS
 from relay.levels import LEVELS
 from relay.schemes import Scheme
 from relay.schemes.further_kem import FurtherKEM

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
 
-from relay.formats import cms
 from relay.errors import BadStructure, BadTag
+from relay.formats import cms
 from relay.formats.pieces import Octets, Pieces, joined, part_of
 
 KEY_OCTETS = 32

@@ -1,5 +1,5 @@
 """One more enveloping layer around level pqc, to the peer's key of a KEM of another mathematical family.
-Standard: RFC 9629 (KEMs in CMS) with the mechanisms of relay/formats/cms/recipients.py, otherwise as level pqc; RFC 5083.
+Standard: RFC 9629 (KEMs in CMS), mechanisms of relay/formats/cms/recipients.py; otherwise as level pqc; RFC 5083.
 
 It says nothing of who sealed: that is for the signature inside, so it goes around level pqc and never stands alone.
 """
@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from relay.formats import cms
 from relay.errors import KEMUnavailable, NotForUs
+from relay.formats import cms
+from relay.formats.pieces import Octets, Pieces
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
-from relay.formats.pieces import Octets, Pieces
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
 from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
 

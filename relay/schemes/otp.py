@@ -11,14 +11,14 @@ from itertools import pairwise
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 
-from relay.formats import cms
 from relay import levels
-from relay.runtime.aio import off_loop
 from relay.config import Config
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
+from relay.formats import cms
+from relay.formats.pieces import Octets, Pieces, part_of
 from relay.keys import KeyReference
 from relay.keys.pads import MIN_KEY_OCTETS, MIN_KEYS, TAG_OCTETS, Pad
-from relay.formats.pieces import Octets, Pieces, part_of
+from relay.runtime.aio import off_loop
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
 from relay.schemes.padding import Padding, decompress, pack, pad, padded_size, unpad
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
 
-from relay.formats import cms
 from relay import levels
-from relay.formats.cms import SignatureScheme
 from relay.config import Config
 from relay.errors import CannotSeal, NotForUs
+from relay.formats import cms
+from relay.formats.cms import SignatureScheme
 from relay.schemes.content import kem_key, unwrap, wrap
 from relay.schemes.signatures import SignedScheme, certificate_id, names
 

@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from relay.formats import cms
 from relay import levels
-from relay.formats.cms import SignatureScheme
 from relay.config import Config
 from relay.errors import BadTag, CannotSeal, NotForUs
+from relay.formats import cms
+from relay.formats.cms import SignatureScheme
 from relay.identity.certificates import MIN_RSA_BITS
 from relay.schemes.signatures import SignedScheme, certificate_id, names
 

@@ -17,13 +17,13 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
-from relay.formats import cms, mime
-from relay.runtime.aio import off_loop
-from relay.formats.cms import SignatureScheme
 from relay.errors import BadSignature, BadStructure, CannotSeal, CertificateExpired, UnknownSigner
+from relay.formats import cms, mime
+from relay.formats.cms import SignatureScheme
+from relay.formats.pieces import Octets, Pieces, part_of
 from relay.identity.certificates import MIN_RSA_BITS, valid_now
 from relay.identity.pairs import subject_key_identifier
-from relay.formats.pieces import Octets, Pieces, part_of
+from relay.runtime.aio import off_loop
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
 from relay.schemes.content import decrypt, encrypt, fresh_key
 

@@ -12,8 +12,8 @@ from typing import BinaryIO
 import click
 
 from relay.errors import ConfigError
-from relay.identity.invitation import END, MAX_INVITATION
 from relay.files.rights import open_named
+from relay.identity.invitation import END, MAX_INVITATION
 
 
 class Asker:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from relay.errors import ConfigError
+from relay.files.rights import as_owner_of
 from relay.keys.development import default_state_dir, endpoints, state_dir_in_use
 from relay.kme.certificates import prepare
-from relay.files.rights import as_owner_of
 from relay.setup.answers import KMEAccess
 
 SAES = ("2", "1")

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import relay
-from relay.counting.amounts import many
 from relay.config import Config, TCPAddress
 from relay.config.ports import INCOMING, OUTGOING
+from relay.counting.amounts import many
 from relay.errors import ConfigError
+from relay.files.rights import as_owner_of, open_named
 from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.queue import filtered, without_way
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
-from relay.files.rights import as_owner_of, open_named
 from relay.setup.backups import BACKUP, backups, backups_of, made_here, new_backup, this_machine
 from relay.setup.files import write_whole
 from relay.setup.former import LOG_NAMES, as_before, without_stale

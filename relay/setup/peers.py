@@ -8,10 +8,10 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 
 from relay.config import Config
+from relay.files.rights import User, acting_as
 from relay.identity import Import, PeerCertificates, common_groups, examine, is_invitation, pin, read_invitation
 from relay.identity.invitation import BadInvitation
 from relay.levels import AES, PQC
-from relay.files.rights import User, acting_as
 from relay.setup.files import Owner, Written
 from relay.setup.policies import policy_file, write_peer_policies
 

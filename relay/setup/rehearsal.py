@@ -9,12 +9,12 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 
-from relay.process import assembly
 from relay.config import Config
 from relay.errors import RelayError
-from relay.mail import Envelope, Mail, Recipient
 from relay.journey.sealing import SealedCopy
 from relay.journey.tripwire import check_sealed
+from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 
 Result = tuple[str, str, str]
 """To whom, what became of the message, and what is wrong (or nothing)."""

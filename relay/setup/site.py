@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from relay.files import toml
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.identity import Progress, create_identity, needs_nothing
-from relay.formats.mailbox import fold_domain
+from relay.files import toml
 from relay.files.rights import open_named
+from relay.formats.mailbox import fold_domain
+from relay.identity import Progress, create_identity, needs_nothing
 from relay.setup.answers import Answers, KMEAccess, Places
 from relay.setup.files import Owner, Written, make_directory, put
 from relay.setup.keeping import with_what_was_added

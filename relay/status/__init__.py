@@ -26,10 +26,10 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from contextlib import AbstractAsyncContextManager
 
     from relay.audit.writing import Audit
-    from relay.entry.budget import Budget
     from relay.config import Config
     from relay.counting.board import Board
     from relay.entry import Door
+    from relay.entry.budget import Budget
     from relay.entry.listening import Sockets, Where
     from relay.identity import KnownSites
     from relay.key_receiver import Receiving

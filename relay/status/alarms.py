@@ -19,10 +19,10 @@ import structlog
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
+from relay.files import write_whole
 from relay.status.rules import RULES, Rule
 from relay.status.sight import Looking, Sight
 from relay.status.standing import MOST, Standing, State, read
-from relay.process.upkeep import write_whole
 
 log = structlog.get_logger(__name__)
 

@@ -18,10 +18,10 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from relay.runtime.aio import Turns
 from relay.counting.board import Board
 from relay.counting.metric import Labels, Metric, Totals
 from relay.counting.metrics import all_metrics
+from relay.runtime.aio import Turns
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 AT_ONCE = 50

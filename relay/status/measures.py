@@ -20,7 +20,7 @@ from relay.key_receiver import SPOOL
 from relay.keys import report
 from relay.runtime.release import installed
 from relay.status import Watched
-from relay.process.upkeep import SENT
+from relay.store.sent import SENT
 
 log = structlog.get_logger(__name__)
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.runtime.aio import in_background
 from relay.counting import metrics
 from relay.counting.metric import Labels, Metric, Totals
 from relay.errors import StoreUnavailable
+from relay.runtime.aio import in_background
 from relay.status import Watched
 from relay.status.alarms import Alarms
 from relay.status.standing import Standing

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 
-from relay.counting.amounts import many, octets
 from relay.counting import metrics
+from relay.counting.amounts import many, octets
 from relay.counting.held import DIRECTIONS
 from relay.counting.metric import Labels
 from relay.keys import report

@@ -10,13 +10,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from relay.runtime.aio import boot_time, clock_offset
 from relay.counting import metrics
 from relay.counting.held import CAUSES, DIRECTIONS, Waiting
 from relay.counting.metric import Labels, Metric, Totals
 from relay.forward import NextHop
 from relay.policy.decide import PolicySet
 from relay.policy.findings import in_vain
+from relay.runtime.aio import boot_time, clock_offset
 from relay.status import Watched
 from relay.status.ready import Readiness
 

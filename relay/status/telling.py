@@ -30,10 +30,10 @@ from relay.counting import metrics
 from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.errors import NextHopUnavailable, PolicyHolds
+from relay.files.rights import why_not_as_root
 from relay.forward import NextHop
 from relay.mail import OURS, Envelope, Mail, Recipient, WayOut, domain_of
 from relay.runtime.notify import without_manager
-from relay.files.rights import why_not_as_root
 from relay.status.standing import Standing, State, public_cause
 
 log = structlog.get_logger(__name__)

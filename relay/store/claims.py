@@ -35,10 +35,10 @@ from sqlalchemy import (
     update,
 )
 
-from relay.runtime.aio import boot_time
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import DeliveryUnderWay, StoreUnavailable
+from relay.runtime.aio import boot_time
 from relay.store.database import Database, batches, metadata, to_its_end
 from relay.store.one_step import InsertNew, OneStep, steps
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from relay.formats.cms import KeyUse
 from relay.errors import KeyUsed, TryLater
+from relay.formats.cms import KeyUse
 from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
 from relay.store.group_commit import GroupCommit
 from relay.store.one_step import InsertNew

@@ -15,9 +15,9 @@ from typing import Any
 
 from sqlalchemy import Column, Connection, Double, Index, LargeBinary, Row, Table, Text, bindparam, func, select, update
 
+from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, KMEBadReply, RelayError, StoreUnavailable, TryLater
 from relay.formats.characters import casefold
 from relay.formats.cms import KeyUse
-from relay.errors import CannotOpen, KeyDestroyed, KeyUsed, KMEBadReply, RelayError, StoreUnavailable, TryLater
 from relay.store.database import batches, metadata
 from relay.store.one_step import InsertNew, OneStep, steps
 from relay.store.resealing import SealedRows

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from relay.files import permissions
 from relay.errors import AnothersFile, ConfigError
+from relay.files import permissions
 
 MAX_LENGTH = 65_536
 """Maximum size of a secret file, in bytes."""

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.runtime.aio import in_thread
 from relay.errors import StoreUnavailable
+from relay.runtime.aio import in_thread
 from relay.store.database import batches
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.mapped_file import MappedFile, left_behind, records_in
@@ -28,6 +28,8 @@ log = structlog.get_logger(__name__)
 
 KEPT_S = 30.0
 """Seconds after which a client has heard its answer, or has a retry that the store knows of."""
+SENT = "sent.recent"
+"""Name of their directory beside the store."""
 SUFFIX = ".sent"
 FILE_OCTETS = 4 * 2**20
 ROOM_OCTETS = 2**20

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import structlog
 
-from relay.runtime.aio import in_thread
 from relay.errors import StoreUnavailable
+from relay.runtime.aio import in_thread
 from relay.store.secret import SealedOctets, SiteSecret
 from relay.store.secret_file import open_regular, sync_directory
 

@@ -18,13 +18,13 @@ from typing import Any
 
 import pytest
 
-from relay.formats import mime
 from relay.config import TCPAddress
-from relay.journey.deliveries import Deliveries
 from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
+from relay.formats import mime
+from relay.journey.deliveries import Deliveries
+from relay.journey.sealing import SealedCopy
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.journey.sealing import SealedCopy
 from relay.store.secret import SiteSecret
 from relay.store.sent import SentRecords
 from relay.store.store import open_store

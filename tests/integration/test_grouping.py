@@ -11,8 +11,8 @@ from pathlib import Path
 import aiosmtplib
 import pytest
 
-from relay.formats import cms, mime
 from relay.config import TCPAddress
+from relay.formats import cms, mime
 from relay.forward import stuffed
 from tests.testlib import mails
 from tests.testlib.identities import Identities

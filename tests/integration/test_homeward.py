@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import app, assembly
-from relay.formats import mime
 from relay.audit.reading import records
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import app, assembly
 from relay.quarantine.release import Release
 from tests.integration.entry.milter.mta import MTA, Answer, in_thread
 from tests.integration.test_refusals import log as log  # a fixture

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from relay.errors import StoreUnavailable
 from relay.formats import cms, mime
 from relay.journey.deliveries import Delivery
-from relay.errors import StoreUnavailable
-from relay.kme import DevelopmentKMEs
-from relay.mail import Mail
 from relay.journey.opening import MailOpener, Opened
 from relay.journey.sealing import SealedCopy
-from relay.store.delivery_records import DeliveryRecords
+from relay.kme import DevelopmentKMEs
+from relay.mail import Mail
 from relay.outcome.tally import Tally
+from relay.store.delivery_records import DeliveryRecords
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.payloads import payload

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from relay.process import app, assembly
 from relay.config import TCPAddress
 from relay.key_receiver.receiver import Delivered
 from relay.keys import Key
 from relay.kme import DevelopmentKMEs
+from relay.process import app, assembly
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool
 from tests.testlib import mails, relay_command

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from relay.process import assembly
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 from tests.conftest import Pair
 from tests.testlib import mails
 from tests.testlib.house import house

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.formats import cms, mime
 from relay.config import TCPAddress
+from relay.formats import cms, mime
 from relay.kme import DevelopmentKMEs
 from relay.levels import LEVELS, SIGNED
 from tests.testlib import mails

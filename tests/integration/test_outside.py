@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from relay.formats import mime
-from relay.entry.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
+from relay.entry.budget import Budget
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import SMTPSession
 from relay.errors import RelayError
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Mail, Outcomes
 from tests.testlib import mails

@@ -17,11 +17,11 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from relay.formats import mime
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.config import TCPAddress
 from relay.errors import ConfigError
+from relay.formats import mime
 from relay.keys.lag import LAG_WAITING
 from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from tests.conftest import Pair

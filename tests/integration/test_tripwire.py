@@ -13,14 +13,14 @@ from unittest.mock import AsyncMock
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from relay.errors import MalformedMessage, TrippedWire
 from relay.formats import mime
 from relay.formats.cms.der import header
-from relay.errors import MalformedMessage, TrippedWire
-from relay.kme import DevelopmentKMEs
 from relay.formats.pieces import Pieces
+from relay.journey.tripwire import check_sealed
+from relay.kme import DevelopmentKMEs
 from relay.schemes import SealedPayload
 from relay.schemes.aes import AES
-from relay.journey.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload

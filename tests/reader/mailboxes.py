@@ -13,7 +13,7 @@ from typing import NewType
 
 Mailbox = NewType("Mailbox", str)  # in its one spelling
 
-_LIST = Path(__file__).parents[2] / "relay" / "unicode_14.txt"
+_LIST = Path(__file__).parents[2] / "relay" / "formats" / "unicode_14.txt"
 _UNPRINTABLE = """
     0000-001F 007F-00A0 00AD 0600-0605 061C 06DD 070F 0890-0891 08E2 1680 180E 2000-200F 2028-202F 205F-206F 3000
     D800-F8FF FDD0-FDEF FEFF FFF0-FFFB 110BD 110CD 13430-1343F 1BCA0-1BCA3 1D173-1D17A E0000-E00FF E01F0-10FFFF

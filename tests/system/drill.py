@@ -22,14 +22,14 @@ import aiohttp
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.process import app
-from relay.runtime.aio import clock_offset, in_background
 from relay.canary import asking
 from relay.canary.box import ANSWER_S
 from relay.canary.message import LOCAL_PART
 from relay.config import CanarySettings, TCPAddress
 from relay.counting.alarms import ALARMS
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.process import app
+from relay.runtime.aio import clock_offset, in_background
 from relay.status import alarms, exposition, measures, ready, rules, sight
 from relay.store import store
 from tests.testlib import mails

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import app, upkeep
 from relay.kme import DevelopmentKMEs
+from relay.process import app, upkeep
 from relay.quarantine.triage import Triage
 from tests.integration.entry.imap.test_lost import taken_away
 from tests.integration.opening.conftest import (

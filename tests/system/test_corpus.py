@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from relay.formats import mime
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.schemes.pqc import PQC

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import assembly
-from relay.formats import mime
 from relay.entry import Recipe
 from relay.errors import RelayError, TryLater
+from relay.formats import mime
 from relay.incoming import Incoming
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Outcomes, Recipient
+from relay.process import assembly
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.interruptions import Interruption

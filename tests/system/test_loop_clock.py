@@ -18,11 +18,11 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from relay.process import app
-from relay.formats import mime
-from relay.runtime.aio import SMALL_OCTETS
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.process import app
+from relay.runtime.aio import SMALL_OCTETS
 from tests.integration.dkim.test_journey import add_dkim
 from tests.integration.test_conversations import (
     ENTRIES,

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 import structlog
 
-from relay.process import app
 from relay.config import TCPAddress
+from relay.process import app
 from tests.system.slow_mail import KINDS, SMALL, alike, new, send, site
 from tests.testlib.exact_sink import ExactSink
 from tests.testlib.hostile import MAKERS

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.journey.deliveries import SERVED_ELSEWHERE_S
 from relay.forward import stuffed
+from relay.journey.deliveries import SERVED_ELSEWHERE_S
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.store.secret import SiteSecret
 from tests.integration.store.backends import Backend, PostgreSQLServer

@@ -11,8 +11,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay.formats import mime
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, postfix
 from tests.testlib.postfix import Postfix, Queued

@@ -12,12 +12,12 @@ from typing import cast
 
 from relay.config import Config, TCPAddress, load_config
 from relay.errors import KeyUnavailable
+from relay.formats.pieces import Pieces
+from relay.journey.planner import Planner
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
-from relay.formats.pieces import Pieces
-from relay.journey.planner import Planner
 from relay.schemes import Parties, Scheme, SealedPayload
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad

@@ -16,8 +16,6 @@ from functools import cache
 from pathlib import Path
 from typing import cast
 
-from relay.formats import mime
-from relay.formats.cms import SealedEnvelope
 from relay.config import Config, load_config
 from relay.errors import (
     BadSignature,
@@ -36,13 +34,15 @@ from relay.errors import (
     UnknownPeer,
     UnknownSigner,
 )
+from relay.formats import mime
+from relay.formats.cms import SealedEnvelope
+from relay.formats.mailbox import folded_mailbox
+from relay.journey.opening import MailOpener
+from relay.journey.opening.layers import Layers
 from relay.keys import Key
 from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.mail import Recipient
-from relay.formats.mailbox import folded_mailbox
-from relay.journey.opening import MailOpener
-from relay.journey.opening.layers import Layers
 from relay.schemes import Parties, Scheme
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad

@@ -13,8 +13,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from relay.process import app
 from relay.config import Config, TCPAddress, load_config
+from relay.process import app
 from tests.testlib import relay_command
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import RelayCommand, workers_of

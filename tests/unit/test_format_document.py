@@ -16,15 +16,15 @@ import pytest
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from cryptography.x509 import ObjectIdentifier
 
-from relay.formats import characters, cms, mime
 from relay.canary import message as canary
 from relay.canary.box import ANSWER_S
+from relay.formats import characters, cms, mime
 from relay.formats.cms import ber, oids
 from relay.formats.cms.der import header
 from relay.formats.cms.recipients import KEMS
+from relay.journey.opening.recipients import SKEW, WINDOW
 from relay.keys.pads import plan_pad
 from relay.keys.replies import KeyStatus
-from relay.journey.opening.recipients import SKEW, WINDOW
 from relay.schemes.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S
 from relay.store.received_table import UNUSED_KEEP_FOR_S

@@ -13,19 +13,19 @@ import pytest
 from cryptography.exceptions import AlreadyFinalized
 from hypothesis import given, strategies as st
 
-from relay.formats import mime, pieces
-from relay.journey import tripwire
 from relay.entry.smtp.content import END_OF_DATA, _Content
 from relay.errors import MalformedMessage, TrippedWire
-from relay.forward import stuffed, transaction
+from relay.formats import mime, pieces
 from relay.formats.pieces import PIECE_OCTETS, Pieces
+from relay.forward import stuffed, transaction
+from relay.journey import tripwire
+from relay.journey.sealing import _finished
+from relay.journey.tripwire import check_sealed
 from relay.schemes import Parties, Scheme
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
-from relay.journey.sealing import _finished
-from relay.journey.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys

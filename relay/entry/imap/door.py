@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
-from relay.runtime.aio import in_background
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Reloadable
 from relay.entry.imap.check import states as states  # for `check`
 from relay.entry.imap.watch import Mailboxes, mailboxes
 from relay.entry.listening import Where
+from relay.runtime.aio import in_background
 
 
 def listens_on(config: Config) -> dict[str, Where]:

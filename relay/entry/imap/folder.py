@@ -20,10 +20,8 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import Turns, off_loop
-from relay.entry.budget import Budget, Share
 from relay.config import IMAPSettings
+from relay.entry.budget import Budget, Share
 from relay.entry.imap.marks import FIELDS, copy_of, mark_in
 from relay.entry.imap.opening import MailboxOpener, Replacement, age_of
 from relay.entry.imap.responses import Fetched
@@ -38,7 +36,9 @@ from relay.errors import (
     RelayError,
     TryLater,
 )
+from relay.formats import mime
 from relay.journey.opening import Opened
+from relay.runtime.aio import Turns, off_loop
 
 log = structlog.get_logger(__name__)
 

@@ -14,8 +14,8 @@ import hashlib
 import hmac
 import re
 
-from relay.formats import mime
 from relay.errors import MalformedMessage
+from relay.formats import mime
 from relay.store.secret import SiteSecret
 
 FIELDS = ("Content-Type", "X-QuMail-Protection", "Message-ID")

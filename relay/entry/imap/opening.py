@@ -8,16 +8,16 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from relay.formats import mime
-from relay.formats.addresses import read_addresses
-from relay.runtime.aio import off_loop
 from relay.entry.imap.marks import OriginalMarks
 from relay.entry.imap.responses import Fetched
 from relay.errors import DeliveryUnderWay, MalformedMessage, NotNamed, PolicyRefuses, RelayError, Replayed
-from relay.mail import Envelope, Mail, Recipient
+from relay.formats import mime
+from relay.formats.addresses import read_addresses
 from relay.journey.opening import Opened
 from relay.journey.opening.original import Original, Originals
+from relay.mail import Envelope, Mail, Recipient
 from relay.outcome.tally import Tally
+from relay.runtime.aio import off_loop
 
 log = structlog.get_logger(__name__)
 

@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from relay.runtime.aio import off_loop
 from relay.config import IMAPSettings, TCPAddress
 from relay.entry.imap import responses
 from relay.entry.imap.aioimaplib_base import IMAPConnection, Request, Untagged, printable, silence_log
 from relay.entry.imap.responses import Fetched, Namespaces, quoted, uid_set
 from relay.errors import ConfigError, MailboxUnavailable
+from relay.runtime.aio import off_loop
 
 LONGEST_IDLE_S = 29 * 60.0
 """Maximum length of an IDLE, in seconds; servers may end one after half an hour (RFC 2177)."""

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import structlog
 
-from relay.entry.budget import Budget
 from relay.config import Config, IMAPSettings
+from relay.entry.budget import Budget
 from relay.entry.imap.folder import Folder
 from relay.entry.imap.login import MailboxAccess, credential, pause_after
 from relay.entry.imap.marks import OriginalMarks
@@ -25,8 +25,8 @@ from relay.entry.imap.opening import MailboxOpener
 from relay.entry.imap.session import LoginRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.journey.opening.original import Originals
-from relay.store.secret import SiteSecret
 from relay.outcome.tally import Tally
+from relay.store.secret import SiteSecret
 
 log = structlog.get_logger(__name__)
 

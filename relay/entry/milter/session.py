@@ -30,16 +30,16 @@ from kilter.protocol import (
 )
 from kilter.protocol.core import FilterMessage, MTAMessage
 
-from relay.formats import mime
-from relay.runtime.aio import Turns, off_loop
-from relay.entry.budget import Share
 from relay.entry import STEP_OCTETS, room_for
+from relay.entry.budget import Share
 from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.listening import Listener
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
 from relay.errors import MalformedMessage, MessageTooBig, RelayError, TooManyRecipients, TryLater, for_all
+from relay.formats import mime
 from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
+from relay.runtime.aio import Turns, off_loop
 
 log = structlog.get_logger(__name__)
 

@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Protocol, TypeVar
 
-from relay.formats import mime
 from relay.entry import Recipe
 from relay.entry.smtp.senders import SenderRights
 from relay.errors import Refuse, RelayError, TryLater
+from relay.formats import mime
 from relay.mail import Mail, Outcomes
 
 REMEMBERED = 1000

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.runtime.aio import off_loop
-from relay.entry.budget import Share
 from relay.entry import STEP_OCTETS, room_for
+from relay.entry.budget import Share
 from relay.entry.smtp.aiosmtpd_base import CommandStream
 from relay.errors import MessageTooBig, TryLater
+from relay.runtime.aio import off_loop
 
 END_OF_DATA = b"\r\n.\r\n"
 FASTER = 16

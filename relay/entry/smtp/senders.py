@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from relay.errors import MalformedMessage, Refuse
 from relay.formats import mime
 from relay.formats.addresses import InDoubt, read_addresses
-from relay.errors import MalformedMessage, Refuse
 from relay.formats.mailbox import fold_domain
 
 ANY = "*"

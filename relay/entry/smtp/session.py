@@ -14,14 +14,14 @@ from typing import ClassVar
 
 import structlog
 
-from relay.formats import mime
-from relay.entry.budget import Share
 from relay.entry import Recipe, room_for
+from relay.entry.budget import Share
 from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
 from relay.entry.listening import Listener
 from relay.entry.smtp.aiosmtpd_base import CommandStream, unforeseen
 from relay.entry.smtp.content import receive
 from relay.errors import RelayError, TooManyRecipients, TryLater, for_all
+from relay.formats import mime
 from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,6 @@ import pybase64
 import structlog
 
 from relay import config
-from relay.runtime.aio import in_background
 from relay.entry import Inside, Recipe
 from relay.entry.listening import Listener, network_of
 from relay.entry.server_tls import ServerTLS
@@ -37,6 +36,7 @@ from relay.entry.smtp.session import COMMANDS, EXTENSIONS, SMTPSession
 from relay.entry.smtp.users import UserFile
 from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Origin
+from relay.runtime.aio import in_background
 
 log = structlog.get_logger(__name__)
 

@@ -16,11 +16,11 @@ import structlog
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
 
-from relay.files import rights
 from relay.entry.smtp.senders import SenderRights, parse_rights
 from relay.errors import ConfigError
-from relay.identity.files import changing, read_secret, write
+from relay.files import rights
 from relay.files.stamps import is_there, stamp_of
+from relay.identity.files import changing, read_secret, write
 
 log = structlog.get_logger(__name__)
 

@@ -43,7 +43,14 @@ from relay.formats.cms.sealed_envelope import (
     is_sender,
     read_sealed_envelope,
 )
-from relay.formats.cms.signed import SignatureScheme, Signed, attributes_to_sign, decode_signed, encode_signed, signed_pieces
+from relay.formats.cms.signed import (
+    SignatureScheme,
+    Signed,
+    attributes_to_sign,
+    decode_signed,
+    encode_signed,
+    signed_pieces,
+)
 
 __all__ = [
     "FURTHER_KEMS",

@@ -7,8 +7,8 @@ STRINGs in chunks, lengths with needless octets, SETs out of order. The rest is 
 
 from __future__ import annotations
 
-from relay.formats.cms.der import OCTET_STRING, SET, header
 from relay.errors import BadStructure
+from relay.formats.cms.der import OCTET_STRING, SET, header
 
 MAX_DEPTH = 32
 """Maximum nesting depth; the deepest part of a real message, an issuer's Name, has 11."""

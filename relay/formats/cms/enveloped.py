@@ -13,10 +13,10 @@ from typing import Annotated
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
+from relay.errors import BadStructure
 from relay.formats.characters import casefold, is_printable
 from relay.formats.cms import ber, der, oids, recipients
 from relay.formats.cms.recipients import Recipient
-from relay.errors import BadStructure
 from relay.formats.pieces import Octets, Pieces, part_of
 
 TAG_OCTETS = 16

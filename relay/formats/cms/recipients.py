@@ -15,8 +15,8 @@ from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
 from relay import levels
-from relay.formats.cms import der, oids
 from relay.errors import BadStructure
+from relay.formats.cms import der, oids
 
 WRAPPED_CEK_OCTETS = 40
 KEK_OCTETS = 32

@@ -15,8 +15,8 @@ from typing import Annotated
 
 from cryptography.hazmat import asn1
 
-from relay.formats.cms import der
 from relay.errors import BadStructure, NotNamed
+from relay.formats.cms import der
 from relay.formats.mailbox import is_folded
 
 VERSION = 1

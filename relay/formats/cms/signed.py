@@ -15,9 +15,9 @@ from typing import Annotated
 from cryptography.hazmat import asn1
 from cryptography.x509 import ObjectIdentifier
 
+from relay.errors import BadStructure
 from relay.formats.cms import ber, der, oids
 from relay.formats.cms.recipients import CertificateID, IssuerAndSerial, decode_rid, encode_rid
-from relay.errors import BadStructure
 from relay.formats.pieces import Octets, Pieces
 
 MAX_SIGNATURE_OCTETS = 8192

@@ -15,17 +15,12 @@ from functools import partial
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
-from relay.formats.cms import SealedEnvelope
 from relay.config import Config
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import BadStructure, CannotOpen, KeyLost, KeyNotFound, MalformedMessage, RelayError
-from relay.keys import KeyReference
-from relay.keys.types import by_origin
-from relay.levels import OF_PADS
-from relay.mail import Envelope, Mail, Recipient
+from relay.formats import mime
+from relay.formats.cms import SealedEnvelope
 from relay.journey.opening.layers import Layer, Layers, OpenedLayers
 from relay.journey.opening.recipients import (
     SKEW,
@@ -36,6 +31,11 @@ from relay.journey.opening.recipients import (
     read_envelope,
     told_apart,
 )
+from relay.keys import KeyReference
+from relay.keys.types import by_origin
+from relay.levels import OF_PADS
+from relay.mail import Envelope, Mail, Recipient
+from relay.runtime.aio import off_loop
 from relay.store.beat import Beat
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.mail_identity import OpenedMail, recipient_name, sealed_name

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
-from relay.formats import cms, mime
-from relay.runtime.aio import off_loop
-from relay.formats.cms import KeyUse
 from relay.config import Config, PeerSettings
 from relay.errors import BadStructure, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
+from relay.formats import cms, mime
+from relay.formats.cms import KeyUse
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import by_origin
 from relay.levels import AES, LEVELS, ON_TOP, PQC
 from relay.mail import domain_of
+from relay.runtime.aio import off_loop
 from relay.schemes import Opening, Scheme
 from relay.schemes.signatures import names, signs_under
 from relay.store.received_table import Bound

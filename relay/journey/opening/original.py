@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from relay.formats import mime
-from relay.runtime.aio import off_loop
 from relay.counting import metrics
 from relay.counting.board import Board
+from relay.formats import mime
 from relay.journey.opening import MailOpener, Opened
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.require import Missed, author
+from relay.runtime.aio import off_loop
 
 if TYPE_CHECKING:
     from relay.dkim import Arrivals, AuthResult

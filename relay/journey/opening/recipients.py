@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from relay.formats import cms
-from relay.formats.cms import SealedEnvelope
 from relay.config import Config
 from relay.errors import BadSignature, NotAccepted, OutsideWindow
+from relay.formats import cms
+from relay.formats.cms import SealedEnvelope
 from relay.journey.opening.layers import OpenedLayers
 
 WINDOW = timedelta(days=7)

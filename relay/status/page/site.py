@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from relay.counting import amounts
-from relay.counting import metrics
+from relay.counting import amounts, metrics
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now

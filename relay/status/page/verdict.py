@@ -7,8 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from relay.counting import amounts
-from relay.counting import metrics
+from relay.counting import amounts, metrics
 from relay.counting.alarms import ALARMS
 from relay.status.page.now import Now
 from relay.status.record import RECENT_S

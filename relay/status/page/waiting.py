@@ -4,8 +4,7 @@ Standard: as sections.py; addresses stand there where [status] says so, and noth
 
 from __future__ import annotations
 
-from relay.counting import amounts
-from relay.counting import metrics
+from relay.counting import amounts, metrics
 from relay.policy.names import printable
 from relay.quarantine import told
 from relay.status.page import words

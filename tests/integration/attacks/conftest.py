@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import assembly
-from relay.formats import mime
 from relay.config import TCPAddress
-from relay.kme import DevelopmentKMEs
+from relay.formats import mime
 from relay.formats.pieces import Pieces
+from relay.kme import DevelopmentKMEs
+from relay.process import assembly
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import backend, postgresql, server, sqlite
 from tests.testlib import mails

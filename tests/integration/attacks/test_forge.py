@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import pytest
 
-from relay.process import assembly
 from relay.formats import cms, mime
+from relay.process import assembly
 from tests.integration.attacks import forger
 from tests.integration.attacks.conftest import Scene, quarantined
 from tests.testlib import mails

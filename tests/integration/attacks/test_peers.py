@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from relay.config import TCPAddress
 from relay.formats import cms, mime
 from relay.formats.cms.sealed_envelope import MAX_RECIPIENTS
-from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.schemes import Parties
 from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from relay.process import assembly
 from relay.errors import OutsideWindow
+from relay.process import assembly
 from tests.integration.attacks.conftest import LEVELS, Scene, quarantined
 
 

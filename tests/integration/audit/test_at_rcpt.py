@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from relay.process import app
-from relay.formats import mime
 from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from tests.integration.entry.milter.mta import MTA
 from tests.integration.status.test_metrics import Numbers, asked, with_status
 from tests.testlib import mails

@@ -20,13 +20,13 @@ from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey, MLDSA87PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from relay.process import app
 from relay.audit import checkpoint
 from relay.audit.chain import Chain
 from relay.audit.policy_places import newest_first
 from relay.audit.verifying import verify
 from relay.cli.audit import audit
 from relay.errors import ConfigError
+from relay.process import app
 from tests.integration.audit.test_records import alice as alice  # a fixture
 from tests.testlib import mails
 from tests.testlib.sites import Site

@@ -20,15 +20,15 @@ import aiohttp
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import app
-from relay.formats import mime
 from relay.audit.entries import AddressHash
 from relay.audit.pending import SUFFIX
 from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.config import TCPAddress
 from relay.errors import ConfigError
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.store.mapped_file import records_in
 from relay.store.secret import SiteSecret
 from relay.store.secret_file import locked

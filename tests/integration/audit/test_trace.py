@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from relay.process import app
-from relay.formats import mime
 from relay.cli.trace import trace
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from tests.integration.audit.test_records import (
     alice as alice,  # a fixture
     bob as bob,  # a fixture

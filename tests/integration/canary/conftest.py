@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import app, assembly
 from relay.canary import asking
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.outgoing import Outgoing
+from relay.process import app, assembly
 from relay.status import exposition
 from tests.integration.entry.milter.mta import MTA, Field, in_thread
 from tests.integration.status.test_metrics import Numbers, numbers

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import app
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from tests.integration.canary.conftest import ALICE, BOB
 from tests.integration.canary.test_forged import canary
 from tests.testlib.house import house

@@ -8,8 +8,8 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from relay.process import app
 from relay.config import TCPAddress
+from relay.process import app
 from tests.integration.canary.conftest import ASKS, Making, asked_long_ago, until_it_says
 from tests.integration.status.test_metrics import Numbers, numbers
 from tests.integration.store.backends import Backend

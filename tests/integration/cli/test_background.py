@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import app, upkeep
 from relay.kme import DevelopmentKMEs
 from relay.policy.reload import PoliciesInForce
+from relay.process import app, upkeep
 from relay.quarantine.triage import Triage
 from relay.store.received import ReceivedKeys
 from tests.integration.test_refusals import log as log  # a fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import relay
-from relay.process import app
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site

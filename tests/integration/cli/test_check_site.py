@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from relay.formats import mime
 from relay.cli import check_doors, check_site, cli
+from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails

@@ -19,16 +19,16 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import app, assembly
-from relay.formats import mime
 from relay.audit.entries import AddressHash
 from relay.audit.policy_places import newest_first
 from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.cli import check
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import app, assembly
 from relay.store import sqlite
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from relay.process import app, assembly
 from relay.config import TCPAddress
 from relay.entry.listening import GRACE_S, address_of, all_bound
 from relay.errors import StoreUnavailable
@@ -23,6 +22,7 @@ from relay.forward.pool import GOODBYE_S
 from relay.key_receiver import receiver
 from relay.keys import fetch
 from relay.kme import DevelopmentKMEs
+from relay.process import app, assembly
 from relay.store.store import BUSY_TIMEOUT_S, Store, open_store
 from tests.integration.entry.milter.mta import MTA, in_thread
 from tests.testlib import mails

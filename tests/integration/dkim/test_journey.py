@@ -11,8 +11,8 @@ from pathlib import Path
 import dkim
 import pytest
 
-from relay.formats import mime
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.sink import Sink

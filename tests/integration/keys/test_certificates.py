@@ -18,13 +18,13 @@ import pytest
 import trustme
 from structlog.testing import LogCapture
 
-from relay.process import app
 from relay.errors import ConfigError, KeyUnavailable
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.tls import ClientTLS, TLSRules
 from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from tests.integration.keys.test_build import _write
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from relay.process import assembly
 from relay.cli import cli
 from relay.kme import DevelopmentKMEs
+from relay.process import assembly
 from relay.store import store
 from tests.integration.keys.test_undelivered import LINK
 from tests.testlib.sink import Sink

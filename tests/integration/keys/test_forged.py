@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import app, assembly
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKME, Misbehaviour
 from relay.kme.certificates import prepare, server_context
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import app, assembly
 from tests.testlib import mails
 from tests.testlib.fake_kme import a_link
 from tests.testlib.sink import Sink

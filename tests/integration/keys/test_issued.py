@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import assembly
 from relay.errors import KeyUnavailable, KMEBadReply, StoreUnavailable
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.ring import KeyRing
@@ -23,6 +22,7 @@ from relay.keys.types import Key
 from relay.kme import DevelopmentKME, LinkSettings, SimulatedLink
 from relay.kme.certificates import prepare, server_context
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.backends import Backend

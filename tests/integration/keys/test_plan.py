@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from relay.process import assembly
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run

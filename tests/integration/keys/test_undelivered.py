@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from relay.process import app, assembly
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import KMEExhausted
@@ -23,6 +22,7 @@ from relay.keys.report import show
 from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.undelivered import TRY_EVERY_S
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.process import app, assembly
 from relay.store.kme_memory import Trials
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store

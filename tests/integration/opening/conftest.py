@@ -17,9 +17,8 @@ from typing import Self
 
 import pytest
 
-from relay.process import assembly
-from relay.journey import opening, planner
 from relay.config import TCPAddress
+from relay.journey import opening, planner
 from relay.keys.pads import Pad, PadKey
 from relay.keys.refill import Supply
 from relay.keys.types import SealingKey
@@ -28,6 +27,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
 from relay.policy.priority import KeysWithReserve
+from relay.process import assembly
 from relay.store.quarantine_table import Kept
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store

@@ -12,15 +12,15 @@ from dataclasses import replace
 
 import pytest
 
-from relay.process import assembly
-from relay.formats import mime
 from relay.audit.writing import Audit
 from relay.dkim import Arrivals
 from relay.errors import DeliveryUnderWay, KeyNotFound, NextHopUnavailable, QuarantineFull, StoreUnavailable
+from relay.formats import mime
 from relay.forward import NextHop
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
+from relay.process import assembly
 from relay.quarantine.release import Release, Released
 from relay.quarantine.triage import Triage
 from relay.store.delivery_tries import Tries

@@ -11,8 +11,8 @@ from functools import partial
 import pytest
 from structlog.testing import LogCapture
 
-from relay.formats import cms, mime
 from relay.config import TCPAddress
+from relay.formats import cms, mime
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, at_every_level
 from tests.testlib import mails
 from tests.testlib.submit import Reply, submit, until_settled

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay.process import app
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy.kept import KeptSets
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
+from relay.process import app
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import workers
 from tests.testlib import mails

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import app
 from relay.config import TCPAddress
 from relay.counting import metrics
 from relay.errors import ConfigError
@@ -31,6 +30,7 @@ from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import PoliciesInForce
 from relay.policy.walk import FileText, read_file
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
+from relay.process import app
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.counted import counted

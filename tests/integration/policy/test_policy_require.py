@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay.kme import DevelopmentKMEs
 from relay.formats.mailbox import fold_domain
+from relay.kme import DevelopmentKMEs
 from relay.policy.content import MessageFacts
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.require import Requirements, author

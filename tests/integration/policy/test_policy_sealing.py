@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import assembly
 from relay.formats import mime
-from relay.runtime.aio import SMALL_OCTETS
+from relay.journey.sealing import SealedBefore
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import structure
 from relay.policy.load import load_policies
-from relay.journey.sealing import SealedBefore
+from relay.process import assembly
+from relay.runtime.aio import SMALL_OCTETS
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink

@@ -18,8 +18,8 @@ import pytest
 import pytest_asyncio
 import trustme
 
-from relay.formats import mime
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.postfix.test_postfix import ALIASES, IN_CLEAR, SEALED, assert_not_readable, assert_unchanged
 from tests.testlib import mails, postfix

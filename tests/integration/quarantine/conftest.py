@@ -17,15 +17,15 @@ import pytest
 from click.testing import CliRunner
 from structlog.testing import LogCapture
 
-from relay.process import assembly
-from relay.formats import mime
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.cli.quarantine import quarantine
 from relay.config import TCPAddress
 from relay.errors import RelayError
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.identities import Identities

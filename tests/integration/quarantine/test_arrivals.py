@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, strategies as st
 from structlog.testing import LogCapture
 
-from relay.process import assembly, upkeep
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly, upkeep
 from relay.quarantine.triage import identity
 from relay.store import store
 from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import assembly
 from relay.counting import metrics
 from relay.errors import BadTag, ConfigError, KeyNotFound
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings

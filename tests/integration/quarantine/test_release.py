@@ -14,8 +14,8 @@ from importlib import import_module
 
 import pytest
 
-from relay.process import assembly
 from relay.errors import StoreUnavailable
+from relay.process import assembly
 from relay.quarantine.release import Release
 from relay.runtime.stopping import Stop
 from relay.store.delivery_records import DeliveryRecords

@@ -14,9 +14,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from relay.errors import BadSignature, BadTag, NotForUs, UnknownSigner
 from relay.formats import cms, mime
 from relay.formats.cms import oids
-from relay.errors import BadSignature, BadTag, NotForUs, UnknownSigner
 from relay.identity import (
     Identity,
     PeerCertificates,

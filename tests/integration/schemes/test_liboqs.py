@@ -24,14 +24,11 @@ from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1.type.univ import ObjectIdentifier
 from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
 
-from relay.process import assembly
-from relay.formats import cms, mime
 from relay.cli.check import check as check_command
 from relay.cli.identity import identity as identity_command
 from relay.cli.policy import policy as policy_command
 from relay.cli.policy_print import print_explanation
 from relay.cli.tables import plain_console
-from relay.formats.cms import FURTHER_KEMS, KEMS
 from relay.config import TCPAddress, load_config
 from relay.errors import (
     BadSignature,
@@ -43,6 +40,8 @@ from relay.errors import (
     NotForUs,
     PolicyHolds,
 )
+from relay.formats import cms, mime
+from relay.formats.cms import FURTHER_KEMS, KEMS
 from relay.identity import (
     Identity,
     PeerCertificates,
@@ -56,16 +55,17 @@ from relay.identity import (
     renew_identity,
 )
 from relay.identity.document import BadDocument, write_document
+from relay.journey.sealing import SealedCopy
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.findings import kems_not_here
 from relay.policy.load import load_policies
+from relay.process import assembly
 from relay.schemes import Scheme
 from relay.schemes.aes import AES
 from relay.schemes.further_kem import FurtherKEM
 from relay.schemes.pqc import PQC
-from relay.journey.sealing import SealedCopy
 from tests.testlib import mails
 from tests.testlib.identities import Identities, Person
 from tests.testlib.keys import MemoryKeys

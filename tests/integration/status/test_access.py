@@ -19,10 +19,10 @@ import pytest
 import trustme
 from structlog.testing import capture_logs
 
-from relay.process import app
 from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import server
 from tests.integration.status.test_metrics import with_status
 from tests.testlib.relay_command import run

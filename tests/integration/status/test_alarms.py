@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.process import app
 from relay.audit.reading import records
 from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import sight, telling
 from relay.status.standing import Standing
 from tests.integration.status.test_metrics import asked, numbers, with_status

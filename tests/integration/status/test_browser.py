@@ -13,9 +13,9 @@ from typing import Literal
 
 import pytest
 
-from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import alarms, exposition, record
 from relay.status.page import feed
 from relay.status.page.feed import Feed

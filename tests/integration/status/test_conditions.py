@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from relay.process import app, upkeep
 from relay.keys import report
 from relay.kme import DevelopmentKMEs
+from relay.process import app, upkeep
 from relay.status import record
 from tests.integration.status.test_alarms import until_written
 from tests.integration.status.test_metrics import SEALED_TYPE, STATUS, asked, numbers, with_status

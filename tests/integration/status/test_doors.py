@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.process import app
 from relay.status import exposition, measures
 from tests.integration.entry.milter.mta import MTA
 from tests.integration.status.test_metrics import Numbers, numbers, with_status

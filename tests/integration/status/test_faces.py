@@ -16,8 +16,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.process import app
-from relay.runtime.aio import clock_offset
 from relay.audit.writing import Audit
 from relay.config import Config
 from relay.counting import metrics
@@ -25,6 +23,8 @@ from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.key_receiver import Receiving
 from relay.kme import DevelopmentKMEs
+from relay.process import app
+from relay.runtime.aio import clock_offset
 from relay.status import Watched, alarms, exposition, measures, ready, sight
 from relay.status.page import feed
 from relay.status.ready import Readiness

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import app
 from relay.config import TCPAddress
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import server
 from relay.status.exposition import Exposition
 from tests.integration.status.test_metrics import Numbers, asked, with_status

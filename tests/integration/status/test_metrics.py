@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import exposition
 from tests.testlib import mails
 from tests.testlib.sink import Sink

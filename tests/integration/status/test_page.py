@@ -21,10 +21,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from relay.process import app
 from relay.config import TCPAddress
 from relay.counting import metrics
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import alarms, exposition, record, server
 from relay.status.page import feed
 from relay.status.page.feed import Feed

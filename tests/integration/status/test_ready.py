@@ -14,9 +14,9 @@ from typing import cast
 import aiohttp
 import pytest
 
-from relay.process import app
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import Watched, exposition, ready
 from relay.store import store
 from tests.integration.status.test_metrics import numbers, with_status

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import app
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from relay.status import exposition
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.testlib import mails

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-from relay.formats.cms import KeyUse
 from relay.errors import KeyDestroyed, KeyUsed, KMEBadReply, StoreUnavailable
+from relay.formats.cms import KeyUse
 from relay.key_receiver import take_over_keys
 from relay.store.database import Database
 from relay.store.delivery_tries import WaitingCopy

@@ -11,9 +11,9 @@ from contextlib import AsyncExitStack
 import pytest
 from sqlalchemy import Connection
 
-from relay.runtime.aio import boot_time
 from relay.counting import metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
+from relay.runtime.aio import boot_time
 from relay.store.claims import LEASE_S, PATIENCE_S
 from relay.store.delivery_tries import KEEP_FOR_S, Begun, WaitingCopy
 from relay.store.mail_identity import recipient_name

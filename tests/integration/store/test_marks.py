@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from relay.errors import DeliveryUnderWay
 from relay.journey import deliveries
 from relay.journey.deliveries import Deliveries
-from relay.errors import DeliveryUnderWay
 from relay.mail import Envelope, Mail, Recipient
 from relay.store.mail_identity import name_as_it_came, recipient_name
 from relay.store.neighbours import Neighbours, shared_memory

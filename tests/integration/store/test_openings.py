@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from relay.formats.cms import KeyUse
 from relay.counting import metrics
 from relay.errors import KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
+from relay.formats.cms import KeyUse
 from relay.store.delivery_tries import RecipientState
 from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound

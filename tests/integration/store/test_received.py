@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, strategies as st
 from sqlalchemy import Connection, Engine, event
 
-from relay.formats.cms import KeyUse
 from relay.errors import KMEBadReply, TryLater
+from relay.formats.cms import KeyUse
 from relay.store.database import Database
 from relay.store.mail_identity import OpenedMail
 from relay.store.received import OTP_KEEP_FOR_S, TOMBSTONE_KEEP_FOR_S, USED_KEEP_FOR_S, Counts

@@ -19,8 +19,6 @@ from typing import cast
 import pytest
 import pytest_asyncio
 
-from relay.formats import cms
-from relay.formats.cms import KeyUse
 from relay.config import Config, load_config
 from relay.errors import (
     BadSignature,
@@ -39,13 +37,15 @@ from relay.errors import (
     UnknownPeer,
     UnknownSigner,
 )
+from relay.formats import cms
+from relay.formats.cms import KeyUse
 from relay.identity import liboqs
 from relay.identity.further import FurtherKEMPair
+from relay.journey.opening import MailOpener, Opened
+from relay.journey.opening.layers import Layers
 from relay.keys import Key
 from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
-from relay.journey.opening import MailOpener, Opened
-from relay.journey.opening.layers import Layers
 from relay.schemes.all import all_schemes
 from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound, KeyName, find

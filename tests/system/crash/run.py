@@ -17,8 +17,8 @@ from pathlib import Path
 
 import aiosmtplib
 
-from relay.formats import mime
 from relay.errors import BadStructure
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.store.backends import PostgreSQLServer
 from tests.system.crash import traffic

@@ -22,8 +22,8 @@ from typing import Any
 import aiosmtplib
 import click
 
-from relay.formats import mime
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings, SimulatedLink
 from tests.system.crash.episodes import KINDS, Episode, Episodes
 from tests.system.crash.outcome import tell_and_exit

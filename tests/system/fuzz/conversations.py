@@ -12,8 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from relay.entry.budget import Budget
 from relay.config import DirectionSettings, TCPAddress
+from relay.entry.budget import Budget
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import LMTPSession, SMTPSession
 from relay.errors import Refuse, RelayError, TryLater

@@ -15,9 +15,9 @@ from pyasn1.error import PyAsn1Error
 from pyasn1.type import namedtype, tag, univ
 from pyasn1_alt_modules import rfc5083, rfc5652
 
+from relay.errors import BadStructure, MalformedMessage, TrippedWire
 from relay.formats import mime
 from relay.journey import tripwire
-from relay.errors import BadStructure, MalformedMessage, TrippedWire
 from tests.system.fuzz.target import Found, Target, check
 from tests.testlib import hostile, mails
 from tests.testlib.payloads import payload

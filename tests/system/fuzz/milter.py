@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from unittest import mock
 
-from relay.entry.budget import Budget
 from relay.config import ListenerSettings
+from relay.entry.budget import Budget
 from relay.entry.listening import Listener
 from relay.entry.milter import session
 from relay.entry.milter.wire import Packets

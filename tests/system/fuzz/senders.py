@@ -6,10 +6,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from relay.formats import mime
-from relay.formats.addresses import InDoubt, read_addresses
 from relay.entry.smtp.senders import parse_rights
 from relay.errors import Refuse
+from relay.formats import mime
+from relay.formats.addresses import InDoubt, read_addresses
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile
 from tests.testlib.readers import seen_by_python

@@ -12,12 +12,12 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from relay.formats import mime
 from relay.dkim import KeyRecords, Signer, SigningKey, Verifier
 from relay.dkim.arc import ARCSealer
 from relay.dkim.records import Answers
 from relay.dkim.results import results_field, without_forged
 from relay.errors import Refuse
+from relay.formats import mime
 from tests.system.fuzz.target import Target, check
 from tests.testlib import hostile, mails
 from tests.vectors.people import KEYS

@@ -13,14 +13,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from relay.formats import cms
-from relay.formats.cms import ber
 from relay.config import load_config
 from relay.errors import BadStructure, RelayError
-from relay.keys import Key, KeyReference
-from relay.keys.ring import KeyRing
+from relay.formats import cms
+from relay.formats.cms import ber
 from relay.journey.opening import MailOpener
 from relay.journey.opening.layers import Layers
+from relay.keys import Key, KeyReference
+from relay.keys.ring import KeyRing
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.schemes.pqc import PQC

@@ -19,15 +19,15 @@ import structlog
 from cryptography.hazmat import asn1
 from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
-from relay.formats import mime
-from relay.files import toml
-from relay.journey import tripwire
-from relay.formats.cms import der
 from relay.dkim import results as dkim_results
 from relay.entry.milter import edits as milter_edits
 from relay.entry.smtp import content, senders as submission_senders
 from relay.entry.smtp.session import LMTPSession
 from relay.errors import KMEBadReply
+from relay.files import toml
+from relay.formats import mime
+from relay.formats.cms import der
+from relay.journey import tripwire
 from relay.keys import replies
 from relay.policy import structure
 from tests.system.fuzz import workers

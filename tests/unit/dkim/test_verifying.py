@@ -14,10 +14,10 @@ import dkim
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from relay.formats import mime
 from relay.dkim import AuthResult, KeyRecords, SigningKey, Verifier, arc, checking, verifying
 from relay.dkim.canonical import Header, body_hash
 from relay.dkim.signing import signed_field, signed_names
+from relay.formats import mime
 from tests.testlib import mails
 from tests.testlib.zone import Zone
 from tests.unit.dkim.conftest import Keys, pem

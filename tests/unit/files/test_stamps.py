@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from relay.errors import ConfigError
-from relay.identity import files
 from relay.files.permissions import cause, denial_at
 from relay.files.stamps import Unknown, files_in, is_there, read_regular, stamp_of, stamp_of_directory, stamps_in
+from relay.identity import files
 from relay.store import secret_file
 from tests.testlib.nobody import NOBODY, as_nobody, by_root
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, strategies as st
 from pydantic import Field, ValidationInfo, field_validator
 
-from relay.files import toml
 from relay.errors import ConfigError
+from relay.files import toml
 
 
 class Peer(toml.Table):

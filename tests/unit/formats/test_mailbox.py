@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from relay.formats import characters
-from relay.mail import Recipient
 from relay.formats.mailbox import fold_domain, folded_domain, folded_mailbox, is_folded
+from relay.mail import Recipient
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OTHERS = [f"python3.{minor}" for minor in (11, 13) if minor != sys.version_info.minor]
 PYTHONS = [sys.executable, *filter(None, (shutil.which(each, path="/usr/bin") for each in OTHERS))]
 """Of Unicode 14.0 and 15.1, where both are installed."""

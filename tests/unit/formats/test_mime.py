@@ -10,10 +10,10 @@ import email
 import pytest
 from hypothesis import given, strategies as st
 
-from relay.formats import mime
-from relay.runtime.aio import SMALL_OCTETS
 from relay.dkim.results import without_forged
 from relay.errors import BadStructure, MalformedMessage
+from relay.formats import mime
+from relay.runtime.aio import SMALL_OCTETS
 from tests.testlib import mails
 from tests.testlib.speed import seconds
 

@@ -17,9 +17,9 @@ from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from relay.cli.check import check
-from relay.formats.cms import KEMS
 from relay.config import load_config
 from relay.errors import ConfigError
+from relay.formats.cms import KEMS
 from relay.identity import PeerCertificates, identity_findings, load_identity, trusted_peers
 from relay.identity.directory import write_certificate
 from relay.identity.document import BadDocument, PinRefused

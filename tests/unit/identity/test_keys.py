@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa as rsa_keys
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
 from relay.errors import AnothersFile, ConfigError
+from relay.files.rights import as_owner_of
 from relay.identity import (
     create_identity,
     files,
@@ -27,7 +28,6 @@ from relay.identity import (
     request_certificates,
     valid_now,
 )
-from relay.files.rights import as_owner_of
 from tests.unit.identity.homes import NOW, Home, copy_rsa_keys, make_home
 
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from relay.formats.cms import KeyUse
 from relay.config import TCPAddress, load_config
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import KeyDestroyed, KeyUnavailable, KeyUsed, KMEExhausted, KMEMisconfigured, StoreUnavailable
+from relay.formats.cms import KeyUse
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.group import KMEGroup, Prefetch

@@ -10,8 +10,8 @@ import uuid
 import pytest
 from hypothesis import given, strategies as st
 
-from relay.formats import mime
 from relay.errors import KMEMisconfigured
+from relay.formats import mime
 from relay.keys.accounts import Accounts
 from relay.keys.pads import pad_of, plan_pad
 from relay.keys.refill import LinkRate, Peak, Prefetch, Rate, WaterMarks, empty_in, marks

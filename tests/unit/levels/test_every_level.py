@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from relay.formats import cms, mime
 from relay.errors import CannotOpen, RelayError, TrippedWire
+from relay.formats import cms, mime
+from relay.journey.tripwire import check_sealed
 from relay.levels import LEVELS, Level
 from relay.schemes import Opening, Scheme
 from relay.schemes.all import all_schemes
-from relay.journey.tripwire import check_sealed
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys

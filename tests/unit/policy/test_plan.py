@@ -13,13 +13,13 @@ from typing import Any, cast
 import pytest
 
 from relay.errors import PolicyHolds
+from relay.journey.sealing import SealedCopy, Sealer
 from relay.keys.ring import KeyRing
 from relay.keys.types import SealingKey
 from relay.levels import LevelName
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
-from relay.journey.sealing import SealedCopy, Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability

@@ -20,8 +20,8 @@ from hypothesis import given, strategies as st
 
 from relay.audit.entries import AddressHash
 from relay.errors import ConfigError, PolicyHolds, RelayError
-from relay.levels import LEVELS, NAMES
 from relay.formats.mailbox import fold_domain
+from relay.levels import LEVELS, NAMES
 from relay.policy import expected, walk as policy_walk
 from relay.policy.conditions import ON_RECIPIENTS
 from relay.policy.decide import PolicySet

@@ -17,25 +17,25 @@ from typing import Any, cast
 import pytest
 from structlog.testing import LogCapture
 
-from relay.formats import mime
 from relay.audit.entries import LedgerEntry
 from relay.audit.writing import Audit
 from relay.cli.policy_site import PolicySite
-from relay.journey.deliveries import Delivery
 from relay.errors import ConfigError, PolicyHolds, PolicyRefuses, RelayError, TryLater
+from relay.formats import mime
+from relay.journey.deliveries import Delivery
+from relay.journey.plan import Outcome, Planned
+from relay.journey.planner import Planner
+from relay.journey.sealing import SealedCopy, Sealer
+from relay.journey.shadow import Shadow
+from relay.journey.tripwire import check_sealed
 from relay.keys.ring import KeyRing
 from relay.mail import Envelope, Mail, Origin, Recipient
 from relay.outgoing import Outgoing
-from relay.journey.plan import Outcome, Planned
-from relay.journey.planner import Planner
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
 from relay.policy.site import SiteFacts
 from relay.policy.traffic import Sample
-from relay.journey.sealing import SealedCopy, Sealer
-from relay.journey.shadow import Shadow
-from relay.journey.tripwire import check_sealed
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.address_reference import sender_of
 from tests.testlib.long import sized

@@ -12,6 +12,7 @@ from typing import cast
 import pytest
 
 from relay.errors import ConfigError, PolicyHolds
+from relay.journey.sealing import Sealer
 from relay.keys.ring import KeyRing
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import settings as policy_settings
@@ -20,7 +21,6 @@ from relay.policy.decide import PolicySet
 from relay.policy.findings import endings, floors_in_vain
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.site import SiteFacts
-from relay.journey.sealing import Sealer
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability

@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from relay.runtime import heap
 from relay.audit import policy_places
 from relay.audit.chain import START, Chain, Place
 from relay.audit.entries import AddressHash, event_members
@@ -33,6 +32,7 @@ from relay.policy.last_good import MAX_COMPARED, LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.reload import PoliciesInForce
 from relay.policy.step import MAX_NAMES, Names, SetFiles, Step, digest_of_all
+from relay.runtime import heap
 from relay.store.secret import SiteSecret
 from tests.testlib.nobody import as_nobody, by_root
 from tests.unit.policy.test_policy import AES, PEERS, write

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
+from relay.errors import ConfigError
 from relay.files import toml
 from relay.formats.addresses import MAX_ADDRESSES
-from relay.errors import ConfigError
 from relay.levels import NAMES, SEALING, LevelName, strength
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet

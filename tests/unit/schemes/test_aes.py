@@ -14,9 +14,9 @@ from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5083, rfc5084, rfc5652
 
+from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEBadReply, KMEExhausted
 from relay.formats import cms, mime
 from relay.formats.cms.recipients import MAX_NUMBER
-from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEBadReply, KMEExhausted
 from relay.keys import Key, KeyReference
 from relay.schemes import Opening, Parties, SealedPayload
 from relay.schemes.aes import AES

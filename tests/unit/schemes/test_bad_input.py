@@ -18,14 +18,14 @@ import pybase64
 import pytest
 from hypothesis import given, strategies as st
 
-from relay.formats import cms, mime
-from relay.formats.cms.der import header
 from relay.config import Config
 from relay.errors import BadStructure, CannotOpen, MalformedMessage, RelayError, TryLater
-from relay.keys import Key, KeyReference
-from relay.keys.ring import KeyRing
+from relay.formats import cms, mime
+from relay.formats.cms.der import header
 from relay.journey.opening import MailOpener
 from relay.journey.opening.layers import ASKED_FIRST, Layers
+from relay.keys import Key, KeyReference
+from relay.keys.ring import KeyRing
 from relay.schemes import Opening, Parties, Scheme
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad

@@ -20,7 +20,6 @@ from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
 
-from relay.formats import cms, mime
 from relay.errors import (
     BadSignature,
     BadStructure,
@@ -30,6 +29,7 @@ from relay.errors import (
     NotForUs,
     UnknownSigner,
 )
+from relay.formats import cms, mime
 from relay.identity import PeerCertificates
 from relay.identity.pairs import Role
 from relay.schemes import Opening, Scheme, Unsealed

@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from hypothesis import given, strategies as st
 
-from relay.formats import cms
 from relay.errors import BadStructure, BadTag, CannotOpen, KeyNotFound, KMEExhausted
+from relay.formats import cms
 from relay.keys import Key
 from relay.keys.pads import TAG_OCTETS
 from relay.schemes import Opening, Parties, SealedPayload

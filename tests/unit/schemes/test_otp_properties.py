@@ -9,8 +9,8 @@ import asyncio
 import pytest
 from hypothesis import example, given, strategies as st
 
-from relay.formats import cms
 from relay.errors import BadStructure, BadTag, KMEMisconfigured
+from relay.formats import cms
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad, pad_of, plan_pad
 from relay.keys.replies import status_from_reply

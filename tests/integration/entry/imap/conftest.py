@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.process import assembly
-from relay.entry.budget import Budget
 from relay.config import TCPAddress
+from relay.entry.budget import Budget
 from relay.entry.imap.watch import Visited, mailboxes as all_mailboxes
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 from tests.testlib import mails
 from tests.testlib.dovecot import PASSWORD, Dovecot, dovecot
 from tests.testlib.identities import Identities

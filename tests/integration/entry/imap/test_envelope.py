@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from structlog.testing import LogCapture
 
-from relay.process import assembly
+from relay.entry.imap.marks import OriginalMarks
 from relay.formats import mime
 from relay.journey import opening
-from relay.entry.imap.marks import OriginalMarks
+from relay.journey.opening.recipients import WINDOW
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
-from relay.journey.opening.recipients import WINDOW
+from relay.process import assembly
 from tests.integration.entry.imap.conftest import Alice, bob_site, imap_table, opened, original, visit
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.dovecot import Dovecot, requires_dovecot

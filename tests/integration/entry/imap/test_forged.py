@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import assembly
-from relay.formats import mime
 from relay.entry.imap.marks import OriginalMarks
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
+from relay.process import assembly
 from relay.store.secret import SiteSecret
 from tests.integration.entry.imap.conftest import Alice, bob_site, imap_table, opened, original, visit, watching
 from tests.integration.entry.imap.test_kill import another

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import assembly
 from relay.entry.imap import watch
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
+from relay.process import assembly
 from tests.integration.entry.imap.conftest import (
     NOWHERE,
     Alice,

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.process import app
 from relay.kme import DevelopmentKMEs
+from relay.process import app
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
 from tests.testlib.dovecot import PASSWORD
 from tests.testlib.imap_double import CAPABILITIES, Conversation, IMAPDouble

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.process import assembly
 from relay.config import parse_address
 from relay.kme import DevelopmentKMEs
+from relay.process import assembly
 from tests.integration.entry.imap.conftest import NOWHERE, Alice, bob_site, imap_table, opened, original, visit
 from tests.testlib import mails
 from tests.testlib.dovecot import Dovecot, dovecot, requires_dovecot

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from relay.formats import mime
 from relay.config import TCPAddress
+from relay.formats import mime
 from tests.testlib import postfix
 from tests.testlib.postfix import Postfix
 from tests.testlib.sink import Got, Sink

@@ -12,12 +12,12 @@ from pathlib import Path
 import miltertest
 import pytest
 
-from relay.process import assembly
-from relay.formats import mime
 from relay.config import TCPAddress
 from relay.errors import QuarantineFull
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
+from relay.process import assembly
 from tests.integration.entry.milter.mta import MTA, Answer, Field, in_thread
 from tests.integration.entry.milter.organisations import MILTER
 from tests.testlib import mails

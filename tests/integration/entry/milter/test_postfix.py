@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from relay.formats import mime
 from relay.config import TCPAddress
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.entry.milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
 from tests.testlib import mails, postfix

@@ -22,14 +22,14 @@ from kilter.protocol.buffer import SimpleBuffer
 from kilter.protocol.core import FilterMessage
 from structlog.testing import LogCapture
 
-from relay.formats import mime
-from relay.entry.budget import Budget
 from relay.config import ListenerSettings, TCPAddress
+from relay.entry.budget import Budget
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.milter import session
 from relay.entry.milter.edits import can_be_told, message_of
 from relay.entry.milter.wire import PACKETS_AT_ONCE, Packets
 from relay.errors import ConfigError, KMEExhausted, PolicyRefuses, RelayError
+from relay.formats import mime
 from relay.mail import InPlace, Mail
 from tests.integration.entry.milter.mta import MTA, OFFERED, Answer, Field, in_thread
 

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from relay.entry.budget import Budget
 from relay.config import ListenerSettings, TCPAddress
+from relay.entry.budget import Budget
 from relay.entry.listening import Listener, address_of, bound
 from relay.entry.smtp.session import LMTPSession, SMTPSession
 from relay.errors import RelayError

@@ -8,8 +8,8 @@ import asyncio
 
 import pytest
 
-from relay.entry.budget import Budget
 from relay.config import ListenerSettings
+from relay.entry.budget import Budget
 from relay.entry.listening import Listener
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from relay.formats import mime
 from relay.config import TCPAddress
 from relay.errors import MalformedMessage, NextHopRefused, PolicyHolds, TryLater
+from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.recipes import serving
 from tests.testlib import mails, sites

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.entry.budget import Budget, Overloaded
 from relay.entry import room_for
+from relay.entry.budget import Budget, Overloaded
 from relay.entry.smtp import content
 from relay.entry.smtp.aiosmtpd_base import PIECE_OCTETS
 from relay.entry.smtp.content import unstuffed

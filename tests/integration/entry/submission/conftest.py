@@ -15,8 +15,8 @@ import pytest
 import trustme
 from argon2 import PasswordHasher
 
-from relay.process import app
 from relay.config import TCPAddress, load_config
+from relay.process import app
 from tests.integration.entry.submission.program import MailProgram, connected
 from tests.testlib.sink import Sink
 

@@ -8,10 +8,10 @@ import asyncio
 from contextlib import AsyncExitStack
 from dataclasses import replace
 
-from relay.process import app
 from relay.config import load_config
 from relay.entry.listening import network_of
 from relay.entry.smtp.rates import HourlyRate, Seen
+from relay.process import app
 from tests.integration.entry.submission.conftest import Start
 from tests.testlib import mails
 from tests.testlib.sink import Sink

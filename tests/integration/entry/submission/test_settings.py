@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import trustme
 
-from relay.process import app
 from relay.config import load_config
 from relay.errors import ConfigError
+from relay.process import app
 from tests.integration.entry.submission.conftest import RELAY_TOML, Start, write_certificate, write_users
 from tests.testlib import postfix
 

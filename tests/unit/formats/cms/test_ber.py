@@ -23,10 +23,10 @@ from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5652
 
+from relay.errors import BadStructure
 from relay.formats import cms, mime
 from relay.formats.cms import ber
 from relay.formats.cms.der import header
-from relay.errors import BadStructure
 from relay.identity.certificates import ca_certificate, subject
 from relay.keys import Key
 from relay.schemes import Opening

@@ -11,9 +11,9 @@ from hypothesis import given, strategies as st
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1_alt_modules import rfc5652
 
+from relay.errors import BadStructure
 from relay.formats import cms
 from relay.formats.cms import SignatureScheme, der, oids
-from relay.errors import BadStructure
 from tests.vectors import trees
 
 WHEN = datetime(2026, 11, 25, 10, tzinfo=UTC)
