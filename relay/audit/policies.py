@@ -19,10 +19,10 @@ import structlog
 
 from relay.audit.entries import as_time
 from relay.audit.policy_fields import of_comparison, of_step
-from relay.audit.policy_places import POLICIES, Places, newest_first, records_behind
+from relay.audit.policy_places import POLICIES, PolicyRecordPlaces, newest_first, records_behind
 from relay.audit.writing import RETRY_S, Audit
 from relay.errors import ConfigError, StoreUnavailable
-from relay.policy.compare_within import Compared, compare_within
+from relay.policy.compare_within import ComparedSets, compare_within
 from relay.policy.kept import KeptTexts
 from relay.policy.last_good import Came, LastGood
 from relay.policy.load import PolicyFolder
@@ -55,7 +55,7 @@ class PolicyRecords:
         self._audit = audit
         self._last_good = last_good
         self._folder = folder
-        self._places: Places | None = None
+        self._places: PolicyRecordPlaces | None = None
 
     async def keep_up(self) -> None:
         """Records what is not recorded yet, and then each set that comes."""
@@ -86,7 +86,7 @@ class PolicyRecords:
         members = await asyncio.to_thread(self._members, came)
         if members:
             earlier = self._places.behind if self._places is not None else None
-            self._places = Places(self._audit.place, earlier)
+            self._places = PolicyRecordPlaces(self._audit.place, earlier)
             await asyncio.to_thread(self._places.write, self._audit.directory)
             while True:
                 try:
@@ -113,7 +113,7 @@ class PolicyRecords:
         """Time and version of what is recorded already, from where one of these steps may be."""
         directory = self._audit.directory
         try:
-            if (places := Places.read(directory)) is not None:
+            if (places := PolicyRecordPlaces.read(directory)) is not None:
                 self._places = places.checked(directory)
             if steps and self._places is not None:
                 found = records_behind(directory, self._places.behind)
@@ -152,7 +152,7 @@ class PolicyRecords:
             return next(newest_first(self._audit.directory), None)
         return None
 
-    def _compared(self, sets: _Sets) -> tuple[Compared | None, str]:
+    def _compared(self, sets: _Sets) -> tuple[ComparedSets | None, str]:
         """What was compared, or why nothing was."""
         if sets.before is None or sets.now is None:
             return None, sets.missing

@@ -12,8 +12,8 @@ from urllib.parse import unquote
 
 from relay.audit.entries import AddressHash
 from relay.policy.compare import Difference, Unproven
-from relay.policy.compare_within import Compared
-from relay.policy.installing import Who
+from relay.policy.compare_within import ComparedSets
+from relay.policy.installing import Installer
 from relay.policy.names import SUFFIX, printable
 from relay.policy.step import Step
 
@@ -49,7 +49,7 @@ def of_step(step: Step, addresses: AddressHash) -> dict[str, Any]:
     return fields
 
 
-def _who(who: Who) -> dict[str, Any]:
+def _who(who: Installer) -> dict[str, Any]:
     by = ", ".join(map(_user, who.uids))
     sudo = {"sudo_user": who.sudo_user} if who.sudo_user else {}
     return {"by": by, "uid": list(who.uids), **sudo, "known_by": who.known_by}
@@ -62,7 +62,7 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def of_comparison(compared: Compared | None, missing: str, addresses: AddressHash) -> dict[str, Any]:
+def of_comparison(compared: ComparedSets | None, missing: str, addresses: AddressHash) -> dict[str, Any]:
     """What is weaker, stronger, and otherwise; `missing` says why nothing was compared."""
     if compared is None:
         return {"compared": f"no: {missing}", "weaker": None}

@@ -29,14 +29,14 @@ _NAME = ".policies"
 MAX_OCTETS = 4096
 
 
-class Places(NamedTuple):
+class PolicyRecordPlaces(NamedTuple):
     """The newest record of policies stands behind one place, and the one before it behind another, if that is known."""
 
     behind: Place
     earlier: Place | None
 
     @classmethod
-    def read(cls, directory: Path) -> Places | None:
+    def read(cls, directory: Path) -> PolicyRecordPlaces | None:
         """What was written last; None where there is nothing. Blocks, and raises nothing."""
         try:
             behind, earlier = json.loads(read_regular(directory / _NAME)[:MAX_OCTETS])
@@ -44,11 +44,11 @@ class Places(NamedTuple):
         except (OSError, ValueError, TypeError):
             return None
 
-    def checked(self, directory: Path) -> Places | None:
+    def checked(self, directory: Path) -> PolicyRecordPlaces | None:
         """As read, or the place before where the record was no longer written. Raises ConfigError."""
         if next(records_behind(directory, self.behind), None) is not None:
             return self
-        return Places(self.earlier, None) if self.earlier is not None else None
+        return PolicyRecordPlaces(self.earlier, None) if self.earlier is not None else None
 
     def write(self, directory: Path) -> None:
         """Writes it. On failure none is left, since an older one would lead past the newest record. Blocks."""
@@ -86,7 +86,7 @@ def records_behind(directory: Path, place: Place) -> Iterator[dict[str, Any]]:
 
 def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
     """All records of policies. Raises ConfigError."""
-    places = Places.read(directory)
+    places = PolicyRecordPlaces.read(directory)
     found = _first_behind(directory, (places.behind, places.earlier)) if places is not None else None
     if found is None:
         yield from _backwards(directory)

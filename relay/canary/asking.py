@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import structlog
 
-from relay.canary.message import NONCE_OCTETS, Note, canary_address
+from relay.canary.message import NONCE_OCTETS, CanaryNote, canary_address
 from relay.canary.post import Post
 from relay.config import Config
 from relay.counting import metrics
@@ -94,7 +94,7 @@ class Asking:
             async with self._room:
                 if not await self._table.ask(peer, nonce, self._every, self._limit):
                     return
-                await self._post.send(Note("question", nonce), peer, address)
+                await self._post.send(CanaryNote("question", nonce), peer, address)
                 self._board.add(metrics.CANARY_SENT, peer)
         except Exception as error:  # noqa: BLE001 - the next one may get through
             log.warning("canary_not_sent", peer=peer, cause=f"{type(error).__name__}: {error}")

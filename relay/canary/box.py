@@ -15,7 +15,7 @@ from typing import Literal
 
 import structlog
 
-from relay.canary.message import Note, is_canary, read
+from relay.canary.message import CanaryNote, is_canary, read
 from relay.canary.post import Post
 from relay.config import Config
 from relay.counting import metrics
@@ -45,7 +45,7 @@ Reason = Literal[
 class _Arrival:
     peer: str
     sender: str
-    note: Note
+    note: CanaryNote
     at: float
 
 
@@ -125,5 +125,5 @@ class CanaryBox:
         elif not await self._table.may_answer(arrival.peer, ANSWER_S):
             self.drop("too often", arrival.peer)
         else:
-            await post.send(Note("receipt", arrival.note.nonce), arrival.peer, arrival.sender)
+            await post.send(CanaryNote("receipt", arrival.note.nonce), arrival.peer, arrival.sender)
             self._board.add(metrics.CANARY_ANSWERED, arrival.peer)

@@ -34,7 +34,7 @@ _KINDS: tuple[Kind, ...] = ("question", "receipt")
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
+class CanaryNote:
     """What is asked, or answered: a receipt has the nonce of its question, and there is no secret in either."""
 
     kind: Kind
@@ -55,7 +55,7 @@ def is_canary(mailbox: str, domains: Collection[str]) -> bool:
     return folded_domain(plain.lower()) in map(folded_domain, domains)
 
 
-def write(note: Note, from_: str, to: str, hostname: str) -> bytes:
+def write(note: CanaryNote, from_: str, to: str, hostname: str) -> bytes:
     """The message, as it is handed to the journey out."""
     body = json.dumps({"canary": VERSION, "kind": note.kind, "nonce": note.nonce.hex()})
     lines = (
@@ -74,7 +74,7 @@ def write(note: Note, from_: str, to: str, hostname: str) -> bytes:
     return "\r\n".join(lines).encode()
 
 
-def read(message: bytes) -> Note:
+def read(message: bytes) -> CanaryNote:
     """What an opened message says. Raises BadStructure where it is none of these."""
     if len(message) > MAX_OCTETS:
         raise BadStructure(f"a canary has at most {MAX_OCTETS} octets")
@@ -95,7 +95,7 @@ def _each_once(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return dict(members)
 
 
-def _note(said: object) -> Note:
+def _note(said: object) -> CanaryNote:
     if not isinstance(said, dict) or said.keys() != {"canary", "kind", "nonce"}:
         raise BadStructure("it has other members than a canary")
     version, kind, nonce = said["canary"], said["kind"], said["nonce"]
@@ -103,4 +103,4 @@ def _note(said: object) -> Note:
         raise BadStructure(f"{VERSION} is the only version of canaries")
     if kind not in _KINDS or not isinstance(nonce, str) or not _NONCE.fullmatch(nonce):
         raise BadStructure("kind or nonce is not that of a canary")
-    return Note(kind, bytes.fromhex(nonce))
+    return CanaryNote(kind, bytes.fromhex(nonce))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from relay.canary.message import Note, canary_address, write
+from relay.canary.message import CanaryNote, canary_address, write
 from relay.config import Config
 from relay.errors import PolicyHolds
 from relay.formats import mime
@@ -58,7 +58,7 @@ class Post:
         """Why none may go there, whatever keys there are; "" where one may."""
         return obstacle(self.policies(), self.address, to, shadow=self.shadow)
 
-    async def send(self, note: Note, peer: str, to: str) -> None:
+    async def send(self, note: CanaryNote, peer: str, to: str) -> None:
         """Returns when the next hop has taken it, for this address of the peer. Raises RelayError and TimeoutError."""
         message = write(note, self.address, to, self.config.site.hostname)
         facts = MessageFacts(message)

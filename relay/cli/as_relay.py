@@ -20,7 +20,7 @@ from click.core import ParameterSource
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.files import rights
-from relay.files.rights import User
+from relay.files.rights import UnixUser
 
 
 def load(config_file: Path) -> Config:
@@ -56,7 +56,7 @@ def load_to_serve(config_file: Path, text: str | None = None) -> Config:
     return load_config(config_file, text)
 
 
-def owner_of_settings(config_file: Path) -> User | None:
+def owner_of_settings(config_file: Path) -> UnixUser | None:
     """Returns the user who may write this file; None for root alone.
 
     Raises ConfigError where it is root's and others can write it.
@@ -67,14 +67,14 @@ def owner_of_settings(config_file: Path) -> User | None:
     return owner
 
 
-def relays_user(config: Config) -> User | None:
+def relays_user(config: Config) -> UnixUser | None:
     """The user that the relay runs as, for root; None where that is root, or where this is not run by root.
 
     Raises ConfigError where nobody can say.
     """
     if os.geteuid():
         return None
-    found: dict[int, tuple[User, Path]] = {}
+    found: dict[int, tuple[UnixUser, Path]] = {}
     for path in config.own_paths:
         if (owner := rights.owner_of(path)) is not None:
             found.setdefault(owner.uid, (owner, path))
@@ -89,7 +89,7 @@ def relay_rights(config: Config) -> AbstractContextManager[None]:
     return rights.acting_as(relays_user(config))
 
 
-def reader_of(config_file: Path, directory: Path | None) -> User | None:
+def reader_of(config_file: Path, directory: Path | None) -> UnixUser | None:
     """Returns the user as whom root reads records: this directory's owner, else the relay's user; None: root.
 
     Raises ConfigError.
@@ -113,7 +113,7 @@ def person() -> str:
     return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
-def _refuse_unless_named(config_file: Path, owner: User) -> None:
+def _refuse_unless_named(config_file: Path, owner: UnixUser) -> None:
     context = click.get_current_context(silent=True)
     if context is None or context.get_parameter_source("config_file") is not ParameterSource.DEFAULT:
         return

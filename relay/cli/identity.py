@@ -56,7 +56,7 @@ from relay.identity import (
     write_invitation,
 )
 from relay.levels import QUANTUM, SEALING
-from relay.setup.asking import Asker
+from relay.setup.asking import Prompter
 
 COMMANDS = {
     "accept": Later(
@@ -291,7 +291,7 @@ def import_document(
     if found.change != "same":
         if found.question and not (yes or expected):
             click.confirm(found.question, abort=True)
-        confirmed = confirmed_domains(found, domains, Asker(ask=not (yes or expected)))
+        confirmed = confirmed_domains(found, domains, Prompter(ask=not (yes or expected)))
         pin(config, raw, name=name, replace=replace, confirmed=confirmed, now=datetime.now(UTC))
     _print_pinned(found, as_json=as_json)
 

@@ -22,7 +22,7 @@ from relay.files.rights import acting_as
 from relay.identity import PeerCertificates, same_words
 from relay.identity.peers import COMPARE
 from relay.levels import SEALING
-from relay.setup.asking import Asker, pasted_invitation, read_document
+from relay.setup.asking import Prompter, pasted_invitation, read_document
 from relay.setup.files import Written
 from relay.setup.peers import document_in, examined, take_in
 
@@ -74,7 +74,7 @@ def accept(
     take_in_peer(
         config,
         document_in(raw),
-        Asker(ask=not yes),
+        Prompter(ask=not yes),
         words=words,
         domains=domains,
         name=name,
@@ -86,7 +86,7 @@ def accept(
 def take_in_peer(
     config: Config,
     document: bytes,
-    asker: Asker,
+    asker: Prompter,
     *,
     words: str | None = None,
     domains: tuple[str, ...] = (),
@@ -112,7 +112,7 @@ def take_in_peer(
             raise NotConfirmed("not taken in: the words were not confirmed")
     confirmed: tuple[str, ...] = ()
     if found.change != "same":
-        only_asked = Asker(ask=asker.asks and words is None)
+        only_asked = Prompter(ask=asker.asks and words is None)
         confirmed = confirmed_domains(found, domains, only_asked, option=domain_option)
     found, policies = take_in(
         config, document, name=name, replace=replace, levels=levels, confirmed=confirmed, user=user

@@ -12,7 +12,7 @@ from typing import Literal
 
 import click
 
-from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
+from relay.canary.message import NONCE_OCTETS, CanaryNote, canary_address, write
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
@@ -181,7 +181,7 @@ def with_canaries(found: KeyDemand, config: Config, copy: Copy, source: Source) 
     if config.canary.every is None:
         return found
     ours, theirs = canary_address(config.site.domains), canary_address(config.peers[copy.peer or ""].domains)
-    size = len(write(Note("question", bytes(NONCE_OCTETS)), ours, theirs, config.site.hostname))
+    size = len(write(CanaryNote("question", bytes(NONCE_OCTETS)), ours, theirs, config.site.hostname))
     each = planned(config, copy, source, 1, size)
     return replace(found, canary_keys=each.keys * round(2 * DAY_S / config.canary.every))
 

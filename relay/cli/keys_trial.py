@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay.canary.box import ANSWER_S
-from relay.canary.message import NONCE_OCTETS, Note, canary_address, write
+from relay.canary.message import NONCE_OCTETS, CanaryNote, canary_address, write
 from relay.canary.post import obstacle
 from relay.cli.as_relay import load
 from relay.cli.keys import serves
@@ -44,7 +44,7 @@ MARGIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class KeyTrial:
     """What was found of one KME and peer: what went well, what did not, and why the peer was not tried; "" for none."""
 
     done: str = ""
@@ -103,17 +103,17 @@ async def _all_well(console: Console, config: Config, places: list[tuple[str, st
     return well
 
 
-async def _tried(console: Console, config: Config, kme: str, peer: str, wait: float) -> Trial:
+async def _tried(console: Console, config: Config, kme: str, peer: str, wait: float) -> KeyTrial:
     """Runs the trial with parts that know this KME alone, so that every key is from there."""
-    found = Trial()
+    found = KeyTrial()
     try:
         async with assembly.parts(config.model_copy(update={"kmes": {kme: config.kmes[kme]}}), prefetch=False) as parts:
             [pool] = parts.keys.groups[config.kmes[kme].group].pools
             client, slave_sae = pool.client, config.peers[peer].sae_id
             # Before any key is drawn: with it such a KME drops those that the relay has ready, and mail under them.
             if serves(config) and (pool.undelivered.one_batch or await _drops(parts, client, slave_sae)):
-                return Trial(problem=_DROPS)
-            found = Trial(await draw_a_key(client, slave_sae))
+                return KeyTrial(problem=_DROPS)
+            found = KeyTrial(await draw_a_key(client, slave_sae))
             canary = TrialCanary.to(parts, peer)
             if why := canary.obstacle or _nobody_hears(config):
                 return replace(found, untried=f"whether the peer finds it was not tried: {why}")
@@ -168,7 +168,7 @@ class TrialCanary:
         """A new one."""
         config, nonce = parts.config, secrets.token_bytes(NONCE_OCTETS)
         ours, theirs = canary_address(config.site.domains), canary_address(config.peers[peer].domains)
-        message = write(Note("question", nonce), ours, theirs, config.site.hostname)
+        message = write(CanaryNote("question", nonce), ours, theirs, config.site.hostname)
         return cls(parts, peer, nonce, Envelope(ours, (Recipient(theirs, notify="NEVER"),)), message)
 
     @property

@@ -12,7 +12,7 @@ from relay.config.values import parse_domain
 from relay.errors import ConfigError
 from relay.formats.mailbox import fold_domain
 from relay.identity import Import, PeerCertificates
-from relay.setup.asking import Asker
+from relay.setup.asking import Prompter
 
 MAX_ASKED = 20
 """Maximum number of domains that are asked about; more have to be given."""
@@ -34,7 +34,7 @@ class NotConfirmed(ConfigError):
 
 
 def confirmed_domains(
-    found: Import, expected: tuple[str, ...], asker: Asker, *, option: str = "--domain"
+    found: Import, expected: tuple[str, ...], asker: Prompter, *, option: str = "--domain"
 ) -> tuple[str, ...]:
     """The domains of the document that are confirmed now: all that have to be.
 

@@ -30,7 +30,7 @@ from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
-from relay.policy.traffic import Sample
+from relay.policy.traffic import TrafficSample
 from relay.schemes.all import all_schemes
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class PolicySite:
             return Planner(self.config, all_schemes(self.config), own_identity(self.config), self.certificates)
 
     async def foresee(
-        self, planner: Planner, sample: Sample, recipients: Iterable[str], keys: KeyRing | None = None
+        self, planner: Planner, sample: TrafficSample, recipients: Iterable[str], keys: KeyRing | None = None
     ) -> list[Outcome]:
         """What would become of a message for these recipients; without `keys`, as if all were there."""
         everybody, content, octets = list(map(Recipient, recipients)), sample.content, sample.octets
@@ -192,7 +192,7 @@ class OutcomeNow:
 async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> OutcomeNow:
     """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
     octets = content.size if content is not None else 0
-    sample = Sample("", decision.sender, (decision.recipient,), octets, content)
+    sample = TrafficSample("", decision.sender, (decision.recipient,), octets, content)
     async with site.keys() as keys:
         try:
             planner = site.planner()

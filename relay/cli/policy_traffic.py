@@ -32,7 +32,7 @@ from relay.journey.shadow import read_shadow
 from relay.mail import domain_of
 from relay.policy.names import printable
 from relay.policy.strength import strength_of
-from relay.policy.traffic import Sample, samples, total_octets
+from relay.policy.traffic import TrafficSample, samples, total_octets
 
 ODD = 10
 """Number of messages shown that were treated as few others."""
@@ -203,7 +203,7 @@ def compared_by_traffic(
     return asyncio.run(_compared(before, after, _read(list(messages)) if since is None else _shadowed(before, since)))
 
 
-async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Sample]) -> TrafficDifferences:
+async def _compared(before: PolicySite, after: PolicySite, found: Iterator[TrafficSample]) -> TrafficDifferences:
     old, new = _planner(before), _planner(after)
     differences = TrafficDifferences()
     for sample in found:
@@ -224,9 +224,9 @@ def _recorded(site: PolicySite, since: float) -> tuple[TrafficSums, int, int]:
     return tally, number, 0
 
 
-def _shadowed(site: PolicySite, since: float) -> Iterator[Sample]:
+def _shadowed(site: PolicySite, since: float) -> Iterator[TrafficSample]:
     for time, outcome in _entries(site, since):
-        yield Sample(time, outcome.sender, (outcome.recipient,), outcome.octets)
+        yield TrafficSample(time, outcome.sender, (outcome.recipient,), outcome.octets)
 
 
 def _entries(site: PolicySite, since: float) -> Iterator[tuple[str, Outcome]]:
@@ -247,11 +247,11 @@ def _planner(site: PolicySite) -> Planner:
         sys.exit(1)
 
 
-def _outside(site: PolicySite, sample: Sample) -> list[str]:
+def _outside(site: PolicySite, sample: TrafficSample) -> list[str]:
     return [each for each in sample.recipients if domain_of(each) not in site.config.site.domains]
 
 
-def _read(paths: list[Path]) -> Iterator[Sample]:
+def _read(paths: list[Path]) -> Iterator[TrafficSample]:
     """The messages, with a progress bar on a terminal."""
     columns = (TextColumn("{task.completed:,} messages"), BarColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

@@ -116,7 +116,7 @@ def release(
     """
     _check_selection(ids, everything=everything, reason=reason)
 
-    async def one(decide: Release, kept: Kept) -> bool:
+    async def one(decide: Releaser, kept: Kept) -> bool:
         to = [each for each in kept.envelope.recipients if address in (None, each.address)]
         if not to:
             click.echo(f"{kept.id}: {printable(str(address))} does not wait for it", err=True)
@@ -137,7 +137,7 @@ def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str
     if everything and reason is None:
         raise click.UsageError("say with --reason which kind of messages --all means")
 
-    async def one(decide: Release, kept: Kept) -> bool:
+    async def one(decide: Releaser, kept: Kept) -> bool:
         await decide.drop(kept)
         click.echo(f"{kept.id}: dropped; {many(len(kept.envelope.recipients), 'recipient')} will not get it")
         return True
@@ -174,9 +174,9 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
 
 
 if TYPE_CHECKING:
-    from relay.quarantine.release import Release, Released
+    from relay.quarantine.release import Released, Releaser
 
-    _Decision = Callable[[Release, Kept], Awaitable[bool]]
+    _Decision = Callable[[Releaser, Kept], Awaitable[bool]]
 
 
 def _for_each(config: Config, ids: Sequence[str], reason: str | None, decision: _Decision) -> None:
@@ -191,11 +191,11 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
     fine = True
     # Here, for it is all of a relay: to look at what is kept needs little of it.
     from relay.process import assembly
-    from relay.quarantine.release import Release
+    from relay.quarantine.release import Releaser
 
     with told_to_stop() as stop:
         async with assembly.parts(_impatient(config), prefetch=False) as parts:
-            decide = Release(
+            decide = Releaser(
                 parts.store.quarantine,
                 parts.originals,
                 parts.next_hops["incoming"],
@@ -210,7 +210,7 @@ async def _decide(config: Config, ids: Sequence[str], reason: str | None, decisi
     return fine
 
 
-async def _decided(quarantine: Quarantine, decide: Release, name: str, decision: _Decision) -> bool:
+async def _decided(quarantine: Quarantine, decide: Releaser, name: str, decision: _Decision) -> bool:
     kept = await quarantine.find(name)
     if kept is None:
         click.echo(f"{name}: there is no such message; qumail-relay quarantine list", err=True)

@@ -28,8 +28,8 @@ from relay.identity import read_document
 from relay.levels import SEALING
 from relay.postfix.queue import filtered
 from relay.setup import questions
-from relay.setup.answers import Door, Everybody, Places, usual_config_file
-from relay.setup.asking import Asker, read_file
+from relay.setup.answers import Door, Everybody, SitePaths, usual_config_file
+from relay.setup.asking import Prompter, read_file
 from relay.setup.backups import BACKUP, backups_of
 from relay.setup.files import Owner, make_directory
 from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
@@ -107,9 +107,9 @@ def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: boo
     changes Postfix once that can be sealed, and ends with `check`.
     """
     configure_logging(LogSettings(level="error"))
-    places = Places.beside(config_file or usual_config_file())
+    places = SitePaths.beside(config_file or usual_config_file())
     if flags["state"]:
-        places = Places(places.config_file, flags["state"].absolute())
+        places = SitePaths(places.config_file, flags["state"].absolute())
     become_owner_of_settings(places.config_file)
     if keys or test:
         become_the_relays_user(places.config_file)
@@ -120,10 +120,10 @@ def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: boo
     elif test:
         _rehearse(load(places.config_file))
     else:
-        _set_up(places, Asker(ask=not flags["yes"]), flags)
+        _set_up(places, Prompter(ask=not flags["yes"]), flags)
 
 
-def _set_up(places: Places, asker: Asker, flags: dict[str, Any]) -> None:
+def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     owner = _owner(flags["user"])
     document = _document(flags["peer"])
     answered = flags["replace"] or not places.config_file.exists()
@@ -207,7 +207,7 @@ def _document(path: Path | None) -> bytes | None:
     return document_in(read_file(path)) if path is not None else None
 
 
-def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[str, Any]) -> bool:
+def _beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> bool:
     """Whether a Postfix that runs stands behind the relay now."""
     if flags["apply_postfix"] is False:
         return False
@@ -234,7 +234,7 @@ def _beside_postfix(config: Config, places: Places, asker: Asker, flags: dict[st
     return False
 
 
-def _undo(places: Places) -> None:
+def _undo(places: SitePaths) -> None:
     directory = undo(places.directory)
     reads_it = asyncio.run(reloaded(directory))
     click.echo(f"{directory}: as it was before the last change{', and reloaded' if reads_it else ''}.")

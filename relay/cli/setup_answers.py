@@ -16,8 +16,8 @@ from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
 from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.setup import questions
-from relay.setup.answers import Answers, KMEAccess, Places
-from relay.setup.asking import Asker, filled
+from relay.setup.answers import Answers, KMEAccess, SitePaths
+from relay.setup.asking import Prompter, filled
 from relay.setup.backups import changed_last
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_files, look_at
@@ -27,7 +27,7 @@ from relay.setup.relay_toml import relay_toml
 from relay.setup.scanners import NoRow
 
 
-def answers_of(asker: Asker, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
+def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
     """What flags leave open is asked; and the document of the peer, if there is one now."""
     domains = tuple(map(_parsed_domain, flags["domains"])) or questions.ask_domains(asker)
     if document is None and not flags["replace"]:
@@ -89,7 +89,7 @@ def look_at_kme(answers: Answers, document: bytes | None) -> None:
     click.echo(f"\n{filled(found, ' ' * 7)}")
 
 
-def look_at_postfix(answers: Answers, places: Places, flags: dict[str, Any]) -> None:
+def look_at_postfix(answers: Answers, places: SitePaths, flags: dict[str, Any]) -> None:
     """Before anything is written, where it is known which Postfix it is. Raises ClickException."""
     named = flags["postfix"] or changed_last(places.directory)
     if named in (None, NONE) or flags["apply_postfix"] is False:

@@ -14,7 +14,16 @@ import click
 from relay.cli.as_relay import load, relays_user
 from relay.cli.options import config_option
 from relay.cli.tables import plain_console, table
-from relay.entry.smtp.users import NO_PASSWORD, User, change_users, folded_name, hashed, listed, parse_user, read_users
+from relay.entry.smtp.users import (
+    NO_PASSWORD,
+    SubmissionUser,
+    change_users,
+    folded_name,
+    hashed,
+    listed,
+    parse_user,
+    read_users,
+)
 from relay.errors import ConfigError
 from relay.files import rights
 from relay.policy.names import printable
@@ -51,7 +60,7 @@ def add(
     path, user = _path(config_file, path)
     password_hash = NO_PASSWORD if no_password else hashed(_password(from_stdin))
 
-    def put(known: dict[str, User]) -> None:
+    def put(known: dict[str, SubmissionUser]) -> None:
         there = known.get(folded_name(name))
         wanted = addresses or (there.addresses if there else (name,))
         known[folded_name(name)] = parse_user(f"{name}:{password_hash}:{','.join(wanted)}")
@@ -72,7 +81,7 @@ def remove(config_file: Path, path: Path | None, name: str) -> None:
     """Remove user NAME; what they send from now on is not taken, also on a connection that is open."""
     path, user = _path(config_file, path)
 
-    def take_out(known: dict[str, User]) -> None:
+    def take_out(known: dict[str, SubmissionUser]) -> None:
         if known.pop(folded_name(name), None) is None:
             raise ConfigError(f"{path}: no user {printable(name)}")
 
@@ -93,7 +102,7 @@ def list_users(config_file: Path, path: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(listed(known), indent=2))
         return
-    shown = table("User", "May send from", "Password")
+    shown = table("SubmissionUser", "May send from", "Password")
     for user in known:
         has = "Dovecot's" if user.password_hash == NO_PASSWORD else "argon2"
         shown.add_row(printable(user.name), ", ".join(user.addresses) or "nothing", has)
@@ -113,7 +122,7 @@ def check(config_file: Path, path: Path | None) -> None:
     click.echo(f"{path}: {len(known)} users, nothing wrong")
 
 
-def _path(config_file: Path, path: Path | None) -> tuple[Path, rights.User | None]:
+def _path(config_file: Path, path: Path | None) -> tuple[Path, rights.UnixUser | None]:
     """The file, and for whom root makes it: the relay's user, if the settings say who that is."""
     if path is not None:
         return path.absolute(), rights.owner_of(path) if os.geteuid() == 0 else None

@@ -111,7 +111,7 @@ class _Entry:
 
 
 @dataclass(slots=True)
-class _Place:
+class _KnownPlace:
     """What was read of one place so far: everything before `end`."""
 
     end: int = 8
@@ -135,7 +135,7 @@ class Board:
         self._begin = _HEAD + place * PLACE_OCTETS
         self._cells: dict[tuple[Metric, Labels], Cell | Spread] = {}
         self._making = threading.Lock()
-        self._places = [_Place() for _ in range(places)]
+        self._places = [_KnownPlace() for _ in range(places)]
         self._full = False
         if alone:
             self._memory[_HEAD - _NAME_OCTETS : _HEAD] = os.urandom(_NAME_OCTETS)
@@ -288,7 +288,7 @@ def _held(memory: mmap.mmap, places: int, own: int = 0) -> HeldMail:
     return HeldMail(memory, _HEAD + places * PLACE_OCTETS, places, own)
 
 
-class Places:
+class BoardPlaces:
     """Which process has which place: for the one that starts them all."""
 
     def __init__(self, descriptor: int, processes: int) -> None:

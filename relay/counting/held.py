@@ -57,7 +57,7 @@ class Waiting:
 
 
 @dataclass(slots=True)
-class _Row:
+class _HeldRow:
     """`first` and `last` of boot_time, `pause` the longest between two attempts (0: there was one), `how` why it
     waits.
     """
@@ -91,9 +91,9 @@ class HeldMail:
         for section, at in self._found(ours, self._live(now)):
             row = self._row(at)
             if row.until >= now:
-                self._set(section, at, _Row(ours, row.first, now, max(row.pause, now - row.last), how))
+                self._set(section, at, _HeldRow(ours, row.first, now, max(row.pause, now - row.last), how))
                 return
-        self._add(_Row(ours, now, now, 0.0, how), now)
+        self._add(_HeldRow(ours, now, now, 0.0, how), now)
 
     def over(self, name: bytes, mailbox: str) -> None:
         """It has gone, or will not."""
@@ -139,7 +139,7 @@ class HeldMail:
             if place >= 0 and place % _NUMBER == 0:
                 yield section, start + place
 
-    def _add(self, row: _Row, now: float) -> None:
+    def _add(self, row: _HeldRow, now: float) -> None:
         start = self._own + _bucket_of(row.name)
         at = next((at for at in range(start, start + _COLUMN, _NUMBER) if self._is_free(at, now)), None)
         if at is None:
@@ -153,16 +153,16 @@ class HeldMail:
         number, numbers = at // 8, self._numbers
         return not numbers[number] or _until(numbers[number + 2 * _PLACES], numbers[number + 3 * _PLACES]) < now
 
-    def _set(self, section: int, at: int, row: _Row) -> None:
+    def _set(self, section: int, at: int, row: _HeldRow) -> None:
         for column, value in enumerate((row.first, row.last, row.pause, row.how), 1):
             self._numbers[(at + column * _COLUMN) // 8] = value
         self._numbers[section // 8] = max(self._numbers[section // 8], row.until)
 
-    def _row(self, at: int) -> _Row:
+    def _row(self, at: int) -> _HeldRow:
         columns = range(at // 8 + _PLACES, at // 8 + 5 * _PLACES, _PLACES)
-        return _Row(self._memory[at : at + _NUMBER], *(self._numbers[each] for each in columns))
+        return _HeldRow(self._memory[at : at + _NUMBER], *(self._numbers[each] for each in columns))
 
-    def _buckets(self, now: float) -> Iterator[list[_Row]]:
+    def _buckets(self, now: float) -> Iterator[list[_HeldRow]]:
         """All rows of now."""
         for section in self._live(now):
             for start in range(section + _HEAD, section + SECTION_OCTETS, _BUCKET):
@@ -192,7 +192,7 @@ class HeldMail:
         self.begin(key)
         now = boot_time()
         for name, first, last, pause, how in _ROW.iter_unpack(rows):
-            row = _Row(name, min(now, first + later), min(now, last + later), pause, how)
+            row = _HeldRow(name, min(now, first + later), min(now, last + later), pause, how)
             if row.until >= now and how in _HOWS:
                 self._add(row, now)
 

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPubl
 
 from relay.config import Config, DKIMKeySettings
 from relay.errors import ConfigError
-from relay.files.rights import User
+from relay.files.rights import UnixUser
 from relay.formats.mailbox import fold_domain
 from relay.identity import files
 
@@ -112,7 +112,7 @@ def make_key(
     algorithm: Algorithm,
     bits: int = ADVISED_RSA_BITS,
     *,
-    owner: User | None = None,
+    owner: UnixUser | None = None,
 ) -> SigningKey:
     """A fresh key in a new file, readable by its owner only; root makes it for `owner`, if one is given.
 

@@ -42,7 +42,7 @@ class OthersCanWrite(ConfigError):
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class UnixUser:
     """A user other than root; `name` is the number where the system knows no name."""
 
     uid: int
@@ -52,7 +52,7 @@ class User:
     home: str
 
     @classmethod
-    def owning(cls, found: os.stat_result) -> User:
+    def owning(cls, found: os.stat_result) -> UnixUser:
         """The owner of what was looked at; one without an account has the group of that, and no other."""
         try:
             account = pwd.getpwuid(found.st_uid)
@@ -63,7 +63,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _PathPlace:
     """Where a path leads to: a name in an open directory, whose `owner` decides about it (None: root alone).
 
     `found` is what has that name; None where nothing has it. `is_last` is False where it is only a part of the way.
@@ -71,12 +71,12 @@ class _Place:
 
     directory: int
     name: str
-    owner: User | None
+    owner: UnixUser | None
     found: os.stat_result | None
     is_last: bool
 
 
-def owner_of(path: Path) -> User | None:
+def owner_of(path: Path) -> UnixUser | None:
     """The first user other than root who can change where this path leads to; None where root alone can.
 
     What is not there yet belongs to the directory above it. Raises ConfigError where a directory of root's on the way
@@ -110,7 +110,7 @@ def why_not_as_root(program: str) -> str:
 
 
 @contextmanager
-def acting_as(user: User | None) -> Iterator[None]:
+def acting_as(user: UnixUser | None) -> Iterator[None]:
     """What root does within is done as this user, as far as the kernel is concerned; None: nothing changes.
 
     A user other than root, or one already chosen, stays as it is. Raises ConfigError where it cannot be done.
@@ -134,14 +134,14 @@ def acting_as(user: User | None) -> Iterator[None]:
 
 
 @contextmanager
-def as_owner_of(path: Path) -> Iterator[User | None]:
+def as_owner_of(path: Path) -> Iterator[UnixUser | None]:
     """What root does within is done as the owner of this path, who is given. Raises what `owner_of` raises."""
     owner = owner_of(path) if os.geteuid() == 0 else None
     with acting_as(owner):
         yield owner
 
 
-def become(user: User | None) -> None:
+def become(user: UnixUser | None) -> None:
     """From here on this process is that user's, and nothing of root is left; None, or no root: nothing changes.
 
     What it has opened before stays open. Raises ConfigError where it cannot be done.
@@ -198,7 +198,7 @@ class _Exchanged(Exception):
     """Something else has the name than a moment ago."""
 
 
-def _opened_by_root(place: _Place, name: str, flags: int) -> int:
+def _opened_by_root(place: _PathPlace, name: str, flags: int) -> int:
     """In a directory such as /tmp others can make what is not there yet, so that root must not follow what it finds."""
     truncates = flags & os.O_TRUNC
     flags = (flags | os.O_NOFOLLOW) & ~os.O_TRUNC
@@ -225,7 +225,7 @@ _ROOT = frozenset({0})
 
 
 @contextmanager
-def _place(path: Path, way: _Way | None = None) -> Iterator[_Place]:
+def _place(path: Path, way: _Way | None = None) -> Iterator[_PathPlace]:
     """Where the path leads to, as root sees it unless another `way` is given. Raises ConfigError."""
     way = way or _Way(path, _ROOT)
     try:
@@ -250,14 +250,14 @@ class _Way:
         self._links = 0
         self.directory = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
-    def to_its_end(self) -> _Place:
+    def to_its_end(self) -> _PathPlace:
         """Raises OSError and OthersCanWrite."""
         while True:
             name = self._names.pop() if self._names else "."
             found = self._found(name)
             if found is None or found.st_uid not in self._trusted:
-                owner = User.owning(found) if found is not None else None
-                return _Place(self.directory, name, owner, found, not self._names)
+                owner = UnixUser.owning(found) if found is not None else None
+                return _PathPlace(self.directory, name, owner, found, not self._names)
             if stat.S_ISLNK(found.st_mode):
                 self._follow(name)
             elif self._names:
@@ -265,7 +265,7 @@ class _Way:
             else:
                 if stat.S_ISDIR(found.st_mode) or (self._whole and stat.S_ISREG(found.st_mode)):
                     self._refuse_others(found, name)
-                return _Place(self.directory, name, None, found, is_last=True)
+                return _PathPlace(self.directory, name, None, found, is_last=True)
 
     def _found(self, name: str) -> os.stat_result | None:
         """What has this name here; None where nothing has it. What others could exchange has to be theirs."""
@@ -311,5 +311,5 @@ def _group(gid: int) -> str:
         return str(gid)
 
 
-def _cannot_become(user: User, error: OSError) -> ConfigError:
+def _cannot_become(user: UnixUser, error: OSError) -> ConfigError:
     return ConfigError(f"this has to go on as user {user.name}, and cannot: {error.strerror}")

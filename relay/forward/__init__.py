@@ -11,7 +11,7 @@ import structlog
 
 from relay.config import DirectionSettings, MailDomain, Server
 from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError, StoreUnavailable
-from relay.forward.client import Gone, NotTaken, TooManyRecipients
+from relay.forward.client import Gone, NotTaken, RecipientOverLimit
 from relay.forward.pool import ConnectionPool
 from relay.forward.transaction import UNSUPERVISED, NextHopResult, Supervision, stuffed
 from relay.mail import Mail
@@ -166,7 +166,7 @@ class _Attempt:
             self._next_hop = self._next_hop or result.next_hop
             return False
         self._answer, self._next_hop = result.answer, result.next_hop
-        return bool(self.pending) and TooManyRecipients in map(type, result.outcomes)
+        return bool(self.pending) and RecipientOverLimit in map(type, result.outcomes)
 
     def result(self) -> NextHopResult:
         """Raises what is the one failure of all recipients."""

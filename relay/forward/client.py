@@ -31,7 +31,7 @@ class NotTaken(NextHopUnavailable):
     """Nothing of the mail can have been accepted: another next hop may be asked."""
 
 
-class TooManyRecipients(NotTaken):
+class RecipientOverLimit(NotTaken):
     """Only this recipient was too many for one transaction (RFC 5321, 4.5.3.1.10)."""
 
 

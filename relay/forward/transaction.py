@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
 from relay.formats.pieces import Octets
-from relay.forward.client import PIECE_OCTETS, Client, Gone, NotTaken, Reply, TooManyRecipients, fault
+from relay.forward.client import PIECE_OCTETS, Client, Gone, NotTaken, RecipientOverLimit, Reply, fault
 from relay.mail import Mail, Origin, Outcomes, Recipient
 
 XFORWARD_LINE_OCTETS = 510
@@ -170,7 +170,7 @@ class _Transaction:
 
     def _refused(self, reply: Reply) -> RelayError:
         too_many = reply.code == 452 and reply.status in (None, "4.5.3")
-        return fault(self._client.server, "RCPT", reply, TooManyRecipients if too_many else NotTaken)
+        return fault(self._client.server, "RCPT", reply, RecipientOverLimit if too_many else NotTaken)
 
     async def _reply(self, name: str, command: bytes, seconds: float = 0.0) -> Reply:
         """The reply to a command, which is said now unless it was said ahead."""

@@ -40,7 +40,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.files.rights import User, acting_as, as_owner_of
+from relay.files.rights import UnixUser, acting_as, as_owner_of
 from relay.files.stamps import files_in, is_there
 from relay.identity import files
 from relay.identity.certificates import (
@@ -94,7 +94,7 @@ def read_passphrase(path: Path | None) -> bytes | None:
     return line
 
 
-def make_passphrase(path: Path, directory: Path, *, user: User | None = None) -> bool:
+def make_passphrase(path: Path, directory: Path, *, user: UnixUser | None = None) -> bool:
     """Writes 256 random bits in base64 to `path`, if there is none, nor any key in the identity's `directory`.
 
     Returns whether it did: a missing passphrase of keys that exist is not replaced. Root looks into the directory as

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from relay.errors import AnothersFile, ConfigError
 from relay.files import permissions
-from relay.files.rights import User, opened, owner_of
+from relay.files.rights import UnixUser, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
 """Maximum size of a file, in octets."""
@@ -34,7 +34,7 @@ def read_public(path: Path) -> bytes:
     return _read(path, forbidden=0o022)
 
 
-def write(path: Path, content: bytes, *, owner: User | None = None) -> None:
+def write(path: Path, content: bytes, *, owner: UnixUser | None = None) -> None:
     """Makes or replaces a file of mode 0600 in one step; root makes it for `owner`, if one is given.
 
     Readers see the old content or the new, also after a crash. Raises ConfigError.
@@ -43,7 +43,7 @@ def write(path: Path, content: bytes, *, owner: User | None = None) -> None:
         temporary.replace(path)
 
 
-def create(path: Path, content: bytes, *, owner: User | None = None) -> bool:
+def create(path: Path, content: bytes, *, owner: UnixUser | None = None) -> bool:
     """As `write`, but returns False where the file is there already, which stays. Raises ConfigError."""
     with _written_beside(path, content, owner) as temporary:
         try:
@@ -54,7 +54,7 @@ def create(path: Path, content: bytes, *, owner: User | None = None) -> bool:
 
 
 @contextmanager
-def _written_beside(path: Path, content: bytes, owner: User | None) -> Iterator[Path]:
+def _written_beside(path: Path, content: bytes, owner: UnixUser | None) -> Iterator[Path]:
     """A file with this content in the same directory; where it has got its name within, that is on the disk then."""
     _refuse_root(path.parent)
     temporary = path.with_name(_LEFTOVER + secrets.token_hex(8))

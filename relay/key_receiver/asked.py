@@ -17,7 +17,7 @@ GONE_ON = b'{"gone_on": true}'
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class KeyCall:
     """One call for keys: the KME group, the master SAE, and the key_IDs."""
 
     group: str
@@ -41,18 +41,18 @@ def is_note(record: bytes) -> bool:
     return record.startswith(b"{")
 
 
-def unanswered(notes: Iterable[bytes], answered: Iterable[Asked]) -> Sequence[Asked]:
+def unanswered(notes: Iterable[bytes], answered: Iterable[KeyCall]) -> Sequence[KeyCall]:
     """The calls that were under way when a file's process was killed, by its notes and the calls with replies.
 
     Raises ValueError for notes of a newer relay.
     """
-    calls: Counter[Asked] = Counter()
+    calls: Counter[KeyCall] = Counter()
     for note in notes:
         if note == GONE_ON:
             return ()
         [(what, (group, master_sae, key_IDs))] = json.loads(note).items()
         if what not in ("asked", "over"):
             raise ValueError(f"a note of the kind {what!r}")
-        calls[Asked(group, master_sae, tuple(key_IDs))] += 1 if what == "asked" else -1
+        calls[KeyCall(group, master_sae, tuple(key_IDs))] += 1 if what == "asked" else -1
     calls.subtract(answered)
     return [call for call, number in calls.items() if number > 0]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import structlog
 
 from relay.errors import KMEBadReply, StoreUnavailable
-from relay.key_receiver.asked import GONE_ON, Asked, is_note
+from relay.key_receiver.asked import GONE_ON, KeyCall, is_note
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
 from relay.keys.replies import json_body, keys_asked_for
@@ -78,7 +78,7 @@ class ReceiverHere:
         self._flush = flush
         self._flushing = asyncio.Lock()
         self._appended = self._flushed = 0
-        self._under_way: dict[int, Asked] = {}
+        self._under_way: dict[int, KeyCall] = {}
         self._calls = count()
 
     async def send(
@@ -86,7 +86,7 @@ class ReceiverHere:
     ) -> HTTPReply:
         """As Receiver.send."""
         group, interface = self._kmes[kme]
-        reply = await self._asked(Asked(group, request.sae, request.key_IDs), transport, request, within, on_sent)
+        reply = await self._asked(KeyCall(group, request.sae, request.key_IDs), transport, request, within, on_sent)
         if reply.code == 200 and reply.whole:
             delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
@@ -100,7 +100,7 @@ class ReceiverHere:
         return reply
 
     async def _asked(
-        self, call: Asked, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+        self, call: KeyCall, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
     ) -> HTTPReply:
         """The reply to a call that is written down before: a start after a kill knows which keys were spent.
 
@@ -122,7 +122,7 @@ class ReceiverHere:
             self._costs_no_key(call)
         return reply
 
-    def _costs_no_key(self, call: Asked) -> None:
+    def _costs_no_key(self, call: KeyCall) -> None:
         with suppress(StoreUnavailable):  # only a kill within the next second would make something of it
             self._spool.note(call.over())
 
@@ -302,9 +302,9 @@ class Delivered:
         return cls(group, interface, master_sae, tuple(key_IDs), body)
 
     @property
-    def call(self) -> Asked:
+    def call(self) -> KeyCall:
         """What it is the reply to."""
-        return Asked(self.group, self.master_sae, self.key_IDs)
+        return KeyCall(self.group, self.master_sae, self.key_IDs)
 
     def keys(self) -> dict[str, bytes]:
         """The bytes by key_ID of those keys that were asked for and came."""

@@ -32,7 +32,7 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.counts import Board, Numbers
+from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.development import CachedKMClient, get_optimized_km_clients
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import (
@@ -60,7 +60,6 @@ from relay.keys.types import SAEID, IssuedKeyStore, Key, KeyReference, ReceivedK
 
 __all__ = [
     "SAEID",
-    "Board",
     "BreakerRules",
     "CachedKMClient",
     "Call",
@@ -79,6 +78,7 @@ __all__ = [
     "KMEUnanswered",
     "KMEUnreachable",
     "Key",
+    "KeyCounts",
     "KeyNotFound",
     "KeyReference",
     "KeyReport",

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections import Counter
 
 from relay.counting import key_metrics as metrics
-from relay.keys.counts import Board, Numbers
+from relay.keys.counts import KeyCounts, Numbers
 
 
 class Accounts:
     """Counts of keys (not bytes), by slave SAE; the pool counts its own keys, so the two can be compared."""
 
-    def __init__(self, kme: str = "", board: Board | None = None) -> None:
+    def __init__(self, kme: str = "", board: KeyCounts | None = None) -> None:
         """What is entered here is counted on the `board`, too, under the KME's name."""
         self._kme = kme
         self._board = board or Numbers()

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from relay.config import Config, KMESettings, PeerSettings
-from relay.keys.counts import Board, Numbers
+from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.etsi014 import OptimizedKMClient
 from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.group import KMEGroup, Prefetch
@@ -38,7 +38,7 @@ def key_ring(
     *,
     receiver: Receiver | None = None,
     prefetch: bool = True,
-    board: Board | None = None,
+    board: KeyCounts | None = None,
     timing: Timing = REAL_TIME,
 ) -> KeyRing:
     """All keys of the site, with nothing running yet. Raises ConfigError where certificates cannot be used.
@@ -68,7 +68,7 @@ def key_ring(
 
 
 def km_client(
-    name: str, kme: KMESettings, *, board: Board | None = None, timing: Timing = REAL_TIME
+    name: str, kme: KMESettings, *, board: KeyCounts | None = None, timing: Timing = REAL_TIME
 ) -> OptimizedKMClient | SKIPClient:
     """The client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
     errors = tuple(
@@ -115,7 +115,7 @@ def _group(
     receiver: Receiver | None,
     *,
     prefetch: bool,
-    board: Board,
+    board: KeyCounts,
     timing: Timing,
 ) -> KMEGroup:
     clients = [km_client(name, kme, board=board, timing=timing) for name, kme in kmes.items()]

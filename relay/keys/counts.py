@@ -17,7 +17,7 @@ class Histogram(Protocol):
         """One more such value."""
 
 
-class Board(Protocol):
+class KeyCounts(Protocol):
     """What counts and measures, under the names of metrics with the values of their labels."""
 
     def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:

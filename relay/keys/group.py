@@ -15,7 +15,7 @@ from typing import Literal, Self
 
 from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.client import KMEClient, in_order, once_each
-from relay.keys.counts import Board, Numbers
+from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.faults import Call
 from relay.keys.lag import FIRST_PAUSE_S, LAG_PATIENCE_S, LAG_WAITING, LONGEST_PAUSE_S, Attempts, LagRetries
@@ -48,7 +48,7 @@ class KMEGroup:
         lag_patience: float = LAG_PATIENCE_S,
         lag_waiting: int = LAG_WAITING,
         keep: KeepKeys | None = None,
-        board: Board | None = None,
+        board: KeyCounts | None = None,
         timing: Timing = REAL_TIME,
         use: Use = "both",
         one_batch: Mapping[str, float] | None = None,

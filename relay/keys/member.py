@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from relay.counting import key_metrics as metrics
 from relay.errors import KeyUnavailable, KMEExhausted, KMEUnreachable
 from relay.keys.client import KMEClient
-from relay.keys.counts import Board
+from relay.keys.counts import KeyCounts
 from relay.keys.events import Events
 from relay.keys.faults import Call
 from relay.keys.fetch import Fetcher
@@ -36,7 +36,7 @@ class Member:
     """One KME of a group: its fresh keys, the keys that are fetched from it, and whether it is worth asking now."""
 
     def __init__(
-        self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, board: Board, timing: Timing
+        self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, board: KeyCounts, timing: Timing
     ) -> None:
         """The arguments are those of KMEGroup."""
         self.group = group

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from relay.counting import key_metrics as metrics
 from relay.counting.metric import Totals
-from relay.keys.counts import Board
+from relay.keys.counts import KeyCounts
 from relay.keys.pool import KeyPool
 from relay.keys.refill import empty_in
 from relay.keys.replies import USUAL_KEY_BITS
@@ -170,7 +170,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
     )
 
 
-def show(ring: KeyRing, board: Board) -> None:
+def show(ring: KeyRing, board: KeyCounts) -> None:
     """How the keys of this process stand, on the board."""
     for pool in (pool for group in ring.groups.values() for pool in group.pools):
         name = pool.client.name
@@ -188,7 +188,7 @@ def show(ring: KeyRing, board: Board) -> None:
         board.set(metrics.KEY_USE, *place, to=row.use_bits_per_s)
 
 
-def show_forecasts(ring: KeyRing, board: Board, totals: Totals) -> None:
+def show_forecasts(ring: KeyRing, board: KeyCounts, totals: Totals) -> None:
     """When the keys will be gone for all processes together, whose `totals` these are: for one of them to show."""
     for row in ring.pool_rows():
         place = row.kme, row.peer

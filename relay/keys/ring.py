@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from relay.counting import key_metrics as metrics
 from relay.errors import KeyDestroyed, KeyNotFound, KMEExhausted, KMEMisconfigured
-from relay.keys.counts import Board, Numbers
+from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.events import Events
 from relay.keys.group import KMEGroup, Use
 from relay.keys.member import Member, first_that_can
@@ -89,7 +89,7 @@ class KeyRing:
         issued: IssuedKeyStore | None = None,
         trials: TrialStore | None = None,
         limits: Mapping[str, SupplyLimits] | None = None,
-        board: Board | None = None,
+        board: KeyCounts | None = None,
         timing: Timing = REAL_TIME,
     ) -> None:
         """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used.

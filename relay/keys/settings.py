@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
-from relay.keys.counts import Board
+from relay.keys.counts import KeyCounts
 from relay.keys.faults import ErrorRule
 from relay.keys.health import BreakerRules
 from relay.keys.tls import TLSRules
@@ -65,7 +65,7 @@ class ClientSettings:
     tls: TLSRules = TLSRules()  # noqa: RUF009 - frozen
     breaker: BreakerRules = BreakerRules()  # noqa: RUF009 - frozen
     timing: Timing = REAL_TIME
-    board: Board | None = None
+    board: KeyCounts | None = None
 
     @property
     def shortest_timeout(self) -> float:
@@ -97,4 +97,4 @@ class ClientOptions(_Files, total=False):
     tls: TLSRules
     breaker: BreakerRules
     timing: Timing
-    board: Board | None
+    board: KeyCounts | None

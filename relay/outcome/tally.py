@@ -75,9 +75,9 @@ class Tally:
         self.seconds = _Seconds(self._board, direction)
         self._cells: dict[tuple[str, Fate], _Cells] = {}
 
-    def of(self, mail: Mail) -> Trial:
+    def of(self, mail: Mail) -> Attempt:
         """`with`: one delivery attempt, which is reported when it ends, in any way."""
-        return Trial(self, mail)
+        return Attempt(self, mail)
 
     def opened(self, mail: Mail, opened: Opened) -> None:
         """Counts a message that was opened in its mailbox."""
@@ -143,7 +143,7 @@ class Tally:
         self._board.held.over(name, recipient)
 
 
-class Trial:
+class Attempt:
     """One delivery attempt; the caller says which delivery it is.
 
     Its first step is to begin. A fault in reporting the end is logged: a mail that has left would be
@@ -162,7 +162,7 @@ class Trial:
         """What is known of the mail from here on is in there."""
         self._delivery, delivery.witness = delivery, self._record
 
-    def __enter__(self) -> Trial:
+    def __enter__(self) -> Attempt:
         self._began = perf_counter()
         return self
 

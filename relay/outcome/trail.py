@@ -35,7 +35,7 @@ MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
 
 
-class Policy(NamedTuple):
+class DecidingPolicy(NamedTuple):
     """Which policy decided, in which version, and what it lists."""
 
     where: str = ""
@@ -43,7 +43,7 @@ class Policy(NamedTuple):
     listed: tuple[str, ...] = ()
 
 
-class Part:
+class CopyRecord:
     """Those who share a copy and a policy: what their records begin with, as JSON members, and their announcement."""
 
     __slots__ = ("announced", "members")
@@ -61,14 +61,14 @@ class Trail:
         self.audit = audit if audit is not None and audit.every_mail else None
         self._direction = direction
         self._algorithms = algorithms or {}
-        self.how: Callable[[str, str, str, str, Policy], str] = lru_cache(maxsize=1000)(self._how)
+        self.how: Callable[[str, str, str, str, DecidingPolicy], str] = lru_cache(maxsize=1000)(self._how)
         """The JSON members that many mails share: door, peer, level, KME group, policy."""
 
     def of(self, mail: Mail) -> Try:
         """One delivery attempt, to be ended in any case."""
         return Try(self, mail)
 
-    def _how(self, door: str, peer: str, level: str, kme_group: str, policy: Policy) -> str:
+    def _how(self, door: str, peer: str, level: str, kme_group: str, policy: DecidingPolicy) -> str:
         algorithms = "; ".join([self._algorithms.get(layer, "") for layer in level.split("+")])
         return (
             f'"direction": "{self._direction}", "door": "{door}", "peer": {_text(peer)}, "level": {_text(level)}, '
@@ -86,7 +86,7 @@ class Try:
         self._trail = trail
         self._audit = trail.audit
         self._mail = mail
-        self._of: dict[str, Part] = {}
+        self._of: dict[str, CopyRecord] = {}
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """To be called before each end of the content. Raises StoreUnavailable.
@@ -103,7 +103,7 @@ class Try:
             whom = ", ".join(map(quoted, mailboxes))
             names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
             said = f'{begin}, "recipients": [{whom}], "names": ["{names}"], {members}}}'
-            part = Part(members, audit.announce(said.encode("ascii")))
+            part = CopyRecord(members, audit.announce(said.encode("ascii")))
             for mailbox in mailboxes:
                 of[mailbox] = part
 
@@ -114,7 +114,7 @@ class Try:
             return
         if len(of) < len(fates):
             self._complete(audit, delivery, fates)
-        groups: dict[tuple[Part, Fate, str, tuple[str, str]], list[str]] = {}
+        groups: dict[tuple[CopyRecord, Fate, str, tuple[str, str]], list[str]] = {}
         for mailbox, fate in fates.items():
             said, cause = _NOTHING, ""
             if fate.reason:
@@ -130,18 +130,18 @@ class Try:
 
     def _complete(self, audit: Audit, delivery: Delivery | None, fates: Mapping[str, Fate]) -> None:
         """The members for those for whom nothing was about to leave."""
-        parts: dict[tuple[str, str, Policy], Part] = {}
+        parts: dict[tuple[str, str, DecidingPolicy], CopyRecord] = {}
         for copy in delivery.copies if delivery is not None else ():
             rest = [each for each in copy.recipients if each.mailbox not in self._of]
             for policy, mailboxes in _by_policy(rest, copy).items():
-                self._of |= dict.fromkeys(mailboxes, Part(self._members(audit, delivery, copy, policy, 0)))
+                self._of |= dict.fromkeys(mailboxes, CopyRecord(self._members(audit, delivery, copy, policy, 0)))
         for mailbox, fate in fates.items():
             if mailbox not in self._of:
                 planned = delivery.without.get(mailbox) if delivery is not None else None
                 policy = _policy(planned) if planned is not None else NO_POLICY
                 what = fate.peer, fate.level, policy
                 if what not in parts:
-                    parts[what] = Part(self._members(audit, delivery, None, policy, 0, fate))
+                    parts[what] = CopyRecord(self._members(audit, delivery, None, policy, 0, fate))
                 self._of[mailbox] = parts[what]
 
     def _members(
@@ -149,7 +149,7 @@ class Try:
         audit: Audit,
         delivery: Delivery | None,
         copy: SealedCopy | None,
-        policy: Policy,
+        policy: DecidingPolicy,
         octets: int,
         fate: Fate | None = None,
     ) -> str:
@@ -246,28 +246,28 @@ def _key_IDs(keys: Sequence[KeyReference]) -> str:
     return f'{first}, "keys": {len(keys)}, "key_IDs_sha256": "{hashlib.sha256(every).hexdigest()}"'
 
 
-def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict[Policy, list[str]]:
+def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict[DecidingPolicy, list[str]]:
     """The mailboxes that one policy treats alike; of an earlier attempt's copy one policy is known."""
     if copy is None:
         return {NO_POLICY: [each.mailbox for each in recipients]} if recipients else {}
     if len(recipients) == len(copy.planned) == 1 and (decision := copy.planned[0].decision) is not None:
         return {_known(copy.policy, copy.policy_version, decision.levels): [recipients[0].mailbox]}  # as of most mail
     planned = {each.recipient.mailbox: each for each in copy.planned}
-    found: dict[Policy, list[str]] = {}
+    found: dict[DecidingPolicy, list[str]] = {}
     for each in recipients:
         of = planned.get(each.mailbox)
-        policy = _policy(of) if of is not None else Policy(copy.policy, copy.policy_version)
+        policy = _policy(of) if of is not None else DecidingPolicy(copy.policy, copy.policy_version)
         found.setdefault(policy, []).append(each.mailbox)
     return found
 
 
-def _policy(planned: Planned) -> Policy:
+def _policy(planned: Planned) -> DecidingPolicy:
     decision = planned.decision
     if decision is None:
-        return Policy(planned.policy["policy"])
+        return DecidingPolicy(planned.policy["policy"])
     return _known(decision.where, decision.version, decision.levels)
 
 
-_known = lru_cache(maxsize=1000)(Policy)
+_known = lru_cache(maxsize=1000)(DecidingPolicy)
 """Mostly a policy was asked for before."""
-NO_POLICY = Policy()
+NO_POLICY = DecidingPolicy()

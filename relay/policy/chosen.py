@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from relay.policy.conditions import Asked
+from relay.policy.conditions import MailFacts
 from relay.policy.file import PolicyFile
 from relay.policy.people import Fit
 from relay.policy.raising import Raising, raised
@@ -28,7 +28,9 @@ class RuleLook(NamedTuple):
     because: str
 
 
-def choose(file: PolicyFile, floors: Sequence[PlacedRule], asked: Asked, looks: list[RuleLook] | None = None) -> Chosen:
+def choose(
+    file: PolicyFile, floors: Sequence[PlacedRule], asked: MailFacts, looks: list[RuleLook] | None = None
+) -> Chosen:
     """What holds for this mail, raised by `floors`; every rule of the file that was looked at is put into `looks`."""
     chosen, instead = file.own, False
     raising = list(map(Raising.of, floors))

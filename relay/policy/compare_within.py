@@ -31,7 +31,7 @@ PAUSE_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Compared:
+class ComparedSets:
     """What differs, the most important first, and what may be weaker and is not among that.
 
     Of the files that may decide otherwise `done` were compared. The rules of `unproven` are in `directory`.
@@ -58,14 +58,14 @@ class Compared:
 
 def compare_within(
     seconds: float, before: SetFiles, now: SetFiles, clock: Callable[[], float] = time.monotonic
-) -> Compared:
+) -> ComparedSets:
     """Compares until nothing is left, or the time is over when a group of files is done. Blocks."""
     until = clock() + seconds
     old, new = before.policies, now.policies
     names = _to_compare(before, now)
     if max(len(old.files), len(new.files)) <= WHOLE:
         found = compare(old, new, before.tests, now.tests)
-        return Compared(found.differences, found.unproven, old.directory, len(names), len(names))
+        return ComparedSets(found.differences, found.unproven, old.directory, len(names), len(names))
     seen: dict[tuple[str, ...], Difference] = {}
     unproven: dict[tuple[str, str], Unproven] = {}
     done, tests = 0, (before.tests, now.tests)
@@ -82,7 +82,7 @@ def compare_within(
             heap.set_aside()
         time.sleep(PAUSE_S)
     differences = sorted(seen.values(), key=lambda each: ORDER.index(each.direction))
-    return Compared(tuple(differences), tuple(unproven.values()), old.directory, done, len(names))
+    return ComparedSets(tuple(differences), tuple(unproven.values()), old.directory, done, len(names))
 
 
 def _to_compare(before: SetFiles, now: SetFiles) -> tuple[str, ...]:
@@ -98,14 +98,14 @@ def _to_compare(before: SetFiles, now: SetFiles) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _FileGroup:
     """Files that are compared together with all that they depend on."""
 
     names: frozenset[str]
     files: int
 
 
-def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_Part]:
+def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_FileGroup]:
     people = _people(names, before, now)
     separators = now.policies.site.tag_separators
     for begin in range(0, max(len(names), 1), GROUP):
@@ -115,7 +115,7 @@ def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_P
             found.update(people.get(name.removesuffix(SUFFIX), ()))
             found.update(each for each, _ in candidates(_address(name), separators))
         found.add(DEFAULT_FILE)
-        yield _Part(frozenset(found), len(group))
+        yield _FileGroup(frozenset(found), len(group))
 
 
 def _people(names: Sequence[str], before: SetFiles, now: SetFiles) -> dict[str, set[str]]:

@@ -23,7 +23,7 @@ BY_ENVELOPE = frozenset({"sender", "not_sender", *ON_RECIPIENTS})
 """Conditions that the envelope alone answers."""
 
 
-class Asked(NamedTuple):
+class MailFacts(NamedTuple):
     """One mail as rules are asked about it; `content` is None while the message has not come."""
 
     sender: Reading
@@ -103,7 +103,7 @@ class PeopleConditions(SealingSettings):
         """The groups that its patterns name."""
         return tuple(group for patterns in self._people.values() for group in patterns.groups)
 
-    def people_fit(self, asked: Asked) -> tuple[Fit, str]:
+    def people_fit(self, asked: MailFacts) -> tuple[Fit, str]:
         """How far all of these conditions hold but those on recipients; and which does not, if one does not."""
         fit = Fit.SURELY
         for each in self._of_mail:

@@ -12,7 +12,7 @@ from pathlib import Path
 from relay.errors import RECIPIENT, PolicyHolds
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.chosen import RuleLook, choose, meaning
-from relay.policy.conditions import Asked
+from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
 from relay.policy.decision import Decision, Explanation, Lookup
 from relay.policy.file import PolicyFile
@@ -187,7 +187,7 @@ class PolicySet:
         """
         if not file.policy.when and not self.floors:  # as of most mail
             return file.own if sender else replace(file.own, priority="low", impossible="refuse")
-        asked = Asked(read_sender(sender, self.site.tag_separators), content, self.groups, self.site.tag_separators)
+        asked = MailFacts(read_sender(sender, self.site.tag_separators), content, self.groups, self.site.tag_separators)
         floors = self._floors(asked, sender, recipient, floor_looks) if self.floors else ()
         if not file.policy.when and not floors:
             chosen = file.own
@@ -199,7 +199,7 @@ class PolicySet:
         return chosen if sender else replace(chosen, priority="low", impossible="refuse")
 
     def _floors(
-        self, asked: Asked, sender: str, recipient: FoldedAddress, looks: list[RuleLook] | None
+        self, asked: MailFacts, sender: str, recipient: FoldedAddress, looks: list[RuleLook] | None
     ) -> tuple[PlacedRule, ...]:
         """The floors that are for this mail; each is put into `looks`."""
 

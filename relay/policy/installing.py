@@ -41,7 +41,7 @@ class LinkId(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Who:
+class Installer:
     """User IDs, and what they are known by; `sudo_user` is who has become root by sudo(8), as root's command says."""
 
     uids: tuple[int, ...] = ()
@@ -49,10 +49,10 @@ class Who:
     known_by: KnownBy = ""
 
 
-class Note(NamedTuple):
+class InstallNote(NamedTuple):
     """What counts of a note: whom it names, and its time (ns since 1970)."""
 
-    who: Who
+    who: Installer
     time: int
 
 
@@ -87,7 +87,7 @@ def write_note(link: Path, beside: Path, version: str) -> None:
         raise
 
 
-def read_note(link: Path, version: str, after: int) -> Note | None:
+def read_note(link: Path, version: str, after: int) -> InstallNote | None:
     """The note of who has put `version` into force by this link; None where there is none that counts.
 
     It has to be newer than `after`, in nanoseconds since 1970.
@@ -112,22 +112,22 @@ def read_note(link: Path, version: str, after: int) -> Note | None:
         return None
     # Anybody can set SUDO_USER for a command of their own; what root says of it is as good as root.
     sudo_user = user[:MAX_USER] if of_note.st_uid == 0 and isinstance(user, str) else ""
-    return Note(Who((of_note.st_uid,), sudo_user, "command"), written)
+    return InstallNote(Installer((of_note.st_uid,), sudo_user, "command"), written)
 
 
-def owner_of_link(directory: Path, link: LinkId, names: Iterable[str]) -> Who:
+def owner_of_link(directory: Path, link: LinkId, names: Iterable[str]) -> Installer:
     """Returns who made the link by which these files changed; or who owns the files that changed after it."""
     names = list(islice(names, MAX_LOOKED_AT))
     later = owners_of_files(directory, names, after=link.changed)
     if later.uids:
         return later
     try:
-        return Who((directory.lstat().st_uid,), known_by="link")
+        return Installer((directory.lstat().st_uid,), known_by="link")
     except OSError:
-        return Who()
+        return Installer()
 
 
-def owners_of_files(directory: Path, names: Iterable[str], after: int = 0) -> Who:
+def owners_of_files(directory: Path, names: Iterable[str], after: int = 0) -> Installer:
     """Whose the files are that changed `after` a time (ns since 1970); of many the first are looked at.
 
     Nobody where they are gone.
@@ -138,7 +138,7 @@ def owners_of_files(directory: Path, names: Iterable[str], after: int = 0) -> Wh
             found = (directory / name).stat()
             if found.st_ctime_ns > after:
                 uids.setdefault(found.st_uid)
-    return Who(tuple(islice(uids, MAX_OWNERS)), known_by="files") if uids else Who()
+    return Installer(tuple(islice(uids, MAX_OWNERS)), known_by="files") if uids else Installer()
 
 
 def _note_of(link: Path) -> Path:

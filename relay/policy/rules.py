@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 
 from relay.config import SizeSetting
 from relay.levels import ONLY_PLAINTEXT
-from relay.policy.conditions import BY_ENVELOPE, Asked, PeopleConditions
+from relay.policy.conditions import BY_ENVELOPE, MailFacts, PeopleConditions
 from relay.policy.content import MessageFacts, Part
 from relay.policy.patterns import Glob, listed
 from relay.policy.people import Fit
@@ -137,7 +137,7 @@ class When(PeopleConditions):
     def _looks_at_parts(self) -> bool:
         return bool(self._types or self._names)
 
-    def fit(self, asked: Asked) -> tuple[Fit, str]:
+    def fit(self, asked: MailFacts) -> tuple[Fit, str]:
         """How far the rule is for a mail, as its weakest condition is, and why it is not, if it is not.
 
         Without content no rule applies that looks inside. Which recipients a floor is for is not looked at.

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected
-from relay.policy.installing import Who
+from relay.policy.installing import Installer
 from relay.policy.load import PolicyFolder
 
 Way = Literal["install", "edit", "start"]
@@ -47,7 +47,7 @@ class Step:
     time: int
     files: int
     way: Way
-    who: Who
+    who: Installer
     added: Names
     changed: Names
     removed: Names
@@ -62,7 +62,7 @@ class Step:
         said = json.loads(text)
         who = said.pop("who")
         names = {name: Names(tuple(said[name][0]), said[name][1]) for name in ("added", "changed", "removed")}
-        return cls(**said | names, who=Who(tuple(who.pop("uids")), **who))
+        return cls(**said | names, who=Installer(tuple(who.pop("uids")), **who))
 
 
 class Edits(NamedTuple):

@@ -25,7 +25,7 @@ _NULL_SENDER = "<>"
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TrafficSample:
     """One message as if it were sent: `sender` and `recipients` from its header, `read` bytes it took in its file.
 
     `content` is None where only the size is known.
@@ -44,7 +44,7 @@ def total_octets(paths: list[Path]) -> int:
     return sum(_size(file) for path in paths for file in _files(path))
 
 
-def samples(paths: list[Path]) -> Iterator[Sample]:
+def samples(paths: list[Path]) -> Iterator[TrafficSample]:
     """Every message in files, directories (with all below them), maildirs and mboxes. Raises ConfigError."""
     for path in paths:
         for file in _files(path):
@@ -81,7 +81,7 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _messages(path: Path) -> Iterator[Sample]:
+def _messages(path: Path) -> Iterator[TrafficSample]:
     with path.open("rb") as file:
         start = file.read(5)
         file.seek(0)
@@ -104,14 +104,14 @@ def _messages(path: Path) -> Iterator[Sample]:
         yield _sample(f"{path}:{number}", b"".join(lines), size)
 
 
-def _sample(name: str, raw: bytes, read: int) -> Sample:
+def _sample(name: str, raw: bytes, read: int) -> TrafficSample:
     message = raw if b"\r" in raw else raw.replace(b"\n", b"\r\n")
     octets = max(len(message), read if read > MAX_MESSAGE_OCTETS else 0)
     try:
         sender, recipients = _envelope(message)
     except MalformedMessage:
         sender, recipients = "", ()
-    return Sample(name, sender, recipients, octets, MessageFacts(message), read)
+    return TrafficSample(name, sender, recipients, octets, MessageFacts(message), read)
 
 
 def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.mail import domain_of
-from relay.postfix.flow import MailFlow, Side, destination, listens
+from relay.postfix.flow import MailFlow, RelayDirection, destination, listens
 from relay.postfix.settings import MasterService, PostfixFault, command, split_list
 
 ROUTES = ("allow_percent_hack", "swap_bangpath", "resolve_dequoted_address")
@@ -184,7 +184,7 @@ async def actions(flow: MailFlow) -> list[PostfixFault]:
     return faults
 
 
-async def _filtered(flow: MailFlow, outgoing: Side, service: MasterService) -> bool:
+async def _filtered(flow: MailFlow, outgoing: RelayDirection, service: MasterService) -> bool:
     """Whether the notices that this service makes are sent through the relay."""
     settings = flow.settings
     cleanup = settings.service(settings.value("cleanup_service_name", service), "unix")
@@ -209,7 +209,7 @@ async def _look_up(flow: MailFlow, table: str, key: str) -> str:
     return out
 
 
-def _harmless(flow: MailFlow, outgoing: Side, verb: str, target: str) -> bool:
+def _harmless(flow: MailFlow, outgoing: RelayDirection, verb: str, target: str) -> bool:
     """Whether an action leaves the mail where it is, leads it to the relay, or comes when it is sealed already."""
     if verb == "FILTER":
         found = destination(target)

@@ -8,7 +8,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from relay.config import TCPAddress
-from relay.postfix.flow import MailFlow, Side, destination, entries, is_loopback, listens
+from relay.postfix.flow import MailFlow, RelayDirection, destination, entries, is_loopback, listens
 from relay.postfix.settings import MasterService, PostfixFault, PostfixSettings
 
 FEW_RECIPIENTS = 10
@@ -142,7 +142,9 @@ def _leads_astray(flow: MailFlow) -> str:
     return ""
 
 
-def _at_once(settings: PostfixSettings, name: str, transport: MasterService, side: Side) -> Iterator[PostfixFault]:
+def _at_once(
+    settings: PostfixSettings, name: str, transport: MasterService, side: RelayDirection
+) -> Iterator[PostfixFault]:
     """How many mails go to the relay at a time: more than one, and not more than it takes."""
     limit = settings.of(f"{name}_destination_concurrency_limit")
     if limit.number == 1:
@@ -162,7 +164,7 @@ def _at_once(settings: PostfixSettings, name: str, transport: MasterService, sid
         )
 
 
-def _transport(settings: PostfixSettings, transport: MasterService, side: Side) -> Iterator[PostfixFault]:
+def _transport(settings: PostfixSettings, transport: MasterService, side: RelayDirection) -> Iterator[PostfixFault]:
     """What smtp(8) or lmtp(8) itself is told: lines as they are, patience, and no TLS that the relay has not."""
     lines = settings.of(f"{transport.command}_line_length_limit", transport)
     if lines.number != 0:

@@ -36,7 +36,7 @@ class Way:
 
 
 @dataclass(frozen=True, slots=True)
-class Side:
+class RelayDirection:
     """One direction of the relay as this Postfix sees it.
 
     `handed_back` are the local addresses to which the relay hands mail, `reinjections` the services there;
@@ -67,15 +67,15 @@ class MailFlow:
 
     settings: PostfixSettings
     config: Config
-    sides: tuple[Side, ...]
+    sides: tuple[RelayDirection, ...]
 
     @property
-    def watched(self) -> Side | None:
+    def watched(self) -> RelayDirection | None:
         """The outgoing side, where mail is meant to be filtered: then all of it must be."""
         outgoing = self.side("outgoing")
         return outgoing if outgoing is not None and (outgoing.filters or outgoing.by_milter) else None
 
-    def side(self, name: str) -> Side | None:
+    def side(self, name: str) -> RelayDirection | None:
         """`outgoing` or `incoming`, or None where relay.toml does not have it."""
         return next((side for side in self.sides if side.name == name), None)
 
@@ -119,7 +119,7 @@ class MailFlow:
         back = self.handing_back if foreign_filter(self, service) else []
         return [side.name for side in self.sides if back and all(side.name in self._filtered_by(each) for each in back)]
 
-    def is_asked(self, side: Side, service: MasterService) -> bool:
+    def is_asked(self, side: RelayDirection, service: MasterService) -> bool:
         """Whether what comes in by this service is shown to the relay's milter of this direction."""
         running = milters(self.settings, service)
         return any(is_milter_of(self.settings, side.direction, milter) for milter in running)
@@ -197,7 +197,7 @@ def destination(value: str) -> tuple[str, TCPAddress] | None:
     return (transport, target) if target else None
 
 
-def _side(settings: PostfixSettings, name: str, direction: DirectionSettings) -> Side:
+def _side(settings: PostfixSettings, name: str, direction: DirectionSettings) -> RelayDirection:
     ways = tuple(_ways(settings, direction))
     back = tuple(_handed_back(settings, direction))
     services = [
@@ -209,7 +209,7 @@ def _side(settings: PostfixSettings, name: str, direction: DirectionSettings) ->
     by_milter = any(
         is_milter_of(settings, direction, milter) for each in settings.services for milter in milters(settings, each)
     )
-    return Side(name, direction, ways, back, tuple(services), by_milter)
+    return RelayDirection(name, direction, ways, back, tuple(services), by_milter)
 
 
 def _handed_back(settings: PostfixSettings, direction: DirectionSettings) -> Iterator[TCPAddress]:

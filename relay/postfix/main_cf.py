@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relay.config import OutgoingSettings
-from relay.postfix.flow import MailFlow, Side
+from relay.postfix.flow import MailFlow, RelayDirection
 from relay.postfix.settings import MasterService, PostfixFault
 
 NOTICES = ("bounce", "2bounce", "delay")
@@ -135,7 +135,7 @@ def bounces_not_header_alone(flow: MailFlow) -> Iterator[PostfixFault]:
             yield setting.fault("bounces-large", what, flow.settings.of("bounce_size_limit").to(1))
 
 
-def _too_small(flow: MailFlow, side: Side, wanted: float, what: str) -> Iterator[PostfixFault]:
+def _too_small(flow: MailFlow, side: RelayDirection, wanted: float, what: str) -> Iterator[PostfixFault]:
     for service in side.reinjections:
         if _limit(flow, service) < wanted:
             yield flow.settings.of("message_size_limit", service).fault(

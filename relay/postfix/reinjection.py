@@ -7,7 +7,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterator
 
-from relay.postfix.flow import MailFlow, Side, is_loopback, service_address
+from relay.postfix.flow import MailFlow, RelayDirection, is_loopback, service_address
 from relay.postfix.settings import MasterService, PostfixFault
 
 RESTRICTIONS = ("client", "helo", "sender", "relay", "recipient", "data", "end_of_data")
@@ -167,7 +167,7 @@ def _without_mappings(flow: MailFlow, service: MasterService) -> bool:
     return "no_address_mappings" in flow.settings.of("receive_override_options", service).words
 
 
-def _in_front_of_the_queue(side: Side) -> bool:
+def _in_front_of_the_queue(side: RelayDirection) -> bool:
     """Whether what arrives has seen nothing of cleanup(8) before the relay hands it back; then it must see it now."""
     settings = {way.setting for way in side.filters}
     return side.name == "incoming" and settings == {"smtpd_proxy_filter"} and not side.by_milter
@@ -206,7 +206,7 @@ def refused(flow: MailFlow) -> Iterator[PostfixFault]:
             yield xforward.fault("xforward-refused", what, xforward.to("127.0.0.0/8"))
 
 
-def _reinjections(flow: MailFlow) -> Iterator[tuple[Side, MasterService]]:
+def _reinjections(flow: MailFlow) -> Iterator[tuple[RelayDirection, MasterService]]:
     for side in flow.sides:
         for service in side.reinjections:
             yield side, service

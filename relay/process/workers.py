@@ -27,7 +27,7 @@ import structlog
 from relay.audit.sole import sole_recorder
 from relay.config import Config, TCPAddress, load_config
 from relay.config.reloaded import taken_over
-from relay.counting.board import Places, held_on, shared_board
+from relay.counting.board import BoardPlaces, held_on, shared_board
 from relay.entry.listening import Sockets, close_all
 from relay.files import toml, write_whole
 from relay.keys.report import together
@@ -93,7 +93,7 @@ class Workers:
         self._common = common
         self._running: dict[int, _Running] = {}
         self._neighbours = Neighbours(common.neighbours)
-        self._places = Places(common.board, _most_at_once(common.of))
+        self._places = BoardPlaces(common.board, _most_at_once(common.of))
         self._running_now: set[_Running] = set()
         self._watching: set[asyncio.Task[None]] = set()
         self._lives = self._reloads = 0

@@ -48,7 +48,7 @@ class _Leaving:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class Releaser:
     """What it works with. `max_hops` is that of incoming mail, `by` the person, for the ledger."""
 
     quarantine: Quarantine

@@ -48,14 +48,14 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Places:
+class SitePaths:
     """Where relay.toml is (an absolute path), and the directory of what the relay itself writes."""
 
     config_file: Path
     state: Path
 
     @classmethod
-    def beside(cls, config_file: Path) -> Places:
+    def beside(cls, config_file: Path) -> SitePaths:
         """/var/lib/NAME for /etc/NAME/relay.toml, as the unit has it; elsewhere the directory `state` beside it."""
         config_file = config_file.absolute()
         directory = config_file.parent

@@ -16,7 +16,7 @@ from relay.files.rights import open_named
 from relay.identity.invitation import END, MAX_INVITATION
 
 
-class Asker:
+class Prompter:
     """Asks a person, or takes the default where nobody is to be asked (`--yes`)."""
 
     def __init__(self, *, ask: bool) -> None:

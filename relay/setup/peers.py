@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import UTC, datetime
 
 from relay.config import Config
-from relay.files.rights import User, acting_as
+from relay.files.rights import UnixUser, acting_as
 from relay.identity import Import, PeerCertificates, common_groups, examine, is_invitation, pin, read_invitation
 from relay.identity.invitation import BadInvitation
 from relay.levels import AES, PQC
@@ -49,7 +49,7 @@ def take_in(
     replace: bool = False,
     levels: tuple[str, ...] = (),
     confirmed: Collection[str],
-    user: User | None = None,
+    user: UnixUser | None = None,
 ) -> tuple[Import, list[Written]]:
     """Pins it and writes policies, which the relay can read. Raises ConfigError, also for a domain not `confirmed`.
 

@@ -17,7 +17,7 @@ from relay.identity import PeerCertificates, read_document
 from relay.identity.invitation import BEGIN
 from relay.postfix.settings import ADMIN_PATHS
 from relay.setup.answers import Door, Everybody, KMEAccess
-from relay.setup.asking import Asker, pasted_invitation, read_file
+from relay.setup.asking import Prompter, pasted_invitation, read_file
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_ca, check_files
 from relay.setup.peers import document_in
@@ -26,7 +26,7 @@ LATER, DEVELOPMENT, NONE = "later", "development", "none"
 """Answers that are words: no peer yet, the KMEs of `qumail-relay kme`, no KME or no Postfix at all."""
 
 
-def ask_domains(asker: Asker) -> tuple[str, ...]:
+def ask_domains(asker: Prompter) -> tuple[str, ...]:
     """The mail domains of the site."""
     why = (
         "The mail domains of this site: their users' mail is sealed for peers, and what peers seal for them is opened."
@@ -52,7 +52,7 @@ def usual_domain() -> str | None:
     return domain.lower() if dot and host and domain not in ("localdomain", "") else None
 
 
-def ask_peer(asker: Asker) -> bytes | None:
+def ask_peer(asker: Prompter) -> bytes | None:
     """The document of the first peer, out of a file or pasted; None where there is none yet."""
     why = (
         "The other site with which you share keys. Paste its invitation (the whole block), or name the file of it, or "
@@ -72,7 +72,7 @@ def ask_peer(asker: Asker) -> bytes | None:
     return pasted[-1] if pasted else None
 
 
-def ask_kme(asker: Asker, peer: PeerCertificates | None, group: str) -> tuple[str, KMEAccess | None]:
+def ask_kme(asker: Prompter, peer: PeerCertificates | None, group: str) -> tuple[str, KMEAccess | None]:
     """Our SAE ID, "" where no KME has to know one, and where the KME is."""
     why = (
         "The KME gives this site its quantum keys (ETSI GS QKD 014). Write its address (https://...), `none` to have "
@@ -102,7 +102,7 @@ def _kme_place(answer: str) -> None:
         raise ValueError("write https://host:port, none, or development")
 
 
-def ask_door(asker: Asker) -> tuple[Door, str]:
+def ask_door(asker: Prompter) -> tuple[Door, str]:
     """How mail comes to the relay, and for a smarthost where it goes on to."""
     why = (
         "How mail comes to the relay. content-filter: Postfix gives it all mail from its queue (recommended). milter: "
@@ -116,7 +116,7 @@ def ask_door(asker: Asker) -> tuple[Door, str]:
     return chosen, asker.ask(where, "Next hop (host:port)", None, parse_next_hop)
 
 
-def ask_everybody(asker: Asker) -> Everybody:
+def ask_everybody(asker: Prompter) -> Everybody:
     """What becomes of mail for those who are neither inside nor peers."""
     why = (
         "Mail for everybody else, with whom you share no keys. hold: it waits until a policy file says what to do. "
@@ -127,7 +127,7 @@ def ask_everybody(asker: Asker) -> Everybody:
     return chosen
 
 
-def ask_postfix(asker: Asker) -> Path | None:
+def ask_postfix(asker: Prompter) -> Path | None:
     """The directory of the Postfix that the relay stands beside."""
     why = "The directory of the Postfix beside the relay; what would change in it is shown first. `none`: by hand."
     usual = Path("/etc/postfix")

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from relay.config.ports import INCOMING, OUTGOING, STATUS
-from relay.setup.answers import Answers, Places
+from relay.setup.answers import Answers, SitePaths
 
 
-def relay_toml(answers: Answers, places: Places) -> str:
+def relay_toml(answers: Answers, places: SitePaths) -> str:
     """The text; paths in the configuration's own directory are relative to it."""
     lines = [
         "# The settings of this relay, as `qumail-relay setup` has written them. What is not here has its default:",
@@ -49,7 +49,7 @@ def _directions(answers: Answers) -> Iterator[str]:
         yield from _table("incoming", lmtp=at(INCOMING.lmtp), next_hop=at(INCOMING.back))
 
 
-def _places(places: Places) -> Iterator[str]:
+def _places(places: SitePaths) -> Iterator[str]:
     def path(name: str) -> str:
         whole = places.state / name
         inside = whole.is_relative_to(places.directory)

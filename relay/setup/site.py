@@ -12,7 +12,7 @@ from relay.files import toml
 from relay.files.rights import open_named
 from relay.formats.mailbox import fold_domain
 from relay.identity import Progress, create_identity, needs_nothing
-from relay.setup.answers import Answers, KMEAccess, Places
+from relay.setup.answers import Answers, KMEAccess, SitePaths
 from relay.setup.files import Owner, Written, make_directory, put
 from relay.setup.keeping import with_what_was_added
 from relay.setup.policies import policy_file, write_first_policies
@@ -23,7 +23,7 @@ MAX_PEM = 65_536
 """Maximum size of a certificate or key file that is copied, in bytes."""
 
 
-def write_configuration(answers: Answers, places: Places, owner: Owner, *, replace: bool = False) -> list[Written]:
+def write_configuration(answers: Answers, places: SitePaths, owner: Owner, *, replace: bool = False) -> list[Written]:
     """Everything that is configuration. Raises ConfigError; where a KME's file is missing nothing is written yet."""
     for domain in answers.domains:
         policy_file(domain)

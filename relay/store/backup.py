@@ -16,13 +16,13 @@ from pathlib import Path
 
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files.rights import User, as_owner_of
+from relay.files.rights import UnixUser, as_owner_of
 from relay.store.beat import mark_as_copy
 from relay.store.secret_file import locked, open_regular, sync_directory
 from relay.store.sqlite import said_by_sqlite
 
 
-def make_new(to: Path, user: User | None = None) -> None:
+def make_new(to: Path, user: UnixUser | None = None) -> None:
     """Makes the directory `to`, of mode 0700; root makes it for `user`, as the owner of the directory above it.
 
     Raises ConfigError where it is there or cannot be made.

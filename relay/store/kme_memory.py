@@ -59,7 +59,7 @@ _trials = Table(
 nothing was `found` stands for a trial that is under way."""
 
 
-class _Row(NamedTuple):
+class _MemoryRow(NamedTuple):
     name: bytes
     key_ID: str
     octets: bytes | None
@@ -109,15 +109,15 @@ class IssuedKeyMemory:
             forgotten += await self._database.write(delete(_issued).where(_issued.c.number <= gone[-1]))
         return forgotten
 
-    def _rows(self, group: str, keys: Mapping[str, bytes]) -> dict[bytes, _Row]:
+    def _rows(self, group: str, keys: Mapping[str, bytes]) -> dict[bytes, _MemoryRow]:
         """By their names, in one order: two relays that were given the same keys must not wait for each other."""
         names: dict[bytes, str] = {}
         for key_ID in keys:
             names.setdefault(_name(group, key_ID), key_ID)
         newest = self._digest_keys[0]
-        return {name: _Row(name, key_ID, _octets(newest, keys[key_ID])) for name, key_ID in sorted(names.items())}
+        return {name: _MemoryRow(name, key_ID, _octets(newest, keys[key_ID])) for name, key_ID in sorted(names.items())}
 
-    def _inserted(self, connection: Connection, rows: Sequence[_Row]) -> Sequence[bytes]:
+    def _inserted(self, connection: Connection, rows: Sequence[_MemoryRow]) -> Sequence[bytes]:
         """The names of those that were not there, neither by name nor by bytes."""
         now = self._clock()
         insert = self._database.insert(_issued).on_conflict_do_nothing().returning(_issued.c.name)

@@ -16,7 +16,7 @@ from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.process import app, assembly
-from relay.quarantine.release import Release
+from relay.quarantine.release import Releaser
 from tests.integration.entry.milter.mta import MTA, Answer, in_thread
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
@@ -177,7 +177,7 @@ async def test_what_a_person_has_released_unopened_is_not_put_aside_once_more(
         assert (await submit(addresses["incoming"], message)).code == 250
     async with assembly.parts(bob.config, prefetch=False) as parts:
         [kept] = await parts.store.quarantine.all()
-        release = Release(parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.audit, 50, "me")
+        release = Releaser(parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.audit, 50, "me")
         assert (await release.release(kept, kept.envelope.recipients, unopened=True)).over
     [released] = sink.got
     assert mime.is_sealed(released.message)

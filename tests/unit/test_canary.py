@@ -9,19 +9,19 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from relay.canary.message import MAX_OCTETS, Kind, Note, canary_address, is_canary, read, write
+from relay.canary.message import MAX_OCTETS, CanaryNote, Kind, canary_address, is_canary, read, write
 from relay.errors import BadStructure
 from tests.testlib.speed import seconds
 
 ALICE, BOB = "qumail-canary@alice.example", "qumail-canary@bob.example"
-NOTE = Note("question", bytes(range(32)))
+NOTE = CanaryNote("question", bytes(range(32)))
 WRITTEN = write(NOTE, ALICE, BOB, "relay.alice.example")
 HEADER, _, BODY = WRITTEN.partition(b"\r\n\r\n")
 
 
 @given(kind=st.sampled_from(["question", "receipt"]), nonce=st.binary(min_size=32, max_size=32))
 def test_what_is_written_is_read(kind: Kind, nonce: bytes) -> None:
-    assert read(write(Note(kind, nonce), ALICE, BOB, "relay.alice.example")) == Note(kind, nonce)
+    assert read(write(CanaryNote(kind, nonce), ALICE, BOB, "relay.alice.example")) == CanaryNote(kind, nonce)
 
 
 @pytest.mark.parametrize(

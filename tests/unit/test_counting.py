@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relay.counting import board, metrics, reference
-from relay.counting.board import Board, Places, shared_board
+from relay.counting.board import Board, BoardPlaces, shared_board
 from relay.counting.metric import Metric
 from relay.counting.metrics import all_metrics
 from tests.testlib.counted import counted
@@ -45,7 +45,7 @@ def test_names_follow_the_naming_practices(name: str) -> None:
 
 
 def test_all_processes_count_together_and_the_next_one_goes_on_where_one_has_ended(descriptor: int) -> None:
-    places = Places(descriptor, 3)
+    places = BoardPlaces(descriptor, 3)
     first, second = (Board(descriptor, places.take()) for _ in range(2))
     first.add(metrics.MAILS, *MAIL, by=2)
     second.add(metrics.MAILS, *MAIL)
@@ -62,7 +62,7 @@ def test_all_processes_count_together_and_the_next_one_goes_on_where_one_has_end
 
 
 def test_what_an_ended_process_measured_is_forgotten(descriptor: int) -> None:
-    places = Places(descriptor, 3)
+    places = BoardPlaces(descriptor, 3)
     first, second = (Board(descriptor, places.take()) for _ in range(2))
     first.set(metrics.KEYS_READY, "kme", "bob", to=5)
     second.set(metrics.KEYS_READY, "kme", "bob", to=7)
@@ -88,7 +88,7 @@ def test_a_gauge_that_is_not_known_is_not_told() -> None:
 
 
 def test_there_is_a_place_for_each_process_and_no_more(descriptor: int) -> None:
-    places = Places(descriptor, 3)
+    places = BoardPlaces(descriptor, 3)
     assert [places.take() for _ in range(4)] == [0, 1, 2, -1]
     places.has_ended(-1)
     places.has_ended(2)

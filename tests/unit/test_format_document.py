@@ -116,7 +116,7 @@ def test_there_are_no_examples_beside_those_and_as_many_vectors_as_it_says() -> 
 
 def test_a_canary_is_what_is_written() -> None:
     [question] = re.findall(r"```canary question\n(.*)\n```", DOCUMENT)
-    note = canary.Note("question", bytes(range(canary.NONCE_OCTETS)))
+    note = canary.CanaryNote("question", bytes(range(canary.NONCE_OCTETS)))
     written = canary.write(note, "qumail-canary@alice.example", "qumail-canary@bob.example", "relay.alice.example")
     header, _, body = written.decode().partition("\r\n\r\n")
     assert body == f"{question}\r\n"

@@ -36,7 +36,7 @@ _HEADER = "# QuMail Relay, who may submit mail: name:hash:addresses (qumail-rela
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class SubmissionUser:
     """One line of the file. `addresses` are as they stand there, `rights` what they mean."""
 
     name: str
@@ -65,18 +65,18 @@ class UserFile:
         self._hasher = PasswordHasher()
         self._nobody = self._hasher.hash("the password of nobody")
 
-    def get(self, name: str) -> User | None:
+    def get(self, name: str) -> SubmissionUser | None:
         """The user of this name, or None; a longer name than any user has is not even folded."""
         return self._current().get(folded_name(name)) if len(name) <= MAX_NAME else None
 
-    def verify(self, name: str, password: str) -> User | None:
+    def verify(self, name: str, password: str) -> SubmissionUser | None:
         """The user whose password this is; as much work for a name that is not there as for a wrong password."""
         user = self.get(name)
         known = user is not None and user.password_hash != NO_PASSWORD
         right = matches(self._hasher, user.password_hash if user and known else self._nobody, password)
         return user if known and right else None
 
-    def _current(self) -> dict[str, User]:
+    def _current(self) -> dict[str, SubmissionUser]:
         with self._lock:
             if (state := stamp_of(self.path)) != self._seen:
                 self._seen = state
@@ -92,7 +92,7 @@ class UserFile:
         log.info("users_reloaded", file=str(self.path), users=len(self._users))
 
 
-def read_users(path: Path) -> dict[str, User]:
+def read_users(path: Path) -> dict[str, SubmissionUser]:
     """All users by folded name, in the file's order. Raises ConfigError with one line a fault.
 
     The file must be readable by its owner alone: an argon2 hash of a weak password can be guessed.
@@ -103,7 +103,7 @@ def read_users(path: Path) -> dict[str, User]:
         text = read_secret(path).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8") from error
-    users: dict[str, User] = {}
+    users: dict[str, SubmissionUser] = {}
     problems: list[str] = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip() or line.startswith("#"):
@@ -120,7 +120,7 @@ def read_users(path: Path) -> dict[str, User]:
     return users
 
 
-def parse_user(line: str) -> User:
+def parse_user(line: str) -> SubmissionUser:
     """One line; raises ValueError saying what is wrong, without the hash."""
     parts = line.split(":")
     if len(parts) != 3:
@@ -131,7 +131,7 @@ def parse_user(line: str) -> User:
     if password_hash != NO_PASSWORD:
         _check_hash(name, password_hash)
     entries = tuple(entry for each in addresses.split(",") if (entry := each.strip()))
-    return User(name, password_hash, entries, parse_rights(entries))
+    return SubmissionUser(name, password_hash, entries, parse_rights(entries))
 
 
 def folded_name(name: str) -> str:
@@ -152,7 +152,9 @@ def matches(hasher: PasswordHasher, password_hash: str, password: str) -> bool:
     return False
 
 
-def change_users(path: Path, change: Callable[[dict[str, User]], None], *, owner: rights.User | None = None) -> None:
+def change_users(
+    path: Path, change: Callable[[dict[str, SubmissionUser]], None], *, owner: rights.UnixUser | None = None
+) -> None:
     """Has `change` alter the users and writes all of them in one step, mode 600; root makes the file for `owner`.
 
     Comments at the head of the file stay. Raises ConfigError.
@@ -189,7 +191,7 @@ def _prepared(password: str) -> str:
     return unicodedata.normalize("NFC", password)
 
 
-def listed(users: Iterable[User]) -> list[dict[str, object]]:
+def listed(users: Iterable[SubmissionUser]) -> list[dict[str, object]]:
     """Returns every user with their addresses, without the hash, for programs."""
     return [
         {"name": user.name, "addresses": list(user.addresses), "password": user.password_hash != NO_PASSWORD}

@@ -9,20 +9,20 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from relay.policy.comparing.languages import address
-from relay.policy.comparing.search import TooHard, Who
+from relay.policy.comparing.search import RuleScope, TooHard
 from relay.policy.comparing.sides import Side
 from relay.policy.patterns import Glob
 
 
-class Cell(NamedTuple):
+class SenderCell(NamedTuple):
     """Those senders for whom one rule of each side holds, 0 for none: who they are, and patterns that each fits.
 
     Of each set of patterns in `senders` one fits.
     """
 
     bases: tuple[int, int]
-    wanted: tuple[Who, ...] = ()
-    unwanted: tuple[Who, ...] = ()
+    wanted: tuple[RuleScope, ...] = ()
+    unwanted: tuple[RuleScope, ...] = ()
     senders: tuple[tuple[Glob, ...], ...] = ()
 
     @property
@@ -30,14 +30,14 @@ class Cell(NamedTuple):
         """Whether any sender may be in it."""
         return not self.wanted and not self.unwanted
 
-    def address(self, separators: str, *more: Who) -> str | None:
+    def address(self, separators: str, *more: RuleScope) -> str | None:
         """A sender in the cell who is one of these as well, if one is found."""
         try:
             return _address((*self.wanted, *more), self.unwanted, separators)
         except TooHard:
             return None
 
-    def nobody(self, separators: str, *more: Who) -> bool:
+    def nobody(self, separators: str, *more: RuleScope) -> bool:
         """Whether it is sure that no sender in the cell is one of these as well."""
         try:
             return _address((*self.wanted, *more), self.unwanted, separators) is None
@@ -46,11 +46,11 @@ class Cell(NamedTuple):
 
 
 @lru_cache(maxsize=20_000)
-def _address(wanted: tuple[Who, ...], unwanted: tuple[Who, ...], separators: str) -> str | None:
+def _address(wanted: tuple[RuleScope, ...], unwanted: tuple[RuleScope, ...], separators: str) -> str | None:
     return address(wanted, unwanted, separators)
 
 
-def cells(old: Side, new: Side, *, rewritten: bool = False) -> Iterator[Cell]:
+def cells(old: Side, new: Side, *, rewritten: bool = False) -> Iterator[SenderCell]:
     """Each pair of rules by sender that may hold; a rule of both sides leaves nothing to those behind it.
 
     A `rewritten` sender may stand for somebody whom a rule excepts. So such a rule may not surely be for them, and
@@ -67,12 +67,12 @@ def cells(old: Side, new: Side, *, rewritten: bool = False) -> Iterator[Cell]:
                 yield _cell(old, new, number, other, rewritten=rewritten)
 
 
-def _cell(old: Side, new: Side, number: int, other: int, *, rewritten: bool) -> Cell:
-    wanted: list[Who] = []
-    unwanted: list[Who] = []
+def _cell(old: Side, new: Side, number: int, other: int, *, rewritten: bool) -> SenderCell:
+    wanted: list[RuleScope] = []
+    unwanted: list[RuleScope] = []
     for senders, place in ((old.senders, number), (new.senders, other)):
         wanted += senders[place - 1 : place] if place else ()
         before = senders[: place - 1] if place else senders
         unwanted += (each for each in before if not (rewritten and each.misses))
     known = tuple(each.fits for each in wanted if each.fits is not None)
-    return Cell((number, other), tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(unwanted)), known)
+    return SenderCell((number, other), tuple(dict.fromkeys(wanted)), tuple(dict.fromkeys(unwanted)), known)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from relay.policy.comparing.context import NO_CONDITIONS, Context
 from relay.policy.comparing.implied import in_single_texts, never_together
 from relay.policy.comparing.items import Conditions, Item
-from relay.policy.comparing.outcomes import Outcome, weaker
+from relay.policy.comparing.outcomes import TriedLevels, weaker
 
 MAX_RULES = 12
 """Maximum number of rules of different meaning that are combined."""
@@ -19,17 +19,17 @@ MAX_PARTS = 8
 """Maximum number of parts of one rule that are looked at each for itself."""
 
 
-class Found(NamedTuple):
+class WeakerCombination(NamedTuple):
     """What is weaker, and the old rules that apply then; "" if nothing is."""
 
     why: str
     together: tuple[Item, ...] = ()
 
 
-NOTHING = Found("")
+NOTHING = WeakerCombination("")
 
 
-class _Part(NamedTuple):
+class _RulePart(NamedTuple):
     """A rule, or some of what it is for; the numbers of the rule in either side, None where it is not there."""
 
     item: Item
@@ -41,7 +41,7 @@ class _Part(NamedTuple):
 class _Unit:
     """Parts of rules that do the same: it is enough to know whether one of them applies. `first` stands for all."""
 
-    first: _Part
+    first: _RulePart
     members: list[int] = field(default_factory=list)
     needs: frozenset[int] = frozenset()
     """The numbers of the units that apply where this one does."""
@@ -49,16 +49,16 @@ class _Unit:
     """The numbers of those that then do not."""
 
 
-def combined(context: Context) -> Found:
+def combined(context: Context) -> WeakerCombination:
     """The smallest combination of rules that may be weaker."""
     units, always = _units(context)
     if len(units) > MAX_RULES:
-        return Found(f"{len(units)} rules may count together, which is more than can be tried")
+        return WeakerCombination(f"{len(units)} rules may count together, which is more than can be tried")
     firsts = [unit.first for unit in units]
     in_old = sorted((each.old, number) for number, each in enumerate(firsts) if each.old is not None)
     in_new = sorted((each.new, number) for number, each in enumerate(firsts) if each.new is not None)
-    before: dict[int, Outcome] = {}
-    after: dict[int, Outcome] = {}
+    before: dict[int, TriedLevels] = {}
+    after: dict[int, TriedLevels] = {}
 
     def rules(some: Sequence[tuple[int, int]], applying: int) -> list[Item]:
         return [firsts[number].item for _, number in some if applying >> number & 1]
@@ -76,7 +76,7 @@ def combined(context: Context) -> Found:
         if new not in after:
             after[new] = context.after(rules(in_new, new))
         if why := weaker(after[new], before[old]):
-            return Found(why, tuple(rules(in_old, old)))
+            return WeakerCombination(why, tuple(rules(in_old, old)))
     return NOTHING
 
 
@@ -113,16 +113,16 @@ def _units(context: Context) -> tuple[list[_Unit], frozenset[int]]:
     return list(units.values()), frozenset(unit_of[number] for number in _needed(context, NO_CONDITIONS, None, parts))
 
 
-def _parts(context: Context) -> Iterator[_Part]:
+def _parts(context: Context) -> Iterator[_RulePart]:
     """Each rule once; those of one side alone as several, one for each text, where there are few."""
     numbers = {each.key: number for number, each in enumerate(context.new)}
     for number, item in enumerate(context.old):
         if item.key in context.sure.shared:
-            yield _Part(item, number, numbers[item.key])
+            yield _RulePart(item, number, numbers[item.key])
         else:
-            yield from (_Part(each, number, None) for each in _in_texts(item))
+            yield from (_RulePart(each, number, None) for each in _in_texts(item))
     for item in context.added:
-        yield from (_Part(each, None, numbers[item.key]) for each in _in_texts(item))
+        yield from (_RulePart(each, None, numbers[item.key]) for each in _in_texts(item))
 
 
 def _in_texts(item: Item) -> list[Item]:
@@ -134,7 +134,9 @@ def _in_texts(item: Item) -> list[Item]:
         parts = smaller
 
 
-def _needed(context: Context, conditions: Conditions, part: _Part | None, parts: Sequence[_Part]) -> frozenset[int]:
+def _needed(
+    context: Context, conditions: Conditions, part: _RulePart | None, parts: Sequence[_RulePart]
+) -> frozenset[int]:
     """The numbers of the parts that apply wherever one does."""
     item = None if part is None else part.item
     return frozenset(

@@ -14,8 +14,8 @@ from relay.policy.comparing.implied import Known, implies
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import may_be_rewritten
 from relay.policy.comparing.outcomes import (
-    Mail,
-    Outcome,
+    ComparedMail,
+    TriedLevels,
     bare_levels,
     descending,
     outcome,
@@ -29,7 +29,7 @@ from relay.policy.settings import Chosen
 NO_CONDITIONS = Conditions()
 
 
-class Verdict(Enum):
+class Coverage(Enum):
     """Whether a rule is made up for: shown; not; or only all combinations of rules can tell."""
 
     SHOWN = "shown"
@@ -40,11 +40,11 @@ class Verdict(Enum):
 class Judged(NamedTuple):
     """A verdict, and what is weaker."""
 
-    verdict: Verdict
+    verdict: Coverage
     why: str = ""
 
 
-SHOWN = Judged(Verdict.SHOWN)
+SHOWN = Judged(Coverage.SHOWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,7 @@ class Context:
         self,
         bases: tuple[Chosen | None, Chosen | None],
         rules: tuple[tuple[Item, ...], tuple[Item, ...]],
-        mails: tuple[Mail, Mail],
+        mails: tuple[ComparedMail, ComparedMail],
         known: Known,
         sure: Sure,
         unsure: frozenset[object] = frozenset(),
@@ -107,11 +107,11 @@ class Context:
         bases, mails = (self.old_base, self.new_base), (self.old_mail, self.new_mail)
         return Context(bases, (self.old, self.new), mails, known, self.sure, self.unsure)
 
-    def before(self, rules: Iterable[Item]) -> Outcome:
+    def before(self, rules: Iterable[Item]) -> TriedLevels:
         """What the old side makes of a mail to which these of its rules apply."""
         return outcome(self.old_base, tuple(each.effect for each in rules), self.old_mail)
 
-    def after(self, rules: Iterable[Item]) -> Outcome:
+    def after(self, rules: Iterable[Item]) -> TriedLevels:
         """What the new side makes of it."""
         return outcome(self.new_base, tuple(each.effect for each in rules), self.new_mail)
 
@@ -154,15 +154,15 @@ class Context:
         implied = [each for each in self.new if self.implies(conditions, item, each)]
         old, new = self._before(item, conditions), self.after(implied)
         if why := weaker(new, old):
-            return Judged(Verdict.WEAKER, why)
+            return Judged(Coverage.WEAKER, why)
         tied = self.same_base and (item is None or item.key in self.sure.shared)
         if new.held and not self._stays_held(implied, self.added if tied else self.new):
-            return Judged(Verdict.UNSURE, "held as long as no further rule applies")
+            return Judged(Coverage.UNSURE, "held as long as no further rule applies")
         if not new.held and (why := weaker_with_more(new, old, self.sure.comparable)):
-            return Judged(Verdict.UNSURE, why)
+            return Judged(Coverage.UNSURE, why)
         return SHOWN
 
-    def _before(self, item: Item | None, conditions: Conditions) -> Outcome:
+    def _before(self, item: Item | None, conditions: Conditions) -> TriedLevels:
         """What the old side makes of a mail to which an old rule applies, and all that apply wherever it does."""
         return self.before(each for each in self.old if each is item or self.implies(conditions, item, each))
 
@@ -171,7 +171,7 @@ class Context:
         base, mail, effects = self.new_base, self.new_mail, [each.effect for each in rules]
         if base is None:
             return True
-        anybody = Mail(mail.octets, None, "anybody", guarded=False)
+        anybody = ComparedMail(mail.octets, None, "anybody", guarded=False)
         sealing = [each for each in others if seals(each.effect.raising.levels)]
         if seals(base.levels) and outcome(base, (), anybody).held:  # too large for all that the base lists
             return True

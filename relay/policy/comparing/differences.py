@@ -10,7 +10,7 @@ from datetime import date
 from typing import Any, Literal, NamedTuple
 
 from relay.errors import RelayError
-from relay.policy.comparing.outcomes import HELD, Outcome, weaker
+from relay.policy.comparing.outcomes import HELD, TriedLevels, weaker
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
@@ -27,7 +27,7 @@ ARRIVING = "arriving"
 _COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
 
 
-class Sample(NamedTuple):
+class ExampleMail(NamedTuple):
     """The mail that shows a difference: the SMTP envelope, the message, and the day on which it is decided about."""
 
     sender: str
@@ -54,7 +54,7 @@ class Difference:
     """Whose mail it is: all of whom something was tried, all but a few of them, or those few."""
     alone: bool = False
     """It is about one recipient, and not about all of their kind."""
-    sample: Sample | None = None
+    sample: ExampleMail | None = None
     """The mail that shows it; None where it is not about one mail."""
 
     @property
@@ -80,7 +80,7 @@ class Difference:
 class Look(NamedTuple):
     """What two sets decide about a mail of one size in bytes."""
 
-    sample: Sample
+    sample: ExampleMail
     before: Decision | None
     after: Decision | None
     changed: tuple[str, ...]
@@ -96,20 +96,20 @@ def look(old: PolicySet, new: PolicySet, sender: str, recipient: str, mails: Ite
             way = direction(*(outcome_of(each, content.sealed_size) for each in (before, after)))
             known = found.get(changed)
             if known is None or ORDER.index(way) < ORDER.index(known.direction):
-                found[changed] = Look(Sample(sender, recipient, content, today()), before, after, changed, way)
+                found[changed] = Look(ExampleMail(sender, recipient, content, today()), before, after, changed, way)
     return list(found.values())
 
 
-def outcome_of(decision: Decision | None, octets: int) -> Outcome:
+def outcome_of(decision: Decision | None, octets: int) -> TriedLevels:
     """What a decision comes to for a message of this size in bytes, as far as strength goes."""
     if decision is None or decision.hopeless(octets):
         return HELD
     levels = tuple(level for level in decision.levels if not decision.too_big(level, octets))
     peer = None if decision.in_clear else decision.peer
-    return Outcome(levels, decision.quantum, decision.kem, peer, decision.priority)
+    return TriedLevels(levels, decision.quantum, decision.kem, peer, decision.priority)
 
 
-def direction(before: Outcome, after: Outcome) -> Direction:
+def direction(before: TriedLevels, after: TriedLevels) -> Direction:
     """Which way it goes."""
     if weaker(after, before):
         return "let go" if before.held else "down"

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache, partial
 from itertools import islice, product
 
-from relay.policy.comparing.search import TooHard, Who, letter_outside, searched
+from relay.policy.comparing.search import RuleScope, TooHard, letter_outside, searched
 from relay.policy.names import untagged
 from relay.policy.patterns import Glob
 
@@ -71,7 +71,7 @@ def _apart(one: Glob, other: Glob, separators: str) -> bool:
     if domains[0] != domains[1] and "*" not in "".join(domains):
         return True
     try:
-        return address((Who((one,)), Who((other,))), (), separators) is None
+        return address((RuleScope((one,)), RuleScope((other,))), (), separators) is None
     except TooHard:
         return False
 
@@ -85,22 +85,22 @@ def may_be_rewritten(glob: Glob, separators: str) -> bool:
     return not all(apart(glob, each, separators) for each in REWRITTEN)
 
 
-def guessed(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> str | None:
+def guessed(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> str | None:
     """An address that is one of all `wanted` and of none of `unwanted`, if one is easily found."""
     for guess in _guesses(wanted):
-        is_one = partial(Who.is_one, address=guess, separators=separators)
+        is_one = partial(RuleScope.is_one, address=guess, separators=separators)
         if all(map(is_one, wanted)) and not any(map(is_one, unwanted)):
             return guess
     return None
 
 
-def address(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> str | None:
+def address(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> str | None:
     """An address that is one of all `wanted` and of none of `unwanted`; None where there is none.
 
     No address with an @ in its local part is looked for: whose it is, is in doubt. Raises TooHard where it would take
     too long to find out.
     """
-    if any(_is_wider(who, each, separators) for who in unwanted for each in wanted or [Who()]):
+    if any(_is_wider(who, each, separators) for who in unwanted for each in wanted or [RuleScope()]):
         return None
     if any(_in_vain(each, wanted, unwanted, separators) for each in wanted):
         return None
@@ -109,7 +109,7 @@ def address(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> 
     return searched(wanted, unwanted, separators)
 
 
-def _is_wider(wide: Who, narrow: Who, separators: str) -> bool:
+def _is_wider(wide: RuleScope, narrow: RuleScope, separators: str) -> bool:
     """Whether all of one are of the other, as patterns tell one by one."""
     fits = wide.fits is None or all(address_within(each, wide.fits, separators) for each in narrow.fits or ())
     if wide.fits is not None and narrow.fits is None:
@@ -117,14 +117,14 @@ def _is_wider(wide: Who, narrow: Who, separators: str) -> bool:
     return fits and all(address_within(each, narrow.misses, separators) for each in wide.misses)
 
 
-def _in_vain(who: Who, wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> bool:
+def _in_vain(who: RuleScope, wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> bool:
     """Whether each pattern of one who is wanted lies within what others miss, or are not wanted for."""
     missed = [glob for each in wanted for glob in each.misses]
     missed += [glob for each in unwanted if not each.misses for glob in each.fits or ()]
     return bool(who.fits) and all(address_within(each, missed, separators) for each in who.fits or ())
 
 
-def _guesses(wanted: Sequence[Who]) -> Iterator[str]:
+def _guesses(wanted: Sequence[RuleScope]) -> Iterator[str]:
     """Addresses that may well be wanted, for which no search is needed."""
     globs = [who.fits[:GUESSED_OF] for who in wanted if who.fits]
     if not globs:

@@ -46,7 +46,7 @@ class _Tries:
         return len(self.senders) * sum(len(message.of_sizes(sizes)) for message in self.messages)
 
 
-class Listing:
+class DifferenceSearch:
     """Finds differences between two sets; counts how much it has tried."""
 
     def __init__(self, old: PolicySet, new: PolicySet, separators: str) -> None:

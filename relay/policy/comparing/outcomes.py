@@ -20,7 +20,7 @@ _QUANTA: tuple[Quantum, ...] = ("off", "preferred", "required")
 _STRONGEST_SIGNED = max(map(strength, SIGNED))
 
 
-class Outcome(NamedTuple):
+class TriedLevels(NamedTuple):
     """The levels that are tried, () where the mail does not leave; the peer whose keys seal it.
 
     Mail of low `priority` gets none of the keys that are kept in reserve.
@@ -43,10 +43,10 @@ class Outcome(NamedTuple):
         return not self.held and self.levels != ONLY_PLAINTEXT
 
 
-HELD = Outcome(())
+HELD = TriedLevels(())
 
 
-class Mail(NamedTuple):
+class ComparedMail(NamedTuple):
     """What counts of a mail beside the rules: its size that limits are about, in bytes, and for whom it is.
 
     `max_bounce` is None where the sender is not the null sender. `guarded` says that a file for others may not let it
@@ -60,7 +60,7 @@ class Mail(NamedTuple):
 
 
 @lru_cache(maxsize=50_000)
-def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: Mail) -> Outcome:
+def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: ComparedMail) -> TriedLevels:
     """What becomes of a mail for which `base` holds, raised by these rules. Without a base it is held."""
     if base is None:
         return HELD
@@ -69,14 +69,16 @@ def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: Mail) -> Out
     chosen = raised(base, [each.raising for each in effects], mail.octets) if effects else base
     priority: Priority = "low" if mail.max_bounce is not None else chosen.priority
     if chosen.levels == ONLY_PLAINTEXT:
-        return HELD if chosen.forbids_clear else Outcome(chosen.levels, chosen.quantum, chosen.kem, priority=priority)
+        return (
+            HELD if chosen.forbids_clear else TriedLevels(chosen.levels, chosen.quantum, chosen.kem, priority=priority)
+        )
     if mail.peer is None:
         return HELD
     limits = dict(chosen.max_size)
     levels = tuple(level for level in chosen.levels if mail.octets <= limits.get(level, mail.octets))
     if mail.max_bounce is not None and mail.octets > mail.max_bounce:
         levels = tuple(level for level in levels if level != OTP.name)
-    return Outcome(levels, chosen.quantum, chosen.kem, mail.peer, priority) if levels else HELD
+    return TriedLevels(levels, chosen.quantum, chosen.kem, mail.peer, priority) if levels else HELD
 
 
 def bare_levels(base: Chosen, effects: Sequence[Effect]) -> tuple[LevelName, ...]:
@@ -85,7 +87,7 @@ def bare_levels(base: Chosen, effects: Sequence[Effect]) -> tuple[LevelName, ...
     return raised(base, known, 0).levels if known else base.levels
 
 
-def weaker(new: Outcome, old: Outcome) -> str:
+def weaker(new: TriedLevels, old: TriedLevels) -> str:
     """What is weaker in the new outcome than in the old one, or ""."""
     if new.held:
         return ""
@@ -109,7 +111,7 @@ def weaker(new: Outcome, old: Outcome) -> str:
     return ""
 
 
-def weaker_with_more(new: Outcome, old: Outcome, comparable: Collection[LevelName]) -> str:
+def weaker_with_more(new: TriedLevels, old: TriedLevels, comparable: Collection[LevelName]) -> str:
     """What may be weaker where more rules raise both outcomes, or ""; `comparable` are levels that both may come to.
 
     For lists of levels in descending order, what holds of each rule alone then holds of all of them together.
@@ -130,23 +132,23 @@ def weaker_with_more(new: Outcome, old: Outcome, comparable: Collection[LevelNam
 _PRIORITY = "priority: low, so that keys in reserve are not available"
 
 
-def _gets_fewer_keys(new: Outcome, old: Outcome) -> bool:
+def _gets_fewer_keys(new: TriedLevels, old: TriedLevels) -> bool:
     return (new.priority, old.priority) == ("low", "normal") and new.sealed
 
 
-def _uses_keys(each: Outcome) -> bool:
+def _uses_keys(each: TriedLevels) -> bool:
     return not QUANTUM.isdisjoint(each.levels) or (each.quantum != "off" and _is_signed(each))
 
 
-def _may_lose_a_layer(each: Outcome) -> bool:
+def _may_lose_a_layer(each: TriedLevels) -> bool:
     return each.quantum == "preferred" and _is_signed(each)
 
 
-def _is_signed(each: Outcome) -> bool:
+def _is_signed(each: TriedLevels) -> bool:
     return not SIGNED.isdisjoint(each.levels)
 
 
-def _above_signatures(each: Outcome) -> bool:
+def _above_signatures(each: TriedLevels) -> bool:
     """Whether all levels are above those that have a layer under a quantum key, or further KEMs."""
     return all(strength(level) > _STRONGEST_SIGNED for level in each.levels)
 
@@ -161,5 +163,5 @@ def seals(levels: Sequence[LevelName] | None) -> bool:
     return bool(levels) and not set(levels or ()).isdisjoint(SEALING)
 
 
-def _said(each: Outcome) -> str:
+def _said(each: TriedLevels) -> str:
     return ", then ".join(each.levels) or "held"

@@ -22,13 +22,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from relay.policy.comparing.cells import Cell, cells
+from relay.policy.comparing.cells import SenderCell, cells
 from relay.policy.comparing.combinations import combined
-from relay.policy.comparing.context import NO_CONDITIONS, Context, Sure, Verdict
+from relay.policy.comparing.context import NO_CONDITIONS, Context, Coverage, Sure
 from relay.policy.comparing.implied import Known
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import REWRITTEN
-from relay.policy.comparing.search import Who
+from relay.policy.comparing.search import RuleScope
 from relay.policy.comparing.showing import Showing
 from relay.policy.comparing.sides import Side, who
 from relay.policy.floors import Floor
@@ -112,37 +112,37 @@ class Proof:
     # --- the four cases ---------------------------------------------------------------------------------------------
 
     def _null_sender(self) -> None:
-        cell = Cell((_of_null_sender(self._old), _of_null_sender(self._new)))
+        cell = SenderCell((_of_null_sender(self._old), _of_null_sender(self._new)))
         old, new = (tuple(filter(_for_null_sender, each.raising)) for each in (self._old, self._new))
         self._in_cell("null sender", cell, (old, new), self._known(holds=_ON_SENDERS), self._max_bounce)
 
     def _in_doubt(self) -> None:
         old, new = (_in_order(each.raising, each.maybe) for each in (self._old, self._new))
-        self._in_cell("sender in doubt", Cell((0, 0)), (old, new), self._known(holds=_ON_SENDERS))
+        self._in_cell("sender in doubt", SenderCell((0, 0)), (old, new), self._known(holds=_ON_SENDERS))
 
     def _readable(self, case: Case) -> None:
         """All senders together first, as if each rule by sender could meet each other one; else cell by cell."""
         rewritten = case == "rewritten sender"
         old, new = (_in_order(each.raising, each.maybe if rewritten else ()) for each in (self._old, self._new))
-        alike: dict[object, list[Cell]] = {}
+        alike: dict[object, list[SenderCell]] = {}
         for cell in cells(self._old, self._new, rewritten=rewritten):
             said = (self._old.bases[cell.bases[0]], self._new.bases[cell.bases[1]])
             alike.setdefault(said, []).append(cell)
         for some in alike.values():
-            rough = Cell(some[0].bases)
+            rough = SenderCell(some[0].bases)
             alone = some[0].bases == (0, 0) and not some[0].unwanted
             known = self._known(rewritten=rewritten)
             if not alone and not self._in_cell(case, rough, (old, new), known, only_look=True):
                 continue
             for cell in some:
-                in_cell = cell._replace(wanted=(*cell.wanted, Who(REWRITTEN))) if rewritten else cell
+                in_cell = cell._replace(wanted=(*cell.wanted, RuleScope(REWRITTEN))) if rewritten else cell
                 if in_cell.nobody(self._separators):
                     continue
                 known = self._known(rewritten=rewritten, senders=cell.senders)
                 rules = (old, new) if rewritten else (self._meant(in_cell, old), self._meant(in_cell, new))
                 self._in_cell(case, in_cell, rules, known)
 
-    def _meant(self, cell: Cell, rules: Iterable[Item]) -> tuple[Item, ...]:
+    def _meant(self, cell: SenderCell, rules: Iterable[Item]) -> tuple[Item, ...]:
         """The rules that may be for a sender in the cell."""
         return tuple(
             each
@@ -155,7 +155,7 @@ class Proof:
     def _in_cell(
         self,
         case: Case,
-        cell: Cell,
+        cell: SenderCell,
         rules: tuple[Sequence[Item], Sequence[Item]],
         known: Known,
         max_bounce: int | None = None,
@@ -188,15 +188,15 @@ class Proof:
         return False
 
     def _in_context(
-        self, context: Context, case: Case, cell: Cell, sizes: Sizes, *, only_look: bool
+        self, context: Context, case: Case, cell: SenderCell, sizes: Sizes, *, only_look: bool
     ) -> Iterator[Failure]:
         left = [each for each in context.to_be_shown() if _key(each) not in self._failed]
         unsure = bool(left) and not self._sure.a_lattice
         for item in left if self._sure.a_lattice else ():
             show = Showing(context, cell if case == "sender" else None, item)
             judged = show.of(NO_CONDITIONS if item is None else item.conditions)
-            unsure = unsure or judged.verdict is Verdict.UNSURE
-            if judged.verdict is Verdict.WEAKER:
+            unsure = unsure or judged.verdict is Coverage.UNSURE
+            if judged.verdict is Coverage.WEAKER:
                 sender = self._sender(case, cell, show.part)
                 yield Failure(item, show.part, case, sizes, cell.bases, judged.why, (), sender)
         if unsure and only_look:
@@ -210,7 +210,7 @@ class Proof:
                     item, part, case, sizes, cell.bases, found.why, found.together, self._sender(case, cell, part)
                 )
 
-    def _sender(self, case: Case, cell: Cell, part: Conditions) -> str | None:
+    def _sender(self, case: Case, cell: SenderCell, part: Conditions) -> str | None:
         """A sender whom it is about, if one is easily found."""
         if case in ("null sender", "sender in doubt"):
             return None

@@ -12,7 +12,7 @@ from itertools import combinations
 
 from relay.policy.comparing.items import Conditions
 from relay.policy.comparing.languages import filled, guessed
-from relay.policy.comparing.search import Who
+from relay.policy.comparing.search import RuleScope
 from relay.policy.expected import DescribedMessage
 from relay.policy.patterns import Glob
 from relay.policy.people import NULL_SENDER
@@ -158,7 +158,7 @@ def _both(one: Glob, other: Glob, separators: str) -> str | None:
     """A sender who fits both patterns, if one is easily found."""
     if NULL_SENDER in (str(one), str(other)):
         return None
-    return guessed((Who((one,)), Who((other,))), (), separators)
+    return guessed((RuleScope((one,)), RuleScope((other,))), (), separators)
 
 
 def with_size(message: Message, octets: int) -> Message:

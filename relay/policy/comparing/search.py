@@ -27,7 +27,7 @@ class TooHard(Exception):
     """The search ended without an answer."""
 
 
-class Who(NamedTuple):
+class RuleScope(NamedTuple):
     """Whom a rule is for: those who fit one of `fits` (anybody, where it is None), and none of `misses`."""
 
     fits: tuple[Glob, ...] | None = None
@@ -59,7 +59,7 @@ _BEGIN, _LOCAL, _UNTAGGED, _TAG, _LABEL, _DOMAIN = "begin", "local", "untagged",
 """Before everything, in a local part, in one that has no tag, in a tag, before a label, and within a label."""
 
 
-def searched(wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> str | None:
+def searched(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> str | None:
     """The shortest address that is one of all `wanted` and of none of `unwanted`. Raises TooHard."""
     search = _Search(wanted, unwanted, separators)
     queue = deque([search.first])
@@ -90,13 +90,13 @@ def _spelled(came: dict[_State, tuple[_State, str] | None], state: _State) -> st
 class _Search:
     """The automaton of all addresses, with how far each pattern has been read."""
 
-    def __init__(self, wanted: Sequence[Who], unwanted: Sequence[Who], separators: str) -> None:
+    def __init__(self, wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> None:
         globs = list(dict.fromkeys(glob for who in (*wanted, *unwanted) for glob in (*(who.fits or ()), *who.misses)))
         self._automata = [_automaton(glob) for glob in globs]
         self.width = len(globs) + 1
         place = {glob: number for number, glob in enumerate(globs)}
 
-        def places(who: Who) -> tuple[list[int] | None, list[int]]:
+        def places(who: RuleScope) -> tuple[list[int] | None, list[int]]:
             return None if who.fits is None else [place[each] for each in who.fits], [
                 place[each] for each in who.misses
             ]

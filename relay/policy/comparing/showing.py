@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from relay.policy.comparing.cells import Cell
-from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Judged, Verdict
+from relay.policy.comparing.cells import SenderCell
+from relay.policy.comparing.context import NO_CONDITIONS, SHOWN, Context, Coverage, Judged
 from relay.policy.comparing.implied import Known, in_single_texts
 from relay.policy.comparing.items import Conditions, Item
-from relay.policy.comparing.search import Who
+from relay.policy.comparing.search import RuleScope
 from relay.policy.comparing.sides import who
 
 MAX_PARTS = 3000
@@ -21,7 +21,7 @@ MAX_PARTS = 3000
 class Showing:
     """One attempt; `part` is the part of the rule that was looked at last."""
 
-    def __init__(self, context: Context, cell: Cell | None, item: Item | None) -> None:
+    def __init__(self, context: Context, cell: SenderCell | None, item: Item | None) -> None:
         """The mails are those of the context; if there is a cell, the rule is for senders in it alone."""
         self._context, self._cell, self._item = context, cell, item
         self._left = MAX_PARTS
@@ -33,21 +33,21 @@ class Showing:
         judged = context.judged(self._item, conditions)
         self._left -= 1
         self.part = conditions
-        if judged.verdict is Verdict.SHOWN or self._nobody(conditions, context.known):
+        if judged.verdict is Coverage.SHOWN or self._nobody(conditions, context.known):
             return SHOWN
         parts = [(each, context.known) for each in in_single_texts(conditions)]
         parts = parts or [(conditions, each) for each in _single_senders(context.known)]
         if not parts or self._left < len(parts):
             return judged
         for part, about in parts:
-            if (found := self.of(part, about)).verdict is not Verdict.SHOWN:
+            if (found := self.of(part, about)).verdict is not Coverage.SHOWN:
                 return found
         return SHOWN
 
     def _nobody(self, conditions: Conditions, known: Known) -> bool:
         if self._cell is None or self._cell.of_all:
             return False
-        return self._cell.nobody(known.separators, who(conditions), *map(Who, known.senders))
+        return self._cell.nobody(known.separators, who(conditions), *map(RuleScope, known.senders))
 
 
 def _single_senders(known: Known) -> Iterator[Known]:

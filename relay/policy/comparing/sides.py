@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from relay.policy.comparing.items import Conditions, Item, bare
-from relay.policy.comparing.outcomes import Mail
-from relay.policy.comparing.search import Who
+from relay.policy.comparing.outcomes import ComparedMail
+from relay.policy.comparing.search import RuleScope
 from relay.policy.settings import Chosen
 
 
@@ -40,9 +40,9 @@ class Side:
         rules = (tuple(each.key for each in some) for some in (replacing, raising))
         self.key = (self.bases[0], *rules, peer, guarded)
 
-    def mail(self, octets: int, max_bounce: int | None) -> Mail:
+    def mail(self, octets: int, max_bounce: int | None) -> ComparedMail:
         """A mail of so many bytes to these recipients."""
-        return Mail(octets, max_bounce, self.peer, self.guarded)
+        return ComparedMail(octets, max_bounce, self.peer, self.guarded)
 
     def limits(self) -> Iterator[int]:
         """The sizes in bytes at which a limit of any of its levels begins to count."""
@@ -60,6 +60,6 @@ class Side:
                 yield smaller
 
 
-def who(conditions: Conditions) -> Who:
+def who(conditions: Conditions) -> RuleScope:
     """Whom the conditions on the sender are for."""
-    return Who(conditions.people.get("sender"), conditions.people.get("not_sender", ()))
+    return RuleScope(conditions.people.get("sender"), conditions.people.get("not_sender", ()))

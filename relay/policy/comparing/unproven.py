@@ -23,7 +23,7 @@ from relay.policy.comparing.samples import (
     messages,
     with_size,
 )
-from relay.policy.comparing.search import Who
+from relay.policy.comparing.search import RuleScope
 from relay.policy.comparing.sides import Side
 from relay.policy.decide import PolicySet
 from relay.policy.names import parse_address
@@ -67,7 +67,7 @@ class Unproven:
 
 
 @dataclass(frozen=True, slots=True)
-class Witness:
+class FailedMail:
     """A mail that a failure is about."""
 
     sender: str
@@ -77,7 +77,7 @@ class Witness:
     """The recipient is not the one who stands for a kind."""
 
 
-def witnesses(failure: Failure, new: Side, recipient: str, separators: str) -> Iterator[Witness]:
+def witnesses(failure: Failure, new: Side, recipient: str, separators: str) -> Iterator[FailedMail]:
     """Mails that the rule is for, and as few of the new rules as can be."""
     avoided = [text for each in new.raising for text in _texts(each.conditions)]
     some = list(messages(failure.conditions, avoided))[:1] or [ANY_MESSAGE]
@@ -91,13 +91,13 @@ def witnesses(failure: Failure, new: Side, recipient: str, separators: str) -> I
             for author in _candidates("author", message.author, failure, new, separators):
                 for login in _candidates("login", message.login, failure, new, separators):
                     changed = replace(message, author=author, login=login)
-                    yield Witness(sender, address, changed, address != recipient)
+                    yield FailedMail(sender, address, changed, address != recipient)
 
 
 def _recipients(failure: Failure, new: Side, recipient: str, separators: str) -> Iterator[str]:
     """Whom the old rule is for, and new ones perhaps are not: whom rules name, and who stands for the kind."""
     people = failure.conditions.people
-    asked = Who(people.get("recipient"), people.get("not_recipient", ()))
+    asked = RuleScope(people.get("recipient"), people.get("not_recipient", ()))
     named = [people.get("recipient", ())]
     named += [each.conditions.people.get("not_recipient", ()) for each in new.raising]
     found: dict[str, None] = {}
@@ -112,7 +112,7 @@ def _recipients(failure: Failure, new: Side, recipient: str, separators: str) ->
 def _candidates(who: str, first: str, failure: Failure, new: Side, separators: str) -> Iterator[str]:
     """Who may be meant by the old rule, and perhaps not by new ones: those whom new rules name."""
     people = failure.conditions.people
-    asked = Who(people.get(who), people.get(f"not_{who}", ()))
+    asked = RuleScope(people.get(who), people.get(f"not_{who}", ()))
     named = (
         glob for each in new.raising for name in (who, f"not_{who}") for glob in each.conditions.people.get(name, ())
     )
@@ -125,7 +125,7 @@ def _candidates(who: str, first: str, failure: Failure, new: Side, separators: s
     yield from found
 
 
-def _is_login(text: str, who: Who) -> bool:
+def _is_login(text: str, who: RuleScope) -> bool:
     fits = who.fits is None or any(glob.matches(text) for glob in who.fits)
     return fits and not any(glob.matches(text) for glob in who.misses) and text != NULL_SENDER
 
@@ -162,7 +162,7 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def shown_by(old: PolicySet, new: PolicySet, witness: Witness, called: str, day: date | None) -> Difference | None:
+def shown_by(old: PolicySet, new: PolicySet, witness: FailedMail, called: str, day: date | None) -> Difference | None:
     """The difference that a mail shows, if the new set treats it weaker."""
     mail = described(witness.message, witness.message.least)
     for each in look(old, new, witness.sender, witness.recipient, [mail]):
@@ -176,7 +176,7 @@ def shown_by(old: PolicySet, new: PolicySet, witness: Witness, called: str, day:
     return None
 
 
-def unproven(failure: Failure, witness: Witness, where: str, called: str, day: date | None) -> Unproven:
+def unproven(failure: Failure, witness: FailedMail, where: str, called: str, day: date | None) -> Unproven:
     """What is to be said of a failure that no mail shows."""
     sender = witness.sender or NULL_SENDER
     return Unproven(where, called, failure.why, sender, witness.recipient, witness.message.called, day)

@@ -12,7 +12,7 @@ from relay.policy.comparing.demands import changed_demands
 from relay.policy.comparing.differences import ARRIVING, Difference
 from relay.policy.comparing.items import Item
 from relay.policy.comparing.kinds import Files, Kind, Kinds
-from relay.policy.comparing.listing import Listing
+from relay.policy.comparing.listing import DifferenceSearch
 from relay.policy.comparing.proof import Failure, Proof
 from relay.policy.comparing.sides import Side
 from relay.policy.comparing.unproven import Unproven, placed, shown_by, unproven, witnesses
@@ -27,7 +27,7 @@ MAX_DAYS = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundForKinds:
     """What is found for kinds of recipients of whom both sets say the same; `coarse`: not all samples were tried."""
 
     differences: tuple[Difference, ...] = ()
@@ -35,7 +35,7 @@ class Found:
     coarse: bool = False
 
 
-_NOTHING = Found()
+_NOTHING = FoundForKinds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class Whole:
         self._sets = (old, new)
         self.kinds = Kinds(old, new)
         self._views = (View(old, self.kinds), View(new, self.kinds))
-        self._listing = Listing(old, new, self.kinds.separators)
+        self._listing = DifferenceSearch(old, new, self.kinds.separators)
         self._numbers: dict[object, int] = {}
         self._policies: dict[tuple[int, bool], int] = {}
         self._sides: dict[int, int] = {}
-        self._found: dict[object, Found] = {}
+        self._found: dict[object, FoundForKinds] = {}
         self._proofs: dict[object, list[Failure]] = {}
 
-    def of_kind(self, kind: Kind) -> Found:
+    def of_kind(self, kind: Kind) -> FoundForKinds:
         """What is found for one kind of recipient, or was for another one like it."""
         if kind.part == "tagged" and self._as_without_tag(kind):
             return _NOTHING
@@ -113,7 +113,7 @@ class Whole:
 
     # --- one kind of recipient --------------------------------------------------------------------------------------
 
-    def _look(self, kind: Kind, files: list[Files]) -> Found:
+    def _look(self, kind: Kind, files: list[Files]) -> FoundForKinds:
         spans = list(self._spans(kind, files))
         differences: dict[object, Difference] = {}
         coarse = len(spans) > MAX_DAYS
@@ -137,7 +137,7 @@ class Whole:
                 else:
                     open_.setdefault((said.rule, said.why), said)
         weaker = any(each.weaker for each in differences.values())
-        return Found(tuple(differences.values()), () if weaker else tuple(open_.values()), coarse)
+        return FoundForKinds(tuple(differences.values()), () if weaker else tuple(open_.values()), coarse)
 
     def _spans(self, kind: Kind, files: list[Files]) -> Iterator[_Span]:
         """Each of the days, from today on, from which on it may be that something differs in another way."""

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-from relay.canary.message import Note, write
+from relay.canary.message import CanaryNote, write
 from relay.config import TCPAddress
 from tests.integration.canary.conftest import ALICE, BOB, Making, Scene, asked_long_ago
 from tests.integration.entry.milter.mta import MTA, Answer, in_thread
@@ -21,7 +21,7 @@ QUESTION, RECEIPT = "question", "receipt"
 
 
 def canary(kind: str, nonce: bytes = b"\x07" * 32, from_: str = ALICE, to: str = BOB) -> bytes:
-    return write(Note(kind, nonce), from_, to, "relay.example")  # type: ignore[arg-type]
+    return write(CanaryNote(kind, nonce), from_, to, "relay.example")  # type: ignore[arg-type]
 
 
 async def nothing_came_of_it(scene: Scene, number: int = 1, **reasons: float) -> None:

@@ -21,7 +21,7 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.process import assembly
-from relay.quarantine.release import Release, Released
+from relay.quarantine.release import Released, Releaser
 from relay.quarantine.triage import Triage
 from relay.store.delivery_tries import Tries
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
@@ -153,7 +153,7 @@ async def release(bob: Bob) -> Released:
     async with assembly.parts(bob.site.config, prefetch=False) as parts:
         [kept] = await parts.store.quarantine.all()
         hop = parts.next_hops["incoming"]
-        decide = Release(parts.store.quarantine, parts.originals, hop, parts.audit, 50, "me")
+        decide = Releaser(parts.store.quarantine, parts.originals, hop, parts.audit, 50, "me")
         return await decide.release(kept, kept.envelope.recipients)
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from relay.errors import StoreUnavailable
 from relay.process import assembly
-from relay.quarantine.release import Release
+from relay.quarantine.release import Releaser
 from relay.runtime.stopping import Stop
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.quarantine import Quarantine
@@ -290,7 +290,7 @@ async def test_a_release_that_is_given_up_while_it_waits_for_the_store_leaves_no
 
     monkeypatch.setattr(Quarantine, "claim", slow)
     async with assembly.parts(bob.site.config, prefetch=False) as parts:
-        decide = Release(
+        decide = Releaser(
             parts.store.quarantine, parts.originals, parts.next_hops["incoming"], parts.audit, 50, "me"
         )  # fmt: skip
         [kept] = await parts.store.quarantine.all()

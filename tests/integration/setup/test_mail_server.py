@@ -13,7 +13,7 @@ from relay import postfix as checked
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.setup import mail_server
-from relay.setup.answers import Answers, Door, Places
+from relay.setup.answers import Answers, Door, SitePaths
 from relay.setup.files import write_whole
 from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.postfix_lines import FILES
@@ -35,7 +35,7 @@ def site(tmp_path: Path, door: Door = "content-filter", base: int = 15020) -> Co
     next_hop = "mail.alice.example:25" if door == "smarthost" else ""
     answers = Answers("alice", ("alice.example",), "2", None, door, next_hop=next_hop, port_base=base)
     path = tmp_path / "relay.toml"
-    path.write_text(relay_toml(answers, Places(path, tmp_path / "state")))
+    path.write_text(relay_toml(answers, SitePaths(path, tmp_path / "state")))
     return load_config(path)
 
 

@@ -23,7 +23,7 @@ from relay.errors import ConfigError
 from relay.identity import create_identity, lines_of, peer_document, write_invitation
 from relay.kme import DevelopmentKMEs
 from relay.kme.certificates import prepare
-from relay.setup.answers import Answers, KMEAccess, Places
+from relay.setup.answers import Answers, KMEAccess, SitePaths
 from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
 from relay.setup.site import write_configuration
@@ -567,7 +567,7 @@ def test_where_root_sets_up_for_another_the_configuration_is_roots_and_the_state
     if not owner.is_another:
         pytest.skip("needs root")
     answers = Answers("a", ("a.example",), "1", None)
-    write_configuration(answers, Places(tmp_path / "a" / "relay.toml", tmp_path / "s"), owner)
+    write_configuration(answers, SitePaths(tmp_path / "a" / "relay.toml", tmp_path / "s"), owner)
     for path in (tmp_path / "a", *(tmp_path / "a").rglob("*")):
         found = path.stat()
         assert (found.st_uid, found.st_gid) == (0, 65534)
@@ -575,7 +575,7 @@ def test_where_root_sets_up_for_another_the_configuration_is_roots_and_the_state
 
 
 def test_what_is_written_can_be_read_whatever_the_names_are(tmp_path: Path) -> None:
-    places = Places(tmp_path / "relay.toml", tmp_path / 'with "quotes" \\ and é')
+    places = SitePaths(tmp_path / "relay.toml", tmp_path / 'with "quotes" \\ and é')
     kme = KMEAccess("https://k", tmp_path, tmp_path, tmp_path, 'gr"oup')
     answers = Answers('na"me\\', ("bücher.example",), "sae\t1", kme)
     (tmp_path / "relay.toml").write_text(relay_toml(answers, places))

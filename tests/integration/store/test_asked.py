@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from relay.key_receiver import take_over_keys
-from relay.key_receiver.asked import GONE_ON, Asked, unanswered
+from relay.key_receiver.asked import GONE_ON, KeyCall, unanswered
 from relay.key_receiver.receiver import ReceiverHere
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
@@ -22,7 +22,7 @@ from relay.store.spool import Spool
 from relay.store.store import open_store
 
 SECRET = SiteSecret(bytes(32))
-ONE, TWO = Asked("g", "2", ("one",)), Asked("g", "2", ("two",))
+ONE, TWO = KeyCall("g", "2", ("one",)), KeyCall("g", "2", ("two",))
 
 
 class KME:

@@ -13,7 +13,7 @@ from automata.fa.dfa import DFA
 from automata.fa.nfa import NFA
 
 from relay.policy.comparing.languages import address, address_within, apart, contains, within
-from relay.policy.comparing.search import TooHard, Who
+from relay.policy.comparing.search import RuleScope, TooHard
 from relay.policy.names import untagged
 from relay.policy.patterns import Glob
 
@@ -98,9 +98,9 @@ def test_an_address_is_found_where_there_is_one_and_is_one_that_is_wanted(separa
     chance = random.Random(5)
     globs = some_address_patterns(400, 6)
 
-    def who() -> Who:
+    def who() -> RuleScope:
         fitting = tuple(chance.sample(globs, chance.choice([1, 1, 2]))) if chance.random() < 0.9 else None
-        return Who(fitting, tuple(chance.sample(globs, chance.choice([0, 0, 1]))))
+        return RuleScope(fitting, tuple(chance.sample(globs, chance.choice([0, 0, 1]))))
 
     found = {True: 0, False: 0}
     for _ in range(300):
@@ -122,7 +122,7 @@ def test_an_address_is_found_where_there_is_one_and_is_one_that_is_wanted(separa
 
 
 def test_a_search_that_is_too_hard_says_so() -> None:
-    wanted = [Who(tuple(Glob.of(f"*a{number}*b{number}*@*c{number}*") for number in range(30)))]
-    unwanted = [Who((Glob.of("*anybody*@*"),)), Who((Glob.of("*b*a*@*"),))]
+    wanted = [RuleScope(tuple(Glob.of(f"*a{number}*b{number}*@*c{number}*") for number in range(30)))]
+    unwanted = [RuleScope((Glob.of("*anybody*@*"),)), RuleScope((Glob.of("*b*a*@*"),))]
     with pytest.raises(TooHard):
         address(wanted, unwanted, "+")

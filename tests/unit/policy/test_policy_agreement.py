@@ -35,7 +35,7 @@ from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
 from relay.policy.site import SiteFacts
-from relay.policy.traffic import Sample
+from relay.policy.traffic import TrafficSample
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.address_reference import sender_of
 from tests.testlib.long import sized
@@ -152,7 +152,7 @@ async def check_all(planner: Planner, policies: PolicySet, facts: Facts, referen
     if not may_leave(facts):
         return
     site = PolicySite(planner.config, {}, policies)
-    sample = Sample("x", facts.sender, facts.recipients, facts.octets, MessageFacts(message, facts.login))
+    sample = TrafficSample("x", facts.sender, facts.recipients, facts.octets, MessageFacts(message, facts.login))
     simulated = await site.foresee(planner, sample, facts.recipients)
     everything = replace(can, keys={})
     assert became(simulated) == {who: each.outcome(facts, everything) for who, each in said.items()}

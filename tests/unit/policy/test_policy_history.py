@@ -20,13 +20,13 @@ from relay.audit import policy_places
 from relay.audit.chain import START, Chain, Place
 from relay.audit.entries import AddressHash, event_members
 from relay.audit.policy_fields import MAX_DIFFERENCES, of_comparison, of_step
-from relay.audit.policy_places import POLICIES, Places, newest_first
+from relay.audit.policy_places import POLICIES, PolicyRecordPlaces, newest_first
 from relay.audit.reading import records
 from relay.errors import ConfigError
 from relay.policy import compare_within as within, kept
 from relay.policy.compare import Unproven
-from relay.policy.compare_within import Compared, compare_within
-from relay.policy.installing import LinkId, Who, link_of, owner_of_link, read_note, write_note
+from relay.policy.compare_within import ComparedSets, compare_within
+from relay.policy.installing import Installer, LinkId, link_of, owner_of_link, read_note, write_note
 from relay.policy.kept import KeptSets
 from relay.policy.last_good import MAX_COMPARED, LastGood
 from relay.policy.load import PolicyFolder
@@ -63,7 +63,7 @@ def note_of(link: Path) -> Path:
 def test_a_note_says_who_has_installed_a_set_once(link: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     note = read_note(link, VERSION, 0)
     assert note is not None
-    assert note.who == Who((os.geteuid(),), known_by="command")
+    assert note.who == Installer((os.geteuid(),), known_by="command")
     assert read_note(link, VERSION, note.time) is None
     assert note_of(link).stat().st_mode & 0o777 == 0o644
     assert sorted(path.name for path in link.parent.iterdir()) == [".policies.installed", "policies", "set"]
@@ -131,7 +131,7 @@ def test_only_what_root_says_of_sudo_is_believed(link: Path, monkeypatch: pytest
         os.chown(path, 12345, 0, follow_symlinks=False)
     found = read_note(link, VERSION, 0)
     assert found is not None
-    assert found.who == Who((12345,), known_by="command")
+    assert found.who == Installer((12345,), known_by="command")
 
 
 @by_root
@@ -141,7 +141,7 @@ def test_an_edit_after_the_link_was_swapped_is_whose_the_file_is(tmp_path: Path)
     os.chown(tmp_path / "set" / "default.toml", 12345, 0)
     link = link_of(tmp_path / "policies")
     assert link is not None
-    for changed, who in ((2**62, Who((0,), known_by="link")), (0, Who((12345,), known_by="files"))):
+    for changed, who in ((2**62, Installer((0,), known_by="link")), (0, Installer((12345,), known_by="files"))):
         found = owner_of_link(tmp_path / "policies", LinkId(link.inode, changed, link.target), ["default.toml", "gone"])
         assert found == who
 
@@ -227,7 +227,15 @@ def test_many_sets_at_once_hold_no_more_memory_than_a_few(tmp_path: Path) -> Non
 
 def test_a_step_is_read_as_it_was_written() -> None:
     said = Step(
-        "1" * 12, "", 7, 9, "start", Who((0, 1), "ann", "link"), Names.of(list("ab")), Names.of(["x"] * 150), Names()
+        "1" * 12,
+        "",
+        7,
+        9,
+        "start",
+        Installer((0, 1), "ann", "link"),
+        Names.of(list("ab")),
+        Names.of(["x"] * 150),
+        Names(),
     )
     assert Step.from_json(said.as_json()) == said
     assert (len(said.changed.first), said.changed.more) == (MAX_NAMES, 50)
@@ -273,7 +281,7 @@ def test_a_few_files_at_once_show_what_all_at_once_do(
     monkeypatch.setattr(within, "GROUP", 2)
     parts = compare_within(60, before, now)
 
-    def shown(found: Compared) -> set[tuple[str, ...]]:
+    def shown(found: ComparedSets) -> set[tuple[str, ...]]:
         return {(each.direction, each.recipients, *each.changed) for each in found.differences}
 
     # Whom default.toml is for is called by each domain only where the files of all domains are looked at.
@@ -309,7 +317,7 @@ def test_tests_that_are_gone_are_weaker_and_are_told_once(tmp_path: Path, monkey
 def test_what_is_not_proven_leaves_open_whether_anything_is_weaker(tmp_path: Path) -> None:
     rule = f"{tmp_path}/old/bob.example/ann.toml:3"
     left = Unproven(rule, "ann@bob.example", "levels", "x@y.example", "ann@bob.example", "any")
-    fields = of_comparison(Compared((), (left,), tmp_path / "old", 1, 1), "", AddressHash(SiteSecret(bytes(32))))
+    fields = of_comparison(ComparedSets((), (left,), tmp_path / "old", 1, 1), "", AddressHash(SiteSecret(bytes(32))))
     hashed = AddressHash(SiteSecret(bytes(32))).write("ann@bob.example")
     assert fields["weaker"] is None
     assert fields["unproven"][0].startswith(f"bob.example/{hashed}.toml:3: mail from ")
@@ -336,7 +344,7 @@ def test_addresses_are_hashed_in_names_and_differences_and_there_is_no_more_than
     addresses = AddressHash(SiteSecret(bytes(32)))
     fields = of_comparison(compare_within(60, before, now), "", addresses)
     assert (len(fields["weakened"]), fields["weakened_more"]) == (MAX_DIFFERENCES, 10)
-    said = Step(VERSION, "", 7, 31, "edit", Who(), Names(), Names.of([*people, "bob.example.toml"]), Names())
+    said = Step(VERSION, "", 7, 31, "edit", Installer(), Names(), Names.of([*people, "bob.example.toml"]), Names())
     fields |= of_step(said, addresses)
     assert f"bob.example/{addresses.write('p7@bob.example')}.toml" in fields["changed"]
     assert "bob.example.toml" in fields["changed"]
@@ -352,7 +360,7 @@ def _directory(tmp_path: Path) -> Path:
     for number in range(12):
         chain.append([event_members("mail", {"mail": "x" * 300})] * 3, flush=False)
         earlier: dict[str, Any] = {"earlier": list(places.behind)} if places is not None else {}
-        places = Places(chain.place, places.behind if places is not None else None)
+        places = PolicyRecordPlaces(chain.place, places.behind if places is not None else None)
         places.write(directory)
         chain.append([event_members(POLICIES, {"version": f"{number:012}", **earlier})], flush=False)
     chain.append([event_members("mail", {"mail": "last"})] * 30, flush=False)
@@ -373,11 +381,11 @@ def _place_damaged(directory: Path) -> None:
 
 
 def _killed_behind_the_place(directory: Path) -> None:
-    places = Places.read(directory)
+    places = PolicyRecordPlaces.read(directory)
     assert places is not None
     chain = Chain(directory)
     chain.append([], flush=False)
-    Places(chain.place, places.behind).write(directory)
+    PolicyRecordPlaces(chain.place, places.behind).write(directory)
     chain.close()
 
 
@@ -385,7 +393,7 @@ def _one_without(directory: Path) -> None:
     """A relay that had lost its place."""
     chain = Chain(directory)
     chain.append([], flush=False)
-    Places(chain.place, None).write(directory)
+    PolicyRecordPlaces(chain.place, None).write(directory)
     chain.append([event_members(POLICIES, {"version": f"{12:012}"})], flush=False)
     chain.close()
 
@@ -418,9 +426,9 @@ def test_of_what_was_removed_as_too_old_nothing_is_told_and_of_all_else_everythi
 def test_a_place_that_cannot_be_written_is_taken_away(directory: Path) -> None:
     (directory / ".policies.new").mkdir()
     with capture_logs() as logs:
-        Places(Place(1, 0), None).write(directory)
+        PolicyRecordPlaces(Place(1, 0), None).write(directory)
     assert [each["event"] for each in logs] == ["policy_places_not_written"]
-    assert Places.read(directory) is None
+    assert PolicyRecordPlaces.read(directory) is None
 
 
 @by_root
