@@ -1,4 +1,4 @@
-"""Builds what seals and opens out of relay.toml: the one place that picks concrete classes, save in levels/all.py.
+"""Builds what seals and opens out of relay.toml: the one place that picks concrete classes, but for schemes.
 Standard: whatever is opened is closed, in the opposite order, also when opening fails half-way.
 """
 

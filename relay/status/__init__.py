@@ -13,7 +13,7 @@ Standard: it is read-only, and mail comes first: work and connections are bounde
     page/          the page
     server.py      connections: how many, how long, how fast; TLS
     access.py      who may ask
-    door.py        what there is to ask for, and what app.py and `check` know of it
+    door.py        what there is to ask for, and what process/app.py and `check` know of it
 """
 
 from __future__ import annotations

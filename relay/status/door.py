@@ -1,4 +1,4 @@
-"""Opens [status]: what there is to ask for, and what app.py and `check` know of it.
+"""Opens [status]: what there is to ask for, and what process/app.py and `check` know of it.
 Standard: GET and HEAD alone; every answer is made of what is in memory.
 """
 
@@ -46,7 +46,7 @@ async def door(watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sock
 
 
 class StatusDoor:
-    """The server, which app.py starts and stops with the doors of mail."""
+    """The server, which process/app.py starts and stops with the doors of mail."""
 
     def __init__(
         self,

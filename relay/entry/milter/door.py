@@ -1,5 +1,5 @@
 """Opens the milter door: a listener for each direction.
-What app.py knows of it, and `check`, is here.
+What process/app.py knows of it, and `check`, is here.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Opens the SMTP door: a listener for SMTP and LMTP of each direction, and the submission server.
-What app.py knows of it, and `check`, is here.
+What process/app.py knows of it, and `check`, is here.
 """
 
 from __future__ import annotations
