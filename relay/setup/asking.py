@@ -39,6 +39,11 @@ class Prompter:
             else:
                 return answer
 
+    def say(self, text: str) -> None:
+        """What was found, and is not asked for."""
+        if self.asks:
+            click.echo(f"\n{filled(text)}")
+
     def choose(self, why: str, question: str, of: tuple[str, ...], default: str) -> str:
         """Asks for one of several words."""
 

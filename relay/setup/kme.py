@@ -4,7 +4,14 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.1 (both sides are authenticated); no key is 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from relay.errors import ConfigError
 from relay.keys import tls
@@ -13,6 +20,8 @@ from relay.keys.greeting import greet
 from relay.setup.answers import KMEAccess
 from relay.setup.asking import read_file
 
+MAX_BESIDE = 20
+"""Maximum number of files beside the CA's that are looked at."""
 PATIENCE_S = 5.0
 """The longest wait for the KME, in seconds: somebody is waiting, and it may not be there yet."""
 
@@ -31,6 +40,30 @@ def check_files(ca: Path, certificate: Path, key: Path) -> None:
     for path in (ca, certificate, key):
         read_file(path)
     tls.client_context(ca, certificate, key)
+
+
+def pair_beside(ca: Path) -> tuple[Path, Path] | None:
+    """The certificate and its private key that lie beside the CA's file, where there is one such pair and no other."""
+    others = sorted(
+        path for path in ca.parent.iterdir() if path.suffix in (".pem", ".crt", ".cer", ".key") and path != ca
+    )
+    if len(others) > MAX_BESIDE:
+        return None
+    certificates = list(_certificates(others))
+    pairs = [(path, key) for key, public in _keys(others) for path, holder in certificates if holder == public]
+    return pairs[0] if len(pairs) == 1 else None
+
+
+def _certificates(paths: list[Path]) -> Iterator[tuple[Path, PublicKeyTypes]]:
+    for path in paths:
+        with suppress(ConfigError, ValueError, UnsupportedAlgorithm):
+            yield path, x509.load_pem_x509_certificate(read_file(path)).public_key()
+
+
+def _keys(paths: list[Path]) -> Iterator[tuple[Path, PublicKeyTypes]]:
+    for path in paths:
+        with suppress(ConfigError, ValueError, TypeError, UnsupportedAlgorithm):
+            yield path, load_pem_private_key(read_file(path), password=None).public_key()
 
 
 async def look_at(kme: KMEAccess, sae_id: str, peer_sae: str | None) -> str:

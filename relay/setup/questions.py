@@ -1,5 +1,5 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Standard: at most 12 answers for a site beside a Postfix, whatever KME it has.
+Standard: 11 answers for a site beside a Postfix whose KME's files lie in one directory, 7 with development KMEs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relay.postfix.settings import ADMIN_PATHS
 from relay.setup.answers import Door, Everybody, KMEAccess
 from relay.setup.asking import Prompter, pasted_invitation, read_file
 from relay.setup.development import development_kme, sae_beside
-from relay.setup.kme import check_ca, check_files
+from relay.setup.kme import check_ca, check_files, pair_beside
 from relay.setup.peers import document_in
 
 LATER, DEVELOPMENT, NONE = "later", "development", "none"
@@ -91,9 +91,15 @@ def ask_kme(asker: Prompter, peer: PeerCertificates | None, group: str) -> tuple
         return Path(asker.ask(f"{why} It is copied.", question, None, lambda answer: read(Path(answer))))
 
     ca = file("A file with the CA that the KME's certificate is from, in PEM.", "CA file", check_ca)
-    certificate = file("A file with the certificate that the KME has given us, in PEM.", "Certificate file")
-    why = "A file with the private key of that, in PEM."
-    key = file(why, "Key file", lambda path: check_files(ca, certificate, path))
+    if (pair := pair_beside(ca)) is not None:
+        certificate, key = pair
+        asker.say(
+            f"Certificate and private key beside it, which belong together: {certificate}, {key}. They are copied."
+        )
+    else:
+        certificate = file("A file with the certificate that the KME has given us, in PEM.", "Certificate file")
+        why = "A file with the private key of that, in PEM."
+        key = file(why, "Key file", lambda path: check_files(ca, certificate, path))
     return sae, KMEAccess(where.rstrip("/"), ca, certificate, key, group)
 
 

@@ -296,6 +296,21 @@ def test_a_kme_of_ones_own_is_asked_for_and_its_files_are_copied(home: Path, tmp
     assert config.outgoing.milter is not None
 
 
+def test_a_certificate_and_key_that_lie_alone_beside_the_ca_are_not_asked_for(home: Path, tmp_path: Path) -> None:
+    prepare(made := tmp_path / "kme", "localhost")
+    (pem := tmp_path / "from-the-kmes-operator").mkdir()
+    for name, given in {"ca.pem": "root.crt", "sae-2.pem": "client.crt", "sae-2.key": "client.key"}.items():
+        (pem / given).write_bytes((made / name).read_bytes())
+    (pem / "README.pem").write_text("no certificate\n")
+    typed = f"alice.example\nlater\nhttps://127.0.0.1:1/\nsae-alice\n{pem}/root.crt\nmilter\nclear\nnone\n"
+    result = run(home, typed=typed)
+    assert result.exit_code == 0, result.output
+    assert "client.key" in result.output
+    [kme] = load_config(home / "relay.toml").kmes.values()
+    assert kme.key.read_text() == (made / "sae-2.key").read_text()
+    assert kme.certificate.read_text() == (made / "sae-2.pem").read_text()
+
+
 def test_a_key_that_is_not_the_certificates_is_refused_before_anything_is_written(home: Path, tmp_path: Path) -> None:
     prepare(pem := tmp_path / "kme", "localhost")
     files = ("--kme-ca", f"{pem}/ca.pem", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-1.key")
