@@ -1,7 +1,7 @@
 """The one spelling of a mailbox and of a mail domain: two addresses are the same mailbox where it is the same.
 Standard: relay/FORMAT.md, 7; RFC 5321 4.1.2 and RFC 6531 3.3 (local part), RFC 5890 and RFC 5892 (domain).
 
-Planner, sealed envelope, opening, deliveries and relay.toml know a mailbox by `folded_mailbox` alone. Policies put one
+Planner, sealed envelope, opening and deliveries know a mailbox by `folded_mailbox` alone. Policies put one
 layer on top, for file names and patterns: there the case of a local part does not count either (policy/names.py).
 """
 

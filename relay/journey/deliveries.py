@@ -282,7 +282,7 @@ class Deliveries:
         self._records.check(delivery.begun.relay)
 
     def _take_room(self, delivery: Delivery) -> None:
-        """Announces the mail in the audit record. Raises StoreUnavailable."""
+        """Sees that what the next hop accepts can be written down. Raises StoreUnavailable."""
         if self._sent is not None and delivery.like_no_other:
             self._sent.ready()
 
