@@ -77,8 +77,8 @@ HELD_RECIPIENTS: Final = Metric(
 HELD_SECONDS: Final = Metric(
     "qumail_held_longest_seconds",
     "gauge",
-    f"How long ago the first of these was held first. {_DIRECTION}",
-    ("direction",),
+    f"How long ago the first of these was held first. {_DIRECTION}; cause: as qumail_held_recipients",
+    ("direction", "cause"),
     together="max",
 )
 REJECTIONS: Final = Metric(

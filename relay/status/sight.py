@@ -166,10 +166,11 @@ class Looking:
         board = self._watched.board
         for direction in DIRECTIONS:
             ours = [each for each in waiting if each.direction == direction]
-            by_cause = {each.cause: each.recipients for each in ours}
+            by_cause = {each.cause: (each.recipients, each.longest) for each in ours}
             for cause in CAUSES:
-                board.set(metrics.HELD_RECIPIENTS, direction, cause, to=by_cause.get(cause, 0))
-            board.set(metrics.HELD_SECONDS, direction, to=max((each.longest for each in ours), default=0.0))
+                recipients, longest = by_cause.get(cause, (0, 0.0))
+                board.set(metrics.HELD_RECIPIENTS, direction, cause, to=recipients)
+                board.set(metrics.HELD_SECONDS, direction, cause, to=longest)
 
     def _clock_off(self, now: float) -> float:
         offset = clock_offset()

@@ -26,8 +26,11 @@ def show_kmes(now: Now) -> Html:
         numbers = now.totals.get(metrics.KME_SECONDS, {}).get((kme, call))
         times = sum(numbers[:-1]) if numbers else 0
         mean = f"{numbers[-1] / times * 1000:,.1f} ms" if numbers and times else "none"
+        shown = _BREAKER.get(int(state), ("warning", "unknown"))
+        if now.stands("kme_away", kme) and shown[0] == "good":
+            shown = ("bad", "closed, but it does not answer")
         rows.append(
-            [element("bdi", kme), call, badge(*_BREAKER.get(int(state), ("warning", "unknown"))),
+            [element("bdi", kme), call, badge(*shown),
              words.number(answered[kme, call]), words.number(failed[kme, call]), mean]
         )  # fmt: skip
     if not rows:

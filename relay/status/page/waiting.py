@@ -58,9 +58,9 @@ def _whose(now: Now, kept: Kept) -> Content:
 def _held(now: Now) -> Html | None:
     rows: list[list[Content]] = []
     for direction in DIRECTIONS:
-        longest = words.duration(now.value(metrics.HELD_SECONDS, direction) or 0)
         for (way, cause), count in now.series(metrics.HELD_RECIPIENTS):
             if way == direction and count:
+                longest = words.duration(now.value(metrics.HELD_SECONDS, direction, cause) or 0)
                 command = _COMMANDS.get(cause)
                 rows.append(
                     [direction, cause, words.number(count), longest, _peers(now, direction),
@@ -68,7 +68,7 @@ def _held(now: Now) -> Html | None:
                 )  # fmt: skip
     if not rows:
         return None
-    columns = ["mail", "why", "recipients", "the first for", f"peers, last {MINUTES}", "to see more"]
+    columns = ["mail", "why", "recipients", "longest wait", f"peers, last {MINUTES}", "to see more"]
     return table("held-now", "Held: it waits in the queue of the mail server", columns, rows, words_in=(0, 1, 3, 4, 5))
 
 

@@ -95,6 +95,12 @@ def _next_hop_away(scene: Scene) -> None:
     scene.board.add(metrics.FAILURES, "incoming", "Gone")
 
 
+def _kme_away(scene: Scene) -> None:
+    """Another call was not made yet."""
+    scene.board.set(metrics.KME_BREAKER, "kme2", "status", to=2)
+    scene.board.set(metrics.KME_BREAKER, "kme2", "enc_keys", to=0)
+
+
 def _clock(scene: Scene) -> None:
     scene.patch.setattr(sight, "clock_offset", lambda: clock_offset() + 86_400)
 
@@ -111,7 +117,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "keys_run_low": lambda s: s.board.set(metrics.KEY_ALARM, "kme2", "carol", to=1),
     "keys_unwatched": lambda s: s.board.set(metrics.STATUS_AGE, "kme2", "carol", to=1000),
     "peer_without_keys": lambda s: s.say(Config, "peers_without_keys", {"carol": "no KME group is shared with it"}),
-    "kme_away": lambda s: s.board.set(metrics.KME_BREAKER, "kme2", "status", to=2),
+    "kme_away": _kme_away,
     "received_keys_refused": lambda s: s.board.add(metrics.RECEIVED_KEYS_REFUSED, "kme2"),
     "certificate_ends": lambda s: s.board.set(metrics.CERTIFICATE, "peer", "carol", to=SOON),
     "certificate_ended": lambda s: s.board.set(metrics.CERTIFICATE, "peer", "dave", to=1),
@@ -187,6 +193,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
             for name, about in standing:
                 assert ALARMS[name].line(about) in troubles, name
                 assert f" {name} since " in troubles, name
+            assert "enc_keys ✕ closed, but it does not answer" in shown.text("kmes")
             assert shown.text("slot-verdict").startswith("✕ All mail is held: the store cannot be written")
             for words in ([], [f"--postfix={tmp_path}"]):
                 _, _, out = await run("check", "--config", site.config_file, "--json", *words)
