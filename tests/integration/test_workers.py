@@ -290,7 +290,7 @@ async def test_connections_to_all_workers_count_together_but_for_those_of_one_th
 async def test_a_worker_that_hangs_is_replaced_and_so_is_one_that_hangs_before_it_serves(
     site: Site, sink: Sink
 ) -> None:
-    before = "from relay import workers; workers.LOOK_S, workers.MOST_STARTING = 2.5, 5"
+    before = "from relay.process import workers; workers.LOOK_S, workers.MOST_STARTING = 2.5, 5"
     async with workers(site, 2, before=before) as relay:
         os.kill(pids(relay)[2], signal.SIGSTOP)
         starting = (await until(relay, "worker_started", 3))[2]["process"]
@@ -302,7 +302,7 @@ async def test_a_worker_that_hangs_is_replaced_and_so_is_one_that_hangs_before_i
 
 
 async def test_a_worker_that_does_not_end_holds_up_the_end_of_the_relay_for_so_long_only(site: Site) -> None:
-    async with workers(site, 2, before="from relay import workers; workers.STOP_S = 1.0") as relay:
+    async with workers(site, 2, before="from relay.process import workers; workers.STOP_S = 1.0") as relay:
         os.kill(pids(relay)[2], signal.SIGSTOP)
         relay.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(60):
@@ -359,7 +359,7 @@ async def test_a_relay_that_waits_to_start_a_worker_again_stops_at_once(site: Si
 async def test_a_relay_of_which_no_worker_serves_or_can_be_started_ends_as_failed(site: Site, sink: Sink) -> None:
     """Connections would wait for nobody; the service manager starts it anew, and shows that it has failed."""
     async with workers(
-        site, 2, before="from relay import workers; workers.PAUSES_S, workers.TRIES = (0.05,), 2"
+        site, 2, before="from relay.process import workers; workers.PAUSES_S, workers.TRIES = (0.05,), 2"
     ) as relay:
         (site.directory / "site.secret").rename(site.directory / "elsewhere")
         (site.directory / "site.secret").mkdir()

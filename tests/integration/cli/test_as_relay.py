@@ -20,7 +20,9 @@ from relay.store.secret import SiteSecret
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 
-LOADED = "import aiosqlite, sqlalchemy.dialects.sqlite.aiosqlite, relay.app, relay.cli.check, relay.cli.keys_plan"
+LOADED = (
+    "import aiosqlite, sqlalchemy.dialects.sqlite.aiosqlite, relay.process.app, relay.cli.check, relay.cli.keys_plan"
+)
 """Before root is left: this Python may be one that only root can read."""
 RELAY_TOML = """\
 [site]

@@ -184,7 +184,7 @@ def test_an_import_that_fails_or_wants_to_end_the_process_does_not(
 
 
 def test_nothing_is_imported_when_the_relay_starts(tmp_path: Path) -> None:
-    script = "import sys, relay.cli, relay.app; print([name for name in sys.modules if name.startswith('oqs')])"
+    script = "import sys, relay.cli, relay.process.app; print([name for name in sys.modules if name.startswith('oqs')])"
     assert python(script, tmp_path).stdout == "[]\n"
 
 

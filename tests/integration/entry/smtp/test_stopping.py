@@ -218,7 +218,7 @@ async def test_no_signal_for_a_relay_that_serves_ends_one_that_starts_or_stops(s
 def test_not_even_one_that_comes_while_python_itself_ends() -> None:
     """What Python does nearly last is to let go of all handlers."""
     ends = (
-        "import atexit, os, signal, time; from relay import signals\n"
+        "import atexit, os, signal, time; from relay.runtime import signals\n"
         "class Last:\n"
         "    def __del__(self, kill=os.kill, me=os.getpid()): [kill(me, number) for number in (1, 10, 12, 15)]\n"
         "signals.end_nothing(); os.last = Last()\n"
