@@ -19,7 +19,7 @@ from relay.config.doors import DOORS
 from relay.entry import DoorModule
 
 TREE = Path(relay.__file__).parent
-SHARED = {"__init__", "envelope", "listening", "server_tls"}
+SHARED = {"__init__", "budget", "envelope", "homeward", "listening", "server_tls"}
 """What stands beside the doors, for all of them."""
 COMMAND_OF = {each.door: name for name, each in COMMANDS.items() if each.door}
 """The command that is there for a door alone."""
