@@ -27,7 +27,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.priority import CopyKeys, KeysWithReserve
 from relay.policy.strength import strength_of
-from relay.runtime.aio import off_loop
+from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import SealedPayload
 from relay.store.mail_identity import sealed_name
 
@@ -290,7 +290,7 @@ async def _decided(
     """The decision for each recipient, or why there is none; beside the loop where that may take time."""
     patterns = PARTS_COST + policies.patterns // PATTERNS if policies.looks_inside else 0
     work = mime.work(content.message) * patterns + RECIPIENT_OCTETS * len(recipients)
-    return await off_loop(work, decide, policies, mail.envelope.sender, recipients, content)
+    return await off_loop_in_turn(work, decide, policies, mail.envelope.sender, recipients, content)
 
 
 def _finished(original: bytes, sealed: Pieces) -> tuple[bytes, bytes]:

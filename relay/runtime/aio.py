@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -17,6 +18,7 @@ log = structlog.get_logger(__name__)
 
 SMALL_OCTETS = 256 * 1024
 """Maximum size, in bytes, of work done in the event loop; a hand-over to a thread would take longer."""
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
 TURN_S = 0.005
 """Time one connection may take before all others have had their turn, in seconds."""
 
@@ -29,6 +31,17 @@ async def off_loop(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.k
     if size <= SMALL_OCTETS:
         return work(*args, **kwargs)
     return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def off_loop_in_turn(size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """As `off_loop`, for work that is all Python: one thread at a time does it.
+
+    Several could not go on at once, and each would keep the loop waiting for the interpreter lock.
+    """
+    if size <= SMALL_OCTETS:
+        return work(*args, **kwargs)
+    async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        return await asyncio.to_thread(work, *args, **kwargs)
 
 
 async def in_thread(items: Generator[T]) -> AsyncGenerator[T]:

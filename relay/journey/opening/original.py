@@ -20,7 +20,7 @@ from relay.journey.opening import MailOpener, Opened
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.require import Missed, author
-from relay.runtime.aio import off_loop
+from relay.runtime.aio import off_loop, off_loop_in_turn
 
 if TYPE_CHECKING:
     from relay.dkim import Arrivals, AuthResult
@@ -103,7 +103,7 @@ class Originals:
 
     async def missed(self, sender: str, content: MessageFacts, protection: str, peer: str) -> Missed | None:
         """What a mail lacks that came with this protection from this peer ("", "" for unsealed); None for nothing."""
-        required = await off_loop(mime.work(content.message), self.policies().require, sender, content)
+        required = await off_loop_in_turn(mime.work(content.message), self.policies().require, sender, content)
         missed = required.missed(protection, peer)
         if missed is not None:
             log.warning(
