@@ -26,6 +26,7 @@ from tests.system.corpus import Case, corpus
 from tests.testlib.exact_sink import ExactSink
 from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys
+from tests.testlib.long import sized
 from tests.testlib.payloads import payload
 from tests.testlib.relay_command import run
 from tests.testlib.sites import make_site, relay_process
@@ -185,8 +186,9 @@ async def test_the_corpus_is_large_and_the_same_each_time() -> None:
 async def test_every_message_is_sealed_at_every_level_and_arrives_as_it_was_or_is_refused_with_the_reason(
     place: Place, protocol: str, recipients: Sequence[str]
 ) -> None:
-    """By LMTP at one level alone: what differs there is the conversation."""
-    await _sealed_and_opened(place, CASES, protocol, recipients)
+    """By LMTP at one level alone: what differs there is the conversation. All levels take every second one in the suite."""
+    every = sized(2, 1) if len(recipients) > 1 else 1
+    await _sealed_and_opened(place, dict(list(CASES.items())[::every]), protocol, recipients)
 
 
 async def _sealed_and_opened(place: Place, cases: Mapping[str, Case], protocol: str, recipients: Sequence[str]) -> None:

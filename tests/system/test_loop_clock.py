@@ -357,7 +357,7 @@ async def test_no_conversation_holds_the_loop(place: Place) -> None:
 async def test_what_holds_the_loop_or_a_thread_is_found(
     octets: int, doors: Doors, allowed: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    much = 4 * slowness() * (CALLBACK_S if octets <= SMALL_OCTETS else allowed("out", octets))
+    much = 2 * slowness() * (CALLBACK_S if octets <= SMALL_OCTETS else allowed("out", octets))
 
     def slow_work(message: bytes) -> bytes:
         began = time.thread_time()

@@ -25,7 +25,7 @@ from tests.testlib.roots_site import (
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="giving files to another user needs root")
 
-ATTEMPTS = sized(3, 1000)
+ATTEMPTS = sized(2, 1000)
 """Attempts of each race."""
 
 
