@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import ctypes
 import fcntl
 import json
 import os
@@ -29,6 +30,7 @@ import click
 
 ROOT = Path(__file__).parents[2]
 MOST, MOST_FILES = 65_536, 250
+_PR_SET_PDEATHSIG = 1
 WORKER_OF = "worker {}"
 """The name of the process of one that was forked for the relay that is process {}."""
 
@@ -271,6 +273,11 @@ def _tell_who_ended(running: dict[int, int]) -> None:
             os.close(status)
 
 
+def _end_with_the_forker() -> None:
+    """After the last change of users, which would undo it: of a test run that is killed no relay stays (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def _become(asked: dict[str, Any], files: list[int]) -> None:
     """The forked process is `qumail-relay` from here on; does not return."""
     status = 1
@@ -286,6 +293,7 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
         os.environ.update(asked["environment"])
         if asked["group"] is not None:
             os.setregid(asked["group"], asked["group"])
+        _end_with_the_forker()
         from relay.cli import main
 
         if not asked["executes"]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -50,3 +51,33 @@ def test_a_program_that_is_asked_for_help_gives_it_and_does_nothing_else(tmp_pat
         assert f"python -m {program}" in text, program
     assert asked.stderr == ""
     assert not list(tmp_path.iterdir())
+
+
+SERVES = """
+import asyncio, sys
+from tests.testlib.relay_command import start
+
+async def main():
+    out = open("out", "wb")
+    kme = await start("kme", "--state", "kme", "--port", "0", "--port", "0", stdout=out, stderr=out)
+    while open("out").read().count("kme_started") < 2:
+        await asyncio.sleep(0.05)
+    print(kme.pid, flush=True)
+    await asyncio.sleep(300)
+
+asyncio.run(main())
+"""
+
+
+def test_of_a_test_run_that_is_killed_no_command_stays(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVES], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    ) as tests:
+        assert tests.stdout is not None
+        started = Path("/proc", tests.stdout.readline().strip())
+        assert started.exists()
+        tests.kill()
+    until = time.monotonic() + 30
+    while started.exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not started.exists()
