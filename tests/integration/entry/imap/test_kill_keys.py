@@ -5,6 +5,7 @@ Standard: SIGKILL (steps at the IMAP server: test_kill.py); each original is the
 from __future__ import annotations
 
 import asyncio
+import fcntl
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -83,8 +84,21 @@ async def start(bob: Site, how: str, before: str = "") -> RelayCommand:
     return await relay_command.start(*COMMANDS[how], "--config", bob.config_file, before=before)
 
 
+def _locked(path: Path) -> bool:
+    """Whether somebody still writes to this file."""
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 async def in_the_end(bob: Site, provider: IMAPDouble, subjects: list[str]) -> None:
-    """The next watcher finds all that is still to do."""
+    """The next watcher finds all that is still to do, once the second process of the killed one has ended."""
+    async with asyncio.timeout(30):
+        while any(map(_locked, (bob.directory / "keys.spool").glob("*"))):
+            await asyncio.sleep(0.02)
     [visited] = await visit(bob)
     assert (visited.failure, visited.unopened, visited.lost) == ("", 0, 0)
     assert opened(provider.messages()) == sorted(map(original, subjects))
