@@ -159,18 +159,7 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     else:
         _make_keys(config)
     if document is not None:
-        try:
-            take_in_peer(
-                config,
-                document,
-                asker,
-                words=flags["words"],
-                domains=flags["peer_domains"],
-                domain_option="--peer-domain",
-                levels=flags["levels"],
-            )
-        except NotConfirmed as error:
-            click.echo(f"{error}. With the right invitation: qumail-relay identity accept")
+        _take_in(config, document, asker, flags)
     click.echo("\nA test message:")
     sealed = _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
     if sealed:
@@ -185,6 +174,16 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     # What check finds of a site that was there before, as mail in quarantine, is no fault of this run.
     if not sealed or (answered and not well):
         sys.exit(1)
+
+
+def _take_in(config: Config, document: bytes, asker: Prompter, flags: dict[str, Any]) -> None:
+    words, domains, levels = flags["words"], flags["peer_domains"], flags["levels"]
+    try:
+        take_in_peer(
+            config, document, asker, words=words, domains=domains, domain_option="--peer-domain", levels=levels
+        )
+    except NotConfirmed as error:
+        click.echo(f"{error}. With the right invitation: qumail-relay identity accept")
 
 
 def _owner(user: str | None) -> Owner:

@@ -131,9 +131,8 @@ async def running(
         first = worker is None or worker.first
         board = worker.shared_board if worker is not None else await stack.enter_async_context(_alone(config))
         last_good = LastGood(KeptSets(kept_file(config)), writes=first)
-        built = await stack.enter_async_context(
-            parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
-        )
+        building = parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
+        built = await stack.enter_async_context(building)
         await built.store.beat.go_on()
         secret = SiteSecret.load(config.store.secret)
         present = _present(built, worker)
@@ -146,8 +145,7 @@ async def running(
             await built.triage.refresh()
             await readiness.look()
         work = _work_beside_mail(built, watched, secret, worker, stop)
-        if first:
-            work |= _work_of_the_first(built, watched, secret, readiness, last_good)
+        work |= _work_of_the_first(built, watched, secret, readiness, last_good) if first else {}
         for name, doing in work.items():
             await stack.enter_async_context(in_background(name, doing))
         inside, way_out = _journeys(built, secret, budget, sockets, present)
@@ -155,17 +153,10 @@ async def running(
         await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
         ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
         if first:
-            alarms = await stack.enter_async_context(_alarms(built, watched, readiness, way_out))
-            ready += [
-                await stack.enter_async_context(each.door(watched, readiness, alarms, sockets))
-                for each in status(config)
-            ]
+            ready += await stack.enter_async_context(_status(built, watched, readiness, sockets, way_out))
         await stack.enter_async_context(_reloading(settings, built, ready))
         stack.push_async_callback(_stopped, ready)
-        # Before a key is drawn: a relay whose second process ends each time is started anew again and again.
-        if built.receiving.process_has_ended:
-            raise Stopped(ALONE)
-        built.keys.start()
+        _start_drawing(built)
         if worker is not None and stop is not None:
             await stack.enter_async_context(_retirement(ready, stop))
         addresses: dict[str, TCPAddress] = {}
@@ -173,15 +164,18 @@ async def running(
             addresses |= await each.start()
         if post is not None and first:
             await stack.enter_async_context(_canaries(built, post))
-        log.info(
-            "relay_serves",
-            site=config.site.name,
-            policy_version=built.policies().version,
-            **{name: str(address) for name, address in addresses.items()},
-        )
+        where = {name: str(address) for name, address in addresses.items()}
+        log.info("relay_serves", site=config.site.name, policy_version=built.policies().version, **where)
         yield addresses
         log.info("relay_stops")
         built.keys.wait_no_more()
+
+
+def _start_drawing(built: Parts) -> None:
+    """Not a key where the second process has ended: such a relay is started anew again and again. Raises Stopped."""
+    if built.receiving.process_has_ended:
+        raise Stopped(ALONE)
+    built.keys.start()
 
 
 async def _listening(config: Config, worker: Worker | None) -> tuple[dict[str, DoorModule], Sockets]:
@@ -310,6 +304,17 @@ def _work_of_the_first(
         "policy ends": tell_of_endings(built.policies),
         "policy records": PolicyRecords(built.audit, last_good, folder).keep_up(),
     }
+
+
+@asynccontextmanager
+async def _status(
+    built: Parts, watched: Watched, readiness: Readiness, sockets: Sockets, outgoing: Outgoing | None
+) -> AsyncIterator[list[Door]]:
+    """The alarms, and the door of [status] where it is set."""
+    async with AsyncExitStack() as stack:
+        alarms = await stack.enter_async_context(_alarms(built, watched, readiness, outgoing))
+        opened = [each.door(watched, readiness, alarms, sockets) for each in status(built.config)]
+        yield [await stack.enter_async_context(each) for each in opened]
 
 
 @asynccontextmanager
