@@ -15,8 +15,8 @@ from relay.postfix.flow import destination, listens
 from relay.postfix.ours import TRANSPORT, directions
 from relay.postfix.settings import PostfixFault, PostfixSettings, command, read_settings
 
-MOST = 1000
-"""Maximum number of queued mails that are looked at."""
+AT_ONCE = 1000
+"""Number of mails that one command looks at; however many wait, none is passed over."""
 _FILTER = "content_filter: "
 
 
@@ -26,8 +26,8 @@ async def filtered(directory: Path) -> list[str]:
         listed, _ = await command("postqueue", directory, "-j")
     except ConfigError:
         return []  # by another user than root
-    ids = [json.loads(line)["queue_id"] for line in listed.splitlines()[:MOST]]
-    said = await _envelopes(directory, ids)
+    ids = [json.loads(line)["queue_id"] for line in listed.splitlines()]
+    said = "".join([await _envelopes(directory, ids[at : at + AT_ONCE]) for at in range(0, len(ids), AT_ONCE)])
     found = [line.removeprefix(_FILTER).strip() for line in said.splitlines() if line.startswith(_FILTER)]
     return [each for each in found if (to := destination(each)) is not None and to[0] == TRANSPORT]
 
@@ -56,8 +56,6 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
 
 async def _envelopes(directory: Path, ids: Sequence[str]) -> str:
     """What postcat says of these mails; of those alone that are still there."""
-    if not ids:
-        return ""
     with suppress(ConfigError):
         return (await command("postcat", directory, "-eq", *ids))[0]
     said = ""

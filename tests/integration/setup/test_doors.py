@@ -13,6 +13,7 @@ import pytest
 
 from relay import postfix as checked
 from relay.config import Config
+from relay.postfix import queue
 from relay.setup.answers import Door
 from relay.setup.backups import BACKUP
 from relay.setup.mail_server import StillQueued, apply, planned_change
@@ -105,17 +106,21 @@ async def test_senders_hear_of_mail_that_waits_when_the_administrator_wants_it(
 
 
 @requires_postfix
-async def test_mail_that_waits_for_the_former_door_is_not_left_behind(tmp_path: Path) -> None:
+async def test_mail_that_waits_for_the_former_door_is_not_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Postfix would keep it for ever, and once it is requeued it asks no milter: what is for a peer would leave in clear."""
     [smtp] = postfix.free_addresses(1)
     former, other = site(tmp_path, "content-filter"), site(tmp_path, "milter")
     settings = {"content_filter": "qumail:[127.0.0.1]:15024"}
     transport = "postconf -M 'qumail/unix=qumail unix - - n - - lmtp'"
     async with postfix.running(smtp=smtp, fragments=(), ports={}, settings=settings, changes=transport) as server:
-        await server.submit(mails.plain())
-        await server.deferred("ben@bob.example")  # nobody serves
+        for recipient in ("ben@bob.example", "carl@bob.example"):
+            await server.submit(mails.plain(), recipients=[recipient])
+            await server.deferred(recipient)  # nobody serves
+        monkeypatch.setattr(queue, "AT_ONCE", 1)  # however many wait, none is passed over
         before = texts(server.config)
-        with pytest.raises(StillQueued, match="1 mail in the queue"):
+        with pytest.raises(StillQueued, match="2 mails in the queue"):
             await planned_change(server.config, other, beside=tmp_path, service=f"{smtp}/inet")
         assert texts(server.config) == before
         assert "queue-stranded" in [fault.code for fault in await checked.faults(server.config, other)]
