@@ -79,7 +79,9 @@ USER = "qumail-relay"
 @click.option("--next-hop", help="With --door smarthost: the mail server that takes sealed mail.")
 @click.option("--everybody", type=click.Choice(get_args(Everybody)), help="Mail for those who are no peers.")
 @click.option(
-    "--postmaster", help="Who is notified of alarms by mail, or `none`. [default: postmaster@ the first domain]"
+    "--postmaster",
+    multiple=True,
+    help="Who is notified of alarms by mail, as often as needed, or `none`. [default: postmaster@ the first domain]",
 )
 @click.option(
     "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels for mail to peers, in order."

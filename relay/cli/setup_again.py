@@ -42,7 +42,7 @@ def as_it_is(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
         "sae_id": site.sae_id,
         "door": door,
         "everybody": _everybody(config.policies.directory / "default.toml"),
-        "postmaster": config.alarms.mail_to[0] if config.alarms.mail_to else NONE,
+        "postmaster": config.alarms.mail_to or (NONE,),
     }
     if door == "smarthost" and outgoing is not None and flags["door"] in (None, door):
         said["next_hop"] = str(outgoing.next_hop[0])
@@ -88,7 +88,7 @@ def _differing(config: Config, flags: dict[str, Any]) -> Iterator[str]:
         yield "next-hop"
     if flags["everybody"] and _everybody_differs(config.policies.directory / "default.toml", flags["everybody"]):
         yield "everybody"
-    if flags["postmaster"] and flags["postmaster"] not in (config.alarms.mail_to or (NONE,)):
+    if not set(flags["postmaster"]) <= set(config.alarms.mail_to or (NONE,)):
         yield "postmaster"
     yield from _kme_differs(config, flags)
     ports = site_ports(config)

@@ -107,13 +107,13 @@ def _parsed_domain(text: str) -> str:
     return str(_checked(parse_domain, text))
 
 
-def _postmaster(answer: str | None, domain: str) -> str:
-    """Who is notified of alarms, "" for nobody. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
-    if answer == NONE:
-        return ""
-    address = str(_checked(parse_mailbox, answer or f"postmaster@{domain}"))
-    click.echo(f"\nAlarms are mailed to {address}; --postmaster names somebody else.")
-    return address
+def _postmaster(answers: tuple[str, ...], domain: str) -> tuple[str, ...]:
+    """Who is notified of alarms. Nobody is asked: every domain has this address (RFC 5321, 4.5.1)."""
+    if answers == (NONE,):
+        return ()
+    addresses = tuple(str(_checked(parse_mailbox, each)) for each in answers or (f"postmaster@{domain}",))
+    click.echo(f"\nAlarms are mailed to {', '.join(addresses)}; --postmaster names somebody else.")
+    return addresses
 
 
 def _checked(parse: Any, text: str) -> object:

@@ -30,7 +30,7 @@ class KMEAccess:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """All of it but the peer. Without `kme` there are levels pqc and rsa alone; `postmaster` is "" for nobody."""
+    """All of it but the peer. Without `kme` there are levels pqc and rsa alone; `postmaster` is empty for nobody."""
 
     name: str
     domains: tuple[str, ...]
@@ -39,7 +39,7 @@ class Answers:
     door: Door = "content-filter"
     everybody: Everybody = "hold"
     next_hop: str = ""
-    postmaster: str = ""
+    postmaster: tuple[str, ...] = ()
     port_base: int = PORT_BASE
 
     def address(self, usual_port: int) -> str:

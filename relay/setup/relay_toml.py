@@ -78,7 +78,7 @@ def _kme(answers: Answers) -> Iterator[str]:
 def _watching(answers: Answers) -> Iterator[str]:
     if answers.postmaster:
         yield from ("", "# Who is notified by mail when something is wrong, beside log, metrics and `check`.")
-        yield from _table("alarms", mail_to=[answers.postmaster])
+        yield from _table("alarms", mail_to=list(answers.postmaster))
     yield from ("", "# Where the relay shows how it is: a page for people, /metrics and /readyz.")
     yield from _table("status", listen=answers.address(STATUS))
 
