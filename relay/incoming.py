@@ -71,16 +71,16 @@ class Incoming:
         """The client was connected when it was answered."""
         self.deliveries.heard(mail)
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could get `outcomes`."""
-        await self.deliveries.unheard(mail, outcomes)
+        await self.deliveries.client_gone(mail, outcomes)
 
     async def _process(self, mail: Mail, kept: _KeptMail | None) -> Delivery:
         """The finished delivery of the mail. Raises TryLater or Refuse where it could not begin."""
-        with self.tally.of(mail) as trial:
+        with self.tally.of(mail) as attempt:
             await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail, begin=False) as delivery:
-                trial.begins(delivery)
+                attempt.begins(delivery)
                 try:
                     await self._carry(delivery, kept)
                 except RelayError as error:
@@ -260,7 +260,7 @@ class Incoming:
         before = delivery.begun.delivered
         has = {each.mailbox: each for each in mail.envelope.recipients if kept.handed_on or each.mailbox in before}
         outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
-        await self.unheard(mail.to(has.values()), tuple(outcomes[each] for each in has))
+        await self.client_gone(mail.to(has.values()), tuple(outcomes[each] for each in has))
         if kept.mail is None:
             return InPlace(delivery.answer)  # the next hop has it, or it is in quarantine
         opened = await off_loop(mime.work(mail.message), _has_other_body, mail.message, kept.mail.message)

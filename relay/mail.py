@@ -104,10 +104,10 @@ class Mail:
     `id` names the mail in log lines, as does `message_id` (mime.message_id_hash of the message), which it has at the
     other site too. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
     on top of the message when it is sent on. It is no part of what is sealed. `origin` is the client it came from, and
-    `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `door` is where
-    it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them. `absent` tells
-    for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears nothing.
-    Of a mail that is `confirmed` its listener says whether the client has heard the outcomes.
+    `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `listener` is
+    where it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them.
+    `absent` tells for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where
+    it hears nothing. Of a mail that is `confirmed` its listener says whether the client has heard the outcomes.
     """
 
     envelope: Envelope
@@ -116,7 +116,7 @@ class Mail:
     trace: bytes = field(default=b"", repr=False)
     origin: Origin = UNKNOWN
     each_answered: bool = False
-    door: str = ""
+    listener: str = ""
     message_id: str = ""
     absent: Callable[[], float] = field(default=_never_absent, repr=False, compare=False)
     confirmed: bool = False
@@ -147,7 +147,7 @@ class Mail:
     def _with(self, envelope: Envelope, message: bytes, trace: bytes) -> Mail:
         """As dataclasses.replace, in a third of the time: each mail is changed several times."""
         return Mail(
-            envelope, message, self.id, trace, self.origin, self.each_answered, self.door, self.message_id,
+            envelope, message, self.id, trace, self.origin, self.each_answered, self.listener, self.message_id,
             self.absent, self.confirmed,
         )  # fmt: skip
 

@@ -99,12 +99,12 @@ class Outgoing:
 
         A group of recipients for whom something fails does not stop the others.
         """
-        with self.tally.of(mail) as trial:
-            if mail.door != OURS:
+        with self.tally.of(mail) as attempt:
+            if mail.listener != OURS:
                 self._check_sender(mail.envelope.sender)
             await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
-                trial.begins(delivery)
+                attempt.begins(delivery)
                 await self._add_copies(delivery)
                 await self._hand_on_all(delivery, delivery.copies, more=False)
         return delivery.answer
@@ -219,9 +219,9 @@ class Outgoing:
         """The client was connected when it was answered."""
         self.deliveries.heard(mail)
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could get `outcomes`."""
-        await self.deliveries.unheard(mail, outcomes)
+        await self.deliveries.client_gone(mail, outcomes)
 
     # Milter: the mail server keeps the mail
 
@@ -233,11 +233,11 @@ class Outgoing:
         that does not fit there is handed to the next hop too.
         """
         message: bytes | None = None
-        with self.tally.of(mail) as trial:
+        with self.tally.of(mail) as attempt:
             self._check_sender(mail.envelope.sender)
             await off_loop(mime.work(mail.message), mime.check_carriable, mail.message, self.direction.max_hops)
             async with self.deliveries.of(mail) as delivery:
-                trial.begins(delivery)
+                attempt.begins(delivery)
                 await self._add_copies(delivery)
                 self._check_one_copy(delivery)
                 # Sealed before plain: should the mail server not remove a recipient, they must not get plaintext.
@@ -255,7 +255,7 @@ class Outgoing:
         # mail.
         if len(elsewhere) and await off_loop(mime.header_work(mail.message), _has_message_id, mail.message):
             outcomes = dict(zip(mail.envelope.mailboxes, delivery.answer, strict=True))
-            await self.unheard(mail.to(elsewhere.values()), tuple(outcomes[each] for each in elsewhere))
+            await self.client_gone(mail.to(elsewhere.values()), tuple(outcomes[each] for each in elsewhere))
         return InPlace(delivery.answer, message, tuple(each.address for each in here))
 
     def _check_one_copy(self, delivery: Delivery) -> None:

@@ -39,7 +39,7 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
         async for file in files:
             # Before the first file goes: a later one may report an earlier attempt.
             if known is None:
-                known = await asyncio.to_thread(lambda: (sent(), _last_tries(directory)))
+                known = await asyncio.to_thread(lambda: (sent(), _last_attempts(directory)))
             announced = [said for each in file.records if (said := _read(each)) is not None]
             if unread := file.torn + len(file.records) - len(announced):
                 log.error("announcement_not_read", file=str(file.path), records=unread)
@@ -66,7 +66,7 @@ def _read(announced: bytes) -> dict[str, Any] | None:
     return None
 
 
-def _last_tries(directory: Path) -> dict[str, int]:
+def _last_attempts(directory: Path) -> dict[str, int]:
     """When a mail was last about to leave for a recipient, by what the store calls them, in nanoseconds since 1970."""
     last: dict[str, int] = {}
     for said in filter(None, map(_read, records_in(directory, SUFFIX))):

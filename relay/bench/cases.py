@@ -23,7 +23,7 @@ that the way is about; percentiles of the time that a mail takes; seconds; memor
 
 @dataclass(frozen=True, slots=True)
 class BenchWay:
-    """Mail in at a `door` (relay/bench/servers.py), at these sizes, and as it must arrive at the sink.
+    """Mail in at a `listener` (relay/bench/servers.py), at these sizes, and as it must arrive at the sink.
 
     `level` is what policy wants for its recipient. `sealed` mail comes in sealed by another relay. `told` is the server
     whose processor time and memory are told. `needs` is what has to be there for it.
@@ -31,7 +31,7 @@ class BenchWay:
 
     part: str
     name: str
-    door: str
+    listener: str
     arrives: Literal["sealed", "same", "changed"]
     sizes: tuple[int, ...] = SOME
     level: str = AES.name

@@ -38,8 +38,8 @@ EXPECTED_S = {"latency": (3.0, 40.0), "memory": (4.0, 65.0), "imap": (9.0, 60.0)
 async def measure_latency(servers: Servers, figures: Figures, say: Say, *, quick: bool) -> None:
     """How long mails take that come one by one: straight to the sink, by a relay that seals, by one that opens."""
     rounds, mails = (1, 10) if quick else (3, 110)
-    doors = {"sink": "sink", "pass-through": "pass-through", "sealing": "alice", "opening": "bob"}
-    ports = {name: await servers.port(door) for name, door in doors.items()}
+    listeners = {"sink": "sink", "pass-through": "pass-through", "sealing": "alice", "opening": "bob"}
+    ports = {name: await servers.port(listener) for name, listener in listeners.items()}
     async with taking(servers.sink):
         for number in range(rounds):
             say(f"latency: round {number + 1} of {rounds}", 12.0 if not quick else 3.0)

@@ -24,7 +24,7 @@ STOP_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class BenchServer:
-    """One that runs: its ports by the names of its doors ("" is the first), its process, and what it logs."""
+    """One that runs: its ports by the names of its listeners ("" is the first), its process, and what it logs."""
 
     ports: dict[str, int]
     pid: int = 0

@@ -75,7 +75,7 @@ class Rounds:
         """
         for case in cases:
             self._say(f"starting what {case.name} needs", START_S)
-            await self._servers.port(case.way.door)
+            await self._servers.port(case.way.listener)
         async with Sink(self._servers.sink) as sink:
             for case in cases:
                 self._say(f"{case.name}: does it arrive as it should?", CHECK_S)
@@ -135,7 +135,7 @@ class Rounds:
 
     async def _send(self, case: Case, mails: list[bytes] | int) -> Handover:
         """These mails, or so many new ones. Raises BenchmarkFailed where one was not accepted."""
-        port, connections, way = await self._servers.port(case.way.door), CONNECTIONS[case.size], case.way
+        port, connections, way = await self._servers.port(case.way.listener), CONNECTIONS[case.size], case.way
         if isinstance(mails, int):
             sent = await send_new(
                 port, case.size, mails, connections=connections, recipient=case.recipient, lmtp=way.lmtp

@@ -100,9 +100,9 @@ class Servers:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def port(self, door: str) -> int:
-        """Where a door is: `server` or `server:door`. Raises BenchmarkFailed."""
-        name, _, which = door.partition(":")
+    async def port(self, listener: str) -> int:
+        """Where a listener is: `server` or `server:listener`. Raises BenchmarkFailed."""
+        name, _, which = listener.partition(":")
         return (await self.server(name)).ports[which]
 
     async def server(self, name: str) -> BenchServer:
@@ -198,10 +198,10 @@ class Servers:
         )
         text, pid = await self._stack.enter_async_context(serve)
         words = [line.split() for line in text.splitlines()]
-        doors = {
+        listeners = {
             entry.partition("_")[2]: int(address.rpartition(":")[2]) for entry, address in words if entry != "status"
         }
-        return BenchServer(doors, pid, log)
+        return BenchServer(listeners, pid, log)
 
     async def _kmes(self) -> BenchServer:
         """The KMEs, and what the sites have in common: policies, and certificates for levels pqc and rsa."""
@@ -245,6 +245,6 @@ class Servers:
             "milter": f"-o smtpd_milters=inet:127.0.0.1:{relay.ports['milter']}",
         }
         ports = dict(zip(options, free_ports(len(options)), strict=True))
-        ways_in = {ports[door]: option for door, option in options.items()} | {back: _BACK}
+        ways_in = {ports[listener]: option for listener, option in options.items()} | {back: _BACK}
         self._stack.enter_context(bench_postfix(ways_in, self.sink))
         return BenchServer(ports)

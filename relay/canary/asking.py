@@ -1,4 +1,4 @@
-"""Asks each peer for a sign of life, as often as [canary] says, and shows how long none has come back.
+"""Asks each peer for a heartbeat, as often as [canary] says, and shows how long none has come back.
 Standard: once for all relays of a site (relay/store/canaries.py); nothing that fails here concerns any other mail.
 """
 

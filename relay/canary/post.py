@@ -65,7 +65,7 @@ class Post:
         if cause := obstacle(self.policies(), self.address, to, shadow=self.shadow, content=facts):
             raise PolicyHolds(cause)
         envelope = Envelope(self.address, (Recipient(to, notify="NEVER"),))
-        mail = Mail(envelope, message, id=secrets.token_hex(6), door=OURS, message_id=mime.message_id_hash(message))
+        mail = Mail(envelope, message, id=secrets.token_hex(6), listener=OURS, message_id=mime.message_id_hash(message))
         with structlog.contextvars.bound_contextvars(mail=mail.id, message_id=mail.message_id):
             async with asyncio.timeout(PATIENCE_S):
                 [outcome] = await self.way_out.process(mail)

@@ -36,7 +36,7 @@ COMMANDS = {
         "identity:identity",
         "Who this site is to its peers: keys, certificates, and the documents that sites exchange.",
     ),
-    "imap": Later("imap:imap", "Mailboxes that this relay reaches only by IMAP ([imap.*]).", door="imap"),
+    "imap": Later("imap:imap", "Mailboxes that this relay reaches only by IMAP ([imap.*]).", listener="imap"),
     "keys": Later("keys:keys", "Look after the quantum keys: stored, used, and how long they will last."),
     "kme": Later(
         "kme:kme", "Run the development key servers KM1 and KM2: for trying out and testing. THEY ARE NOT QUANTUM."
@@ -65,7 +65,7 @@ COMMANDS = {
     "users": Later(
         "users:users",
         "Say who may submit mail to the relay, and from which addresses ([submission] users).",
-        door="smtp",
+        listener="smtp",
     ),
 }
 

@@ -29,7 +29,7 @@ from relay.policy.names import printable
 from relay.policy.strength import strength_of
 
 COLUMNS = (
-    "number", "time", "event", "direction", "door", "mail", "queue_id", "message_id", "sealed", "peer", "level",
+    "number", "time", "event", "direction", "listener", "mail", "queue_id", "message_id", "sealed", "peer", "level",
     "algorithms", "key_IDs", "kme_group", "quantum_bits", "policy", "policy_version", "listed", "outcome", "reason",
     "cause", "octets", "octets_out", "sender", "recipients", "next_hop", "queued_as", "message", "by", "version",
     "before", "way", "uid", "sudo_user", "known_by", "files", "files_sha256", "added", "added_more", "changed",

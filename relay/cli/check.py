@@ -22,8 +22,8 @@ from relay.audit.chain import why_not_writable
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
-from relay.cli.check_doors import door_states, is_units, unit_states
 from relay.cli.check_kmes import kme_states, not_quantum
+from relay.cli.check_listeners import is_units, listener_states, unit_states
 from relay.cli.check_postfix import postfix_states
 from relay.cli.check_release import release_states
 from relay.cli.check_rights import rights_state
@@ -35,7 +35,7 @@ from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.counting.alarms import ALARMS
-from relay.entry import DoorModule
+from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
@@ -141,7 +141,7 @@ async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
 async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> Found:
     try:
         config, certificates = with_documents(load(config_file))
-        folders: list[DoorModule | StatusModule] = [*app.doors(config).values(), *app.status(config)]
+        folders: list[ListenerModule | StatusModule] = [*app.listeners(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
     rights, releases = rights_state(config_file, config), release_states(config_file, config)
@@ -152,7 +152,7 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
 async def _states(
     config: Config,
     certificates: Mapping[str, PeerCertificates],
-    folders: Collection[DoorModule | StatusModule],
+    folders: Collection[ListenerModule | StatusModule],
     trial_keys: bool,
     next_hops: bool,
 ) -> AsyncIterator[State]:
@@ -169,8 +169,8 @@ async def _states(
         yield what, "", problems
     for state in peer_states(config, certificates):
         yield state
-    doors = [folder.states(config) for folder in folders]
-    for parts in (door_states(config, folders), *doors, dkim_findings(config), kme_states(config, trial_keys)):
+    listeners = [folder.states(config) for folder in folders]
+    for parts in (listener_states(config, folders), *listeners, dkim_findings(config), kme_states(config, trial_keys)):
         async for state in parts:
             yield state
     if key_receiver_ended(config):

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from relay import postfix
-from relay.cli.check_doors import door_states, listens_at
+from relay.cli.check_listeners import listener_states, listens_at
 from relay.cli.check_site import State
 from relay.config import Config
 from relay.errors import ConfigError
@@ -34,10 +34,10 @@ async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State
             problem = f"{each.where}: nobody listens at {each.address}: {each.until}; start what belongs there"
             yield f"filter {each.address}", "", (f"{problem}, or take it out",)
     try:
-        folders = [*app.doors(config).values()]
+        folders = [*app.listeners(config).values()]
     except ConfigError as error:
-        yield "doors", "", tuple(error.problems)
+        yield "listeners", "", tuple(error.problems)
         return
-    async for state in door_states(config, folders):
+    async for state in listener_states(config, folders):
         if state[2]:
             yield state

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.cli.check_doors import UNIT, is_units
+from relay.cli.check_listeners import UNIT, is_units
 from relay.cli.check_site import State
 from relay.cli.keys import release_of_the_serving_relay
 from relay.config import Config

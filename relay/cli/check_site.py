@@ -79,10 +79,10 @@ def next_steps(
     development = any(from_development_kme(kme.ca) for kme in config.kmes.values())
     if development and any(what.startswith("KME ") and problems for what, _, problems in states):
         yield "run the development key servers: qumail-relay kme"
-    doors = [(detail, problems) for what, detail, problems in states if what.startswith("door ")]
-    if any(problem.endswith(RESTART) for _, problems in doors for problem in problems):
+    listeners = [(detail, problems) for what, detail, problems in states if what.startswith("listener ")]
+    if any(problem.endswith(RESTART) for _, problems in listeners for problem in problems):
         yield f"restart the relay: {'systemctl restart qumail-relay' if by_unit else 'end it, and start it again'}"
-    elif any(detail.endswith(NOBODY) and not problems for detail, problems in doors):
+    elif any(detail.endswith(NOBODY) and not problems for detail, problems in listeners):
         start = "systemctl start qumail-relay" if by_unit else f"qumail-relay serve {where}"
         yield f"start the relay: {start}"
     if any(problems for _, _, problems in states):

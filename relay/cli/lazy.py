@@ -14,18 +14,18 @@ import click
 
 from relay.errors import ConfigError
 
-_DOORS = Path(__file__).parents[1] / "entry"
+_LISTENERS = Path(__file__).parents[1] / "entry"
 
 
 class Later(NamedTuple):
     """A command that is loaded when it is called: `module:name` in relay.cli, and the first paragraph of its help.
 
-    `door` is the folder of relay.entry that it is for, and without which there is no such command.
+    `listener` is the folder of relay.entry that it is for, and without which there is no such command.
     """
 
     place: str
     help: str
-    door: str = ""
+    listener: str = ""
 
 
 class LazyGroup(click.Group):
@@ -45,7 +45,7 @@ class LazyGroup(click.Group):
             later = self._later[cmd_name]
             module, _, name = later.place.partition(":")
             missing = _missing(later)
-            self.add_command(_of_no_door(missing) if missing else _loaded(module, name), cmd_name)
+            self.add_command(_of_no_listener(missing) if missing else _loaded(module, name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -69,13 +69,13 @@ def _loaded(module: str, name: str) -> click.Command:
 
 def _missing(later: Later) -> str:
     """What this relay has not and the command needs, or ""."""
-    if not later.door or (_DOORS / later.door).is_dir():
+    if not later.listener or (_LISTENERS / later.listener).is_dir():
         return ""
-    return f"this relay has no relay.entry.{later.door}, which it needs"
+    return f"this relay has no relay.entry.{later.listener}, which it needs"
 
 
-def _of_no_door(cause: str) -> click.Command:
-    """Stands for a command of a door whose folder was taken away."""
+def _of_no_listener(cause: str) -> click.Command:
+    """Stands for a command of a listener whose folder was taken away."""
 
     def missing() -> None:
         raise ConfigError(cause)

@@ -117,7 +117,7 @@ def explain(
     SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
     """
     sender = "" if sender == "<>" else sender
-    if sender and not MAILBOX.fullmatch(sender):  # no door takes such mail, whatever the policies say
+    if sender and not MAILBOX.fullmatch(sender):  # no listener takes such mail, whatever the policies say
         raise click.BadParameter("write user@domain, or <>; SMTP refuses any other", param_hint="SENDER")
     go_on_as_relay(config_file)
     site = load_site(config_file)

@@ -28,7 +28,7 @@ from relay.identity import read_document
 from relay.levels import SEALING
 from relay.postfix.queue import filtered
 from relay.setup import questions
-from relay.setup.answers import Door, Everybody, SitePaths, usual_config_file
+from relay.setup.answers import Everybody, Integration, SitePaths, usual_config_file
 from relay.setup.asking import Prompter, read_file
 from relay.setup.backups import BACKUP, backups_of
 from relay.setup.files import Owner, make_directory
@@ -75,8 +75,8 @@ USER = "qumail-relay"
 @click.option("--kme-key", type=click.Path(path_type=Path), help="Its private key (PEM).")
 @click.option("--kme-group", help="The group's name at both sites. [default: the peer's, else `default`]")
 @click.option("--sae-id", help="Under what name our KME knows this relay.")
-@click.option("--door", type=click.Choice(get_args(Door)), help="How mail comes to the relay.")
-@click.option("--next-hop", help="With --door smarthost: the mail server that takes sealed mail.")
+@click.option("--integration", type=click.Choice(get_args(Integration)), help="How mail comes to the relay.")
+@click.option("--next-hop", help="With --integration smarthost: the mail server that takes sealed mail.")
 @click.option("--everybody", type=click.Choice(get_args(Everybody)), help="Mail for those who are no peers.")
 @click.option(
     "--postmaster",

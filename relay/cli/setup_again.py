@@ -15,7 +15,7 @@ from relay.config.ports import OUTGOING, PORT_BASE
 from relay.config.values import parse_domain, parse_next_hop
 from relay.keys.development import from_development_kme
 from relay.postfix.ours import site_ports
-from relay.setup.answers import Door
+from relay.setup.answers import Integration
 from relay.setup.asking import read_file
 from relay.setup.policies import EVERYBODY
 from relay.setup.questions import DEVELOPMENT, NONE
@@ -35,16 +35,16 @@ def another_answer(config: Config, flags: dict[str, Any]) -> str:
 def as_it_is(config: Config, flags: dict[str, Any]) -> dict[str, Any]:
     """The flags of --replace; what they leave open is answered by the site that is there."""
     site, outgoing, ports = config.site, config.outgoing, site_ports(config)
-    door = door_of(config)
+    integration = integration_of(config)
     said: dict[str, Any] = {
         "domains": site.domains,
         "name": site.name,
         "sae_id": site.sae_id,
-        "door": door,
+        "integration": integration,
         "everybody": _everybody(config.policies.directory / "default.toml"),
         "postmaster": config.alarms.mail_to or (NONE,),
     }
-    if door == "smarthost" and outgoing is not None and flags["door"] in (None, door):
+    if integration == "smarthost" and outgoing is not None and flags["integration"] in (None, integration):
         said["next_hop"] = str(outgoing.next_hop[0])
     if flags["kme"] is None:
         said |= _kme_as_it_is(config)
@@ -69,7 +69,7 @@ def _everybody(default: Path) -> str:
     return next((answer for answer, written in EVERYBODY.items() if text == written), "hold")
 
 
-def door_of(config: Config) -> Door:
+def integration_of(config: Config) -> Integration:
     """How mail comes to the relay."""
     outgoing = config.outgoing
     if outgoing is not None and outgoing.milter:
@@ -82,7 +82,7 @@ def _differing(config: Config, flags: dict[str, Any]) -> Iterator[str]:
     if flags["domains"] and {parse_domain(each) for each in flags["domains"]} != set(site.domains):
         yield "domain"
     hop = str(outgoing.next_hop[0]) if outgoing is not None else ""
-    said = {"name": site.name, "sae_id": site.sae_id, "door": door_of(config)}
+    said = {"name": site.name, "sae_id": site.sae_id, "integration": integration_of(config)}
     yield from (name.replace("_", "-") for name, value in said.items() if flags[name] not in (None, value))
     if flags["next_hop"] and str(parse_next_hop(flags["next_hop"])) != hop:
         yield "next-hop"

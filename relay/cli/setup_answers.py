@@ -42,13 +42,13 @@ def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -
         sae = flags["sae_id"] or sae
     else:
         sae, kme = _kme(flags, group, peer.sae_id if peer is not None else None)
-    if flags["door"] is None:
-        door, next_hop = questions.ask_door(asker)
+    if flags["integration"] is None:
+        integration, next_hop = questions.ask_integration(asker)
     else:
-        door, next_hop = flags["door"], ""
+        integration, next_hop = flags["integration"], ""
     next_hop = flags["next_hop"] or next_hop
-    if (door == "smarthost") != bool(next_hop):
-        raise click.UsageError("--next-hop belongs to --door smarthost, which needs it")
+    if (integration == "smarthost") != bool(next_hop):
+        raise click.UsageError("--next-hop belongs to --integration smarthost, which needs it")
     if next_hop:
         _checked(parse_next_hop, next_hop)
     everybody = flags["everybody"] or questions.ask_everybody(asker)
@@ -56,7 +56,7 @@ def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -
     name = flags["name"] or domains[0].partition(".")[0]
     # Without a KME it is a name that peers tell this site by, and no other site has this domain.
     sae = sae or f"sae-{domains[0]}"
-    answers = Answers(name, domains, sae, kme, door, everybody, next_hop, postmaster, flags["port_base"])
+    answers = Answers(name, domains, sae, kme, integration, everybody, next_hop, postmaster, flags["port_base"])
     return answers, document
 
 

@@ -12,7 +12,8 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from relay.config.checks import faults
-from relay.config.doors import (
+from relay.config.kmes import KMESettings, PeerSettings
+from relay.config.listeners import (
     MAX_BOUNCE,
     DirectionSettings,
     IMAPSettings,
@@ -21,7 +22,6 @@ from relay.config.doors import (
     OutgoingSettings,
     SubmissionSettings,
 )
-from relay.config.kmes import KMESettings, PeerSettings
 from relay.config.tables import (
     DEFAULT_TAG_SEPARATORS,
     AlarmSettings,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relay.config.doors import listening_settings
+from relay.config.listeners import listening_settings
 from relay.config.values import TCPAddress
 from relay.files.stamps import stamp_of
 

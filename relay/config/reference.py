@@ -17,7 +17,7 @@ from pydantic import BeforeValidator
 from pydantic.fields import FieldInfo
 
 import relay.config
-from relay.config import Config, doors, kmes, parse_size, tables
+from relay.config import Config, kmes, listeners, parse_size, tables
 from relay.files import toml
 
 SAMPLES = {"kmes": "km1", "peers": "bob", "imap": "ben"}
@@ -139,7 +139,7 @@ def _size(octets: int) -> str:
 def _texts() -> _Texts:
     """What stands under each class and each of its fields, as a string of its own (PEP 257)."""
     found: _Texts = {}
-    for module in (relay.config, doors, kmes, tables):
+    for module in (relay.config, listeners, kmes, tables):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
                 found[node.name] = {"": _unwrapped(ast.get_docstring(node) or "")} | _under_fields(node)

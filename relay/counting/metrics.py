@@ -36,8 +36,8 @@ from relay.counting.key_metrics import (
 from relay.counting.metric import Metric
 
 _DIRECTION = "direction: outgoing, incoming"
-_DOOR = "door: smtp, lmtp, submission, milter, imap, relay (what it writes itself)"
-_MAIL_LABELS = ("direction", "door", "peer", "level", "outcome")
+_LISTENER = "listener: smtp, lmtp, submission, milter, imap, relay (what it writes itself)"
+_MAIL_LABELS = ("direction", "listener", "peer", "level", "outcome")
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 
@@ -47,8 +47,8 @@ MAILS: Final = Metric(
     "qumail_mails_total",
     "counter",
     "Mails by what became of them: each delivery attempt counts once for each group of its recipients who share peer, "
-    f"level and outcome. {_DIRECTION}; {_DOOR}; level: the layers from the inside out (pqc+aes), plaintext, or none "
-    "where it did not come so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
+    f"level and outcome. {_DIRECTION}; {_LISTENER}; level: the layers from the inside out (pqc+aes), plaintext, or "
+    "none where it did not come so far; outcome: delivered, inside (in clear to a domain of ours), held, refused, "
     "quarantined, consumed (for the canary's address, where it ends), repeated (for those who have it already)",
     _MAIL_LABELS,
 )
@@ -84,10 +84,10 @@ HELD_SECONDS: Final = Metric(
 REJECTIONS: Final = Metric(
     "qumail_rejections_total",
     "counter",
-    f"What was turned away at a door, before there was a mail to count. {_DIRECTION}; {_DOOR}; "
+    f"What was turned away at a listener, before there was a mail to count. {_DIRECTION}; {_LISTENER}; "
     "reason: the class of the error (relay/errors.py), such as MessageTooBig, Overloaded (no memory for it) or "
     "SenderNotAllowed. Whom policy holds or refuses at RCPT counts as a mail of level none",
-    ("direction", "door", "reason"),
+    ("direction", "listener", "reason"),
 )
 STEP_SECONDS: Final = Metric(
     "qumail_step_seconds",

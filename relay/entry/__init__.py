@@ -1,7 +1,7 @@
-"""Where mail comes in: a folder or a file for each door, of which none knows another. The rest of the relay knows none.
+"""Where mail comes in: a folder or a file for each listener. They do not know each other; the relay knows none.
 Standard: 250 is said only for a recipient whose mail the next hop has accepted (RFC 5321 6.1, RFC 2033 4.2).
 
-config/doors.py has the list of doors. One that is taken away is missed only by a relay.toml that sets what it does.
+config/listeners.py has their list. One that is taken away is missed only by a relay.toml that sets what it does.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.incoming import Incoming
     from relay.journey.opening.original import Originals
     from relay.outcome.tally import Tally
+    from relay.store.rate_limits import RateLimits
     from relay.store.secret import SiteSecret
-    from relay.store.spent import Spent
 
 STEP_OCTETS = 1024 * 1024
 """Step, in bytes, in which room for content of undeclared size is reserved."""
@@ -55,7 +55,7 @@ class Recipe(Protocol):
     def heard(self, mail: Mail) -> None:
         """The client was there when it was answered: it asks again for those alone whom the answer has held."""
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted.
 
         Of a mail that is `confirmed` this or `heard` is called, once.
@@ -64,13 +64,13 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """What a door leads to, and what it may use there."""
+    """What a listener leads to, and what it may use there."""
 
     config: Config
     outgoing: Homeward | None
     incoming: Incoming | None
     originals: Originals
-    spent: Spent
+    rate_limits: RateLimits
     secret: SiteSecret
     budget: Budget
     sockets: Sockets
@@ -79,11 +79,11 @@ class Inside:
     board: Board
     present: Present
 
-    def turned_away(self, direction: str, door: str) -> Callable[[RelayError], None]:
+    def turned_away(self, direction: str, listener: str) -> Callable[[RelayError], None]:
         """What counts that something was not taken in there, before there was a mail."""
 
         def count(error: RelayError) -> None:
-            self.board.add(metrics.REJECTIONS, direction, door, type(error).__name__)
+            self.board.add(metrics.REJECTIONS, direction, listener, type(error).__name__)
 
         return count
 
@@ -96,7 +96,7 @@ class Inside:
             yield "incoming", self.config.incoming, self.incoming
 
 
-class Door(Protocol):
+class Listener(Protocol):
     """One that was made ready; it takes mail between `start` and `stop`."""
 
     async def start(self) -> dict[str, TCPAddress]:
@@ -125,14 +125,14 @@ class Reloadable(Protocol):
         """Takes the files as they are, or says in the log why they cannot be used, and leaves all as it was."""
 
 
-class DoorModule(Protocol):
-    """What `door.py` of each folder has, or the file of a door that needs one file only."""
+class ListenerModule(Protocol):
+    """What `listener.py` of each folder has, or the file of a listener that needs one file only."""
 
     def listens_on(self, config: Config) -> dict[str, Where]:
         """The addresses that its settings name, by setting (`outgoing.listen`)."""
 
-    def door(self, inside: Inside) -> AbstractAsyncContextManager[Door]:
-        """The door, ready; whatever it needs ends with the context. Raises ConfigError and StoreUnavailable."""
+    def listener(self, inside: Inside) -> AbstractAsyncContextManager[Listener]:
+        """The listener, ready; whatever it needs ends with the context. Raises ConfigError and StoreUnavailable."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
         """For `check`: each item checked, its state and its faults."""

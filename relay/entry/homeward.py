@@ -73,9 +73,9 @@ class Homeward:
         """The client was there when it was answered."""
         self._taken_by(mail).heard(mail)
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
-        await self._taken_by(mail).unheard(mail, outcomes)
+        await self._taken_by(mail).client_gone(mail, outcomes)
 
     def _taken_by(self, mail: Mail) -> Outgoing | Incoming:
         if mail.id in self.went_in and self.incoming is not None:

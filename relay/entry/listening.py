@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 
 class ClientConnection(Protocol):
-    """What a Listener has to be able to do with a connection; `idle` is set while it has no mail in flight."""
+    """What a SocketServer has to be able to do with a connection; `idle` is set while it has no mail in flight."""
 
     idle: asyncio.Event
 
@@ -76,7 +76,7 @@ class PresentHere:
         return self._counts[what] or self._counts.pop(what)
 
 
-class Listener:
+class SocketServer:
     """One table of settings that listens: who is connected, and the deliveries that outlive their connections.
 
     Clients are IP addresses as text, "" where one is not known.

@@ -37,8 +37,8 @@ from relay.journey.sealing import SealedCopy
 from relay.keys import KeyReference
 from relay.mail import OURS, Mail, Outcomes, Recipient
 from relay.runtime.aio import off_loop
+from relay.store.delivery_attempts import Begun, WaitingCopy
 from relay.store.delivery_records import LINGER_S, DeliveryRecords
-from relay.store.delivery_tries import Begun, WaitingCopy
 from relay.store.mail_identity import name_as_it_came, recipient_name
 from relay.store.sent import SentRecords
 
@@ -361,11 +361,11 @@ class Deliveries:
             except Exception as error:  # noqa: BLE001 - nobody waits for that
                 _not_remembered(error)
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client did not get these outcomes and will retry: keeps what was delivered."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None or not delivery.over:
-            await self._unheard(mail, outcomes)
+            await self._client_gone(mail, outcomes)
             return
         try:
             if _leaves_rows(delivery):
@@ -375,21 +375,21 @@ class Deliveries:
                     if outcome is None
                 ]
                 await asyncio.shield(self._records.later(self._write(delivery, delivered)))
-                log.debug("delivered_unheard", recipients=len(delivered))
+                log.debug("delivered_client_gone", recipients=len(delivered))
             else:
-                await self._unheard(mail, delivery.answer)
+                await self._client_gone(mail, delivery.answer)
         finally:
             self._let_others_begin(delivery.name, delivery.mail)
 
-    async def _unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def _client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         delivered = [each for each, outcome in zip(mail.envelope.mailboxes, outcomes, strict=True) if outcome is None]
         # Known from before where possible: no retry may come between the end of the delivery and what follows here.
         name = self._names.pop(mail.id, None)
         if not delivered or name == _OPENED:
             return
         if name in self._being_forgotten:  # and nothing was written yet: nobody can begin in between
-            task, unheard = self._being_forgotten[name]
-            unheard += delivered
+            task, client_gone = self._being_forgotten[name]
+            client_gone += delivered
             held = {(name, mailbox) for mailbox in delivered} - self._under_way
             self._under_way |= held
             try:
@@ -398,10 +398,10 @@ class Deliveries:
                 self._under_way -= held
                 self._records.unmark(name, delivered)
         else:
-            await self._remember_unheard(mail, name, delivered)
-        log.debug("delivered_unheard", recipients=len(delivered))
+            await self._remember_client_gone(mail, name, delivered)
+        log.debug("delivered_client_gone", recipients=len(delivered))
 
-    async def _remember_unheard(self, mail: Mail, known: bytes | None, delivered: list[str]) -> None:
+    async def _remember_client_gone(self, mail: Mail, known: bytes | None, delivered: list[str]) -> None:
         name = known if known is not None else await self._name(mail)
         # A retry that comes meanwhile is held until it is written down.
         recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
@@ -419,7 +419,7 @@ class Deliveries:
         return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
 
     def _note_name(self, delivery: Delivery) -> None:
-        """Keeps the delivery for `unheard`, which may come next."""
+        """Keeps the delivery for `client_gone`, which may come next."""
         if delivery.mail.id:
             self._names[delivery.mail.id] = _OPENED if delivery.opened is not None else delivery.name
         while len(self._names) > ANSWERED_AT_ONCE:
@@ -435,7 +435,7 @@ class Deliveries:
             for mailbox, outcome in answers.items()
             if outcome is not None and (isinstance(outcome, TryLater) or not final)
         }
-        tried_again = delivery.mail.door != OURS
+        tried_again = delivery.mail.listener != OURS
         copies = [_waiting_copy(each, waiting) for each in delivery.copies if tried_again and not each.in_clear]
         await self._write(delivery, [] if final else delivered, [copy for copy in copies if copy.recipients])
 
@@ -444,13 +444,13 @@ class Deliveries:
         name = delivery.name
         if not _leaves_rows(delivery):
             return
-        unheard: list[str] = []
+        client_gone: list[str] = []
 
         async def forget() -> None:
             self._being_forgotten.pop(name, None)
-            await self._write(delivery, unheard)
+            await self._write(delivery, client_gone)
 
-        self._being_forgotten[name] = self._records.later(forget()), unheard
+        self._being_forgotten[name] = self._records.later(forget()), client_gone
 
     async def _write(
         self, delivery: Delivery, delivered: Sequence[str] = (), copies: Sequence[WaitingCopy] = ()

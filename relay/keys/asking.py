@@ -157,7 +157,7 @@ class Asker(ABC):
             return
         self._renewed_at = now
         if self.transport.renew(self.name, anyway=anyway):
-            self.state.try_all_now()
+            self.state.retry_all_now()
 
     def burn(self, sae: str, number: int, cause: str) -> None:
         """Enters keys that were lost on the way, and charges the budget for that."""
@@ -191,7 +191,7 @@ class Asker(ABC):
                     except AmbiguousReply as reply:
                         raise await self._settled(reply, sae, question.bits) from reply
                     if probing:
-                        self.state.try_all_now()
+                        self.state.retry_all_now()
                     return result
             except NotAsked:
                 raise

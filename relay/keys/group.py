@@ -219,11 +219,11 @@ class KMEGroup:
         for pool in self.pools:
             pool.cool(str(slave_sae))
 
-    def wait_no_more(self) -> None:
+    def stop_waiting(self) -> None:
         """The relay stops: none is drawn ahead of need, and who waits for a lagging key hears that it is not there."""
         self._lag.stop()
         for pool in self.pools:
-            pool.draw_no_more_ahead()
+            pool.stop_drawing_ahead()
 
     async def close(self) -> None:
         """Ends the refills and calls under way, burns the keys held, closes the connections."""

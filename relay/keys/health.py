@@ -71,7 +71,7 @@ class Breaker:
         """Why it is not closed, else an empty text."""
         return str(self._cause or "")
 
-    def try_now(self) -> None:
+    def retry_now(self) -> None:
         """What it was opened for may have changed: the next call is a probe."""
         self._until = self._timing.clock()
 
@@ -292,10 +292,10 @@ class Health:
         """The KME has asked for that."""
         self._not_before[call] = self._timing.clock() + seconds
 
-    def try_all_now(self) -> None:
+    def retry_all_now(self) -> None:
         """What breakers were opened for may have changed: the next calls are probes."""
         for breaker in self.breakers.values():
-            breaker.try_now()
+            breaker.retry_now()
 
     def answered(self, call: Call, code: int, seconds: float) -> None:
         """A reply came after so many seconds."""

@@ -148,11 +148,11 @@ class Member:
                 limit.reschedule(asyncio.get_running_loop().time() + usual)
 
         limit = asyncio.timeout(usual)
-        self.pool.listeners.add(answered)
+        self.pool.subscribers.add(answered)
         try:
             return await self._unless_late(Call.ENC_KEYS, limit, take)
         finally:
-            self.pool.listeners.discard(answered)
+            self.pool.subscribers.discard(answered)
 
     async def _unless_late(self, call: Call, limit: asyncio.Timeout, answer: Awaitable[Answer]) -> Answer:
         """The answer. Raises KMEUnreachable past the limit; the call behind it must not end with `answer`."""

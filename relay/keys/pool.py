@@ -71,7 +71,7 @@ class KeyPool:
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
         self.issued = IssuedKeys(client.name)
         """The memory of what was issued: a key is written down there first."""
-        self.listeners: set[Callable[[], None]] = set()
+        self.subscribers: set[Callable[[], None]] = set()
         """Called after each answer of the KME."""
 
     @property
@@ -202,7 +202,7 @@ class KeyPool:
             if peer_pool.slave_sae == slave_sae:
                 peer_pool.prefetched, peer_pool.fill_to = False, 0
 
-    def draw_no_more_ahead(self) -> None:
+    def stop_drawing_ahead(self) -> None:
         """For nobody, and for good: the relay stops, and what is in the pool will be burnt."""
         self.prefetch = replace(self.prefetch, low=0, high=0)
         for slave_sae, _ in list(self._peer_pools):
@@ -348,7 +348,7 @@ class KeyPool:
                 return keys
 
     def _answered(self) -> None:
-        for tell in tuple(self.listeners):
+        for tell in tuple(self.subscribers):
             tell()
 
     def _make_room(self, peer_pool: PeerPool) -> None:

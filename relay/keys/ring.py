@@ -157,7 +157,7 @@ class KeyRing:
                 self._warm(sae_id, group)
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
-    def know(self, peers: Mapping[str, PeerKeys]) -> None:
+    def set_peers(self, peers: Mapping[str, PeerKeys]) -> None:
         """From now on these are the peers; for those that are gone no further key is drawn."""
         for name in self.peers.keys() | peers.keys():
             if peers.get(name) != self.peers.get(name):
@@ -184,10 +184,10 @@ class KeyRing:
                 report = log.error if " ended on " in ending else log.warning
                 report("kme_certificate_ends", kme=pool.client.name, what=ending)
 
-    def wait_no_more(self) -> None:
+    def stop_waiting(self) -> None:
         """The relay stops: mail whose keys have not come yet stays with its sender."""
         for group in self.groups.values():
-            group.wait_no_more()
+            group.stop_waiting()
 
     async def close(self) -> None:
         """Ends all background work, burns the keys held, closes all connections."""

@@ -98,25 +98,25 @@ class Tally:
 
     def _tell_at_once(self, mail: Mail, delivery: Delivery) -> None:
         fates = self.fates.of(mail, delivery, None)
-        self.count(mail.door, fates.values())
+        self.count(mail.listener, fates.values())
         self.trail.of(mail).end(delivery, fates, None)
 
-    def count(self, door: str, fates: Collection[Fate]) -> None:
+    def count(self, listener: str, fates: Collection[Fate]) -> None:
         """One mail: the fate of each of its recipients."""
         for fate, recipients in (Counter(fates) if len(fates) > 1 else dict.fromkeys(fates, 1)).items():
-            cells = self._cells.get((door, fate)) or self._new_cells(door, fate)
+            cells = self._cells.get((listener, fate)) or self._new_cells(listener, fate)
             cells.mails.add()
             cells.recipients.add(recipients)
             for each in cells.others:
                 each.add()
 
-    def _new_cells(self, door: str, fate: Fate) -> _Cells:
+    def _new_cells(self, listener: str, fate: Fate) -> _Cells:
         """The number of fates is that of the labels, so a stranger cannot add any."""
-        board, labels = self._board, (self._direction, door, fate.peer, fate.level, fate.outcome)
+        board, labels = self._board, (self._direction, listener, fate.peer, fate.level, fate.outcome)
         others = [board.cell(metrics.FAILURES, self._direction, fate.reason)] if fate.reason else []
         others += [board.cell(metrics.TRIPWIRE)] if fate.reason == "TrippedWire" else []
         cells = _Cells(board.cell(metrics.MAILS, *labels), board.cell(metrics.RECIPIENTS, *labels), others)
-        self._cells[door, fate] = cells
+        self._cells[listener, fate] = cells
         return cells
 
     def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
@@ -183,7 +183,7 @@ class Attempt:
         seconds[step].observe(now - since)
         seconds["all"].observe(now - self._began)
         fates = tally.fates.of(mail, delivery, error)
-        tally.count(mail.door, fates.values())
-        if delivery is not None and mail.door != OURS:
+        tally.count(mail.listener, fates.values())
+        if delivery is not None and mail.listener != OURS:
             tally.note_who_waits(delivery, fates)
         self._record.end(delivery, fates, error)

@@ -62,22 +62,23 @@ class Trail:
         self._direction = direction
         self._algorithms = algorithms or {}
         self.how: Callable[[str, str, str, str, DecidingPolicy], str] = lru_cache(maxsize=1000)(self._how)
-        """The JSON members that many mails share: door, peer, level, KME group, policy."""
+        """The JSON members that many mails share: listener, peer, level, KME group, policy."""
 
-    def of(self, mail: Mail) -> Try:
+    def of(self, mail: Mail) -> AttemptRecord:
         """One delivery attempt, to be ended in any case."""
-        return Try(self, mail)
+        return AttemptRecord(self, mail)
 
-    def _how(self, door: str, peer: str, level: str, kme_group: str, policy: DecidingPolicy) -> str:
+    def _how(self, listener: str, peer: str, level: str, kme_group: str, policy: DecidingPolicy) -> str:
         algorithms = "; ".join([self._algorithms.get(layer, "") for layer in level.split("+")])
         return (
-            f'"direction": "{self._direction}", "door": "{door}", "peer": {_text(peer)}, "level": {_text(level)}, '
+            f'"direction": "{self._direction}", "listener": "{listener}", "peer": {_text(peer)}, '
+            f'"level": {_text(level)}, '
             f'"algorithms": {_text(algorithms)}, "kme_group": {_text(kme_group)}, "policy": {_text(policy.where)}, '
             f'"policy_version": {_text(policy.version)}, "listed": {_list(policy.listed)}'
         )
 
 
-class Try:
+class AttemptRecord:
     """One delivery attempt: what is about to leave, and what became of it."""
 
     __slots__ = ("_audit", "_mail", "_of", "_trail")
@@ -170,7 +171,7 @@ class Try:
         return (
             f'"event": "mail", "mail": "{mail.id}", "queue_id": {_text(mail.origin.ident)}, '
             f'"message_id": "{mail.message_id}", "sealed": "{sealed}", '
-            f'{self._trail.how(mail.door, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
+            f'{self._trail.how(mail.listener, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
             f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {octets}, '
             f'"sender": {audit.addresses.quoted(mail.envelope.sender)}'
         )

@@ -83,7 +83,7 @@ class PolicyFolder:
         self._groups: Groups = {}
         self._naming_groups: dict[str, frozenset[str]] = {}
 
-    def know(self, peers: Mapping[str, Sequence[str]]) -> None:
+    def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """These are the peers now: all files are to be read again, which may name them."""
         for name in self._names_in(ALL):
             self._forget(name)

@@ -128,14 +128,14 @@ class PoliciesInForce:
         """What is wrong with the files as they were read last; empty where they are in force."""
         return self._problems
 
-    def know(self, peers: Mapping[str, Sequence[str]]) -> None:
+    def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """These are the peers, with their domains, from the next set on; to be called by what `watch` calls.
 
         Where files are wrong beside them, the set before stays in force.
         """
         if peers != self._peers:
             self._peers = peers
-            self._folder.know(peers)
+            self._folder.set_peers(peers)
             self._anew, self._rescan_at = True, float("-inf")
 
     def reload(self) -> None:

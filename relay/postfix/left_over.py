@@ -1,4 +1,4 @@
-"""Rules about what another door has left in main.cf and master.cf: it leads to ports of ours where nobody listens.
+"""Rules about what another integration left in main.cf and master.cf: it leads to ports of ours where nobody listens.
 Standard: postconf(5): a milter that does not answer has Postfix say 4xx, a filter that does not keeps all mail waiting.
 """
 

@@ -1,4 +1,4 @@
-"""What in a Postfix configuration leads to the relay, or led to it when its door was another one.
+"""What in a Postfix configuration leads to the relay, or led to it when its integration was another one.
 Standard: deploy/postfix, whose ports all lie at one base, and whose transport is called `qumail`.
 """
 
@@ -40,7 +40,7 @@ def led_here(config: Config, address: TCPAddress, kind: str) -> bool:
 
 
 def stale_filter(config: Config, value: str) -> bool:
-    """Whether a content_filter or relayhost leads to where the relay listened behind another door."""
+    """Whether a content_filter or relayhost leads to where the relay listened behind another integration."""
     found = destination(value) or (("", address) if (address := address_in(value)) else None)
     if found is None or any(listens(each, found[1]) for each in directions(config)):
         return False
@@ -49,7 +49,7 @@ def stale_filter(config: Config, value: str) -> bool:
 
 
 def stale_milter(settings: PostfixSettings, config: Config, milter: str) -> bool:
-    """Whether a milter is where the relay's was behind another door."""
+    """Whether a milter is where the relay's was behind another integration."""
     address = address_in(milter)
     if address is None or any(is_milter_of(settings, each, milter) for each in directions(config)):
         return False

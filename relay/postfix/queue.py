@@ -48,8 +48,8 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
         "not requeue them (`postsuper -r`): Postfix asks no milter about such mail, and it would leave IN CLEAR"
     )
     remedy = (
-        "go back to the former door (`qumail-relay setup --replace --door content-filter`), restart the relay, and "
-        "have `postqueue -f` empty the queue; then change the door"
+        "go back to the former integration (`qumail-relay setup --replace --integration content-filter`), restart "
+        "the relay, and have `postqueue -f` empty the queue; then change the integration"
     )
     return [PostfixFault("queue-stranded", f"queue of {directory}", what, remedy)]
 

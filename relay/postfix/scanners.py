@@ -80,5 +80,5 @@ def leaving_sealed(flow: MailFlow) -> Iterator[PostfixFault]:
             yield settings.of("content_filter", source).fault(
                 "leaving-unscanned",
                 f"{value} {what}",
-                "take `setup --replace --door content-filter`",
+                "take `setup --replace --integration content-filter`",
             )

@@ -1,4 +1,4 @@
-"""Runs a relay: its doors, what it does beside mail, its alarms; assembly.py builds what seals and opens.
+"""Runs a relay: its listeners, what it does beside mail, its alarms; assembly.py builds what seals and opens.
 Standard: whatever is started is stopped, in the opposite order, also when starting fails half-way.
 """
 
@@ -23,9 +23,9 @@ from relay.audit.sole import sole_recorder
 from relay.canary.asking import Asking
 from relay.canary.post import Post
 from relay.config import Config, TCPAddress
-from relay.config.doors import DOORS
+from relay.config.listeners import LISTENERS
 from relay.counting.board import Board
-from relay.entry import Door, DoorModule, Inside
+from relay.entry import Inside, Listener, ListenerModule
 from relay.entry.budget import Budget
 from relay.entry.homeward import Homeward
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
@@ -72,17 +72,17 @@ RETIRE_S = 10.0
 """Time the clients of a worker whose place was taken have to finish, in seconds."""
 
 
-def doors(config: Config) -> dict[str, DoorModule]:
+def listeners(config: Config) -> dict[str, ListenerModule]:
     """Those that relay.toml needs, by name. Raises ConfigError where the folder of one was taken away."""
-    found: dict[str, DoorModule] = {}
-    for name, settings in DOORS.items():
+    found: dict[str, ListenerModule] = {}
+    for name, settings in LISTENERS.items():
         wanted = [setting for setting in settings if _is_set(config, *setting.split("."))]
         if not wanted:
             continue
         folder = f"relay.entry.{name}"
         try:
             lone_file = not hasattr(import_module(folder), "__path__")
-            found[name] = cast(DoorModule, import_module(folder if lone_file else f"{folder}.door"))
+            found[name] = cast(ListenerModule, import_module(folder if lone_file else f"{folder}.listener"))
         except ModuleNotFoundError as error:
             if error.name != folder:
                 raise
@@ -92,7 +92,7 @@ def doors(config: Config) -> dict[str, DoorModule]:
 
 def status(config: Config) -> list[StatusModule]:
     """The modules that show the relay's state, where [status] is set: they load a web server."""
-    return [cast(StatusModule, import_module("relay.status.door"))] if config.status is not None else []
+    return [cast(StatusModule, import_module("relay.status.listener"))] if config.status is not None else []
 
 
 def _is_set(config: Config, table: str, name: str = "") -> bool:
@@ -100,13 +100,13 @@ def _is_set(config: Config, table: str, name: str = "") -> bool:
     return bool(getattr(value, name) if name and value is not None else value)
 
 
-def _addresses(folders: Iterable[DoorModule | StatusModule], config: Config) -> dict[str, Where]:
+def _addresses(folders: Iterable[ListenerModule | StatusModule], config: Config) -> dict[str, Where]:
     return {setting: where for folder in folders for setting, where in folder.listens_on(config).items()}
 
 
 async def bound(config: Config) -> Sockets:
-    """The listening sockets of all doors that relay.toml needs. Raises ConfigError."""
-    return await all_bound(_addresses([*doors(config).values(), *status(config)], config))
+    """The listening sockets of all listeners that relay.toml needs. Raises ConfigError."""
+    return await all_bound(_addresses([*listeners(config).values(), *status(config)], config))
 
 
 @asynccontextmanager
@@ -133,7 +133,7 @@ async def running(
         last_good = LastGood(KeptSets(kept_file(config)), writes=first)
         building = parts(settings, key_receiver=key_receiver, board=board, last_good=last_good)
         built = await stack.enter_async_context(building)
-        await built.store.beat.go_on()
+        await built.store.restore_check.go_on()
         secret = SiteSecret.load(config.store.secret)
         present = _present(built, worker)
         await end_what_the_dead_had(config, built.store, built.audit)
@@ -151,7 +151,7 @@ async def running(
         inside, way_out = _journeys(built, secret, budget, sockets, present)
         post = Post(config, built.policies, way_out, config.policies.shadow) if way_out else None
         await stack.enter_async_context(in_background("canaries that come", built.canaries.keep_up(post)))
-        ready = [await stack.enter_async_context(folder.door(inside)) for folder in folders.values()]
+        ready = [await stack.enter_async_context(folder.listener(inside)) for folder in folders.values()]
         if first:
             ready += await stack.enter_async_context(_status(built, watched, readiness, sockets, way_out))
         await stack.enter_async_context(_reloading(settings, built, ready))
@@ -168,7 +168,7 @@ async def running(
         log.info("relay_serves", site=config.site.name, policy_version=built.policies().version, **where)
         yield addresses
         log.info("relay_stops")
-        built.keys.wait_no_more()
+        built.keys.stop_waiting()
 
 
 def _start_drawing(built: Parts) -> None:
@@ -178,9 +178,9 @@ def _start_drawing(built: Parts) -> None:
     built.keys.start()
 
 
-async def _listening(config: Config, worker: Worker | None) -> tuple[dict[str, DoorModule], Sockets]:
-    """The doors of this process, and their listening sockets."""
-    folders = doors(config)
+async def _listening(config: Config, worker: Worker | None) -> tuple[dict[str, ListenerModule], Sockets]:
+    """The listeners of this process, and their listening sockets."""
+    folders = listeners(config)
     if worker is None:
         return folders, await bound(config)
     if not worker.first:
@@ -192,7 +192,7 @@ def _present(built: Parts, worker: Worker | None) -> Present:
     """Which clients are here, in all workers together."""
     if worker is None:
         return PresentHere()
-    neighbours = Neighbours(worker.neighbours, worker.life)
+    neighbours = Neighbours(worker.neighbours, worker.worker_id)
     take_over = partial(take_over_what_was_sent, built.config, built.store, built.audit)
     _share(built, worker, neighbours, take_over)
     return PresentTogether(neighbours)
@@ -201,22 +201,22 @@ def _present(built: Parts, worker: Worker | None) -> Present:
 def _journeys(
     built: Parts, secret: SiteSecret, budget: Budget, sockets: Sockets, present: Present
 ) -> tuple[Inside, Outgoing | None]:
-    """What a door hands mail to, and the way out."""
+    """What a listener hands mail to, and the way out."""
     config = built.config
     way_out = outgoing_recipe(built) if config.outgoing else None
     way_in = incoming_recipe(built) if config.incoming else None
     homeward = Homeward(way_out, way_in, built.originals.opener, built.store.deliveries) if way_out else None
     inside = Inside(
-        config, homeward, way_in, built.originals, built.store.spent, secret, budget, sockets,
+        config, homeward, way_in, built.originals, built.store.rate_limits, secret, budget, sockets,
         tally(built, "incoming"), built.board, present,
     )  # fmt: skip
     return inside, way_out
 
 
 @asynccontextmanager
-async def _reloading(settings: Settings, built: Parts, ready: Iterable[Door]) -> AsyncIterator[None]:
+async def _reloading(settings: Settings, built: Parts, ready: Iterable[Listener]) -> AsyncIterator[None]:
     """What counts without a restart is read again meanwhile: files once they have changed, and all at SIGHUP."""
-    files = [each for door in ready for each in door.reloadable]
+    files = [each for listener in ready for each in listener.reloadable]
     files += [built.dkim] if built.dkim is not None else []
     reloading = Reloading(settings, built.sites, built.policies, files)
     async with in_background("watch", built.policies.watch(reloading.look)):
@@ -225,7 +225,7 @@ async def _reloading(settings: Settings, built: Parts, ready: Iterable[Door]) ->
 
 
 @asynccontextmanager
-async def _retirement(ready: Sequence[Door], stop: Stop) -> AsyncIterator[None]:
+async def _retirement(ready: Sequence[Listener], stop: Stop) -> AsyncIterator[None]:
     """At SIGUSR2 another worker has taken the place of this one, which ends when its clients have."""
     told = asyncio.Event()
     signals.hear(signal.SIGUSR2, told.set)
@@ -309,11 +309,11 @@ def _work_of_the_first(
 @asynccontextmanager
 async def _status(
     built: Parts, watched: Watched, readiness: Readiness, sockets: Sockets, outgoing: Outgoing | None
-) -> AsyncIterator[list[Door]]:
-    """The alarms, and the door of [status] where it is set."""
+) -> AsyncIterator[list[Listener]]:
+    """The alarms, and the listener of [status] where it is set."""
     async with AsyncExitStack() as stack:
         alarms = await stack.enter_async_context(_alarms(built, watched, readiness, outgoing))
-        opened = [each.door(watched, readiness, alarms, sockets) for each in status(built.config)]
+        opened = [each.listener(watched, readiness, alarms, sockets) for each in status(built.config)]
         yield [await stack.enter_async_context(each) for each in opened]
 
 
@@ -386,7 +386,7 @@ def _reload(built: Parts, reloading: Reloading) -> None:
     built.keys.renew_certificates(anyway=True)
 
 
-async def _retire(told: asyncio.Event, ready: Sequence[Door], stop: Stop) -> None:
+async def _retire(told: asyncio.Event, ready: Sequence[Listener], stop: Stop) -> None:
     """SIGUSR2, for a worker: another one has taken its place. Clients that are connected finish what they do."""
     await told.wait()
     with suppress(TimeoutError):
@@ -395,6 +395,6 @@ async def _retire(told: asyncio.Event, ready: Sequence[Door], stop: Stop) -> Non
     stop.tell()
 
 
-async def _stopped(ready: list[Door]) -> None:
+async def _stopped(ready: list[Listener]) -> None:
     """All at once, so that they share the time that mails in flight are given."""
     await asyncio.gather(*(each.stop() for each in ready))

@@ -98,8 +98,8 @@ async def parts(
         secret = SiteSecret.load_or_create(config.store.secret)
         audit = _audit(config, secret, board)
         stack.push_async_callback(audit.close)
-        beat_file = config.store.secret.with_name("store.beat")
-        store = await open_store(config.store.database, secret, beat_file=beat_file, board=board)
+        restore_check_file = config.store.secret.with_name("restore.check")
+        store = await open_store(config.store.database, secret, restore_check_file=restore_check_file, board=board)
         sent = SentRecords(config.state_directory / SENT, lambda: store.deliveries.settled)
         stack.callback(sent.close)  # after the store, whose last words may fail
         stack.push_async_callback(store.close)
@@ -111,7 +111,9 @@ async def parts(
         stack.push_async_callback(keys.close)
         levels = all_schemes(config)
         sites.use(levels, keys)
-        opener = MailOpener(sites.layers, store.received, store.deliveries, beat=store.beat, board=board)
+        opener = MailOpener(
+            sites.layers, store.received, store.deliveries, restore_check=store.restore_check, board=board
+        )
         next_hops = _next_hops(stack, config)
         yield Parts(
             config,

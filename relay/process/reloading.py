@@ -118,7 +118,7 @@ class SitesInForce:
         assert self._keys is not None  # noqa: S101 - a serving relay has called `use`
         known.tell_of_changes(self.known)
         # The keys first: a mail that is planned for a new peer must not fall to another level for want of them.
-        self._keys.know({name: peer_keys(peer) for name, peer in known.config.peers.items()})
+        self._keys.set_peers({name: peer_keys(peer) for name, peer in known.config.peers.items()})
         self._take(known)
 
     def _take(self, known: KnownSites) -> None:
@@ -184,7 +184,7 @@ class Reloading:
 
     def _reload_sites(self) -> None:
         self._loop.call_soon_threadsafe(self._sites.take, self._sites.read_again())
-        self._policies.know(self._sites.domains)
+        self._policies.set_peers(self._sites.domains)
 
 
 class _Watched:

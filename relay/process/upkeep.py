@@ -130,17 +130,17 @@ async def sweep(config: Config, store: Store, triage: Triage, audit: Audit) -> N
     while True:
         await asyncio.sleep(SWEEP_S)
         try:
-            await store.beat.go_on()
+            await store.restore_check.go_on()
             await end_what_the_dead_had(config, store, audit)
-            if destroyed := await store.received.destroy_expired(store.beat.past):
+            if destroyed := await store.received.destroy_expired(store.restore_check.past):
                 log.info("received_keys_destroyed", number=destroyed)
-            if forgotten := await store.deliveries.expire(store.beat.past):
+            if forgotten := await store.deliveries.expire(store.restore_check.past):
                 log.warning("deliveries_given_up", recipients=forgotten, cause="nobody tried them again")
-            await store.issued_keys.expire(store.beat.past)
-            await store.spent.expire()
+            await store.issued_keys.expire(store.restore_check.past)
+            await store.rate_limits.expire()
             await triage.refresh()
             await compress_finished(audit.directory)
-            await remove_old(audit, config.audit.keep_days, config.audit.max_size, store.beat.past)
+            await remove_old(audit, config.audit.keep_days, config.audit.max_size, store.restore_check.past)
         except Exception as error:  # noqa: BLE001 - keys must be destroyed, whatever stands in the way this time
             log.error("sweep_failed", cause=f"{type(error).__name__}: {error}")
 

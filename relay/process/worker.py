@@ -64,7 +64,7 @@ class Worker:
 
     `sockets` are the listening ones, by setting; `relay_toml` has the texts of relay.toml as it was when the relay was
     started and each time when it was read again (Texts); `supervisor` is the way to the process that starts workers,
-    and ends with it. In the memory of `neighbours` (store/neighbours.py) this worker is `life`, and on the `board`
+    and ends with it. In the memory of `neighbours` (store/neighbours.py) this worker is `worker_id`, and on the `board`
     (counting/board.py) it has a `place`, -1 for none. `lock` is that of the embedded database, which is held for as
     long as anybody serves from it; -1 with PostgreSQL.
     """
@@ -76,7 +76,7 @@ class Worker:
     supervisor: int
     neighbours: int
     board: int
-    life: int = 0
+    worker_id: int = 0
     place: int = -1
     lock: int = -1
 

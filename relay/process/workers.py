@@ -39,7 +39,7 @@ from relay.runtime import signals
 from relay.runtime.aio import in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive, without_manager
 from relay.runtime.stopping import Stop, Stopped, told_to_stop
-from relay.store.neighbours import LIVES, Neighbours, shared_memory
+from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
 
 log = structlog.get_logger(__name__)
@@ -67,7 +67,7 @@ class _Running:
     """
 
     number: int
-    life: int
+    worker_id: int
     place: int
     process: Process
     began: float
@@ -81,7 +81,7 @@ class Workers:
     """All workers of a relay that serves."""
 
     def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
-        """`common` is what each of them is handed, but for its number, its life and the way to it.
+        """`common` is what each of them is handed, but for its number, its worker ID and the way to it.
 
         `settings` are read again before the workers are told to do so. `stop` is set when no worker serves, and none
         can be started.
@@ -96,7 +96,7 @@ class Workers:
         self._places = BoardPlaces(common.board, _most_at_once(common.of))
         self._running_now: set[_Running] = set()
         self._watching: set[asyncio.Task[None]] = set()
-        self._lives = self._reloads = 0
+        self._last_worker_id = self._reloads = 0
         self._ended_soon: Counter[int] = Counter()
         self._stopping = asyncio.Event()
         self._anew = asyncio.Event()
@@ -198,7 +198,7 @@ class Workers:
         """Starts another one in the place of one that has ended unasked."""
         status = await running.process.wait()
         # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
-        self._neighbours.has_ended(running.life)
+        self._neighbours.has_ended(running.worker_id)
         self._places.has_ended(running.place)
         self._running_now.discard(running)
         if self._is_over(running):
@@ -241,9 +241,9 @@ class Workers:
         """Raises OSError where there can be no further process."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        reloads, life, place = self._reloads, self._new_life(), self._places.take()
+        reloads, worker_id, place = self._reloads, self._new_worker_id(), self._places.take()
         with theirs:
-            worker = replace(self._common, number=number, supervisor=theirs.fileno(), life=life, place=place)
+            worker = replace(self._common, number=number, supervisor=theirs.fileno(), worker_id=worker_id, place=place)
             # Of relay.toml a worker takes what this process has read of it: two workers with two stores would be two
             # relays. Without -P a program that lies in the current directory would be run.
             command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
@@ -258,7 +258,7 @@ class Workers:
                 raise
         log.info("worker_started", worker=number, process=process.pid)
         loop = asyncio.get_running_loop()
-        running = _Running(number, life, place, process, loop.time(), reloads, loop.create_future())
+        running = _Running(number, worker_id, place, process, loop.time(), reloads, loop.create_future())
         self._running_now.add(running)
         for work in (self._listen(running, ours), self._watch(running)):
             task = asyncio.create_task(work)
@@ -268,10 +268,10 @@ class Workers:
             _tell(process, signal.SIGTERM)
         return running
 
-    def _new_life(self) -> int:
-        self._lives = self._lives % (LIVES - 1) + 1
-        self._neighbours.lives(self._lives)
-        return self._lives
+    def _new_worker_id(self) -> int:
+        self._last_worker_id = self._last_worker_id % (WORKER_IDS - 1) + 1
+        self._neighbours.lives(self._last_worker_id)
+        return self._last_worker_id
 
     async def _listen(self, running: _Running, way: socket.socket) -> None:
         """Takes what a worker says, until it has ended."""

@@ -11,7 +11,7 @@ from typing import Literal
 
 from relay.config.ports import PORT_BASE, local
 
-Door = Literal["content-filter", "milter", "smarthost"]
+Integration = Literal["content-filter", "milter", "smarthost"]
 """How mail comes to the relay: from Postfix's queue by LMTP, asked by Postfix as a milter, or sent straight by SMTP."""
 Everybody = Literal["hold", "refuse", "clear"]
 """What becomes of mail for those who are no peers and not inside."""
@@ -36,7 +36,7 @@ class Answers:
     domains: tuple[str, ...]
     sae_id: str
     kme: KMEAccess | None
-    door: Door = "content-filter"
+    integration: Integration = "content-filter"
     everybody: Everybody = "hold"
     next_hop: str = ""
     postmaster: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Takes out of a Postfix what setup wrote for another door, setting by setting, and what leads where nobody listens.
+"""Takes out of a Postfix what setup wrote for another integration, and what leads where nobody listens.
 Standard: what setup's backups say was there before comes back; what an administrator has edited since stays.
 """
 

@@ -68,8 +68,8 @@ async def planned_change(
 ) -> PostfixChange:
     """What deploy/postfix does to this Postfix; `service` is where mail from outside arrives, found by itself if clear.
 
-    What setup did for another door, of which the backups in the directory `beside` tell, is taken back. Nothing is
-    changed. Raises ConfigError, and StillQueued where mail in the queue goes to a filter that would be gone.
+    What setup did for another integration, of which the backups in the directory `beside` tell, is taken back. Nothing
+    is changed. Raises ConfigError, and StillQueued where mail in the queue goes to a filter that would be gone.
     """
     fragments = _fragments(config)
     before = _read(directory)

@@ -16,7 +16,7 @@ from relay.config.values import parse_domain
 from relay.identity import PeerCertificates, read_document
 from relay.identity.invitation import BEGIN
 from relay.postfix.settings import ADMIN_PATHS
-from relay.setup.answers import Door, Everybody, KMEAccess
+from relay.setup.answers import Everybody, Integration, KMEAccess
 from relay.setup.asking import Prompter, pasted_invitation, read_file
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_ca, check_files, pair_beside
@@ -108,14 +108,14 @@ def _kme_place(answer: str) -> None:
         raise ValueError("write https://host:port, none, or development")
 
 
-def ask_door(asker: Prompter) -> tuple[Door, str]:
+def ask_integration(asker: Prompter) -> tuple[Integration, str]:
     """How mail comes to the relay, and for a smarthost where it goes on to."""
     why = (
         "How mail comes to the relay. content-filter: Postfix gives it all mail from its queue (recommended). milter: "
         "Postfix asks while it takes mail in. smarthost: this host only sends, and sends straight to the relay."
     )
-    door = asker.choose(why, "Door", get_args(Door), "content-filter")
-    chosen: Door = next(each for each in get_args(Door) if each == door)
+    integration = asker.choose(why, "Integration", get_args(Integration), "content-filter")
+    chosen: Integration = next(each for each in get_args(Integration) if each == integration)
     if chosen != "smarthost":
         return chosen, ""
     where = "The mail server that takes the sealed mail on its way to the peers."

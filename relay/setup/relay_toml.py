@@ -34,10 +34,10 @@ def _site(answers: Answers) -> Iterator[str]:
 
 def _directions(answers: Answers) -> Iterator[str]:
     at = answers.address
-    if answers.door == "smarthost":
+    if answers.integration == "smarthost":
         yield from ("", "# Mail that leaves: mail servers and programs of this host send it here, it goes on sealed.")
         yield from _table("outgoing", listen=at(OUTGOING.listen), next_hop=answers.next_hop)
-    elif answers.door == "milter":
+    elif answers.integration == "milter":
         yield from ("", "# Mail that leaves: Postfix asks about it; what cannot take its place goes to the next hop.")
         yield from _table("outgoing", milter=at(OUTGOING.milter), next_hop=at(OUTGOING.back))
         yield from ("", "# Mail that arrives: opened where it is sealed for us.")

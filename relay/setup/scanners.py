@@ -70,19 +70,19 @@ def between_milters(had: MailFlow, before: Lines, then: Lines, arrival: str) -> 
     for key, value in _proxies(had).items():
         raise NoRow(
             f"master.cf {key}: smtpd_proxy_filter = {value}: milters see no content there (MILTER_README); "
-            f"{UNCHANGED}: name the filter in content_filter instead, and take --door content-filter"
+            f"{UNCHANGED}: name the filter in content_filter instead, and take --integration content-filter"
         )
     for service in had.sources:
         if value := foreign_filter(had, service):
             raise NoRow(
                 f"master.cf {service.key}: content_filter = {value} would see what leaves only when a milter "
-                f"has sealed it; {UNCHANGED}: take --door content-filter, which stands behind it"
+                f"has sealed it; {UNCHANGED}: take --integration content-filter, which stands behind it"
             )
     for name in COPIES:
         if value := before.get(("", name), ""):
             raise NoRow(
                 f"main.cf: {name} = {value}: with the relay as milter such copies would leave in clear; {UNCHANGED}: "
-                f"take --door content-filter, or take it out: postconf -X {name}"
+                f"take --integration content-filter, or take it out: postconf -X {name}"
             )
     chained = dict(then)
     opening, sealing = split_list(then["", "smtpd_milters"])

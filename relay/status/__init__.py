@@ -13,7 +13,7 @@ Standard: it is read-only, and mail comes first: work and connections are bounde
     page/          the page
     server.py      connections: how many, how long, how fast; TLS
     access.py      who may ask
-    door.py        what there is to ask for, and what process/app.py and `check` know of it
+    listener.py        what there is to ask for, and what process/app.py and `check` know of it
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:  # a command that only looks does not load all of the relay
     from relay.audit.writing import Audit
     from relay.config import Config
     from relay.counting.board import Board
-    from relay.entry import Door
+    from relay.entry import Listener
     from relay.entry.budget import Budget
     from relay.entry.listening import Sockets, Where
     from relay.identity import KnownSites
@@ -56,14 +56,14 @@ class Watched:
 
 
 class StatusModule(Protocol):
-    """What door.py has; only where [status] is set is it loaded."""
+    """What listener.py has; only where [status] is set is it loaded."""
 
     def listens_on(self, config: Config) -> dict[str, Where]:
         """The address, by its setting."""
 
-    def door(
+    def listener(
         self, watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets
-    ) -> AbstractAsyncContextManager[Door]:
+    ) -> AbstractAsyncContextManager[Listener]:
         """The server, ready; whatever it needs ends with the context. Raises ConfigError."""
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:

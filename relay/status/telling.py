@@ -202,7 +202,7 @@ class AlarmTelling:
         message["Auto-Submitted"] = "auto-generated"
         message.set_content("\n".join(word.as_text() for word in words), cte="quoted-printable")
         envelope = Envelope("", (Recipient(address, notify="NEVER"),), smtputf8=not address.isascii())
-        return Mail(envelope, message.as_bytes(), id=secrets.token_hex(6), door=OURS)
+        return Mail(envelope, message.as_bytes(), id=secrets.token_hex(6), listener=OURS)
 
     async def _run(self, word: _Word) -> None:
         command = self._settings.command or ()

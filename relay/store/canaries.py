@@ -1,4 +1,4 @@
-"""When each peer was last asked for a sign of life, and what came of it: one row a peer, for all relays of a site.
+"""When each peer was last asked for a heartbeat, and what came of it: one row a peer, for all relays of a site.
 Standard: whichever relay changes a row first has done it for all: a peer is asked once, and a receipt counts once.
 """
 

@@ -154,7 +154,7 @@ class Claims:
             raise DeliveryUnderWay("this relay was out of touch with its store, and another one may have the mail now")
 
     def drop(self, places: Iterable[bytes]) -> None:
-        """Ends claims without waiting: at once for this process, for others with the next sign of life."""
+        """Ends claims without waiting: at once for this process, for others with the next heartbeat."""
         for place in places:
             if relay := self._held.pop(place, ""):
                 self._dropped[place] = relay
@@ -219,7 +219,7 @@ class Claims:
 
     @to_its_end
     async def go_on(self) -> None:
-        """The sign of life, and the end of claims that were dropped. Raises StoreUnavailable."""
+        """The heartbeat, and the end of claims that were dropped. Raises StoreUnavailable."""
         begun, relay = self._clock(), self._relay
         self._ending = dict(self._dropped)
         try:
@@ -290,7 +290,7 @@ class Claims:
                 self._relay, self._good_until = name, begun + LEASE_S - MARGIN_S
                 self._patient_until = begun + PATIENCE_S
                 if self._renewing is None:
-                    self._renewing = asyncio.create_task(self._renew(), name="signs of life")
+                    self._renewing = asyncio.create_task(self._renew(), name="heartbeats")
             return self._relay
 
     async def _renew(self) -> None:

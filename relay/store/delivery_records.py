@@ -26,8 +26,8 @@ from sqlalchemy import Connection, delete, func, select
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable
 from relay.store.claims import Claims, ClaimsTransaction
 from relay.store.database import Database, batches, to_its_end
+from relay.store.delivery_attempts import KEEP_FOR_S, AttemptRows, Beginning, Begun, Settlement, WaitingCopy
 from relay.store.delivery_tables import all_known, copy_rows, opened_rows, recipient_rows
-from relay.store.delivery_tries import KEEP_FOR_S, Beginning, Begun, Settlement, Tries, WaitingCopy
 from relay.store.group_commit import GroupCommit
 from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.neighbours import Neighbours
@@ -68,7 +68,7 @@ class DeliveryRecords:
         self._take_over: Callable[[], Awaitable[object]] = _nothing
         self._marked_still: dict[bytes, set[bytes]] = {}
         self._unwritten: list[Settlement] = []
-        self._tries = Tries(database)
+        self._attempts = AttemptRows(database)
         self._write_together = GroupCommit(self._commit)
         # On a server a mail that begins may have to wait for another relay, and none that has left may wait for that.
         self._begin_together = self._write_together if database.is_sqlite else GroupCommit(self._commit)
@@ -345,9 +345,9 @@ class DeliveryRecords:
         new = self._received.new_rows()
 
         def work(change: ClaimsTransaction) -> tuple[set[bytes], set[bytes]]:
-            forgotten_and_known = self._tries.put_down(outcomes, change, self._clock())
+            forgotten_and_known = self._attempts.put_down(outcomes, change, self._clock())
             if beginnings:
-                self._tries.begin(beginnings, fresh, new, change, self._may_know)
+                self._attempts.begin(beginnings, fresh, new, change, self._may_know)
             return forgotten_and_known
 
         if self._neighbours is not None:

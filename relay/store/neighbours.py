@@ -21,7 +21,7 @@ from relay.errors import DeliveryUnderWay
 
 _NOTICE, _LIVES, _ENDED = 0, 1, 2
 """Where it stands that a worker has ended, and what stands at the number of each worker."""
-LIVES = 1 << 16
+WORKER_IDS = 1 << 16
 """Number of workers that can be distinguished, one after the other; their numbers begin at 1."""
 _KNOWN = 1 << 20
 _BUCKETS = 1 << 14
@@ -29,8 +29,8 @@ _WAYS = 16
 """Maximum number of recipients under way whose marks fall into one bucket; more are tried later."""
 _CELL = struct.Struct("<H6s")
 _BUCKET_OCTETS = _WAYS * _CELL.size
-_KNOWN_AT = LIVES
-_BUCKETS_AT = LIVES + _KNOWN
+_KNOWN_AT = WORKER_IDS
+_BUCKETS_AT = WORKER_IDS + _KNOWN
 COUNTERS, _COUNTED = 1024, 64
 """Number of shared counters, and of workers that count each in a place of their own."""
 _COUNTERS_AT = _BUCKETS_AT + _BUCKETS * _BUCKET_OCTETS
@@ -45,27 +45,27 @@ _OCTETS = _PRESENT_AT + _COUNTED * _PRESENT_OCTETS
 
 
 class Neighbours:
-    """The memory, as one process sees it: `life` is its own number, 0 for the one that starts the workers."""
+    """The memory, as one process sees it: `worker_id` is its own number, 0 for the one that starts the workers."""
 
-    def __init__(self, descriptor: int, life: int = 0) -> None:
+    def __init__(self, descriptor: int, worker_id: int = 0) -> None:
         """`descriptor` is what `shared_memory` gave; it is not closed here."""
         self._descriptor = descriptor
         self.memory = mmap.mmap(descriptor, _OCTETS)
-        self.life = life
+        self.worker_id = worker_id
 
     # Workers
 
-    def lives(self, life: int) -> None:
+    def lives(self, worker_id: int) -> None:
         """This worker is about to be started."""
-        self.memory[life] = _LIVES
-        self.memory[_HERE_AT + life % _COUNTED] = 1
+        self.memory[worker_id] = _LIVES
+        self.memory[_HERE_AT + worker_id % _COUNTED] = 1
 
-    def has_ended(self, life: int) -> None:
+    def has_ended(self, worker_id: int) -> None:
         """This worker's process is gone, and with it the locks on its files, and its connections."""
-        self.memory[_HERE_AT + life % _COUNTED] = 0
-        at = _PRESENT_AT + life % _COUNTED * _PRESENT_OCTETS
+        self.memory[_HERE_AT + worker_id % _COUNTED] = 0
+        at = _PRESENT_AT + worker_id % _COUNTED * _PRESENT_OCTETS
         self.memory[at : at + _PRESENT_OCTETS] = bytes(_PRESENT_OCTETS)
-        self.memory[life] = _ENDED  # first: the remover of the notice looks at it afterwards
+        self.memory[worker_id] = _ENDED  # first: the remover of the notice looks at it afterwards
         self.memory[_NOTICE] = 1
 
     def ended(self) -> frozenset[int]:
@@ -79,19 +79,19 @@ class Neighbours:
         """
         for start in self._used():
             with self._locked(start):
-                for at, life, _ in self._cells(start):
-                    if life in lives:
+                for at, worker_id, _ in self._cells(start):
+                    if worker_id in lives:
                         _CELL.pack_into(self.memory, at, 0, bytes(6))
-        for life in lives:
-            self.memory[life] = 0
+        for worker_id in lives:
+            self.memory[worker_id] = 0
         self.memory[_NOTICE] = 0
         if any(self._that_ended()):
             self.memory[_NOTICE] = 1
 
     def _that_ended(self) -> Iterator[int]:
-        life = 0
-        while (life := self.memory.find(bytes([_ENDED]), life + 1, LIVES)) > 0:
-            yield life
+        worker_id = 0
+        while (worker_id := self.memory.find(bytes([_ENDED]), worker_id + 1, WORKER_IDS)) > 0:
+            yield worker_id
 
     # Mails that are under way
 
@@ -112,8 +112,8 @@ class Neighbours:
         """Removes these marks: what is to be known of them is in the store."""
         for place in places:
             start, tag = _cell(place)
-            for at, life, whose in self._cells(start):  # without the lock: nobody else changes a mark of ours
-                if (life, whose) == (self.life, tag):
+            for at, worker_id, whose in self._cells(start):  # without the lock: nobody else changes a mark of ours
+                if (worker_id, whose) == (self.worker_id, tag):
                     _CELL.pack_into(self.memory, at, 0, bytes(6))
 
     def _mark(self, place: bytes, marked: list[bytes]) -> None:
@@ -121,16 +121,16 @@ class Neighbours:
         start, tag = _cell(place)
         with self._locked(start):
             free = -1
-            for at, life, whose in self._cells(start):
-                if not life:
+            for at, worker_id, whose in self._cells(start):
+                if not worker_id:
                     free = at
-                elif whose == tag and life == self.life:
+                elif whose == tag and worker_id == self.worker_id:
                     return  # its last attempt is over, and what became of it could not be written yet
                 elif whose == tag:
                     raise DeliveryUnderWay("another worker has a mail for the same recipient under way")
             if free < 0:
                 raise DeliveryUnderWay("too many mails are under way at the same place")
-            _CELL.pack_into(self.memory, free, self.life, tag)
+            _CELL.pack_into(self.memory, free, self.worker_id, tag)
             marked.append(place)
 
     @contextmanager
@@ -176,7 +176,7 @@ class CountedTogether:
         self._memory = neighbours.memory
         self._all = struct.Struct(f"<{_COUNTED}Q")
         self._at = _COUNTERS_AT + which * self._all.size
-        self._mine = self._at + neighbours.life % _COUNTED * 8
+        self._mine = self._at + neighbours.worker_id % _COUNTED * 8
 
     def add(self, amount: int) -> None:
         """Adds `amount`."""
@@ -194,7 +194,7 @@ class PresentTogether:
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._memory = neighbours.memory
-        self._mine = neighbours.life % _COUNTED
+        self._mine = neighbours.worker_id % _COUNTED
         self._key = self._memory[_KEY_AT : _KEY_AT + _KEY_OCTETS]
 
     def change(self, what: str, by: int) -> int:

@@ -16,7 +16,6 @@ import structlog
 
 from relay.counting.board import Board
 from relay.errors import StoreUnavailable
-from relay.store.beat import Beat
 from relay.store.canaries import Canaries
 from relay.store.claims import Claims
 from relay.store.database import Database, open_database
@@ -25,10 +24,11 @@ from relay.store.history import History
 from relay.store.kme_memory import IssuedKeyMemory, Trials
 from relay.store.quarantine import FirstSeen, Quarantine
 from relay.store.quarantine_table import SEALED_MESSAGES
+from relay.store.rate_limits import RateLimits
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import SEALED_KEYS
+from relay.store.restore_check import RestoreCheck
 from relay.store.secret import SiteSecret
-from relay.store.spent import Spent
 
 SEALED_ROWS = (SEALED_KEYS, SEALED_MESSAGES)
 BUSY_TIMEOUT_S = 5.0
@@ -45,7 +45,7 @@ class Store:
         database: Database,
         secret: SiteSecret,
         clock: Callable[[], float],
-        beat_file: Path | None,
+        restore_check_file: Path | None,
         board: Board | None = None,
     ) -> None:
         self._database = database
@@ -57,8 +57,8 @@ class Store:
         self.deliveries = DeliveryRecords(database, self.claims, self.received, clock)
         self.quarantine = Quarantine(database, secret, clock)
         self.first_seen = FirstSeen(database, clock)
-        self.beat = Beat(database, beat_file, clock)
-        self.spent = Spent(database, clock)
+        self.restore_check = RestoreCheck(database, restore_check_file, clock)
+        self.rate_limits = RateLimits(database, clock)
         self.history = History(database, clock)
         self.canaries = Canaries(database, clock)
 
@@ -112,21 +112,21 @@ async def open_store(
     secret: SiteSecret,
     *,
     busy_timeout: float | None = None,
-    beat_file: Path | None = None,
+    restore_check_file: Path | None = None,
     board: Board | None = None,
     clock: Callable[[], float] = time.time,
 ) -> Store:
     """The store in a SQLite file (a path, made if missing) or a PostgreSQL database (`postgresql://...`).
 
-    `busy_timeout` is how many seconds to wait for another process that is writing, BUSY_TIMEOUT_S if None. `beat_file`
-    identifies a restored store. What it counts is on the `board`. `clock` gives seconds since 1970.
-    Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
+    `busy_timeout` is how many seconds to wait for another process that is writing, BUSY_TIMEOUT_S if None.
+    `restore_check_file` identifies a restored store. What it counts is on the `board`. `clock` gives
+    seconds since 1970. Raises ConfigError (bad URL, unusable path, schema of a newer relay) and StoreUnavailable.
     """
     database = await open_database(where, busy_timeout=BUSY_TIMEOUT_S if busy_timeout is None else busy_timeout)
-    store = Store(database, secret, clock, beat_file, board)
+    store = Store(database, secret, clock, restore_check_file, board)
     try:
         await store.deliveries.load()
-        await store.beat.load()
+        await store.restore_check.load()
         for secret_id, rows in (await store.missing_secrets()).items():
             log.error("store_secret_missing", store=database.name, secret_id=secret_id, rows=rows)
     except BaseException:

@@ -406,7 +406,7 @@ async def test_a_retry_that_comes_as_its_client_is_found_gone_delivers_nothing_a
             delivery.note(mail.envelope.recipients, (None, None))
             retry = asyncio.create_task(again())
             await asyncio.sleep(0)
-        await tries.unheard(mail, (None, None))
+        await tries.client_gone(mail, (None, None))
         assert await retry == ()
 
 

@@ -1,4 +1,4 @@
-"""The octet NUL: a body has it at the far end as it was sent, a header with it is refused at every door.
+"""The octet NUL: a body has it at the far end as it was sent, a header with it is refused at every listener.
 Standard: RFC 5322 4.1 (obsolete everywhere) and RFC 2045 2.8 (8-bit data has none): mail servers cut lines at it.
 """
 
@@ -29,7 +29,7 @@ REFUSAL = "554 5.6.0 Malformed message: a NUL in the header"
 
 
 @pytest.fixture
-async def doors(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncIterator[dict[str, Any]]:
+async def listeners(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncIterator[dict[str, Any]]:
     """Where a relay takes mail in both directions, by SMTP and LMTP; what it hands on ends at `wire`."""
     site = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=wire.address,
@@ -39,13 +39,13 @@ async def doors(tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> AsyncItera
         yield dict(addresses)
 
 
-@pytest.mark.parametrize("door", ["outgoing", "incoming", "outgoing_lmtp", "incoming_lmtp"])
-async def test_every_door_refuses_it_in_the_header(doors: dict[str, Any], wire: Sink, door: str) -> None:
+@pytest.mark.parametrize("listener", ["outgoing", "incoming", "outgoing_lmtp", "incoming_lmtp"])
+async def test_every_listener_refuses_it_in_the_header(listeners: dict[str, Any], wire: Sink, listener: str) -> None:
     for message in (HEADER, b"Subject: x\r\n\0\r\n"):
-        if door.endswith("lmtp"):
-            replies = await submit_lmtp(doors[door], message)
+        if listener.endswith("lmtp"):
+            replies = await submit_lmtp(listeners[listener], message)
         else:
-            replies = [await submit(doors[door], message)]
+            replies = [await submit(listeners[listener], message)]
         assert list(map(str, replies)) == [REFUSAL]
     assert wire.got == []
 
@@ -57,9 +57,9 @@ async def test_in_the_body_it_arrives_and_the_wire_shows_none(pair: Pair, sink: 
     assert b"X-QuMail-Protection: aes; peer=alice" in got.message
 
 
-async def test_in_the_body_of_ordinary_mail_it_passes(doors: dict[str, Any], wire: Sink) -> None:
-    assert [(await submit(doors["incoming"], BODY)).code] == [250]
-    assert [str(reply)[:3] for reply in await submit_lmtp(doors["incoming_lmtp"], BODY)] == ["250"]
+async def test_in_the_body_of_ordinary_mail_it_passes(listeners: dict[str, Any], wire: Sink) -> None:
+    assert [(await submit(listeners["incoming"], BODY)).code] == [250]
+    assert [str(reply)[:3] for reply in await submit_lmtp(listeners["incoming_lmtp"], BODY)] == ["250"]
     assert [got.message.endswith(BODY) for got in wire.got] == [True, True]
 
 

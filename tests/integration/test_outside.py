@@ -19,7 +19,7 @@ import pytest
 
 from relay.config import DirectionSettings, TCPAddress
 from relay.entry.budget import Budget
-from relay.entry.listening import Listener, address_of, bound
+from relay.entry.listening import SocketServer, address_of, bound
 from relay.entry.smtp.session import SMTPSession
 from relay.errors import RelayError
 from relay.formats import mime
@@ -246,7 +246,7 @@ class Server:
     def heard(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """Nobody leaves early."""
 
 
@@ -255,7 +255,7 @@ async def test_what_was_opened_is_handed_on_so_that_its_bounce_has_the_header_on
 ) -> None:
     server = Server()
     settings = DirectionSettings.model_validate({"next_hop": "127.0.0.1:9"})
-    entry = Listener(settings, Budget(2**26))
+    entry = SocketServer(settings, Budget(2**26))
     sockets = await bound("test", TCPAddress("127.0.0.1", 0))
     await entry.listen(sockets, lambda: SMTPSession(entry, "mail.bob.example", server))
     next_hop = address_of(sockets)

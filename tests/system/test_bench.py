@@ -61,7 +61,7 @@ def _only(*names: str) -> list[str]:
     return [option for name in names for option in ("--only", name)]
 
 
-def test_each_direction_door_and_part_is_measured_and_nothing_is_left_behind(tmp_path: Path) -> None:
+def test_each_direction_listener_and_part_is_measured_and_nothing_is_left_behind(tmp_path: Path) -> None:
     result = _bench(tmp_path, *_only(*SOME, "latency", "memory", "commands"))
     figures = result["figures"]
     for name in SOME:

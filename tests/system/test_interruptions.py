@@ -120,7 +120,7 @@ class Milter:
     def heard(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """It has told its client itself."""
 
     async def process(self, mail: Mail) -> Outcomes:

@@ -1,5 +1,5 @@
 """No input holds the event loop for 50 ms, or costs threads more than a few times what a plain one of its size costs.
-Standard: processor time, three times in a row; through the doors of running relays, with every setting on that reads mail.
+Standard: processor time, three times in a row; through the listeners of running relays, with every setting on that reads mail.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ ALL = 'max_message_size = "20 MiB"\nlmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"
 
 
 @dataclass(frozen=True)
-class Doors:
+class Listeners:
     """Where mail goes in, by name, and where it comes out: `sealed` is what left Alice, `opened` what left Bob."""
 
     addresses: Mapping[str, TCPAddress]
@@ -96,9 +96,9 @@ class Doors:
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def doors(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> AsyncIterator[Doors]:
+async def listeners(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> AsyncIterator[Listeners]:
     """Alice's relay and Bob's, with rules that look inside, requirements, DKIM and ARC."""
-    directory = tmp_path_factory.mktemp("doors")
+    directory = tmp_path_factory.mktemp("listeners")
     async with AsyncExitStack() as stack:
         link = LinkSettings(key_rate=1e9, stored_key_limit=1_000_000)
         kmes = await stack.enter_async_context(
@@ -117,7 +117,7 @@ async def doors(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> AsyncIt
             )  # fmt: skip
             add_dkim(site, names, {f"{owner}.example r": pem(keys.rsa)}, "arc_seal = true" if owner == "bob" else "")
             addresses |= await stack.enter_async_context(app.running(site.config))
-        yield Doors(addresses, *sinks)
+        yield Listeners(addresses, *sinks)
 
 
 @pytest.fixture(autouse=True)
@@ -126,11 +126,11 @@ def _quiet() -> Iterator[None]:
     yield
 
 
-async def through(doors: Doors, name: str, message: bytes) -> bytes | None:
-    """One message into a door; what left on the other side, None where it was refused."""
-    sink = doors.sealed if "outgoing" in name else doors.opened
+async def through(listeners: Listeners, name: str, message: bytes) -> bytes | None:
+    """One message into a listener; what left on the other side, None where it was refused."""
+    sink = listeners.sealed if "outgoing" in name else listeners.opened
     sink.arrived.clear()
-    await submit(doors.addresses[name], message)
+    await submit(listeners.addresses[name], message)
     return sink.arrived[-1].message if sink.arrived else None
 
 
@@ -143,7 +143,7 @@ def plain(octets: int) -> bytes:
 Way = tuple[str, Callable[[], Awaitable[object]]]
 
 
-async def ways(doors: Doors, message: bytes) -> AsyncIterator[Way]:
+async def ways(listeners: Listeners, message: bytes) -> AsyncIterator[Way]:
     """Everything that is done with a message: sealed, taken as it is, and opened, where it came to that when it was sealed.
 
     Each is run before the next one is asked for.
@@ -151,22 +151,22 @@ async def ways(doors: Doors, message: bytes) -> AsyncIterator[Way]:
     left: list[bytes | None] = []
 
     async def out() -> None:
-        left.append(await through(doors, "outgoing", message))
+        left.append(await through(listeners, "outgoing", message))
 
     yield "out", out
-    yield "in", lambda: through(doors, "incoming", message)
+    yield "in", lambda: through(listeners, "incoming", message)
     sealed = left[-1]
     if sealed is not None and mime.is_sealed(sealed):
-        yield "opened", lambda: through(doors, "incoming", sealed)
+        yield "opened", lambda: through(listeners, "incoming", sealed)
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def allowed(doors: Doors) -> Callable[[str, int], float]:
+async def allowed(listeners: Listeners) -> Callable[[str, int], float]:
     """What threads may take for a message of so many octets, by the way it goes."""
     costs: dict[str, list[tuple[int, float]]] = {}
     with loop_clock() as clock:
         for octets in (1000, *SIZES):
-            async for way, run in ways(doors, plain(octets)):
+            async for way, run in ways(listeners, plain(octets)):
                 times = []
                 for _ in range(TIMES):
                     clock.reset()
@@ -180,12 +180,14 @@ async def allowed(doors: Doors) -> Callable[[str, int], float]:
     return limit
 
 
-async def slow_ones(doors: Doors, allowed: Callable[[str, int], float], messages: Mapping[str, bytes]) -> list[Slow]:
+async def slow_ones(
+    listeners: Listeners, allowed: Callable[[str, int], float], messages: Mapping[str, bytes]
+) -> list[Slow]:
     """Those of the messages that hold the loop or cost too much, each way that they can go."""
     found = []
     with loop_clock() as clock:
         for name, message in messages.items():
-            async for way, run in ways(doors, message):
+            async for way, run in ways(listeners, message):
                 if one := await slow(clock, f"{name} ({way}, {len(message)} octets)", run, allowed(way, len(message))):
                     found.append(one)
     return found
@@ -193,19 +195,19 @@ async def slow_ones(doors: Doors, allowed: Callable[[str, int], float], messages
 
 @pytest.mark.parametrize("name", MAKERS)
 async def test_no_hostile_message_holds_the_loop_or_costs_much(
-    name: str, doors: Doors, allowed: Callable[[str, int], float]
+    name: str, listeners: Listeners, allowed: Callable[[str, int], float]
 ) -> None:
     """Every fourth kind at the larger size as well: beside the loop most cost what they cost on it."""
     sizes = SIZES if list(MAKERS).index(name) % sized(4, 1) == 0 else SIZES[:1]
-    found = await slow_ones(doors, allowed, {str(size): MAKERS[name](size) for size in sizes})
+    found = await slow_ones(listeners, allowed, {str(size): MAKERS[name](size) for size in sizes})
     assert not found, "\n".join(map(str, found))
 
 
 async def test_no_message_of_the_corpus_holds_the_loop_or_costs_much(
-    doors: Doors, allowed: Callable[[str, int], float]
+    listeners: Listeners, allowed: Callable[[str, int], float]
 ) -> None:
     """Some of them: what is slow is so for kinds of messages, and those are near each other."""
-    found = await slow_ones(doors, allowed, {case.name: case.message for case in list(corpus())[:: sized(24, 1)]})
+    found = await slow_ones(listeners, allowed, {case.name: case.message for case in list(corpus())[:: sized(24, 1)]})
     assert not found, "\n".join(map(str, found))
 
 
@@ -222,7 +224,7 @@ def inputs_of(target: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("target", TARGETS)
 async def test_no_input_of_a_fuzz_target_sent_as_mail_holds_the_loop_or_costs_much(
-    target: str, doors: Doors, allowed: Callable[[str, int], float]
+    target: str, listeners: Listeners, allowed: Callable[[str, int], float]
 ) -> None:
     """Also what broke a reader once; what is no message is refused, and that has to be quick as well.
 
@@ -232,7 +234,7 @@ async def test_no_input_of_a_fuzz_target_sent_as_mail_holds_the_loop_or_costs_mu
     for before in itertools.takewhile(lambda name: name != target, TARGETS):
         others = set((await asyncio.to_thread(inputs_of, before)).values())
         inputs = {name: data for name, data in inputs.items() if data not in others}
-    slow_inputs = await slow_ones(doors, allowed, inputs)
+    slow_inputs = await slow_ones(listeners, allowed, inputs)
     assert not slow_inputs, "\n".join(map(str, slow_inputs))
 
 
@@ -270,30 +272,32 @@ COMMANDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("door", ["outgoing", "incoming", "outgoing_lmtp"])
-async def test_nothing_that_is_said_to_a_door_holds_the_loop(door: str, doors: Doors) -> None:
+@pytest.mark.parametrize("listener", ["outgoing", "incoming", "outgoing_lmtp"])
+async def test_nothing_that_is_said_to_a_listener_holds_the_loop(listener: str, listeners: Listeners) -> None:
     """Pipelined commands are read in turns: many quick ones hold nobody up either."""
     inputs = COMMANDS | {f"smtp seed {number}": seed for number, seed in enumerate(TARGETS["smtp"].seeds())}
     inputs |= {path.name: path.read_bytes() for path in found() if path.parent.name in ("smtp", "lmtp")}
-    if door != "outgoing":  # the same session: what holds the loop there does so here
-        inputs = dict(list(inputs.items())[door == "incoming" :: sized(2, 1)])
+    if listener != "outgoing":  # the same session: what holds the loop there does so here
+        inputs = dict(list(inputs.items())[listener == "incoming" :: sized(2, 1)])
     slow_inputs = []
     with loop_clock() as clock:
         for name, octets in inputs.items():
-            whole = octets.replace(b"EHLO", b"LHLO") if door.endswith("lmtp") else octets
-            if one := await slow(clock, name, partial(said, doors.addresses[door], whole), SLACK_S):
+            whole = octets.replace(b"EHLO", b"LHLO") if listener.endswith("lmtp") else octets
+            if one := await slow(clock, name, partial(said, listeners.addresses[listener], whole), SLACK_S):
                 slow_inputs.append(one)
     assert not slow_inputs, "\n".join(map(str, slow_inputs))
 
 
 @pytest.mark.parametrize("domain", ["bob.example", "many.example"])
-async def test_a_thousand_recipients_and_a_thousand_rules_do_not_hold_the_loop(domain: str, doors: Doors) -> None:
+async def test_a_thousand_recipients_and_a_thousand_rules_do_not_hold_the_loop(
+    domain: str, listeners: Listeners
+) -> None:
     message = MAKERS["marks in short fields"](200_000).replace(b"X-Secret", b"Subject", 10)
     recipients = [f"r{number}@{domain}" for number in range(1000)]
     with loop_clock() as clock:
-        for door in ("outgoing", "incoming"):
-            run = partial(submit, doors.addresses[door], message, recipients=recipients)
-            one = await slow(clock, door, run, 3.0)
+        for listener in ("outgoing", "incoming"):
+            run = partial(submit, listeners.addresses[listener], message, recipients=recipients)
+            one = await slow(clock, listener, run, 3.0)
             assert one is None, str(one)
 
 
@@ -318,44 +322,46 @@ PACKETS = {
 }
 
 
-@pytest.mark.parametrize("door", ["outgoing_milter", "incoming_milter"])
-async def test_nothing_that_a_mail_server_says_to_the_milter_holds_the_loop(door: str, doors: Doors) -> None:
-    inputs = {name: packets for name, packets in PACKETS.items() if door.startswith("out") or "rules" not in name}
+@pytest.mark.parametrize("listener", ["outgoing_milter", "incoming_milter"])
+async def test_nothing_that_a_mail_server_says_to_the_milter_holds_the_loop(
+    listener: str, listeners: Listeners
+) -> None:
+    inputs = {name: packets for name, packets in PACKETS.items() if listener.startswith("out") or "rules" not in name}
     inputs |= {f"seed {number}": seed.removeprefix(milter.OFFER) for number, seed in enumerate(milter.seeds())}
-    makers = list(MAKERS.items())[door.startswith("out") :: sized(4, 1)]
+    makers = list(MAKERS.items())[listener.startswith("out") :: sized(4, 1)]
     inputs |= {name: handed_over(make(250_000)) for name, make in makers}
     inputs |= {case.name: handed_over(case.message) for case in list(corpus())[:: sized(80, 1)]}
     slow_inputs = []
     with loop_clock() as clock:
         for name, octets in inputs.items():
             whole = milter.OFFER + milter.CONNECT + octets + packet(b"Q")
-            if one := await slow(clock, name, partial(said, doors.addresses[door], whole), SLACK_S):
+            if one := await slow(clock, name, partial(said, listeners.addresses[listener], whole), SLACK_S):
                 slow_inputs.append(one)
     assert not slow_inputs, "\n".join(map(str, slow_inputs))
 
 
-SCRIPT_CASES = [(script, door) for script in SCRIPTS for door in ENTRIES if script.is_for(ENTRIES[door])]
+SCRIPT_CASES = [(script, listener) for script in SCRIPTS for listener in ENTRIES if script.is_for(ENTRIES[listener])]
 
 
 async def test_no_conversation_holds_the_loop(place: Place) -> None:
     slow_ones = []
     with loop_clock() as clock:
-        for script, door in SCRIPT_CASES:
-            direction = "outgoing" if "outgoing" in ENTRIES[door] else "incoming"
+        for script, listener in SCRIPT_CASES:
+            direction = "outgoing" if "outgoing" in ENTRIES[listener] else "incoming"
             variables = {
-                "EHLO": "LHLO" if "lmtp" in ENTRIES[door] else "EHLO",
+                "EHLO": "LHLO" if "lmtp" in ENTRIES[listener] else "EHLO",
                 "LIMIT": str(LIMITS[direction]),
                 "HOSTNAME": "relay.alice.example" if direction == "outgoing" else "relay.bob.example",
             }
             run = Player(script, variables, octet_by_octet=False).play
-            if one := await slow(clock, f"{script} ({door})", partial(run, place.addresses[door]), SLACK_S):
+            if one := await slow(clock, f"{script} ({listener})", partial(run, place.addresses[listener]), SLACK_S):
                 slow_ones.append(one)
     assert not slow_ones, "\n".join(map(str, slow_ones))
 
 
 @pytest.mark.parametrize("octets", SIZES)
 async def test_what_holds_the_loop_or_a_thread_is_found(
-    octets: int, doors: Doors, allowed: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch
+    octets: int, listeners: Listeners, allowed: Callable[[str, int], float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     much = 2 * slowness() * (CALLBACK_S if octets <= SMALL_OCTETS else allowed("out", octets))
 
@@ -366,7 +372,7 @@ async def test_what_holds_the_loop_or_a_thread_is_found(
         return message
 
     monkeypatch.setattr(mime, "without_hidden_fields", slow_work)
-    [one] = await slow_ones(doors, allowed, {"planted": plain(octets)})
+    [one] = await slow_ones(listeners, allowed, {"planted": plain(octets)})
     assert "planted (out" in one.name
     assert (one.callback > CALLBACK_S) == (octets <= SMALL_OCTETS)
     assert one.callback <= CALLBACK_S or one.where

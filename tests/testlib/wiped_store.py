@@ -33,7 +33,7 @@ class WipedStore:
         """A store that knows nothing, over the same connections; it is gone after the block."""
         self._wiping.executescript(self._wipe)
         store = Store(self._store._database, self._secret, time.time, None)
-        # As open_store does. There is no beat to be read, for its row is wiped.
+        # As open_store does. There is no mark to be read, for its row is wiped.
         await store.deliveries.load()
         try:
             yield store

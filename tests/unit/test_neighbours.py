@@ -25,14 +25,14 @@ def _memory() -> Iterator[int]:
 
 
 @contextmanager
-def _worker(memory: int, life: int, *does: str) -> Iterator[None]:
+def _worker(memory: int, worker_id: int, *does: str) -> Iterator[None]:
     """Another process, which has done this with MAIL (OTHER where it says so) when the block begins, and is killed."""
-    Neighbours(memory).lives(life)
+    Neighbours(memory).lives(worker_id)
     calls = "; ".join(f"mine.{each}" for each in does)
     code = f"""
 import signal
 from relay.store.neighbours import Neighbours
-mine, mail, other = Neighbours({memory}, {life}), {MAIL!r}, {OTHER!r}
+mine, mail, other = Neighbours({memory}, {worker_id}), {MAIL!r}, {OTHER!r}
 {calls}
 print(flush=True)
 signal.pause()
@@ -82,9 +82,9 @@ def test_what_a_killed_worker_had_under_way_is_held_until_it_was_taken_over(memo
 
 def test_a_worker_that_ends_while_another_is_taken_over_is_not_forgotten(memory: int) -> None:
     mine = Neighbours(memory, 1)
-    for life in (2, 3):
-        mine.lives(life)
-        mine.has_ended(life)
+    for worker_id in (2, 3):
+        mine.lives(worker_id)
+        mine.has_ended(worker_id)
     mine.forget(frozenset({2}))
     assert mine.ended() == {3}
     mine.forget(frozenset({3}))

@@ -25,7 +25,7 @@ OF_NO_RELAY = ("bench",)
 """Folders of relay/ that no relay loads which serves; kme/ is one too, but people look at its log."""
 FINDERS = (
     "cli/check.py",
-    "cli/check_doors.py",
+    "cli/check_listeners.py",
     "cli/check_kmes.py",
     "cli/check_postfix.py",
     "cli/check_release.py",
@@ -40,7 +40,7 @@ FINDERS = (
     "identity/findings.py",
     "keys/own_name.py",
     "keys/tls.py",
-    "status/door.py",
+    "status/listener.py",
 )
 """Where the findings of `check` are made, but for those that errors bring along."""
 KME_ERRORS = {each.__name__ for each in KeyUnavailable.__subclasses__() if each.__module__ == "relay.errors"}

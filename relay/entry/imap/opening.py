@@ -100,7 +100,7 @@ class MailboxOpener:
         if (opened := original.opened) is not None:
             envelope = Envelope(opened.envelope.sender, tuple(map(Recipient, (*opened.due, *opened.busy))))
             message_id = mime.message_id_hash(sealed)
-            self.tally.opened(Mail(envelope, sealed, original.mail, door="imap", message_id=message_id), opened)
+            self.tally.opened(Mail(envelope, sealed, original.mail, listener="imap", message_id=message_id), opened)
 
     async def settle_late(self, sealed: bytes) -> None:
         """The original of this message is there from before we were broken off, perhaps without a record of it.

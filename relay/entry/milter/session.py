@@ -33,7 +33,7 @@ from kilter.protocol.core import FilterMessage, MTAMessage
 from relay.entry import STEP_OCTETS, room_for
 from relay.entry.budget import Share
 from relay.entry.envelope import parse_mail, parse_rcpt
-from relay.entry.listening import Listener
+from relay.entry.listening import SocketServer
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
 from relay.errors import MalformedMessage, MessageTooBig, RelayError, TooManyRecipients, TryLater, for_all
@@ -98,11 +98,11 @@ class InPlaceRecipe(Protocol):
 class MilterSession:
     """One connection; a mail server sends several mails over it, one after the other. `idle` is set between them."""
 
-    def __init__(self, listener: Listener, recipe: InPlaceRecipe) -> None:
-        self._listener = listener
+    def __init__(self, server: SocketServer, recipe: InPlaceRecipe) -> None:
+        self._server = server
         self._recipe = recipe
-        self._settings = listener.settings
-        self._share: Share = listener.budget.share()
+        self._settings = server.settings
+        self._share: Share = server.budget.share()
         self._message: _Message | None = None
         self._macros: dict[int, Mapping[str, str]] = {}
         self._taken: Callable[[bool], None] | None = None
@@ -115,14 +115,14 @@ class MilterSession:
         """Serves one connection; asyncio calls it in a task of its own."""
         self._task = asyncio.current_task()
         try:
-            if reason := self._listener.add(self, ""):
+            if reason := self._server.add(self, ""):
                 log.warning("connection_refused", cause=reason)
             else:
                 await self.run(Packets(reader, writer, self._settings.timeout))
         except asyncio.CancelledError:
             pass  # the relay stops; the mail server tries again
         finally:
-            self._listener.discard(self)
+            self._server.discard(self)
             self.idle.set()
             writer.close()
 
@@ -203,7 +203,7 @@ class MilterSession:
             envelope, _ = parse_mail(f"FROM:{words}{' SMTPUTF8' if utf8 else ''}", self._settings.max_message_size)
         except RelayError as error:
             log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
-            self._listener.turned_away(error)
+            self._server.turned_away(error)
             return [_reply(error)]
         self._message = _Message(envelope, secrets.token_hex(6))
         self.idle.clear()
@@ -219,7 +219,7 @@ class MilterSession:
                     raise TooManyRecipients(f"a mail has at most {self._settings.max_recipients}")
             except RelayError as error:
                 log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
-                self._listener.turned_away(error)
+                self._server.turned_away(error)
                 return [_reply(error)]
             try:
                 self._recipe.check_recipient(sender, found.address)
@@ -264,7 +264,7 @@ class MilterSession:
     def _give_up(self, message: _Message, fault: RelayError) -> None:
         if message.fault is None:
             message.fault = fault
-            self._listener.turned_away(fault)
+            self._server.turned_away(fault)
         message.fields.clear()
         message.body.clear()
         self._share.release()
@@ -296,7 +296,7 @@ class MilterSession:
         del body
         mail = Mail(
             message.envelope, octets, id=message.id, origin=self._origin(),
-            door="milter", message_id=mime.message_id_hash(octets),
+            listener="milter", message_id=mime.message_id_hash(octets),
         ).to(message.recipients)  # fmt: skip
         message.message_id = mail.message_id
         with structlog.contextvars.bound_contextvars(message_id=mail.message_id):
@@ -313,19 +313,19 @@ class MilterSession:
             raise
 
     async def _working(self, mail: Mail) -> InPlace:
-        """The recipe, and signs of life meanwhile; it goes on to its end also when the mail server is gone."""
+        """The recipe, and heartbeats meanwhile; it goes on to its end also when the mail server is gone."""
 
         def fits(message: bytes) -> bool:
             return message == mail.message or can_be_told(message)
 
-        task = self._listener.run(self._recipe.in_place(mail, fits))
+        task = self._server.run(self._recipe.in_place(mail, fits))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear it
         try:
             while not (await asyncio.wait([task], timeout=PROGRESS_S))[0]:
                 self._packets.say_that_we_work()
                 await self._packets.drain()
         except BaseException:
-            share, self._share = self._share, self._listener.budget.share()  # it still takes its memory
+            share, self._share = self._share, self._server.budget.share()  # it still takes its memory
             task.add_done_callback(lambda _: share.release())
             task.add_done_callback(_not_taken)
             raise
@@ -342,7 +342,7 @@ class MilterSession:
         message, self._message = self._message, None
         if message is not None and message.not_taken:
             mail = Mail(
-                message.envelope, b"", id=message.id, origin=self._origin(), door="milter",
+                message.envelope, b"", id=message.id, origin=self._origin(), listener="milter",
                 message_id=message.message_id,
             ).to(message.not_taken)  # fmt: skip
             self._recipe.not_taken(mail, {each.mailbox: error for each, error in message.not_taken.items()})
@@ -379,9 +379,9 @@ class MilterSession:
         return {name: value for name, value in words.items() if value}
 
 
-def milter_connection(listener: Listener, recipe: InPlaceRecipe) -> asyncio.StreamReaderProtocol:
+def milter_connection(server: SocketServer, recipe: InPlaceRecipe) -> asyncio.StreamReaderProtocol:
     """The protocol of one more connection."""
-    return asyncio.StreamReaderProtocol(asyncio.StreamReader(), MilterSession(listener, recipe).connected)
+    return asyncio.StreamReaderProtocol(asyncio.StreamReader(), MilterSession(server, recipe).connected)
 
 
 def _not_taken(task: asyncio.Task[InPlace]) -> None:

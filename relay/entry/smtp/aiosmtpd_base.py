@@ -31,7 +31,7 @@ from typing import Any, ClassVar, cast
 import structlog
 from aiosmtpd.smtp import SMTP, Session
 
-from relay.entry.listening import Listener
+from relay.entry.listening import SocketServer
 from relay.entry.smtp.presence import absent_s
 from relay.errors import TryLater
 
@@ -79,20 +79,20 @@ class CommandStream(SMTP):
     session: Session
     transport: asyncio.Transport | None
 
-    def __init__(self, listener: Listener, hostname: str) -> None:
+    def __init__(self, server: SocketServer, hostname: str) -> None:
         """`hostname` is what we say in the greeting."""
         self._until = self._fires = NEVER
         super().__init__(
             _NO_HANDLER,
             hostname=hostname,
             ident="QuMail Relay",
-            data_size_limit=listener.settings.max_message_size,
+            data_size_limit=server.settings.max_message_size,
             enable_SMTPUTF8=True,
-            timeout=listener.settings.timeout,
+            timeout=server.settings.timeout,
             loop=asyncio.get_running_loop(),
         )
-        self.listener = listener
-        self.settings = listener.settings
+        self.server = server
+        self.settings = server.settings
         self.client = self.port = ""
         """IP address and port of who has connected, "" where that can no longer be known."""
         self.idle = asyncio.Event()
@@ -112,7 +112,7 @@ class CommandStream(SMTP):
     @property
     def trusted(self) -> bool:
         """Whether the client belongs to the networks that relay.toml trusts."""
-        return self.listener.trusts(self.client)
+        return self.server.trusts(self.client)
 
     @property
     def secured(self) -> bool:
@@ -136,14 +136,14 @@ class CommandStream(SMTP):
         super().connection_made(transport)
         if isinstance(peer := self.session.peer, tuple):
             self.client, self.port = str(peer[0]), str(peer[1])
-        if self not in self.listener.connections:
-            self._refused_because = self.listener.add(self, self.client)
+        if self not in self.server.connections:
+            self._refused_because = self.server.add(self, self.client)
 
     def connection_lost(self, error: Exception | None) -> None:
         """The delivery of a mail that is complete goes on."""
         self.left = True
         super().connection_lost(error)
-        self.listener.discard(self)
+        self.server.discard(self)
         self.idle.set()
 
     def eof_received(self) -> bool | None:
@@ -280,7 +280,7 @@ class CommandStream(SMTP):
             return
         self._at_once += 1
         if self._at_once > AT_ONCE or time.monotonic() - self._turn_began > TURN_S:
-            await self.listener.lane.turn()
+            await self.server.lane.turn()
             self._at_once, self._turn_began = AT_ONCE - IN_A_TURN, time.monotonic()
 
     async def _keep_pace(self, command: str) -> None:

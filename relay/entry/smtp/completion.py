@@ -73,12 +73,12 @@ class Completion:
         self._done.pop(mail.id, None)
         self._recipe.heard(mail)
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         if (done := self._done.pop(mail.id, None)) is not None:
             key, added = done
             _put(self._waiting, key, added)  # at once: its next attempt may be on the way
             mail = mail.with_message(added + mail.message)
-        await self._recipe.unheard(mail, outcomes)
+        await self._recipe.client_gone(mail, outcomes)
 
     def _look(self, message: bytes, rights: SenderRights) -> frozenset[bytes]:
         """Which fields are missing, once the authors are found to be the user. Raises what `process` does."""

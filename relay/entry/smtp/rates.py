@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from relay.errors import RelayError
-from relay.store.spent import ROWS_AT_ONCE, Spending, Spent
+from relay.store.rate_limits import ROWS_AT_ONCE, RateLimits, Spending
 
 log = structlog.get_logger(__name__)
 
@@ -179,7 +179,7 @@ def named(key: bytes, kind: str, name: str) -> bytes:
 class SharedRates:
     """The rates of one process, each of another kind."""
 
-    def __init__(self, store: Spent, rates: Sequence[HourlyRate | Seen]) -> None:
+    def __init__(self, store: RateLimits, rates: Sequence[HourlyRate | Seen]) -> None:
         self._store = store
         self._rates = {rate.kind: rate for rate in rates}
         self._turn = asyncio.Lock()

@@ -17,7 +17,7 @@ import structlog
 from relay.entry import Recipe, room_for
 from relay.entry.budget import Share
 from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
-from relay.entry.listening import Listener
+from relay.entry.listening import SocketServer
 from relay.entry.smtp.aiosmtpd_base import CommandStream, unforeseen
 from relay.entry.smtp.content import receive
 from relay.errors import RelayError, TooManyRecipients, TryLater, for_all
@@ -42,12 +42,12 @@ class SMTPSession(CommandStream):
     commands: ClassVar[tuple[str, ...]] = ("HELO", "EHLO", *COMMANDS)
     greets_with: ClassVar[str] = "EHLO"
     each_answered: ClassVar[bool] = False
-    door: ClassVar[str] = "smtp"
+    listener: ClassVar[str] = "smtp"
     ignored_parameters: ClassVar[frozenset[str]] = frozenset()
     """Parameters of MAIL that a subclass understands, or that mean nothing to it."""
 
-    def __init__(self, listener: Listener, hostname: str, recipe: Recipe) -> None:
-        super().__init__(listener, hostname)
+    def __init__(self, server: SocketServer, hostname: str, recipe: Recipe) -> None:
+        super().__init__(server, hostname)
         self.recipe = recipe
         self._not_taken: dict[Recipient, RelayError] = {}
         self.start_over()
@@ -172,7 +172,7 @@ class SMTPSession(CommandStream):
         except RelayError as error:
             with self.named_in_log():
                 log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
-            self.listener.turned_away(error)
+            self.server.turned_away(error)
             await self.push(error.reply)
             return
         self.begun, self.declared_size = begun, size
@@ -190,7 +190,7 @@ class SMTPSession(CommandStream):
                     raise TooManyRecipients(f"a mail has at most {self.settings.max_recipients}")
                 recipient = parse_rcpt(arg, utf8=self.begun.smtputf8)
             except RelayError as error:
-                self.listener.turned_away(error)
+                self.server.turned_away(error)
                 await self.refuse_recipient(error)
                 return
             try:
@@ -212,8 +212,8 @@ class SMTPSession(CommandStream):
         errors, self._not_taken = self._not_taken, {}
         if errors and self.begun is not None:
             mail = Mail(
-                replace(self.begun, recipients=tuple(errors)), b"", self.mail_id, origin=self.origin(), door=self.door,
-                message_id=self.message_id,
+                replace(self.begun, recipients=tuple(errors)), b"", self.mail_id, origin=self.origin(),
+                listener=self.listener, message_id=self.message_id,
             )  # fmt: skip
             self.recipe.not_taken(mail, {recipient.mailbox: error for recipient, error in errors.items()})
 
@@ -245,7 +245,7 @@ class SMTPSession(CommandStream):
     async def _take_mail(self, envelope: Envelope) -> None:
         """Receives the content and has the mail delivered, in a task that outlives this connection."""
         mail_id, delivery = self.mail_id, None
-        share = self.listener.budget.share()
+        share = self.server.budget.share()
         with self.named_in_log():
             try:
                 if not await self._has_room(share):
@@ -258,18 +258,18 @@ class SMTPSession(CommandStream):
                     raise
                 except Exception as error:  # noqa: BLE001 - unknown errors hold mail
                     failure = error if isinstance(error, RelayError) else unforeseen(error)
-                    self.listener.turned_away(failure)
+                    self.server.turned_away(failure)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
                 self.has_brought_a_mail()
                 self._learn_queue_id(content)
                 mail = Mail(
                     envelope, content, mail_id, trace, self.origin(),
-                    each_answered=self.each_answered, door=self.door, message_id=mime.message_id_hash(content),
+                    each_answered=self.each_answered, listener=self.listener, message_id=mime.message_id_hash(content),
                     absent=self.absent, confirmed=True,
                 )  # fmt: skip
                 self.message_id = mail.message_id
-                delivery = self.listener.run(self._deliver(mail))
+                delivery = self.server.run(self._deliver(mail))
                 delivery.add_done_callback(lambda _: share.release())
                 await asyncio.shield(delivery)
             finally:
@@ -287,7 +287,7 @@ class SMTPSession(CommandStream):
             await share.hold(room_for(self.declared_size))
         except TryLater as error:
             log.warning("mail_not_accepted", reply=error.reply, cause=str(error))
-            self.listener.turned_away(error)
+            self.server.turned_away(error)
             await self.push(error.reply)
             self.drop_what_did_not_wait()
             return False
@@ -335,7 +335,7 @@ class SMTPSession(CommandStream):
         if not heard:
             log.warning("client_gone_before_the_answer", recipients=len(mail.envelope.recipients))
         try:
-            await self.recipe.unheard(mail, outcomes)
+            await self.recipe.client_gone(mail, outcomes)
         except Exception as error:  # noqa: BLE001 - the mail has left
             log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
 
@@ -389,7 +389,7 @@ class LMTPSession(SMTPSession):
     commands: ClassVar = ("LHLO", *COMMANDS)
     greets_with: ClassVar = "LHLO"
     protocol: ClassVar = "LMTP"
-    door: ClassVar = "lmtp"
+    listener: ClassVar = "lmtp"
     each_answered: ClassVar = True
 
     async def smtp_LHLO(self, arg: str | None) -> None:

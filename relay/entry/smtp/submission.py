@@ -15,7 +15,7 @@ import structlog
 
 from relay import config
 from relay.entry import Inside, Recipe
-from relay.entry.listening import Listener, network_of
+from relay.entry.listening import SocketServer, network_of
 from relay.entry.server_tls import ServerTLS
 from relay.entry.smtp.auth import (
     BackEnd,
@@ -115,7 +115,7 @@ async def submission_service(table: config.SubmissionSettings, inside: Inside) -
         key = inside.secret.derived(b"rates")[0]
         logins = Logins(back_end, table.failed_logins, key)
         service = SubmissionService(logins, ServerTLS(table.certificate, table.key), SubmissionRates(table, key))
-        shared = SharedRates(inside.spent, (*logins.rates, *service.rates.rates))
+        shared = SharedRates(inside.rate_limits, (*logins.rates, *service.rates.rates))
         await shared.exchange()
         try:
             async with in_background("shared rates", shared.keep_up()):
@@ -133,12 +133,12 @@ class SubmissionSession(SMTPSession):
         *("HELO", "EHLO", "STARTTLS", "AUTH"),
         *(verb for verb in COMMANDS if verb != "XFORWARD"),
     )
-    door: ClassVar = "submission"
+    listener: ClassVar = "submission"
     ignored_parameters: ClassVar[frozenset[str]] = frozenset({"AUTH"})
     """RFC 4954, 5: it may be given with MAIL; no client is believed that says for whom it sends."""
 
-    def __init__(self, listener: Listener, hostname: str, recipe: Recipe, service: SubmissionService) -> None:
-        super().__init__(listener, hostname, recipe)
+    def __init__(self, server: SocketServer, hostname: str, recipe: Recipe, service: SubmissionService) -> None:
+        super().__init__(server, hostname, recipe)
         self._service = service
         self._user = ""
 
@@ -163,7 +163,7 @@ class SubmissionSession(SMTPSession):
             try:
                 self._service.rates.take("recipients", self._user, self.client)
             except TooMuchMail as error:
-                self.listener.turned_away(error)
+                self.server.turned_away(error)
                 with self.named_in_log():
                     await self.refuse_recipient(error)
                 return

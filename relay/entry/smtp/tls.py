@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from relay.entry.listening import Listener
+from relay.entry.listening import SocketServer
 from relay.entry.server_tls import ServerTLS
 from relay.entry.smtp.session import SMTPSession
 
@@ -31,13 +31,13 @@ class TLSServer:
     def __init__(
         self,
         tls: ServerTLS,
-        listener: Listener,
+        server: SocketServer,
         session: Callable[[], SMTPSession],
         sockets: Sequence[socket.socket],
     ) -> None:
         """`session` makes that of one more connection to one of the `sockets`, which listen already."""
         self._tls = tls
-        self._listener = listener
+        self._server = server
         self._session = session
         self._tasks: set[asyncio.Task[None]] = set()
         self._sockets = sockets
@@ -65,9 +65,9 @@ class TLSServer:
                 await asyncio.sleep(RETRY_S)
                 continue
             client, session = str(peer[0]), self._session()
-            if reason := self._listener.add(session, client):
+            if reason := self._server.add(session, client):
                 log.warning("connection_refused", client=client, cause=reason)
-                self._listener.discard(session)
+                self._server.discard(session)
                 accepted.close()
             else:
                 self._run(self._shake_hands(accepted, client, session))
@@ -79,7 +79,7 @@ class TLSServer:
                 lambda: session, accepted, ssl=self._tls.context, ssl_handshake_timeout=HANDSHAKE_S
             )
         except BaseException as error:
-            self._listener.discard(session)
+            self._server.discard(session)
             accepted.close()
             if not isinstance(error, OSError):  # TLS errors and timeouts are of this kind
                 raise

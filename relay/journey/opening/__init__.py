@@ -36,11 +36,11 @@ from relay.keys.types import by_origin
 from relay.levels import OF_PADS
 from relay.mail import Envelope, Mail, Recipient
 from relay.runtime.aio import off_loop
-from relay.store.beat import Beat
 from relay.store.delivery_records import DeliveryRecords
 from relay.store.mail_identity import OpenedMail, recipient_name, sealed_name
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
 from relay.store.received_table import KeyName, KeysUsed
+from relay.store.restore_check import RestoreCheck
 
 log = structlog.get_logger(__name__)
 
@@ -117,7 +117,7 @@ class MailOpener:
     layers: Callable[[], Layers]
     received: ReceivedKeys
     deliveries: DeliveryRecords
-    beat: Beat | None = field(default=None, kw_only=True)
+    restore_check: RestoreCheck | None = field(default=None, kw_only=True)
     board: Board = field(default_factory=Board, kw_only=True, repr=False)
     clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
@@ -270,7 +270,7 @@ class MailOpener:
         """
         envelope = read_envelope(config, found, entity.envelope)
         if not any_time:
-            trusted_from = self.beat.trusted_from if self.beat is not None else float("-inf")
+            trusted_from = self.restore_check.trusted_from if self.restore_check is not None else float("-inf")
             check_time(envelope.sealed_at, self.clock(), trusted_from)
         try:
             mime.check_carriable(entity.content, max_hops)

@@ -129,7 +129,7 @@ def show_held(now: Now) -> Html:
 
 def _reasons(now: Now) -> Html:
     counts: dict[tuple[str, str, str], list[float]] = {}
-    for metric, where in ((metrics.FAILURES, ""), (metrics.REJECTIONS, " at the door")):
+    for metric, where in ((metrics.FAILURES, ""), (metrics.REJECTIONS, " at the listener")):
         recent = now.past.recent[metric]
         for labels, count in now.series(metric):
             lately, since = counts.setdefault((labels[-1], labels[0], where), [0.0, 0.0])

@@ -1,4 +1,4 @@
-# The milters of a former door stay, and nobody listens there.
+# The milters of a former integration stay, and nobody listens there.
 # expect: left-over
 # relay: ^listen = "127.0.0.1:15025"\n -> 
 # relay: ^milter = "127.0.0.1:15028"\n -> 

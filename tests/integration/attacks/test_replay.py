@@ -46,7 +46,7 @@ async def test_what_was_sealed_before_the_store_was_restored_opens_no_more(scene
     """Who has waited for it could else have yesterday's mail delivered once more."""
     message = await scene.captured("pqc")
     async with assembly.parts(scene.bob.config, prefetch=False) as parts:
-        parts.store.beat.trusted_from = time.time() + 60
-        opener = replace(parts.originals.opener, beat=parts.store.beat)
+        parts.store.restore_check.trusted_from = time.time() + 60
+        opener = replace(parts.originals.opener, restore_check=parts.store.restore_check)
         with pytest.raises(OutsideWindow, match="restored"):
             await opener.open(message, "ann@alice.example", ["pqc@bob.example"])

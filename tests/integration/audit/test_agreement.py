@@ -31,7 +31,7 @@ from tests.testlib.submit import submit, talking
 
 MAILS = sized(200, 1000)
 DEADLINE_S = 20
-LABELS = ("direction", "door", "peer", "level", "outcome")
+LABELS = ("direction", "listener", "peer", "level", "outcome")
 AT_RCPT = "x%y@elsewhere.example"
 """Some servers read it as a route, so no policy for everybody covers it."""
 RECIPIENTS = (

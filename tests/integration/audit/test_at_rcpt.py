@@ -52,11 +52,11 @@ def of(site: Site) -> list[dict[str, Any]]:
 
 
 @asynccontextmanager
-async def begun(site: Site, door: str = "outgoing_lmtp") -> AsyncIterator[tuple[Talk, Numbers]]:
+async def begun(site: Site, listener: str = "outgoing_lmtp") -> AsyncIterator[tuple[Talk, Numbers]]:
     """A transaction whose first recipient is held, and what was counted when all is over."""
     numbers = Numbers({})
     async with app.running(with_status(site).config) as addresses:
-        async with talking(addresses[door]) as talk:
+        async with talking(addresses[listener]) as talk:
             assert [(await talk.say(line)).code for line in OPENING] == [250, 250, 250, 451]
             yield talk, numbers
         async with asyncio.timeout(20):
@@ -74,11 +74,11 @@ async def test_a_transaction_that_ends_without_content_leaves_a_record_of_those_
             await talk.say(end)
     [record] = of(site)
     assert (record["outcome"], record["reason"], record["level"]) == ("held", "PolicyHolds", "none")
-    assert (record["queue_id"], record["door"], record["direction"]) == (QUEUE_ID, "lmtp", "outgoing")
+    assert (record["queue_id"], record["listener"], record["direction"]) == (QUEUE_ID, "lmtp", "outgoing")
     assert (record["octets"], record["message_id"], len(record["recipients"])) == (0, "", 1)
     assert "no policy covers (the recipient): create" in record["cause"]
     assert "zoe" not in str(record)
-    assert numbers.sum("qumail_recipients_total", outcome="held", door="lmtp") == 1
+    assert numbers.sum("qumail_recipients_total", outcome="held", listener="lmtp") == 1
     assert numbers.sum("qumail_rejections_total") == 0
 
 
@@ -117,7 +117,7 @@ async def test_by_milter_as_well(site: Site) -> None:
     async with app.running(site.config) as addresses:
         assert (await asyncio.to_thread(hand_over, addresses["outgoing_milter"])).startswith("451")
     [record] = of(site)
-    assert (record["outcome"], record["reason"], record["door"]) == ("held", "PolicyHolds", "milter")
+    assert (record["outcome"], record["reason"], record["listener"]) == ("held", "PolicyHolds", "milter")
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -30,7 +30,7 @@ from tests.testlib.sites import Site, make_site
 __all__ = ["postgresql", "server"]
 
 ALICE, BOB = "qumail-canary@alice.example", "qumail-canary@bob.example"
-DOORS = 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'
+LISTENERS = 'lmtp = "127.0.0.1:0"\nmilter = "127.0.0.1:0"'
 STATUS = '\n[status]\nlisten = "127.0.0.1:0"\n'
 ASKS = "\n[canary]\nevery = 60\n"
 
@@ -39,13 +39,13 @@ ASKS = "\n[canary]\nevery = 60\n"
 class BetweenSites(MailServer):
     """A mail server that may ask a milter; `kept` are mails that this has left to it, for those who stay."""
 
-    door: str = "incoming"
+    listener: str = "incoming"
     kept: list[Got] = field(default_factory=list)
 
     async def handed(self, got: Got) -> str:
         """As any, or the last word of the milter."""
-        self.lmtp = self.door == "lmtp"
-        return str(await in_thread(self._milter, got)) if self.door == "milter" else await super().handed(got)
+        self.lmtp = self.listener == "lmtp"
+        return str(await in_thread(self._milter, got)) if self.listener == "milter" else await super().handed(got)
 
     def _milter(self, got: Got) -> str:
         header, _, body = got.message.decode().partition("\r\n\r\n")
@@ -156,11 +156,11 @@ class Making:
     inboxes: tuple[Sink, Sink]
 
     def site(self, name: str, level: str = "aes", settings: str = "", directory: str = "") -> Site:
-        """With all doors, and these settings besides."""
+        """With all listeners, and these settings besides."""
         at = 0 if name == "alice" else 1
         site = make_site(
             self.directory / (directory or name), name, state=self.kmes.state_dir, kme_url=self.kmes.urls[at],
-            outgoing=self.wires[at].address, incoming=self.inboxes[at].address, settings=DOORS,
+            outgoing=self.wires[at].address, incoming=self.inboxes[at].address, settings=LISTENERS,
             kme_settings="lag_patience = 0.1",
             policies={"default.toml": f'levels = ["{level}"]\n'}, identities=self.identities,
         )  # fmt: skip
@@ -169,11 +169,11 @@ class Making:
 
     @asynccontextmanager
     async def both(
-        self, level: str = "aes", door: str = "incoming", alice: str = ASKS, bob: str = ""
+        self, level: str = "aes", listener: str = "incoming", alice: str = ASKS, bob: str = ""
     ) -> AsyncIterator[Scene]:
         """Both sites serve in this process; Alice's asks."""
         sites = self.site("alice", level, alice), self.site("bob", level, bob)
-        async with self.serving(sites, door) as scene:
+        async with self.serving(sites, listener) as scene:
             yield scene
 
     @asynccontextmanager
@@ -183,15 +183,15 @@ class Making:
             yield scene
 
     @asynccontextmanager
-    async def serving(self, sites: tuple[Site, Site], door: str) -> AsyncIterator[Scene]:
-        """These serve, and get their mail through this door."""
+    async def serving(self, sites: tuple[Site, Site], listener: str) -> AsyncIterator[Scene]:
+        """These serve, and get their mail through this listener."""
         names = {"incoming": "incoming", "lmtp": "incoming_lmtp", "milter": "incoming_milter"}
         async with AsyncExitStack() as stack:
             addresses: list[dict[str, TCPAddress]] = [{}, {}]
             for at in (1, 0):  # who asks comes last
                 addresses[at] = await stack.enter_async_context(app.running(sites[at].config))
                 wire = self.wires[1 - at]
-                wire.to, wire.door = addresses[at][names[door]], door
+                wire.to, wire.listener = addresses[at][names[listener]], listener
             yield Scene(sites, addresses, self.wires, self.inboxes)
 
 

@@ -69,7 +69,7 @@ async def test_the_others_of_the_same_mail_get_theirs(making: Making) -> None:
 
 @pytest.mark.parametrize("sealed", [True, False])
 async def test_what_a_milter_leaves_to_its_mail_server_is_for_the_others_alone(making: Making, sealed: bool) -> None:
-    async with making.both(door="milter", alice="") as scene:
+    async with making.both(listener="milter", alice="") as scene:
         recipients = ("ben@bob.example", BOB)
         if sealed:
             assert (await submit(scene.addresses[0]["outgoing"], mails.plain(), recipients=recipients)).code == 250
@@ -83,9 +83,9 @@ async def test_what_a_milter_leaves_to_its_mail_server_is_for_the_others_alone(m
         assert [each.recipients for each in scene.wires[0].kept] == [("ben@bob.example",)]
 
 
-@pytest.mark.parametrize("door", ["incoming", "lmtp", "milter"])
-async def test_a_question_that_comes_again_is_not_answered_again(making: Making, door: str) -> None:
-    async with making.both(door=door) as scene:
+@pytest.mark.parametrize("listener", ["incoming", "lmtp", "milter"])
+async def test_a_question_that_comes_again_is_not_answered_again(making: Making, listener: str) -> None:
+    async with making.both(listener=listener) as scene:
         await scene.until(scene.alice, "qumail_canary_returned_total", peer="bob")
         asked_long_ago(scene.sites[1])  # the rate does not hide it
         for _ in range(2):
@@ -225,22 +225,22 @@ async def test_what_came_with_less_than_policy_requires_counts_for_nothing(makin
         await scene.nothing_is_left()
 
 
-async def test_nobody_but_the_relay_sends_in_the_canarys_name_by_any_door(making: Making) -> None:
+async def test_nobody_but_the_relay_sends_in_the_canarys_name_by_any_listener(making: Making) -> None:
     """So no user of either site can use up the receipt that a genuine canary would get."""
     async with making.both(alice="") as scene:
-        doors, forged = scene.addresses[0], canary(QUESTION)
+        listeners, forged = scene.addresses[0], canary(QUESTION)
         spellings = ('"qumail-canary"@alice.example', '"q\\umail-canary"@alice.example', "qumail-canary@alice.example.")
         for sender in (ALICE, "QuMail-Canary@ALICE.example", *spellings):
-            said = [await submit(doors["outgoing"], forged, sender=sender, recipients=[BOB])]
-            said += await submit_lmtp(doors["outgoing_lmtp"], forged, sender=sender, recipients=[BOB])
+            said = [await submit(listeners["outgoing"], forged, sender=sender, recipients=[BOB])]
+            said += await submit_lmtp(listeners["outgoing_lmtp"], forged, sender=sender, recipients=[BOB])
             assert [str(reply) for reply in said] == ["550 5.7.1 Only the relay itself sends from this address"] * 2
-            answer = await in_thread(_by_milter, doors["outgoing_milter"], sender)
+            answer = await in_thread(_by_milter, listeners["outgoing_milter"], sender)
             assert answer.text == "550 5.7.1 Only the relay itself sends from this address"
         assert not scene.wires[0].got
 
 
-def _by_milter(door: TCPAddress, sender: str) -> Answer:
-    mta = MTA(door)
+def _by_milter(listener: TCPAddress, sender: str) -> Answer:
+    mta = MTA(listener)
     try:
         mta.negotiate()
         return mta.mail([("From", f" <{sender}>")], "", sender=f"<{sender}>", recipients=[f"<{BOB}>"])

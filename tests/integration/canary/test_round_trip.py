@@ -1,4 +1,4 @@
-"""A canary goes to the peer's relay and comes back, at every level and through every door, and nobody gets it.
+"""A canary goes to the peer's relay and comes back, at every level and through every listener, and nobody gets it.
 Standard: relay/FORMAT.md, section 11; nothing of it is in a mailbox, a queue or a quarantine.
 """
 
@@ -31,7 +31,7 @@ async def test_a_canary_comes_back_at_every_level(making: Making, level: str) ->
         assert mime.is_sealed(receipt.message)
         assert b"canary+json" not in question.message + receipt.message
         for found, peer in ((alice, "bob"), (bob, "alice")):
-            assert found.sum("qumail_mails_total", direction="outgoing", door="relay", outcome="delivered") == 1
+            assert found.sum("qumail_mails_total", direction="outgoing", listener="relay", outcome="delivered") == 1
             [consumed] = [
                 dict(labels) for labels in found.of_name("qumail_mails_total") if ("direction", "incoming") in labels
             ]
@@ -40,11 +40,11 @@ async def test_a_canary_comes_back_at_every_level(making: Making, level: str) ->
         await scene.nothing_is_left()
 
 
-@pytest.mark.parametrize("door", ["lmtp", "milter"])
-async def test_a_canary_comes_back_through_every_door(making: Making, door: str) -> None:
-    async with making.both(door=door) as scene:
+@pytest.mark.parametrize("listener", ["lmtp", "milter"])
+async def test_a_canary_comes_back_through_every_listener(making: Making, listener: str) -> None:
+    async with making.both(listener=listener) as scene:
         await scene.until(scene.alice, "qumail_canary_returned_total", peer="bob")
-        said = "d" if door == "milter" else "250"
+        said = "d" if listener == "milter" else "250"
         assert all(each.startswith(said) for wire in scene.wires for each in wire.answers)
         await scene.nothing_is_left()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from relay.cli import check_doors, check_site, cli
+from relay.cli import check_listeners, check_site, cli
 from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
@@ -98,12 +98,14 @@ async def test_a_document_that_names_our_group_does_not_count_where_none_is_mean
     assert with_documents(site.config)[0].peers["bob"].kme_groups == ()
 
 
-async def test_a_line_for_each_kme_peer_level_and_door_under_a_summary_and_over_what_to_run_next(alice: Site) -> None:
+async def test_a_line_for_each_kme_peer_level_and_listener_under_a_summary_and_over_what_to_run_next(
+    alice: Site,
+) -> None:
     _, _, out = await run("check", "--config", alice.config_file)
     lines = out.decode().splitlines()
     assert lines[0].startswith("All ")
     starts = [" ".join(line.split()[:3]) for line in lines]
-    for what in ("KME kme", "peer bob", "level otp", "level aes", "level pqc", "level rsa", "door outgoing.listen"):
+    for what in ("KME kme", "peer bob", "level otp", "level aes", "level pqc", "level rsa", "listener outgoing.listen"):
         assert f"ok {what}" in starts
     assert lines[-1].startswith("Next   ")
     firsts = {line.split()[0] for line in lines[1:]}
@@ -131,12 +133,12 @@ async def test_only_development_key_servers_are_to_be_run(
     assert any("qumail-relay kme" in each for each in steps) == of_development
 
 
-async def test_a_door_says_whether_a_relay_listens_there(alice: Site) -> None:
+async def test_a_listener_says_whether_a_relay_listens_there(alice: Site) -> None:
     async with relay_process(alice) as relay:
         edit(alice, 'listen = "127.0.0.1:0"', f'listen = "{relay.addresses["outgoing"]}"')
         _, _, out = await run("check", "--json", "--config", alice.config_file)
-    [door] = [each["detail"] for each in json.loads(out) if each["what"] == "door outgoing.listen"]
-    assert door == f"{relay.addresses['outgoing']}: listens"
+    [listener] = [each["detail"] for each in json.loads(out) if each["what"] == "listener outgoing.listen"]
+    assert listener == f"{relay.addresses['outgoing']}: listens"
 
 
 async def test_the_first_check_of_the_first_relay_toml_finds_what_is_not_there_yet_and_nothing_else() -> None:
@@ -148,27 +150,27 @@ async def test_the_first_check_of_the_first_relay_toml_finds_what_is_not_there_y
     assert "policies" in wrong
 
 
-async def test_a_door_at_which_another_program_listens_is_wrong_for_the_relay_cannot_start(
+async def test_a_listener_at_which_another_program_listens_is_wrong_for_the_relay_cannot_start(
     alice: Site, sink: Sink
 ) -> None:
     edit(alice, 'listen = "127.0.0.1:0"', f'listen = "{sink.address}"')
-    [problem] = (await findings(alice))["door outgoing.listen"]
+    [problem] = (await findings(alice))["listener outgoing.listen"]
     assert f"{sink.address}: a program of user" in problem
     assert "the relay cannot start" in problem
 
 
-async def test_a_door_that_a_serving_relay_does_not_open_is_wrong(alice: Site) -> None:
+async def test_a_listener_that_a_serving_relay_does_not_open_is_wrong(alice: Site) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]
     async with relay_process(alice):
         edit(alice, 'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{free}"')
-        [problem] = (await findings(alice))["door outgoing.listen"]
+        [problem] = (await findings(alice))["listener outgoing.listen"]
         done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     assert "was started with other settings" in problem
     assert "restart the relay: " in done.output
     assert " start the relay: " not in done.output, "it runs"
-    assert (await findings(alice))["door outgoing.listen"] == []
+    assert (await findings(alice))["listener outgoing.listen"] == []
 
 
 @pytest.mark.parametrize(
@@ -188,14 +190,14 @@ async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
     (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncat <<END\n{unit}END\n")
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(check_doors, "UNIT_FILES", (tmp_path / "systemctl",))
+    monkeypatch.setattr(check_listeners, "UNIT_FILES", (tmp_path / "systemctl",))
 
     def wrong(*words: str) -> tuple[bool, str]:
         done = CliRunner().invoke(cli, ["check", "--config", str(alice.config_file), *words])
         return "it is enabled and does not run" in " ".join(done.output.split()), done.output
 
     assert (await asyncio.to_thread(wrong))[0] is False  # it is another relay.toml than the unit's
-    monkeypatch.setattr(check_doors, "UNIT_CONFIG", alice.config_file)
+    monkeypatch.setattr(check_listeners, "UNIT_CONFIG", alice.config_file)
     found, said = await asyncio.to_thread(wrong)
     assert found is not well
     assert "start the relay: systemctl start qumail-relay" in said

@@ -197,7 +197,7 @@ def test_links_in_place_of_all_that_the_relay_writes_lead_root_nowhere(place: Pl
         "keys.json",
         "alarms.json",
         "held.json",
-        "store.beat",
+        "restore.check",
         "policy-list.json",
     )
     directories = ("identity", "peers", "audit", "audit.pending", "keys.spool", "sent.recent", "policies.kept", "dkim")

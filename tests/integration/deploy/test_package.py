@@ -1,5 +1,5 @@
 """The Debian package as an administrator meets it: built, installed, started, upgraded, removed, purged.
-Standard: Debian Policy 6 and 10.7; each life is on a copy of this machine, of which nothing is left.
+Standard: Debian Policy 6 and 10.7; each worker_id is on a copy of this machine, of which nothing is left.
 """
 
 from __future__ import annotations

@@ -133,7 +133,7 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
             shutil.copy(alice.path(f"{KMES}/{file}"), bob.path(f"/root/{file}"))
 
         usual = {
-            "Door": "",
+            "Integration": "",
             "Everybody else": "",
             "Postfix": "",
             "Change Postfix so?": "y",

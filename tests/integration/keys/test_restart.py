@@ -59,5 +59,5 @@ async def test_a_restart_loses_what_is_ready_and_no_more(
         assert QUIET - 1 <= await lost(end, 12, QUIET - 1) <= USED
 
 
-def numbered(number: int, life: int) -> bytes:
-    return mails.plain().replace(b"<1@alice.example>", b"<%d.%d@alice.example>" % (number, life))
+def numbered(number: int, worker_id: int) -> bytes:
+    return mails.plain().replace(b"<1@alice.example>", b"<%d.%d@alice.example>" % (number, worker_id))

@@ -34,7 +34,7 @@ POLICIES = {
 class Relays:
     """Alice's outgoing relay in front of Bob's incoming one; what Bob has opened is in `inbox`."""
 
-    door: TCPAddress
+    listener: TCPAddress
     bob: Site
     inbox: Sink
 
@@ -42,7 +42,7 @@ class Relays:
         """What Alice's relay answers for each of them."""
         utf8 = [] if f"{sender}{''.join(recipients)}".isascii() else ["SMTPUTF8"]
         message = mails.plain()
-        replies = await submit_lmtp(self.door, message, sender=sender, recipients=recipients, options=utf8)
+        replies = await submit_lmtp(self.listener, message, sender=sender, recipients=recipients, options=utf8)
         return [reply.code for reply in replies]
 
     @property
@@ -70,9 +70,9 @@ def relays(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Starting:
             tmp_path / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
             peer_settings=bob,
         )  # fmt: skip
-        async with serving(there) as doors:
+        async with serving(there) as listeners:
             here = make_site(
-                tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=doors["incoming"],
+                tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=listeners["incoming"],
                 policies=POLICIES, settings='lmtp = "127.0.0.1:0"', peer_settings=alice,
             )  # fmt: skip
             async with serving(here) as addresses:

@@ -23,7 +23,7 @@ from relay.policy.decide import PolicySet
 from relay.process import assembly
 from relay.quarantine.release import Released, Releaser
 from relay.quarantine.triage import Triage
-from relay.store.delivery_tries import Tries
+from relay.store.delivery_attempts import AttemptRows
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, alike
 from tests.testlib import mails
 from tests.testlib.hop import HANG_UP, SILENCE, Answer
@@ -75,7 +75,7 @@ async def test_what_the_next_hop_does_not_take_is_tried_again_at_once(
         (PolicySet, "require", RuntimeError("a fault of ours")),
         (mime, "marked", RuntimeError("a fault of ours")),
         (Arrivals, "with_results", RuntimeError("a fault of ours")),
-        (Tries, "_find", StoreUnavailable("disk full")),
+        (AttemptRows, "_find", StoreUnavailable("disk full")),
     ],
 )
 async def test_whatever_fails_between_opening_and_handing_on_holds_the_mail_once(

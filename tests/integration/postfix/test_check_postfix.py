@@ -147,7 +147,7 @@ async def test_a_scanner_that_sees_mail_before_it_is_sealed_and_once_it_is_opene
 def test_every_fault_that_can_be_found_has_a_bad_configuration() -> None:
     source = "".join(path.read_text() for path in Path(checked.__file__).parent.glob("*.py"))
     known = set(re.findall(r'(?:PostfixFault|fault)\(\s*"([a-z0-9-]+)"', source))
-    of_the_queue = {"queue-stranded"}  # tests/integration/setup/test_doors.py has mail in one
+    of_the_queue = {"queue-stranded"}  # tests/integration/setup/test_integrations.py has mail in one
     assert known - of_the_queue == {code for bad in BAD for code in bad.expect}
 
 
@@ -208,4 +208,4 @@ async def test_filters_that_do_not_answer_and_strangers_at_the_relays_ports_are_
     assert f"nobody listens at {scanner}" in said
     assert f"{ours}: a program" in said
     assert "it is no relay of this site" in said
-    assert "door outgoing.lmtp" not in said, "where nobody listens before the relay has started nothing is wrong"
+    assert "listener outgoing.lmtp" not in said, "where nobody listens before the relay has started nothing is wrong"

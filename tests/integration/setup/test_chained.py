@@ -12,10 +12,10 @@ import pytest
 from relay import postfix as checked
 from relay.config import Config
 from relay.errors import ConfigError
-from relay.setup.answers import Door
+from relay.setup.answers import Integration
 from relay.setup.backups import BACKUP
 from relay.setup.mail_server import apply, planned_change, undo
-from tests.integration.setup.test_doors import in_force, set_up
+from tests.integration.setup.test_integrations import in_force, set_up
 from tests.integration.setup.test_mail_server import site, texts
 from tests.testlib import postfix
 from tests.testlib.postfix import requires_postconf, run
@@ -34,11 +34,11 @@ NO_RETURN = f"postconf -M 'smtp-amavis/unix=smtp-amavis unix - - n - 2 smtp'; po
 RELAY, OPENED = "qumail:[127.0.0.1]:15024", "127.0.0.1:15036/inet"
 
 
-async def beside(tmp_path: Path, commands: str, door: Door = "content-filter") -> tuple[Path, Config]:
+async def beside(tmp_path: Path, commands: str, integration: Integration = "content-filter") -> tuple[Path, Config]:
     """A Postfix that had something, and a site beside it; where Postfix is configured."""
     await postfix.configure(tmp_path, ())
     await postfix.change(tmp_path, commands)
-    return tmp_path / "etc", site(tmp_path, door)
+    return tmp_path / "etc", site(tmp_path, integration)
 
 
 async def value(etc: Path, name: str, service: str = "") -> str:
@@ -92,12 +92,12 @@ async def test_milters_that_read_stand_where_mail_is_open(tmp_path: Path) -> Non
     assert {fault.code for fault in await checked.faults(etc, config)} == {"dkim-before-filter"}
 
 
-@pytest.mark.parametrize("door", ["content-filter", "milter"])
+@pytest.mark.parametrize("integration", ["content-filter", "milter"])
 async def test_a_socket_in_the_chroot_of_port_25_is_found_from_where_opened_mail_comes_back(
-    tmp_path: Path, door: Door
+    tmp_path: Path, integration: Integration
 ) -> None:
     spamass = "postconf -F smtp/inet/chroot=y; postconf -e smtpd_milters=unix:/spamass/spamass.sock"
-    etc, config = await beside(tmp_path, spamass, door)
+    etc, config = await beside(tmp_path, spamass, integration)
     await set_up(etc, tmp_path, config)
     assert (await run("postconf", "-c", str(etc), "-Fh", f"{OPENED}/chroot")).strip() == "y"
     assert not (await planned_change(etc, config, beside=tmp_path)).differs
@@ -114,9 +114,9 @@ async def test_a_proxy_that_reads_what_users_submit_stays_and_hands_on_to_the_re
 
 
 @pytest.mark.parametrize(
-    ("door", "commands", "said"),
+    ("integration", "commands", "said"),
     [
-        ("milter", EVERYWHERE, "take --door content-filter"),
+        ("milter", EVERYWHERE, "take --integration content-filter"),
         ("milter", "postconf -e always_bcc=archive@alice.example", "always_bcc = archive@alice.example: with the relay"),
         ("content-filter", "postconf -e 'content_filter = smtp-amavis:[192.0.2.1]:10024'", "setup cannot see where"),
         ("content-filter", NO_RETURN, "no smtpd service on loopback"),
@@ -126,9 +126,9 @@ async def test_a_proxy_that_reads_what_users_submit_stays_and_hands_on_to_the_re
     ],
 )  # fmt: skip
 async def test_what_cannot_stand_in_a_row_is_told_and_nothing_is_changed(
-    tmp_path: Path, door: Door, commands: str, said: str
+    tmp_path: Path, integration: Integration, commands: str, said: str
 ) -> None:
-    etc, config = await beside(tmp_path, commands, door)
+    etc, config = await beside(tmp_path, commands, integration)
     with pytest.raises(ConfigError) as caught:
         await planned_change(etc, config, beside=tmp_path)
     assert said in str(caught.value)

@@ -13,7 +13,7 @@ from relay import postfix as checked
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.setup import mail_server
-from relay.setup.answers import Answers, Door, SitePaths
+from relay.setup.answers import Answers, Integration, SitePaths
 from relay.setup.files import write_whole
 from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.postfix_lines import FILES
@@ -31,9 +31,9 @@ async def etc(tmp_path: Path) -> Path:
     return tmp_path / "etc"
 
 
-def site(tmp_path: Path, door: Door = "content-filter", base: int = 15020) -> Config:
-    next_hop = "mail.alice.example:25" if door == "smarthost" else ""
-    answers = Answers("alice", ("alice.example",), "2", None, door, next_hop=next_hop, port_base=base)
+def site(tmp_path: Path, integration: Integration = "content-filter", base: int = 15020) -> Config:
+    next_hop = "mail.alice.example:25" if integration == "smarthost" else ""
+    answers = Answers("alice", ("alice.example",), "2", None, integration, next_hop=next_hop, port_base=base)
     path = tmp_path / "relay.toml"
     path.write_text(relay_toml(answers, SitePaths(path, tmp_path / "state")))
     return load_config(path)
@@ -43,11 +43,11 @@ def texts(etc: Path) -> dict[str, str]:
     return {path.name: path.read_text() for path in etc.iterdir()}
 
 
-@pytest.mark.parametrize("door", ["content-filter", "milter", "smarthost"])
+@pytest.mark.parametrize("integration", ["content-filter", "milter", "smarthost"])
 async def test_afterwards_check_finds_nothing_and_undo_puts_back_every_octet(
-    etc: Path, tmp_path: Path, door: Door
+    etc: Path, tmp_path: Path, integration: Integration
 ) -> None:
-    config, before = site(tmp_path, door), texts(etc)
+    config, before = site(tmp_path, integration), texts(etc)
     change = await planned_change(etc, config)
     assert texts(etc) == before
     assert change.differs

@@ -1,5 +1,5 @@
 """Beside a scanner that a Postfix had before setup: a virus is refused in clear, sealed and opened, and when it leaves.
-Standard: real Postfix and real relays in both doors; scanners of the tests' own, and those of Debian where they are installed.
+Standard: real Postfix and real relays in both integrations; scanners of the tests' own, and those of Debian where they are installed.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Alices:
 
 @asynccontextmanager
 async def alices(
-    directory: Path, kmes: DevelopmentKMEs, door: str, settings: Mapping[str, str], *,
+    directory: Path, kmes: DevelopmentKMEs, integration: str, settings: Mapping[str, str], *,
     submission: TCPAddress | None = None, changes: str = "",
 ) -> AsyncIterator[Alices]:  # fmt: skip
     """A site whose Postfix had `settings` and `changes` before `setup` was applied to it."""
@@ -78,7 +78,7 @@ async def alices(
         mailboxes, wire, of_bob = [await stack.enter_async_context(Sink()) for _ in range(3)]
         alice = make_site(
             directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=POLICIES,
-            outgoing=back, incoming=opened, settings=f'{KINDS[door]} = "127.0.0.1:0"',
+            outgoing=back, incoming=opened, settings=f'{KINDS[integration]} = "127.0.0.1:0"',
         )  # fmt: skip
         bob = make_site(
             directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], outgoing=of_bob.address,
@@ -96,7 +96,7 @@ async def alices(
             smtp=smtp, submission=submission, fragments=(), ports={}, settings={**usual, **settings}, changes=changes
         )
         server = await stack.enter_async_context(running)
-        config = with_door(alice.config, KINDS[door], addresses)
+        config = with_integration(alice.config, KINDS[integration], addresses)
         change = await planned_change(server.config, config, service=f"{smtp}/inet")
         assert [fault for fault in change.faults if fault.code != "unknown-recipients"] == []
         apply(change, directory)
@@ -106,8 +106,8 @@ async def alices(
         yield Alices(server, mailboxes, wire, sealing, of_bob)
 
 
-def with_door(config: Config, kind: str, addresses: Mapping[str, TCPAddress]) -> Config:
-    """The settings as a relay.toml of this door alone would have them, with the ports that the relay has taken."""
+def with_integration(config: Config, kind: str, addresses: Mapping[str, TCPAddress]) -> Config:
+    """The settings as a relay.toml of this integration alone would have them, with the ports that the relay has taken."""
     sides = {}
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         assert direction is not None
@@ -116,13 +116,13 @@ def with_door(config: Config, kind: str, addresses: Mapping[str, TCPAddress]) ->
     return config.model_copy(update=sides)
 
 
-async def everything_is_scanned(site: Alices, door: str, refused: int) -> None:
+async def everything_is_scanned(site: Alices, integration: str, refused: int) -> None:
     """A milter refuses a virus with `refused` in each direction, sealed or not, and everything else goes its way once."""
     outside = await site.postfix.submit(VIRUS, sender="x@else.example", recipients=["ann@alice.example"])
     leaving = await site.postfix.submit(VIRUS)
     assert (outside.code, leaving.code) == (refused, refused)
     virus = await site.from_bob(VIRUS)
-    assert virus.code == (refused if door == "milter" else 250)
+    assert virus.code == (refused if integration == "milter" else 250)
     assert (await site.from_bob(HARMLESS)).code == 250
     assert (await site.postfix.submit(HARMLESS)).code == 250
     await site.mailboxes.messages(1)
@@ -133,34 +133,39 @@ async def everything_is_scanned(site: Alices, door: str, refused: int) -> None:
     assert (site.harmless, site.left_sealed) == (1, 1)
 
 
-@pytest.mark.parametrize("door", KINDS)
+@pytest.mark.parametrize("integration", KINDS)
 async def test_a_milter_that_was_there_reads_what_leaves_and_what_was_opened(
-    tmp_path: Path, kmes: DevelopmentKMEs, door: str
+    tmp_path: Path, kmes: DevelopmentKMEs, integration: str
 ) -> None:
     async with Scanner() as scanner:
-        async with alices(tmp_path, kmes, door, {"smtpd_milters": f"inet:{scanner.address}"}) as site:
-            await everything_is_scanned(site, door, 554)
+        async with alices(tmp_path, kmes, integration, {"smtpd_milters": f"inet:{scanner.address}"}) as site:
+            await everything_is_scanned(site, integration, 554)
         assert len(scanner.refused) == 3
         assert any(SECRET in each for each in scanner.seen)
 
 
 @requires_clamav
-@pytest.mark.parametrize("door", KINDS)
+@pytest.mark.parametrize("integration", KINDS)
 async def test_clamavs_milter_refuses_a_virus_that_a_peer_has_sealed(
-    tmp_path: Path, kmes: DevelopmentKMEs, door: str
+    tmp_path: Path, kmes: DevelopmentKMEs, integration: str
 ) -> None:
     async with (
         clamav(tmp_path) as address,
-        alices(tmp_path, kmes, door, {"smtpd_milters": f"inet:{address}"}) as site,
+        alices(tmp_path, kmes, integration, {"smtpd_milters": f"inet:{address}"}) as site,
     ):
-        await everything_is_scanned(site, door, 550)
+        await everything_is_scanned(site, integration, 550)
 
 
 @requires_rspamd
-@pytest.mark.parametrize("door", KINDS)
-async def test_rspamd_refuses_a_virus_that_a_peer_has_sealed(tmp_path: Path, kmes: DevelopmentKMEs, door: str) -> None:
-    async with rspamd(tmp_path) as address, alices(tmp_path, kmes, door, {"smtpd_milters": f"inet:{address}"}) as site:
-        await everything_is_scanned(site, door, 554)
+@pytest.mark.parametrize("integration", KINDS)
+async def test_rspamd_refuses_a_virus_that_a_peer_has_sealed(
+    tmp_path: Path, kmes: DevelopmentKMEs, integration: str
+) -> None:
+    async with (
+        rspamd(tmp_path) as address,
+        alices(tmp_path, kmes, integration, {"smtpd_milters": f"inet:{address}"}) as site,
+    ):
+        await everything_is_scanned(site, integration, 554)
 
 
 async def test_a_content_filter_that_was_there_reads_what_leaves_and_what_was_opened(

@@ -148,7 +148,7 @@ def test_what_an_administrator_has_edited_stays(home: Path) -> None:
 
 def test_the_same_answers_again_change_nothing(home: Path, tmp_path: Path, identities: Identities) -> None:
     bob = identities.bob
-    flags = (*USUAL, "--everybody", "refuse", "--name", "alice", "--door", "milter", "--sae-id", "2")
+    flags = (*USUAL, "--everybody", "refuse", "--name", "alice", "--integration", "milter", "--sae-id", "2")
     peer = ("--peer", invitation(tmp_path, bob), "--words", words(bob), *PEERS)
     assert run(home, *flags, *peer).exit_code == 0
     before = contents(home)
@@ -160,7 +160,7 @@ def test_the_same_answers_again_change_nothing(home: Path, tmp_path: Path, ident
 @pytest.mark.parametrize(
     "other",
     [
-        ("--domain", "alice.test"), ("--door", "milter"), ("--name", "al"), ("--sae-id", "7"), ("--everybody", "clear"),
+        ("--domain", "alice.test"), ("--integration", "milter"), ("--name", "al"), ("--sae-id", "7"), ("--everybody", "clear"),
         ("--kme", "none"), ("--kme", "https://kme.example"), ("--port-base", "15120"), ("--kme-group", "g"),
     ],
     ids="=".join,
@@ -188,24 +188,24 @@ def test_what_an_administrator_added_to_relay_toml_is_still_there_after_answerin
     text = text.replace("[outgoing]\n", f"[outgoing]\n{trusted}")
     mine = "\n# an hour is enough\n[quarantine]\nhold_for = 3600\n"
     (home / "relay.toml").write_text(text + mine)
-    assert run(home, *USUAL, "--replace", "--door", "milter").exit_code == 0
+    assert run(home, *USUAL, "--replace", "--integration", "milter").exit_code == 0
     config = load_config(home / "relay.toml")
     assert config.outgoing is not None
     assert (config.outgoing.connections, config.outgoing.lmtp) == (77, None)
     assert mine in (home / "relay.toml").read_text()
     assert trusted in (home / "relay.toml").read_text()
     before = contents(home)
-    assert run(home, *USUAL, "--replace", "--door", "milter").exit_code == 0
+    assert run(home, *USUAL, "--replace", "--integration", "milter").exit_code == 0
     assert contents(home) == before
 
 
-def test_another_door_asks_nothing_that_the_site_says_already(home: Path, tmp_path: Path) -> None:
-    """Nothing is typed, and the door alone is another one: a real KME's files would have to be found again."""
+def test_another_integration_asks_nothing_that_the_site_says_already(home: Path, tmp_path: Path) -> None:
+    """Nothing is typed, and the integration alone is another one: a real KME's files would have to be found again."""
     other = ("--name", "al", "--everybody", "clear", "--postmaster", "root@alice.example", "--port-base", "15120")
     night = ("--postmaster", "night@elsewhere.example")
     assert run(home, *USUAL, *other, *night).exit_code == 0
     before = load_config(home / "relay.toml")
-    result = run(home, "--replace", "--door", "milter", "--postfix", "none")
+    result = run(home, "--replace", "--integration", "milter", "--postfix", "none")
     assert result.exit_code == 0, result.output
     after = load_config(home / "relay.toml")
     assert after.outgoing is not None
@@ -220,7 +220,7 @@ def test_what_cannot_stand_beside_the_new_answers_is_told_and_nothing_is_written
     with (home / "relay.toml").open("a") as file:
         file.write('\n[kmes.second]\nurl = "https://kme.example"\nnonsense = 1\n')
     before = contents(home)
-    result = run(home, *USUAL, "--replace", "--door", "milter")
+    result = run(home, *USUAL, "--replace", "--integration", "milter")
     assert result.exit_code == 1
     assert "with what was added to it before" in str(result.exception)
     assert contents(home) == before
@@ -230,7 +230,7 @@ def test_answering_anew_keeps_what_was_there_beside_it(home: Path) -> None:
     run(home, *USUAL)
     (home / "relay.toml").write_text(before := (home / "relay.toml").read_text() + "# an edit\n")
     policy = (home / "policies/alice.example.toml").read_bytes()
-    result = run(home, *USUAL, "--replace", "--domain", "alice.test", "--door", "milter")
+    result = run(home, *USUAL, "--replace", "--domain", "alice.test", "--integration", "milter")
     assert result.exit_code == 0, result.output
     [copy] = home.glob("relay.toml.before-*")
     assert copy.read_text() == before
@@ -262,7 +262,7 @@ def test_an_answer_that_a_policy_file_contradicts_is_told(home: Path) -> None:
     [
         (("--kme", "https://kme.example"), "--kme needs --sae-id"),
         (("--kme", "https://kme.example", "--sae-id", "a"), "needs --kme-ca"),
-        (("--kme", "none", "--door", "smarthost"), "--next-hop belongs to --door smarthost"),
+        (("--kme", "none", "--integration", "smarthost"), "--next-hop belongs to --integration smarthost"),
         (("--kme", "none", "--next-hop", "mail"), "--next-hop belongs to"),
         (("--kme", "none", "--domain", "no domain"), "is not a mail domain"),
         (("--kme", "development", "--sae-id", "7"), "1 and 2, and no '7'"),
@@ -390,9 +390,9 @@ def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
 @requires_postconf
 def test_a_postfix_with_which_the_relay_cannot_stand_in_a_row_has_nothing_written(home: Path, tmp_path: Path) -> None:
     asyncio.run(postfix.configure(tmp_path, (), settings={"content_filter": "smtp-amavis:[127.0.0.1]:10024"}))
-    result = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--door", "milter")
+    result = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--integration", "milter")
     assert result.exit_code == 1
-    assert "take --door content-filter" in " ".join(result.output.split())
+    assert "take --integration content-filter" in " ".join(result.output.split())
     assert not (home / "relay.toml").exists()
     assert not (home / "policies").exists()
 
@@ -403,7 +403,7 @@ def test_undo_says_of_each_change_whether_mail_leaves_in_clear_now(home: Path, t
     before = texts(etc := tmp_path / "etc")
     flags = (*USUAL[:-1], str(etc), "--apply")
     assert run(home, *flags).exit_code == 0
-    assert run(home, *flags, "--replace", "--door", "milter").exit_code == 0
+    assert run(home, *flags, "--replace", "--integration", "milter").exit_code == 0
     first, second = run(home, "--undo").output, run(home, "--undo").output
     assert "Still in force: 1 earlier change" in first
     assert "LEAVES IN CLEAR" not in first

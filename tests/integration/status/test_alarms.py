@@ -186,7 +186,7 @@ async def test_the_administrator_is_told_by_mail_at_most_every_five_minutes(
         assert third.message.count(b"policy_broken ends") >= 1
         found = await numbers(addresses["status"])
         assert found.sum("qumail_alarm_notices_total", way="mail", outcome="sent") >= 2
-        assert found.sum("qumail_mails_total", door="relay", peer="bob", level="aes", outcome="delivered") >= 1
+        assert found.sum("qumail_mails_total", listener="relay", peer="bob", level="aes", outcome="delivered") >= 1
     recorded = [each["mail"] for each in records(site.config.audit_directory, events=("mail",))]
     assert len(set(recorded)) == len(recorded) >= 4, "a relay that is killed knows of each whether it has its record"
 

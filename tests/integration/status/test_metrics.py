@@ -100,7 +100,7 @@ async def test_what_was_sent_and_opened_is_counted_to_the_mail(two: Two, sink: S
     )
     assert reply.code == 250
     alice, bob = await numbers(two.alice["status"]), await numbers(two.bob["status"])
-    sealed = {"direction": "outgoing", "door": "smtp", "peer": "bob", "level": "aes", "outcome": "delivered"}
+    sealed = {"direction": "outgoing", "listener": "smtp", "peer": "bob", "level": "aes", "outcome": "delivered"}
     assert alice.sum("qumail_mails_total", **sealed) == 8
     assert alice.sum("qumail_recipients_total", **sealed) == 9
     assert alice.sum("qumail_mails_total", level="plaintext", outcome="delivered", peer="") == 1

@@ -1,4 +1,4 @@
-"""What a door turns away before there is a mail is counted by direction, listener and reason, for every sender.
+"""What a listener turns away before there is a mail is counted by direction, listener and reason, for every sender.
 Standard: nothing that a stranger writes becomes a label.
 """
 
@@ -41,9 +41,9 @@ async def test_what_is_turned_away_before_the_recipe_is_counted(
         assert (await submit(incoming, mails.plain() + b"x" * 3000)).code == 552
         assert (await submit(incoming, mails.plain(), options=["SIZE=5000"])).code == 552
         found = await numbers(addresses["status"])
-        out = {"direction": "outgoing", "door": "smtp"}
+        out = {"direction": "outgoing", "listener": "smtp"}
         mails_of = partial(found.sum, "qumail_mails_total", **out, level="none")
         assert mails_of(outcome="refused") == mails_of(outcome="held") == 1, "at RCPT, by policy, is a mail's fate"
-        assert found.sum(NAME, direction="incoming", door="smtp", reason="MessageTooBig") == 2
+        assert found.sum(NAME, direction="incoming", listener="smtp", reason="MessageTooBig") == 2
         assert found.sum(NAME) == 2
         assert found.sum("qumail_mails_total") == 2

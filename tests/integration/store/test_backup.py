@@ -134,7 +134,7 @@ async def test_an_old_copy_delivers_nothing_again_and_new_mail_goes_on(
         else:  # everything as it was, the file beside the secret as well; and what the document says for that
             shutil.rmtree(bob.directory)
             shutil.copytree(tmp_path / "machine", bob.directory)
-            (bob.directory / "store.beat").write_text(f"{time.time():.0f}\n")
+            (bob.directory / "restore.check").write_text(f"{time.time():.0f}\n")
         async with relay_process(bob) as opening:
             assert len(events(opening, "store_restored")) == 1
             for level, captured in zip(LEVELS, list(wire.got), strict=True):

@@ -81,7 +81,7 @@ async def test_its_age_is_since_the_last_came_back_or_since_asking_began(store: 
     clock.now += EVERY
     assert await age() == EVERY
     await store.canaries.ask("bob", SECOND, EVERY, LIMIT)
-    assert await age() == EVERY, "that one is out is no sign of life"
+    assert await age() == EVERY, "that one is out is no heartbeat"
     clock.now += 10
     await store.canaries.returned("bob", SECOND, clock.now)
     assert await age() == 0

@@ -18,7 +18,7 @@ from relay.errors import KeyDestroyed, KeyUsed, KMEBadReply, StoreUnavailable
 from relay.formats.cms import KeyUse
 from relay.key_receiver import take_over_keys
 from relay.store.database import Database
-from relay.store.delivery_tries import WaitingCopy
+from relay.store.delivery_attempts import WaitingCopy
 from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound, KeyName
 from relay.store.secret import SiteSecret
@@ -165,7 +165,7 @@ async def test_where_the_store_fails_the_key_stays_at_hand_and_opens_the_mail_wh
         raise StoreUnavailable("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries._tries, "_find", full)
+        patched.setattr(store.deliveries._attempts, "_find", full)
         with pytest.raises(StoreUnavailable):
             await store.deliveries.admit([bound("k")], opened(clock))
     assert (await store.received.look("g", "2", ["k"]))[0] == {"k": KEY}
@@ -211,7 +211,7 @@ async def test_sealed_copies_for_which_there_is_no_room_hold_up_nothing_else(
     """A few octets have room on a disk where a copy of many has none."""
     mail, copy = bytes(32), WaitingCopy(("a@x",), {}, b"sealed")
     begun = await store.deliveries.begin("outgoing", mail, ["a@x"], intent=True)
-    put_down = store.deliveries._tries.put_down
+    put_down = store.deliveries._attempts.put_down
 
     def no_room(outcomes: Any, *how: Any) -> Any:
         if any(each.copies for each in outcomes):
@@ -219,7 +219,7 @@ async def test_sealed_copies_for_which_there_is_no_room_hold_up_nothing_else(
         return put_down(outcomes, *how)
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries._tries, "put_down", no_room)
+        patched.setattr(store.deliveries._attempts, "put_down", no_room)
         settling, admitting = await asyncio.gather(
             store.deliveries.settle(mail, begun, ["a@x"], copies=[copy]),
             store.deliveries.admit([], opened(clock)),

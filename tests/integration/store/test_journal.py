@@ -15,7 +15,7 @@ from relay.counting import metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
 from relay.runtime.aio import boot_time
 from relay.store.claims import LEASE_S, PATIENCE_S
-from relay.store.delivery_tries import KEEP_FOR_S, Begun, WaitingCopy
+from relay.store.delivery_attempts import KEEP_FOR_S, Begun, WaitingCopy
 from relay.store.mail_identity import recipient_name
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
@@ -159,7 +159,7 @@ async def test_what_was_begun_before_a_lease_was_over_must_not_leave_and_what_is
             store.deliveries.check(begun.relay)
     store.deliveries.check(begun.relay)
     await backend.end_leases()
-    await store.claims.go_on()  # a sign of life that comes too late
+    await store.claims.go_on()  # a heartbeat that comes too late
     later = await begin(store, "c@z")
     with pytest.raises(DeliveryUnderWay):
         store.deliveries.check(begun.relay)
@@ -221,7 +221,7 @@ async def test_a_claim_of_which_nobody_heard_whether_it_was_made_does_not_stay(
         raise StoreUnavailable("connection lost")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store.deliveries._tries, "_find", broken)
+        patched.setattr(store.deliveries._attempts, "_find", broken)
         with pytest.raises(StoreUnavailable):
             await begin(store)
     assert (await begin(store)).relay

@@ -18,7 +18,7 @@ import pytest
 from relay.counting import metrics
 from relay.errors import KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
 from relay.formats.cms import KeyUse
-from relay.store.delivery_tries import RecipientState
+from relay.store.delivery_attempts import RecipientState
 from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound
 from relay.store.secret import SiteSecret

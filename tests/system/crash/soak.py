@@ -136,7 +136,7 @@ class Queue:
         return False
 
 
-class Door(Sink):
+class Listener(Sink):
     """A next hop that takes everything and gives it to `take` with the number of the mail."""
 
     def __init__(self, take: Callable[[int, bytes], None]) -> None:
@@ -332,13 +332,13 @@ async def soak(
 
 @asynccontextmanager
 async def _relays(directory: Path, run: Soak, settings: str, kmes: DevelopmentKMEs) -> AsyncIterator[None]:
-    """Relays as processes, and the doors behind them."""
+    """Relays as processes, and the listeners behind them."""
     state = kmes.state_dir
     run.episodes.decide_for("alice", kmes.km1)
     run.episodes.decide_for("bob", kmes.km2)
     async with AsyncExitStack() as stack:
-        wire = await stack.enter_async_context(Door(run.sealed))
-        mailboxes = await stack.enter_async_context(Door(run.opened))
+        wire = await stack.enter_async_context(Listener(run.sealed))
+        mailboxes = await stack.enter_async_context(Listener(run.opened))
         alice = make_site(
             directory / "alice", "alice", state=state, kme_url=kmes.urls[0], outgoing=wire.address, policies=POLICIES
         )

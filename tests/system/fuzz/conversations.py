@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from relay.config import DirectionSettings, TCPAddress
 from relay.entry.budget import Budget
-from relay.entry.listening import Listener, address_of, bound
+from relay.entry.listening import SocketServer, address_of, bound
 from relay.entry.smtp.session import LMTPSession, SMTPSession
 from relay.errors import Refuse, RelayError, TryLater
 from relay.mail import Mail, Outcomes
@@ -65,7 +65,7 @@ class Recorder:
     def heard(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """A client that has gone takes nothing along."""
 
 
@@ -99,7 +99,7 @@ def lmtp(data: bytes) -> None:
 async def _one_connection(kind: type[SMTPSession], data: bytes) -> None:
     recorder = Recorder()
     settings = DirectionSettings.model_validate({"next_hop": "127.0.0.1:9", "max_message_size": LIMIT, "timeout": 30})
-    entry = Listener(settings, Budget(2**24))
+    entry = SocketServer(settings, Budget(2**24))
     sockets = await bound("fuzz", TCPAddress("127.0.0.1", 0))
     await entry.listen(sockets, lambda: kind(entry, "relay.example", recorder))
     address = address_of(sockets)

@@ -13,7 +13,7 @@ from unittest import mock
 
 from relay.config import ListenerSettings
 from relay.entry.budget import Budget
-from relay.entry.listening import Listener
+from relay.entry.listening import SocketServer
 from relay.entry.milter import session
 from relay.entry.milter.wire import Packets
 from relay.errors import Refuse, RelayError, TryLater
@@ -132,7 +132,7 @@ async def _talk(data: bytes) -> None:
     reader.feed_eof()
     packets = Packets(reader, writer, SETTINGS.timeout)  # type: ignore[arg-type]
     with mock.patch.object(session, "log") as log:
-        await session.MilterSession(Listener(SETTINGS, budget), recipe).run(packets)
+        await session.MilterSession(SocketServer(SETTINGS, budget), recipe).run(packets)
         unforeseen = [call for call in log.error.call_args_list if CAUSE not in call.kwargs["cause"]]
     check(not unforeseen, f"an error that nobody foresaw: {unforeseen}")
     check(budget.used == 0, "memory is still held")

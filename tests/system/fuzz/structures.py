@@ -25,8 +25,8 @@ from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
+from relay.store.delivery_attempts import Begun
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.delivery_tries import Begun
 from relay.store.mail_identity import OpenedMail
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound

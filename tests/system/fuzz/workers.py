@@ -1,4 +1,4 @@
-"""Fuzz target for what is said at the doors of a whole relay of two workers, beside one that is a single process.
+"""Fuzz target for what is said at the listeners of a whole relay of two workers, beside one that is a single process.
 Standard: both answer alike, hand the same mails on, and a client hears of an end to whatever it says.
 """
 
@@ -24,7 +24,7 @@ from tests.testlib.exact_sink import ExactSink
 from tests.testlib.sites import make_site, relay_process
 from tests.vectors.case import message, read_all
 
-DOORS = {b"S": "incoming", b"L": "incoming_lmtp", b"M": "incoming_milter"}
+LISTENERS = {b"S": "incoming", b"L": "incoming_lmtp", b"M": "incoming_milter"}
 """The first octet of an input says where it is said."""
 ON_RCPT = {
     f"{name}@{domain}.example": reply
@@ -46,16 +46,16 @@ class Relay:
     addresses: dict[str, TCPAddress]
     sink: ExactSink = field(repr=False)
 
-    async def hears(self, door: str, data: bytes) -> tuple[bytes, bool, list[tuple[str, tuple[str, ...], bytes]]]:
+    async def hears(self, listener: str, data: bytes) -> tuple[bytes, bool, list[tuple[str, tuple[str, ...], bytes]]]:
         """All that came back, whether that is all of it, and the mails that came out."""
         self.sink.arrived.clear()
-        reader, writer = await asyncio.open_connection(*self.addresses[door])
+        reader, writer = await asyncio.open_connection(*self.addresses[listener])
         answered, whole = bytearray(), True
         try:
             async with asyncio.timeout(DEADLINE_S):
                 with suppress(ConnectionError):
                     writer.write(data)
-                    if door == "incoming_milter":
+                    if listener == "incoming_milter":
                         writer.write_eof()
                     await writer.drain()
                 try:
@@ -81,7 +81,7 @@ def seeds() -> list[bytes]:
     whole = [begin + message(each) + content for each in sealed[:3]]
     whole.append(begin + mails.plain() + content + b"RSET\r\n" + begin.partition(b"\r\n")[2] + mails.plain() + content)
     return [
-        *(door + each for door in (b"S", b"L") for each in (*said, *whole)),
+        *(listener + each for listener in (b"S", b"L") for each in (*said, *whole)),
         *(b"M" + each for each in milter.seeds()),
     ]
 
@@ -90,10 +90,12 @@ def target(data: bytes) -> None:
     """One connection to each of the two relays."""
     runner, relays = _relays()
     data = SAME.sub(next(LETTERS), data)
-    door = DOORS.get(data[:1], "incoming")
-    said = data[1:] if door == "incoming_milter" else data[1:] + conversations.GOODBYE
-    said = said.replace(b"EHLO", b"LHLO") if door == "incoming_lmtp" else said
-    (one, one_whole, from_one), (two, two_whole, from_two) = (runner.run(relay.hears(door, said)) for relay in relays)
+    listener = LISTENERS.get(data[:1], "incoming")
+    said = data[1:] if listener == "incoming_milter" else data[1:] + conversations.GOODBYE
+    said = said.replace(b"EHLO", b"LHLO") if listener == "incoming_lmtp" else said
+    (one, one_whole, from_one), (two, two_whole, from_two) = (
+        runner.run(relay.hears(listener, said)) for relay in relays
+    )
     check(
         from_one == from_two, f"two workers hand on {len(from_two)} mails, one process {len(from_one)}, or other ones"
     )

@@ -28,7 +28,7 @@ from relay.journey.opening import MailOpener
 from relay.journey.opening.layers import Layers
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
-from relay.store.delivery_tries import Begun
+from relay.store.delivery_attempts import Begun
 from tests.integration.vectors.test_vectors import CONFIG
 from tests.unit.identity.forgeries import ca_key, certified, document, pinned, under_another_name, with_kems
 from tests.unit.identity.homes import NOW, Home, pin

@@ -93,7 +93,7 @@ async def test_a_warm_pool_has_a_few_keys_before_the_first_message_and_all_once_
 async def test_a_relay_that_stops_draws_for_those_who_wait_and_for_nobody_else(kme: FakeKME, group: KMEGroup) -> None:
     group.warm("bob")
     await settled(group)
-    group.wait_no_more()
+    group.stop_waiting()
     for _ in range(6):
         await group.take("bob")
     await settled(group)

@@ -198,7 +198,7 @@ async def test_a_group_for_pads_alone_keeps_no_keys_of_the_usual_size_ready(kme:
     async with KeyRing("alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing) as ring:
         await settled(group)
         await ring.maintain(ask=False)
-        ring.know({"bob": PeerKeys("bob", ("g",)), "carol": PeerKeys("carol", ("g",))})
+        ring.set_peers({"bob": PeerKeys("bob", ("g",)), "carol": PeerKeys("carol", ("g",))})
         await settled(group)
         assert kme.got("enc_keys") == []
 

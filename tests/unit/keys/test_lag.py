@@ -118,7 +118,7 @@ async def test_nobody_waits_any_more_once_the_relay_stops(group: KMEGroup, time:
     waiting = asyncio.create_task(group.fetch("alice", ["never"]))
     while not group._lag.slots:
         await asyncio.sleep(0)
-    group.wait_no_more()
+    group.stop_waiting()
     assert await waiting == {}
     assert await group.fetch("alice", ["never-2"]) == {}
     assert time.now - began < 1

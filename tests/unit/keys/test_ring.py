@@ -345,14 +345,14 @@ async def test_no_number_of_low_priority_mails_at_two_workers_touches_the_reserv
     async with FakeKME(certificates) as kme, AsyncExitStack() as stack:
         kme.link.bits = 60 * 256
         rings = []
-        for life in (1, 2):
+        for worker_id in (1, 2):
             client = kme.client(name="kme", retry_attempts=0)
             ring = KeyRing(
                 "2", {"one": KMEGroup("one", [client], Prefetch(0, 0))}, {"bob": PeerKeys("1", ("one",))}, limits=KEPT
             )
             stack.push_async_callback(ring.close)
-            counted = CountedTogether(Neighbours(memory, life), 0)
-            ring.share(partial(_counted_by, counted), first=life == 1)
+            counted = CountedTogether(Neighbours(memory, worker_id), 0)
+            ring.share(partial(_counted_by, counted), first=worker_id == 1)
             rings.append(ring)
         had = 0
         for number in range(80):
@@ -486,7 +486,7 @@ async def test_for_a_peer_that_is_new_keys_are_drawn_and_for_one_that_is_gone_no
     group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16, 100), timing=time.timing)
     async with KeyRing("sae-alice", {"g": group}, {"bob": PeerKeys("bob", ("g",))}, timing=time.timing) as ring:
         await ring.take("bob")
-        ring.know({"carol": PeerKeys("carol", ("g",))})
+        ring.set_peers({"carol": PeerKeys("carol", ("g",))})
         while group.pools[0].ready("carol", 256) < 4:
             await kme.next_request()
         with pytest.raises(KMEMisconfigured):
@@ -508,9 +508,9 @@ async def test_a_key_in_use_for_several_messages_is_forgotten_when_its_peer_gets
     peers = {"bob": PeerKeys("bob", ("g",), rotation)}
     async with KeyRing("sae-alice", {"g": group}, peers, timing=time.timing) as ring:
         first = await ring.take("bob")
-        ring.know(peers)
+        ring.set_peers(peers)
         assert await ring.take("bob") == first
-        ring.know({"bob": PeerKeys("other", ("g",), rotation)})
+        ring.set_peers({"bob": PeerKeys("other", ("g",), rotation)})
         assert (await ring.take("bob")).reference.slave_sae == "other"
 
 

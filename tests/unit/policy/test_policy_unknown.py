@@ -110,7 +110,7 @@ def test_many_files_in_a_directory_that_fails_are_one_fault(tmp_path: Path, cloc
 def test_other_peers_meanwhile_leave_it_in_force_too(tmp_path: Path, clock: Clock, fail: Fail) -> None:
     policies = in_force(write(tmp_path, FILES), clock)
     fail("d1.example", errno.EACCES)
-    policies.know({"carol": ["carol.example"]})
+    policies.set_peers({"carol": ["carol.example"]})
     follow(policies, EVERYTHING)
     clock.now += GONE_QUIET_S * 2
     follow(policies, NOTHING)

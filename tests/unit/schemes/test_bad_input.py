@@ -32,8 +32,8 @@ from relay.schemes.otp import OneTimePad
 from relay.schemes.padding import MAX_BOUND_OCTETS, MAX_EXPANSION, compress, decompress
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
+from relay.store.delivery_attempts import Begun
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.delivery_tries import Begun
 from relay.store.mail_identity import OpenedMail
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound

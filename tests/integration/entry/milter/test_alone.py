@@ -182,7 +182,7 @@ async def test_the_sealed_form_stays_with_postfix_and_the_plain_one_goes_by_the_
 async def test_more_mails_of_the_same_octets_are_retries_only_if_they_have_a_message_id(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, names: bool
 ) -> None:
-    message = b"From: ann@alice.example\r\nSubject: Door open\r\n\r\nIt is.\r\n"
+    message = b"From: ann@alice.example\r\nSubject: Listener open\r\n\r\nIt is.\r\n"
     if names:
         message = b"Message-ID: <1@alice.example>\r\n" + message
     remote = {"local_header_rewrite_clients": "", "always_add_missing_headers": "no"}

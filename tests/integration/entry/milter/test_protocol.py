@@ -24,7 +24,7 @@ from structlog.testing import LogCapture
 
 from relay.config import ListenerSettings, TCPAddress
 from relay.entry.budget import Budget
-from relay.entry.listening import Listener, address_of, bound
+from relay.entry.listening import SocketServer, address_of, bound
 from relay.entry.milter import session
 from relay.entry.milter.edits import can_be_told, message_of
 from relay.entry.milter.wire import PACKETS_AT_ONCE, Packets
@@ -89,7 +89,7 @@ def failing(error: Exception) -> Callable[[Mail], InPlace]:
 
 @dataclass
 class Running:
-    entry: Listener
+    entry: SocketServer
     address: TCPAddress
     recipe: Recipe
     budget: Budget
@@ -128,7 +128,7 @@ class Running:
 @asynccontextmanager
 async def milter(recipe: Recipe, budget: int = 2**30, **settings: object) -> AsyncIterator[Running]:
     room = Budget(budget, 0.05)
-    entry = Listener(ListenerSettings.model_validate(settings), room)
+    entry = SocketServer(ListenerSettings.model_validate(settings), room)
     sockets = await bound("outgoing.milter", TCPAddress("127.0.0.1", 0))
     await entry.listen(sockets, partial(session.milter_connection, entry, recipe))
     try:
@@ -498,7 +498,7 @@ async def test_it_listens_on_a_unix_socket_in_the_place_of_a_dead_one(tmp_path: 
     path = tmp_path / "milter.sock"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    entry = Listener(ListenerSettings(), Budget(2**20))
+    entry = SocketServer(ListenerSettings(), Budget(2**20))
     await entry.listen(await bound("outgoing.milter", path), partial(session.milter_connection, entry, Recipe()))
     assert path.stat().st_mode & 0o777 == 0o660
     with pytest.raises(ConfigError, match=r"incoming\.milter: cannot listen on .*: another process listens"):

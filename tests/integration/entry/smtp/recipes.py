@@ -12,7 +12,7 @@ from typing import Any
 
 from relay.config import ListenerSettings, TCPAddress
 from relay.entry.budget import Budget
-from relay.entry.listening import Listener, address_of, bound
+from relay.entry.listening import SocketServer, address_of, bound
 from relay.entry.smtp.session import LMTPSession, SMTPSession
 from relay.errors import RelayError
 from relay.mail import Mail, Outcomes
@@ -28,7 +28,7 @@ class Recorder:
     """
 
     mails: list[Mail] = field(default_factory=list)
-    unheard_mails: list[tuple[Mail, Outcomes]] = field(default_factory=list)
+    client_gone_mails: list[tuple[Mail, Outcomes]] = field(default_factory=list)
     outcomes: dict[str, RelayError] = field(default_factory=dict)
     failure: Exception | None = None
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,8 +65,8 @@ class Recorder:
     def heard(self, mail: Mail) -> None:
         """Nothing is forgotten here."""
 
-    async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
-        self.unheard_mails.append((mail, outcomes))
+    async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
+        self.client_gone_mails.append((mail, outcomes))
         self.noted.set()
 
 
@@ -74,7 +74,7 @@ class Recorder:
 class Running:
     """A listener that serves, and what it works with."""
 
-    entry: Listener
+    entry: SocketServer
     address: TCPAddress
     recipe: Recorder
     budget: Budget
@@ -86,7 +86,7 @@ async def serving(
 ) -> AsyncIterator[Running]:
     """An entry on a free port; `settings` are those of [outgoing] and [incoming]."""
     budget, recipe = budget or Budget(512 * 2**20), recipe or Recorder()
-    entry = Listener(ListenerSettings(**settings), budget)
+    entry = SocketServer(ListenerSettings(**settings), budget)
     sockets = await bound("outgoing.listen", TCPAddress("127.0.0.1", 0))
     await entry.listen(sockets, lambda: SESSIONS[protocol](entry, "relay.alice.example", recipe))
     try:

@@ -76,14 +76,14 @@ async def leave_while_it_is_delivered(running: Running, *recipients: str, reset:
 
 
 @pytest.mark.parametrize("reset", [True, False])
-async def test_the_delivery_goes_on_and_its_outcome_is_noted_as_unheard(reset: bool) -> None:
+async def test_the_delivery_goes_on_and_its_outcome_is_noted_as_client_gone(reset: bool) -> None:
     async with serving() as running:
         await leave_while_it_is_delivered(running, "a@bob.example", "b@bob.example", reset=reset)
         running.recipe.outcomes = {"b@bob.example": NextHopUnavailable("later")}
         running.recipe.gate.set()
         async with asyncio.timeout(10):
             await running.recipe.noted.wait()
-        [(mail, outcomes)] = running.recipe.unheard_mails
+        [(mail, outcomes)] = running.recipe.client_gone_mails
         assert mail.envelope.addresses == ("a@bob.example", "b@bob.example")
         assert outcomes[0] is None
         assert isinstance(outcomes[1], NextHopUnavailable)
@@ -144,7 +144,7 @@ async def test_content_without_its_end_is_no_mail_and_holds_no_memory(half: byte
 
 async def test_a_journal_that_fails_then_is_logged_and_breaks_nothing() -> None:
     class Forgetful(Recorder):
-        async def unheard(self, mail: Mail, outcomes: Outcomes) -> None:
+        async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
             self.noted.set()
             raise StoreUnavailable("disk full")
 

@@ -10,7 +10,7 @@ import pytest
 
 from relay.config import ListenerSettings
 from relay.entry.budget import Budget
-from relay.entry.listening import Listener
+from relay.entry.listening import SocketServer
 
 
 class Connection:
@@ -39,21 +39,21 @@ class Connection:
     ],
 )
 def test_clients_count_as_one_where_one_could_have_both_addresses(one: str, other: str, same: bool) -> None:
-    listener = Listener(ListenerSettings(connections_per_client=1), Budget(1))
+    server = SocketServer(ListenerSettings(connections_per_client=1), Budget(1))
     first, second = Connection(), Connection()
-    assert not listener.add(first, one)
-    assert bool(listener.add(second, other)) == same
-    listener.discard(second)
-    listener.discard(second)
-    listener.discard(first)
-    assert not listener.add(second, other)
-    assert list(listener.connections) == [second]
+    assert not server.add(first, one)
+    assert bool(server.add(second, other)) == same
+    server.discard(second)
+    server.discard(second)
+    server.discard(first)
+    assert not server.add(second, other)
+    assert list(server.connections) == [second]
 
 
 async def test_who_comes_while_the_relay_stops_is_not_taken() -> None:
-    listener = Listener(ListenerSettings(), Budget(1))
-    await listener.stop()
-    assert listener.add(Connection(), "192.0.2.1") == "it came while the relay stops"
+    server = SocketServer(ListenerSettings(), Budget(1))
+    await server.stop()
+    assert server.add(Connection(), "192.0.2.1") == "it came while the relay stops"
 
 
 @pytest.mark.parametrize(
@@ -64,4 +64,4 @@ async def test_who_comes_while_the_relay_stops_is_not_taken() -> None:
     ],
 )  # fmt: skip
 def test_loopback_and_nobody_else_is_trusted_by_default(client: str, trusted: bool) -> None:
-    assert Listener(ListenerSettings(), Budget(1)).trusts(client) == trusted
+    assert SocketServer(ListenerSettings(), Budget(1)).trusts(client) == trusted

@@ -88,7 +88,7 @@ async def test_a_mail_whose_acceptance_the_client_did_not_hear_is_not_delivered_
             await sink.reached.wait()
         sink.gate.set()
         async with asyncio.timeout(30):
-            while not any(entry["event"] == "delivered_unheard" for entry in log):
+            while not any(entry["event"] == "delivered_client_gone" for entry in log):
                 await asyncio.sleep(0.01)
     async with server.user() as program:
         assert (await program.mail(FROM + BODY)).startswith("250")
@@ -107,8 +107,8 @@ async def test_that_a_client_is_gone_is_told_before_its_next_try_can_come() -> N
     completion = Completion(recorder, AnyUser(), "relay.alice.example", check_from=False)
     mail = Mail(Envelope("ann@alice.example", (Recipient("ben@bob.example"),)), FROM + BODY, "1")
     outcomes = await completion.process(mail)
-    telling = asyncio.create_task(completion.unheard(mail, outcomes))
+    telling = asyncio.create_task(completion.client_gone(mail, outcomes))
     await asyncio.sleep(0)
-    [(told, _)] = recorder.unheard_mails
+    [(told, _)] = recorder.client_gone_mails
     assert told.message == recorder.mails[0].message
     await telling

@@ -26,9 +26,9 @@ async def test_what_users_submit_and_may_not_submit_is_counted(start: Start, tmp
         assert (await ann.mail(mails.plain())).startswith("250")
         assert (await ann.ask("MAIL FROM:<boss@alice.example>")).startswith("553")
         text, found = await told(socket)
-    door = {"direction": "outgoing", "door": "submission"}
-    assert found.sum("qumail_mails_total", **door, level="plaintext", outcome="delivered") == 1
+    listener = {"direction": "outgoing", "listener": "submission"}
+    assert found.sum("qumail_mails_total", **listener, level="plaintext", outcome="delivered") == 1
     assert found.sum("qumail_mails_total") == 1
-    assert found.sum("qumail_rejections_total", **door, reason="SenderNotAllowed") == 1
+    assert found.sum("qumail_rejections_total", **listener, reason="SenderNotAllowed") == 1
     assert found.sum("qumail_rejections_total") == 1
     assert "boss" not in text

@@ -1,5 +1,5 @@
-"""By whichever door a mail comes, /metrics tells to the recipient what became of it; and what is told of keys and ends.
-Standard: what was answered at the door is what is counted, and what certificates say of themselves is what is told.
+"""By whichever listener a mail comes, /metrics tells to the recipient what became of it; and what is told of keys and ends.
+Standard: what was answered at the listener is what is counted, and what certificates say of themselves is what is told.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ async def test_by_lmtp_each_recipient_has_a_fate_of_its_own(site: Site, sink: Si
         )
         assert [reply.code for reply in replies] == [250, 250, 250, 554, 451]
         found = await numbers(addresses["status"])
-        name, door = "qumail_recipients_total", {"direction": "outgoing", "door": "lmtp"}
-        assert found.sum(name, **door, peer="bob", level="aes", outcome="delivered") == 1
-        assert found.sum(name, **door, level="plaintext", outcome="inside") == 1
-        assert found.sum(name, **door, level="plaintext", outcome="delivered") == 1
-        assert found.sum(name, **door, outcome="refused") == 1
-        assert found.sum(name, **door, level="none", outcome="held") == 1, "at RCPT already"
+        name, listener = "qumail_recipients_total", {"direction": "outgoing", "listener": "lmtp"}
+        assert found.sum(name, **listener, peer="bob", level="aes", outcome="delivered") == 1
+        assert found.sum(name, **listener, level="plaintext", outcome="inside") == 1
+        assert found.sum(name, **listener, level="plaintext", outcome="delivered") == 1
+        assert found.sum(name, **listener, outcome="refused") == 1
+        assert found.sum(name, **listener, level="none", outcome="held") == 1, "at RCPT already"
         assert found.sum(name) == 5
 
 
@@ -88,10 +88,10 @@ async def test_by_milter_what_stays_with_the_mail_server_is_counted_as_delivered
     async with app.running(site.config) as addresses:
         assert await asyncio.to_thread(hand_over, addresses["outgoing_milter"]) == ["", "451"]
         found = await numbers(addresses["status"])
-        name, door = "qumail_recipients_total", {"direction": "outgoing", "door": "milter"}
-        assert found.sum(name, **door, peer="bob", level="aes", outcome="delivered") == 1
-        assert found.sum(name, **door, peer="", level="plaintext", outcome="delivered") == 1
-        assert found.sum(name, **door, level="none", outcome="held") == 1, "at RCPT already"
+        name, listener = "qumail_recipients_total", {"direction": "outgoing", "listener": "milter"}
+        assert found.sum(name, **listener, peer="bob", level="aes", outcome="delivered") == 1
+        assert found.sum(name, **listener, peer="", level="plaintext", outcome="delivered") == 1
+        assert found.sum(name, **listener, level="none", outcome="held") == 1, "at RCPT already"
         assert found.sum(name) == 3
 
 

@@ -37,36 +37,36 @@ YEAR_10000 = 253_402_300_800.0
 """Seconds since 1970 that no clock has shown: a mark beyond could not be seen to move on."""
 _MOST_OCTETS = 64
 
-_beats = Table(
-    "store_beat",
+_table = Table(
+    "restore_check",
     metadata,
     Column("one", Integer, primary_key=True, autoincrement=False),
-    Column("beat", Double, nullable=False),
+    Column("mark", Double, nullable=False),
     Column("trusted_from", Double, nullable=False),
     Column("past", Double, nullable=False),
 )
 """One row, of seconds since 1970."""
-_select = select(_beats.c.beat, _beats.c.trusted_from, _beats.c.past)
+_select = select(_table.c.mark, _table.c.trusted_from, _table.c.past)
 
 
 def mark_as_copy(connection: sqlite3.Connection) -> None:
     """Marks a copy of the embedded database. Blocks; raises sqlite3.Error."""
-    connection.execute(f"UPDATE {_beats.name} SET {_beats.c.beat.name} = ?", (OF_A_COPY,))  # noqa: S608 - two names of ours
+    connection.execute(f"UPDATE {_table.name} SET {_table.c.mark.name} = ?", (OF_A_COPY,))  # noqa: S608 - two names of ours
 
 
-class _BeatRow(NamedTuple):
+class _Row(NamedTuple):
     """The row, where it says what it should."""
 
-    beat: float
+    mark: float
     trusted_from: float
     past: float
 
 
-def _marks(row: Sequence[object]) -> _BeatRow | None:
+def _marks(row: Sequence[object]) -> _Row | None:
     """None where one of its columns holds what is no moment."""
     moments = [_moment(each) for each in row]
     known = [each for each in moments if each is not None]
-    return _BeatRow(*known) if len(known) == len(moments) else None
+    return _Row(*known) if len(known) == len(moments) else None
 
 
 def _moment(found: object) -> float | None:
@@ -74,8 +74,8 @@ def _moment(found: object) -> float | None:
     return float(found) if isinstance(found, int | float) and 0.0 <= found < YEAR_10000 else None
 
 
-class Beat:
-    """The beat of one store as one relay sees it; all relays of a site share the row, each has a file of its own."""
+class RestoreCheck:
+    """The mark of one store as one relay sees it; all relays of a site share the row, each has a file of its own."""
 
     def __init__(self, database: Database, file: Path | None, clock: Callable[[], float]) -> None:
         """Without a `file` nothing is noticed. `clock` gives seconds since 1970."""
@@ -94,7 +94,7 @@ class Beat:
 
     @to_its_end
     async def load(self) -> None:
-        """Reads what is known, without a beat. Raises StoreUnavailable."""
+        """Reads what is known, without moving the mark on. Raises StoreUnavailable."""
         row = await self._database.reading(lambda connection: connection.execute(_select).one_or_none())
         if row is not None:
             marks = _marks(row)
@@ -102,9 +102,9 @@ class Beat:
 
     @to_its_end
     async def go_on(self) -> None:
-        """One beat: notices a store that is behind the file. Raises StoreUnavailable.
+        """Moves the mark on, and notices a store that is behind the file. Raises StoreUnavailable.
 
-        While another relay beats it does so for all, and this one only looks.
+        While another relay moves it on, that counts for all, and this one only looks.
 
         Where no file can be written (the secret is a systemd credential) a restored store is not noticed, and the log
         says so.
@@ -113,40 +113,40 @@ class Beat:
         last = await asyncio.to_thread(self._read)
         before, now, ours = await self._database.writing(partial(self._move_on, last))
         self.trusted_from, self.past = now.trusted_from, now.past
-        if before is None or before.beat < last:
-            behind = round(last - before.beat) if before is not None else None
+        if before is None or before.mark < last:
+            behind = round(last - before.mark) if before is not None else None
             log.error("store_restored", store=self._database.name, behind_s=behind)
         if ours:
             # Second: a file that is ahead of the store for any other reason would cost mail its way to the mailbox.
-            await asyncio.to_thread(self._write, now.beat)
+            await asyncio.to_thread(self._write, now.mark)
 
-    def _move_on(self, last: float, connection: Connection) -> tuple[_BeatRow | None, _BeatRow, bool]:
+    def _move_on(self, last: float, connection: Connection) -> tuple[_Row | None, _Row, bool]:
         """The row as it was, as it is, and whether we wrote it; `last` is what the file says."""
         before, ours = self._row(connection, last)
         now = self._clock()
-        restored = before is None or before.beat < last
+        restored = before is None or before.mark < last
         # A row that was broken reveals nothing, so nothing that was sealed before now is trusted.
-        marks = before or _BeatRow(0.0, now, now)
+        marks = before or _Row(0.0, now, now)
         trusted_from = max(marks.trusted_from, now) if restored else marks.trusted_from
-        beat = max(now, max(marks.beat, last) + ONE_ON_S)
+        mark = max(now, max(marks.mark, last) + ONE_ON_S)
         past = min(max(now, marks.past - MOST_PAST_S), marks.past + MOST_PAST_S)
-        after = _BeatRow(beat, trusted_from, past)
+        after = _Row(mark, trusted_from, past)
         if ours:
-            connection.execute(_beats.update().values(after._asdict()))
+            connection.execute(_table.update().values(after._asdict()))
         return before, after, ours
 
-    def _row(self, connection: Connection, last: float) -> tuple[_BeatRow | None, bool]:
-        """What the row says, and whether it is locked for us; it need not be where another relay beats, who may be
-        frozen. None: it was broken."""
+    def _row(self, connection: Connection, last: float) -> tuple[_Row | None, bool]:
+        """What the row says, and whether it is locked for us; it need not be while another relay, which may
+        be frozen, moves it on. None: it was broken."""
         free = connection.execute(_select.with_for_update(skip_locked=True)).one_or_none()
         if free is not None:
             return _marks(free), True
         taken = connection.execute(_select).one_or_none()
-        if taken is not None and (marks := _marks(taken)) is not None and marks.beat >= last:
+        if taken is not None and (marks := _marks(taken)) is not None and marks.mark >= last:
             return marks, False
         # There is none, or the store was restored, which nobody else may know: now it is waited for.
-        first = {"one": 1, "beat": 0.0, "trusted_from": 0.0, "past": self._clock()}
-        connection.execute(self._database.insert(_beats).values(first).on_conflict_do_nothing())
+        first = {"one": 1, "mark": 0.0, "trusted_from": 0.0, "past": self._clock()}
+        connection.execute(self._database.insert(_table).values(first).on_conflict_do_nothing())
         return _marks(connection.execute(_select.with_for_update()).one()), True
 
     def _tell_where_it_was_set(self) -> None:
@@ -165,17 +165,17 @@ class Beat:
         except (OSError, ValueError):
             return 0.0
 
-    def _write(self, beat: float) -> None:
+    def _write(self, mark: float) -> None:
         if self._file is None:
             return
         beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         try:
-            beside.write_text(repr(beat))
+            beside.write_text(repr(mark))
             beside.replace(self._file)
         except OSError as error:
-            # No more than that: what follows a beat destroys keys, and must not wait for a file.
+            # No more than that: what follows destroys keys, and must not wait for a file.
             if not self._complained:
-                log.warning("store_beat_not_written", file=str(self._file), cause=str(error))
+                log.warning("restore_check_not_written", file=str(self._file), cause=str(error))
             self._complained = True
         else:
             self._complained = False

@@ -36,8 +36,8 @@ MOST_ROWS = 50_000
 OVERLAP_S = 10.0
 """Maximum clock skew between a site's relays, and maximum length of a transaction, in seconds."""
 
-_spent = Table(
-    "spent",
+_rate_limits = Table(
+    "rate_limits",
     metadata,
     Column("name", LargeBinary(16), primary_key=True),
     Column("kind", String(16), nullable=False),
@@ -60,7 +60,7 @@ class Spending:
     anew: bool = False
 
 
-class Spent:
+class RateLimits:
     """The memory of one store, as one process sees it."""
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
@@ -88,14 +88,14 @@ class Spent:
                     if each.anew == anew
                 ]
                 if rows:
-                    insert = self._database.insert(_spent)
-                    there, new = _spent.c.until, insert.excluded
+                    insert = self._database.insert(_rate_limits)
+                    there, new = _rate_limits.c.until, insert.excluded
                     left = case((there > new.changed, there), else_=new.changed)
                     until = (
                         case((there > new.until, there), else_=new.until) if anew else left + new.until - new.changed
                     )
                     change = insert.on_conflict_do_update(
-                        index_elements=[_spent.c.name], set_={"until": until, "changed": new.changed}
+                        index_elements=[_rate_limits.c.name], set_={"until": until, "changed": new.changed}
                     )
                     connection.execute(change, rows)
 
@@ -111,12 +111,12 @@ class Spent:
             yield [spending for spending, _ in rows]
 
     async def _page(self, after: tuple[float, bytes], now: float) -> list[tuple[Spending, float]]:
-        place = tuple_(_spent.c.changed, _spent.c.name)
+        place = tuple_(_rate_limits.c.changed, _rate_limits.c.name)
         later = place > tuple_(bindparam("at", after[0], Double), bindparam("of", after[1], LargeBinary))
         query = (
-            select(_spent)
-            .where(later, _spent.c.until > now)
-            .order_by(_spent.c.changed, _spent.c.name)
+            select(_rate_limits)
+            .where(later, _rate_limits.c.until > now)
+            .order_by(_rate_limits.c.changed, _rate_limits.c.name)
             .limit(ROWS_AT_ONCE)
         )
         found = await self._database.rows(query)
@@ -129,16 +129,18 @@ class Spent:
 
         def forget(connection: Connection) -> int:
             # From a clock that was ahead for a while: what is left counts from now, or it would be left for so long.
-            ahead = update(_spent).where(_spent.c.changed > now + OVERLAP_S)
-            connection.execute(ahead.values(until=_spent.c.until - _spent.c.changed + now, changed=now))
-            gone = connection.execute(delete(_spent).where(_spent.c.until < now))
+            ahead = update(_rate_limits).where(_rate_limits.c.changed > now + OVERLAP_S)
+            connection.execute(ahead.values(until=_rate_limits.c.until - _rate_limits.c.changed + now, changed=now))
+            gone = connection.execute(delete(_rate_limits).where(_rate_limits.c.until < now))
             number = int(gone.rowcount)
-            kinds = select(_spent.c.kind, func.count()).group_by(_spent.c.kind)
+            kinds = select(_rate_limits.c.kind, func.count()).group_by(_rate_limits.c.kind)
             for kind, rows in connection.execute(kinds).all():
                 if rows > MOST_ROWS:
-                    of_kind = select(_spent.c.name).where(_spent.c.kind == kind)
-                    first = of_kind.order_by(_spent.c.until).limit(rows - MOST_ROWS)
-                    number += int(connection.execute(delete(_spent).where(_spent.c.name.in_(first))).rowcount)
+                    of_kind = select(_rate_limits.c.name).where(_rate_limits.c.kind == kind)
+                    first = of_kind.order_by(_rate_limits.c.until).limit(rows - MOST_ROWS)
+                    number += int(
+                        connection.execute(delete(_rate_limits).where(_rate_limits.c.name.in_(first))).rowcount
+                    )
             return number
 
         return await self._database.writing(forget)

@@ -1,4 +1,4 @@
-"""Opens the milter door: a listener for each direction.
+"""Opens the milter listener: a listener for each direction.
 What process/app.py knows of it, and `check`, is here.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Reloadable
-from relay.entry.listening import Listener, Where, address_of
+from relay.entry.listening import SocketServer, Where, address_of
 from relay.entry.milter.session import milter_connection
 
 
@@ -23,9 +23,9 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def door(inside: Inside) -> AsyncIterator[MilterDoor]:
+async def listener(inside: Inside) -> AsyncIterator[MilterListener]:
     """Needs nothing."""
-    yield MilterDoor(inside)
+    yield MilterListener(inside)
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
@@ -34,12 +34,12 @@ async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...
         yield "", "", ()
 
 
-class MilterDoor:
-    """A Listener for each direction."""
+class MilterListener:
+    """A SocketServer for each direction."""
 
     def __init__(self, inside: Inside) -> None:
         self._inside = inside
-        self._listeners: list[Listener] = []
+        self._servers: list[SocketServer] = []
 
     async def start(self) -> dict[str, TCPAddress]:
         """The real addresses as `outgoing_milter` and `incoming_milter`, but for Unix sockets."""
@@ -47,20 +47,22 @@ class MilterDoor:
         for name, direction, recipe in self._inside.directions:
             if sockets := self._inside.sockets.get(f"{name}.milter"):
                 turned_away = self._inside.turned_away(name, "milter")
-                listener = Listener(direction, self._inside.budget, turned_away, self._inside.present, f"{name}.milter")
-                await listener.listen(sockets, partial(milter_connection, listener, recipe))
-                self._listeners.append(listener)
+                server = SocketServer(
+                    direction, self._inside.budget, turned_away, self._inside.present, f"{name}.milter"
+                )
+                await server.listen(sockets, partial(milter_connection, server, recipe))
+                self._servers.append(server)
                 if not isinstance(direction.milter, Path):
                     addresses[f"{name}_milter"] = address_of(sockets)
         return addresses
 
     async def retire(self) -> None:
         """All at once."""
-        await asyncio.gather(*(listener.retire() for listener in self._listeners))
+        await asyncio.gather(*(server.retire() for server in self._servers))
 
     async def stop(self) -> None:
         """All at once, so that they share the time that mails in flight are given."""
-        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        await asyncio.gather(*(server.stop() for server in self._servers))
 
     @property
     def reloadable(self) -> Sequence[Reloadable]:

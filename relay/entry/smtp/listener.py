@@ -1,4 +1,4 @@
-"""Opens the SMTP door: a listener for SMTP and LMTP of each direction, and the submission server.
+"""Opens the SMTP listener: a listener for SMTP and LMTP of each direction, and the submission server.
 What process/app.py knows of it, and `check`, is here.
 """
 
@@ -11,7 +11,7 @@ from functools import partial
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside
-from relay.entry.listening import Listener, Where, address_of
+from relay.entry.listening import SocketServer, Where, address_of
 from relay.entry.server_tls import ServerTLS
 from relay.entry.smtp.aiosmtpd_base import silence_log
 from relay.entry.smtp.check import states as states  # for `check`
@@ -33,60 +33,60 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def door(inside: Inside) -> AsyncIterator[SMTPDoor]:
+async def listener(inside: Inside) -> AsyncIterator[SMTPListener]:
     """Raises ConfigError where a file of [submission] cannot be used, and StoreUnavailable."""
     silence_log()
     async with AsyncExitStack() as stack:
         service = None
         if (table := inside.config.submission) is not None:
             service = await stack.enter_async_context(submission_service(table, inside))
-        yield SMTPDoor(inside, service)
+        yield SMTPListener(inside, service)
 
 
-class SMTPDoor:
-    """A Listener for each address of a direction, and one for both of [submission], whose limits they share."""
+class SMTPListener:
+    """A SocketServer for each address of a direction, and one for both of [submission], whose limits they share."""
 
     def __init__(self, inside: Inside, submission: SubmissionService | None) -> None:
         self._sockets = inside.sockets
         self._submission = submission
-        self._sessions: dict[str, tuple[Listener, Callable[[], SMTPSession]]] = {}
+        self._sessions: dict[str, tuple[SocketServer, Callable[[], SMTPSession]]] = {}
         config, hostname, budget = inside.config, inside.config.site.hostname, inside.budget
         for name, direction, recipe in inside.directions:
             for what, session in (("listen", SMTPSession), ("lmtp", LMTPSession)):
-                listener = Listener(
-                    direction, budget, inside.turned_away(name, session.door), inside.present, f"{name}.{what}"
+                server = SocketServer(
+                    direction, budget, inside.turned_away(name, session.listener), inside.present, f"{name}.{what}"
                 )
-                self._sessions[f"{name}.{what}"] = listener, partial(session, listener, hostname, recipe)
+                self._sessions[f"{name}.{what}"] = server, partial(session, server, hostname, recipe)
         if (users := config.submission) is not None and submission is not None and inside.outgoing is not None:
             completion = Completion(inside.outgoing, submission.logins.back_end, hostname, check_from=users.check_from)
-            turned_away = inside.turned_away("outgoing", SubmissionSession.door)
-            listener = Listener(users, budget, turned_away, inside.present, "submission")
-            new = partial(SubmissionSession, listener, hostname, completion, submission)
-            self._sessions |= {"submission.listen": (listener, new), "submission.listen_tls": (listener, new)}
+            turned_away = inside.turned_away("outgoing", SubmissionSession.listener)
+            server = SocketServer(users, budget, turned_away, inside.present, "submission")
+            new = partial(SubmissionSession, server, hostname, completion, submission)
+            self._sessions |= {"submission.listen": (server, new), "submission.listen_tls": (server, new)}
 
     async def start(self) -> dict[str, TCPAddress]:
         """The real addresses as `outgoing`, `outgoing_lmtp`, `submission_tls` and so on."""
         addresses: dict[str, TCPAddress] = {}
-        for setting, (listener, session) in self._sessions.items():
+        for setting, (server, session) in self._sessions.items():
             if sockets := self._sockets.get(setting):
                 if self._submission is not None and setting == "submission.listen_tls":
-                    listener.servers.append(TLSServer(self._submission.tls, listener, session, sockets))
+                    server.servers.append(TLSServer(self._submission.tls, server, session, sockets))
                 else:
-                    await listener.listen(sockets, session)
+                    await server.listen(sockets, session)
                 addresses[setting.replace(".listen", "").replace(".", "_")] = address_of(sockets)
         return addresses
 
     async def retire(self) -> None:
         """All at once."""
-        await asyncio.gather(*(listener.retire() for listener in self._listeners))
+        await asyncio.gather(*(server.retire() for server in self._servers))
 
     async def stop(self) -> None:
         """All at once, so that they share the time that mails in flight are given."""
-        await asyncio.gather(*(listener.stop() for listener in self._listeners))
+        await asyncio.gather(*(server.stop() for server in self._servers))
 
     @property
-    def _listeners(self) -> set[Listener]:
-        return {listener for listener, _ in self._sessions.values()}
+    def _servers(self) -> set[SocketServer]:
+        return {server for server, _ in self._sessions.values()}
 
     @property
     def reloadable(self) -> Sequence[ServerTLS]:

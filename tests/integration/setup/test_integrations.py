@@ -1,5 +1,5 @@
-"""Another door: what setup wrote for the former one goes, what the administrator wrote stays, and `check` finds the rest.
-Standard: Postfix's own postconf says what is in force; every change of door in both directions.
+"""Another integration: what setup wrote for the former one goes, what the administrator wrote stays, and `check` finds the rest.
+Standard: Postfix's own postconf says what is in force; every change of integration in both directions.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import pytest
 from relay import postfix as checked
 from relay.config import Config
 from relay.postfix import queue
-from relay.setup.answers import Door
+from relay.setup.answers import Integration
 from relay.setup.backups import BACKUP
 from relay.setup.mail_server import StillQueued, apply, planned_change
 from tests.integration.setup.test_mail_server import site, texts
@@ -23,12 +23,12 @@ from tests.testlib.postfix import requires_postconf, requires_postfix, run
 
 pytestmark = requires_postconf
 
-CHANGES = list(permutations(get_args(Door), 2))
+CHANGES = list(permutations(get_args(Integration), 2))
 
 
 @pytest.fixture
 async def etc(tmp_path: Path) -> Path:
-    """A Postfix as it is before, with two settings that a door replaces."""
+    """A Postfix as it is before, with two settings that an integration replaces."""
     await postfix.configure(tmp_path, (), settings={"bounce_size_limit": "40000", "message_size_limit": "9000000"})
     return tmp_path / "etc"
 
@@ -48,25 +48,27 @@ async def set_up(etc: Path, beside: Path, config: Config) -> None:
     await postfix.change(etc.parent, "")  # which has the files look older: Postfix waits for younger ones
 
 
-@pytest.mark.parametrize(("former", "door"), CHANGES)
-async def test_another_door_leaves_nothing_of_the_former(etc: Path, tmp_path: Path, former: Door, door: Door) -> None:
+@pytest.mark.parametrize(("former", "integration"), CHANGES)
+async def test_another_integration_leaves_nothing_of_the_former(
+    etc: Path, tmp_path: Path, former: Integration, integration: Integration
+) -> None:
     fresh, kept = tmp_path / "fresh", tmp_path / "kept"
     shutil.copytree(etc, fresh / "etc")
     kept.mkdir()
-    await set_up(fresh / "etc", fresh, site(tmp_path, door))
+    await set_up(fresh / "etc", fresh, site(tmp_path, integration))
     await set_up(etc, kept, site(tmp_path, former))
-    await set_up(etc, kept, site(tmp_path, door))
+    await set_up(etc, kept, site(tmp_path, integration))
     assert await in_force(etc) == await in_force(fresh / "etc")
-    assert not (await planned_change(etc, site(tmp_path, door), beside=kept)).differs
+    assert not (await planned_change(etc, site(tmp_path, integration), beside=kept)).differs
 
 
-@pytest.mark.parametrize(("former", "door"), CHANGES[::2])
-async def test_what_leads_to_the_former_door_goes_where_no_backup_tells_of_it(
-    etc: Path, tmp_path: Path, former: Door, door: Door
+@pytest.mark.parametrize(("former", "integration"), CHANGES[::2])
+async def test_what_leads_to_the_former_integration_goes_where_no_backup_tells_of_it(
+    etc: Path, tmp_path: Path, former: Integration, integration: Integration
 ) -> None:
     await set_up(etc, tmp_path, site(tmp_path, former))
     shutil.rmtree(tmp_path / BACKUP)
-    await set_up(etc, tmp_path, config := site(tmp_path, door))
+    await set_up(etc, tmp_path, config := site(tmp_path, integration))
     assert await checked.faults(etc, config) == []
     said = "\n".join(await in_force(etc))
     ports = {"content-filter": ("15024", "15034"), "milter": ("15028", "15038"), "smarthost": ("15025",)}
@@ -87,11 +89,11 @@ async def test_what_an_administrator_wrote_since_stays(etc: Path, tmp_path: Path
     assert any(line.startswith("mine ") for line in said)
 
 
-@pytest.mark.parametrize("former", get_args(Door))
-async def test_check_names_what_a_former_door_has_left(etc: Path, tmp_path: Path, former: Door) -> None:
+@pytest.mark.parametrize("former", get_args(Integration))
+async def test_check_names_what_a_former_integration_has_left(etc: Path, tmp_path: Path, former: Integration) -> None:
     await set_up(etc, tmp_path, site(tmp_path, former))
-    door: Door = "milter" if former == "content-filter" else "content-filter"
-    found = {fault.code for fault in await checked.faults(etc, site(tmp_path, door))}
+    integration: Integration = "milter" if former == "content-filter" else "content-filter"
+    found = {fault.code for fault in await checked.faults(etc, site(tmp_path, integration))}
     assert "left-over" in found
 
 
@@ -106,7 +108,7 @@ async def test_senders_hear_of_mail_that_waits_when_the_administrator_wants_it(
 
 
 @requires_postfix
-async def test_mail_that_waits_for_the_former_door_is_not_left_behind(
+async def test_mail_that_waits_for_the_former_integration_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Postfix would keep it for ever, and once it is requeued it asks no milter: what is for a peer would leave in clear."""

@@ -29,7 +29,7 @@ from relay.config.values import (
 )
 from relay.files import toml
 
-DOORS = {
+LISTENERS = {
     "smtp": ("outgoing.listen", "outgoing.lmtp", "incoming.listen", "incoming.lmtp", "submission"),
     "milter": ("outgoing.milter", "incoming.milter"),
     "imap": ("imap",),
@@ -41,7 +41,7 @@ MAX_BOUNCE = 32 * 2**10
 
 def listening_settings(direction: str) -> tuple[str, ...]:
     """The settings of [outgoing] or [incoming] by which mail can come in: `listen`, `lmtp` and so on."""
-    named = (setting.partition(".") for settings in DOORS.values() for setting in settings)
+    named = (setting.partition(".") for settings in LISTENERS.values() for setting in settings)
     return tuple(name for table, _, name in named if table == direction and name)
 
 

@@ -1,5 +1,5 @@
-"""Each door is a folder that can be taken away: the rest of the relay runs without it, and says where it is missed.
-Whatever knows a door by name, beside the list in config/doors.py and the door's own commands, fails here.
+"""Each listener is a folder that can be taken away: the rest of the relay runs without it, and says where it is missed.
+Whatever knows a listener by name, beside the list in config/listeners.py and the listener's own commands, fails here.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import pytest
 
 import relay
 from relay.cli import COMMANDS
-from relay.config.doors import DOORS
-from relay.entry import DoorModule
+from relay.config.listeners import LISTENERS
+from relay.entry import ListenerModule
 
 TREE = Path(relay.__file__).parent
 SHARED = {"__init__", "budget", "envelope", "homeward", "listening", "server_tls"}
-"""What stands beside the doors, for all of them."""
-COMMAND_OF = {each.door: name for name, each in COMMANDS.items() if each.door}
-"""The command that is there for a door alone."""
+"""What stands beside the listeners, for all of them."""
+COMMAND_OF = {each.listener: name for name, each in COMMANDS.items() if each.listener}
+"""The command that is there for a listener alone."""
 IMAP = '\n[imap.ann]\nhost = "imap.example"\nuser = "ann@alice.example"\npassword_file = "password"\n'
 
 LOOK = """
@@ -48,36 +48,38 @@ print(json.dumps([
 """
 
 
-def test_every_door_is_tried_here() -> None:
+def test_every_listener_is_tried_here() -> None:
     folders = {each.parent.name for each in (TREE / "entry").glob("*/__init__.py")}
     files = {each.stem for each in (TREE / "entry").glob("*.py")} - SHARED
-    assert folders | files == set(DOORS), "relay/config/doors.py::DOORS has each of relay/entry"
+    assert folders | files == set(LISTENERS), "relay/config/listeners.py::LISTENERS has each of relay/entry"
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_each_door_has_what_the_relay_asks_of_it(door: str) -> None:
-    module = import_module(f"relay.entry.{door}")
-    found = module if not hasattr(module, "__path__") else import_module(f"{module.__name__}.door")
-    wanted = {name for name in vars(DoorModule) if not name.startswith("_")}
+@pytest.mark.parametrize("listener", LISTENERS)
+def test_each_listener_has_what_the_relay_asks_of_it(listener: str) -> None:
+    module = import_module(f"relay.entry.{listener}")
+    found = module if not hasattr(module, "__path__") else import_module(f"{module.__name__}.listener")
+    wanted = {name for name in vars(ListenerModule) if not name.startswith("_")}
     assert {name for name in wanted if not hasattr(found, name)} == set()
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_door_that_was_taken_away_is_missed_by_its_own_command_and_settings_alone(door: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("listener", LISTENERS)
+def test_a_listener_that_was_taken_away_is_missed_by_its_own_command_and_settings_alone(
+    listener: str, tmp_path: Path
+) -> None:
     shutil.copytree(TREE, tmp_path / "relay")
     entry = tmp_path / "relay" / "entry"
-    if (entry / door).is_dir():
-        shutil.rmtree(entry / door)
+    if (entry / listener).is_dir():
+        shutil.rmtree(entry / listener)
     else:
-        (entry / f"{door}.py").unlink()
-    setting = DOORS[door][0].partition("outgoing.")[2] or "lmtp"
+        (entry / f"{listener}.py").unlink()
+    setting = LISTENERS[listener][0].partition("outgoing.")[2] or "lmtp"
     config = tmp_path / "relay.toml"
     config.write_text(
         '[site]\nname = "alice"\ndomains = ["alice.example"]\nhostname = "relay.alice.example"\nsae_id = "sae"\n'
         '[policies]\ndirectory = "policies"\n[store]\ndatabase = "store.sqlite"\nsecret = "secret"\n'
-        f'[outgoing]\nnext_hop = "127.0.0.1:9"\n{setting} = "127.0.0.1:0"\n{IMAP if door == "imap" else ""}'
+        f'[outgoing]\nnext_hop = "127.0.0.1:9"\n{setting} = "127.0.0.1:0"\n{IMAP if listener == "imap" else ""}'
     )
-    command = COMMAND_OF.get(door, "")
+    command = COMMAND_OF.get(listener, "")
     ran = subprocess.run(
         [sys.executable, "-c", LOOK, command, str(config)], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)},
         capture_output=True, text=True, check=True,
@@ -88,7 +90,9 @@ def test_a_door_that_was_taken_away_is_missed_by_its_own_command_and_settings_al
     assert "serve" in said
     if command:
         assert f"{command} " in said
-        assert f"this relay has no relay.entry.{door}" in said
-        assert f"this relay has no relay.entry.{door}" in missed
+        assert f"this relay has no relay.entry.{listener}" in said
+        assert f"this relay has no relay.entry.{listener}" in missed
     assert checked == 1
-    assert f"is set, and this relay has no relay.entry.{door}, which it needs" in json.loads(found)[0]["problems"][0]
+    assert (
+        f"is set, and this relay has no relay.entry.{listener}, which it needs" in json.loads(found)[0]["problems"][0]
+    )

@@ -1,4 +1,4 @@
-"""Opens the IMAP door: the watch over all mailboxes.
+"""Opens the IMAP listener: the watch over all mailboxes.
 What process/app.py knows of it, and `check`, is here.
 """
 
@@ -21,13 +21,13 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def door(inside: Inside) -> AsyncIterator[IMAPDoor]:
+async def listener(inside: Inside) -> AsyncIterator[IMAPListener]:
     """Needs nothing."""
     async with AsyncExitStack() as stack:
-        yield IMAPDoor(mailboxes(inside.config, inside.originals, inside.budget, inside.tally), stack)
+        yield IMAPListener(mailboxes(inside.config, inside.originals, inside.budget, inside.tally), stack)
 
 
-class IMAPDoor:
+class IMAPListener:
     """The watch over all mailboxes."""
 
     def __init__(self, watched: Mailboxes, stack: AsyncExitStack) -> None:

@@ -1,4 +1,4 @@
-"""What one transaction writes and finds when tries of mails begin and end; delivery_records.py has the rules.
+"""What one transaction writes and finds when attempts of mails begin and end; delivery_records.py has the rules.
 Standard: many attempts share a transaction, in the order in which they came; who has a claim (claims.py) writes.
 """
 
@@ -105,7 +105,7 @@ class Settlement:
         return sum(len(copy["message"]) for copy in self.copies)
 
 
-class Tries:
+class AttemptRows:
     """The beginnings and ends of attempts, in a transaction of the caller's."""
 
     def __init__(self, database: Database) -> None:

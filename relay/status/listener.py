@@ -37,16 +37,18 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def door(watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets) -> AsyncIterator[StatusDoor]:
+async def listener(
+    watched: Watched, ready: Readiness, alarms: Alarms, sockets: Sockets
+) -> AsyncIterator[StatusListener]:
     """The server, ready. Raises ConfigError: a file cannot be used."""
     table = watched.config.status
     assert table is not None  # noqa: S101 - the caller has checked
     async with page(watched, alarms) as shown:
-        yield StatusDoor(table, ready, Exposition(watched.board), shown, sockets[LISTEN])
+        yield StatusListener(table, ready, Exposition(watched.board), shown, sockets[LISTEN])
 
 
-class StatusDoor:
-    """The server, which process/app.py starts and stops with the doors of mail."""
+class StatusListener:
+    """The server, which process/app.py starts and stops with the listeners of mail."""
 
     def __init__(
         self,

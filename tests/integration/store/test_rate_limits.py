@@ -8,9 +8,9 @@ import pytest
 
 from relay.entry.smtp.rates import HourlyRate, Seen, SharedRates, named
 from relay.errors import StoreUnavailable
-from relay.store import spent
+from relay.store import rate_limits
+from relay.store.rate_limits import RateLimits, Spending
 from relay.store.secret import SiteSecret
-from relay.store.spent import Spending, Spent
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
@@ -22,7 +22,7 @@ class Process:
     def __init__(self, store: Store, clock: Clock, number: int = 10) -> None:
         self.rate = HourlyRate(number, "mails", key=b"k", clock=clock)
         self.seen = Seen("places", key=b"k", clock=clock)
-        self.shared = SharedRates(store.spent, (self.rate, self.seen))
+        self.shared = SharedRates(store.rate_limits, (self.rate, self.seen))
 
     def take(self, number: int, name: str = "ann") -> None:
         for _ in range(number):
@@ -70,12 +70,12 @@ async def test_what_two_processes_take_adds_up_and_outlives_both(
 async def test_while_the_store_is_away_each_process_counts_and_tells_it_later(
     store: Store, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def full(self: Spent, spendings: object) -> None:
+    async def full(self: RateLimits, spendings: object) -> None:
         raise StoreUnavailable("disk full")
 
     first, second = Process(store, clock), Process(store, clock)
     with monkeypatch.context() as patched:
-        patched.setattr(Spent, "add", full)
+        patched.setattr(RateLimits, "add", full)
         for number in (3, 4):
             first.take(number)
             first.seen.add("home")
@@ -90,7 +90,7 @@ async def test_while_the_store_is_away_each_process_counts_and_tells_it_later(
 async def test_rows_are_few_and_go_when_their_time_is_over(
     store: Store, backend: Backend, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(spent, "MOST_ROWS", 50)
+    monkeypatch.setattr(rate_limits, "MOST_ROWS", 50)
     process = Process(store, clock)
     for number in range(2500):
         process.take(1, f"2001:db8:{number:x}::/64")
@@ -100,8 +100,8 @@ async def test_rows_are_few_and_go_when_their_time_is_over(
     late = Process(store, clock)
     await late.shared.exchange()
     assert [late.left(name) for name in ("2001:db8:9c3::/64", "2001:db8:0::/64", "ann")] == [9, 9, 5]
-    assert await store.spent.expire() == 2451
-    names = [row[0] for row in await backend.run("SELECT name FROM spent")]
+    assert await store.rate_limits.expire() == 2451
+    names = [row[0] for row in await backend.run("SELECT name FROM rate_limits")]
     assert len(names) == 51
     assert all(b"ann" not in bytes(name) for name in names)
     again = Process(store, clock)
@@ -109,19 +109,19 @@ async def test_rows_are_few_and_go_when_their_time_is_over(
     assert again.left() == 5, "what would be forgotten last stays"
     assert "home" in again.seen, "one kind takes no room from another"
     clock.now += 1801
-    assert await store.spent.expire() == 50
+    assert await store.rate_limits.expire() == 50
 
 
 async def test_a_clock_that_was_wrong_for_a_while_shuts_nobody_out_for_longer_than_an_hour(
     store: Store, clock: Clock
 ) -> None:
     clock.now += 7 * 86400
-    await store.spent.add([Spending("mails", named(b"k", "mails", "ann"), 3600.0)])
+    await store.rate_limits.add([Spending("mails", named(b"k", "mails", "ann"), 3600.0)])
     clock.now -= 7 * 86400
     process = Process(store, clock)
     await process.shared.exchange()
     assert process.left() == 0
-    assert await store.spent.expire() == 0
+    assert await store.rate_limits.expire() == 0
     clock.now += 1800
     await process.shared.exchange()
     assert process.left() == 5

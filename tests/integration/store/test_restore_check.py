@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay.errors import StoreUnavailable
-from relay.store import beat
+from relay.store import restore_check
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.backends import Backend, python
@@ -21,21 +21,21 @@ from tests.integration.store.conftest import Clock
 from tests.integration.test_refusals import log as log  # a fixture
 
 
-async def _beat(
+async def _check(
     backend: Backend, secret: SiteSecret, clock: Clock, file: Path | None, busy_timeout: float = 5.0
 ) -> float:
-    """One relay's beat; what was sealed before the result is not trusted."""
-    opening = open_store(backend.where, secret, clock=clock, beat_file=file, busy_timeout=busy_timeout)
+    """One relay's check; what was sealed before the result is not trusted."""
+    opening = open_store(backend.where, secret, clock=clock, restore_check_file=file, busy_timeout=busy_timeout)
     async with await opening as store:
-        await store.beat.go_on()
-        return store.beat.trusted_from
+        await store.restore_check.go_on()
+        return store.restore_check.trusted_from
 
 
 async def test_a_store_that_only_goes_on_is_trusted(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
 ) -> None:
     for _ in range(3):
-        assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+        assert await _check(backend, secret, clock, tmp_path / "check") == 0.0
         clock.now += 60
 
 
@@ -43,77 +43,77 @@ async def test_a_store_that_only_goes_on_is_trusted(
 async def test_a_store_behind_the_relay_opens_nothing_that_was_sealed_before(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, how: str
 ) -> None:
-    file = tmp_path / "beat"
-    await _beat(backend, secret, clock, file)
-    [(before,)] = await backend.run("SELECT beat FROM store_beat")
+    file = tmp_path / "check"
+    await _check(backend, secret, clock, file)
+    [(before,)] = await backend.run("SELECT mark FROM restore_check")
     clock.now += 3600
-    await _beat(backend, secret, clock, file)
+    await _check(backend, secret, clock, file)
     if how == "empty":
-        await backend.run("DELETE FROM store_beat")
+        await backend.run("DELETE FROM restore_check")
     else:
-        await backend.run("UPDATE store_beat SET beat = ?", before)
+        await backend.run("UPDATE restore_check SET mark = ?", before)
     clock.now += 60
     restored_at = clock.now
-    assert await _beat(backend, secret, clock, file) == restored_at
+    assert await _check(backend, secret, clock, file) == restored_at
     clock.now += 60
-    assert await _beat(backend, secret, clock, file) == restored_at
+    assert await _check(backend, secret, clock, file) == restored_at
     async with await open_store(backend.where, secret, clock=clock) as store:
-        assert store.beat.trusted_from == restored_at
+        assert store.restore_check.trusted_from == restored_at
 
 
-async def test_another_relay_of_the_site_hears_of_it_at_its_next_beat(
+async def test_another_relay_of_the_site_hears_of_it_at_its_next_check(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
 ) -> None:
-    await _beat(backend, secret, clock, tmp_path / "one")
+    await _check(backend, secret, clock, tmp_path / "one")
     clock.now += 60
-    await _beat(backend, secret, clock, tmp_path / "one")
-    await backend.run("DELETE FROM store_beat")
+    await _check(backend, secret, clock, tmp_path / "one")
+    await backend.run("DELETE FROM restore_check")
     restored_at = clock.now
-    await _beat(backend, secret, clock, tmp_path / "one")
-    assert await _beat(backend, secret, clock, tmp_path / "two") == restored_at
+    await _check(backend, secret, clock, tmp_path / "one")
+    assert await _check(backend, secret, clock, tmp_path / "two") == restored_at
 
 
 async def test_a_clock_that_was_set_back_is_no_restored_store(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
 ) -> None:
-    await _beat(backend, secret, clock, tmp_path / "beat")
+    await _check(backend, secret, clock, tmp_path / "check")
     clock.now -= 3600
-    assert await _beat(backend, secret, clock, tmp_path / "beat") == 0.0
+    assert await _check(backend, secret, clock, tmp_path / "check") == 0.0
 
 
 @pytest.mark.parametrize("content", ["yesterday", "inf", "nan", "-1", "1e300", "fifo"])
 async def test_a_file_that_is_no_moment_is_as_if_it_were_not_there_and_a_restored_store_is_noticed_again_afterwards(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, content: str
 ) -> None:
-    file = tmp_path / "beat"
+    file = tmp_path / "check"
     if content == "fifo":
         os.mkfifo(file)
     else:
         file.write_text(content)
     async with asyncio.timeout(20):
-        assert await _beat(backend, secret, clock, file) == 0.0
-    await backend.run("DELETE FROM store_beat")
+        assert await _check(backend, secret, clock, file) == 0.0
+    await backend.run("DELETE FROM restore_check")
     clock.now += 60
-    assert await _beat(backend, secret, clock, file) == clock.now
+    assert await _check(backend, secret, clock, file) == clock.now
 
 
-@pytest.mark.parametrize("column", ["beat", "trusted_from", "past"])
+@pytest.mark.parametrize("column", ["mark", "trusted_from", "past"])
 async def test_a_row_that_holds_no_moment_is_mended_and_counts_as_restored(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture, column: str
 ) -> None:
-    file = tmp_path / "beat"
-    await _beat(backend, secret, clock, file)
+    file = tmp_path / "check"
+    await _check(backend, secret, clock, file)
     for content, in_file in (("1e999", None), ("1e300", "inf"), ("-5", None)):
-        await backend.run(f"UPDATE store_beat SET {column} = {content}".replace("1e999", _infinite(backend)))
+        await backend.run(f"UPDATE restore_check SET {column} = {content}".replace("1e999", _infinite(backend)))
         if in_file:
             file.write_text(in_file)
         clock.now += 60
         restored_at = clock.now
-        assert await _beat(backend, secret, clock, file) == restored_at
-        [row] = await backend.run("SELECT beat, trusted_from, past FROM store_beat")
+        assert await _check(backend, secret, clock, file) == restored_at
+        [row] = await backend.run("SELECT mark, trusted_from, past FROM restore_check")
         assert tuple(row) == (restored_at, restored_at, restored_at)
         clock.now += 60
-        assert await _beat(backend, secret, clock, file) == restored_at
+        assert await _check(backend, secret, clock, file) == restored_at
     assert [each["event"] for each in log.entries].count("store_restored") == 3
 
 
@@ -126,19 +126,19 @@ async def test_a_clock_that_is_ahead_for_a_while_makes_little_of_the_past(
 ) -> None:
     """What is past beyond doubt may be forgotten; after a long rest it comes near again beat by beat."""
     right = clock.now
-    async with await open_store(backend.where, secret, clock=clock, beat_file=tmp_path / "beat") as store:
-        await store.beat.go_on()
-        assert store.beat.past == right
+    async with await open_store(backend.where, secret, clock=clock, restore_check_file=tmp_path / "check") as store:
+        await store.restore_check.go_on()
+        assert store.restore_check.past == right
         clock.now = right + 8 * 86400
-        await store.beat.go_on()
-        assert store.beat.past <= right + 600
+        await store.restore_check.go_on()
+        assert store.restore_check.past <= right + 600
         clock.now = right + 60
-        await store.beat.go_on()
-        assert store.beat.past == right + 60
+        await store.restore_check.go_on()
+        assert store.restore_check.past == right + 60
         clock.now += 3600
         for _ in range(7):
-            await store.beat.go_on()
-        assert store.beat.past == clock.now
+            await store.restore_check.go_on()
+        assert store.restore_check.past == clock.now
 
 
 FROZEN = """
@@ -147,7 +147,7 @@ from pathlib import Path
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 
-def clock():  # called before the beat's transaction, and within it, when the row is locked
+def clock():  # called before the check's transaction, and within it, when the row is locked
     calls.append(True)
     if len(calls) == freeze_at:
         print("frozen", flush=True)
@@ -158,7 +158,7 @@ async def main():
     async with await open_store(sys.argv[1], SiteSecret.load(Path(sys.argv[2])), clock=clock) as store:
         global freeze_at
         freeze_at = len(calls) + 2
-        await store.beat.go_on()
+        await store.restore_check.go_on()
 
 calls, freeze_at = [], 0
 asyncio.run(main())
@@ -170,14 +170,14 @@ async def test_a_relay_that_is_frozen_in_its_beat_keeps_no_other_one_from_starti
     postgresql: Backend, secret: SiteSecret, secret_path: Path, clock: Clock, tmp_path: Path, restored: bool
 ) -> None:
     """It would do so for 20 s; a relay that has to change the row itself waits, since a restored store must be marked."""
-    await _beat(postgresql, secret, clock, tmp_path / "beat")
+    await _check(postgresql, secret, clock, tmp_path / "check")
     clock.now += 60
     if restored:
-        (tmp_path / "beat").write_text(str(clock.now + 3600))
+        (tmp_path / "check").write_text(str(clock.now + 3600))
     with python(FROZEN, postgresql.where, str(secret_path), str(clock.now)) as frozen:
         assert frozen.stdout is not None
         assert await asyncio.to_thread(frozen.stdout.readline) == "frozen\n"
-        beating = _beat(postgresql, secret, clock, tmp_path / "beat", busy_timeout=0.5)
+        beating = _check(postgresql, secret, clock, tmp_path / "check", busy_timeout=0.5)
         if restored:
             with pytest.raises(StoreUnavailable, match="lock timeout"):
                 await beating
@@ -186,7 +186,7 @@ async def test_a_relay_that_is_frozen_in_its_beat_keeps_no_other_one_from_starti
         frozen.send_signal(signal.SIGCONT)
         assert await asyncio.to_thread(frozen.wait, 30) == 0
     clock.now += 60
-    assert await _beat(postgresql, secret, clock, tmp_path / "beat") == (clock.now if restored else 0.0)
+    assert await _check(postgresql, secret, clock, tmp_path / "check") == (clock.now if restored else 0.0)
 
 
 async def test_a_clock_that_was_ahead_for_long_and_is_right_again_makes_as_little_of_the_past(
@@ -194,33 +194,33 @@ async def test_a_clock_that_was_ahead_for_long_and_is_right_again_makes_as_littl
 ) -> None:
     right = clock.now
     async with await open_store(backend.where, secret, clock=clock) as store:
-        await store.beat.go_on()
+        await store.restore_check.go_on()
         clock.now = right + 8 * 86400
         for _ in range(6):
-            await store.beat.go_on()
-        assert store.beat.past == right + 3600
+            await store.restore_check.go_on()
+        assert store.restore_check.past == right + 3600
         clock.now = right + 60
         for _ in range(6):
-            await store.beat.go_on()
-        assert store.beat.past == clock.now
+            await store.restore_check.go_on()
+        assert store.restore_check.past == clock.now
         clock.now = 0.0
-        await store.beat.go_on()
-        assert store.beat.past == right + 60 - 600, "and one that is far behind has not all kept for years"
+        await store.restore_check.go_on()
+        assert store.restore_check.past == right + 60 - 600, "and one that is far behind has not all kept for years"
 
 
 async def test_a_store_that_is_set_back_while_the_clock_catches_up_with_a_jump_is_noticed(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path
 ) -> None:
-    right, file = clock.now, tmp_path / "beat"
+    right, file = clock.now, tmp_path / "check"
     clock.now = right + 7 * 86400
-    await _beat(backend, secret, clock, file)
+    await _check(backend, secret, clock, file)
     clock.now = right + 60
-    await _beat(backend, secret, clock, file)
-    [(before,)] = await backend.run("SELECT beat FROM store_beat")
+    await _check(backend, secret, clock, file)
+    [(before,)] = await backend.run("SELECT mark FROM restore_check")
     clock.now = right + 120
-    await _beat(backend, secret, clock, file)
-    await backend.run("UPDATE store_beat SET beat = ?", before)
-    assert await _beat(backend, secret, clock, file) == clock.now
+    await _check(backend, secret, clock, file)
+    await backend.run("UPDATE restore_check SET mark = ?", before)
+    assert await _check(backend, secret, clock, file) == clock.now
 
 
 async def test_a_clock_that_is_set_while_the_relay_runs_is_told(
@@ -228,23 +228,25 @@ async def test_a_clock_that_is_set_while_the_relay_runs_is_told(
 ) -> None:
     async with await open_store(backend.where, secret, clock=clock) as store:
         passed = 1000.0
-        monkeypatch.setattr(beat, "boot_time", lambda: passed)
+        monkeypatch.setattr(restore_check, "boot_time", lambda: passed)
         for seconds, set_by in ((0, 0), (60, 0), (60, -3600), (60, 30), (60, 7 * 86400)):
             passed += seconds
             clock.now += seconds + set_by
-            await store.beat.go_on()
+            await store.restore_check.go_on()
     told = [(each["log_level"], each["by_s"]) for each in log.entries if each["event"] == "clock_was_set"]
     assert told == [("error", -3600), ("error", 604_800)], "what a time server corrects is nothing to tell"
 
 
-async def test_where_no_file_can_be_written_the_store_beats_on_and_says_so(
+async def test_where_no_file_can_be_written_it_goes_on_and_says_so(
     backend: Backend, secret: SiteSecret, clock: Clock, tmp_path: Path, log: LogCapture
 ) -> None:
     """A secret that is a systemd credential lies where nothing can be written: keys are destroyed all the same."""
     (tmp_path / "nowhere").touch()
-    async with await open_store(backend.where, secret, clock=clock, beat_file=tmp_path / "nowhere" / "beat") as store:
-        await store.beat.go_on()
+    async with await open_store(
+        backend.where, secret, clock=clock, restore_check_file=tmp_path / "nowhere" / "beat"
+    ) as store:
+        await store.restore_check.go_on()
         clock.now += 60
-        await store.beat.go_on()
-        assert store.beat.past == clock.now
-    assert [each["event"] for each in log.entries].count("store_beat_not_written") == 1, "once is enough"
+        await store.restore_check.go_on()
+        assert store.restore_check.past == clock.now
+    assert [each["event"] for each in log.entries].count("restore_check_not_written") == 1, "once is enough"

@@ -1,5 +1,5 @@
 """What `check` says of the addresses at which mail comes in: whether this relay listens there, or somebody else does.
-Standard: proc(5) (/proc/net/tcp names the user of a socket); systemctl(1). A door is only connected to.
+Standard: proc(5) (/proc/net/tcp names the user of a socket); systemctl(1). A listener is only connected to.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pathlib import Path
 
 from relay.cli.check_site import NOBODY, RESTART, State
 from relay.config import Config, TCPAddress
-from relay.entry import DoorModule
+from relay.entry import ListenerModule
 from relay.entry.listening import Where
 from relay.status import StatusModule
 from relay.store.sqlite import serving
 
 PATIENCE_S = 2.0
-"""The longest wait for a connection to a door, in seconds: it is on this machine."""
+"""The longest wait for a connection to a listener, in seconds: it is on this machine."""
 UNIT = "qumail-relay.service"
 UNIT_CONFIG = Path("/etc/qumail-relay/relay.toml")
 """Configuration file that the systemd unit uses."""
@@ -29,7 +29,7 @@ _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"
 
 
-async def door_states(config: Config, folders: Collection[DoorModule | StatusModule]) -> AsyncIterator[State]:
+async def listener_states(config: Config, folders: Collection[ListenerModule | StatusModule]) -> AsyncIterator[State]:
     """A line for each address that relay.toml names: does somebody listen there now, and is it this relay?"""
     database = config.store.database
     serves = await asyncio.to_thread(serving, database) if isinstance(database, Path) else None
@@ -37,7 +37,7 @@ async def door_states(config: Config, folders: Collection[DoorModule | StatusMod
         for setting, where in folder.listens_on(config).items():
             listens = await listens_at(where)
             problems = tuple(_problems(config, where, listens=listens, serves=serves))
-            yield f"door {setting}", f"{where}: {'listens' if listens else NOBODY}", problems
+            yield f"listener {setting}", f"{where}: {'listens' if listens else NOBODY}", problems
 
 
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
