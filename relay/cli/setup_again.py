@@ -13,6 +13,7 @@ import click
 from relay.config import Config
 from relay.config.ports import OUTGOING, PORT_BASE
 from relay.config.values import parse_domain, parse_next_hop
+from relay.errors import ConfigError
 from relay.keys.development import from_development_kme
 from relay.postfix.ours import site_ports
 from relay.setup.answers import Integration
@@ -57,6 +58,10 @@ def _kme_as_it_is(config: Config) -> dict[str, Any]:
     kme = config.kmes.get("kme")
     if kme is None:
         return {"kme": NONE}
+    if kme.psk_file is not None:
+        raise ConfigError(
+            "kmes.kme has a pre-shared key, which setup does not write: edit relay.toml by hand, or give --kme anew"
+        )
     files = {"kme_ca": kme.ca, "kme_certificate": kme.certificate, "kme_key": kme.key}
     return {"kme": kme.url, "kme_group": kme.group, **files}
 
@@ -119,5 +124,5 @@ def _kme_differs(config: Config, flags: dict[str, Any]) -> Iterator[str]:
     if flags["kme_group"] not in (None, kme.group):
         yield "kme-group"
     for name, copy in (("kme_ca", kme.ca), ("kme_certificate", kme.certificate), ("kme_key", kme.key)):
-        if flags[name] is not None and read_file(flags[name]) != read_file(copy):
+        if flags[name] is not None and (copy is None or read_file(flags[name]) != read_file(copy)):
             yield name.replace("_", "-")

@@ -5,9 +5,9 @@ Standard: the defaults are what ETSI GS QKD 014 V1.1.1 says; the text under a se
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from relay.config.values import (
     SAEID,
@@ -68,6 +68,10 @@ class KMESettings(toml.Table):
         "certificate": "/etc/qumail-relay/kme/sae-alice.pem",
         "key": "/etc/qumail-relay/kme/sae-alice.key",
     }
+    alternatives: ClassVar[Mapping[str, object]] = {
+        "psk_identity": "alice-relay",
+        "psk_file": "/etc/qumail-relay/kme/skip.psk",
+    }
 
     removed: ClassVar[dict[str, str]] = {
         "name_check": "with kme_id that name is looked for, without it the host name of the URL; remove this line",
@@ -102,14 +106,22 @@ class KMESettings(toml.Table):
     of level aes. The other 128 bits are what stands against that. Two groups, one for each level, avoid it.
     """
 
-    ca: PathSetting
+    ca: PathSetting | None = None
     """The CA of the KME's certificate. PEM files, which may be renewed while the relay serves: they count once all
     three fit together. What ends within 30 days is said daily in the log, and by check.
     """
-    certificate: PathSetting
+    certificate: PathSetting | None = None
     """The certificate by which it knows us."""
-    key: PathSetting
+    key: PathSetting | None = None
     """The private key of that."""
+    psk_identity: str = Field(default="", max_length=128)
+    """In place of ca, certificate and key, with interface = "skip" and Python 3.13: the name by which a SKIP key
+    provider knows the pre-shared key of psk_file. Routers speak SKIP so.
+    """
+    psk_file: PathSetting | None = None
+    """The pre-shared key, in hexadecimal: 16 to 64 bytes, best 32 (openssl rand -hex 32). Only the relay may read it. A
+    new key counts at once.
+    """
     kme_id: str = Field(default="", max_length=256)
     """The name that its certificate must have in place of the URL's host."""
     name_from: Literal["san", "cn", "either"] = "san"
@@ -205,6 +217,25 @@ class KMESettings(toml.Table):
     """What its error replies mean, where that is not the usual and its status does not tell either: the first rule
     that fits decides.
     """
+
+    @model_validator(mode="after")
+    def _authenticates_both_sides(self) -> Self:
+        """GS QKD 014, 5.1, and SKIP have both sides prove who they are."""
+        files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
+        missing = [name for name, path in files.items() if path is None]
+        if self.psk_file is None:
+            if self.psk_identity:
+                raise ValueError("psk_identity is set without psk_file")
+            if missing:
+                raise ValueError(f"{', '.join(missing)}: needed, since KME and relay show each other certificates")
+            return self
+        if self.interface != "skip":
+            raise ValueError('psk_file belongs to interface = "skip": ETSI GS QKD 014 wants certificates')
+        if not self.psk_identity:
+            raise ValueError("psk_identity: needed beside psk_file")
+        if len(missing) < len(files) or self.kme_id:
+            raise ValueError("psk_file counts alone: leave out ca, certificate, key and kme_id")
+        return self
 
 
 class PeerSettings(toml.Table):

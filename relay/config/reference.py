@@ -94,7 +94,7 @@ def _table(header: str, path: str, model: type[toml.Table], seen: set[tuple[str,
     yield header
     inside = {name: found for name, field in model.model_fields.items() if (found := _model_in(field.annotation))}
     settings = [name for name in model.model_fields if name not in inside]
-    for name in sorted(settings, key=lambda each: each not in model.examples):
+    for name in sorted(settings, key=lambda each: each not in {**model.examples, **model.alternatives}):
         field = model.model_fields[name]
         owner, text = text_of(model, name)
         if (owner, name) not in seen:
@@ -102,6 +102,8 @@ def _table(header: str, path: str, model: type[toml.Table], seen: set[tuple[str,
             yield from _comment(text)
         if name in model.examples:
             yield f"{name} = {value_of(field, model.examples[name])}"
+        elif name in model.alternatives:
+            yield f"#{name} = {value_of(field, model.alternatives[name])}"
         else:
             yield f"#{name} = {value_of(field, field.get_default(call_default_factory=True))}"
     for name, each in inside.items():

@@ -58,6 +58,8 @@ class Table(BaseModel):
     """Settings that there were once, each with what to do about one that still stands in a file."""
     examples: ClassVar[Mapping[str, object]] = {}
     """What the reference shows for settings that have no default, or whose default is to be away."""
+    alternatives: ClassVar[Mapping[str, object]] = {}
+    """Examples of settings that stand in place of others: the reference shows them as comments."""
 
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -49,7 +49,6 @@ from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
 from relay.keys.late import KeyRequests
 from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings
-from relay.keys.tls import ClientTLS
 from relay.keys.types import SAEID, Key
 from relay.runtime.aio import off_loop
 
@@ -121,7 +120,7 @@ class Asker(ABC):
         """What became of fresh keys; here only those that were lost on the way are entered."""
         self.transport = Transport(
             self.url,
-            ClientTLS(settings.ca, settings.certificate, settings.key, settings.tls),
+            settings.read_tls(),
             connections=settings.pool_connections * settings.pool_maxsize,
             per_host=settings.pool_maxsize,
             keep_alive=settings.quirks.keep_alive and not self.one_by_one,

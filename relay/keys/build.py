@@ -13,6 +13,7 @@ from relay.keys.faults import Call, ErrorRule, KMEFault
 from relay.keys.group import KMEGroup, Prefetch
 from relay.keys.health import BreakerRules
 from relay.keys.http import Receiver
+from relay.keys.psk import PSK
 from relay.keys.ring import KeyRing, PeerKeys, SupplyLimits
 from relay.keys.rotation import Rotation
 from relay.keys.settings import Quirks
@@ -81,6 +82,7 @@ def km_client(
         ca=kme.ca,
         certificate=kme.certificate,
         key=kme.key,
+        psk=PSK(kme.psk_identity, kme.psk_file) if kme.psk_file is not None else None,
         retry_attempts=kme.retry_attempts,
         retry_delay=kme.retry_delay,
         timeout=kme.timeout,

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict
 
+from relay.errors import ConfigError
 from relay.keys.counts import KeyCounts
 from relay.keys.faults import ErrorRule
 from relay.keys.health import BreakerRules
-from relay.keys.tls import TLSRules
+from relay.keys.psk import PSK, PSKTLS
+from relay.keys.tls import ClientTLS, TLSRules
 from relay.keys.types import REAL_TIME, Timing
 
 
@@ -36,7 +38,7 @@ class Quirks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """How one KME is asked. `ca`, `certificate` and `key` are PEM files; times are seconds.
+    """How one KME is asked. `ca`, `certificate` and `key` are PEM files, or there is a `psk` (SKIP); times are seconds.
 
     `retry_attempts` counts the attempts after the first; `retry_delay` is the pause before the second, doubled each
     time; one attempt may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
@@ -49,9 +51,10 @@ class ClientSettings:
     default one of the client's own.
     """
 
-    ca: Path
-    certificate: Path
-    key: Path
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    psk: PSK | None = None
     retry_attempts: int = 3
     retry_delay: float = 1
     timeout: float = 10
@@ -67,6 +70,16 @@ class ClientSettings:
     timing: Timing = REAL_TIME
     board: KeyCounts | None = None
 
+    def read_tls(self) -> ClientTLS | PSKTLS:
+        """The TLS settings, out of the files. Raises ConfigError where they cannot be used, or some are missing."""
+        if self.psk is not None:
+            if self.ca or self.certificate or self.key or self.tls.kme_id:
+                raise ConfigError("a pre-shared key counts alone: leave out ca, certificate, key and kme_id")
+            return PSKTLS(self.psk, self.tls.ciphers)
+        if self.ca is None or self.certificate is None or self.key is None:
+            raise ConfigError("ca, certificate and key are needed to talk to the KME")
+        return ClientTLS(self.ca, self.certificate, self.key, self.tls)
+
     @property
     def shortest_timeout(self) -> float:
         """The least that a time limit may shrink to, in seconds."""
@@ -75,15 +88,13 @@ class ClientSettings:
         return self.timeout / 5 if self.min_timeout is None else self.min_timeout
 
 
-class _Files(TypedDict):
-    ca: Path
-    certificate: Path
-    key: Path
-
-
-class ClientOptions(_Files, total=False):
+class ClientOptions(TypedDict, total=False):
     """The fields of ClientSettings, for signatures: what is left out has the default there."""
 
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    psk: PSK | None
     retry_attempts: int
     retry_delay: float
     timeout: float

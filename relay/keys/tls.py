@@ -64,7 +64,7 @@ def client_context(
     # and the name are checked all the same, and alike with every Python.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if rules.ciphers:
-        _set_ciphers(context, rules.ciphers)
+        set_ciphers(context, rules.ciphers)
     context.check_hostname = rules.name_check != "kme_id"
     context.hostname_checks_common_name = rules.name_from != "san"
     if rules.name_check != "host" and not rules.kme_id:
@@ -92,7 +92,8 @@ def _no_passphrase() -> str:
     raise ValueError("the private key is encrypted; one without a passphrase is needed")
 
 
-def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
+def set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
+    """Takes an OpenSSL list for TLS 1.2, without suites that do not authenticate or encrypt. Raises ConfigError."""
     try:
         context.set_ciphers(f"{ciphers}:!aNULL:!eNULL")
     except ssl.SSLError as error:

@@ -21,6 +21,7 @@ from yarl import URL
 
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer
+from relay.keys.psk import PSKTLS
 from relay.keys.tls import ClientTLS
 
 CONNECT_TIMEOUT_S = 2.0
@@ -44,7 +45,7 @@ class Transport:
     def __init__(
         self,
         url: str,
-        tls: ClientTLS,
+        tls: ClientTLS | PSKTLS,
         *,
         connections: int,
         per_host: int,

@@ -292,6 +292,7 @@ def test_a_kme_of_ones_own_is_asked_for_and_its_files_are_copied(home: Path, tmp
     config = load_config(home / "relay.toml")
     [kme] = config.kmes.values()
     assert (kme.url, config.site.sae_id) == ("https://127.0.0.1:1", "sae-alice")
+    assert kme.key is not None
     assert kme.key.read_text() == (pem / "sae-2.key").read_text()
     assert config.outgoing is not None
     assert config.outgoing.milter is not None
@@ -308,6 +309,8 @@ def test_a_certificate_and_key_that_lie_alone_beside_the_ca_are_not_asked_for(ho
     assert result.exit_code == 0, result.output
     assert "client.key" in result.output
     [kme] = load_config(home / "relay.toml").kmes.values()
+    assert kme.key is not None
+    assert kme.certificate is not None
     assert kme.key.read_text() == (made / "sae-2.key").read_text()
     assert kme.certificate.read_text() == (made / "sae-2.pem").read_text()
 

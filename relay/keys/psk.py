@@ -1,0 +1,125 @@
+"""TLS to a key provider under a pre-shared key, as routers speak SKIP: each side shows that it has the key.
+Standard: draft-cisco-skip; RFC 8446, 4.2.11 and RFC 9257 (TLS 1.3); RFC 5487 and RFC 5489 (TLS 1.2). No certificate
+counts: a provider that shows one in place of the key is not spoken to.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import stat
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.files.stamps import Seen, stamp_of
+from relay.keys.events import Events
+from relay.keys.tls import CertificateEnd, set_ciphers
+
+log = Events(__name__)
+
+MIN_OCTETS, MAX_OCTETS = 16, 64
+"""Length of a pre-shared key, in bytes. RFC 9257 wants 128 bits of entropy at least."""
+MAX_IDENTITY_OCTETS = 128
+"""Maximum length of an identity, in bytes of UTF-8 (RFC 4279, 5.3)."""
+CIPHERS = (
+    "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:"
+    "DHE-PSK-AES256-CBC-SHA384"
+)
+"""Suites of TLS 1.2: all of them mix the key with an ephemeral exchange, so that its theft opens no old recording."""
+
+
+@dataclass(frozen=True, slots=True)
+class PSK:
+    """A pre-shared key: `identity` names it to the provider, `file` holds it in hexadecimal."""
+
+    identity: str
+    file: Path
+
+    def read(self) -> bytes:
+        """The key. Raises ConfigError, in which nothing of it is seen."""
+        try:
+            with self.file.open("rb") as file:
+                mode, content = os.fstat(file.fileno()).st_mode, file.read(4 * MAX_OCTETS)
+        except OSError as error:
+            raise ConfigError(f"{self.file}: cannot be read: {error.strerror}") from error
+        if mode & stat.S_IRWXO:
+            raise ConfigError(f"{self.file}: every user of this machine may use it: chmod o= {self.file}")
+        try:
+            key = bytes.fromhex(content.decode("ascii"))
+        except ValueError:
+            raise ConfigError(f"{self.file}: the pre-shared key is not written in hexadecimal") from None
+        if not MIN_OCTETS <= len(key) <= MAX_OCTETS:
+            raise ConfigError(
+                f"{self.file}: {len(key)} bytes; a pre-shared key has {MIN_OCTETS} to {MAX_OCTETS} of them, and 32 are "
+                "right: openssl rand -hex 32"
+            )
+        return key
+
+
+class PSKTLS:
+    """The TLS settings for one provider, made of a pre-shared key; it has the face of ClientTLS."""
+
+    def __init__(self, psk: PSK, ciphers: str | None = None) -> None:
+        """`ciphers` as in TLSRules. Raises ConfigError where the file, or this Python, cannot be used."""
+        self._psk = psk
+        self._ciphers = ciphers
+        self._read_at: Seen = stamp_of(psk.file)
+        self.context = _context(psk.identity, psk.read(), ciphers)
+
+    def renew(self, what: str, *, anyway: bool = False) -> bool:
+        """As ClientTLS.renew, for the file of the key."""
+        stamp = stamp_of(self._psk.file)
+        if stamp == self._read_at and not anyway:
+            return False
+        self._read_at = stamp
+        try:
+            self.context = _context(self._psk.identity, self._psk.read(), self._ciphers)
+        except ConfigError as error:
+            log.error("kme_psk_not_renewed", kme=what, problems=error.problems)
+            return False
+        log.info("kme_psk_renewed", kme=what)
+        return True
+
+    def ending(self, now: datetime) -> list[str]:
+        """A key has no end."""
+        return []
+
+    def own_ended(self, now: datetime) -> str:
+        """A key has no end."""
+        return ""
+
+    def ends(self) -> list[CertificateEnd]:
+        """There is no certificate."""
+        return []
+
+
+class _KeyedTLS(ssl.SSLObject):
+    """A TLS connection whose handshake fails unless both sides used the pre-shared key."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        suite = (self.cipher() or ("",))[0]
+        # In TLS 1.3 the suite does not say it; a session that was not handed over is "reused" by the key alone.
+        if not (self.session_reused if self.version() == "TLSv1.3" else "PSK" in suite):
+            raise ssl.SSLCertVerificationError(1, "the provider did not show that it has the pre-shared key")
+
+
+def _context(identity: str, key: bytes, ciphers: str | None) -> ssl.SSLContext:
+    if sys.version_info < (3, 13):
+        version = ".".join(map(str, sys.version_info[:2]))
+        raise ConfigError(
+            f"psk_file: TLS with a pre-shared key needs Python 3.13 or later, and this is {version}: use ca, "
+            "certificate and key, or another Python"
+        )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # Certificates are still asked for, and no CA is trusted: a server that shows one, whichever, fails the handshake.
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED
+    set_ciphers(context, ciphers or CIPHERS)
+    context.set_psk_client_callback(lambda _hint: (identity, key))
+    context.sslobject_class = _KeyedTLS
+    return context
