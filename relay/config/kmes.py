@@ -292,4 +292,6 @@ class PeerSettings(toml.Table):
     key_max_bytes: SizeSetting = 64 * 2**20
     """At level aes one quantum key wraps at most so many bytes."""
     key_max_age: Seconds = 3600.0
-    """At level aes one quantum key is used for at most so many seconds."""
+    """At level aes one quantum key is used for at most so many seconds, and no longer than its KME's key_lifetime
+    allows: a mail that is sealed later could not be opened where the peer has not fetched the key yet.
+    """

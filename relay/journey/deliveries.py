@@ -510,6 +510,7 @@ def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
         "sealed": copy.sealed,
         "sealed_at": copy.sealed_at,
         "may_have": copy.may_have,
+        "listed": sorted(copy.listed),
     }
     recipients = tuple(each.mailbox for each in copy.recipients if each.mailbox in waiting)
     return WaitingCopy(recipients, facts, copy.message, copy.name)
@@ -532,4 +533,5 @@ def _sealed_copy(mail: Mail, waiting: WaitingCopy) -> SealedCopy:
         sealed=waiting.facts["sealed"],
         sealed_at=waiting.facts["sealed_at"],
         may_have=waiting.facts["may_have"],
+        listed=frozenset(waiting.facts["listed"]),
     )

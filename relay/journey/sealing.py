@@ -51,7 +51,8 @@ class SealedCopy:
     in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
     `planned` says of each recipient what was passed over. A copy of an earlier attempt has none, and its `name` in the
     store. `sealed` is what log and audit record call it at both sites, "" where it is not known. `sealed_at` is when
-    it was made, in seconds since 1970. A next hop that gave no verdict `may_have` it.
+    it was made, in seconds since 1970. A next hop that gave no verdict `may_have` it. `listed` is what policy wanted
+    then for each of its recipients (`_wanted`).
     """
 
     protection: str
@@ -67,6 +68,7 @@ class SealedCopy:
     sealed: str = ""
     sealed_at: float = 0.0
     may_have: bool = False
+    listed: frozenset[str] = frozenset()
 
     @property
     def inside(self) -> frozenset[str]:
@@ -200,6 +202,7 @@ class Sealer:
         made = SealedCopy(
             copy.protection, copy.peer, original, decision.where, decision.version,
             recipients=group.recipients, planned=group.members, sealed_at=self.clock(),
+            listed=frozenset([_wanted(each.decision) for each in group.members if each.decision is not None]),
         )  # fmt: skip
         if copy.in_clear:
             return made
@@ -279,9 +282,17 @@ def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy
 
 
 def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool:
-    """Whether a copy that was sealed under other policies is weaker than what this decision lists first."""
+    """Whether a copy is weaker than what this decision lists first, and it was not so when it was sealed.
+
+    By an edit since, or since a day has passed: the set is the same then.
+    """
     first = planner.first(decision)
-    return copy.policy_version != decision.version and strength_of(copy.protection) < strength_of(first.protection)
+    return _wanted(decision) not in copy.listed and strength_of(copy.protection) < strength_of(first.protection)
+
+
+def _wanted(decision: Decision) -> str:
+    """What policy wants for a recipient: its levels in their order, and when quantum keys go on top."""
+    return f"{','.join(decision.levels)} {decision.quantum}"
 
 
 def _depends_on_message(decision: Decision) -> bool:
