@@ -311,9 +311,11 @@ class Outgoing:
 
 
 def _check_shown(message: bytes) -> None:
-    """Raises MalformedMessage where the tripwire reads the fields that would be visible in another way."""
+    """Raises MalformedMessage where visible fields leave no room, or the tripwire reads them in another way."""
+    shown = mime.shown_header(message)
+    mime.check_room(shown)
     try:
-        shown_fields(mime.shown_header(message))
+        shown_fields(shown)
     except TrippedWire as error:
         raise MalformedMessage(f"its header cannot be shown: {error}") from error
 

@@ -156,6 +156,8 @@ class IncomingSettings(DirectionSettings):
 
     max_message_size: SizeSetting = 75 * 2**20
     """A sealed message is up to 1.4 times as large as the peer took it."""
+    max_hops: int = Field(default=60, ge=5, le=1000)
+    """As in [outgoing], and ten more: a message that the peer took with its last hop has come further since."""
 
 
 class SubmissionSettings(ListenerSettings):

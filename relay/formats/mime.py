@@ -34,6 +34,8 @@ MAX_HEADER_OCTETS = 2 * 1024 * 1024
 """Maximum size of a header, in octets: no real message has more, and each line costs memory."""
 MAX_HEADER_LINES = 20_000
 """Maximum number of header lines, folded ones counted."""
+ROOM_OCTETS, ROOM_LINES = 64 * 1024, 1000
+"""Room that a sealed message leaves in its header for what sealing and the servers on its way put on top."""
 HEADER_COSTS = 8
 """Cost of an octet of a header, as a multiple of one of a body: each few of them may be a field."""
 MAX_STRUCTURED_FIELD_OCTETS = parameters.MAX_OCTETS
@@ -340,6 +342,12 @@ def shown_header(original: bytes) -> bytes:
     """The fields that a sealed message shows of the original, octet for octet, each with an end of line."""
     shown = b"".join([raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS])
     return shown if shown.endswith(b"\r\n") or not shown else shown + b"\r\n"
+
+
+def check_room(shown: bytes) -> None:
+    """Refuses visible fields that would make a header too long for its receiver, as it arrives; MalformedMessage."""
+    if len(shown) > MAX_HEADER_OCTETS - ROOM_OCTETS or shown.count(b"\n") > MAX_HEADER_LINES - ROOM_LINES:
+        raise MalformedMessage("its visible fields leave no room in the header for what is added on its way")
 
 
 def sealed_message(original: bytes, der: Octets | Pieces) -> bytes:

@@ -196,7 +196,7 @@ class Asker(ABC):
                 raise
             except KMEUnreachable as error:
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
-                if asked:
+                if asked and call is not Call.DEC_KEYS:  # anybody's mail can have those refused
                     self.state.leave_alone(call, asked)
                 again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
                 pause = max(asked, self.state.backoff.pause(attempt))

@@ -251,8 +251,8 @@ def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(mach
     section = (DEBIAN.parent / "INSTALL.md").read_text().split("## By package\n")[1].split("\n## ")[0]
     install_it, take_it_out = (block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL))
     build, apt, setup, start, check = install_it
-    assert build == "deploy/debian/build /tmp"
-    shutil.copy(package, machine.path(f"/tmp/{package.name}"))
+    assert build == "deploy/debian/build /root"
+    shutil.copy(package, machine.path(f"/root/{package.name}"))
     machine.run("sh", "-c", apt)
     answers = "--yes --domain alice.example --kme none --postfix none"
     said = machine.run("sh", "-c", f"{setup} {answers}")

@@ -38,10 +38,9 @@ class Relays:
     bob: Site
     inbox: Sink
 
-    async def send(self, *recipients: str, sender: str = ANN) -> list[int]:
+    async def send(self, *recipients: str, sender: str = ANN, message: bytes = mails.plain()) -> list[int]:
         """What Alice's relay answers for each of them."""
         utf8 = [] if f"{sender}{''.join(recipients)}".isascii() else ["SMTPUTF8"]
-        message = mails.plain()
         replies = await submit_lmtp(self.listener, message, sender=sender, recipients=recipients, options=utf8)
         return [reply.code for reply in replies]
 
@@ -97,6 +96,24 @@ async def test_one_mailbox_in_several_spellings_gets_the_mail_once(
         assert await both.send(*spellings) == [250] * len(spellings)
         [(_, [_])] = both.got
         assert await both.kept() == []
+
+
+RECEIVED = b"Received: from a by b; Sun, 29 Nov 2026 20:00:00 +0000\r\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (mails.plain().replace(b"To:", b"To: x@y" + b",\r\n x@y" * 18_900 + b"\r\nX-To:", 1), 250),
+        (mails.plain().replace(b"To:", b"To: x@y" + b",\r\n x@y" * 19_980 + b"\r\nX-To:", 1), 554),
+        (RECEIVED * 50 + mails.plain(), 250),
+    ],
+    ids=["19,000 lines", "20,000 lines", "50 hops"],
+)
+async def test_a_header_that_is_taken_is_opened_however_long_it_is(relays: Starting, message: bytes, code: int) -> None:
+    async with relays() as both:
+        assert await both.send("ben@bob.example", message=message) == [code]
+        assert [each.message.endswith(message) for each in both.inbox.got] == [True] * (code == 250)
 
 
 @pytest.mark.parametrize("recipient", ["x\U0001fae8y@bob.example", "gr\u00fc.\u00dfe@bob.example", '"a b"@bob.example'])

@@ -152,6 +152,16 @@ async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_i
         await client.request_enc_keys("bob")
 
 
+async def test_a_long_retry_after_for_one_received_key_keeps_no_other_away(kme: FakeKME, time: FakeTime) -> None:
+    """Anybody can write mail that names keys which a KME, or a gateway before it, refuses in this way."""
+    (key_ID, octets), *_ = kme.drawn(1)
+    kme.misbehave("dec_keys", "http", code=429, headers=(("Retry-After", "3600"),))
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KMEBusy):
+            await client.request_dec_keys("alice", ["00000000-0000-4000-8000-000000000000"])
+        assert [key.key for key in await client.request_dec_keys("bob", [key_ID])] == [octets]
+
+
 @pytest.mark.parametrize(("code", "stored"), [(429, 100), (500, 100), (503, 100), (503, 0), (404, 0)])
 async def test_a_kme_that_says_when_to_come_back_is_asked_once(
     kme: FakeKME, time: FakeTime, code: int, stored: int
