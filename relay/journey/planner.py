@@ -33,7 +33,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.priority import KeysWithReserve
 from relay.policy.strength import strength_of
-from relay.runtime.aio import off_loop
+from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import Parties, Scheme
 from relay.schemes.padding import pack, padded_size
 
@@ -44,6 +44,9 @@ Decided = tuple[Recipient, Decision | RelayError]
 """A recipient, and what policy says about the mail to them, or why it says nothing."""
 
 T = TypeVar("T")
+
+RECIPIENT_OCTETS = 512
+"""Cost of deciding for one recipient, or of comparing one text with a message, in bytes of other work."""
 
 
 def decide(
@@ -131,7 +134,8 @@ class Planner:
         without: list[Group] = []
         waiting = list(decided)
         while waiting:
-            plan = self.plan(waiting, octets, waited, missing)
+            work = RECIPIENT_OCTETS * len(waiting)
+            plan = await off_loop_in_turn(work, self.plan, waiting, octets, waited, missing)
             waiting = []
             failed: set[str | None] = set()
             for group in _in_order(plan):

@@ -19,7 +19,7 @@ from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, R
 from relay.formats import mime
 from relay.formats.pieces import Octets, Pieces
 from relay.journey.plan import Copy, Group, Planned
-from relay.journey.planner import Decided, Planner, decide, seconds_waited
+from relay.journey.planner import RECIPIENT_OCTETS, Decided, Planner, decide, seconds_waited
 from relay.keys import KeyReference
 from relay.levels import PLAINTEXT
 from relay.mail import Mail, Recipient
@@ -35,8 +35,6 @@ from relay.store.mail_identity import sealed_name
 log = structlog.get_logger(__name__)
 
 PATTERNS = 10
-RECIPIENT_OCTETS = 512
-"""Cost of deciding for one recipient, or of comparing one text with a message, in bytes of other work."""
 PARTS_COST = 4
 """Cost of finding the parts of a message, as a multiple of other work on its bytes."""
 MAX_MADE = 10_000
