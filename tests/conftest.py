@@ -4,10 +4,8 @@ Standard: each is made for one test and gone after it.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,6 +19,7 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib import sites
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.long import be_long
+from tests.testlib.once import made_once
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 
@@ -96,10 +95,7 @@ def _log_settings() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
     """Alice's, Bob's and Eve's certificates, made by the first process that needs them."""
-    ours = tmp_path_factory.getbasetemp()
-    directory = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "identities"
-    with (directory.parent / "identities.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with made_once(tmp_path_factory, "identities") as directory:
         return make_identities(directory)
 
 
