@@ -26,6 +26,8 @@ from tests.testlib.sites import Site, make_site, serving
 settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("any machine")  # how fast inputs are made says something of the machine, and of no test
 
+gc.disable()  # until all tests are collected: nothing of them is garbage
+
 LONG_FIRST = (
     "system/test_loop_clock.py", "fuzz/test_fuzz.py", "deploy/test_operating.py", "system/test_crash.py",
     "integration/test_workers.py", "deploy/test_package.py", "deploy/test_two_machines.py", "test_reloading.py",
@@ -78,6 +80,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
