@@ -10,7 +10,6 @@ import asyncio
 import atexit
 import ctypes
 import fcntl
-import gc
 import importlib
 import json
 import os
@@ -30,9 +29,8 @@ from typing import IO, Any
 from unittest.mock import patch
 
 import click
-from pydantic import BaseModel
 
-from relay.files.toml import Table
+from tests.testlib.forking import share_all
 
 ROOT = Path(__file__).parents[2]
 MOST, MOST_FILES = 65_536, 250
@@ -218,10 +216,7 @@ def fork_for_ever(descriptor: int) -> None:
     for package in map(importlib.import_module, SERVING):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
-    _build(Table)
-    # A relay has its collector look at all that there is; of each page that it touches a forked one gets a copy.
-    gc.collect()
-    gc.freeze()
+    share_all()
     first = socket.socket(fileno=descriptor)
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -277,13 +272,6 @@ def _load(group: click.Group) -> None:
         command = group.get_command(context, name)
         if isinstance(command, click.Group):
             _load(command)
-
-
-def _build(model: type[BaseModel]) -> None:
-    """What reads the tables of relay.toml and of policies, which each process makes when it is first asked for."""
-    model.model_rebuild()
-    for each in model.__subclasses__():
-        _build(each)
 
 
 def _tell_who_ended(running: dict[int, int]) -> None:
