@@ -23,7 +23,7 @@ from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.long import sized
 from tests.unit.keys.test_group import accounts_agree, settled
 
-HOURS = sized(2, 24)
+HOURS = sized(2, 6)
 
 
 class Disk:
