@@ -4,10 +4,8 @@ Standard: each is made for one test and gone after it.
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import logging
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -21,11 +19,14 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib import sites
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.long import be_long
+from tests.testlib.once import made_once
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, serving
 
 settings.register_profile("any machine", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("any machine")  # how fast inputs are made says something of the machine, and of no test
+
+gc.disable()  # until all tests are collected: nothing of them is garbage
 
 LONG_FIRST = (
     "system/test_loop_clock.py", "fuzz/test_fuzz.py", "deploy/test_operating.py", "system/test_crash.py",
@@ -79,6 +80,7 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
@@ -96,10 +98,7 @@ def _log_settings() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def identities(tmp_path_factory: pytest.TempPathFactory) -> Identities:
     """Alice's, Bob's and Eve's certificates, made by the first process that needs them."""
-    ours = tmp_path_factory.getbasetemp()
-    directory = (ours.parent if "PYTEST_XDIST_WORKER" in os.environ else ours) / "identities"
-    with (directory.parent / "identities.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with made_once(tmp_path_factory, "identities") as directory:
         return make_identities(directory)
 
 

@@ -60,6 +60,10 @@ TARGETS = all_targets()
 SIZES = (250_000, 1_000_000)
 """Just under what is worked on beside the loop, and much over it."""
 MOST_SEEDS = sized(30, 60)
+WITH_RULES = sized(300, 1500)
+"""Recipients for each of whom a thousand rules are looked at: two milliseconds each."""
+TURNS = sized(15_000, 40_000)
+"""Small things of which none may be worked off without a break: several times what 50 ms are enough for."""
 FACTOR, SLACK_S = 8.0, 0.3
 """What threads may take: so many times what a plain message takes, and some more."""
 RULES = """
@@ -270,7 +274,7 @@ COMMANDS = {
     "parameters that count": BEGIN + (b"RCPT TO:<ben@bob.example> ORCPT=rfc822;" + b"+41" * 150 + b"\r\n") * 500,
     "forwarded": HELLO + (b"XFORWARD NAME=" + b"+41" * 160 + b"\r\n") * 200,
     "recipients": BEGIN + b"".join(b"RCPT TO:<r%d@bob.example>\r\n" % number for number in range(1500)),
-    "recipients with rules": BEGIN + b"".join(b"RCPT TO:<r%d@many.example>\r\n" % number for number in range(1500)),
+    "recipients with rules": BEGIN + b"".join(b"RCPT TO:<r%d@many.example>\r\n" % number for number in range(WITH_RULES)),
     "logins": HELLO + (b"AUTH PLAIN " + b"AGEAYg" * 80 + b"==\r\n") * 500,
 }  # fmt: skip
 
@@ -332,13 +336,13 @@ def handed_over(message: bytes) -> bytes:
 
 PACKETS = {
     "recipients": milter.MAIL + packet(b"R", b"<ben@bob.example>\0") * 1500 + milter.END,
-    "recipients with rules": milter.MAIL + packet(b"R", b"<ben@many.example>\0") * 1500 + milter.END,
+    "recipients with rules": milter.MAIL + packet(b"R", b"<ben@many.example>\0") * WITH_RULES + milter.END,
     "marks in recipients": milter.MAIL + packet(b"R", b"<b" + _MARKS * 3000 + b"@bob.example>\0") * 50 + milter.END,
     "macros": packet(b"DL" + b"{x}\0y\0" * 10_000) * 20,
-    "many macros": packet(b"DLi\0y\0") * 20_000,
-    "aborts": packet(b"A") * 40_000,
-    "fields": milter.MAIL + milter.RCPT + packet(b"L", b"a\0b\0") * 30_000 + milter.END,
-    "small pieces": milter.MAIL + milter.RCPT + packet(b"B", b"x") * 30_000 + milter.END,
+    "many macros": packet(b"DLi\0y\0") * TURNS,
+    "aborts": packet(b"A") * TURNS,
+    "fields": milter.MAIL + milter.RCPT + packet(b"L", b"a\0b\0") * TURNS + milter.END,
+    "small pieces": milter.MAIL + milter.RCPT + packet(b"B", b"x") * TURNS + milter.END,
 }
 
 

@@ -224,6 +224,9 @@ def _load() -> None:
 
         with tempfile.TemporaryDirectory() as work:
             asyncio.run(first_use())
+    from tests.testlib.forking import share_all
+
+    share_all()
 
 
 def _run_apart(words: list[str], typed: str, below: str | None) -> Ended:

@@ -10,8 +10,10 @@ import asyncio
 import atexit
 import ctypes
 import fcntl
+import importlib
 import json
 import os
+import pkgutil
 import selectors
 import signal
 import socket
@@ -28,9 +30,13 @@ from unittest.mock import patch
 
 import click
 
+from tests.testlib.forking import share_all
+
 ROOT = Path(__file__).parents[2]
 MOST, MOST_FILES = 65_536, 250
 _PR_SET_PDEATHSIG = 1
+SERVING = ("relay.process", "relay.entry", "relay.keys", "relay.key_receiver", "relay.forward", "relay.status")
+"""What a relay loads only when it serves, as its configuration asks for it."""
 WORKER_OF = "worker {}"
 """The name of the process of one that was forked for the relay that is process {}."""
 
@@ -207,6 +213,10 @@ def fork_for_ever(descriptor: int) -> None:
     from relay.cli import cli
 
     _load(cli)
+    for package in map(importlib.import_module, SERVING):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            importlib.import_module(module.name)
+    share_all()
     first = socket.socket(fileno=descriptor)
     ended, wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)

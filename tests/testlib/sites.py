@@ -219,8 +219,9 @@ async def serving(site: Site, workers: int = 0) -> AsyncIterator[dict[str, TCPAd
     Without `workers` it has WORKERS.
     """
     site.set_workers(workers or WORKERS)
-    if site.config.limits.workers == 1:
-        async with app.running(site.config) as addresses:
+    config = site.config
+    if config.limits.workers == 1:
+        async with app.running(config) as addresses:
             yield addresses
     else:
         async with relay_process(site) as relay:

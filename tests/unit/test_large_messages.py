@@ -31,7 +31,7 @@ from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import sealed_envelope
 
-LARGE = 25_000_000
+LARGE = 10_000_000
 PARTIES = Parties(master_sae="2", slave_sae="1", peer="bob")
 LEVELS: dict[str, Scheme] = {level.name: level for level in (AES(), OneTimePad(), PQC(), RSA())}
 LINES = st.lists(st.sampled_from([b"\r\n", b".", b"..", b"x", b"\r\n.", b"\n", b"\r"]), max_size=30).map(b"".join)

@@ -4,10 +4,8 @@ A terminal that is narrower or wider is rich's affair; pipes and files have none
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -50,25 +48,33 @@ with patch.object(quarantine, "_all", everything), patch.object(quarantine, "_co
 """
 
 
-def printed(program: str, columns: int | None) -> str:
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    environment |= {"PYTHONPATH": str(ROOT)} | ({"COLUMNS": str(columns)} if columns else {})
-    done = subprocess.run(
-        [sys.executable, "-c", f"LONG = {LONG!r}\n{program}"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Printed = Callable[[str, int | None], str]
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Printed:
+    """What a program prints where COLUMNS says so many, or nothing; into a pipe or a file, which is no terminal."""
+
+    def run(program: str, columns: int | None) -> str:
+        for name in ("COLUMNS", "LINES"):
+            monkeypatch.delenv(name, raising=False)
+        if columns:
+            monkeypatch.setenv("COLUMNS", str(columns))
+        exec(program, {"LONG": LONG})
+        return capsys.readouterr().out
+
+    return run
 
 
 @pytest.mark.parametrize("program", [KEYS, LEDGER, QUARANTINE], ids=["keys status", "ledger show", "quarantine list"])
-def test_a_table_is_no_wider_than_it_may_be_and_nothing_is_cut_off(program: str) -> None:
+def test_a_table_is_no_wider_than_it_may_be_and_nothing_is_cut_off(program: str, printed: Printed) -> None:
     for columns in (None, 200):
         shown = printed(program, columns)
         assert max(map(len, shown.splitlines())) <= (columns or 80)
         assert "…" not in shown
         in_columns = zip(*(line.split("│") for line in shown.splitlines() if line.startswith("│")), strict=False)
         assert any(LONG in re.sub(r"\s", "", "".join(column)) for column in in_columns)
-    assert max(map(len, printed(program, 200).splitlines())) > 80
+    assert max(map(len, shown.splitlines())) > 80
 
 
 POLICIES = """
@@ -82,7 +88,7 @@ plain_console().print(shown)
 """
 
 
-def test_words_are_broken_only_where_there_is_no_room_for_them() -> None:
+def test_words_are_broken_only_where_there_is_no_room_for_them(printed: Printed) -> None:
     shown = printed(POLICIES, None)
     assert max(map(len, shown.splitlines())) <= 80
     for word in ("alice.example/ann.toml", "2026-11-27T02:44:19Z", "PLAINTEXT:", "alice.example,"):

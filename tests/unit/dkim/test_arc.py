@@ -31,6 +31,13 @@ async def sealed(keys: Keys, verifier: Verifier, message: bytes) -> bytes:
     return sealer.seal(message, await verifier.arc(message), (await verifier.both(message))[:-1]) + message
 
 
+def sealed_unlooked_at(keys: Keys, message: bytes) -> bytes:
+    """As `sealed`, of a chain that passes: verifying each step on the way takes the square of their number."""
+    chain = ARCChain(Header(message.partition(b"\r\n\r\n")[0] + b"\r\n"), 0)
+    chain.result = "pass"
+    return ARCSealer(keys.bob, "relay.bob.example").seal(message, chain, []) + message
+
+
 def dkimpy_says(message: bytes, zone: Zone) -> tuple[bytes | None, str]:
     verdict, _, reason = dkim.arc_verify(
         message, dnsfunc=lambda name, timeout=5: zone.texts.get(name.decode().rstrip("."))
@@ -103,9 +110,10 @@ async def test_dns_trouble_is_a_temperror_and_such_a_chain_is_left_alone(
 async def test_the_longest_chain_passes_and_a_longer_one_fails_unlooked_at(
     verifier: Verifier, keys: Keys, zone: Zone
 ) -> None:
-    message = mails.plain()
-    for _ in range(50):
-        message = await sealed(keys, verifier, message)
+    message = await sealed(keys, verifier, mails.plain())
+    for _ in range(48):
+        message = sealed_unlooked_at(keys, message)
+    message = await sealed(keys, verifier, message)
     chain = await verifier.arc(message)
     assert (chain.result, chain.length) == ("pass", 50)
     assert await sealed(keys, verifier, message) == message

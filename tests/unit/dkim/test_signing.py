@@ -17,6 +17,7 @@ from relay.dkim import Signer
 from relay.dkim.canonical import Header, body_hash
 from relay.dkim.signing import author_domain
 from tests.testlib import mails
+from tests.testlib.long import sized
 from tests.unit.dkim.conftest import Keys, dkimpy_says
 
 lines = st.binary(max_size=90).map(lambda line: re.sub(rb"[\r\n]", b"", line) + b"\r\n")
@@ -32,7 +33,7 @@ fields = st.builds(
 AUTHOR = b"From: Ann <ann@alice.example>\r\n"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=sized(60, 1000), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(header=st.lists(fields, max_size=8).map(b"".join), body=bodies)
 def test_whatever_the_message_is_its_signatures_verify(keys: Keys, header: bytes, body: bytes) -> None:
     message = AUTHOR + header + b"\r\n" + body
@@ -41,7 +42,7 @@ def test_whatever_the_message_is_its_signatures_verify(keys: Keys, header: bytes
     assert [dkimpy_says(signed, texts, index) for index in (0, 1)] == [True, True]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=sized(150, 3000), deadline=None)
 @given(body=bodies, piece=st.integers(1, 40), relaxed=st.booleans(), limit=st.none() | st.integers(0, 100))
 def test_a_body_is_hashed_as_dkimpy_does_wherever_its_pieces_end(
     body: bytes, piece: int, relaxed: bool, limit: int | None

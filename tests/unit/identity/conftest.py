@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from relay.identity import create_identity
 from relay.identity.directory import as_rsa, file_of, read_key, stem_of, write_key
 from relay.identity.pairs import Role
+from tests.testlib.once import made_once
 from tests.unit.identity.homes import NOW, Home, make_home, write_config
 from tests.vectors.people import KEYS
 
@@ -21,9 +22,14 @@ from tests.vectors.people import KEYS
 @pytest.fixture(scope="session")
 def rsa(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An identity made from nothing, whose RSA keys the sites have that a test makes beside Alice, Bob and Carol."""
-    home = write_config(tmp_path_factory.mktemp("first"), "first")
-    create_identity(home.identity_directory, name="first", domains=["first.example"], now=NOW)
-    return home.identity_directory
+    with made_once(tmp_path_factory, "first") as directory:
+        home = Home(directory / "first", "first")
+        if not home.directory.exists():
+            create_identity(
+                write_config(home.directory, "first").identity_directory,
+                name="first", domains=["first.example"], now=NOW,
+            )  # fmt: skip
+        return home.identity_directory
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +54,12 @@ def _rsa_keys(directory: Path, name: str) -> Path:
 @pytest.fixture(scope="session")
 def spare(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The private key that a renewal gets where making one would only take time."""
-    key = generate_private_key(65537, 4096)
-    path = tmp_path_factory.mktemp("spare") / "rsa.key"
-    path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return path
+    with made_once(tmp_path_factory, "spare") as directory:
+        path = directory / "rsa.key"
+        if not path.exists():
+            key = generate_private_key(65537, 4096)
+            path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        return path
 
 
 @pytest.fixture

@@ -40,7 +40,8 @@ def exported(home: Home, tmp_path: Path) -> Path:
     return path
 
 
-def test_new_makes_an_identity_and_a_passphrase_for_it(rsa: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("spare_is_made")
+def test_new_makes_an_identity_and_a_passphrase_for_it(tmp_path: Path) -> None:
     home = write_config(tmp_path / "carol", "carol", identity='passphrase = "passphrase"')
     result = run(home, "new")
     assert result.exit_code == 0, result.output

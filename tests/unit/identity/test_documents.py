@@ -21,10 +21,14 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from relay.errors import ConfigError
 from relay.identity import MAX_DOCUMENT, load_identity, read_document, same_fingerprint
 from relay.identity.document import BadDocument
+from tests.testlib.long import sized
 from tests.unit.identity.homes import NOW, Home, inner, signed
 
 FUZZ = settings(
-    deadline=None, max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+    deadline=None,
+    max_examples=sized(80, 2000),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    database=None,
 )
 
 

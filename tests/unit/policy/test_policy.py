@@ -10,7 +10,8 @@ import re
 import tempfile
 import timeit
 import tomllib
-from collections.abc import Mapping
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.names import candidates, parse_address, printable, scope_of
 from relay.policy.rules import CONDITIONS, When
 from relay.store.secret import SiteSecret
+from tests.testlib.long import sized
 from tests.testlib.nobody import as_nobody
 
 POLICIES = Path(__file__).parents[3] / "policies"
@@ -356,8 +358,17 @@ def test_every_address_has_one_file_name_and_it_leads_back(recipient: str) -> No
     assert re.fullmatch(r"[a-z0-9._-]+/(?!\.)[a-z0-9._+%A-F-]+", name)
 
 
+def characters(codes: Iterable[int]) -> Iterator[int]:
+    """Those of these that are changed by folding or are no plain letters, and some of the others, which are all alike."""
+    for code in codes:
+        character = chr(code)
+        alike = unicodedata.category(character) in ("Lo", "Cn", "Co", "Cs") and not unicodedata.combining(character)
+        if not alike or unicodedata.normalize("NFKC", character).casefold() != character or code % sized(16, 1) == 0:
+            yield code
+
+
 def test_folding_an_address_twice_changes_nothing() -> None:
-    for code in range(0x20000):
+    for code in characters(range(0x20000)):
         try:
             once = parse_address(f"{chr(code)}x@a{chr(code)}.example")
         except ValueError:
@@ -382,7 +393,7 @@ def test_a_domain_is_refused_or_folded_to_what_the_next_hop_sees(domain: str) ->
 
 
 def test_every_character_in_a_domain_is_refused_or_folded_to_what_the_next_hop_sees() -> None:
-    for code in (*range(0x80, 0x20000), *range(0xE0000, 0xE0200)):
+    for code in characters((*range(0x80, 0x20000), *range(0xE0000, 0xE0200))):
         expect_what_the_next_hop_sees(f"b{chr(code)}b")
 
 

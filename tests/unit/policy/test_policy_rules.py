@@ -26,6 +26,7 @@ from relay.policy.load import load_policies
 from relay.policy.patterns import Glob
 from relay.policy.structure import MAX_PARTS
 from relay.policy.units import parse_duration
+from tests.testlib.long import sized
 from tests.testlib.speed import seconds
 from tests.unit.policy.test_policy import PEERS, write
 
@@ -175,7 +176,7 @@ def what_leaves(decision: Decision, can: set[LevelName], octets: int) -> int | N
     return None
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=sized(150, 4000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     text=policy_texts(),
     floors=floor_texts(),
@@ -203,7 +204,7 @@ def test_no_message_can_lower_the_level(
         assert leaves >= (would_leave if would_leave is not None else min(map(strength, without.levels)))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=sized(100, 2000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(text=policy_texts(), content=st.none() | CONTENTS, sender=st.sampled_from(["ann@alice.example", "", "x"]))
 def test_decide_and_explain_never_differ(
     tmp_path_factory: pytest.TempPathFactory, text: str, content: bytes | None, sender: str
@@ -240,7 +241,7 @@ LINES = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=sized(200, 4000), deadline=None)
 @given(lines=st.lists(LINES, max_size=25))
 def test_any_message_can_be_asked_anything(lines: list[bytes]) -> None:
     content = MessageFacts(b"\r\n".join(lines))
