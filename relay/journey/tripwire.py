@@ -8,11 +8,12 @@ import binascii
 import re
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 import pybase64
 
 from relay.errors import TrippedWire
-from relay.levels import LEVELS, PQC, WireForm
+from relay.levels import FURTHER_KEMS, LEVELS, WireForm, around
 
 MAY_SHOW = frozenset(
     b"received from to cc date message-id auto-submitted subject mime-version content-type "
@@ -35,8 +36,8 @@ _WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
 _TAG = b"\x04\x10"
 """Prefix of the last 16 octets: the authentication tag."""
 
-_Form = tuple[int, bytes, bytes]
-"""The tag of a layer's RecipientInfos, how their contents begin, and how the algorithm of its content does."""
+_Form = tuple[int, bytes, bytes, bytes]
+"""The tag of a layer's RecipientInfos, how their contents begin, how its content's algorithm begins, and its KEM."""
 
 
 def _object_identifier(dotted: str) -> bytes:
@@ -54,13 +55,14 @@ def _object_identifier(dotted: str) -> bytes:
 
 
 def _form(form: WireForm) -> _Form:
-    return form.recipient, _object_identifier(form.kind), _object_identifier(form.content)
+    kem = _object_identifier(form.kem.oid if form.kem is not None else "")
+    return form.recipient, _object_identifier(form.kind), _object_identifier(form.content), kem
 
 
 _FORMS: dict[str, _Form] = {level.name: _form(level.form) for level in LEVELS}
-_KEM_FORM = _form(PQC.form)
-"""That of a layer of a further KEM, too."""
+_FORMS |= {kem.name: _form(around(kem)) for kem in FURTHER_KEMS}
 _MAX_RECIPIENTS = 100
+_MAX_IN_KEM_RECIPIENT = 9
 _READABLE = b"Content-Type: "
 """Every payload begins so; by chance it stands in a ciphertext once in 2^112 octets."""
 
@@ -69,7 +71,7 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
 
     `top` are the fields that it leaves under. `protection` names the layers from the inside out, `pqc+aes` for
-    instance, of which the last can be seen. A name that is not here is that of a further KEM.
+    instance, of which the last can be seen: a level or a further KEM.
     """
     end = message.find(b"\r\n\r\n") + 2
     if end < 2:
@@ -81,8 +83,10 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     types = fields.get(b"content-type", [])
     if len(types) != 1 or not _SEALED_TYPE.fullmatch(types[0]):
         raise TrippedWire("the content type is not that of a sealed message")
-    last = protection.rpartition("+")[2]
-    _check_body(_Body(message, end + 2), _FORMS.get(last, _KEM_FORM))
+    form = _FORMS.get(protection.rpartition("+")[2])
+    if form is None:
+        raise TrippedWire(f"there is no level {protection!r}")
+    _check_body(_Body(message, end + 2), form)
 
 
 def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
@@ -197,9 +201,21 @@ _Range = tuple[int, int]
 
 
 def _has_form(body: _Body, form: _Form, recipients: list[tuple[int, _Range]], algorithm: _Range) -> bool:
-    tag, beginning, content = form
-    alike = all(each == tag and _begins(body, inside, beginning) for each, inside in recipients)
+    tag, beginning, content, kem = form
+    alike = all(
+        each == tag and _begins(body, inside, beginning) and (not kem or _kem(body, inside) == kem)
+        for each, inside in recipients
+    )
     return alike and _begins(body, algorithm, content)
+
+
+def _kem(body: _Body, recipient: _Range) -> bytes:
+    """What stands in the AlgorithmIdentifier of a KEMRecipientInfo: an object identifier alone (RFC 9629, 3)."""
+    _, information = _inside(body, recipient, 0x06, 0x30)
+    found = list(islice(_elements(body, information, _MAX_IN_KEM_RECIPIENT), 3))
+    if [tag for tag, _ in found] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
+        raise TrippedWire("the recipient is no KEMRecipientInfo")
+    return body.octets(*found[2][1])
 
 
 def _begins(body: _Body, where: _Range, octets: bytes) -> bool:
