@@ -22,6 +22,7 @@ from relay.audit.verifying import ExpectedLine, Verified, verify as verified_cha
 from relay.cli import named
 from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
+from relay.cli.output import json_option, print_json
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, become
 from relay.levels import SEALING, strength
@@ -57,7 +58,7 @@ def audit() -> None:
 @click.option("--head", help="A head that was kept elsewhere: shows that nothing is missing up to it.")
 @click.option("--checkpoint", "kept", type=named.InputFile(), help="A checkpoint that was kept elsewhere: the same.")
 @click.option("--signer", help="Whose key must have signed it: SHA-256, as `audit checkpoint` said; default: ours.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 def verify(
     config_file: Path,
     directory: Path | None,
@@ -82,7 +83,7 @@ def verify(
     keep_days = load(config_file).audit.keep_days if head is not None and directory is None else None
     found = verified_chain(where, expected, head, keep_days=keep_days)
     if as_json:
-        click.echo(json.dumps(_facts(where, found), indent=2))
+        print_json(_facts(where, found))
     else:
         for problem in found.problems:
             click.echo(problem, err=True)

@@ -4,7 +4,6 @@ Exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be an
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +26,8 @@ from relay.cli.identity_tables import (
 )
 from relay.cli.lazy import Later, LazyGroup
 from relay.cli.options import as_relay_option, config_option
+from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.peer_domains import confirmed_domains, domain_option
-from relay.cli.tables import plain_console
 from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.files.rights import become
@@ -146,7 +145,7 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
 
 @identity.command()
 @as_relay_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 def show(config_file: Path, as_json: bool) -> None:
     """Show this site's certificates and fingerprint, and those of the pinned peers.
 
@@ -158,7 +157,7 @@ def show(config_file: Path, as_json: bool) -> None:
     peers = load_peer_documents(files.peers_directory)
     ending = expiring(ours, peers, datetime.now(UTC))
     if as_json:
-        click.echo(json.dumps(identity_as_dict(ours, fingerprint, peers, ending), indent=2))
+        print_json(identity_as_dict(ours, fingerprint, peers, ending))
     else:
         out = plain_console()
         print_identity(out, ours, fingerprint)
@@ -257,7 +256,7 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
 @click.option("--yes", is_flag=True, help="Do not ask. It trusts the writer of the file: use --fingerprint instead.")
 @click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; needs --yes or --fingerprint.")
+@json_option("one JSON object; needs --yes or --fingerprint")
 @click.argument("file", type=named.InputFile())
 def import_document(
     config_file: Path,
@@ -298,7 +297,7 @@ def import_document(
 
 def _print_pinned(found: Import, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"change": found.change, **peer_as_dict(found.peer)}, indent=2))
+        print_json({"change": found.change, **peer_as_dict(found.peer)})
     elif found.change != "same":
         click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
 

@@ -14,8 +14,8 @@ from relay.cli import named
 from relay.cli.as_relay import load, relays_user
 from relay.cli.identity_tables import print_import
 from relay.cli.options import config_option
+from relay.cli.output import plain_console
 from relay.cli.peer_domains import NotConfirmed, confirmed_domains, domain_option
-from relay.cli.tables import plain_console
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.rights import acting_as

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import click
 
 from relay.cli.options import config_option
+from relay.cli.output import json_option
 from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuration, say_all_in_clear
 from relay.errors import ConfigError
 from relay.levels import NAMES, ONLY_PLAINTEXT, PLAINTEXT, LevelName
@@ -39,7 +40,7 @@ class ListedFile(NamedTuple):
 @click.option("--level", type=click.Choice(NAMES), help="Only what lists this level, itself or in a rule.")
 @click.option("--peer", help="Only what seals for this peer.")
 @click.option("--expired", is_flag=True, help="Only what has ended, itself or a rule.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: a list with one object for each file.")
+@json_option("a list with one object for each file")
 def list_files(
     config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
 ) -> None:

@@ -23,6 +23,7 @@ import click
 from relay.audit.reading import lines
 from relay.cli.as_relay import load, reader_of
 from relay.cli.options import config_option
+from relay.cli.output import json_option, print_json
 from relay.cli.trace_story import Story, told
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, open_named
@@ -46,7 +47,7 @@ _HIDDEN = re.compile(r"not seeing|permission", re.IGNORECASE)
     "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
 )
 @click.option("--since", help=f"How far back: 2026-11-25 or 2026-11-25T10:00; {DAYS} days where nothing is said.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON array.")
+@json_option("one JSON array")
 @click.argument("mail", metavar="ID")
 @click.argument("log", required=False)
 def trace(
@@ -70,7 +71,7 @@ def trace(
             _read_line(story, line)
     story.steps.sort(key=lambda step: str(step["time"]))
     if as_json:
-        click.echo(json.dumps(story.steps, indent=2))
+        print_json(story.steps)
     else:
         for text in told(story):
             click.echo(text)

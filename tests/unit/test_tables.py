@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 LONG = "a-name-that-is-longer-than-any-column-of-a-narrow-table.example"
 KEYS = """
 from relay.cli.keys import _print
-from relay.cli.tables import plain_console
+from relay.cli.output import plain_console
 
 row = {"kme": LONG, "peer": LONG, "pool_keys": 32, "stored_keys": 1280000, "refill_bits_per_s": 31200.0,
        "use_bits_per_s": 1234567.0, "empty_in_s": 4000.0, "trouble": "", "alarm": True}
@@ -72,7 +72,7 @@ def test_a_table_is_no_wider_than_it_may_be_and_nothing_is_cut_off(program: str)
 
 
 POLICIES = """
-from relay.cli.tables import plain_console, table
+from relay.cli.output import plain_console, table
 
 shown = table("File", "Covers", "Levels", "Time")
 shown.add_row("alice.example/ann.toml", "one person at alice.example, and nobody else there",

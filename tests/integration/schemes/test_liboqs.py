@@ -26,9 +26,9 @@ from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
 
 from relay.cli.check import check as check_command
 from relay.cli.identity import identity as identity_command
+from relay.cli.output import plain_console
 from relay.cli.policy import policy as policy_command
 from relay.cli.policy_print import print_explanation
-from relay.cli.tables import plain_console
 from relay.config import TCPAddress, load_config
 from relay.errors import (
     BadSignature,
