@@ -17,8 +17,9 @@ CONNECTIONS = {1 * KB: 16, 4 * KB: 16, 100 * KB: 8, 1 * MB: 4, 10 * MB: 3, 25 * 
 """Number of concurrent mails, by their size."""
 
 Kind = Literal["mails/s", "CPU ms", "peak MB", "p50 ms", "p99 ms", "s", "MB", "x size"]
-"""What a figure says: mails a second; processor time a mail, and the largest memory of all processes of the server
-that the way is about; percentiles of the time that a mail takes; seconds; memory; memory by a mail's size."""
+"""What a figure is. Mails a second; processor time a mail; percentiles of the time that a mail takes; seconds. Memory
+is the largest of all processes of the server that the way is about, also by a mail's size.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,9 +19,8 @@ import click
 from relay.audit.chain import GENESIS
 from relay.audit.reading import records
 from relay.audit.verifying import ExpectedLine, Verified, verify as verified_chain
-from relay.cli import named
 from relay.cli.as_relay import load, reader_of, relay_rights
-from relay.cli.options import chosen, config_option, since_option, until_option
+from relay.cli.options import InputFile, chosen, config_option, create_named, since_option, until_option, write_named
 from relay.cli.output import json_option, print_json
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, become
@@ -56,7 +55,7 @@ def audit() -> None:
 @config_option
 @directory_option
 @click.option("--head", help="A head that was kept elsewhere: shows that nothing is missing up to it.")
-@click.option("--checkpoint", "kept", type=named.InputFile(), help="A checkpoint that was kept elsewhere: the same.")
+@click.option("--checkpoint", "kept", type=InputFile(), help="A checkpoint that was kept elsewhere: the same.")
 @click.option("--signer", help="Whose key must have signed it: SHA-256, as `audit checkpoint` said; default: ours.")
 @json_option()
 def verify(
@@ -69,10 +68,10 @@ def verify(
 ) -> None:
     """Follow the chain of hashes from the first record to the last, over all files.
 
-    The chain shows every change within it. That records are missing at its ends, or that all of it was written anew,
-    only a checkpoint or a head shows that was kept elsewhere: the log has one in each `ledger_written`. What a
-    checkpoint covers may be missing where it was removed as too old: before the checkpoint was taken, or once the last
-    of it is as old as the checkpoint says that records are kept. Anything else is a hole.
+    The chain shows every change within it. The log has a head in each `ledger_written`. Only a checkpoint or a head
+    that was kept elsewhere shows that records are missing at the ends, or all of it was written anew. What a checkpoint
+    covers may be missing where it was removed as too old. That is so before the checkpoint was taken, or once its last
+    record is older than the checkpoint says that records are kept. Anything else is a hole.
     """
     become(reader_of(config_file, directory))
     where = directory or load(config_file).audit_directory
@@ -133,7 +132,7 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     if output is None:
         click.echo(text, nl=False)
     else:
-        named.write(output, text.encode())
+        write_named(output, text.encode())
     signer = signer_of(identity.signing.private_key.public_key())
     if found.removed:
         click.echo(f"before the first: {found.removed}", err=True)
@@ -168,7 +167,7 @@ def export(
     """
     config = load(config_file) if directory is None else None
     where = directory or config.audit_directory  # type: ignore[union-attr]
-    file = io.TextIOWrapper(named.create(output), "utf-8", newline="") if output is not None else sys.stdout
+    file = io.TextIOWrapper(create_named(output), "utf-8", newline="") if output is not None else sys.stdout
     become(reader_of(config_file, directory))
     every = records(where, since or "") if where.exists() else iter(())
     asked = chosen(every, since, until, peer, config.peers if config is not None else ())

@@ -60,10 +60,10 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure how much mail relays on this machine seal and open, beside programs that only pass it on.
 
-    All of it runs on free ports of this machine, with development keys: two sites, a bare aiosmtpd-to-aiosmtplib
-    pass-through, and, as root where they are installed, a Postfix and a Dovecot of its own. smtp-source sends and
-    smtp-sink takes, which come with Postfix; without them Python does, and bounds what can be measured. Every way
-    must first bring mail to a sink that looks whether it is sealed, or open, as it should be.
+    All of it runs on free ports of this machine, with development keys: two sites and a bare aiosmtpd-to-aiosmtplib
+    pass-through. As root, a Postfix and a Dovecot of its own run as well, if they are installed. smtp-source sends and
+    smtp-sink takes, which come with Postfix; without them Python does, and bounds what can be measured. Every way must
+    first bring mail to a sink that looks whether it is sealed, or open, as it should be.
 
     Ways are measured in turn, round after round; figures are medians. On two cores all of it takes 20 minutes,
     with --quick under one. Ctrl-C ends it with what is known by then. Leave the machine alone meanwhile.

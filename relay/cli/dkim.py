@@ -33,8 +33,8 @@ STRING_OCTETS = 255
 def dkim() -> None:
     """The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.
 
-    A new key is used once it has its [[dkim.keys]] table and the relay was told to read relay.toml again (systemctl
-    reload qumail-relay), the first one from a restart. Publish its record first, and leave the record of an old key in
+    A new key is used once it has its [[dkim.keys]] table and the relay has read relay.toml again (systemctl reload
+    qumail-relay). The first key is used from a restart. Publish its record first, and leave the record of an old key in
     the DNS for some days after its last mail.
     """
 

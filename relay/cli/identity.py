@@ -14,7 +14,6 @@ from typing import BinaryIO
 import click
 from rich.console import Console
 
-from relay.cli import named
 from relay.cli.as_relay import load, relay_rights, relays_user
 from relay.cli.identity_tables import (
     identity_as_dict,
@@ -25,7 +24,7 @@ from relay.cli.identity_tables import (
     print_requested,
 )
 from relay.cli.lazy import Later, LazyGroup
-from relay.cli.options import as_relay_option, config_option
+from relay.cli.options import InputFile, as_relay_option, config_option, write_named
 from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.peer_domains import confirmed_domains, domain_option
 from relay.config import Config, IdentitySettings
@@ -115,9 +114,8 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     mail domain. Then export again, and have your peers import it.
 
     Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere
-    if you like. With --csr your organisation's CA gets the .csr files and, for the ML-KEM key, which cannot sign
-    a request, a .pub file with a .cnf that says how to certify it. Until the certificates are there, nothing
-    changes.
+    if you like. With --csr your organisation's CA gets the .csr files. The ML-KEM key cannot sign a request: for it
+    there is a .pub file, with a .cnf that says how to certify it. Until the certificates are there, nothing changes.
 
     With --kem peers can add a layer of another mathematical family to level pqc (`kem` in their policies), once
     they have imported our new document. Its keys need no certificate: the signed document carries them.
@@ -195,7 +193,7 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     if output is None:
         click.echo(document, nl=False)
     else:
-        named.write(output, document)
+        write_named(output, document)
     click.echo(f"Fingerprint: {read_document(document).fingerprint}", err=True)
 
 
@@ -217,15 +215,15 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
 def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
     """Write an invitation: this site's peer document, as text that a peer pastes into `setup` or `identity accept`.
 
-    Nothing in it is secret: send it by mail. Nothing in it proves that it is yours either: the other site calls you,
-    and you read the words to them that stand in it, and that `identity show` shows here.
+    Nothing in it is secret: send it by mail. Nothing in it proves that it is yours either. The other site calls you,
+    and you read them the words that stand in it, and that `identity show` shows here.
     """
     document = _own_document(config_file, levels)
     text = write_invitation(document)
     if output is None:
         click.echo(text, nl=False)
     else:
-        named.write(output, text.encode())
+        write_named(output, text.encode())
     click.echo(
         "Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(read_document(document).fingerprint)),
         err=True,
@@ -257,7 +255,7 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
 @click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
 @json_option("one JSON object; needs --yes or --fingerprint")
-@click.argument("file", type=named.InputFile())
+@click.argument("file", type=InputFile())
 def import_document(
     config_file: Path,
     name: str | None,
@@ -270,10 +268,10 @@ def import_document(
 ) -> None:
     """Pin the peer document FILE: from then on mail is sealed for that site, and opened from it.
 
-    It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over
-    a telephone number that you did not take from the same mail: who can exchange the file can read your mail.
-    Then it asks about each domain that the document names, or takes those alone that --domain expects: with --yes or
-    --fingerprint, which ask nothing, it needs them. A later document may add no domain without that either.
+    It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over a
+    telephone number that you did not take from the same mail. An attacker who can exchange the file can read your mail.
+    Then it asks about each domain that the document names, or takes those alone that --domain expects. With --yes or
+    --fingerprint, which ask nothing, --domain is needed. A later document may add no domain without that either.
 
     A document that is older than the pinned one, or has another CA or signing key, is refused without --replace.
     So is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.

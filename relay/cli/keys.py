@@ -92,7 +92,7 @@ def reseal(config_file: Path) -> None:
     """Seal received keys and quarantined mail anew under the newest site secret.
 
     Keys that wait beside the store are taken over into it first. Exit status 0 means that the older lines may be taken
-    out of the secret's file, once this was run on each host whose relay has the same file.
+    out of the secret's file. Run this first on each host whose relay has the same file.
     """
     configure_logging(LogSettings(level="error"))
     config = load(config_file)

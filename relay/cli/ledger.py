@@ -63,9 +63,8 @@ def show(
     ]
     if as_json:
         print_json(entries)
-        return
-    print_table(plain_console(), ("No.", "Time", "Event", "Level", "Why"), map(_cells, entries))
-    click.echo(f"{len(entries)} entries")
+    else:
+        _print(entries)
 
 
 def spellings_of(config: Config, address: str) -> set[str]:
@@ -79,6 +78,11 @@ def addresses_in(entry: dict[str, Any]) -> Iterator[str]:
     """Sender and recipients, as they stand there."""
     yield str(entry.get("sender", ""))
     yield from map(str, entry.get("recipients", ()))
+
+
+def _print(entries: list[dict[str, Any]]) -> None:
+    print_table(plain_console(), ("No.", "Time", "Event", "Level", "Why"), map(_cells, entries))
+    click.echo(f"{len(entries)} entries")
 
 
 def _cells(entry: dict[str, Any]) -> list[str]:

@@ -11,12 +11,16 @@ from typing import BinaryIO
 
 import click
 
-from relay.cli.named import InputFile
-from relay.cli.options import ThereIs, config_option
+from relay.cli.options import InputFile, ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json
-from relay.cli.policy_config import go_on_as_relay, load_configuration, say_all_in_clear, say_what_stands
+from relay.cli.policy_config import (
+    check_readable,
+    go_on_as_relay,
+    load_configuration,
+    say_all_in_clear,
+    say_what_stands,
+)
 from relay.cli.policy_print import print_explanation, print_policies
-from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
 from relay.errors import ConfigError
 from relay.formats.mailbox import fold_domain
@@ -37,8 +41,8 @@ _offline = click.option("--offline", is_flag=True, help="Ask no KME.")
 def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None:
     """Say what is wrong with the policy files and what is doubtful, or list what they mean.
 
-    Doubtful are rules that never apply, levels that this relay or a peer cannot do, one-time pads longer than the
-    KMEs can ever give, and mail in clear. To root it also says what the relay itself may not read.
+    Doubtful are rules that never apply, levels that this relay or a peer cannot do, and mail in clear. So are one-time
+    pads longer than the KMEs can ever give. To root it also says what the relay itself may not read.
     """
     check_readable(load_configuration(config_file)[0])
     go_on_as_relay(config_file)

@@ -17,8 +17,7 @@ import click
 from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
 from relay.cli.output import json_option, plain_console, print_json, print_table
-from relay.cli.policy_config import go_on_as_relay, load_configuration
-from relay.cli.policy_readable import check_readable
+from relay.cli.policy_config import check_readable, go_on_as_relay, load_configuration
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
@@ -71,8 +70,8 @@ def diff(
     sealed. With MESSAGES, or what shadow mode has recorded, by these alone. A record holds no content, so rules that
     look into messages do not apply to it.
 
-    In place of a directory, OLD and NEW may be the version of a set that was in force and is kept, or its first digits;
-    `policy log` lists them.
+    In place of a directory, OLD and NEW may be the version (or its first digits) of a set that is kept. `policy log`
+    lists them.
     """
     if shadow and messages:
         raise click.UsageError("give messages, or --shadow, and not both")
@@ -108,7 +107,7 @@ def _compared(before: PolicySite, after: PolicySite) -> Comparison:
 def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> None:
     """Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.
 
-    The directory that relay.toml names has to be a link: it is swapped for one to DIRECTORY, which must stay as it is
+    The directory that relay.toml names has to be a link. It is swapped for one to DIRECTORY, which must stay as it is
     from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
     installed again in the same way.
     """

@@ -56,8 +56,8 @@ def trace(
     """Tell what happened to one mail here, in order, from the audit record and a log.
 
     Run it as root, who may read both. ID is the mail server's queue ID, a Message-ID, or what log lines and Received
-    fields call the mail: its id here, or that of its sealed form, which both sites know. A mail that has passed the
-    relay twice, in and out, is one story, and the last lines say what became of it so far. LOG is a file, or - for
+    fields call the mail. That is its id here, or that of its sealed form, which both sites know. A mail that has passed
+    the relay twice, in and out, is one story, and the last lines say what became of it so far. LOG is a file, or - for
     standard input: `journalctl -u qumail-relay -o cat | qumail-relay trace ID -`. Without it the journal is asked,
     where there is one.
     """

@@ -37,8 +37,9 @@ FORGET_S = 7200.0
 """Time without a retry after which a mail is forgotten, in seconds: nearly twice Postfix's maximal_backoff_time."""
 DIRECTIONS = ("outgoing", "incoming")
 CAUSES = ("policy", "keys", "next hop", "store", "other")
-"""Why: policy says hold whatever keys there are, a key is missing or not known yet,
-the next hop cannot be reached or says later, the store cannot be written."""
+"""Why. Policy says hold whatever keys there are. A key is missing or not known yet. The next hop cannot be reached or
+answers later. The store cannot be written.
+"""
 _HOWS = range(1, 1 + len(DIRECTIONS) * len(CAUSES))
 
 

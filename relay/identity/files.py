@@ -1,7 +1,7 @@
 """The files of an identity and of pinned peers: read with suspicion, replaced whole.
 Standard: OpenSSH's StrictModes; write, fsync, rename, fsync of the directory; files 0600 in a directory 0700.
 
-Root works only where root alone can: in a directory of the relay's user it has to become that user first, as
+Root works only where root alone can. In a directory of the relay's user it has to become that user first, as
 files/rights.py does.
 """
 

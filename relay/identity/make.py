@@ -55,7 +55,7 @@ Progress = Callable[[str], None]
 class About(TypedDict):
     """What making, renewing and requesting want alike.
 
-    `name` is the site's, `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted;
+    `name` is the site's, `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted.
     `kems` names the further KEMs that the identity gets keys for; `now` is aware.
     """
 

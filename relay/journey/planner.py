@@ -120,7 +120,7 @@ class Planner:
     ) -> tuple[list[tuple[Group, T]], list[Group]]:
         """What every attempt at a planned copy gave, and the groups that get none.
 
-        Where an attempt raises KeyUnavailable, that copy is not available, and the plan is made again for its
+        Where an attempt raises KeyUnavailable, that copy is not available. The plan is then made again for its
         recipients and all of that peer who have none yet. For any other RelayError they fail. A copy to which others
         may yet fall back is tried after theirs, so that they share it.
         """

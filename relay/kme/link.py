@@ -104,8 +104,9 @@ class IssuedKey:
     destroyed: str = ""
     """Why nobody can fetch it any more though somebody should have: `expired` or `dropped`."""
     lost: str = ""
-    """Why it may not have reached who asked for it: `client left`, before the answer or with nothing asked after it,
-    or `spent` on an answer that was not the right one."""
+    """Why it may not have reached the one that asked for it. `client left`: before the answer, or with nothing asked
+    after it. `spent`: on an answer that was not the right one.
+    """
 
 
 class SimulatedLink:

@@ -91,8 +91,8 @@ class MessageFacts:
     def values(self, name: str) -> list[str] | None:
         """All values of a field (its name in lower case) as they are compared; [] where it is not there.
 
-        A field that programs read in several ways has several. None where it counts as having any text: it is too long,
-        there are too many of it or of its readings, or nobody can tell what it shows.
+        A field that programs read in several ways has several. None where it counts as having any text. It is too long,
+        or there are too many of it or of its readings, or its content cannot be determined.
         """
         return self.once(("values", name), lambda: self._read_values(name))
 

@@ -100,8 +100,8 @@ class Explanation:
     """How a decision came about: the files looked for in order, down to the one that decided, its rules, the floors.
 
     `raised` says what the floors changed, each as "levels: otp instead of aes". `decision` is None where the mail is
-    held because no file covers the recipient, and `held` then says why and what to do; otherwise `held` is "".
-    `peer_because` says where the peer comes from.
+    held because no file covers the recipient. Then `held` says why and what to do; otherwise it is "". `peer_because`
+    says where the peer comes from.
     """
 
     sender: str

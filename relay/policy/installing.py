@@ -2,8 +2,8 @@
 Standard: stat(2); what somebody else could have written counts for nothing.
 
 Only those who may write beside the link can put a set into force, and leave a note there. A note counts where it and
-the link have one owner, where it names this very link, and where it is newer than any that has counted before. An old
-note that is moved back says nothing.
+the link have one owner and it names this very link. It must also be newer than any that has counted before. An old note
+that is moved back says nothing.
 """
 
 from __future__ import annotations

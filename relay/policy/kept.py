@@ -1,8 +1,8 @@
 """The last sets of policies that were in force, so that one can be served again or compared: a file of SQLite.
 Standard: SQLite's rollback journal; a set is there whole or not at all, and what two sets have in common is there once.
 
-A file of policies stands with the number of the first set that has it as it is, and of the first that has it no more.
-Of each set there is also what is to be recorded of it, until that is in the audit record.
+A file of policies stands with the numbers of two sets: the first that has it as it is, and the first without it. Of
+each set there is also what is to be recorded of it, until that is in the audit record.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The policy set in force, and how edits come into it: a whole new set or none, after a moment of quiet.
 A broken edit leaves the set before in force, and is logged and counted; a caller keeps the set it got.
 
-A file that is not there may be on its way back: many programs replace a file by deleting it first, and mail that falls
-to another file meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet.
+A file that is not there may be on its way back, since many programs replace a file by deleting it first. Mail that
+falls to another file meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 Standard: RFC 2045, RFC 2046, RFC 2183; time is linear in the message, and what passes a bound is unclear.
 
 Programs do not agree about messages that are not quite as the standards have them. So whatever one of them may take for
-the beginning of a part is one here: behind a line that only begins with a boundary, behind the last delimiter, and for
-each boundary that is named. A rule asks whether there is a part, and one too many can only raise the level.
+the beginning of a part is one here. That is so behind a line that only begins with a boundary, behind the last
+delimiter, and for each boundary that is named. A rule asks whether there is a part, and one too many can only raise the
+level.
 """
 
 from __future__ import annotations

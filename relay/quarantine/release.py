@@ -1,8 +1,8 @@
 """Lets messages out of quarantine by a person's decision: opens once more, hands on, and only then forgets.
 The ledger has each release on the disk before anything leaves; unopened mail goes on as it came.
 
-A release that is killed after the next hop has accepted and before the entry is gone delivers again when it is
-repeated: between the two there is one transaction and nothing else.
+A release may be killed after the next hop has accepted and before the entry is gone; repeated, it delivers again.
+Between the two there is one transaction and nothing else.
 """
 
 from __future__ import annotations

@@ -78,9 +78,9 @@ class RSARecipient:
 class KEMRecipient:
     """The holder of this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
-    `kem` is its name in KEMS, which has the length of `kem_ciphertext`; `wrapped_cek` has 40 octets, wrapped
-    under the 32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no
-    certificate: `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
+    `kem` is its name in KEMS, which has the length of `kem_ciphertext`. `wrapped_cek` has 40 octets, wrapped under the
+    32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no certificate:
+    `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
     """
 
     certificate: CertificateID

@@ -1,18 +1,18 @@
 """Proves that one side treats no mail weaker than another, or says for which rule that could not be shown.
 Standard: what passes is proven for every sender, message and size; what is not shown may be weaker, or not.
 
-A mail is one of four **cases** by its sender: the null sender; one that can be read; one that can be read and may stand
-for others (SRS, BATV), some of whom may be in doubt; and one in doubt, whom every condition on senders fits. In each
-case the old side has what holds for the mail, a **base**, and rules that raise it; so has the new side. By the sizes at
-which a limit or a condition begins to count, all mails fall into finitely many contexts.
+By its sender a mail is one of four **cases**. It is the null sender, one that can be read, one that may also stand for
+others (SRS, BATV), or one in doubt. Some of those others may be in doubt, and every condition on senders fits a sender
+in doubt. In each case the old side has what holds for the mail, a **base**, and rules that raise it; so has the new
+side. By the sizes at which a limit or a condition begins to count, all mails fall into finitely many contexts.
 
-**One rule at a time.** Lists of levels in descending order, with "held" above all of them, are a lattice, of which
-`strongest` is the join (a test tries all lists). What comes of several new rules is no weaker than what comes of
-several old ones if it is no weaker than what comes of each of these alone. So it is enough to compare the base and each
+**One rule at a time.** Lists of levels in descending order, with "held" above all of them, are a lattice. Its join is
+`strongest` (a test tries all lists). What comes of several new rules is compared with what comes of several old ones.
+It is no weaker if it is no weaker than what comes of each old rule alone. So it is enough to compare the base and each
 old rule with what comes of those new rules that apply wherever it does.
 
-**All together.** Two things are no join: a list that is not in descending order, and a mail that is held only as long
-as no further rule counts (plaintext under `quantum = "required"`, say). There all combinations of rules are gone
+**All together.** Two things are no join: a list that is not in descending order, and a mail that is held only while no
+further rule counts. The latter is plaintext under `quantum = "required"`, say. There all combinations of rules are gone
 through, as far as there are not too many of them.
 """
 
