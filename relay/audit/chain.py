@@ -62,14 +62,14 @@ class ChainFile(NamedTuple):
         return self.path.suffix == ".gz"
 
 
-class Place(NamedTuple):
+class ChainPlace(NamedTuple):
     """One in the chain: the number of a file's first line, and how many bytes of the file are before it."""
 
     first: int
     octets: int
 
 
-START = Place(0, 0)
+START = ChainPlace(0, 0)
 
 
 class End(NamedTuple):
@@ -116,7 +116,7 @@ class Chain:
         """Has `place` known before the first line, as far as it can be."""
         with suppress(OSError):
             for newest in files_of(self.directory)[-1:]:
-                self.place = Place(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
+                self.place = ChainPlace(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
 
     def append(self, bodies: Sequence[bytes], *, flush: bool) -> End:
         """Adds a line for each of these JSON members; with `flush` they are on the disk. All of them or none.
@@ -135,7 +135,7 @@ class Chain:
                     pieces += (line, b"\n")
                 self._write(b"".join(pieces))
                 end = End(number, head.decode()) if bodies else self._end
-                self._end, self.place = end, Place(self._newest.first, self._size)
+                self._end, self.place = end, ChainPlace(self._newest.first, self._size)
             if flush:  # records added meanwhile do not wait for the disk
                 os.fsync(self._file)
             return end
@@ -310,7 +310,7 @@ def number_of(line: bytes) -> int:
     return number if isinstance(number, int) else 0
 
 
-def lines_of(file: ChainFile, behind: Place = START) -> Iterator[bytes]:
+def lines_of(file: ChainFile, behind: ChainPlace = START) -> Iterator[bytes]:
     """Each line without its end, as far as it is not before that place. Raises OSError, EOFError and zlib.error."""
     with _opened(file) as opened:
         if file.first == behind.first:

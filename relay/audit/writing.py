@@ -16,7 +16,7 @@ from time import monotonic
 
 import structlog
 
-from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, End, Place, why_not_writable
+from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, ChainPlace, End, why_not_writable
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.pending import Announced, Pending
 from relay.counting import metrics
@@ -99,7 +99,7 @@ class Audit:
     # What is written a moment later
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ChainPlace:
         """Returns the record's current place: no later line stands before it."""
         return self._chain.place
 

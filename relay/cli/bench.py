@@ -16,7 +16,7 @@ import uvloop
 from rich.console import Console
 
 from relay.bench import plot
-from relay.bench.figures import Figures
+from relay.bench.figures import BenchFigures
 from relay.bench.keys import measure_keys
 from relay.bench.levels import measure_levels
 from relay.bench.mail import ROUNDS, Run, list_cases, unknown
@@ -97,7 +97,7 @@ def _mail(
     """The run of all cases or some. What is missing for its output is said before it begins, not afterwards."""
     if names := unknown(only):
         raise click.UsageError(f"there is nothing called {names[0]!r} to measure; see --list")
-    earlier = Figures.read(compare) if compare else None
+    earlier = BenchFigures.read(compare) if compare else None
     if picture is not None:
         plot.library()
     for file in (json_file, picture):

@@ -23,7 +23,7 @@ from relay.cli.identity_tables import (
     print_peer,
     print_requested,
 )
-from relay.cli.lazy import Later, LazyGroup
+from relay.cli.lazy import LaterCommand, LazyGroup
 from relay.cli.options import InputFile, as_relay_option, config_option, write_named
 from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.peer_domains import confirmed_domains, domain_option
@@ -57,11 +57,11 @@ from relay.levels import QUANTUM, SEALING
 from relay.setup.asking import Prompter
 
 COMMANDS = {
-    "accept": Later(
+    "accept": LaterCommand(
         "invitations:accept",
         "Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.",
     ),
-    "dkim": Later(
+    "dkim": LaterCommand(
         "dkim:dkim",
         "The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.",
     ),

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay.cli.as_relay import load
-from relay.cli.lazy import Later, LazyGroup
+from relay.cli.lazy import LaterCommand, LazyGroup
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
 from relay.cli.output import Cell, json_option, plain_console, print_json, print_table
@@ -37,11 +37,11 @@ BAD = "bold red"
 
 
 COMMANDS = {
-    "plan": Later(
+    "plan": LaterCommand(
         "keys_plan:plan",
         "Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.",
     ),
-    "trial": Later(
+    "trial": LaterCommand(
         "keys_trial:trial",
         "Have each KME give a key for each peer, and the peer's relay find one: it costs one key and a small mail's.",
     ),
