@@ -1,5 +1,5 @@
 """The run that `qumail-relay bench` is: chooses cases, starts what they need, and collects their figures.
-What it has so far is in `Figures` at any moment, so that an interrupted run is worth something too.
+What it has so far is in `BenchFigures` at any moment, so that an interrupted run is worth something too.
 """
 
 from __future__ import annotations
