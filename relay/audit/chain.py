@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.store.secret_file import sync_directory
+from relay.files import sync_directory
 
 log = structlog.get_logger(__name__)
 

@@ -18,8 +18,8 @@ import structlog
 from relay.audit.chain import ChainFile, ChainPlace, files_of, make_directory
 from relay.audit.reading import Line, lines, lines_in
 from relay.errors import ConfigError
+from relay.files import sync_directory
 from relay.files.stamps import read_regular
-from relay.store.secret_file import sync_directory
 
 log = structlog.get_logger(__name__)
 

@@ -20,7 +20,16 @@ from relay.audit.chain import GENESIS
 from relay.audit.reading import records
 from relay.audit.verifying import ExpectedLine, Verified, verify as verified_chain
 from relay.cli.as_relay import load, reader_of, relay_rights
-from relay.cli.options import InputFile, chosen, config_option, create_named, since_option, until_option, write_named
+from relay.cli.options import (
+    InputFile,
+    chosen,
+    config_option,
+    create_named,
+    output_option,
+    since_option,
+    until_option,
+    write_named,
+)
 from relay.cli.output import json_option, print_json
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, become
@@ -102,7 +111,7 @@ def verify(
 @audit.command()
 @config_option
 @directory_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, instead of standard output.")
+@output_option
 def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -> None:
     """Sign how far the record goes, with the site's key (level pqc), for an auditor to keep.
 
@@ -128,11 +137,7 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     said = Checkpoint(
         site.name, site.sae_id, socket.gethostname(), time, found.first, found.number, found.head, keep_days
     )
-    text = sign(said, identity.signing.private_key)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        write_named(output, text.encode())
+    write_named(output, sign(said, identity.signing.private_key).encode())
     signer = signer_of(identity.signing.private_key.public_key())
     if found.removed:
         click.echo(f"before the first: {found.removed}", err=True)
@@ -150,7 +155,7 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     "--below", type=click.Choice(SEALING), help="Only mail that was protected by less than this level, or not at all."
 )
 @click.option("--format", "form", type=click.Choice(("jsonl", "csv")), default="jsonl", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, instead of standard output.")
+@output_option
 def export(
     config_file: Path,
     directory: Path | None,

@@ -24,7 +24,7 @@ from relay.cli.identity_tables import (
     print_requested,
 )
 from relay.cli.lazy import LaterCommand, LazyGroup
-from relay.cli.options import InputFile, as_relay_option, config_option, write_named
+from relay.cli.options import InputFile, as_relay_option, config_option, output_option, write_named
 from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.peer_domains import confirmed_domains, domain_option
 from relay.config import Config, IdentitySettings
@@ -66,6 +66,15 @@ COMMANDS = {
         "The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.",
     ),
 }
+
+
+levels_option = click.option(
+    "--level",
+    "levels",
+    type=click.Choice(SEALING),
+    multiple=True,
+    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
+)
 
 
 @click.group(cls=LazyGroup, later=COMMANDS)
@@ -169,19 +178,8 @@ def show(config_file: Path, as_json: bool) -> None:
 
 @identity.command()
 @config_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write. [default: standard output]",
-)
-@click.option(
-    "--level",
-    "levels",
-    type=click.Choice(SEALING),
-    multiple=True,
-    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
-)
+@output_option
+@levels_option
 def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
     """Write this site's peer document: what others need to seal for us.
 
@@ -190,28 +188,14 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     than those before, so export again after every change here.
     """
     document = _own_document(config_file, levels)
-    if output is None:
-        click.echo(document, nl=False)
-    else:
-        write_named(output, document)
+    write_named(output, document)
     click.echo(f"Fingerprint: {read_document(document).fingerprint}", err=True)
 
 
 @identity.command()
 @config_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write. [default: standard output]",
-)
-@click.option(
-    "--level",
-    "levels",
-    type=click.Choice(SEALING),
-    multiple=True,
-    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
-)
+@output_option
+@levels_option
 def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
     """Write an invitation: this site's peer document, as text that a peer pastes into `setup` or `identity accept`.
 
@@ -219,11 +203,7 @@ def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     and you read them the words that stand in it, and that `identity show` shows here.
     """
     document = _own_document(config_file, levels)
-    text = write_invitation(document)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        write_named(output, text.encode())
+    write_named(output, write_invitation(document).encode())
     click.echo(
         "Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(read_document(document).fingerprint)),
         err=True,

@@ -35,6 +35,14 @@ config_option = click.option(
 )
 
 
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write. [default: standard output]",
+)
+
+
 class ThereIs(click.Path):
     """A path at which something is. Where that cannot be determined it is not said to be missing."""
 
@@ -130,8 +138,11 @@ def create_named(path: Path) -> BinaryIO:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def write_named(path: Path, content: bytes) -> None:
-    """The file named by `-o`. Raises ConfigError."""
+def write_named(path: Path | None, content: bytes) -> None:
+    """Writes the file named by `-o`, or standard output. Raises ConfigError."""
+    if path is None:
+        click.echo(content, nl=False)
+        return
     try:
         with create_named(path) as file:
             file.write(content)
