@@ -88,7 +88,7 @@ class Pending:
         return None
 
     def _another(self, octets: int) -> Announced:
-        """One with room for so many. Raises StoreUnavailable."""
+        """One with room for this number. Raises StoreUnavailable."""
         where = self._empty()
         if where is None or not where.fits(octets):
             self._others += [where] if where is not None else []

@@ -168,7 +168,7 @@ class Audit:
                 else:
                     await self._commit(b"")
             except StoreUnavailable:
-                continue  # it is told, and tried again
+                continue  # it is logged, and tried again
 
     async def _write(self, must: Sequence[bytes]) -> None:
         """What must be there, and all that was noted before it; b"" stands for nothing."""

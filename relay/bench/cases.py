@@ -27,7 +27,7 @@ class BenchWay:
     """Mail in at a `listener` (relay/bench/servers.py), at these sizes, and as it must arrive at the sink.
 
     `level` is what policy wants for its recipient. `sealed` mail comes in sealed by another relay. `told` is the server
-    whose processor time and memory are told. `needs` is what has to be there for it.
+    whose processor time and memory are reported. `needs` is what has to be there for it.
     """
 
     part: str

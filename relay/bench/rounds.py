@@ -130,11 +130,11 @@ class Rounds:
             self._figures.add(case.name, "peak MB", usage.peak())
 
     async def _mails(self, case: BenchCase, number: int) -> list[bytes]:
-        """Where the way is for sealed mails, so many."""
+        """This number of sealed mails, if the way is for such."""
         return await self._servers.sealed(case.size, number, case.recipient) if case.way.sealed else []
 
     async def _send(self, case: BenchCase, mails: list[bytes] | int) -> Handover:
-        """These mails, or so many new ones. Raises BenchmarkFailed where one was not accepted."""
+        """These mails, or a number of new ones. Raises BenchmarkFailed where one was not accepted."""
         port, connections, way = await self._servers.port(case.way.listener), CONNECTIONS[case.size], case.way
         if isinstance(mails, int):
             sent = await send_new(

@@ -115,7 +115,7 @@ def verify(
 def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -> None:
     """Sign how far the record goes, with the site's key (level pqc), for an auditor to keep.
 
-    All of it is verified first. `audit verify --checkpoint FILE` tells later whether anything of it was changed, or
+    All of it is verified first. `audit verify --checkpoint FILE` says later whether anything of it was changed, or
     removed sooner than `keep_days` of [audit] allows now, which the checkpoint says. Verify with the checkpoint before
     when you take the next one: that one does not show what was missing already.
     """

@@ -39,7 +39,7 @@ BAD = "bold red"
 COMMANDS = {
     "plan": LaterCommand(
         "keys_plan:plan",
-        "Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.",
+        "Say how many keys a number of mails a day takes at a level, and what rate and stock of keys that needs.",
     ),
     "trial": LaterCommand(
         "keys_trial:trial",

@@ -34,7 +34,7 @@ from relay.mail import Recipient
 from relay.schemes.all import all_schemes
 
 DAY_S = 86_400.0
-ASSUMED = "what is assumed of a KME; with its relay.toml at hand it is asked"
+ASSUMED = "what is assumed of a KME; with its relay.toml it is asked"
 BUSY_HOURS = 8
 """Number of hours in which most offices have all mail of a day."""
 SENDER, RECIPIENT = "first.lastname", "first.lastname"
@@ -92,7 +92,7 @@ def plan(
     stock: int | None,
     as_json: bool,
 ) -> None:
-    """Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.
+    """Say how many keys a number of mails a day takes at a level, and what rate and stock of keys that needs.
 
     It works without a relay.toml too. With one, its settings and what its KME says of itself count; no key is taken.
     """

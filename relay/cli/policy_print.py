@@ -196,5 +196,5 @@ def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
 
 
 def _ends(day: datetime, days: int) -> str:
-    """In so many days, below 0: before now."""
+    """A day, and in how many days it is; below 0: before now."""
     return f"ended {day:%Y-%m-%d}" if days < 0 else f"ends {day:%Y-%m-%d}, in {days} days"

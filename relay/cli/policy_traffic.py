@@ -197,7 +197,7 @@ async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[TrafficSums, 
 def compared_by_traffic(
     before: PolicySite, after: PolicySite, messages: tuple[Path, ...], since: float | None
 ) -> TrafficDifferences:
-    """By these messages, or by what shadow mode has recorded in so many hours."""
+    """By these messages, or by what shadow mode has recorded in the last hours."""
     return asyncio.run(_compared(before, after, _read(list(messages)) if since is None else _shadowed(before, since)))
 
 

@@ -133,7 +133,7 @@ def release(
 @reason_option
 @ids_argument
 def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str, ...]) -> None:
-    """Destroy the messages: nobody will get them, and nobody is told. The ledger keeps who decided that."""
+    """Destroy the messages: nobody will get them, and nobody is notified. The ledger keeps who decided that."""
     _check_selection(ids, everything=everything, reason=reason)
     if everything and reason is None:
         raise click.UsageError("say with --reason which kind of messages --all means")

@@ -81,7 +81,7 @@ def trace(
 
 
 def _read_records(story: Story, directory: Path, since: str) -> None:
-    """All records about the mail, also those that stand before the one that tells its further names."""
+    """All records about the mail, also those that stand before the one that has its further names."""
     try:
         if not directory.exists():
             click.echo(f"{directory}: there are no records", err=True)

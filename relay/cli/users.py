@@ -46,7 +46,7 @@ def users() -> None:
 @click.argument("name")
 @click.argument("addresses", nargs=-1)
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the password from standard input: its first line.")
-@click.option("--no-password", is_flag=True, help="Dovecot checks the password; the file tells only the addresses.")
+@click.option("--no-password", is_flag=True, help="Dovecot checks the password; the file has the addresses alone.")
 def add(
     config_file: Path, path: Path | None, name: str, addresses: tuple[str, ...], from_stdin: bool, no_password: bool
 ) -> None:

@@ -241,10 +241,10 @@ class PeerSettings(toml.Table):
     quarantine. It is held or refused instead, as policy says.
     """
     key_max_messages: int = Field(default=1, ge=1, le=1000)
-    """At level aes one quantum key wraps at most so many messages (1000 at most). So many messages may one key of
+    """At level aes the number of messages that one quantum key wraps, 1000 at most. As many messages may one key of
     theirs open here, too: set the same number at both sites.
     """
     key_max_bytes: SizeSetting = 64 * 2**20
-    """At level aes one quantum key wraps at most so many bytes."""
+    """Bytes that one quantum key wraps at level aes, at most."""
     key_max_age: Seconds = 3600.0
-    """At level aes one quantum key is used for at most so many seconds."""
+    """Seconds for which one quantum key is used at level aes, at most."""

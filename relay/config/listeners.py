@@ -51,7 +51,7 @@ class ListenerSettings(toml.Table):
     max_message_size: SizeSetting = 50 * 2**20
     """The largest message taken, before sealing; sealing makes it about 4/3 as large."""
     max_recipients: int = Field(default=1000, ge=1, le=10_000)
-    """Recipients in one transaction, 10000 at most; further ones are told to come again."""
+    """Recipients in one transaction, 10000 at most; further ones are answered 452, try again later."""
     timeout: Seconds = 300.0
     """Idle time after which a connection is closed. It is also the longest wait for one reply of the next hop. The
     reply to the content may take twice as long, a connection a tenth.
@@ -279,7 +279,7 @@ class IMAPSettings(toml.Table):
     idle: bool = True
     """Wait for the server's word of new mail (IDLE) where it can give it."""
     poll: Seconds = 60.0
-    """New mail is looked for anew every so many seconds anyway."""
+    """Poll interval for new mail, in seconds, beside IDLE."""
     timeout: Seconds = 60.0
     """The longest wait for one reply."""
     max_message_size: SizeSetting = 75 * 2**20

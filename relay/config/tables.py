@@ -152,7 +152,7 @@ class QuarantineSettings(toml.Table):
     Mail whose keys were looked at is kept nevertheless: a refusal would show a forger what is right about it.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
-    """A mail whose key no KME knows is held at first, because the key may only be late. After so long it is put in
+    """A mail whose key no KME knows is held at first, because the key may only be late. After this time it is put in
     quarantine. Seconds; the sender's own queue should have more patience than this (Postfix: 5 days).
     """
     max_size: SizeSetting = 2**30
@@ -235,7 +235,7 @@ class AlarmSettings(toml.Table):
     disk_free: SizeSetting = 2**29
     """disk_full: less than this is free on the disk of the state directory."""
     unopened: int = Field(default=20, ge=1, le=1_000_000)
-    """quarantine_grows: so many sealed mails that cannot be opened arrive within ten minutes."""
+    """quarantine_grows: number of sealed mails that cannot be opened and arrive within ten minutes."""
     clear_text: bool = False
     """clear_text: raise an alarm whenever mail leaves in clear to elsewhere; for sites that mean to send none."""
     mail_to: Mailboxes | None = None
@@ -274,7 +274,7 @@ class CanarySettings(toml.Table):
     how many). A canary that does not get through is not tried again.
     """
     late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
-    """The alarm `canary_late` begins when a canary is due or out for so long, in seconds. With little, it also begins
+    """The alarm `canary_late` begins when a canary is due or out for this time, in seconds. With little, it also begins
     when a mail server on the way holds a mail back for a moment.
     """
     answer: bool = True
@@ -374,7 +374,7 @@ class DKIMSettings(toml.Table):
     verify: bool = True
     """Verify the DKIM signatures (the 10 uppermost) and the ARC chain of sealed mail that arrives. The results stand in
     Authentication-Results on top of what was opened. Keys that the DNS does not give within 5 seconds are a temperror.
-    It changes nothing else: whom a mail is from is told by its sealing.
+    It changes nothing else: the sealing says whom a mail is from.
     """
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*$")
     """The name under which results are given; fields from outside that use it are removed. By default site.hostname;

@@ -19,7 +19,7 @@ class Alarm:
 
     It begins when its condition has held for `after_s` seconds, and ends when it has not held for `clear_s`. So it does
     not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has changed is
-    reported again after so many seconds.
+    reported again after that time.
     """
 
     name: str

@@ -262,7 +262,7 @@ class Board:
 
 
 def shared_board(processes: int) -> int:
-    """Memory for so many processes, as a descriptor that they inherit; nothing is counted there yet."""
+    """Memory for a number of processes, as a descriptor that they inherit; nothing is counted there yet."""
     descriptor = os.memfd_create("board")
     os.ftruncate(descriptor, _octets(processes))
     os.pwrite(descriptor, os.urandom(_NAME_OCTETS), _HEAD - _NAME_OCTETS)
@@ -292,7 +292,7 @@ class BoardPlaces:
     """Which process has which place: for the one that starts them all."""
 
     def __init__(self, descriptor: int, processes: int) -> None:
-        """`descriptor` is what `shared_board` gave for so many `processes`; it is not closed here."""
+        """`descriptor` is what `shared_board` gave for this number of `processes`; it is not closed here."""
         self._descriptor = descriptor
         self._free = list(range(processes))
 

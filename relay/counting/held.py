@@ -24,7 +24,7 @@ from relay.runtime.aio import Turns, boot_time, clock_offset
 
 SURE = 16_384
 _BUCKETS, _PLACES = 512, 64
-"""Twice as many places as SURE: of so many rows none finds its bucket full, but for one chance in thousands."""
+"""Twice as many places as SURE: of SURE rows none finds its bucket full, but for one chance in thousands."""
 _HEAD, _NUMBER, _COLUMN = 64, 8, 8 * _PLACES
 _BUCKET = 5 * _COLUMN
 """Bytes: a bucket has the names of its rows, then their other columns."""
@@ -78,7 +78,7 @@ class HeldMail:
     """All rows, in memory that others may have too."""
 
     def __init__(self, memory: mmap.mmap, begin: int, sections: int, own: int = 0) -> None:
-        """From `begin` on so many `sections`, all 0 at first; new rows go into our `own`."""
+        """From `begin` on there are `sections`, all 0 at first; new rows go into our `own`."""
         self._memory = memory
         self._numbers: memoryview[float] = memoryview(memory).cast("d")
         self._sections = [begin + SECTION_OCTETS * each for each in range(sections)]

@@ -1,4 +1,4 @@
-"""Tells whether files have changed: by what the file system says of each, as make(1) does, but of more than one time.
+"""Detects whether files have changed: by what the file system says of each, as make(1) does, but of more than one time.
 Written in place, renamed over and removed are all seen, also on file systems without kernel notification.
 
 Only ENOENT and ENOTDIR mean that nothing is there. Any other error leaves it open, such as a directory that cannot be

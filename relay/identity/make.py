@@ -145,7 +145,7 @@ def _has_certificate(directory: Path, role: Role) -> bool:
 
 
 def _untold(what: str) -> None:
-    """Progress that nobody is told."""
+    """Progress callback that does nothing."""
 
 
 def _refuse_requested(directory: Path) -> None:

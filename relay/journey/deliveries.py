@@ -69,7 +69,7 @@ class Delivery:
     the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are a retry.
     `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Recipients in `aside` have
     it in quarantine; for those in `consumed` it ended here (relay/canary). `without` has what was planned for those who
-    have no copy, and `said` which next hop has said what. The `witness` is told what is to leave; `steps` are those
+    have no copy, and `said` which next hop has said what. The `witness` learns what is to leave; `steps` are those
     that have begun, and when (time.perf_counter).
     """
 
@@ -334,7 +334,7 @@ class Deliveries:
     async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:
         """For other relays the mail is under way a moment longer: one may have it from a client that gave up there.
 
-        Should it be served only after that, its client has been gone for so long that it is held (`_check_client`).
+        Should it be served only after that, its client has been gone long enough for it to be held (`_check_client`).
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):

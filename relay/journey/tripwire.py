@@ -31,7 +31,7 @@ _DATA = bytes.fromhex("2a864886f70d010701")
 
 _LINE_OCTETS, _CUT = 78, "76s2x"
 _PIECE_OCTETS = _LINE_OCTETS * 512
-"""The body is looked at in pieces of so many lines, each of 76 characters and CRLF."""
+"""The body is looked at in pieces of 512 lines, each of 76 characters and CRLF."""
 _WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
 _TAG = b"\x04\x10"
 """Prefix of the last 16 octets: the authentication tag."""
@@ -134,7 +134,7 @@ class _Body:
         return bytes(self._head[start:end])
 
     def ends_with(self, octets: int) -> bytes:
-        """Its last octets, so many, after all of it was decoded and is as long as it must be."""
+        """Its last octets, after all of it was decoded and is as long as it must be."""
         size, last = len(self._head), bytes(self._head[-octets:])
         for piece in self._pieces:
             size += len(piece)
@@ -232,7 +232,7 @@ def _inside(body: _Body, where: _Range, *tags: int) -> list[_Range]:
 
 
 def _elements(body: _Body, where: _Range, most: int) -> Iterator[tuple[int, _Range]]:
-    """Tag and contents of each of at most so many elements, their lengths in the shortest form (X.690, 10.1)."""
+    """Tag and contents of each of at most `most` elements, their lengths in the shortest form (X.690, 10.1)."""
     position, limit = where
     while position < limit:
         head = body.octets(position, min(limit, position + 2 + 8))

@@ -95,7 +95,7 @@ class ReceiverHere:
                 if self._flush:
                     await self._on_the_disk(self._appended)
                     return replace(reply, kept=True)
-            except StoreUnavailable as error:  # the keys are at hand, and the store may take them
+            except StoreUnavailable as error:  # the keys are here, and the store may take them
                 log.error("received_keys_not_spooled", kme=kme, cause=str(error))
         return reply
 

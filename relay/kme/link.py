@@ -68,7 +68,7 @@ class LinkSettings:
     drops_undelivered: bool = False
     """A misbehaviour of some KMEs: keys that a slave has not fetched are gone when their master asks for more."""
     remembered: int = 20_000
-    """Of so many keys it is remembered what became of them; the oldest are forgotten first."""
+    """Maximum number of keys whose fate is remembered; the oldest are forgotten first."""
 
     def __post_init__(self) -> None:
         sizes = (self.min_key_size, self.key_size, self.max_key_size)

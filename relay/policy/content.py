@@ -25,7 +25,7 @@ MAX_VALUES = 20
 MAX_TEXT_WORK = 16 * 1024
 """Maximum work on the fields of one name, in octets (words.readings)."""
 MAX_NAME_WORK, NAME_WORK_SHARE = 32 * 1024, 16
-"""Maximum work on all file names, in octets: this, and one for so many octets of the message."""
+"""Maximum work on all file names, in octets: a base, and one for each 16 octets of the message."""
 MAX_CHARSETS = 3
 MAX_DATE_OCTETS = 200
 

@@ -33,7 +33,7 @@ MAX_LOOKED_AT = 1000
 
 
 class LinkId(NamedTuple):
-    """Tells a link from any other that takes its place: a rename keeps the inode, and sets the time of change (ns)."""
+    """Distinguishes a link from any other in its place: a rename keeps the inode, and sets the time of change (ns)."""
 
     inode: int
     changed: int

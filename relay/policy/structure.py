@@ -28,7 +28,7 @@ MAX_PART_HEADER_OCTETS = 16 * 1024
 MAX_PASSES = 12
 """Maximum number of octets that are searched for delimiters, as a multiple of the message's size."""
 ODD_FIELD_OCTETS, ODD_FIELD_SHARE = 8 * 1024, 64
-"""Maximum work on all fields with several readings, in octets: this, and one for so many octets of the message."""
+"""Maximum work on all fields with several readings, in octets: a base, and one for each 64 octets of the message."""
 PARAMETER_COSTS = 64
 """What a parameter of such a field costs in addition to its octets, as a number of octets."""
 

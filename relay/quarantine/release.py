@@ -143,7 +143,7 @@ class Releaser:
         opened = original.opened
         if not opened.due:
             raise _nobody_gets_it(opened)
-        # Whatever policy requires: a person has decided, and the mark tells what is missing.
+        # Whatever policy requires: a person has decided, and the mark says what is missing.
         mail = opened.to_the_due(mail).leaving(original.message, kept.trace)
         return _Leaving(mail, opened.protection, opened.peer, opened)
 
