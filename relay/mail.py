@@ -65,10 +65,10 @@ class Envelope:
 class Origin:
     """Where a mail came from, in the terms of XFORWARD (decoded; "" where it is not known), for log and next hop.
 
-    `name` and `addr` are the client's host name and IP address, `port` its port, `proto` SMTP or ESMTP, `helo` what
-    it said, `ident` the queue ID of the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is
-    the name under which a user has authenticated; it is never sent on. `asks_user` says that the listener learns of
-    every client whether it has authenticated: then no `user` means that it has not.
+    `name` and `addr` are the client's host name and IP address, `port` its port. `proto` is SMTP or ESMTP, `helo` what
+    it said. `ident` is the queue ID of the mail server that handed the mail on, `source` LOCAL or REMOTE. `user` is the
+    name under which a user has authenticated; it is never sent on. `asks_user` says that the listener learns of every
+    client whether it has authenticated: then no `user` means that it has not.
     """
 
     name: str = ""
@@ -102,12 +102,12 @@ class Mail:
     """Envelope and raw message (header, CRLFCRLF, body; lines end in CRLF; no dot-stuffing).
 
     `id` names the mail in log lines, as does `message_id` (mime.message_id_hash of the message), which it has at the
-    other site too. `trace` is the Received field of this relay (RFC 5321, 4.4), and what else goes
-    on top of the message when it is sent on. It is no part of what is sealed. `origin` is the client it came from, and
-    `each_answered` says whether that client hears an outcome for each recipient (LMTP), or one for all. `listener` is
-    where it came in: smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them.
-    `absent` tells for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where
-    it hears nothing. Of a mail that is `confirmed` its listener says whether the client has heard the outcomes.
+    other site too. `trace` goes on top of the message when it is sent on: the Received field of this relay (RFC 5321,
+    4.4) and the like. It is no part of what is sealed. `origin` is the client it came from, and `each_answered` says
+    whether that client hears an outcome for each recipient (LMTP), or one for all. `listener` is where it came in:
+    smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them. `absent` says for how many
+    seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears nothing. Of a mail that
+    is `confirmed` its listener says whether the client has heard the outcomes.
     """
 
     envelope: Envelope

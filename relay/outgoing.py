@@ -7,7 +7,7 @@ What happens to a mail, in this order:
 2. what was sealed for it at an earlier attempt is taken again, where policy still permits it. For all others policy is
    asked, keys are taken and copies sealed (by sealing.py). Who gets less than the first level listed stands in the
    ledger (`_add_copies`)
-3. each copy is signed, looked at by the tripwire, and handed to the next hop; a copy that fails does not stop the
+3. each copy is signed, looked at by the tripwire, and handed to the next hop. A copy that fails does not stop the
    others (`_hand_on`)
 4. who has the mail, and the copies that wait, are remembered for the retry (by deliveries.py, at the end of `process`)
 

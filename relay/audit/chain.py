@@ -1,7 +1,7 @@
 """The files of the audit record: lines are added at the end of the newest one, under a lock, by any process.
 JSON lines, each with its number and the SHA-256 of the line before it, over all files: deploy/AUDIT.md.
 
-A line is never changed or taken back once its writer was told that it is there. What a crash broke off was confirmed to
+A line is never changed or taken back once its writer has been answered. What a crash broke off was confirmed to
 nobody; it stays as it is, and the next line continues the chain over it. A finished file cannot be written by anybody
 (mode 0400): a process that still has it open sees that, and opens the next one. The same holds for a file that was
 moved away. The chain goes on behind its last line, so that the gap is seen, and is none once the file is back.
@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import structlog
 
-from relay.store.secret_file import sync_directory
+from relay.files import sync_directory
 
 log = structlog.get_logger(__name__)
 
@@ -62,14 +62,14 @@ class ChainFile(NamedTuple):
         return self.path.suffix == ".gz"
 
 
-class Place(NamedTuple):
+class ChainPlace(NamedTuple):
     """One in the chain: the number of a file's first line, and how many bytes of the file are before it."""
 
     first: int
     octets: int
 
 
-START = Place(0, 0)
+START = ChainPlace(0, 0)
 
 
 class End(NamedTuple):
@@ -116,7 +116,7 @@ class Chain:
         """Has `place` known before the first line, as far as it can be."""
         with suppress(OSError):
             for newest in files_of(self.directory)[-1:]:
-                self.place = Place(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
+                self.place = ChainPlace(newest.first, 0 if newest.is_compressed else newest.path.stat().st_size)
 
     def append(self, bodies: Sequence[bytes], *, flush: bool) -> End:
         """Adds a line for each of these JSON members; with `flush` they are on the disk. All of them or none.
@@ -135,7 +135,7 @@ class Chain:
                     pieces += (line, b"\n")
                 self._write(b"".join(pieces))
                 end = End(number, head.decode()) if bodies else self._end
-                self._end, self.place = end, Place(self._newest.first, self._size)
+                self._end, self.place = end, ChainPlace(self._newest.first, self._size)
             if flush:  # records added meanwhile do not wait for the disk
                 os.fsync(self._file)
             return end
@@ -310,7 +310,7 @@ def number_of(line: bytes) -> int:
     return number if isinstance(number, int) else 0
 
 
-def lines_of(file: ChainFile, behind: Place = START) -> Iterator[bytes]:
+def lines_of(file: ChainFile, behind: ChainPlace = START) -> Iterator[bytes]:
     """Each line without its end, as far as it is not before that place. Raises OSError, EOFError and zlib.error."""
     with _opened(file) as opened:
         if file.first == behind.first:

@@ -32,7 +32,7 @@ class Checkpoint:
     """What is signed: the site's name, its SAE and the host, when (RFC 3339, UTC), and where the chain was.
 
     `first` is the number of the first record that was there, `number` that of the last, `head` the last line's hash.
-    `keep_days` is the promise that no record goes before it is so many days old; None where none was given.
+    `keep_days` is the promise that a record is kept for at least this number of days; None where none was given.
     """
 
     site: str

@@ -41,9 +41,10 @@ _ADDRESSES = 10_000
 class LedgerEntry:
     """One mail, or those of its recipients that one policy treats alike.
 
-    `policy` is `file:line`, `listed` what it lists, `level` what protected the mail instead; `message` is the SHA-256
-    of the message, `mail`, `queue_id` and `message_id` what log lines call it. `sender` and `recipients` are addresses,
-    which are hashed before they are written. `by` is the person who decided. A retry's entry is equal to the first.
+    `policy` is `file:line`, `listed` what it lists, `level` what protected the mail instead. `message` is the SHA-256
+    of the message; `mail`, `queue_id` and `message_id` are what log lines call it. `sender` and `recipients` are
+    addresses, which are hashed before they are written. `by` is the person who decided. A retry's entry is equal to the
+    first.
     """
 
     event: Event
@@ -136,8 +137,9 @@ def _second(seconds: int) -> str:
 
 
 class AddressHash:
-    """Addresses as they stand in the audit record: under keys that follow from the site secret, so that only this site
-    can tell whether an address is meant."""
+    """Addresses as they stand in the audit record: hashed under keys that follow from the site secret. So only this
+    site can determine whether an address is meant.
+    """
 
     def __init__(self, secret: SiteSecret | None) -> None:
         """Without a secret addresses are written as they are."""

@@ -48,8 +48,8 @@ class Pending:
     def turn(self) -> None:
         """To be called before what was announced is recorded: what is announced from here on goes elsewhere.
 
-        So a file has soon nothing to tell, and the same memory is written again and again: the first byte of a new
-        page costs as much as all else here.
+        So a file soon has nothing left to report, and the same memory is written again and again. The first byte of a
+        new page costs as much as all else here.
         """
         if self._now is None or self._now.end < TURN_OCTETS:
             return
@@ -88,7 +88,7 @@ class Pending:
         return None
 
     def _another(self, octets: int) -> Announced:
-        """One with room for so many. Raises StoreUnavailable."""
+        """One with room for this number. Raises StoreUnavailable."""
         where = self._empty()
         if where is None or not where.fits(octets):
             self._others += [where] if where is not None else []

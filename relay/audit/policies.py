@@ -24,9 +24,9 @@ from relay.audit.writing import RETRY_S, Audit
 from relay.errors import ConfigError, StoreUnavailable
 from relay.policy.compare_within import ComparedSets, compare_within
 from relay.policy.kept import KeptTexts
-from relay.policy.last_good import Came, LastGood
+from relay.policy.last_good import LastGood, SetInForce
 from relay.policy.load import PolicyFolder
-from relay.policy.step import Names, SetFiles, Step, digest_of_all
+from relay.policy.step import Names, SetFiles, SetStep, digest_of_all
 
 log = structlog.get_logger(__name__)
 
@@ -76,13 +76,13 @@ class PolicyRecords:
             await came.wait()
             came.clear()
 
-    async def _try(self, came: Came) -> None:
+    async def _try(self, came: SetInForce) -> None:
         try:
             await self._record(came)
         except Exception as error:  # what is kept of it is recorded at the next start
             log.error("policies_not_recorded", version=came.step.version, cause=str(error), exc_info=error)
 
-    async def _record(self, came: Came) -> None:
+    async def _record(self, came: SetInForce) -> None:
         members = await asyncio.to_thread(self._members, came)
         if members:
             earlier = self._places.behind if self._places is not None else None
@@ -96,7 +96,7 @@ class PolicyRecords:
                     await asyncio.sleep(RETRY_S)
         await asyncio.to_thread(self._mark, came.step)
 
-    def _left(self) -> list[Came]:
+    def _left(self) -> list[SetInForce]:
         """What a process before this one has kept and not recorded, the oldest first."""
         try:
             with self._last_good.sets.reading() as book:
@@ -107,9 +107,9 @@ class PolicyRecords:
         for step in steps:
             if (as_time(step.time), step.version) in written:  # killed before it was marked
                 self._mark(step)
-        return [Came(step) for step in steps if (as_time(step.time), step.version) not in written]
+        return [SetInForce(step) for step in steps if (as_time(step.time), step.version) not in written]
 
-    def _written(self, steps: Sequence[Step]) -> set[tuple[str, str]]:
+    def _written(self, steps: Sequence[SetStep]) -> set[tuple[str, str]]:
         """Time and version of what is recorded already, from where one of these steps may be."""
         directory = self._audit.directory
         try:
@@ -122,13 +122,13 @@ class PolicyRecords:
             log.warning("policy_records_not_read", cause=str(error))
         return set()
 
-    def _mark(self, step: Step) -> None:
+    def _mark(self, step: SetStep) -> None:
         with suppress(OSError, sqlite3.Error), self._last_good.sets.writing() as book:
             book.recorded(step)
 
     # --- in a thread ------------------------------------------------------------------------------------------------
 
-    def _members(self, came: Came) -> bytes:
+    def _members(self, came: SetInForce) -> bytes:
         """The record, as JSON members; nothing where it is there already."""
         sets = self._sets(came)
         step = came.step
@@ -162,7 +162,7 @@ class PolicyRecords:
             log.error("policies_not_compared", version=sets.now.policies.version, cause=repr(error), exc_info=error)
             return None, f"{type(error).__name__}"
 
-    def _sets(self, came: Came) -> _Sets:
+    def _sets(self, came: SetInForce) -> _Sets:
         """Those in memory, or else as they are kept."""
         if came.now is not None and came.before is not None:
             return _Sets(came.before, came.now, "", digest_of_all(came.now.digests()))
@@ -175,7 +175,7 @@ class PolicyRecords:
             digest = digest_of_all(came.now.digests()) if came.now is not None else ""
             return _Sets(missing=missing or f"the set before cannot be read again: {error}", digest=digest)
 
-    def _kept(self, came: Came, missing: str) -> _Sets:
+    def _kept(self, came: SetInForce, missing: str) -> _Sets:
         """Raises ConfigError, OSError and sqlite3.Error."""
         with self._last_good.sets.reading() as book:
             kept = next((kept for kept, step in book.steps() if step == came.step), None)

@@ -15,7 +15,7 @@ from relay.policy.compare import Difference, Unproven
 from relay.policy.compare_within import ComparedSets
 from relay.policy.installing import Installer
 from relay.policy.names import SUFFIX, printable
-from relay.policy.step import Step
+from relay.policy.step import SetStep
 
 MAX_DIFFERENCES = 20
 """Maximum number of differences named, of what is weaker, what is stronger, and all else, each."""
@@ -37,7 +37,7 @@ def person_of(name: str) -> str:
     return f"{unquote(stem)}@{domain}" if person else ""
 
 
-def of_step(step: Step, addresses: AddressHash) -> dict[str, Any]:
+def of_step(step: SetStep, addresses: AddressHash) -> dict[str, Any]:
     """Which set, in place of which, by whom, and its files."""
     fields: dict[str, Any] = {"version": step.version, "before": step.before, "files": step.files, "way": step.way}
     fields |= _who(step.who)

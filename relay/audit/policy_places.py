@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from relay.audit.chain import ChainFile, Place, files_of, make_directory
+from relay.audit.chain import ChainFile, ChainPlace, files_of, make_directory
 from relay.audit.reading import Line, lines, lines_in
 from relay.errors import ConfigError
+from relay.files import sync_directory
 from relay.files.stamps import read_regular
-from relay.store.secret_file import sync_directory
 
 log = structlog.get_logger(__name__)
 
@@ -32,8 +32,8 @@ MAX_OCTETS = 4096
 class PolicyRecordPlaces(NamedTuple):
     """The newest record of policies stands behind one place, and the one before it behind another, if that is known."""
 
-    behind: Place
-    earlier: Place | None
+    behind: ChainPlace
+    earlier: ChainPlace | None
 
     @classmethod
     def read(cls, directory: Path) -> PolicyRecordPlaces | None:
@@ -70,12 +70,12 @@ class PolicyRecordPlaces(NamedTuple):
                     each.unlink()
 
 
-def _place(value: Any) -> Place:
+def _place(value: Any) -> ChainPlace:
     first, octets = value
-    return Place(int(first), int(octets))
+    return ChainPlace(int(first), int(octets))
 
 
-def records_behind(directory: Path, place: Place) -> Iterator[dict[str, Any]]:
+def records_behind(directory: Path, place: ChainPlace) -> Iterator[dict[str, Any]]:
     """The records of policies from there on, the oldest first; none where what stood there is gone.
 
     Raises ConfigError.
@@ -107,12 +107,12 @@ def newest_first(directory: Path) -> Iterator[dict[str, Any]]:
         found = before
 
 
-def _first_behind(directory: Path, places: Iterable[Place | None]) -> dict[str, Any] | None:
+def _first_behind(directory: Path, places: Iterable[ChainPlace | None]) -> dict[str, Any] | None:
     found = (next(records_behind(directory, place), None) for place in places if place is not None)
     return next(filter(None, found), None)
 
 
-def _is_gone(files: Sequence[ChainFile], place: Place) -> bool:
+def _is_gone(files: Sequence[ChainFile], place: ChainPlace) -> bool:
     """Whether what stood there was removed as too old, or moved away."""
     return all(file.first != (place.first or 1) for file in files)
 

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.audit.chain import MAX_LINE_OCTETS, START, ChainFile, Place, ended, files_of, lines_of
+from relay.audit.chain import MAX_LINE_OCTETS, START, ChainFile, ChainPlace, ended, files_of, lines_of
 from relay.errors import ConfigError
 
 REMOVED = "removed"
@@ -38,7 +38,7 @@ class Line(NamedTuple):
         return record if isinstance(record, dict) else None
 
 
-def lines(directory: Path, since: str = "", behind: Place = START) -> Iterator[Line]:
+def lines(directory: Path, since: str = "", behind: ChainPlace = START) -> Iterator[Line]:
     """All lines in order, but for files of which all are older than the day of `since`, or before a place.
 
     Raises ConfigError.
@@ -67,7 +67,7 @@ def _files(directory: Path) -> list[ChainFile]:
         raise ConfigError(f"{directory}: cannot be read: {error.strerror}") from error
 
 
-def lines_in(file: ChainFile, behind: Place = START) -> Iterator[Line]:
+def lines_in(file: ChainFile, behind: ChainPlace = START) -> Iterator[Line]:
     """The lines of one file, none where it was removed meanwhile. Raises ConfigError."""
     try:
         for place, octets in enumerate(lines_of(file, behind), 1):

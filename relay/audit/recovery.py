@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from relay.audit.chain import Place
+from relay.audit.chain import ChainPlace
 from relay.audit.entries import as_time, in_lines
 from relay.audit.pending import SUFFIX
 from relay.audit.reading import lines
@@ -88,7 +88,7 @@ def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[t
     recorded: dict[str, set[str]] = {each["mail"]: set() for each in announced}
     if not recorded:
         return
-    behind = min([Place(*each.pop("behind")) for each in announced])
+    behind = min([ChainPlace(*each.pop("behind")) for each in announced])
     if directory.is_dir():
         for line in lines(directory, behind=behind):
             if (mail := line.value_of("mail")) in recorded and line.value_of("event") == "mail":

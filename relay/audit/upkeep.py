@@ -23,7 +23,7 @@ from relay.audit.chain import ChainFile, end_of_file, ended, files_of, leads_to,
 from relay.audit.entries import event_members
 from relay.audit.reading import REMOVED
 from relay.audit.writing import Audit
-from relay.store.secret_file import sync_directory
+from relay.files import sync_directory
 
 log = structlog.get_logger(__name__)
 

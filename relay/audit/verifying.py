@@ -2,7 +2,7 @@
 Standard: deploy/AUDIT.md; verifying needs no secret and no database, so anybody can do it with the files.
 
 The first records may have been removed as too old, and a record says so. Anybody who can write to the files can write
-that record, too: it proves a removal only where a checkpoint covers it, or has signed how long records are kept.
+that record, too. It proves a removal only where a checkpoint covers it, or has signed how long records are kept.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ def verify(
 ) -> Verified:
     """Follows the chain from the first line to the last. Raises ConfigError where a file cannot be read.
 
-    The chain alone does not show that lines are missing at its ends: `expected`, and `head` for a hash alone, are what
-    somebody has kept elsewhere, and must be found. A head says nothing of retention, so `keep_days` does. `now` (aware)
-    is when records are to be old enough.
+    The chain alone does not show that lines are missing at its ends. `expected`, and `head` for a hash alone, were kept
+    elsewhere, and must be found. A head says nothing of retention, so `keep_days` does. `now` (aware) is when records
+    are to be old enough.
     """
     return _Verifier(directory, expected, head, keep_days, now or datetime.now(UTC)).verify()
 

@@ -16,7 +16,7 @@ from time import monotonic
 
 import structlog
 
-from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, End, Place, why_not_writable
+from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, ChainPlace, End, why_not_writable
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.pending import Announced, Pending
 from relay.counting import metrics
@@ -99,7 +99,7 @@ class Audit:
     # What is written a moment later
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ChainPlace:
         """Returns the record's current place: no later line stands before it."""
         return self._chain.place
 
@@ -168,7 +168,7 @@ class Audit:
                 else:
                     await self._commit(b"")
             except StoreUnavailable:
-                continue  # it is told, and tried again
+                continue  # it is logged, and tried again
 
     async def _write(self, must: Sequence[bytes]) -> None:
         """What must be there, and all that was noted before it; b"" stands for nothing."""

@@ -17,8 +17,9 @@ CONNECTIONS = {1 * KB: 16, 4 * KB: 16, 100 * KB: 8, 1 * MB: 4, 10 * MB: 3, 25 * 
 """Number of concurrent mails, by their size."""
 
 Kind = Literal["mails/s", "CPU ms", "peak MB", "p50 ms", "p99 ms", "s", "MB", "x size"]
-"""What a figure says: mails a second; processor time a mail, and the largest memory of all processes of the server
-that the way is about; percentiles of the time that a mail takes; seconds; memory; memory by a mail's size."""
+"""What a figure is. Mails a second; processor time a mail; percentiles of the time that a mail takes; seconds. Memory
+is the largest of all processes of the server that the way is about, also by a mail's size.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class BenchWay:
     """Mail in at a `listener` (relay/bench/servers.py), at these sizes, and as it must arrive at the sink.
 
     `level` is what policy wants for its recipient. `sealed` mail comes in sealed by another relay. `told` is the server
-    whose processor time and memory are told. `needs` is what has to be there for it.
+    whose processor time and memory are reported. `needs` is what has to be there for it.
     """
 
     part: str

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from relay.bench.cases import COMPARISONS, BenchComparison, Kind
-from relay.bench.result import BenchmarkFailed, Machine
+from relay.bench.result import BenchMachine, BenchmarkFailed
 from relay.errors import ConfigError
 
 FORMAT = 1
@@ -31,7 +31,7 @@ class Compared:
 
 
 @dataclass(slots=True)
-class Figures:
+class BenchFigures:
     """For each case and kind the rounds' values; `notes` say why a case has none, `faults` what went wrong."""
 
     rounds: dict[str, dict[Kind, list[float]]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Figures:
         value = by(statistics.median(these), statistics.median(others) if others else 0.0)
         return Compared(value, min(*each, value), max(*each, value))
 
-    def data(self, machine: Machine, **about: object) -> dict[str, Any]:
+    def data(self, machine: BenchMachine, **about: object) -> dict[str, Any]:
         """For the JSON file; `about` are further facts of the run."""
         ratios = [
             {**asdict(one), **asdict(compared), "met": met(one, compared)}

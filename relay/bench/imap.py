@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from relay.bench.figures import Figures
+from relay.bench.figures import BenchFigures
 from relay.bench.postfix import free_ports
 from relay.bench.processes import listens, process
 from relay.bench.result import BenchmarkFailed
@@ -75,7 +75,7 @@ _EMPTY = "empty"
 
 
 async def measure_imap(
-    servers: Servers, figures: Figures, say: Callable[[str, float], None], *, rounds: int, messages: int
+    servers: Servers, figures: BenchFigures, say: Callable[[str, float], None], *, rounds: int, messages: int
 ) -> None:
     """Each round has a mailbox to open and one to copy, of the same messages. Raises BenchmarkFailed.
 

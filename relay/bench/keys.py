@@ -220,7 +220,7 @@ async def _beside_plain(kmes: DevelopmentKMEs, *, callers: int, least: float) ->
 
 
 async def _rate(take: Callable[[], Awaitable[None]], callers: int) -> float:
-    """Keys a second, of so many callers that each take one after the other."""
+    """Keys a second, of a number of callers that each take one after the other."""
     await take()
     began, taken = time.monotonic(), 0
 

@@ -124,7 +124,7 @@ class _Keys:
         self._ready: list[Key] = []
 
     def make(self, hidden: int) -> None:
-        """Keys of a pad that hides so many bytes, and one for level aes."""
+        """Keys of a pad that hides this number of bytes, and one for level aes."""
         number = max(MIN_KEYS, -(-hidden // (KEY_OCTETS - TAG_OCTETS)))
         self._ready = [Key(str(uuid.uuid4()), os.urandom(size)) for size in (32, *[KEY_OCTETS] * number)]
         self.given = {key.key_ID: key for key in self._ready}

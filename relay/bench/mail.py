@@ -1,5 +1,5 @@
 """The run that `qumail-relay bench` is: chooses cases, starts what they need, and collects their figures.
-What it has so far is in `Figures` at any moment, so that an interrupted run is worth something too.
+What it has so far is in `BenchFigures` at any moment, so that an interrupted run is worth something too.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from relay.bench.cases import OTHERS, PARTS, QUICK, WAYS, case_name
-from relay.bench.figures import Figures
+from relay.bench.figures import BenchFigures
 from relay.bench.others import EXPECTED_S, MEASURED
 from relay.bench.result import BenchmarkFailed, Progress
-from relay.bench.rounds import Case, Rounds, expected_seconds
+from relay.bench.rounds import BenchCase, Rounds, expected_seconds
 from relay.bench.servers import Servers
 from relay.bench.tools import why_not
 
@@ -28,7 +28,7 @@ class Run:
     quick: bool
     progress: Progress
     full_rounds: int = ROUNDS
-    figures: Figures = field(default_factory=Figures)
+    figures: BenchFigures = field(default_factory=BenchFigures)
     _done_s: float = 0.0
     """Seconds of work that are done, as they were expected."""
 
@@ -38,10 +38,10 @@ class Run:
         return 0 if self.quick else self.full_rounds
 
     @property
-    def cases(self) -> list[Case]:
+    def cases(self) -> list[BenchCase]:
         """In the order in which they are measured; those that cannot be are noted."""
         chosen = [
-            Case(way, size)
+            BenchCase(way, size)
             for way in WAYS
             for size in way.sizes
             if not (self.quick and size not in QUICK)

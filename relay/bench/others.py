@@ -13,7 +13,7 @@ from asyncio.subprocess import DEVNULL
 from collections.abc import Callable
 
 from relay.bench.cases import MB
-from relay.bench.figures import Figures
+from relay.bench.figures import BenchFigures
 from relay.bench.imap import measure_imap
 from relay.bench.processes import process
 from relay.bench.result import BenchmarkFailed
@@ -35,7 +35,7 @@ EXPECTED_S = {"latency": (3.0, 40.0), "memory": (4.0, 65.0), "imap": (9.0, 60.0)
 """Expected duration of each part, in seconds: with --quick and without."""
 
 
-async def measure_latency(servers: Servers, figures: Figures, say: Say, *, quick: bool) -> None:
+async def measure_latency(servers: Servers, figures: BenchFigures, say: Say, *, quick: bool) -> None:
     """How long mails take that come one by one: straight to the sink, by a relay that seals, by one that opens."""
     rounds, mails = (1, 10) if quick else (3, 110)
     listeners = {"sink": "sink", "pass-through": "pass-through", "sealing": "alice", "opening": "bob"}
@@ -60,7 +60,7 @@ async def measure_latency(servers: Servers, figures: Figures, say: Say, *, quick
                 figures.add(f"latency, {name}", "p99 ms", percentiles[98])
 
 
-async def measure_memory(servers: Servers, figures: Figures, say: Say, *, quick: bool) -> None:
+async def measure_memory(servers: Servers, figures: BenchFigures, say: Say, *, quick: bool) -> None:
     """What a relay that seals holds beyond what it held after its first small mails."""
     say("memory: a fresh relay", 2.0)
     server = await servers.server("alice-idle")
@@ -92,7 +92,7 @@ async def measure_memory(servers: Servers, figures: Figures, say: Say, *, quick:
         figures.add("memory, kept above idle", "MB", usage.resident() - idle)
 
 
-async def measure_mailbox(servers: Servers, figures: Figures, say: Say, *, quick: bool) -> None:
+async def measure_mailbox(servers: Servers, figures: BenchFigures, say: Say, *, quick: bool) -> None:
     """Notes why not where there is no Dovecot."""
     if why := why_not("Dovecot"):
         figures.note("IMAP, opened", why)
@@ -101,7 +101,7 @@ async def measure_mailbox(servers: Servers, figures: Figures, say: Say, *, quick
     await measure_imap(servers, figures, say, rounds=rounds, messages=messages)
 
 
-async def measure_commands(servers: Servers, figures: Figures, say: Say, *, quick: bool) -> None:
+async def measure_commands(servers: Servers, figures: BenchFigures, say: Say, *, quick: bool) -> None:
     """From starting the interpreter to its end."""
     config_file = await servers.config_file(
         "alice-commands", '[outgoing]\nlisten = "127.0.0.1:0"\nnext_hop = "127.0.0.1:1"\n'

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relay.bench.cases import COMPARISONS, MB, WAYS, case_name
-from relay.bench.figures import Figures
+from relay.bench.figures import BenchFigures
 from relay.bench.report import number
 from relay.errors import ConfigError
 from relay.levels import AES
@@ -26,7 +26,7 @@ def library() -> Any:
         raise ConfigError("--plot needs matplotlib: pip install 'qumail-relay[bench]'") from error
 
 
-def plot(figures: Figures, about: str, file: Path) -> None:
+def plot(figures: BenchFigures, about: str, file: Path) -> None:
     """Writes a PNG. Raises ConfigError where it cannot be drawn or written."""
     pyplot = library()
     figure, (small, large, aims) = pyplot.subplots(1, 3, figsize=(18, 8), layout="constrained")
@@ -45,7 +45,7 @@ def plot(figures: Figures, about: str, file: Path) -> None:
         pyplot.close(figure)
 
 
-def _bars(axes: Any, figures: Figures, size: int, title: str) -> None:
+def _bars(axes: Any, figures: BenchFigures, size: int, title: str) -> None:
     """One bar for each way at a size; what does not seal is grey."""
     ways = [(way, case_name(way.name, size)) for way in WAYS if figures.median(case_name(way.name, size), "mails/s")]
     by = size / MB if size >= MB else 1
@@ -56,7 +56,7 @@ def _bars(axes: Any, figures: Figures, size: int, title: str) -> None:
     _tidy(axes, title if size < MB else f"{title}, mails of {case_name('', size).strip()}")
 
 
-def _aims(axes: Any, figures: Figures) -> None:
+def _aims(axes: Any, figures: BenchFigures) -> None:
     """How much of each aim is reached: 1 is the aim, more is better also where less is wanted."""
     found = [(one, compared) for one in COMPARISONS if (compared := figures.compared(one)) and compared.value > 0]
     shares = [one.aim / compared.value if one.at_most else compared.value / one.aim for one, compared in found]

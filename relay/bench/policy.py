@@ -27,7 +27,7 @@ _LEVELS = ('["aes"]', '["otp", "aes"]', '["pqc", "rsa"]', "[1, 2, 3]")
 
 
 def measure_policy(*, files: int, progress: Progress = lambda *_: None) -> BenchResult:
-    """Writes so many policy files into a temporary directory and measures; most figures are medians.
+    """Writes a number of policy files into a temporary directory and measures; most figures are medians.
 
     A decision is for one recipient, a look-up one in a dictionary with as many entries as there are files.
     """

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from relay.bench.cases import ALL, COMPARISONS, KB, MB, WAYS, Kind, case_name
-from relay.bench.figures import FAILED, KEYS_RUN_OUT, Figures, met
+from relay.bench.figures import FAILED, KEYS_RUN_OUT, BenchFigures, met
 from relay.levels import AES
 
 _GRIDS: dict[Kind, str] = {
@@ -23,7 +23,7 @@ _USUAL = 4 * KB
 _NAMES = list(dict.fromkeys(way.name for way in WAYS))
 
 
-def show(figures: Figures, about: str, earlier: Figures | None = None) -> None:
+def show(figures: BenchFigures, about: str, earlier: BenchFigures | None = None) -> None:
     """On standard output; `earlier` is another run, which stands beside."""
     console = Console()
     for title, table in _tables(figures, earlier):
@@ -37,7 +37,7 @@ def show(figures: Figures, about: str, earlier: Figures | None = None) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def a_day(figures: Figures) -> str:
+def a_day(figures: BenchFigures) -> str:
     """How many mails this machine carries in 24 hours, in one line; "" where that was not measured."""
     rates = [figures.median(case_name(way, _USUAL), "mails/s") for way in (AES.name, f"opening {AES.name}")]
     if None in rates:
@@ -46,7 +46,7 @@ def a_day(figures: Figures) -> str:
     return f"A day has room for about {sealed} mails of 4 KB to be sealed (level aes), or {opened} to be opened."
 
 
-def _tables(figures: Figures, earlier: Figures | None) -> Iterator[tuple[str, Table]]:
+def _tables(figures: BenchFigures, earlier: BenchFigures | None) -> Iterator[tuple[str, Table]]:
     """Each with its title."""
     for kind, title in _GRIDS.items():
         yield title, _grid(figures, kind)
@@ -64,7 +64,7 @@ def _table(*columns: str, names: int = 1) -> Table:
     return table
 
 
-def _grid(figures: Figures, kind: Kind) -> Table:
+def _grid(figures: BenchFigures, kind: Kind) -> Table:
     sizes = [size for size in ALL if any(figures.median(case_name(name, size), kind) is not None for name in _NAMES)]
     table = _table("", *(case_name("", size).strip() for size in sizes))
     for name in _NAMES:
@@ -74,7 +74,7 @@ def _grid(figures: Figures, kind: Kind) -> Table:
     return table
 
 
-def _cell(figures: Figures, case: str, kind: Kind, size: int) -> str:
+def _cell(figures: BenchFigures, case: str, kind: Kind, size: int) -> str:
     value = figures.median(case, kind)
     if value is None:
         note = figures.notes.get(case, "")
@@ -87,7 +87,7 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _others(figures: Figures) -> Table:
+def _others(figures: BenchFigures) -> Table:
     table = _table("", "", "median", "least", "most")
     for case, kinds in figures.rounds.items():
         for kind, values in kinds.items():
@@ -98,7 +98,7 @@ def _others(figures: Figures) -> Table:
     return table
 
 
-def _comparisons(figures: Figures, earlier: Figures | None) -> Table:
+def _comparisons(figures: BenchFigures, earlier: BenchFigures | None) -> Table:
     table = _table("case", "beside", "ratio", "least to most", "aim", "was", *(["earlier"] if earlier else []), names=2)
     for one in COMPARISONS:
         if (compared := figures.compared(one)) is None:
@@ -117,7 +117,7 @@ def _comparisons(figures: Figures, earlier: Figures | None) -> Table:
     return table
 
 
-def _moved(figures: Figures, earlier: Figures) -> Table:
+def _moved(figures: BenchFigures, earlier: BenchFigures) -> Table:
     """Figures that differ by more than a twentieth, and of which no round of one run lies among those of the other."""
     table = _table("", "", "earlier", "now", "now / earlier")
     for case, kinds in figures.rounds.items():
@@ -130,7 +130,7 @@ def _moved(figures: Figures, earlier: Figures) -> Table:
     return table
 
 
-def _reasons(figures: Figures) -> dict[str, list[str]]:
+def _reasons(figures: BenchFigures) -> dict[str, list[str]]:
     """For each reason the cases that have no figures for it."""
     reasons: dict[str, list[str]] = {}
     for case, why in figures.notes.items():

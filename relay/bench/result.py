@@ -31,7 +31,7 @@ class BenchmarkFailed(RelayError):
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class BenchMachine:
     """Cores that may be used, processor, Python, operating system, and the load (1 minute) that was found."""
 
     cores: int
@@ -88,9 +88,9 @@ def write_json(file: Path, data: Any) -> None:
         raise ConfigError(f"{file}: cannot be written ({error.strerror})") from error
 
 
-def machine() -> Machine:
+def machine() -> BenchMachine:
     """This one, now."""
-    return Machine(
+    return BenchMachine(
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         cpu=_cpu(),
         python=f"{platform.python_implementation()} {platform.python_version()}",

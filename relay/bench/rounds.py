@@ -11,10 +11,10 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from relay.bench.cases import CONNECTIONS, BenchWay, case_name
-from relay.bench.figures import KEYS_RUN_OUT, Figures
+from relay.bench.figures import KEYS_RUN_OUT, BenchFigures
 from relay.bench.result import BenchmarkFailed
 from relay.bench.servers import KeysRunOut, Servers
-from relay.bench.sink import Sink
+from relay.bench.sink import BenchSink
 from relay.bench.tools import send_new, taking
 from relay.bench.traffic import TIMEOUT_S, Handover, mails_of, send
 from relay.bench.usage import Usage
@@ -31,7 +31,7 @@ POLL_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class BenchCase:
     """A way at a size of bytes."""
 
     way: BenchWay
@@ -47,12 +47,12 @@ class Case:
         return f"{self.way.level}@bob.example"
 
 
-def expected_seconds(case: Case, rounds: int) -> float:
+def expected_seconds(case: BenchCase, rounds: int) -> float:
     """How long a case takes."""
     return START_S + 2 * CHECK_S + rounds * _round_s(case)
 
 
-def _round_s(case: Case) -> float:
+def _round_s(case: BenchCase) -> float:
     """Mail that is opened is sealed first."""
     return ROUND_S * (2 if case.way.sealed else 1) + (SETTLE_S if case.way.told else 0.0)
 
@@ -60,14 +60,14 @@ def _round_s(case: Case) -> float:
 class Rounds:
     """The rounds of one run, over servers that are started for it; their figures go to `figures`."""
 
-    def __init__(self, servers: Servers, figures: Figures, say: Callable[[str, float], None]) -> None:
+    def __init__(self, servers: Servers, figures: BenchFigures, say: Callable[[str, float], None]) -> None:
         """`say` hears of each step before it is taken, and of the seconds that it is expected to take."""
         self._servers = servers
         self._figures = figures
         self._say = say
-        self._numbers: dict[Case, int] = {}
+        self._numbers: dict[BenchCase, int] = {}
 
-    async def run(self, cases: Sequence[Case], *, rounds: int) -> None:
+    async def run(self, cases: Sequence[BenchCase], *, rounds: int) -> None:
         """With `rounds` of 0 each case is measured just once, with few mails.
 
         Where mail was refused for other reasons than missing keys, lost, or not as it should be, the case has failed.
@@ -76,7 +76,7 @@ class Rounds:
         for case in cases:
             self._say(f"starting what {case.name} needs", START_S)
             await self._servers.port(case.way.listener)
-        async with Sink(self._servers.sink) as sink:
+        async with BenchSink(self._servers.sink) as sink:
             for case in cases:
                 self._say(f"{case.name}: does it arrive as it should?", CHECK_S)
                 await self._step(case, self._check(case, sink))
@@ -88,7 +88,7 @@ class Rounds:
                     if case.name not in self._figures.notes:
                         await self._step(case, self._round(case, arrived, counts=number > 0 or not rounds))
 
-    async def _step(self, case: Case, step: Coroutine[None, None, None]) -> None:
+    async def _step(self, case: BenchCase, step: Coroutine[None, None, None]) -> None:
         try:
             await step
         except KeysRunOut:
@@ -96,7 +96,7 @@ class Rounds:
         except BenchmarkFailed as error:
             self._figures.failed(case.name, error)
 
-    async def _check(self, case: Case, sink: Sink) -> None:
+    async def _check(self, case: BenchCase, sink: BenchSink) -> None:
         """As many mails as there are at once in a round, which must arrive as the way says."""
         number = CONNECTIONS[case.size]
         await self._send(case, await self._mails(case, number) or [*itertools.islice(mails_of(case.size), number)])
@@ -108,7 +108,7 @@ class Rounds:
         if arrived.mails != number or (arrived.sealed, arrived.in_clear) != expected:
             raise BenchmarkFailed(f"{case.name}: {number} mails were to arrive ({case.way.arrives}), but: {arrived}")
 
-    async def _round(self, case: Case, arrived: Callable[[], int], *, counts: bool) -> None:
+    async def _round(self, case: BenchCase, arrived: Callable[[], int], *, counts: bool) -> None:
         number = self._numbers.get(case, CONNECTIONS[case.size])
         mails = await self._mails(case, number)
         usage = Usage((await self._servers.server(case.way.told)).pid if case.way.told else 0)
@@ -129,12 +129,12 @@ class Rounds:
             self._figures.add(case.name, "CPU ms", (usage.cpu_seconds() - spent) * 1000 / number)
             self._figures.add(case.name, "peak MB", usage.peak())
 
-    async def _mails(self, case: Case, number: int) -> list[bytes]:
-        """Where the way is for sealed mails, so many."""
+    async def _mails(self, case: BenchCase, number: int) -> list[bytes]:
+        """This number of sealed mails, if the way is for such."""
         return await self._servers.sealed(case.size, number, case.recipient) if case.way.sealed else []
 
-    async def _send(self, case: Case, mails: list[bytes] | int) -> Handover:
-        """These mails, or so many new ones. Raises BenchmarkFailed where one was not accepted."""
+    async def _send(self, case: BenchCase, mails: list[bytes] | int) -> Handover:
+        """These mails, or a number of new ones. Raises BenchmarkFailed where one was not accepted."""
         port, connections, way = await self._servers.port(case.way.listener), CONNECTIONS[case.size], case.way
         if isinstance(mails, int):
             sent = await send_new(

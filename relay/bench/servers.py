@@ -17,7 +17,7 @@ from relay.bench.cases import CONNECTIONS
 from relay.bench.postfix import bench_postfix, free_ports
 from relay.bench.processes import BenchServer, command, server
 from relay.bench.result import BenchmarkFailed
-from relay.bench.sink import Sink
+from relay.bench.sink import BenchSink
 from relay.bench.traffic import Handover, mails_of, send
 from relay.identity import Identity, create_identity, peer_document
 from relay.levels import AES, SEALING
@@ -86,7 +86,7 @@ class Servers:
 
     def __init__(self) -> None:
         self.sink = free_ports(1)[0]
-        self.bag = Sink(whole=True)
+        self.bag = BenchSink(whole=True)
         self._running: dict[str, BenchServer] = {}
         self._stack = AsyncExitStack()
 

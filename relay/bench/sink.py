@@ -63,7 +63,7 @@ def _is_sealed(message: bytes, check_structure: bool) -> bool:
 class SinkConnection(asyncio.Protocol):
     """One client."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: BenchSink) -> None:
         self._sink = sink
         self._lines = b""
         self._in_data = False
@@ -133,7 +133,7 @@ class SinkConnection(asyncio.Protocol):
         return seen[end + len(END_OF_DATA) :]
 
 
-class Sink:
+class BenchSink:
     """The server, as an async context manager, and what has arrived at it."""
 
     def __init__(self, port: int = 0, *, whole: bool = False) -> None:

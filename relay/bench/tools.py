@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from relay.bench.processes import listens, process
-from relay.bench.sink import Sink
+from relay.bench.sink import BenchSink
 from relay.bench.traffic import TIMEOUT_S, TOO_SLOW, Handover, mails_of, send
 
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/lib/postfix/sbin"
@@ -63,7 +63,7 @@ async def taking(port: int) -> AsyncIterator[Callable[[], int]]:
     far.
     """
     if not (_SOURCE and _SINK):
-        async with Sink(port) as sink:
+        async with BenchSink(port) as sink:
             totals = itertools.accumulate(sink.count().mails for _ in itertools.count())
             yield lambda: next(totals)
         return

@@ -63,7 +63,7 @@ class Handover:
 async def send(
     port: int, messages: Iterable[bytes], *, connections: int, recipient: str, lmtp: bool = False
 ) -> Handover:
-    """Messages to a local `port`, so many at once, until they are all sent, one was not accepted, or time is over."""
+    """Sends messages over `connections` at once, until all are sent, one was not accepted, or time is over."""
     waiting, sent = iter(messages), Handover()
 
     async def keep_sending() -> None:

@@ -1,8 +1,8 @@
 """What becomes of mail for our canary address: it ends here, in no mailbox, no queue and no quarantine.
 Standard: a peer's question gets one receipt, at most one in ANSWER_S; a receipt counts once; all else for nothing.
 
-Nothing waits for any of it: what is to be done is done behind the answer to the mail, and when there is too much of it,
-it is left undone.
+Nothing waits for any of it. What is to be done is done after the mail was answered, and left undone when there is too
+much of it.
 """
 
 from __future__ import annotations

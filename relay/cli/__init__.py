@@ -10,59 +10,63 @@ import sys
 
 import click
 
-from relay.cli.lazy import Later, LazyGroup
+from relay.cli.lazy import LaterCommand, LazyGroup
 from relay.errors import ConfigError, RelayError
 from relay.files import permissions
 from relay.runtime import signals
 from relay.runtime.no_dumps import forbid_core_dumps
 
 COMMANDS = {
-    "audit": Later(
+    "audit": LaterCommand(
         "audit:audit", "Look at the record of all mails: what protected each, by which policy, and what became of it."
     ),
-    "backup": Later(
+    "backup": LaterCommand(
         "backup:backup",
         "Copy what the relay writes by itself (store, spools, audit) into the new directory TO, also while it serves.",
     ),
-    "bench": Later(
+    "bench": LaterCommand(
         "bench:bench",
         "Measure how much mail relays on this machine seal and open, beside programs that only pass it on.",
     ),
-    "check": Later(
+    "check": LaterCommand(
         "check:check",
         "Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.",
     ),
-    "identity": Later(
+    "identity": LaterCommand(
         "identity:identity",
         "Who this site is to its peers: keys, certificates, and the documents that sites exchange.",
     ),
-    "imap": Later("imap:imap", "Mailboxes that this relay reaches only by IMAP ([imap.*]).", listener="imap"),
-    "keys": Later("keys:keys", "Look after the quantum keys: stored, used, and how long they will last."),
-    "kme": Later(
+    "imap": LaterCommand("imap:imap", "Mailboxes that this relay reaches only by IMAP ([imap.*]).", listener="imap"),
+    "keys": LaterCommand("keys:keys", "Look after the quantum keys: stored, used, and how long they will last."),
+    "kme": LaterCommand(
         "kme:kme", "Run the development key servers KM1 and KM2: for trying out and testing. THEY ARE NOT QUANTUM."
     ),
-    "ledger": Later(
+    "ledger": LaterCommand(
         "ledger:ledger", "Look at the record of mails that left with less than the first level listed for them."
     ),
-    "open": Later(
+    "open": LaterCommand(
         "files:open_file",
         "Open the sealed message in FILE (- for standard input): the original comes out, byte for byte.",
     ),
-    "policy": Later("policy:policy", "Check the policy files, explain what they decide, and try them on real mail."),
-    "quarantine": Later(
+    "policy": LaterCommand(
+        "policy:policy", "Check the policy files, explain what they decide, and try them on real mail."
+    ),
+    "quarantine": LaterCommand(
         "quarantine:quarantine", "Look at arriving mail that could not be opened, release it, or drop it."
     ),
-    "seal": Later(
+    "seal": LaterCommand(
         "files:seal_file",
         "Seal the message in FILE (- for standard input) as policy says for --to; a key is spent.",
     ),
-    "serve": Later("serve:serve", "Run the relay: seal outgoing mail, open incoming mail, until SIGTERM."),
-    "setup": Later(
+    "serve": LaterCommand("serve:serve", "Run the relay: seal outgoing mail, open incoming mail, until SIGTERM."),
+    "setup": LaterCommand(
         "setup:setup",
         "Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.",
     ),
-    "trace": Later("trace:trace", "Tell what happened to one mail here, in order, from the audit record and a log."),
-    "users": Later(
+    "trace": LaterCommand(
+        "trace:trace", "Tell what happened to one mail here, in order, from the audit record and a log."
+    ),
+    "users": LaterCommand(
         "users:users",
         "Say who may submit mail to the relay, and from which addresses ([submission] users).",
         listener="smtp",

@@ -19,9 +19,18 @@ import click
 from relay.audit.chain import GENESIS
 from relay.audit.reading import records
 from relay.audit.verifying import ExpectedLine, Verified, verify as verified_chain
-from relay.cli import named
 from relay.cli.as_relay import load, reader_of, relay_rights
-from relay.cli.options import chosen, config_option, since_option, until_option
+from relay.cli.options import (
+    InputFile,
+    chosen,
+    config_option,
+    create_named,
+    output_option,
+    since_option,
+    until_option,
+    write_named,
+)
+from relay.cli.output import json_option, print_json
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, become
 from relay.levels import SEALING, strength
@@ -55,9 +64,9 @@ def audit() -> None:
 @config_option
 @directory_option
 @click.option("--head", help="A head that was kept elsewhere: shows that nothing is missing up to it.")
-@click.option("--checkpoint", "kept", type=named.InputFile(), help="A checkpoint that was kept elsewhere: the same.")
+@click.option("--checkpoint", "kept", type=InputFile(), help="A checkpoint that was kept elsewhere: the same.")
 @click.option("--signer", help="Whose key must have signed it: SHA-256, as `audit checkpoint` said; default: ours.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 def verify(
     config_file: Path,
     directory: Path | None,
@@ -68,10 +77,10 @@ def verify(
 ) -> None:
     """Follow the chain of hashes from the first record to the last, over all files.
 
-    The chain shows every change within it. That records are missing at its ends, or that all of it was written anew,
-    only a checkpoint or a head shows that was kept elsewhere: the log has one in each `ledger_written`. What a
-    checkpoint covers may be missing where it was removed as too old: before the checkpoint was taken, or once the last
-    of it is as old as the checkpoint says that records are kept. Anything else is a hole.
+    The chain shows every change within it. The log has a head in each `ledger_written`. Only a checkpoint or a head
+    that was kept elsewhere shows that records are missing at the ends, or all of it was written anew. What a checkpoint
+    covers may be missing where it was removed as too old. That is so before the checkpoint was taken, or once its last
+    record is older than the checkpoint says that records are kept. Anything else is a hole.
     """
     become(reader_of(config_file, directory))
     where = directory or load(config_file).audit_directory
@@ -82,7 +91,7 @@ def verify(
     keep_days = load(config_file).audit.keep_days if head is not None and directory is None else None
     found = verified_chain(where, expected, head, keep_days=keep_days)
     if as_json:
-        click.echo(json.dumps(_facts(where, found), indent=2))
+        print_json(_facts(where, found))
     else:
         for problem in found.problems:
             click.echo(problem, err=True)
@@ -102,11 +111,11 @@ def verify(
 @audit.command()
 @config_option
 @directory_option
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, instead of standard output.")
+@output_option
 def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -> None:
     """Sign how far the record goes, with the site's key (level pqc), for an auditor to keep.
 
-    All of it is verified first. `audit verify --checkpoint FILE` tells later whether anything of it was changed, or
+    All of it is verified first. `audit verify --checkpoint FILE` says later whether anything of it was changed, or
     removed sooner than `keep_days` of [audit] allows now, which the checkpoint says. Verify with the checkpoint before
     when you take the next one: that one does not show what was missing already.
     """
@@ -128,11 +137,7 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     said = Checkpoint(
         site.name, site.sae_id, socket.gethostname(), time, found.first, found.number, found.head, keep_days
     )
-    text = sign(said, identity.signing.private_key)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        named.write(output, text.encode())
+    write_named(output, sign(said, identity.signing.private_key).encode())
     signer = signer_of(identity.signing.private_key.public_key())
     if found.removed:
         click.echo(f"before the first: {found.removed}", err=True)
@@ -150,7 +155,7 @@ def checkpoint(config_file: Path, directory: Path | None, output: Path | None) -
     "--below", type=click.Choice(SEALING), help="Only mail that was protected by less than this level, or not at all."
 )
 @click.option("--format", "form", type=click.Choice(("jsonl", "csv")), default="jsonl", show_default=True)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="A file, instead of standard output.")
+@output_option
 def export(
     config_file: Path,
     directory: Path | None,
@@ -167,7 +172,7 @@ def export(
     """
     config = load(config_file) if directory is None else None
     where = directory or config.audit_directory  # type: ignore[union-attr]
-    file = io.TextIOWrapper(named.create(output), "utf-8", newline="") if output is not None else sys.stdout
+    file = io.TextIOWrapper(create_named(output), "utf-8", newline="") if output is not None else sys.stdout
     become(reader_of(config_file, directory))
     every = records(where, since or "") if where.exists() else iter(())
     asked = chosen(every, since, until, peer, config.peers if config is not None else ())

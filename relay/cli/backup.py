@@ -30,8 +30,8 @@ OWN = ("store.database", "audit.directory", "policies.shadow_record")
 def backup(config_file: Path, to: Path) -> None:
     """Copy what the relay writes by itself (store, spools, audit) into the new directory TO, also while it serves.
 
-    A relay that starts from the copy knows that it is one: what was sealed before then goes to quarantine, since
-    it is unknown who has had it. What only you change is not copied, and named at the end.
+    A relay that starts from the copy detects that it is one. What was sealed before then goes to quarantine, since it
+    is unknown who has had it. What only you change is not copied, and named at the end.
     """
     configure_logging(LogSettings(level="error"))
     config = load(config_file)

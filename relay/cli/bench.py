@@ -16,7 +16,7 @@ import uvloop
 from rich.console import Console
 
 from relay.bench import plot
-from relay.bench.figures import Figures
+from relay.bench.figures import BenchFigures
 from relay.bench.keys import measure_keys
 from relay.bench.levels import measure_levels
 from relay.bench.mail import ROUNDS, Run, list_cases, unknown
@@ -60,10 +60,10 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure how much mail relays on this machine seal and open, beside programs that only pass it on.
 
-    All of it runs on free ports of this machine, with development keys: two sites, a bare aiosmtpd-to-aiosmtplib
-    pass-through, and, as root where they are installed, a Postfix and a Dovecot of its own. smtp-source sends and
-    smtp-sink takes, which come with Postfix; without them Python does, and bounds what can be measured. Every way
-    must first bring mail to a sink that looks whether it is sealed, or open, as it should be.
+    All of it runs on free ports of this machine, with development keys: two sites and a bare aiosmtpd-to-aiosmtplib
+    pass-through. As root, a Postfix and a Dovecot of its own run as well, if they are installed. smtp-source sends and
+    smtp-sink takes, which come with Postfix; without them Python does, and bounds what can be measured. Every way must
+    first bring mail to a sink that looks whether it is sealed, or open, as it should be.
 
     Ways are measured in turn, round after round; figures are medians. On two cores all of it takes 20 minutes,
     with --quick under one. Ctrl-C ends it with what is known by then. Leave the machine alone meanwhile.
@@ -97,7 +97,7 @@ def _mail(
     """The run of all cases or some. What is missing for its output is said before it begins, not afterwards."""
     if names := unknown(only):
         raise click.UsageError(f"there is nothing called {names[0]!r} to measure; see --list")
-    earlier = Figures.read(compare) if compare else None
+    earlier = BenchFigures.read(compare) if compare else None
     if picture is not None:
         plot.library()
     for file in (json_file, picture):

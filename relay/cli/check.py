@@ -88,9 +88,8 @@ def check(
 ) -> None:
     """Look at configuration, policies, store, quarantine, mailboxes, KMEs and next hops, and say what is wrong.
 
-    It may run beside a serving relay. Without --trial-keys it takes no key, and it writes nothing but one row, and
-    files without a word in them, that show whether store, spools and audit record can be written. All are gone when it
-    ends.
+    It may run beside a serving relay. Without --trial-keys it takes no key. It writes nothing but one row, and files
+    without a word in them, that show whether store, spools and audit record can be written. All are gone when it ends.
     """
     configure_logging(LogSettings(level="error"))
     config, states = _found(config_file, postfix_directory, trial_keys=trial_keys, next_hops=not no_next_hops)

@@ -5,7 +5,6 @@ Standard: RFC 6376 3.6.2, RFC 1035 5.1 (zone files); exit status 1 where the DNS
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from pydantic import ValidationError
 from relay.cli.as_relay import load, relays_user
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option, config_option
+from relay.cli.output import json_option, print_json
 from relay.config import Config, DKIMKeySettings, DKIMSettings, LogSettings
 from relay.dkim import ADVISED_RSA_BITS, Algorithm, KeyRecords, SigningKey, arrivals, load_key, load_keys, make_key
 from relay.dkim.keys import public_octets
@@ -33,8 +33,8 @@ STRING_OCTETS = 255
 def dkim() -> None:
     """The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.
 
-    A new key is used once it has its [[dkim.keys]] table and the relay was told to read relay.toml again (systemctl
-    reload qumail-relay), the first one from a restart. Publish its record first, and leave the record of an old key in
+    A new key is used once it has its [[dkim.keys]] table and the relay has read relay.toml again (systemctl reload
+    qumail-relay). The first key is used from a restart. Publish its record first, and leave the record of an old key in
     the DNS for some days after its last mail.
     """
 
@@ -90,7 +90,7 @@ def new(config_file: Path, domain: str, selector: str, algorithm: Algorithm, bit
 
 @dkim.command()
 @as_relay_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: a list of keys.")
+@json_option("a list of keys")
 def show(config_file: Path, as_json: bool) -> None:
     """Print the DNS record of each key in relay.toml, and what is wrong with what the DNS has now."""
     configure_logging(LogSettings(level="error"))
@@ -99,7 +99,7 @@ def show(config_file: Path, as_json: bool) -> None:
         raise ConfigError(f"{config_file}: no [[dkim.keys]] table; `qumail-relay identity dkim new` makes a key")
     found = asyncio.run(_published(config.dkim, load_keys(config)))
     if as_json:
-        click.echo(json.dumps([_as_dict(key, problems) for key, problems in found], indent=2))
+        print_json([_as_dict(key, problems) for key, problems in found])
     else:
         for key, problems in found:
             click.echo(zone_lines(key))

@@ -16,8 +16,7 @@ import click
 from relay import key_receiver
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
-from relay.cli.named import InputFile
-from relay.cli.options import as_relay_option
+from relay.cli.options import InputFile, as_relay_option
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError, MessageTooBig, PolicyHolds, UnknownPeer
 from relay.mail import Envelope, Mail, Recipient

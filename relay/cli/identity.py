@@ -4,7 +4,6 @@ Exit status 0 fine, 1 something is wrong, 2 wrong usage; what is asked can be an
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from typing import BinaryIO
 import click
 from rich.console import Console
 
-from relay.cli import named
 from relay.cli.as_relay import load, relay_rights, relays_user
 from relay.cli.identity_tables import (
     identity_as_dict,
@@ -25,10 +23,10 @@ from relay.cli.identity_tables import (
     print_peer,
     print_requested,
 )
-from relay.cli.lazy import Later, LazyGroup
-from relay.cli.options import as_relay_option, config_option
+from relay.cli.lazy import LaterCommand, LazyGroup
+from relay.cli.options import InputFile, as_relay_option, config_option, output_option, write_named
+from relay.cli.output import json_option, plain_console, print_json
 from relay.cli.peer_domains import confirmed_domains, domain_option
-from relay.cli.tables import plain_console
 from relay.config import Config, IdentitySettings
 from relay.errors import ConfigError
 from relay.files.rights import become
@@ -59,15 +57,24 @@ from relay.levels import QUANTUM, SEALING
 from relay.setup.asking import Prompter
 
 COMMANDS = {
-    "accept": Later(
+    "accept": LaterCommand(
         "invitations:accept",
         "Take in the site whose invitation, or peer document, is FILE; without FILE, paste the invitation.",
     ),
-    "dkim": Later(
+    "dkim": LaterCommand(
         "dkim:dkim",
         "The keys that sign sealed mail for this site's domains (DKIM), and what has to stand in the DNS.",
     ),
 }
+
+
+levels_option = click.option(
+    "--level",
+    "levels",
+    type=click.Choice(SEALING),
+    multiple=True,
+    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
+)
 
 
 @click.group(cls=LazyGroup, later=COMMANDS)
@@ -116,9 +123,8 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
     mail domain. Then export again, and have your peers import it.
 
     Without --csr the site has its own CA. Its private key, ca.key, is needed to renew only: keep it elsewhere
-    if you like. With --csr your organisation's CA gets the .csr files and, for the ML-KEM key, which cannot sign
-    a request, a .pub file with a .cnf that says how to certify it. Until the certificates are there, nothing
-    changes.
+    if you like. With --csr your organisation's CA gets the .csr files. The ML-KEM key cannot sign a request: for it
+    there is a .pub file, with a .cnf that says how to certify it. Until the certificates are there, nothing changes.
 
     With --kem peers can add a layer of another mathematical family to level pqc (`kem` in their policies), once
     they have imported our new document. Its keys need no certificate: the signed document carries them.
@@ -146,7 +152,7 @@ def new(config_file: Path, days: int, renew: bool, csr: bool, kems: tuple[str, .
 
 @identity.command()
 @as_relay_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 def show(config_file: Path, as_json: bool) -> None:
     """Show this site's certificates and fingerprint, and those of the pinned peers.
 
@@ -158,7 +164,7 @@ def show(config_file: Path, as_json: bool) -> None:
     peers = load_peer_documents(files.peers_directory)
     ending = expiring(ours, peers, datetime.now(UTC))
     if as_json:
-        click.echo(json.dumps(identity_as_dict(ours, fingerprint, peers, ending), indent=2))
+        print_json(identity_as_dict(ours, fingerprint, peers, ending))
     else:
         out = plain_console()
         print_identity(out, ours, fingerprint)
@@ -172,19 +178,8 @@ def show(config_file: Path, as_json: bool) -> None:
 
 @identity.command()
 @config_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write. [default: standard output]",
-)
-@click.option(
-    "--level",
-    "levels",
-    type=click.Choice(SEALING),
-    multiple=True,
-    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
-)
+@output_option
+@levels_option
 def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
     """Write this site's peer document: what others need to seal for us.
 
@@ -193,40 +188,22 @@ def export(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> N
     than those before, so export again after every change here.
     """
     document = _own_document(config_file, levels)
-    if output is None:
-        click.echo(document, nl=False)
-    else:
-        named.write(output, document)
+    write_named(output, document)
     click.echo(f"Fingerprint: {read_document(document).fingerprint}", err=True)
 
 
 @identity.command()
 @config_option
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="The file to write. [default: standard output]",
-)
-@click.option(
-    "--level",
-    "levels",
-    type=click.Choice(SEALING),
-    multiple=True,
-    help="A level that peers may use for us, as often as needed. [default: all that we can open]",
-)
+@output_option
+@levels_option
 def invite(config_file: Path, output: Path | None, levels: tuple[str, ...]) -> None:
     """Write an invitation: this site's peer document, as text that a peer pastes into `setup` or `identity accept`.
 
-    Nothing in it is secret: send it by mail. Nothing in it proves that it is yours either: the other site calls you,
-    and you read the words to them that stand in it, and that `identity show` shows here.
+    Nothing in it is secret: send it by mail. Nothing in it proves that it is yours either. The other site calls you,
+    and you read them the words that stand in it, and that `identity show` shows here.
     """
     document = _own_document(config_file, levels)
-    text = write_invitation(document)
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        named.write(output, text.encode())
+    write_named(output, write_invitation(document).encode())
     click.echo(
         "Words to read out:\n" + "\n".join(f"  {line}" for line in lines_of(read_document(document).fingerprint)),
         err=True,
@@ -257,8 +234,8 @@ def _own_document(config_file: Path, levels: tuple[str, ...]) -> bytes:
 @click.option("--yes", is_flag=True, help="Do not ask. It trusts the writer of the file: use --fingerprint instead.")
 @click.option("--fingerprint", "expected", help="Do not ask; import if this, heard over the telephone, is the file's.")
 @click.option("--replace", is_flag=True, help="Take an older document, or one with another CA or signing key.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object; needs --yes or --fingerprint.")
-@click.argument("file", type=named.InputFile())
+@json_option("one JSON object; needs --yes or --fingerprint")
+@click.argument("file", type=InputFile())
 def import_document(
     config_file: Path,
     name: str | None,
@@ -271,10 +248,10 @@ def import_document(
 ) -> None:
     """Pin the peer document FILE: from then on mail is sealed for that site, and opened from it.
 
-    It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over
-    a telephone number that you did not take from the same mail: who can exchange the file can read your mail.
-    Then it asks about each domain that the document names, or takes those alone that --domain expects: with --yes or
-    --fingerprint, which ask nothing, it needs them. A later document may add no domain without that either.
+    It shows the fingerprint and asks. Have somebody at the other site read theirs to you (`identity show`), over a
+    telephone number that you did not take from the same mail. An attacker who can exchange the file can read your mail.
+    Then it asks about each domain that the document names, or takes those alone that --domain expects. With --yes or
+    --fingerprint, which ask nothing, --domain is needed. A later document may add no domain without that either.
 
     A document that is older than the pinned one, or has another CA or signing key, is refused without --replace.
     So is, always, a domain, a key or an identifier of a certificate that belongs to us or to another peer.
@@ -298,7 +275,7 @@ def import_document(
 
 def _print_pinned(found: Import, *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({"change": found.change, **peer_as_dict(found.peer)}, indent=2))
+        print_json({"change": found.change, **peer_as_dict(found.peer)})
     elif found.change != "same":
         click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
 

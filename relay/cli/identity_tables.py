@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from relay.cli.tables import table
+from relay.cli.output import print_table
 from relay.config import Config
 from relay.identity import (
     Expiry,
@@ -137,11 +137,9 @@ def _certificates(whose: Identity | PeerCertificates) -> dict[str, dict[str, str
 
 def _print_table(out: Console, title: str, whose: Identity | PeerCertificates) -> None:
     out.print(title, style="bold", soft_wrap=True)
-    shown = table("Certificate", "Valid until", "Domains")
     every = {**{role.label: certificate for role, certificate in whose.certificates.items()}, "CA": whose.ca}
-    for what, certificate in every.items():
-        shown.add_row(what, f"{certificate.not_valid_after_utc:%Y-%m-%d}", ", ".join(domains_of(certificate)))
-    out.print(shown)
+    rows = ((what, f"{each.not_valid_after_utc:%Y-%m-%d}", ", ".join(domains_of(each))) for what, each in every.items())
+    print_table(out, ("Certificate", "Valid until", "Domains"), rows)
 
 
 def _print_kems(out: Console, public_keys: Mapping[str, bytes]) -> None:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import socket
 import sys
 from pathlib import Path
@@ -19,6 +18,7 @@ from relay import key_receiver
 from relay.cli.as_relay import load
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
+from relay.cli.output import json_option, print_json
 from relay.config import Config, LogSettings
 from relay.entry.budget import Budget
 from relay.entry.imap.watch import Report, Visited, mailboxes
@@ -37,7 +37,7 @@ def imap() -> None:
 @imap.command("once")
 @as_relay_option
 @click.option("--account", "accounts", multiple=True, help="Only this account; may be repeated.  [default: all]")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@json_option("a list of folders")
 def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
     """Open what lies sealed in the mailboxes now, then stop.
 
@@ -52,7 +52,7 @@ def once(config_file: Path, accounts: tuple[str, ...], as_json: bool) -> None:
         raise ConfigError(f"{config_file}: no [imap.*] is set, so there is no mailbox to open anything in")
     visits = asyncio.run(_visit(config, names, key_receiver.start(config)))
     if as_json:
-        click.echo(json.dumps([dataclasses.asdict(each) for each in visits], indent=2))
+        print_json([dataclasses.asdict(each) for each in visits])
     else:
         for each in visits:
             click.echo(_in_words(each))

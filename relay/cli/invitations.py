@@ -10,12 +10,11 @@ from typing import BinaryIO
 
 import click
 
-from relay.cli import named
 from relay.cli.as_relay import load, relays_user
 from relay.cli.identity_tables import print_import
-from relay.cli.options import config_option
+from relay.cli.options import InputFile, config_option
+from relay.cli.output import plain_console
 from relay.cli.peer_domains import NotConfirmed, confirmed_domains, domain_option
-from relay.cli.tables import plain_console
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.rights import acting_as
@@ -43,7 +42,7 @@ CONFIRM = "Are these the words that the other site reads to you?"
 @click.option(
     "--level", "levels", type=click.Choice(SEALING), multiple=True, help="Levels of the policy file, in order."
 )
-@click.argument("file", type=named.InputFile(), required=False)
+@click.argument("file", type=InputFile(), required=False)
 def accept(
     config_file: Path,
     name: str | None,
@@ -58,9 +57,9 @@ def accept(
 
     It shows the words of the fingerprint and asks. Have somebody at the other site read theirs to you (`identity
     show`), over a telephone number that you did not take from the same mail. Anyone who can exchange the invitation can
-    read your mail. It asks about each domain that the document names, or takes those alone that --domain expects: with
-    --words or --yes, which ask nothing, it needs them. Then the document is pinned, as by `identity import`, and each
-    of its domains that has no policy file gets one.
+    read your mail. It asks about each domain that the document names, or takes those alone that --domain expects. With
+    --words or --yes, which ask nothing, --domain is needed. Then the document is pinned, as by `identity import`, and
+    each of its domains that has no policy file gets one.
     """
     config = load(config_file)
     if file is None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,10 @@ from rich.console import Console
 from rich.text import Text
 
 from relay.cli.as_relay import load
-from relay.cli.lazy import Later, LazyGroup
+from relay.cli.lazy import LaterCommand, LazyGroup
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
-from relay.cli.tables import plain_console, table
+from relay.cli.output import Cell, json_option, plain_console, print_json, print_table
 from relay.config import Config, LogSettings
 from relay.errors import StoreUnavailable
 from relay.files.stamps import read_regular
@@ -36,11 +37,11 @@ BAD = "bold red"
 
 
 COMMANDS = {
-    "plan": Later(
+    "plan": LaterCommand(
         "keys_plan:plan",
-        "Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.",
+        "Say how many keys a number of mails a day takes at a level, and what rate and stock of keys that needs.",
     ),
-    "trial": Later(
+    "trial": LaterCommand(
         "keys_trial:trial",
         "Have each KME give a key for each peer, and the peer's relay find one: it costs one key and a small mail's.",
     ),
@@ -54,7 +55,7 @@ def keys() -> None:
 
 @keys.command()
 @as_relay_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 def status(config_file: Path, as_json: bool) -> None:
     """Show each KME and peer: keys stored, refill and use, time to empty; received keys; certificates that end.
 
@@ -65,7 +66,7 @@ def status(config_file: Path, as_json: bool) -> None:
     config, _ = with_documents(load(config_file))
     report = asyncio.run(_report(config))
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)
     else:
         _print(plain_console(), report)
     troubled = any(row["trouble"] or row["alarm"] for row in report["pools"])
@@ -91,7 +92,7 @@ def reseal(config_file: Path) -> None:
     """Seal received keys and quarantined mail anew under the newest site secret.
 
     Keys that wait beside the store are taken over into it first. Exit status 0 means that the older lines may be taken
-    out of the secret's file, once this was run on each host whose relay has the same file.
+    out of the secret's file. Run this first on each host whose relay has the same file.
     """
     configure_logging(LogSettings(level="error"))
     config = load(config_file)
@@ -205,41 +206,42 @@ async def _received(config: Config) -> list[dict[str, Any]]:
 
 def _print(console: Console, report: dict[str, Any]) -> None:
     title = f"Keys for sealing (from {report['source']}, {report['age_s']:.0f} s ago; refill and use in kbit/s)"
-    pools = table("KME", "peer", "ready", "stored", "refill", "use", "empty in", "state", title=title)
-    for row in report["pools"]:
-        state = ("trouble" if row["trouble"] else "") or ("runs out" if row["alarm"] else "ok")
-        pools.add_row(
-            row["kme"],
-            row["peer"],
-            str(row["pool_keys"]),
-            _stored(row),
-            _rate(row["refill_bits_per_s"]),
-            _rate(row["use_bits_per_s"]),
-            _time(row["empty_in_s"]),
-            Text(state, style="green" if state == "ok" else BAD),
-        )
-    console.print(pools)
+    headings = ("KME", "peer", "ready", "stored", "refill", "use", "empty in", "state")
+    print_table(console, headings, map(_pool, report["pools"]), title=title)
     for row in report["pools"]:
         if row["trouble"]:
             _say(console, f"KME {row['kme']}", row["trouble"])
     if report["levels"]:
-        levels = table("peer", "level", "keys used", "use", "share", "alone empty in", title="Use by level (in kbit/s)")
-        for row in report["levels"]:
-            share, alone = f"{row['share']:.0%}", _time(row["empty_in_s"])
-            use = _rate(row["use_bits_per_s"])
-            levels.add_row(row["peer"], row["level"], str(row["keys_used"]), use, share, alone)
-        console.print(levels)
+        columns = ("peer", "level", "keys used", "use", "share", "alone empty in")
+        print_table(console, columns, map(_level, report["levels"]), title="Use by level (in kbit/s)")
     if report["received"]:
         title = "Received keys, kept until their mail is delivered"
-        received = table("group", "SAE", "held", "used", "destroyed", title=title)
-        for row in report["received"]:
-            received.add_row(*(str(value) for value in row.values()))
-        console.print(received)
+        rows = ([str(value) for value in row.values()] for row in report["received"])
+        print_table(console, ("group", "SAE", "held", "used", "destroyed"), rows, title=title)
     for row in report["peers_without_keys"]:
         _say(console, f"peer {row['peer']}", row["problem"])
     for row in report["certificates"]:
         for problem in row["problems"]:
             _say(console, row["what"], problem)
+
+
+def _pool(row: dict[str, Any]) -> Sequence[Cell]:
+    state = ("trouble" if row["trouble"] else "") or ("runs out" if row["alarm"] else "ok")
+    return (
+        row["kme"],
+        row["peer"],
+        str(row["pool_keys"]),
+        _stored(row),
+        _rate(row["refill_bits_per_s"]),
+        _rate(row["use_bits_per_s"]),
+        _time(row["empty_in_s"]),
+        Text(state, style="green" if state == "ok" else BAD),
+    )
+
+
+def _level(row: dict[str, Any]) -> Sequence[Cell]:
+    use, alone = _rate(row["use_bits_per_s"]), _time(row["empty_in_s"])
+    return row["peer"], row["level"], str(row["keys_used"]), use, f"{row['share']:.0%}", alone
 
 
 def _say(console: Console, what: str, problem: str) -> None:

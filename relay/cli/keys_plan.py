@@ -5,7 +5,6 @@ It asks the code that draws keys (relay/journey/planner.py, relay/keys/pads.py),
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from relay.canary.message import NONCE_OCTETS, CanaryNote, canary_address, write
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
+from relay.cli.output import json_option, print_json
 from relay.config import Config, KMESettings, LogSettings, PeerSettings, SiteSettings, parse_size
 from relay.config.tables import PolicySettings, StoreSettings
 from relay.counting.amounts import octets
@@ -34,7 +34,7 @@ from relay.mail import Recipient
 from relay.schemes.all import all_schemes
 
 DAY_S = 86_400.0
-ASSUMED = "what is assumed of a KME; with its relay.toml at hand it is asked"
+ASSUMED = "what is assumed of a KME; with its relay.toml it is asked"
 BUSY_HOURS = 8
 """Number of hours in which most offices have all mail of a day."""
 SENDER, RECIPIENT = "first.lastname", "first.lastname"
@@ -80,7 +80,7 @@ class SizeOption(click.ParamType[int]):
 @click.option(
     "--stock", type=click.IntRange(0), help="Keys of the usual size that the KME has in store. [default: as it says]"
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 def plan(
     config_file: Path,
     mails: int,
@@ -92,7 +92,7 @@ def plan(
     stock: int | None,
     as_json: bool,
 ) -> None:
-    """Say how many keys so many mails a day take at a level, and what rate and stock of keys that needs.
+    """Say how many keys a number of mails a day takes at a level, and what rate and stock of keys that needs.
 
     It works without a relay.toml too. With one, its settings and what its KME says of itself count; no key is taken.
     """
@@ -110,7 +110,10 @@ def plan(
         known = replace(known, status=_with(known.status, key_size, stock))
     copy = Copy(name, layers)
     found = with_canaries(planned(config, copy, known, mails, size), config, copy, known)
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else "\n".join(_told(found)))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        click.echo("\n".join(_told(found)))
 
 
 @dataclass(frozen=True, slots=True)

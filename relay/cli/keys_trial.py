@@ -23,7 +23,7 @@ from relay.cli.as_relay import load
 from relay.cli.keys import serves
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
-from relay.cli.tables import plain_console
+from relay.cli.output import plain_console
 from relay.config import Config, LogSettings
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.identity import with_documents

@@ -17,7 +17,7 @@ from relay.errors import ConfigError
 _LISTENERS = Path(__file__).parents[1] / "entry"
 
 
-class Later(NamedTuple):
+class LaterCommand(NamedTuple):
     """A command that is loaded when it is called: `module:name` in relay.cli, and the first paragraph of its help.
 
     `listener` is the folder of relay.entry that it is for, and without which there is no such command.
@@ -31,7 +31,7 @@ class Later(NamedTuple):
 class LazyGroup(click.Group):
     """A group whose commands, or some of them, are loaded when they are called; `later` has these by name."""
 
-    def __init__(self, *args: Any, later: Mapping[str, Later], **settings: Any) -> None:
+    def __init__(self, *args: Any, later: Mapping[str, LaterCommand], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._later = later
 
@@ -67,7 +67,7 @@ def _loaded(module: str, name: str) -> click.Command:
     return command
 
 
-def _missing(later: Later) -> str:
+def _missing(later: LaterCommand) -> str:
     """What this relay has not and the command needs, or ""."""
     if not later.listener or (_LISTENERS / later.listener).is_dir():
         return ""

@@ -4,7 +4,6 @@ Exit status 0 fine, 1 it cannot be read, 2 usage; reading changes nothing, and `
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,9 @@ from relay.audit.entries import LEDGER, AddressHash
 from relay.audit.reading import records
 from relay.cli.as_relay import load, reader_of, relay_rights
 from relay.cli.options import chosen, config_option, since_option, until_option
-from relay.cli.tables import plain_console, table
+from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.config import Config
 from relay.files.rights import become
-from relay.policy.names import printable
 from relay.store.secret import SiteSecret
 
 
@@ -38,7 +36,7 @@ def ledger() -> None:
 @click.option("--event", type=click.Choice(LEDGER), help="Only lines of this kind.")
 @click.option("--address", help="Only mail from or to this address (the site secret is needed).")
 @click.option("--message", "digest", help="Only the message with this SHA-256.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: the lines as they are.")
+@json_option("the lines as they are")
 def show(
     config_file: Path,
     directory: Path | None,
@@ -64,7 +62,7 @@ def show(
         and (spellings is None or not spellings.isdisjoint(addresses_in(entry)))
     ]
     if as_json:
-        click.echo(json.dumps(entries, indent=2))
+        print_json(entries)
     else:
         _print(entries)
 
@@ -83,13 +81,12 @@ def addresses_in(entry: dict[str, Any]) -> Iterator[str]:
 
 
 def _print(entries: list[dict[str, Any]]) -> None:
-    shown = table("No.", "Time", "Event", "Level", "Why")
-    for entry in entries:
-        listed = ", ".join(map(str, entry.get("listed", ())))
-        peer = entry.get("peer") or "nobody"
-        why = f"{entry.get('reason')} (peer {peer}; listed: {listed or 'nothing'}; {entry.get('policy')})"
-        cells = (entry.get("number"), entry.get("time"), entry.get("event"), entry.get("level"), why)
-        shown.add_row(*(printable(str(cell)) for cell in cells))
-    console = plain_console()
-    console.print(shown)
-    console.print(f"{len(entries)} entries")
+    print_table(plain_console(), ("No.", "Time", "Event", "Level", "Why"), map(_cells, entries))
+    click.echo(f"{len(entries)} entries")
+
+
+def _cells(entry: dict[str, Any]) -> list[str]:
+    listed = ", ".join(map(str, entry.get("listed", ())))
+    peer = entry.get("peer") or "nobody"
+    why = f"{entry.get('reason')} (peer {peer}; listed: {listed or 'nothing'}; {entry.get('policy')})"
+    return [*(str(entry.get(name)) for name in ("number", "time", "event", "level")), why]

@@ -1,19 +1,24 @@
-"""Options that several commands share, so that they are spelt and explained alike.
+"""Options and files that several commands take, so that they are spelt, explained and opened alike.
 --config may also come from the environment, as QUMAIL_RELAY_CONFIG.
+
+Files that a person names are opened by root as the owner of the place where they lie (relay/files/rights.py). So a name
+in another user's directory leads root to nothing that this user may not use.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import click
 
 from relay.errors import ConfigError
+from relay.files import rights
 from relay.files.stamps import is_there
 
 T = TypeVar("T")
@@ -27,6 +32,14 @@ config_option = click.option(
     show_default=True,
     show_envvar=True,
     help="The relay's configuration file.",
+)
+
+
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file to write. [default: standard output]",
 )
 
 
@@ -95,3 +108,43 @@ def chosen(
             yield record
     if peer is not None and peer not in known:
         raise ConfigError(f"no peer {peer!r}; known are {', '.join(sorted(filter(None, known))) or 'none'}")
+
+
+class InputFile(click.ParamType[BinaryIO]):
+    """A file to read, "-" for standard input; it is opened before the command becomes the relay's user."""
+
+    name = "file"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BinaryIO:
+        """The file, which is closed with the command."""
+        if value == "-":
+            return sys.stdin.buffer
+        try:
+            file = rights.open_named(Path(value))
+        except FileNotFoundError:
+            self.fail(f"{value!r} does not exist", param, ctx)
+        except OSError as error:
+            self.fail(f"{value!r} cannot be read: {error.strerror}", param, ctx)
+        if ctx is not None:
+            ctx.call_on_close(file.close)
+        return file
+
+
+def create_named(path: Path) -> BinaryIO:
+    """The file named by `-o`, empty, to write. Raises ConfigError."""
+    try:
+        return rights.create_named(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def write_named(path: Path | None, content: bytes) -> None:
+    """Writes the file named by `-o`, or standard output. Raises ConfigError."""
+    if path is None:
+        click.echo(content, nl=False)
+        return
+    try:
+        with create_named(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error

@@ -6,34 +6,36 @@ from __future__ import annotations
 
 import click
 
-from relay.cli.lazy import Later, LazyGroup
+from relay.cli.lazy import LaterCommand, LazyGroup
 
 COMMANDS = {
-    "check": Later(
+    "check": LaterCommand(
         "policy_check:check", "Say what is wrong with the policy files and what is doubtful, or list what they mean."
     ),
-    "diff": Later(
+    "diff": LaterCommand(
         "policy_sets:diff",
         "Say whose mail the policies in NEW would treat otherwise than those in OLD, up or down.",
     ),
-    "explain": Later(
+    "explain": LaterCommand(
         "policy_check:explain",
         "Say how mail from SENDER to RECIPIENT is sealed, which file and line decide it, and what would happen now.",
     ),
-    "install": Later(
+    "install": LaterCommand(
         "policy_sets:install",
         "Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.",
     ),
-    "list": Later("policy_list:list_files", "List the policy files, or those of which all that is asked for is true."),
-    "log": Later(
+    "list": LaterCommand(
+        "policy_list:list_files", "List the policy files, or those of which all that is asked for is true."
+    ),
+    "log": LaterCommand(
         "policy_log:show_log",
         "Say which sets of policies came into force, who put them there, and what they weakened, the newest first.",
     ),
-    "simulate": Later(
+    "simulate": LaterCommand(
         "policy_traffic:simulate",
         "Say what the policies would do with MESSAGES: files, directories, maildirs, mboxes.",
     ),
-    "test": Later(
+    "test": LaterCommand(
         "policy_check:test",
         "Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails.",
     ),

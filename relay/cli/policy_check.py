@@ -5,20 +5,23 @@ Standard: every fault is one line, `file:line:column: what, how to mend it`; exi
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 import click
 
-from relay.cli.named import InputFile
-from relay.cli.options import ThereIs, config_option
-from relay.cli.policy_config import go_on_as_relay, load_configuration, say_all_in_clear, say_what_stands
+from relay.cli.options import InputFile, ThereIs, config_option
+from relay.cli.output import json_option, plain_console, print_json
+from relay.cli.policy_config import (
+    check_readable,
+    go_on_as_relay,
+    load_configuration,
+    say_all_in_clear,
+    say_what_stands,
+)
 from relay.cli.policy_print import print_explanation, print_policies
-from relay.cli.policy_readable import check_readable
 from relay.cli.policy_site import PolicySite, load_site, look_now
-from relay.cli.tables import plain_console
 from relay.errors import ConfigError
 from relay.formats.mailbox import fold_domain
 from relay.mail import MAILBOX, domain_of
@@ -34,12 +37,12 @@ _offline = click.option("--offline", is_flag=True, help="Ask no KME.")
 @config_option
 @_offline
 @click.option("--strict", is_flag=True, help="Exit with 1 for what is doubtful, too.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None:
     """Say what is wrong with the policy files and what is doubtful, or list what they mean.
 
-    Doubtful are rules that never apply, levels that this relay or a peer cannot do, one-time pads longer than the
-    KMEs can ever give, and mail in clear. To root it also says what the relay itself may not read.
+    Doubtful are rules that never apply, levels that this relay or a peer cannot do, and mail in clear. So are one-time
+    pads longer than the KMEs can ever give. To root it also says what the relay itself may not read.
     """
     check_readable(load_configuration(config_file)[0])
     go_on_as_relay(config_file)
@@ -47,7 +50,7 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
     say_all_in_clear(site.config)
     findings = asyncio.run(_doubtful(site, offline=offline))
     if as_json:
-        _print_json(
+        print_json(
             {
                 "directory": str(site.policies.directory),
                 "version": site.policies.version,
@@ -78,7 +81,7 @@ async def _doubtful(site: PolicySite, *, offline: bool) -> list[Doubt]:
 
 @click.command()
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 @click.argument("directory", required=False, type=ThereIs(only_directory=True))
 def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
     """Run the tests in tests.toml on the policies, or on those in DIRECTORY; exit with 1 where one fails."""
@@ -86,7 +89,7 @@ def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
     site = load_site(config_file, directory)
     failed = failures(site.tests, site.policies)
     if as_json:
-        _print_json({"version": site.policies.version, "tests": len(site.tests), "failed": failed})
+        print_json({"version": site.policies.version, "tests": len(site.tests), "failed": failed})
     else:
         for each in failed:
             click.echo(each)
@@ -100,7 +103,7 @@ def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
 @_offline
 @click.option("--message", type=InputFile(), help="A message file, for rules that look into messages.")
 @click.option("--login", help='Who submits it, with --message: a user\'s name, or "<>" for nobody; not known without.')
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 @click.argument("sender")
 @click.argument("recipient")
 def explain(
@@ -132,7 +135,7 @@ def explain(
         now = asyncio.run(look_now(site, explanation.decision, content))
     say_what_stands(site.config, explanation.decision.peer if explanation.decision is not None else None)
     if as_json:
-        _print_json(explanation.as_dict() | {"now": now.as_dict() if now is not None else None})
+        print_json(explanation.as_dict() | {"now": now.as_dict() if now is not None else None})
     else:
         inside = domain_of(explanation.recipient) in _own(site)
         print_explanation(plain_console(), explanation, now, inside=inside)
@@ -149,7 +152,3 @@ def _message(file: BinaryIO) -> bytes:
     """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
     message = file.read(MAX_MESSAGE_OCTETS)
     return message if b"\r" in message else message.replace(b"\n", b"\r\n")
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))

@@ -6,17 +6,32 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
 from relay.cli.options import config_option
+from relay.cli.output import json_option
 from relay.cli.policy_config import exit_with, go_on_as_relay, load_configuration, say_all_in_clear
 from relay.errors import ConfigError
-from relay.levels import NAMES, LevelName
-from relay.policy.index import ListedFile, listed
+from relay.levels import NAMES, ONLY_PLAINTEXT, PLAINTEXT, LevelName
+from relay.policy.file import Policy, PolicyFile
+from relay.policy.load import load_policies
 from relay.policy.names import printable
+from relay.policy.settings import SealingSettings, today
 
-INDEX = "policy-list.json"
+
+class ListedFile(NamedTuple):
+    """One file of the list; `codes` are words that programs may rely on."""
+
+    file: str
+    scope: str
+    domain: str | None
+    levels: tuple[str, ...]
+    rules: int
+    peer: str | None
+    until: str | None
+    codes: tuple[str, ...]
 
 
 @click.command(name="list")
@@ -25,7 +40,7 @@ INDEX = "policy-list.json"
 @click.option("--level", type=click.Choice(NAMES), help="Only what lists this level, itself or in a rule.")
 @click.option("--peer", help="Only what seals for this peer.")
 @click.option("--expired", is_flag=True, help="Only what has ended, itself or a rule.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: a list with one object for each file.")
+@json_option("a list with one object for each file")
 def list_files(
     config_file: Path, clear: bool, level: LevelName | None, peer: str | None, expired: bool, as_json: bool
 ) -> None:
@@ -33,13 +48,18 @@ def list_files(
     go_on_as_relay(config_file)
     config, _ = load_configuration(config_file)
     say_all_in_clear(config)
-    directory, index = config.policies.directory, config.state_directory / INDEX
     try:
-        rows, number = listed(
-            directory, config.peer_domains, index, clear=clear, level=level, peer=peer, expired=expired
-        )
+        policies = load_policies(config.policies.directory, config.peer_domains)
     except ConfigError as error:
         exit_with(error)
+    anything = not (clear or level or peer)
+    rows = sorted(
+        _row(file, owner)
+        for file in policies.files.values()
+        if peer in (None, owner := file.policy.peer or policies.owners.get(file.domain))
+        if (not expired or _ended(file.policy))
+        and (anything or _lists(_listed(file.policy, ended_too=expired), clear=clear, level=level, peer=peer))
+    )
     if as_json:
         # One line for each file: 100,000 of them are written at once.
         click.echo("[" + ",\n".join(json.dumps(row._asdict()) for row in rows) + "]")
@@ -49,7 +69,48 @@ def list_files(
     form = "".join(f"{{:{width}}}  " for width in widths) + "{}"
     # One write for all of them, here too.
     click.echo("".join(form.format(*cells).rstrip() + "\n" for cells in table), nl=False)
-    click.echo(f"{len(rows)} of {number} files.")
+    click.echo(f"{len(rows)} of {len(policies.files)} files.")
+
+
+def _ended(policy: Policy) -> bool:
+    return any(each.ended for each in (policy, *policy.when))
+
+
+def _in_force(policy: Policy) -> tuple[SealingSettings, ...]:
+    """The file's own settings and those of its rules, as far as they count today."""
+    return () if policy.not_now else (policy, *(rule for rule in policy.when if not rule.not_now))
+
+
+def _listed(policy: Policy, *, ended_too: bool) -> set[str]:
+    """All levels of the file and its rules."""
+    settings = (policy, *policy.when) if ended_too else _in_force(policy)
+    return {level for each in settings for level in each.levels or ()}
+
+
+def _lists(levels: set[str], *, clear: bool, level: str | None, peer: str | None) -> bool:
+    """What only leaves in clear is sealed for no peer."""
+    return (
+        (not clear or PLAINTEXT in levels)
+        and (level is None or level in levels)
+        and (peer is None or not levels <= {PLAINTEXT})
+    )
+
+
+def _row(file: PolicyFile, peer: str | None) -> ListedFile:
+    policy, (own, *rules) = file.policy, _in_force(file.policy) or (None,)
+    says = {
+        "clear": own is not None and own.levels == ONLY_PLAINTEXT,
+        "clear_by_rule": any(PLAINTEXT in (rule.levels or ()) for rule in rules),
+        "expired": policy.ended,
+        "rule_expired": any(rule.ended for rule in policy.when),
+        "ends": policy.until is not None and not policy.ended,
+        "rule_ends": any(rule.until is not None for rule in rules),
+        "begins": policy.since is not None and policy.since > today(),
+        "no_peer": peer is None and file.scope != "default" and policy.levels != ONLY_PLAINTEXT,
+    }
+    codes = tuple(code for code, is_so in says.items() if is_so)
+    until = policy.until.isoformat() if policy.until is not None else None
+    return ListedFile(file.name, file.scope, file.domain or None, policy.levels, len(policy.when), peer, until, codes)
 
 
 def _cells(row: ListedFile) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 import sqlite3
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice, takewhile
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from relay.audit.entries import AddressHash
@@ -22,7 +22,7 @@ from relay.audit.policy_fields import person_of
 from relay.audit.policy_places import newest_first
 from relay.cli.as_relay import load
 from relay.cli.options import as_relay_option, since_option
-from relay.cli.tables import plain_console
+from relay.cli.output import Cell, Pair, json_option, plain_console, print_json, print_pairs
 from relay.config import Config
 from relay.policy.kept import KeptSets, kept_file
 from relay.policy.names import SUFFIX, encode_local, printable
@@ -47,7 +47,7 @@ _HASH = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 @click.option(
     "-n", "--limit", type=click.IntRange(min=1), default=20, show_default=True, help="No more sets than this."
 )
-@click.option("--json", "as_json", is_flag=True, help="For programs: the records, the newest first.")
+@json_option("the records, the newest first")
 def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) -> None:
     """Say which sets of policies came into force, who put them there, and what they weakened, the newest first.
 
@@ -59,7 +59,7 @@ def show_log(config_file: Path, since: str | None, limit: int, as_json: bool) ->
     records = list(islice(takewhile(lambda each: str(each.get("time", "")) >= (since or ""), every), limit + 1))
     kept = _spell_out(config, records)
     if as_json:
-        click.echo(json.dumps(records[:limit], indent=2))
+        print_json(records[:limit])
         return
     console = plain_console()
     for record, before in zip(records[:limit], [*records[1:], None], strict=False):
@@ -110,29 +110,26 @@ def _print(console: Console, record: dict[str, Any], kept: set[str]) -> None:
     if record.get("weaker"):
         head.append("  weaker than before", style="bold red")
     console.print(head)
-    shown = Table.grid(padding=(0, 2))
-    shown.add_column(no_wrap=True)
-    shown.add_column(overflow="fold")
-    shown.add_row("  Time", printable(str(record.get("time"))))
-    shown.add_row("  By", printable(_by(record)))
-    shown.add_row("  Way", _way(record))
-    for what, title in _FILES.items():
-        if names := [printable(each) for each in record[what][:MAX_SHOWN]]:
-            more = _more(record, what)
-            shown.add_row(f"  {title}", ", ".join(names) + (f" and {more} more" if more else ""))
-    for what, title in _DIFFERENCES.items():
-        for place, text in enumerate(record[what][:MAX_SHOWN]):
-            shown.add_row(
-                "" if place else f"  {title}", Text(printable(text), "bold red" if what == "weakened" else "")
-            )
-        if more := _more(record, what):
-            shown.add_row("", f"and {more} more")
-    if record.get("before") and record.get("compared") != "all":
-        shown.add_row("  Compared", printable(str(record.get("compared"))))
-    if record["kept"] and record.get("before") in kept:
-        shown.add_row("  See", f"qumail-relay policy diff {record['before'][:12]} {record['version'][:12]}")
-    console.print(shown)
+    print_pairs(console, ((f"  {name}", value) for name, value in _pairs(record, kept)))
     console.print()
+
+
+def _pairs(record: dict[str, Any], kept: set[str]) -> Iterator[Pair]:
+    yield "Time", str(record.get("time"))
+    yield "By", _by(record)
+    yield "Way", _way(record)
+    for what, title in _FILES.items():
+        if names := record[what][:MAX_SHOWN]:
+            more = _more(record, what)
+            yield title, ", ".join(names) + (f" and {more} more" if more else "")
+    for what, title in _DIFFERENCES.items():
+        style = "bold red" if what == "weakened" else ""
+        lines: list[Cell] = [Text(printable(text), style) for text in record[what][:MAX_SHOWN]]
+        yield title, lines + ([f"and {more} more"] if (more := _more(record, what)) else [])
+    if record.get("before") and record.get("compared") != "all":
+        yield "Compared", str(record.get("compared"))
+    if record["kept"] and record.get("before") in kept:
+        yield "See", f"qumail-relay policy diff {record['before'][:12]} {record['version'][:12]}"
 
 
 def _more(record: dict[str, Any], what: str) -> int:

@@ -4,15 +4,14 @@ Standard: addresses and file names are shown as they are, with everything that c
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from relay.cli.tables import table as table_of
+from relay.cli.output import Pair, print_pairs, print_table
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, SIGNED, LevelName
 from relay.policy.chosen import RuleLook
 from relay.policy.decide import PolicySet
@@ -45,12 +44,17 @@ def print_policies(console: Console, policies: PolicySet, own: Collection[str]) 
     Mail to our `own` domains, as policies write them, does not leave.
     """
     title = f"Policies in {printable(str(policies.directory))}"
-    shown = table_of("File", "Covers", "Levels", "Peer", "Otherwise", title=title)
-    for _, file in sorted(policies.files.items()):
-        otherwise = "" if _only_clear(file) else file.policy.otherwise
-        levels = Text(INSIDE) if _only_clear(file) and _stays_inside(file, own) else _levels_of(file)
-        shown.add_row(file.name, _covered(file), levels, _peer_of(file, policies), otherwise)
-    console.print(shown)
+    rows = (
+        (
+            file.name,
+            _covered(file),
+            INSIDE if _only_clear(file) and _stays_inside(file, own) else _levels_of(file),
+            _peer_of(file, policies),
+            "" if _only_clear(file) else file.policy.otherwise,
+        )
+        for _, file in sorted(policies.files.items())
+    )
+    print_table(console, ("File", "Covers", "Levels", "Peer", "Otherwise"), rows, title=title)
     in_clear = sum(file.policy.in_clear and not _stays_inside(file, own) for file in policies.files.values())
     console.print(f"{len(policies.files)} policy files, version {policies.version}, nothing wrong.")
     if in_clear:
@@ -64,85 +68,78 @@ def print_explanation(
 
     `inside` says that the recipient is at a domain of our own.
     """
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_row("From", printable(explanation.sender) or "<> (the null sender)")
-    table.add_row("To", printable(explanation.recipient))
+    print_pairs(console, _explained(explanation, now, inside=inside))
+
+
+def _explained(explanation: Explanation, now: OutcomeNow | None, *, inside: bool) -> Iterator[Pair]:
+    yield "From", explanation.sender or "<> (the null sender)"
+    yield "To", explanation.recipient
     if (decision := explanation.decision) is not None:
-        table.add_row("Decided by", f"{decision.source}, line {decision.line}")
-    for place, lookup in enumerate(explanation.lookups):
-        table.add_row("" if place else "Looked for", f"{lookup.file} ({lookup.step}): {_found(lookup)}")
-    for place, look in enumerate(explanation.rules):
-        table.add_row("" if place else "Rules", _rule(look))
-    for place, look in enumerate(explanation.floors):
-        table.add_row("" if place else "Floors", _rule(look))
-    for place, change in enumerate(explanation.raised):
-        table.add_row("" if place else "Raised to", printable(change))
+        yield "Decided by", f"{decision.source}, line {decision.line}"
+    yield "Looked for", [f"{each.file} ({each.step}): {_found(each)}" for each in explanation.lookups]
+    yield "Rules", list(map(_rule, explanation.rules))
+    yield "Floors", list(map(_rule, explanation.floors))
+    yield "Raised to", explanation.raised
     if decision is None:
-        table.add_row("Result", Text(f"held: {printable(explanation.held)}", style="bold red"))
+        yield "Result", Text(f"held: {printable(explanation.held)}", style="bold red")
     else:
-        _add_decision(table, decision, explanation.peer_because, inside=inside)
+        yield from _decided(decision, explanation.peer_because, inside=inside)
     if now is not None:
-        _add_now(table, now)
-    table.add_row("Version", explanation.version)
-    console.print(table)
+        yield from _now(now)
+    yield "Version", explanation.version
 
 
-def _add_decision(table: Table, decision: Decision, peer_because: str, *, inside: bool) -> None:
+def _decided(decision: Decision, peer_because: str, *, inside: bool) -> Iterator[Pair]:
     if decision.in_clear:
-        table.add_row("Level", INSIDE if inside else CLEAR)
+        yield "Level", INSIDE if inside else CLEAR
         if decision.reason:
-            table.add_row("Reason", printable(decision.reason))
+            yield "Reason", decision.reason
         return
     peer = decision.peer or Text("none", style="bold red")
-    table.add_row("Peer", Text.assemble(peer, f": {peer_because}"))
-    table.add_row("Levels", ", then ".join(map(str, decision.levels)))
+    yield "Peer", Text.assemble(peer, f": {peer_because}")
+    yield "Levels", ", then ".join(map(str, decision.levels))
     limits = {level: size for level, size in decision.max_size if level in decision.levels}
     if limits:
-        table.add_row("Max size", ", ".join(f"{level}: {size} bytes" for level, size in limits.items()))
+        yield "Max size", ", ".join(f"{level}: {size} bytes" for level, size in limits.items())
     if _takes_quantum_layer(decision.levels):
-        table.add_row("Quantum", f"{decision.quantum}: {_QUANTUM[decision.quantum]}")
+        yield "Quantum", f"{decision.quantum}: {_QUANTUM[decision.quantum]}"
     if len(decision.kem) > 1:
-        table.add_row("KEMs of pqc", ", then around it ".join(decision.kem))
+        yield "KEMs of pqc", ", then around it ".join(decision.kem)
     if decision.priority == "low":
-        table.add_row("Priority", "low: leaves alone what is kept in reserve at the KME")
-    table.add_row("Otherwise", _OTHERWISE[decision.otherwise])
+        yield "Priority", "low: leaves alone what is kept in reserve at the KME"
+    yield "Otherwise", _OTHERWISE[decision.otherwise]
     if decision.impossible not in (None, decision.otherwise):
-        table.add_row("Impossible", _OTHERWISE[decision.impossible or decision.otherwise])
+        yield "Impossible", _OTHERWISE[decision.impossible or decision.otherwise]
     if decision.hold_for is not None and decision.otherwise == "hold":
-        table.add_row("", f"for {duration_text(decision.hold_for)} at most, then refused")
+        yield "", f"for {duration_text(decision.hold_for)} at most, then refused"
 
 
-def _add_now(table: Table, now: OutcomeNow) -> None:
+def _now(now: OutcomeNow) -> Iterator[Pair]:
     outcome = now.outcome
     if outcome is not None:
         size = f"a message of {now.octets} bytes" if now.octets else "a small message"
         what = f"{outcome.result} {outcome.protection}".rstrip()
         spent = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ""
         bad = outcome.result != "sealed"
-        table.add_row("Now", Text(f"{size} would be {what}{spent}", style="bold red" if bad else "bold green"))
-        for cause in outcome.causes:
-            table.add_row("", printable(cause))
-        table.add_row("SMTP reply", outcome.reply)
-    for place, row in enumerate(now.keys):
-        table.add_row("" if place else "Keys", _keys(row))
-    for place, each in enumerate(now.certificates):
-        table.add_row("" if place else "Certificates", f"{each.what}: {_ends(each.ends, each.days)}")
+        result = Text(f"{size} would be {what}{spent}", style="bold red" if bad else "bold green")
+        yield "Now", (result, *outcome.causes)
+        yield "SMTP reply", outcome.reply
+    yield "Keys", list(map(_keys, now.keys))
+    yield "Certificates", [f"{each.what}: {_ends(each.ends, each.days)}" for each in now.certificates]
     if now.unknown:
-        table.add_row("Unknown", printable(now.unknown))
+        yield "Unknown", now.unknown
 
 
 def _keys(row: PoolRow) -> str:
     if row.trouble:
-        return f"{row.kme} (group {row.group}): {printable(row.trouble)}"
+        return f"{row.kme} (group {row.group}): {row.trouble}"
     stored = "an unknown number of keys" if row.stored_keys is None else f"{row.stored_keys} keys"
     lasts = "" if row.empty_in_s is None else f", gone in {row.empty_in_s / 3600:.1f} h at the present rate"
     return f"{row.kme} (group {row.group}): {stored} of {row.key_size} bits, {row.reserve_keys} in reserve{lasts}"
 
 
-def _rule(look: RuleLook) -> Text:
-    return Text(f"{look.rule} (line {look.line}): {'applies: ' if look.applies else ''}{printable(look.because)}")
+def _rule(look: RuleLook) -> str:
+    return f"{look.rule} (line {look.line}): {'applies: ' if look.applies else ''}{look.because}"
 
 
 def _found(lookup: Lookup) -> str:
@@ -199,5 +196,5 @@ def _peer_of(file: PolicyFile, policies: PolicySet) -> Text:
 
 
 def _ends(day: datetime, days: int) -> str:
-    """In so many days, below 0: before now."""
+    """A day, and in how many days it is; below 0: before now."""
     return f"ended {day:%Y-%m-%d}" if days < 0 else f"ends {day:%Y-%m-%d}, in {days} days"

@@ -5,7 +5,6 @@ Exit status: 0 fine, 1 something is wrong or, with --strict, weaker than before;
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -14,24 +13,22 @@ from shlex import quote
 from typing import Any, NoReturn
 
 import click
-from rich.text import Text
 
 from relay.cli.as_relay import relay_rights
 from relay.cli.options import ThereIs, config_option
-from relay.cli.policy_config import go_on_as_relay, load_configuration
-from relay.cli.policy_readable import check_readable
+from relay.cli.output import json_option, plain_console, print_json, print_table
+from relay.cli.policy_config import check_readable, go_on_as_relay, load_configuration
 from relay.cli.policy_site import PolicySite, load_site
 from relay.cli.policy_traffic import (
     MAX_CHANGES,
     compared_by_traffic,
-    json_option,
+    direction_text,
     messages_argument,
     print_traffic_differences,
     shadow_option,
     since_option,
 )
 from relay.cli.policy_version import DirectoryOrVersion, Version, site_of
-from relay.cli.tables import plain_console, table
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
@@ -53,7 +50,7 @@ _strict = click.option("--strict", is_flag=True, help="Exit with 1 unless it is 
 @shadow_option
 @since_option
 @_strict
-@json_option
+@json_option()
 @click.argument("old", type=_set)
 @click.argument("new", type=_set)
 @messages_argument
@@ -73,8 +70,8 @@ def diff(
     sealed. With MESSAGES, or what shadow mode has recorded, by these alone. A record holds no content, so rules that
     look into messages do not apply to it.
 
-    In place of a directory, OLD and NEW may be the version of a set that was in force and is kept, or its first digits;
-    `policy log` lists them.
+    In place of a directory, OLD and NEW may be the version (or its first digits) of a set that is kept. `policy log`
+    lists them.
     """
     if shadow and messages:
         raise click.UsageError("give messages, or --shadow, and not both")
@@ -88,7 +85,7 @@ def diff(
     else:
         differences = compared_by_traffic(before, after, messages, since if shadow else None)
         if as_json:
-            _print_json(differences.as_dict())
+            print_json(differences.as_dict())
         else:
             print_traffic_differences(plain_console(), differences)
     if strict and comparison is not None and not comparison.proven:
@@ -105,12 +102,12 @@ def _compared(before: PolicySite, after: PolicySite) -> Comparison:
 @click.command()
 @config_option
 @_strict
-@json_option
+@json_option()
 @click.argument("directory", type=_directory)
 def install(config_file: Path, strict: bool, as_json: bool, directory: Path) -> None:
     """Check the policies in DIRECTORY, run their tests, say what they change, and put them into force at once.
 
-    The directory that relay.toml names has to be a link: it is swapped for one to DIRECTORY, which must stay as it is
+    The directory that relay.toml names has to be a link. It is swapped for one to DIRECTORY, which must stay as it is
     from then on. With --strict nothing is swapped where anything would be weaker. What was in force before can be
     installed again in the same way.
     """
@@ -150,7 +147,7 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
         _last(link.parent)
         if as_json:
             installed = {"directory": str(directory.resolve()), "before": before, "version": after.policies.version}
-            _print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
+            print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
             return
         click.echo(f"Installed: {directory.resolve()}, version {after.policies.version}; {len(after.tests)} tests.")
         if before is not None:
@@ -227,16 +224,15 @@ def _last(parent: Path) -> None:
 
 def _show(comparison: Comparison, *, as_json: bool) -> None:
     if as_json:
-        _print_json(_as_dict(comparison))
+        print_json(_as_dict(comparison))
         return
     console = plain_console()
-    shown = table("", "Mail to", "From", "Message", "What changes")
-    for each in comparison.differences[:MAX_CHANGES]:
-        style = "bold red" if each.direction in ("down", "let go") else ""
-        mail = (printable(each.recipients), printable(each.senders), printable(each.message))
-        shown.add_row(Text(each.direction, style=style), *mail, printable("; ".join(each.changed)))
     if comparison.differences:
-        console.print(shown)
+        rows = (
+            (direction_text(each.direction), each.recipients, each.senders, each.message, "; ".join(each.changed))
+            for each in comparison.differences[:MAX_CHANGES]
+        )
+        print_table(console, ("", "Mail to", "From", "Message", "What changes"), rows)
     if len(comparison.differences) > MAX_CHANGES:
         console.print(f"... and {len(comparison.differences) - MAX_CHANGES} more")
     for who in comparison.coarse[:MAX_CHANGES]:
@@ -267,7 +263,3 @@ def _as_dict(comparison: Comparison) -> dict[str, Any]:
         "unproven": [each.as_dict() for each in comparison.unproven],
         "coarse": list(comparison.coarse),
     }
-
-
-def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))

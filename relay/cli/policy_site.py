@@ -155,7 +155,7 @@ def with_column(problem: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
+class CertificateOutlook:
     """One certificate that the levels pqc and rsa would need, and when it ends."""
 
     what: str
@@ -170,7 +170,7 @@ class OutcomeNow:
     outcome: Outcome | None
     octets: int
     keys: tuple[PoolRow, ...] = ()
-    certificates: tuple[Certificate, ...] = ()
+    certificates: tuple[CertificateOutlook, ...] = ()
     unknown: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -210,17 +210,17 @@ async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:
     return tuple(row for row in (await keys.report()).pools if row.peer == peer)
 
 
-def _certificates(site: PolicySite, decision: Decision) -> tuple[Certificate, ...]:
+def _certificates(site: PolicySite, decision: Decision) -> tuple[CertificateOutlook, ...]:
     """The peer's, where a level that needs them is listed."""
     if SIGNED.isdisjoint(decision.levels) or decision.peer not in site.certificates:
         return ()
     return tuple(sorted(_of_peer(site.certificates[decision.peer]), key=lambda each: each.ends))
 
 
-def _of_peer(peer: PeerCertificates) -> list[Certificate]:
+def _of_peer(peer: PeerCertificates) -> list[CertificateOutlook]:
     return [_certificate(f"{peer.name}, {role.label}", each) for role, each in peer.certificates.items()]
 
 
-def _certificate(what: str, certificate: x509.Certificate) -> Certificate:
+def _certificate(what: str, certificate: x509.Certificate) -> CertificateOutlook:
     ends = certificate.not_valid_after_utc
-    return Certificate(what, ends, (ends - datetime.now(UTC)).days)
+    return CertificateOutlook(what, ends, (ends - datetime.now(UTC)).days)

@@ -5,7 +5,6 @@ Nothing is sent, stored or taken; messages are read one by one, and memory grows
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -20,10 +19,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from relay.cli.options import ThereIs, config_option
+from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.cli.policy_config import go_on_as_relay
 from relay.cli.policy_print import CLEAR
 from relay.cli.policy_site import PolicySite, load_site
-from relay.cli.tables import plain_console, table
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.journey.plan import Outcome, Result
@@ -49,7 +48,6 @@ shadow_option = click.option("--shadow", is_flag=True, help="Take what shadow mo
 since_option = click.option(
     "--since", type=click.FloatRange(0), default=24.0, show_default=True, help="Hours of that record."
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
 messages_argument = click.argument("messages", nargs=-1, type=ThereIs())
 
 
@@ -160,7 +158,7 @@ def _direction(before: Outcome, after: Outcome) -> str:
 @config_option
 @shadow_option
 @since_option
-@json_option
+@json_option()
 @messages_argument
 def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messages: tuple[Path, ...]) -> None:
     """Say what the policies would do with MESSAGES: files, directories, maildirs, mboxes.
@@ -178,7 +176,7 @@ def simulate(config_file: Path, shadow: bool, since: float, as_json: bool, messa
     else:
         tally, number, left_out = asyncio.run(_simulated(site, list(messages)))
     if as_json:
-        click.echo(json.dumps({"messages": number, "left_out": left_out} | tally.as_dict(), indent=2))
+        print_json({"messages": number, "left_out": left_out} | tally.as_dict())
     else:
         _print_tally(plain_console(), tally, number, left_out)
 
@@ -199,7 +197,7 @@ async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[TrafficSums, 
 def compared_by_traffic(
     before: PolicySite, after: PolicySite, messages: tuple[Path, ...], since: float | None
 ) -> TrafficDifferences:
-    """By these messages, or by what shadow mode has recorded in so many hours."""
+    """By these messages, or by what shadow mode has recorded in the last hours."""
     return asyncio.run(_compared(before, after, _read(list(messages)) if since is None else _shadowed(before, since)))
 
 
@@ -274,13 +272,16 @@ def _of_owner(path: Path, look: Callable[[list[Path]], int]) -> int:
 
 def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: int) -> None:
     """The sums as tables, and the odd ones out."""
-    shown = table("Result", "Protection", "Recipients", "Octets")
-    for column in shown.columns[2:]:
-        column.justify = "right"
-    for row, number in sorted(tally.recipients.items()):
-        result = Text(row[0], style="" if row[0] == "sealed" else "bold red")
-        shown.add_row(result, CLEAR if row[0] == "clear" else row[1], f"{number:,}", f"{tally.octets[row]:,}")
-    console.print(shown)
+    rows = (
+        (
+            Text(row[0], style="" if row[0] == "sealed" else "bold red"),
+            CLEAR if row[0] == "clear" else row[1],
+            f"{number:,}",
+            f"{tally.octets[row]:,}",
+        )
+        for row, number in sorted(tally.recipients.items())
+    )
+    print_table(console, ("Result", "Protection", "Recipients", "Octets"), rows, numbers=2)
     for peer, bits in sorted(tally.quantum_bits.items()):
         console.print(f"Quantum key for peer {peer}: {bits:,} bits")
     console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
@@ -293,17 +294,20 @@ def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: 
             console.print(printable(f"      {cause}"))
 
 
+def direction_text(direction: str) -> Text:
+    """Standing out where mail is treated weaker."""
+    return Text(direction, style="bold red" if direction in ("down", "let go") else "")
+
+
 def print_traffic_differences(console: Console, differences: TrafficDifferences) -> None:
     """Whose mail is treated differently, what goes down first."""
-    shown = table("", "Recipient", "Before", "After", "Mails")
     changes = list(differences.most_important())
-    for change, number in changes[:MAX_CHANGES]:
-        style = "bold red" if change.direction in ("down", "let go") else ""
-        shown.add_row(
-            Text(change.direction, style=style), printable(change.recipient), change.before, change.after, str(number)
-        )
     if changes:
-        console.print(shown)
+        rows = (
+            (direction_text(each.direction), each.recipient, each.before, each.after, str(number))
+            for each, number in changes[:MAX_CHANGES]
+        )
+        print_table(console, ("", "Recipient", "Before", "After", "Mails"), rows)
     if len(changes) > MAX_CHANGES:
         console.print(f"... and {len(changes) - MAX_CHANGES} more")
     sums = ", ".join(f"{number} {what}" for what, number in sorted(differences.directions.items())) or "none"

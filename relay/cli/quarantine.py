@@ -5,7 +5,6 @@ Exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage;
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -20,7 +19,7 @@ import click
 from relay.cli.as_relay import load, person
 from relay.cli.logs import configure_logging
 from relay.cli.options import as_relay_option
-from relay.cli.tables import plain_console, table
+from relay.cli.output import Cell, json_option, plain_console, print_json, print_pairs, print_table
 from relay.config import Config, LogSettings
 from relay.counting.amounts import many, octets
 from relay.errors import ConfigError, RelayError
@@ -50,26 +49,27 @@ def quarantine() -> None:
 @quarantine.command("list")
 @as_relay_option
 @reason_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: a list of messages.")
+@json_option("a list of messages")
 def list_messages(config_file: Path, reason: str | None, as_json: bool) -> None:
     """List the messages, the oldest first; nothing of their content is shown."""
     kept = asyncio.run(_all(_config(config_file), reason))
     if as_json:
-        click.echo(json.dumps([_facts(each) for each in kept], indent=2))
+        print_json([_facts(each) for each in kept])
         return
-    shown = table("ID", "Arrived (UTC)", "Reason", "From, to, and why it is here")
-    for each in kept:
-        about = f"{printable(each.envelope.sender) or '<>'} to {_recipients(each)}, {octets(each.size)}: {each.cause}"
-        shown.add_row(each.id, _when(each), each.reason, about)
-    console = plain_console()
     if kept:
-        console.print(shown)
-    console.print(f"{many(len(kept), 'message')}, {octets(sum(each.size for each in kept))}")
+        headings = ("ID", "Arrived (UTC)", "Reason", "From, to, and why it is here")
+        print_table(plain_console(), headings, map(_cells, kept))
+    click.echo(f"{many(len(kept), 'message')}, {octets(sum(each.size for each in kept))}")
+
+
+def _cells(kept: Kept) -> Sequence[Cell]:
+    about = f"{kept.envelope.sender or '<>'} to {_recipients(kept)}, {octets(kept.size)}: {kept.cause}"
+    return kept.id, _when(kept), kept.reason, about
 
 
 def _recipients(kept: Kept) -> str:
     """Those who wait, and how many more there are."""
-    named = [printable(each.address) for each in kept.envelope.recipients]
+    named = [each.address for each in kept.envelope.recipients]
     more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
     return f"{', '.join(named[:NAMED]) or 'nobody'}{more}"
 
@@ -78,7 +78,7 @@ def _recipients(kept: Kept) -> str:
 @as_relay_option
 @click.option("--raw", is_flag=True, help="The message itself, as it is kept, to standard output.")
 @click.option("--headers", is_flag=True, help="Its header.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON object.")
+@json_option()
 @click.argument("name", metavar="ID")
 def show(config_file: Path, raw: bool, headers: bool, as_json: bool, name: str) -> None:
     """Show one message: why it is here, where it came from, who waits for it.
@@ -91,12 +91,13 @@ def show(config_file: Path, raw: bool, headers: bool, as_json: bool, name: str) 
     if raw or headers:
         sys.stdout.buffer.write(message if raw else mime.header_of(message))
     elif as_json:
-        click.echo(json.dumps(_facts(kept), indent=2))
+        print_json(_facts(kept))
     else:
-        for key, value in _facts(kept).items():
-            lines = value if isinstance(value, list) else [value]
-            for number, line in enumerate(lines):
-                click.echo(f"{'' if number else key:12} {printable(str(line))}".rstrip())
+        facts = _facts(kept).items()
+        print_pairs(
+            plain_console(),
+            ((name, list(map(str, value if isinstance(value, list) else [value]))) for name, value in facts),
+        )
 
 
 @quarantine.command()
@@ -132,7 +133,7 @@ def release(
 @reason_option
 @ids_argument
 def drop(config_file: Path, everything: bool, reason: str | None, ids: tuple[str, ...]) -> None:
-    """Destroy the messages: nobody will get them, and nobody is told. The ledger keeps who decided that."""
+    """Destroy the messages: nobody will get them, and nobody is notified. The ledger keeps who decided that."""
     _check_selection(ids, everything=everything, reason=reason)
     if everything and reason is None:
         raise click.UsageError("say with --reason which kind of messages --all means")

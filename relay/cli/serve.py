@@ -1,4 +1,4 @@
-"""`qumail-relay serve`: run the relay until it is told to stop.
+"""`qumail-relay serve`: run the relay until a signal stops it.
 Standard: SIGTERM and SIGINT stop after the mails in flight, SIGHUP reads again what counts without a restart.
 """
 
@@ -49,10 +49,10 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
     which of its other settings need a restart. The log goes to standard error. With the embedded database one relay
     serves from it: a second one waits some seconds for that to end, then gives up.
 
-    With workers = N in [limits] so many processes serve at the same addresses. SIGUSR1 starts each anew, one after the
+    With workers = N in [limits] N processes serve at the same addresses. SIGUSR1 starts each anew, one after the
     other, as after an upgrade; no connection is refused meanwhile.
     """
-    # Each is for some processes of a relay, and must kill no other one: `systemctl kill` tells all of a service.
+    # Each is for some processes of a relay, and must kill no other one: `systemctl kill` signals all of a service.
     signals.end_nothing()
     if as_worker is not None:
         _serve_as_worker(Worker.from_json(as_worker), config_file)

@@ -23,6 +23,7 @@ import click
 from relay.audit.reading import lines
 from relay.cli.as_relay import load, reader_of
 from relay.cli.options import config_option
+from relay.cli.output import json_option, print_json
 from relay.cli.trace_story import Story, told
 from relay.errors import ConfigError
 from relay.files.rights import acting_as, open_named
@@ -46,7 +47,7 @@ _HIDDEN = re.compile(r"not seeing|permission", re.IGNORECASE)
     "--directory", type=click.Path(path_type=Path), help="Another directory of records than the configured one."
 )
 @click.option("--since", help=f"How far back: 2026-11-25 or 2026-11-25T10:00; {DAYS} days where nothing is said.")
-@click.option("--json", "as_json", is_flag=True, help="For programs: one JSON array.")
+@json_option("one JSON array")
 @click.argument("mail", metavar="ID")
 @click.argument("log", required=False)
 def trace(
@@ -55,8 +56,8 @@ def trace(
     """Tell what happened to one mail here, in order, from the audit record and a log.
 
     Run it as root, who may read both. ID is the mail server's queue ID, a Message-ID, or what log lines and Received
-    fields call the mail: its id here, or that of its sealed form, which both sites know. A mail that has passed the
-    relay twice, in and out, is one story, and the last lines say what became of it so far. LOG is a file, or - for
+    fields call the mail. That is its id here, or that of its sealed form, which both sites know. A mail that has passed
+    the relay twice, in and out, is one story, and the last lines say what became of it so far. LOG is a file, or - for
     standard input: `journalctl -u qumail-relay -o cat | qumail-relay trace ID -`. Without it the journal is asked,
     where there is one.
     """
@@ -70,7 +71,7 @@ def trace(
             _read_line(story, line)
     story.steps.sort(key=lambda step: str(step["time"]))
     if as_json:
-        click.echo(json.dumps(story.steps, indent=2))
+        print_json(story.steps)
     else:
         for text in told(story):
             click.echo(text)
@@ -80,7 +81,7 @@ def trace(
 
 
 def _read_records(story: Story, directory: Path, since: str) -> None:
-    """All records about the mail, also those that stand before the one that tells its further names."""
+    """All records about the mail, also those that stand before the one that has its further names."""
     try:
         if not directory.exists():
             click.echo(f"{directory}: there are no records", err=True)

@@ -4,7 +4,6 @@ Standard: exit status 0 fine, 1 something is wrong with the file or the user, 2 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import click
 
 from relay.cli.as_relay import load, relays_user
 from relay.cli.options import config_option
-from relay.cli.tables import plain_console, table
+from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.entry.smtp.users import (
     NO_PASSWORD,
     SubmissionUser,
@@ -47,7 +46,7 @@ def users() -> None:
 @click.argument("name")
 @click.argument("addresses", nargs=-1)
 @click.option("--stdin", "from_stdin", is_flag=True, help="Read the password from standard input: its first line.")
-@click.option("--no-password", is_flag=True, help="Dovecot checks the password; the file tells only the addresses.")
+@click.option("--no-password", is_flag=True, help="Dovecot checks the password; the file has the addresses alone.")
 def add(
     config_file: Path, path: Path | None, name: str, addresses: tuple[str, ...], from_stdin: bool, no_password: bool
 ) -> None:
@@ -93,22 +92,21 @@ def remove(config_file: Path, path: Path | None, name: str) -> None:
 @users.command("list")
 @config_option
 @file_option
-@click.option("--json", "as_json", is_flag=True, help="For programs: a list of users; never a hash.")
+@json_option("a list of users; never a hash")
 def list_users(config_file: Path, path: Path | None, as_json: bool) -> None:
     """Show the users and the addresses that they may send from."""
     path, _ = _path(config_file, path)
     with rights.as_owner_of(path):
         known = list(read_users(path).values())
     if as_json:
-        click.echo(json.dumps(listed(known), indent=2))
+        print_json(listed(known))
         return
-    shown = table("SubmissionUser", "May send from", "Password")
-    for user in known:
-        has = "Dovecot's" if user.password_hash == NO_PASSWORD else "argon2"
-        shown.add_row(printable(user.name), ", ".join(user.addresses) or "nothing", has)
-    console = plain_console()
-    console.print(shown)
-    console.print(f"{len(known)} users")
+    has = {True: "Dovecot's", False: "argon2"}
+    rows = (
+        (user.name, ", ".join(user.addresses) or "nothing", has[user.password_hash == NO_PASSWORD]) for user in known
+    )
+    print_table(plain_console(), ("User", "May send from", "Password"), rows)
+    click.echo(f"{len(known)} users")
 
 
 @users.command()

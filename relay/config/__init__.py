@@ -103,9 +103,9 @@ class Config(toml.Table):
     kmes: dict[str, KMESettings] = Field(default_factory=dict)
     peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
-    """A sealed mail goes only to the recipients that its sender's relay has sealed into it. Where your mail server
-    rewrites recipients before the relay sees the mail (virtual aliases in front of the filter, a catch-all, an address
-    of old), say so here. Otherwise such a mail is put in quarantine as "redirected". Write the address that the sender
+    """A sealed mail goes only to the recipients that its sender's relay has sealed into it. A mail server may rewrite
+    recipients before the relay sees the mail: virtual aliases in front of the filter, a catch-all, an address of old.
+    Then say so here. Otherwise such a mail is put in quarantine as "redirected". Write the address that the sender
     used, and those for which its mail may arrive here instead. Nothing else is expanded: no patterns, no alias of an
     alias. Best is a relay in front of all aliases and lists; then the table may be left out.
     """

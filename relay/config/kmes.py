@@ -105,9 +105,9 @@ class KMESettings(toml.Table):
     """KMEs that hand out the same keys form a group; the group's name must be the same at the peer."""
     use: KMEUse = "both"
     """What its keys are for: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
-    say the same, at the peer too; mail that uses a key for something else is put in quarantine. With "both" and
-    keys of 256 bits, somebody who knows a mail may know half of a key of level otp, and name it in a forged mail
-    of level aes. The other 128 bits are what stands against that. Two groups, one for each level, avoid it.
+    say the same, at the peer too; mail that uses a key for something else is put in quarantine. With "both" and keys of
+    256 bits, somebody who knows a mail may know half of a key of level otp. They could name it in a forged mail of
+    level aes. The other 128 bits are what stands against that. Two groups, one for each level, avoid it.
     """
 
     ca: PathSetting | None = None
@@ -135,12 +135,12 @@ class KMESettings(toml.Table):
     """
     calls_us: str = Field(default="", max_length=256)
     """What its status calls this relay (master_SAE_ID), where that is just its spelling of site.sae_id. A KME that
-    names the peer as we do, and us otherwise, takes us for another SAE: no peer could open mail under its keys, and
-    none is drawn. So it is where sae_id has a typing error, or certificate and key are those of another SAE.
+    names the peer as we do, and us otherwise, takes us for another SAE. No peer could open mail under its keys, so none
+    is drawn. So it is where sae_id has a typing error, or certificate and key are those of another SAE.
     """
     tls_ciphers: str = ""
-    """OpenSSL's cipher list for KMEs that speak no more than TLS 1.2 with old suites, as appliances do that nobody
-    has brought up to date ("": OpenSSL's own).
+    """OpenSSL's cipher list for KMEs that speak TLS 1.2 at most, with old suites, as appliances do that were never
+    updated. "" is OpenSSL's own list.
     """
 
     retry_attempts: int = Field(default=3, ge=0, le=20)
@@ -152,9 +152,9 @@ class KMESettings(toml.Table):
     """
     timeout: Seconds = 10.0
     """The longest wait for one whole answer, in seconds. For status and received keys it follows the KME's usual time,
-    down to a fifth of this. Fresh keys are waited for as long as it says, and 30 seconds are listened for those that
-    are late: they are used for the next mail. Where another KME could be asked, that is done after the usual time
-    already. A connection, with its TLS handshake, may take half of it, and 2 seconds at least.
+    down to a fifth of this. Mail waits that long for fresh keys. Keys that come up to 30 seconds late are kept for the
+    next mail. Where another KME could be asked, that is done after the usual time already. A connection, with its TLS
+    handshake, may take half of it, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
     """Where its name stands for several addresses: the most connections to it in all are pool_maxsize times this. A
@@ -174,12 +174,12 @@ class KMESettings(toml.Table):
     (one_batch_at_a_time).
     """
     cache_high: int = Field(default=32, ge=0, le=100_000)
-    """How many keys are kept ready. Below a quarter of it a refill starts, up to it or to what the measured use and
-    10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to that quarter
-    whenever its keys have expired, as far as a twentieth of the link's measured rate allows. On a slow link an idle
-    relay keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each KME and peer
-    as it stands here. A stop burns what is in the pool, and a start draws that quarter. The first one draws two more,
-    as every hour, to try the KME.
+    """How many keys are kept ready. Below a quarter of it a refill starts. It goes up to this number, or to what the
+    measured use and 10 seconds without the KME need, at most 1000 keys. A pool that nobody draws from is refilled to
+    that quarter whenever its keys have expired. That takes at most a twentieth of the link's measured rate. On a slow
+    link an idle relay keeps a few keys ready, or none. On a fast one a day of idling costs 2,880 keys (92 KB) for each
+    KME and peer as it stands here. A stop burns what is in the pool, and a start draws that quarter. The first one
+    draws two more, as every hour, to try the KME.
     """
     key_lifetime: Seconds = 300.0
     """How long the KME keeps a key for the peer, at both sites (a KME in the cloud: 600 seconds). A key is not used
@@ -192,19 +192,19 @@ class KMESettings(toml.Table):
 
     one_batch_at_a_time: Annotated[float, BeforeValidator(_seconds_or_true), Field(ge=0, le=86400, strict=False)] = 0.0
     """Some KMEs, next-door-key-simulator for one, drop keys that the peer has not fetched yet when more are asked
-    for. Mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour,
-    where max_SAE_ID_count in the status allows for that, and draws one batch at a time if it drops them. The next
-    batch is drawn this many seconds after the last key of the one before was used: the time a mail may take to the
-    peer. Until then further mail is held. Set it for such KMEs (true: 60), and have one KME in the group and one
+    for. Mail under these can never be opened. A relay tries its KME with two keys when it starts and every hour, where
+    max_SAE_ID_count in the status allows for that. If the KME drops them, the relay draws one batch at a time. The next
+    batch is drawn this many seconds after the last key of the previous one was used. It is the time a mail may take to
+    the peer. Until then further mail is held. Set it for such KMEs (true: 60), and have one KME in the group and one
     relay with one worker. They are not tried then, and the first batch is drawn that long after the start. `check
     --trial-keys` tries them too. The peer sees keys that are never found, and holds the mail.
     """
     lag_patience: Annotated[float, Field(ge=0, le=3600, strict=False)] = 5.0
     """How long keys that the KME does not know yet are asked for, from the first attempt on, before the mail is held.
     It is for KMEs that bring a key to the other site some seconds after they gave it out here. The mail server tries it
-    again anyway. Ten mails wait for such keys at once. Who comes then takes the place of the one that has waited
-    longest: mail that names keys which never come, forged mail for instance, must not take all connections that Postfix
-    makes (20). A mail of more than 2 MiB does not wait.
+    again anyway. Ten mails wait for such keys at once. Beyond that, a new message takes the place of the one that has
+    waited longest. Forged mail may name keys that never come, and must not take all connections that Postfix makes
+    (20). A mail of more than 2 MiB does not wait.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -253,9 +253,8 @@ class KMESettings(toml.Table):
 
 
 class PeerSettings(toml.Table):
-    """One table for each site that we seal for. A peer whose document was imported needs none, and one that it has says
-    only what shall be otherwise, as forwards alone: the rest comes from the document. Edits count when the relay is
-    reloaded.
+    """One table for each site that we seal for. A peer whose document was imported needs none. One that it has says
+    only what differs from the document, for instance forwards alone. Edits count when the relay is reloaded.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -277,8 +276,9 @@ class PeerSettings(toml.Table):
     out what you do not want to rely on.
     """
     forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
-    """The SMTP sender that the peer has sealed must be of its domains, or none (a bounce), or of one of these:
-    domains whose mail users or lists there pass on to you; "*": any. The peer writes the same in its `takes_from`.
+    """The sealed SMTP sender must be of the peer's domains, or none (a bounce), or of one of these domains. They are
+    those whose mail users or lists at the peer pass on to you; "*" is any. The peer writes the same in its
+    `takes_from`.
     """
     takes_from: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
     """Domains beside your own from whose senders this peer takes what you seal: those that it has in `forwards` for
@@ -286,12 +286,12 @@ class PeerSettings(toml.Table):
     quarantine. It is held or refused instead, as policy says.
     """
     key_max_messages: int = Field(default=1, ge=1, le=1000)
-    """At level aes one quantum key wraps at most so many messages (1000 at most). So many messages may one key of
+    """At level aes the number of messages that one quantum key wraps, 1000 at most. As many messages may one key of
     theirs open here, too: set the same number at both sites.
     """
     key_max_bytes: SizeSetting = 64 * 2**20
-    """At level aes one quantum key wraps at most so many bytes."""
+    """Bytes that one quantum key wraps at level aes, at most."""
     key_max_age: Seconds = 3600.0
-    """At level aes one quantum key is used for at most so many seconds, and no longer than its KME's key_lifetime
-    allows: a mail that is sealed later could not be opened where the peer has not fetched the key yet.
+    """Seconds for which one quantum key is used at level aes, at most. It is no longer used once its KME need not keep
+    it for the peer (key_lifetime): a mail that is sealed later could not be opened.
     """

@@ -51,10 +51,10 @@ class ListenerSettings(toml.Table):
     max_message_size: SizeSetting = 50 * 2**20
     """The largest message taken, before sealing; sealing makes it about 4/3 as large."""
     max_recipients: int = Field(default=1000, ge=1, le=10_000)
-    """Recipients in one transaction, 10000 at most; further ones are told to come again."""
+    """Recipients in one transaction, 10000 at most; further ones are answered 452, try again later."""
     timeout: Seconds = 300.0
-    """Idle time after which a connection is closed, and the longest wait for one reply of the next hop (for the one
-    to the content twice as long; for a connection a tenth).
+    """Idle time after which a connection is closed. It is also the longest wait for one reply of the next hop. The
+    reply to the content may take twice as long, a connection a tenth.
     """
     connections: int = Field(default=1000, ge=1, le=100_000)
     """Connections at once to one address, in all."""
@@ -89,14 +89,15 @@ class DirectionSettings(ListenerSettings):
     greet, or answers 4xx before the end of the content was sent. After that it is held, since it may have been
     taken. One that failed is tried last for a minute.
 
-    The relay has no queue and so sends no DSN of its own: a next hop without the DSN extension hears nothing of what
-    NOTIFY, ORCPT, RET and ENVID wanted. A message with 8-bit bytes for one without 8BITMIME is refused (5.6.3), as are
-    UTF-8 addresses and headers without SMTPUTF8 (5.6.7), and a message larger than its SIZE (5.3.4).
+    The relay has no queue and so sends no DSN of its own. A next hop without the DSN extension gets nothing of NOTIFY,
+    ORCPT, RET and ENVID. A message with 8-bit bytes for one without 8BITMIME is refused (5.6.3), and one larger than
+    its SIZE (5.3.4). UTF-8 addresses and headers are refused where it has no SMTPUTF8 (5.6.7).
     """
     next_hop_tls: Literal["auto", "none", "opportunistic", "required"] = "auto"
-    """Encryption on the way to it, TLS 1.2 or later: none; opportunistic (STARTTLS where it is offered, no
-    certificate is checked); required (nothing leaves without TLS, and the certificate must be by next_hop_ca and
-    for the server's name); auto. The last is none on loopback, opportunistic elsewhere. A Unix socket has no TLS.
+    """Encryption on the way to it, TLS 1.2 or later: none, opportunistic, required or auto. Opportunistic is STARTTLS
+    where it is offered, and no certificate is checked. With required nothing leaves without TLS, and the certificate
+    must be by next_hop_ca and for the server's name. auto is none on loopback, opportunistic elsewhere. A Unix
+    socket has no TLS.
     """
     next_hop_ca: CASetting = "system"
     """The CAs that count with required: a PEM file, or those of the system."""
@@ -191,20 +192,19 @@ class SubmissionSettings(ListenerSettings):
     key: PathSetting
     """The private key of it, in PEM."""
     users: PathSetting | None = None
-    """The password file: one line a user, name:argon2 hash:addresses, readable by the relay only, in a directory
-    that is its own (qumail-relay users add | remove | list | check). Edits count at once. The addresses are those
-    that the user may send from: user@domain (the local part exactly so), @domain for all of a domain, * for any
-    address, and <> for the null sender, with which mail programs send receipts.
+    """The password file, readable by the relay only, in a directory that is its own. It has one line a user,
+    name:argon2 hash:addresses (qumail-relay users add | remove | list | check). Edits count at once. The addresses are
+    those that the user may send from: user@domain (exactly this local part), @domain for all of a domain, * for any. <>
+    is the null sender, with which mail programs send receipts.
     """
     dovecot_auth: PathSetting | None = None
-    """Or the Unix socket of Dovecot's auth service for clients: then Dovecot checks the passwords, and a user may
-    send from their own name (without a domain: at any of site.domains), unless the password file has a line for
-    them. Leave out what you do not use; with both set, hashes in the password file are not looked at.
+    """Or the Unix socket of Dovecot's auth service for clients: then Dovecot checks the passwords. A user may send from
+    their own name (without a domain: at any of site.domains), unless the password file has a line for them. Leave out
+    what you do not use; with both set, hashes in the password file are not looked at.
     """
     check_from: bool = True
-    """Whether From, Sender, Resent-From and Resent-Sender, too, may have only addresses that the user may send from:
-    mail programs show all of these as whom a mail is from. Reply-To is not looked at: it only says where answers
-    go.
+    """Whether From, Sender, Resent-From and Resent-Sender, too, may have only addresses that the user may send from.
+    Mail programs show all of these as the author. Reply-To is not looked at: it only says where answers go.
     """
     mails_per_user: int = Field(default=500, ge=1, le=10_000_000)
     """How many mails a user may send in an hour; more is answered with 450, try again later. All relays of a site
@@ -271,7 +271,7 @@ class IMAPSettings(toml.Table):
     folders: Annotated[tuple[Printable, ...], BeforeValidator(as_tuple), Field(min_length=1)] = ("INBOX",)
     """The folders to watch, each over a connection of its own."""
     after: Literal["move", "flag", "delete"] = "move"
-    """What becomes of a sealed message once the server has confirmed the original: it goes to sealed_folder (move),
+    """What happens to a sealed message once the server has confirmed the original. It is moved to sealed_folder (move),
     stays and is flagged $QuMailOpened (flag), or is deleted (delete).
     """
     sealed_folder: Printable = "Sealed"
@@ -281,7 +281,7 @@ class IMAPSettings(toml.Table):
     idle: bool = True
     """Wait for the server's word of new mail (IDLE) where it can give it."""
     poll: Seconds = 60.0
-    """New mail is looked for anew every so many seconds anyway."""
+    """Poll interval for new mail, in seconds, beside IDLE."""
     timeout: Seconds = 60.0
     """The longest wait for one reply."""
     max_message_size: SizeSetting = 75 * 2**20

@@ -1,4 +1,4 @@
-"""Which settings of relay.toml count as soon as a relay that serves is told to read it again, and which from a restart.
+"""Which settings of relay.toml count as soon as a relay that serves reads it again, and which from a restart.
 Standard: what is taken over is checked beside all that stays; where one does not fit the other, nothing is taken over.
 """
 

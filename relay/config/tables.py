@@ -99,8 +99,9 @@ class AuditSettings(toml.Table):
     every_mail: bool = True
     """Whether every mail has a record. Without, there are the ledger and the sets of policies alone."""
     when_unwritable: Literal["deliver", "hold"] = "deliver"
-    """What becomes of mail that needs no line in the ledger while records cannot be written (the disk is full): it goes
-    on, its records wait in memory, 20000 of them, and the log has `audit_not_written`. Or it is held until they can be.
+    """What happens, while records cannot be written (the disk is full), to mail that needs no line in the ledger. It
+    goes on, up to 20000 of its records wait in memory, and the log has `audit_not_written`. Or it is held until they
+    can be.
     """
     keep_days: int = Field(default=366, ge=1, le=36_500)
     """Files of which all records, and those of all before, are older are deleted, the ledger's with them. Export what
@@ -126,12 +127,12 @@ class StoreSettings(toml.Table):
     }
 
     database: DatabaseSetting
-    """What must survive a crash: a SQLite file, or PostgreSQL for several relays of a site. On another host that
-    wants "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem",
-    or an attacker on the way could read it or impersonate it. A certificate of ours is named by sslcert and sslkey. The
-    password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool`:
-    beside a SQLite file; else in systemd's StateDirectory, or beside the secret. That directory must be on a disk
-    that keeps what was written. One relay serves from a SQLite file's directory: a second one gives up.
+    """What must survive a crash: a SQLite file, or PostgreSQL for several relays of a site. On another host use
+    "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem". Otherwise
+    an attacker on the way could read it or impersonate it. A certificate of ours is named by sslcert and sslkey. The
+    password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool`: beside
+    a SQLite file; else in systemd's StateDirectory, or beside the secret. That directory must be on a disk that keeps
+    what was written. One relay serves from a SQLite file's directory: a second one gives up.
     """
     secret: PathSetting
     """The secret that seals received keys in the database; made on the first start, readable by the relay only. Keep
@@ -146,13 +147,12 @@ class QuarantineSettings(toml.Table):
     """
 
     action: Literal["keep", "refuse"] = "keep"
-    """"keep": it is kept, sealed, until somebody decides (qumail-relay quarantine list | show | release | drop);
-    "refuse": nothing is kept, and the sender is notified (of a key that does not come, by the queue that gives up on
-    it). Mail whose keys were looked at is kept nevertheless: a refusal would show a forger what is right about
-    it.
+    """"keep": it is kept, sealed, until somebody decides (qumail-relay quarantine list | show | release | drop).
+    "refuse": nothing is kept, and the sender is notified; if a key does not come, by the queue that gives up on it.
+    Mail whose keys were looked at is kept nevertheless: a refusal would show a forger what is right about it.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
-    """A mail whose key no KME knows is held at first, because the key may only be late. After so long it is put in
+    """A mail whose key no KME knows is held at first, because the key may only be late. After this time it is put in
     quarantine. Seconds; the sender's own queue should have more patience than this (Postfix: 5 days).
     """
     max_size: SizeSetting = 2**30
@@ -210,9 +210,9 @@ class LimitSettings(toml.Table):
     removed: ClassVar[dict[str, str]] = {"wait_for_room": "a message waits 30 seconds for room; remove this line"}
 
     messages_in_flight: SizeSetting = 2**30
-    """Memory for the messages in flight, of all entries together: each takes 4 times its size (as much as it is while
-    it is sealed or opened), and at least 256 KiB. A new one waits 30 seconds for room, and is then answered 452, try
-    again later. One that is larger than the whole is taken when it is alone.
+    """Memory for the messages in flight, of all entries together. Each takes 4 times its size, as much as it needs
+    while it is sealed or opened, and at least 256 KiB. A new one waits 30 seconds for room, and is then answered 452,
+    try again later. One that is larger than the whole is taken when it is alone.
     """
     workers: int = Field(default=1, ge=1, le=64)
     """Processes that serve as one relay at the same addresses, for machines with several cores; each costs the memory
@@ -235,14 +235,14 @@ class AlarmSettings(toml.Table):
     disk_free: SizeSetting = 2**29
     """disk_full: less than this is free on the disk of the state directory."""
     unopened: int = Field(default=20, ge=1, le=1_000_000)
-    """quarantine_grows: so many sealed mails that cannot be opened arrive within ten minutes."""
+    """quarantine_grows: number of sealed mails that cannot be opened and arrive within ten minutes."""
     clear_text: bool = False
     """clear_text: raise an alarm whenever mail leaves in clear to elsewhere; for sites that mean to send none."""
     mail_to: Mailboxes | None = None
-    """Tell these addresses, in a mail that goes out as all mail does: policy says how it is sealed, and it is not sent
-    where policy cannot be kept. Without [outgoing] it goes to the next hop of [incoming], for addresses of our own
-    domains alone. It names alarms, peers and KMEs and says what to do, nothing of any mail. Each gets at most one
-    in five minutes, and none about what would keep it from leaving.
+    """Addresses that get a mail about it. It goes out as all mail does: policy says how it is sealed, and it is not
+    sent where policy cannot be kept. Without [outgoing] it goes to the next hop of [incoming], for addresses of our own
+    domains alone. It names alarms, peers and KMEs and says what to do, nothing of any mail. Each gets at most one in
+    five minutes, and none about what would keep it from leaving.
     """
     command: Names | None = None
     """A program that is run for each alarm that begins, stands for another day, or ends: its words, of which none goes
@@ -258,10 +258,10 @@ class AlarmSettings(toml.Table):
 
 
 class CanarySettings(toml.Table):
-    """The canary: a small mail goes to the relay of each peer now and then, and comes back as a receipt, the whole way
-    that all mail goes. Both are from and to the address qumail-canary at the first mail domain of each site. When one
-    is late, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it. Your mail
-    server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
+    """The canary: now and then a small mail goes to the relay of each peer and comes back as a receipt. Both go the
+    whole way that all mail goes. Both are from and to the address qumail-canary at the first mail domain of each site.
+    When one is late, the alarm `canary_late` begins. Both relays take such mail for themselves; no mailbox gets it.
+    Your mail server must accept the address (deploy/MAIL-SERVERS.md). The table may be left out.
     """
 
     examples: ClassVar[Mapping[str, object]] = {"every": 900.0}
@@ -274,7 +274,7 @@ class CanarySettings(toml.Table):
     how many). A canary that does not get through is not tried again.
     """
     late_after: Annotated[float, Field(ge=10, le=86_400, strict=False)] = 600.0
-    """The alarm `canary_late` begins when a canary is due or out for so long, in seconds. With little, it also begins
+    """The alarm `canary_late` begins when a canary is due or out for this time, in seconds. With little, it also begins
     when a mail server on the way holds a mail back for a moment.
     """
     answer: bool = True
@@ -358,8 +358,8 @@ class DKIMKeySettings(toml.Table):
 
 
 class DKIMSettings(toml.Table):
-    """Sealed mail is signed for the author's domain as it leaves, and the signatures of arriving sealed mail are
-    verified before it is opened (deploy/dkim/README.md). Leave the table out where another program does that.
+    """Sealed mail is signed for the author's domain as it leaves. The signatures of arriving sealed mail are verified
+    before it is opened (deploy/dkim/README.md). Leave the table out where another program does that.
     """
 
     removed: ClassVar[dict[str, str]] = {
@@ -372,9 +372,9 @@ class DKIMSettings(toml.Table):
     makes them, and `identity dkim show` prints what has to stand in the DNS.
     """
     verify: bool = True
-    """Verify the DKIM signatures (the 10 uppermost) and the ARC chain of sealed mail that arrives, and say so in
-    Authentication-Results on top of what was opened. Keys that the DNS does not give within 5 seconds are a
-    temperror. It changes nothing else: whom a mail is from is told by its sealing.
+    """Verify the DKIM signatures (the 10 uppermost) and the ARC chain of sealed mail that arrives. The results stand in
+    Authentication-Results on top of what was opened. Keys that the DNS does not give within 5 seconds are a temperror.
+    It changes nothing else: the sealing says whom a mail is from.
     """
     authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*$")
     """The name under which results are given; fields from outside that use it are removed. By default site.hostname;

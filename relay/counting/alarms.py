@@ -17,9 +17,9 @@ class Alarm:
 
     `headline` says it in a few words, where {about} stands for what it is raised for. /readyz says what is `not_ready`.
 
-    What it says must have been so for `after_s` seconds before it begins, and not for `clear_s` before it ends, so that
-    it does not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has
-    changed is reported again after so many seconds.
+    It begins when its condition has held for `after_s` seconds, and ends when it has not held for `clear_s`. So it does
+    not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has changed is
+    reported again after that time.
     """
 
     name: str

@@ -67,7 +67,7 @@ class Cell:
         return self._numbers[self._at]
 
 
-class Spread:
+class SpreadCell:
     """A histogram with its labels, as this process has it."""
 
     __slots__ = ("_at", "_bounds", "_numbers", "_sum_at")
@@ -93,7 +93,7 @@ class Timed:
 
     __slots__ = ("_began", "_spread")
 
-    def __init__(self, spread: Spread) -> None:
+    def __init__(self, spread: SpreadCell) -> None:
         self._spread = spread
 
     def __enter__(self) -> None:
@@ -133,7 +133,7 @@ class Board:
         self.missed: dict[str, str] = {}
         """Why a key for a peer was missing last, as this process heard it."""
         self._begin = _HEAD + place * PLACE_OCTETS
-        self._cells: dict[tuple[Metric, Labels], Cell | Spread] = {}
+        self._cells: dict[tuple[Metric, Labels], Cell | SpreadCell] = {}
         self._making = threading.Lock()
         self._places = [_KnownPlace() for _ in range(places)]
         self._full = False
@@ -159,10 +159,10 @@ class Board:
         assert isinstance(found, Cell)  # noqa: S101 - another kind means a mistaken name
         return found
 
-    def spread(self, metric: Metric, *labels: str) -> Spread:
+    def spread(self, metric: Metric, *labels: str) -> SpreadCell:
         """A histogram with these labels."""
         found = self._cells.get((metric, labels)) or self._made(metric, labels)
-        assert isinstance(found, Spread)  # noqa: S101 - as above
+        assert isinstance(found, SpreadCell)  # noqa: S101 - as above
         return found
 
     def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
@@ -231,14 +231,14 @@ class Board:
         """Up to where a place is written; its first 8 bytes say so."""
         return int.from_bytes(self._memory[start : start + 8], "little") or 8
 
-    def _made(self, metric: Metric, labels: Labels) -> Cell | Spread:
+    def _made(self, metric: Metric, labels: Labels) -> Cell | SpreadCell:
         with self._making:
             if found := self._cells.get((metric, labels)):
                 return found
             made = self._cells[metric, labels] = self._new(metric, labels)
             return made
 
-    def _new(self, metric: Metric, labels: Labels) -> Cell | Spread:
+    def _new(self, metric: Metric, labels: Labels) -> Cell | SpreadCell:
         if len(labels) != len(metric.labels):
             raise ValueError(f"{metric.name} has labels {metric.labels}, not {labels}")
         name = json.dumps([metric.name, *labels]).encode()
@@ -257,12 +257,12 @@ class Board:
         return self._cell(metric, self._numbers, (at + _ENTRY.size + len(name)) // 8)
 
     @staticmethod
-    def _cell(metric: Metric, numbers: memoryview[float], at: int) -> Cell | Spread:
-        return Spread(numbers, at, metric.buckets) if metric.kind == "histogram" else Cell(numbers, at)
+    def _cell(metric: Metric, numbers: memoryview[float], at: int) -> Cell | SpreadCell:
+        return SpreadCell(numbers, at, metric.buckets) if metric.kind == "histogram" else Cell(numbers, at)
 
 
 def shared_board(processes: int) -> int:
-    """Memory for so many processes, as a descriptor that they inherit; nothing is counted there yet."""
+    """Memory for a number of processes, as a descriptor that they inherit; nothing is counted there yet."""
     descriptor = os.memfd_create("board")
     os.ftruncate(descriptor, _octets(processes))
     os.pwrite(descriptor, os.urandom(_NAME_OCTETS), _HEAD - _NAME_OCTETS)
@@ -292,7 +292,7 @@ class BoardPlaces:
     """Which process has which place: for the one that starts them all."""
 
     def __init__(self, descriptor: int, processes: int) -> None:
-        """`descriptor` is what `shared_board` gave for so many `processes`; it is not closed here."""
+        """`descriptor` is what `shared_board` gave for this number of `processes`; it is not closed here."""
         self._descriptor = descriptor
         self._free = list(range(processes))
 

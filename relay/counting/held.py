@@ -24,7 +24,7 @@ from relay.runtime.aio import Turns, boot_time, clock_offset
 
 SURE = 16_384
 _BUCKETS, _PLACES = 512, 64
-"""Twice as many places as SURE: of so many rows none finds its bucket full, but for one chance in thousands."""
+"""Twice as many places as SURE: of SURE rows none finds its bucket full, but for one chance in thousands."""
 _HEAD, _NUMBER, _COLUMN = 64, 8, 8 * _PLACES
 _BUCKET = 5 * _COLUMN
 """Bytes: a bucket has the names of its rows, then their other columns."""
@@ -37,8 +37,9 @@ FORGET_S = 7200.0
 """Time without a retry after which a mail is forgotten, in seconds: nearly twice Postfix's maximal_backoff_time."""
 DIRECTIONS = ("outgoing", "incoming")
 CAUSES = ("policy", "keys", "next hop", "store", "other")
-"""Why: policy says hold whatever keys there are, a key is missing or not known yet,
-the next hop cannot be reached or says later, the store cannot be written."""
+"""Why. Policy says hold whatever keys there are. A key is missing or not known yet. The next hop cannot be reached or
+answers later. The store cannot be written.
+"""
 _HOWS = range(1, 1 + len(DIRECTIONS) * len(CAUSES))
 
 
@@ -77,7 +78,7 @@ class HeldMail:
     """All rows, in memory that others may have too."""
 
     def __init__(self, memory: mmap.mmap, begin: int, sections: int, own: int = 0) -> None:
-        """From `begin` on so many `sections`, all 0 at first; new rows go into our `own`."""
+        """From `begin` on there are `sections`, all 0 at first; new rows go into our `own`."""
         self._memory = memory
         self._numbers: memoryview[float] = memoryview(memory).cast("d")
         self._sections = [begin + SECTION_OCTETS * each for each in range(sections)]

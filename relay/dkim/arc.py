@@ -1,4 +1,4 @@
-"""Verifies a message's ARC chain, and adds a set to it that tells those to come what we have found and changed.
+"""Verifies a message's ARC chain, and adds a set to it that says to later hops what we have found and changed.
 Standard: RFC 8617 4 (fields), 5.1 (sealing), 5.2 (validating); dkimpy walks the chain, OpenSSL checks each signature.
 """
 

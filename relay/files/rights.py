@@ -2,8 +2,8 @@
 Standard: path_resolution(7) by directory descriptors that follow no link; setgroups(2), setegid(2), seteuid(2).
 
 Root may trust a name only as far as root alone can change it. So a path is followed from the root directory, one name
-after the other. The first directory, link or file that belongs to another user decides: below it that user can exchange
-everything at any moment, and what is done there is done as that user. Nobody gives a file away (chown(2)), so that this
+after the other. The first directory, link or file that belongs to another user decides. Below it that user can exchange
+everything at any moment, so what is done there is done as that user. Nobody gives a file away (chown(2)), so that this
 cannot be forged from below.
 """
 
@@ -80,7 +80,7 @@ def owner_of(path: Path) -> UnixUser | None:
     """The first user other than root who can change where this path leads to; None where root alone can.
 
     What is not there yet belongs to the directory above it. Raises ConfigError where a directory of root's on the way
-    lets others write, so that nobody can say whose it is, and where the path cannot be followed.
+    lets others write, since its owner is then uncertain. It is raised as well where the path cannot be followed.
     """
     with _place(path) as place:
         return place.owner

@@ -1,8 +1,8 @@
-"""Tells whether files have changed: by what the file system says of each, as make(1) does, but of more than one time.
+"""Detects whether files have changed: by what the file system says of each, as make(1) does, but of more than one time.
 Written in place, renamed over and removed are all seen, also on file systems without kernel notification.
 
-Only ENOENT and ENOTDIR mean that nothing is there. Any other error, such as a directory that cannot be searched or a
-server that does not answer, leaves it open, and what was known before stays in force.
+Only ENOENT and ENOTDIR mean that nothing is there. Any other error leaves it open, such as a directory that cannot be
+searched or a server that does not answer. What was known before then stays in force.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which characters addresses, key_IDs and names may have, and how letters are compared: under every Python alike.
 Standard: relay/FORMAT.md, 3.1: Unicode 14.0, whose code points later versions fold and compose as it does (UAX 15, 3).
 
-Python's own tables are of another Unicode version with each release, and a message that opens under one of them has to
-open under the others. So what Unicode 14.0 does not assign stands for itself here, whatever later versions make of it.
+Python's own tables are of another Unicode version with each release. A message that opens under one of them has to open
+under the others. So what Unicode 14.0 does not assign stands for itself here, whatever later versions make of it.
 """
 
 from __future__ import annotations

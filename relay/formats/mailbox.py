@@ -74,8 +74,8 @@ def fold_domain(domain: str) -> str:
     """A domain in lower case and A-labels (`Bücher.example` is `xn--bcher-kva.example`).
 
     Raises ValueError for anything else than dot-separated labels of letters, digits, "-" and "_". The
-    A-label is that of IDNA 2008. Nothing is mapped but case, and what another program may map (full-width
-    letters, invisible marks, other dots) is refused, because the next hop would see another domain.
+    A-label is that of IDNA 2008. Only case is mapped. What another program may map (full-width letters, invisible
+    marks, other dots) is refused, because the next hop would see another domain.
     """
     if len(domain) > MAX_ADDRESS:
         raise ValueError(f"{domain[:80]!r}... is longer than {MAX_ADDRESS} characters")

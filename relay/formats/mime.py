@@ -4,9 +4,9 @@ Standard: RFC 5322 (header), RFC 2045 (MIME), RFC 8551 3.2 (application/pkcs7-mi
 **Where the header ends**: before the first line that is neither a field nor the continuation of one. Mostly that is the
 empty line; any other is the body's first line, as Postfix and Python's email read it. Only a first line that begins
 with "From " is passed over (mailbox files have it, and Postfix makes a field of it). Some readers, Dovecot for one, go
-on to the empty line all the same. So what may only make things stricter looks as far as that (`searched_header`):
-fields that may not be carried, marks and results that only we may write, rules that raise a level, and authors whose
-mail must be sealed.
+on to the empty line all the same. So what may only make things stricter looks as far as that (`searched_header`). That
+holds for fields that may not be carried, and for marks and results that only we may write. It holds as well for rules
+that raise a level, and for authors whose mail must be sealed.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Reads a MIME header field with parameters, such as Content-Type, in every way that some mail program does.
 Standard: RFC 2045 5.1, RFC 2183, RFC 2231; time and memory are linear in the field, and nothing raises.
 
-Mail programs do not agree about fields that are not quite as the standards have them: where a quoted text ends, whether
-a comment counts, which of two values holds. `Structured.readings` has the text of each of them, so that a rule finds
-what any program shows. Every `name=` is a parameter, even within quotes: some program sees the quotes otherwise.
+Mail programs do not agree about fields that do not quite keep to the standards. They differ in where a quoted text
+ends, whether a comment counts, which of two values holds. `Structured.readings` has the text of each of them, so that a
+rule finds what any program shows. Every `name=` is a parameter, even within quotes: some program sees the quotes
+otherwise.
 """
 
 from __future__ import annotations
@@ -227,8 +228,8 @@ def _sections(text: bytes, budget: int) -> tuple[dict[str, list[_Section]], int]
 def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     """The value that begins there as kinds of programs read it, the standards' kind first.
 
-    They differ in whether a backslash counts (even before a quote), in whether the value goes on behind the quotes, and
-    in whether encoded words may have a semicolon in them.
+    They differ in whether a backslash counts (even before a quote), and in whether the value goes on behind the quotes.
+    Encoded words may or may not have a semicolon in them.
     """
     end = text.find(b";", at)
     whole = text[at : end if end >= 0 else len(text)].strip()

@@ -34,11 +34,11 @@ def _nothing_to_say(_: Sequence[Recipient]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """Whom a next hop asks and tells while it gets a mail.
+    """What a next hop asks and reports to while it gets a mail.
 
     `check` is called right before the end of the content, without which no server has the mail. It raises
     DeliveryUnderWay or StoreUnavailable where it must no longer leave. `accepted` is called at once with those who
-    have the mail, in the step that reads the server's answer. `taken` is told the same before further recipients get it
+    have the mail, in the step that reads the server's answer. `taken` gets the same before further recipients get it
     with another transaction; where it raises a RelayError they do not.
     """
 

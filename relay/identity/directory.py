@@ -181,7 +181,7 @@ def own_identity(config: Config) -> Identity | None:
 def load_identity(directory: Path, *, passphrase: Path | None = None, now: datetime | None = None) -> Identity:
     """The identity in `directory`; `passphrase` is the file that its keys are encrypted with, if they are.
 
-    An expired certificate is no error here: `expiring` reports it and `valid_now` tells. Raises ConfigError
+    An expired certificate is no error here: `expiring` and `valid_now` report it. Raises ConfigError
     with the file's name where something is missing, does not belong together, or could be read by others.
     """
     files.check_directory(directory)

@@ -5,9 +5,9 @@ The file is a JSON object of exactly three members, at most 3 MiB::
 
     {"format": 1, "document": BASE64, "signature": BASE64}
 
-`document` is the inner JSON object, whose octets are signed as they are (so there is nothing to canonicalise) by
-the ML-DSA-87 key of its own `signing` certificate, with the ML-DSA context "qumail-relay peer document 1" (the
-number is the format, CMS signatures have no context: neither can be taken for the other)::
+`document` is the inner JSON object. Its octets are signed as they are, so there is nothing to canonicalise. The key is
+the ML-DSA-87 key of its own `signing` certificate, the ML-DSA context "qumail-relay peer document 1". The number is the
+format. CMS signatures have no context, so neither can be taken for the other::
 
     name         the site's name                  serial      higher in every newer document
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
@@ -16,10 +16,10 @@ number is the format, CMS signatures have no context: neither can be taken for t
     kems         (may be left out) public key of each further KEM it opens, by name (relay/formats/cms/recipients.py)
 
 Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
-DER. `ca` issued the others, each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
+DER. `ca` issued the others. Each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
-peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that
-is unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
+peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that is
+unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
 compared over another way, such as a telephone. That covers keys and domains, and does not prove whose the domains are.
 The serial number is the Unix time in seconds, or one more than the last one if that is higher.
 """

@@ -1,7 +1,7 @@
 """The files of an identity and of pinned peers: read with suspicion, replaced whole.
 Standard: OpenSSH's StrictModes; write, fsync, rename, fsync of the directory; files 0600 in a directory 0700.
 
-Root works only where root alone can: in a directory of the relay's user it has to become that user first, as
+Root works only where root alone can. In a directory of the relay's user it has to become that user first, as
 files/rights.py does.
 """
 
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions
+from relay.files import permissions, sync_directory
 from relay.files.rights import UnixUser, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
@@ -68,7 +68,7 @@ def _written_beside(path: Path, content: bytes, owner: UnixUser | None) -> Itera
             file.flush()
             os.fsync(file.fileno())
         yield temporary
-        _sync(path.parent)
+        sync_directory(path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     finally:
@@ -152,12 +152,3 @@ def _refuse_root(path: Path) -> None:
     """Another user can exchange what lies there at any moment, for a link too. Raises AnothersFile."""
     if os.geteuid() == 0 and (owner := owner_of(path)) is not None:
         raise AnothersFile(path, owner.uid)
-
-
-def _sync(directory: Path) -> None:
-    """Puts the directory's own entries on the disk: that a file was made or renamed."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

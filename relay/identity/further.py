@@ -37,7 +37,7 @@ _NONCE_OCTETS = 12
 
 @dataclass(frozen=True)
 class FurtherKEMPair:
-    """A key pair of the KEM `name`; `made` (aware) tells the newest of several.
+    """A key pair of the KEM `name`; `made` (aware) decides which of several is the newest.
 
     `identifier` is how CMS names the recipient: 20 octets.
     """

@@ -79,7 +79,7 @@ class KnownSites:
 
 
 class _Marks(NamedTuple):
-    """By what an identity is told from another one; private keys cannot be compared."""
+    """What distinguishes an identity from another one; private keys cannot be compared."""
 
     certificates: tuple[x509.Certificate, ...]
     further: tuple[bytes, ...]

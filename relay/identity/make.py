@@ -55,7 +55,7 @@ Progress = Callable[[str], None]
 class About(TypedDict):
     """What making, renewing and requesting want alike.
 
-    `name` is the site's, `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted;
+    `name` is the site's, `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted.
     `kems` names the further KEMs that the identity gets keys for; `now` is aware.
     """
 
@@ -145,7 +145,7 @@ def _has_certificate(directory: Path, role: Role) -> bool:
 
 
 def _untold(what: str) -> None:
-    """Progress that nobody is told."""
+    """Progress callback that does nothing."""
 
 
 def _refuse_requested(directory: Path) -> None:

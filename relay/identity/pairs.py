@@ -132,8 +132,9 @@ _GROUP = 4
 def fingerprint(ca: x509.Certificate, signing: x509.Certificate, domains: Iterable[str]) -> str:
     """16 groups of 4 hexadecimal digits; the same as long as keys and domains are, whatever certificates are renewed.
 
-    The hash covers a context string, the two keys, each of which is DER and so says where it ends, and the domains
-    (A-labels), sorted, with an octet 0 after each. What is read over the telephone says which domains are meant.
+    The hash covers a context string, the two keys and the domains. Each key is DER and so says where it ends. The
+    domains are A-labels, sorted, with an octet 0 after each. What is read over the telephone says which domains are
+    meant.
     """
     named = b"".join(domain.encode("ascii") + b"\0" for domain in sorted(set(domains)))
     digits = hashlib.sha256(_CONTEXT + public_key(ca) + public_key(signing) + named).hexdigest().upper()

@@ -3,20 +3,21 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
 
 - An attempt begins before anything is spent on it. Where several recipients get one answer, or other relays share the
   store, that it is under way is in the store first. Where one mail is tried twice at once, the second attempt is held.
-- Where other processes serve the same clients, a mail is held whose client sends no more and sent its last bytes some
-  time ago: this process was frozen or starved, and the client may have been served elsewhere since, and have heard it.
+- Where other processes serve the same clients, a mail is held if its client sends no more and has been silent for a
+  while. This process was frozen or starved; since then another may have served the client, and the client may have read
+  the answer.
 - Before a mail leaves, there must be room to write down that it has left, and nobody else may have taken it over. What
-  the next hop has accepted is written down in the step that reads its answer (store/sent.py), and once more in the
-  store before others get it.
+  the next hop has accepted is written down in the step that reads its answer (store/sent.py). It is written once more
+  in the store before others get it.
 - Of an attempt that leaves somebody waiting, the store keeps who has the mail and the sealed copy for the rest. One who
   was refused waits as well where the client will ask for all again. When nobody waits, all of it is forgotten: the same
   bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
   listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it. Other
   relays do not for a moment longer.
-- A sealed copy is sent again as it is, but for one whose quantum keys the peer's KME need not have any more: that is
-  sealed anew, unless a next hop may have it.
-- What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
-  has that never gets it again.
+- A sealed copy is sent again as it is. Once the peer's KME need not have its quantum keys any more it is sealed anew,
+  unless a next hop may have it.
+- What was opened is identified by its sealed envelope, and its opener has begun it and settles it
+  (relay/journey/opening). A recipient who has it never gets it again.
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ class Witness(Protocol):
 class Delivery:
     """One attempt to deliver a mail: what earlier attempts have left to do, and what has become of each recipient.
 
-    `name` is what the store calls it, and `came_as` what it was called before it was opened; `is_begun` says whether
-    the store has this attempt under that name. `copies` are those that were sealed before, or are being delivered
-    now; the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are
-    a retry. `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Who is in `aside`
-    has it in quarantine, and for whom it was `consumed` it ended here (relay/canary); `without` has what was planned
-    for those who have no copy, and `said` which next hop has said what. The `witness` is told what is to leave; `steps`
-    are those that have begun, and when (time.perf_counter).
+    `name` is what the store calls it, and `came_as` what it was called before it was opened. `is_begun` says whether
+    the store has this attempt under that name. `copies` are those that were sealed before, or are being delivered now;
+    the caller adds its own. `outcomes` are by mailbox. Of a mail that is `like_no_other` the same bytes are a retry.
+    `opened` is what it was opened to, if it was; one that came `unsealed` goes on as it is. Recipients in `aside` have
+    it in quarantine; for those in `consumed` it ended here (relay/canary). `without` has what was planned for those who
+    have no copy, and `said` which next hop has said what. The `witness` learns what is to leave; `steps` are those
+    that have begun, and when (time.perf_counter).
     """
 
     name: bytes
@@ -191,7 +192,7 @@ class Deliveries:
 
         Without `begin` it is for the caller to call `begin`, or to say that the mail `is_opened`. Raises
         DeliveryUnderWay where another client, or the same one, impatient, has the mail delivered just now, here or by
-        another relay, and StoreUnavailable where what is delivered could not be remembered.
+        another relay. Raises StoreUnavailable where what is delivered could not be remembered.
         """
         name, like_no_other = await off_loop(mime.work(mail.message), _described, self._direction, mail)
         recipients = {(name, mailbox) for mailbox in mail.envelope.mailboxes}
@@ -342,7 +343,7 @@ class Deliveries:
     async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:
         """For other relays the mail is under way a moment longer: one may have it from a client that gave up there.
 
-        Should it be served only after that, its client has been gone for so long that it is held (`_check_client`).
+        Should it be served only after that, its client has been gone long enough for it to be held (`_check_client`).
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):

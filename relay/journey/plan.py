@@ -125,7 +125,7 @@ class Group:
         return list(found.values())
 
     def outcomes(self, sender: str, octets: int) -> list[Outcome]:
-        """One for each recipient of a message of so many bytes."""
+        """One for each recipient of a message of this size, in bytes."""
         return [
             Outcome(
                 sender=sender,

@@ -125,7 +125,7 @@ class Planner:
     ) -> tuple[list[tuple[Group, T]], list[Group]]:
         """What every attempt at a planned copy gave, and the groups that get none.
 
-        Where an attempt raises KeyUnavailable, that copy is not available, and the plan is made again for its
+        Where an attempt raises KeyUnavailable, that copy is not available. The plan is then made again for its
         recipients and all of that peer who have none yet. For any other RelayError they fail. A copy to which others
         may yet fall back is tried after theirs, so that they share it.
         """
@@ -183,7 +183,7 @@ class Planner:
         return (*(replace(group, quantum_bits=number) for group, number in had), *without)
 
     async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
-        """As `hidden`, with the original at hand: what compression saves is then known."""
+        """As `hidden`, with the original: what compression saves is then known."""
         sender = group.decision.sender if group.decision else ""
         if OTP.name in copy.layers and self.config.otp.compression and original is not None:
             envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
@@ -250,7 +250,7 @@ class Planner:
         return self._parties[peer]
 
     def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
-        """Why a level cannot be done at all for a message of so many bytes, or "" where it can be tried."""
+        """Why a level cannot be done at all for a message of this size, in bytes, or "" where it can be tried."""
         if level == PLAINTEXT:
             return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
         if too_big := decision.too_big(level, octets):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import structlog
 
 from relay.counting import metrics
-from relay.counting.board import Board, Spread
+from relay.counting.board import Board, SpreadCell
 from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, RelayError
 from relay.formats import mime
 from relay.formats.pieces import Octets, Pieces
@@ -117,7 +117,7 @@ class Sealer:
     board: Board = field(default_factory=Board, repr=False)
     clock: Callable[[], float] = time.time
     made: dict[bytes, SealedBefore] = field(default_factory=dict, repr=False)
-    _policy_seconds: Spread = field(init=False, repr=False)
+    _policy_seconds: SpreadCell = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_policy_seconds", self.board.spread(metrics.STEP_SECONDS, "outgoing", "policy"))

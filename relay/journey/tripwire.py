@@ -8,11 +8,12 @@ import binascii
 import re
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 import pybase64
 
 from relay.errors import TrippedWire
-from relay.levels import LEVELS, PQC, WireForm
+from relay.levels import FURTHER_KEMS, LEVELS, WireForm, around
 
 MAY_SHOW = frozenset(
     b"received from to cc date message-id auto-submitted subject mime-version content-type "
@@ -30,13 +31,13 @@ _DATA = bytes.fromhex("2a864886f70d010701")
 
 _LINE_OCTETS, _CUT = 78, "76s2x"
 _PIECE_OCTETS = _LINE_OCTETS * 512
-"""The body is looked at in pieces of so many lines, each of 76 characters and CRLF."""
+"""The body is looked at in pieces of 512 lines, each of 76 characters and CRLF."""
 _WHOLE = struct.Struct(_CUT * (_PIECE_OCTETS // _LINE_OCTETS))
 _TAG = b"\x04\x10"
 """Prefix of the last 16 octets: the authentication tag."""
 
-_Form = tuple[int, bytes, bytes]
-"""The tag of a layer's RecipientInfos, how their contents begin, and how the algorithm of its content does."""
+_Form = tuple[int, bytes, bytes, bytes]
+"""The tag of a layer's RecipientInfos, how their contents begin, how its content's algorithm begins, and its KEM."""
 
 
 def _object_identifier(dotted: str) -> bytes:
@@ -54,13 +55,14 @@ def _object_identifier(dotted: str) -> bytes:
 
 
 def _form(form: WireForm) -> _Form:
-    return form.recipient, _object_identifier(form.kind), _object_identifier(form.content)
+    kem = _object_identifier(form.kem.oid if form.kem is not None else "")
+    return form.recipient, _object_identifier(form.kind), _object_identifier(form.content), kem
 
 
 _FORMS: dict[str, _Form] = {level.name: _form(level.form) for level in LEVELS}
-_KEM_FORM = _form(PQC.form)
-"""That of a layer of a further KEM, too."""
+_FORMS |= {kem.name: _form(around(kem)) for kem in FURTHER_KEMS}
 _MAX_RECIPIENTS = 100
+_MAX_IN_KEM_RECIPIENT = 9
 _READABLE = b"Content-Type: "
 """Every payload begins so; by chance it stands in a ciphertext once in 2^112 octets."""
 
@@ -69,7 +71,7 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     """Raises TrippedWire, which holds the mail, unless `message` is sealed as `protection` says, and nothing else.
 
     `top` are the fields that it leaves under. `protection` names the layers from the inside out, `pqc+aes` for
-    instance, of which the last can be seen. A name that is not here is that of a further KEM.
+    instance, of which the last can be seen: a level or a further KEM.
     """
     end = message.find(b"\r\n\r\n") + 2
     if end < 2:
@@ -81,8 +83,10 @@ def check_sealed(message: bytes, protection: str, top: bytes = b"") -> None:
     types = fields.get(b"content-type", [])
     if len(types) != 1 or not _SEALED_TYPE.fullmatch(types[0]):
         raise TrippedWire("the content type is not that of a sealed message")
-    last = protection.rpartition("+")[2]
-    _check_body(_Body(message, end + 2), _FORMS.get(last, _KEM_FORM))
+    form = _FORMS.get(protection.rpartition("+")[2])
+    if form is None:
+        raise TrippedWire(f"there is no level {protection!r}")
+    _check_body(_Body(message, end + 2), form)
 
 
 def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
@@ -130,7 +134,7 @@ class _Body:
         return bytes(self._head[start:end])
 
     def ends_with(self, octets: int) -> bytes:
-        """Its last octets, so many, after all of it was decoded and is as long as it must be."""
+        """Its last octets, after all of it was decoded and is as long as it must be."""
         size, last = len(self._head), bytes(self._head[-octets:])
         for piece in self._pieces:
             size += len(piece)
@@ -197,9 +201,21 @@ _Range = tuple[int, int]
 
 
 def _has_form(body: _Body, form: _Form, recipients: list[tuple[int, _Range]], algorithm: _Range) -> bool:
-    tag, beginning, content = form
-    alike = all(each == tag and _begins(body, inside, beginning) for each, inside in recipients)
+    tag, beginning, content, kem = form
+    alike = all(
+        each == tag and _begins(body, inside, beginning) and (not kem or _kem(body, inside) == kem)
+        for each, inside in recipients
+    )
     return alike and _begins(body, algorithm, content)
+
+
+def _kem(body: _Body, recipient: _Range) -> bytes:
+    """What stands in the AlgorithmIdentifier of a KEMRecipientInfo: an object identifier alone (RFC 9629, 3)."""
+    _, information = _inside(body, recipient, 0x06, 0x30)
+    found = list(islice(_elements(body, information, _MAX_IN_KEM_RECIPIENT), 3))
+    if [tag for tag, _ in found] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
+        raise TrippedWire("the recipient is no KEMRecipientInfo")
+    return body.octets(*found[2][1])
 
 
 def _begins(body: _Body, where: _Range, octets: bytes) -> bool:
@@ -216,7 +232,7 @@ def _inside(body: _Body, where: _Range, *tags: int) -> list[_Range]:
 
 
 def _elements(body: _Body, where: _Range, most: int) -> Iterator[tuple[int, _Range]]:
-    """Tag and contents of each of at most so many elements, their lengths in the shortest form (X.690, 10.1)."""
+    """Tag and contents of each of at most `most` elements, their lengths in the shortest form (X.690, 10.1)."""
     position, limit = where
     while position < limit:
         head = body.octets(position, min(limit, position + 2 + 8))

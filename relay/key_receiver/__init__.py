@@ -156,7 +156,7 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
     """Starts the process; the socket is the way to it, and it ends when that is closed.
 
     To be called before there are an event loop and threads, of which a fork would copy a part. The descriptors that are
-    `not_for_it` it closes: it outlives this process, and would keep locks and sockets for so long.
+    `not_for_it` it closes: it outlives this process, and would keep locks and sockets until it ends.
     """
     ours, theirs = socket.socketpair()
     if os.fork():

@@ -1,9 +1,9 @@
 """Asks KMEs for received keys so that no key is lost with this process: their replies go into a spool first.
 Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; the reader of the reply writes it down before anything else.
 
-A relay that serves, `imap once` and `open` have this done by a process of its own, which ends the calls under way when
-they are killed. Between a KME's answer and its reading there is time to lose a key. A call for which nobody waits any
-more is listened to as long as there is room: a KME that answers late has given keys away.
+A relay that serves, `imap once` and `open` have this done by a process of its own. It ends the calls under way when
+they are killed. Between a KME's answer and its reading there is time to lose a key. A call that nobody waits for any
+longer is still read while there is room: a KME that answers late has given keys away.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class ReceiverHere:
                 if self._flush:
                     await self._on_the_disk(self._appended)
                     return replace(reply, kept=True)
-            except StoreUnavailable as error:  # the keys are at hand, and the store may take them
+            except StoreUnavailable as error:  # the keys are here, and the store may take them
                 log.error("received_keys_not_spooled", kme=kme, cause=str(error))
         return reply
 

@@ -68,7 +68,7 @@ class LinkSettings:
     drops_undelivered: bool = False
     """A misbehaviour of some KMEs: keys that a slave has not fetched are gone when their master asks for more."""
     remembered: int = 20_000
-    """Of so many keys it is remembered what became of them; the oldest are forgotten first."""
+    """Maximum number of keys whose fate is remembered; the oldest are forgotten first."""
 
     def __post_init__(self) -> None:
         sizes = (self.min_key_size, self.key_size, self.max_key_size)
@@ -104,8 +104,9 @@ class IssuedKey:
     destroyed: str = ""
     """Why nobody can fetch it any more though somebody should have: `expired` or `dropped`."""
     lost: str = ""
-    """Why it may not have reached who asked for it: `client left`, before the answer or with nothing asked after it,
-    or `spent` on an answer that was not the right one."""
+    """Why it may not have reached the one that asked for it. `client left`: before the answer, or with nothing asked
+    after it. `spent`: on an answer that was not the right one.
+    """
 
 
 class SimulatedLink:

@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 class DevelopmentKMEs:
     """KM1 and KM2 with a simulated link between them. Not quantum: keys come from the system's generator.
 
-    `state_dir` holds certificates and addresses (default: `default_state_dir()`), `host` is a loopback
-    address or a name for one, `ports` are KM1's and KM2's (0: any free one), `clock` counts seconds, `saes`
-    says which SAE is attached to which KME. An async context manager: serving inside the block, stopped after it.
+    `state_dir` holds certificates and addresses (default: `default_state_dir()`), `host` is a loopback address or a
+    name for one. `ports` are KM1's and KM2's (0: any free one), `clock` counts seconds, `saes` says which SAE is
+    attached to which KME. An async context manager: serving inside the block, stopped after it.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ There is no cryptography here, and nothing is imported from the relay: relay/sch
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
 SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
@@ -87,6 +87,20 @@ KEY_TRANSPORT, KEY_ENCRYPTION_KEY, OTHER_RECIPIENT = 0x30, 0xA2, 0xA4
 """Tags of a RecipientInfo: KeyTransRecipientInfo, KEKRecipientInfo and OtherRecipientInfo."""
 
 ML_KEM_1024 = KEMForm("ml-kem-1024", "2.16.840.1.101.3.4.4.3", 1568, 1568)
+HQC_256 = KEMForm("hqc-256", "2.25.36796463176215983808006340150877474792", 7237, 14_421)
+"""HQC-5, as the revision of 2025 names HQC-256."""
+FRODOKEM_1344_SHAKE = KEMForm("frodokem-1344-shake", "2.25.8351164489915347729498619433651132917", 21_520, 21_696)
+"""The salted variant."""
+CLASSIC_MCELIECE_6688128 = KEMForm(
+    "classic-mceliece-6688128", "2.25.105974411719247991520903958512651041581", 1_044_992, 208
+)
+"""That of round 4."""
+FURTHER_KEMS = (HQC_256, FRODOKEM_1344_SHAKE, CLASSIC_MCELIECE_6688128)
+"""Those that go around level pqc as one more layer each. They are no levels, and need liboqs.
+
+As liboqs 0.16 has them, they have no object identifier for CMS yet: they have ours. A revision of one of them that
+exchanges other sizes would be another mechanism, with another identifier.
+"""
 
 OTP = Level(
     name="otp",
@@ -143,6 +157,11 @@ _STRENGTH: dict[str, int] = {PLAINTEXT: 0} | {level.name: level.strength for lev
 def strength(level: LevelName) -> int:
     """How strong a level is, to be compared with another; 0 for plaintext."""
     return _STRENGTH[level]
+
+
+def around(kem: KEMForm) -> WireForm:
+    """The form of a layer of a further KEM."""
+    return replace(PQC.form, kem=kem)
 
 
 def protections() -> tuple[str, ...]:

@@ -17,8 +17,8 @@ from relay.levels import PLAINTEXT
 from relay.mail import Mail, domain_of
 
 Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated"]
-"""`inside` is in clear to a domain of ours, as it should be; `consumed`: for the canary's address, where it
-ends; `repeated`: the recipient has the mail already.
+"""`inside` is in clear to a domain of ours, as it should be. `consumed` is for the canary's address, where it ends.
+`repeated`: the recipient has the mail already.
 
 What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
 NONE = "none"

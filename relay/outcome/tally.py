@@ -15,7 +15,7 @@ import structlog
 
 from relay.config import Config
 from relay.counting import metrics
-from relay.counting.board import Board, Cell, Spread
+from relay.counting.board import Board, Cell, SpreadCell
 from relay.errors import Refuse, RelayError, TryLater
 from relay.journey.deliveries import Delivery
 from relay.journey.opening import Opened
@@ -45,14 +45,14 @@ class _Cells(NamedTuple):
     others: Sequence[Cell]
 
 
-class _Seconds(dict[str, Spread]):
+class _Seconds(dict[str, SpreadCell]):
     """Duration of each step, by its name."""
 
     def __init__(self, board: Board, direction: str) -> None:
         self._board = board
         self._direction = direction
 
-    def __missing__(self, step: str) -> Spread:
+    def __missing__(self, step: str) -> SpreadCell:
         self[step] = self._board.spread(metrics.STEP_SECONDS, self._direction, step)
         return self[step]
 

@@ -18,7 +18,7 @@ from relay.policy.settings import Chosen
 class RuleLook(NamedTuple):
     """One rule that was looked at: its number (1 is the first), its line, and what came of it.
 
-    `applies` is True for the rule by sender that takes the file's place, and for all that raise; `because` says what it
+    `applies` is True for the rule by sender that takes the file's place, and for all that raise. `because` says what it
     does, or why it does not.
     """
 

@@ -25,7 +25,7 @@ WHOLE = 500
 GROUP = 50
 """Number of files that are compared together, of larger sets."""
 SET_ASIDE = 1000
-"""After so many files were compared, what was found is put where the garbage collector does not look."""
+"""Number of files compared after which what was found is put where the garbage collector does not look."""
 PAUSE_S = 0.002
 """Pause between two groups (seconds), in which other threads go on."""
 

@@ -32,7 +32,7 @@ class MailFacts(NamedTuple):
     tag_separators: str
 
     def people(self, who: str) -> tuple[Reading, ...]:
-        """Whom conditions on the sender, author or login are about; nobody where only the message tells."""
+        """Whom conditions on the sender, author or login are about; nobody if only the message decides."""
         if who == "sender":
             return (self.sender,)
         if self.content is None:

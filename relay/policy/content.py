@@ -25,7 +25,7 @@ MAX_VALUES = 20
 MAX_TEXT_WORK = 16 * 1024
 """Maximum work on the fields of one name, in octets (words.readings)."""
 MAX_NAME_WORK, NAME_WORK_SHARE = 32 * 1024, 16
-"""Maximum work on all file names, in octets: this, and one for so many octets of the message."""
+"""Maximum work on all file names, in octets: a base, and one for each 16 octets of the message."""
 MAX_CHARSETS = 3
 MAX_DATE_OCTETS = 200
 
@@ -91,8 +91,8 @@ class MessageFacts:
     def values(self, name: str) -> list[str] | None:
         """All values of a field (its name in lower case) as they are compared; [] where it is not there.
 
-        A field that programs read in several ways has several. None where it counts as having any text: it is too long,
-        there are too many of it or of its readings, or nobody can tell what it shows.
+        A field that programs read in several ways has several. None where it counts as having any text. It is too long,
+        or there are too many of it or of its readings, or its content cannot be determined.
         """
         return self.once(("values", name), lambda: self._read_values(name))
 

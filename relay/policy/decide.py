@@ -40,11 +40,10 @@ from relay.policy.units import duration_text
 class PolicySet:
     """All policy files of a directory as they were when they were read; immutable.
 
-    `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain,
-    `version` is 40 hexadecimal digits that follow from all names and contents, `patterns` says how many texts and sizes
-    the rules of all files compare with a message, `demands` are what files ask of arriving mail, each kind once.
-    `site` is what counts of relay.toml. `floors` raise what any file says, `groups` are the patterns that stand for a
-    name.
+    `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain. `version` is 40
+    hexadecimal digits that follow from all names and contents. `patterns` is the number of texts and sizes that the
+    rules of all files compare with a message. `demands` are what files ask of arriving mail, each kind once. `site` is
+    what counts of relay.toml. `floors` raise what any file says, `groups` are the patterns that stand for a name.
     """
 
     directory: Path
@@ -65,10 +64,10 @@ class PolicySet:
     def decide(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
-        Without `content` no rule applies that looks into the message. Raises PolicyHolds where no file covers
-        the recipient, where the local part may be read as a route to a domain that another file covers, and where
-        only a file for others says plaintext for a peer's domain: a policy file that has vanished must neither bounce
-        mail nor let it out in clear.
+        Without `content` no rule applies that looks into the message. Raises PolicyHolds where no file covers the
+        recipient, or the local part may be read as a route to a domain that another file covers. It is raised as well
+        where only a file for others says plaintext for a peer's domain. A policy file that has vanished must neither
+        bounce mail nor let it out in clear.
         """
         address, file = self._covering(sender, recipient)
         chosen = self._choose(file, sender, address, content)

@@ -24,7 +24,7 @@ class Decision:
     `max_size` has the largest message (bytes) for levels that have a limit, `hold_for` the seconds after
     which mail is refused and held no longer. `otherwise` is for mail that can have none of the levels now, `impossible`
     for mail that never can; None: the same. `rule` is the number of the rule that decided, 0 for none; `looks_inside`
-    tells that there are rules which need the message. `reason` is why mail leaves in clear, as far as the file says.
+    says that there are rules which need the message. `reason` is why mail leaves in clear, as far as the file says.
     `max_bounce` is the largest message in bytes that gets a one-time pad, for the null sender; None for everybody
     else.
     """
@@ -59,13 +59,13 @@ class Decision:
         return (level, *self.kem[1:]) if level == PQC.name else (level,)
 
     def hopeless(self, octets: int) -> bool:
-        """Whether a message of so many bytes can never have any of the levels, whatever keys come."""
+        """Whether a message of this size, in bytes, can never have any of the levels, whatever keys come."""
         if self.levels == ONLY_PLAINTEXT:
             return not self.in_clear
         return self.peer is None or all(self.too_big(level, octets) for level in self.levels)
 
     def without_level(self, octets: int) -> tuple[str, Otherwise]:
-        """What happens to a message of so many bytes that gets none of the levels, and the setting that says so."""
+        """What happens to a message of this size, in bytes, without any of the levels, and the setting that says so."""
         if self.impossible and self.hopeless(octets):
             return "impossible", self.impossible
         return "otherwise", self.otherwise
@@ -76,7 +76,7 @@ class Decision:
         return f"{self.source}:{self.line}"
 
     def too_big(self, level: LevelName, octets: int) -> str:
-        """Why a message of so many bytes is not for this level, or ""."""
+        """Why a message of this size, in bytes, is not for this level, or ""."""
         for limited, limit in self.max_size:
             if limited == level and octets > limit:
                 return f"{level}: the message has {octets} bytes, and max_size is {limit}"
@@ -100,8 +100,8 @@ class Explanation:
     """How a decision came about: the files looked for in order, down to the one that decided, its rules, the floors.
 
     `raised` says what the floors changed, each as "levels: otp instead of aes". `decision` is None where the mail is
-    held because no file covers the recipient, and `held` then says why and what to do; otherwise `held` is "".
-    `peer_because` says where the peer comes from.
+    held because no file covers the recipient. Then `held` says why and what to do; otherwise it is "". `peer_because`
+    says where the peer comes from.
     """
 
     sender: str

@@ -122,9 +122,9 @@ class Policy(SealingSettings):
 class PolicyFile:
     """One policy file, read and checked.
 
-    `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default,
-    `source` is its path for messages, `line` (1 is the first) is where its `levels` stand, and `rule_lines`
-    where those of each rule do (or the rule, where it has none). `digest` is SHA-256 of name and text.
+    `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default, `source` is its path
+    for messages. `line` is where its `levels` stand; 1 is the first. `rule_lines` are where those of each rule stand,
+    or the rule itself if it has none. `digest` is SHA-256 of name and text.
     """
 
     name: str

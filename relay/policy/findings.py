@@ -47,9 +47,9 @@ class Doubt:
 class Capabilities:
     """What this relay and its peers can do.
 
-    `obstacle` says why a level cannot be done for a message of so many bytes, or "". `pads` has for each peer the
-    bytes of key that its KMEs can hold at most (missing: unknown), `largest` is the largest message that the relay
-    takes, in bytes. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
+    `obstacle` says why a level cannot be done for a message of a size in bytes, or "". `pads` has for each peer the
+    maximum number of bytes of key that its KMEs can hold (missing: unknown). `largest` is the largest message that the
+    relay takes, in bytes. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
     """
 
     obstacle: Callable[[Decision, LevelName, int], str]

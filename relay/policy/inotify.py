@@ -1,8 +1,8 @@
 """The kernel's own word on what changed in a directory: inotify, without a layer that leaves out parts of it.
 Standard: inotify(7). Lost events are reported, and files that are still open for writing.
 
-The library watchfiles stood here before. It drops the kernel's word that events were lost, does not report when a
-writer has closed a file, and empties its list of changes after copying it, so that what came between is lost.
+The library watchfiles stood here before. It drops the kernel's report that events were lost, and does not report when a
+writer has closed a file. It copies its list of changes before it empties it, so that what comes between is lost.
 """
 
 from __future__ import annotations

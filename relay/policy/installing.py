@@ -2,8 +2,8 @@
 Standard: stat(2); what somebody else could have written counts for nothing.
 
 Only those who may write beside the link can put a set into force, and leave a note there. A note counts where it and
-the link have one owner, where it names this very link, and where it is newer than any that has counted before. An old
-note that is moved back says nothing.
+the link have one owner and it names this very link. It must also be newer than any that has counted before. An old note
+that is moved back says nothing.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MAX_LOOKED_AT = 1000
 
 
 class LinkId(NamedTuple):
-    """Tells a link from any other that takes its place: a rename keeps the inode, and sets the time of change (ns)."""
+    """Distinguishes a link from any other in its place: a rename keeps the inode, and sets the time of change (ns)."""
 
     inode: int
     changed: int

@@ -1,8 +1,8 @@
 """The last sets of policies that were in force, so that one can be served again or compared: a file of SQLite.
 Standard: SQLite's rollback journal; a set is there whole or not at all, and what two sets have in common is there once.
 
-A file of policies stands with the number of the first set that has it as it is, and of the first that has it no more.
-Of each set there is also what is to be recorded of it, until that is in the audit record.
+A file of policies stands with the numbers of two sets: the first that has it as it is, and the first without it. Of
+each set there is also what is to be recorded of it, until that is in the audit record.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from relay.config import Config
 from relay.errors import ConfigError
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
-from relay.policy.step import Edits, SetFiles, Step
+from relay.policy.step import Edits, SetFiles, SetStep
 from relay.policy.walk import digest_of
 
 KEPT_POLICIES = "policies.kept"
@@ -211,7 +211,7 @@ class Book:
         return Edits(added, changed, list(there))
 
     def put(
-        self, now: SetFiles, edits: Edits, directory: Path, step: Step | None, text_of: Callable[[str], str]
+        self, now: SetFiles, edits: Edits, directory: Path, step: SetStep | None, text_of: Callable[[str], str]
     ) -> int:
         """Keeps a set, which differs so from the newest one, and what is to be recorded of it; gives its number.
 
@@ -259,14 +259,14 @@ class Book:
 
     # --- what is to be recorded -------------------------------------------------------------------------------------
 
-    def steps(self) -> list[tuple[KeptSet, Step]]:
+    def steps(self) -> list[tuple[KeptSet, SetStep]]:
         """What is not recorded yet, as far as is known, the oldest first."""
         rows = self._connection.execute(
             "SELECT number, version, directory, step FROM sets WHERE step IS NOT NULL ORDER BY number"
         )
-        return [(KeptSet(number, version, where), Step.from_json(step)) for number, version, where, step in rows]
+        return [(KeptSet(number, version, where), SetStep.from_json(step)) for number, version, where, step in rows]
 
-    def recorded(self, step: Step) -> None:
+    def recorded(self, step: SetStep) -> None:
         """It stands in the audit record."""
         self._connection.execute("UPDATE sets SET step = NULL WHERE step = ?", (step.as_json(),))
 

@@ -28,7 +28,7 @@ from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_fi
 from relay.policy.kept import Book, KeptSets, is_damage, text_of_path
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
-from relay.policy.step import Edits, Names, SetFiles, Step, Way
+from relay.policy.step import Edits, Names, SetFiles, SetStep, Way
 from relay.policy.walk import read_file
 
 log = structlog.get_logger(__name__)
@@ -38,13 +38,13 @@ MAX_COMPARED = 8
 _NOTE, _LINK = "note", "link"
 
 
-class Came(NamedTuple):
+class SetInForce(NamedTuple):
     """A set that came into force, with what is to be recorded; sets that are not in memory are None.
 
     `missing` says why they are not to be compared.
     """
 
-    step: Step
+    step: SetStep
     now: SetFiles | None = None
     before: SetFiles | None = None
     missing: str = ""
@@ -58,7 +58,7 @@ class LastGood:
     writes: bool = True
     texts: dict[str, str] = field(default_factory=dict)
     """What was read, by name, since a set was kept last."""
-    came: deque[Came] = field(default_factory=deque)
+    came: deque[SetInForce] = field(default_factory=deque)
     """What is to be recorded, the oldest first."""
     tell: Callable[[], object] = lambda: None
     """Called once there is something in `came`, in any thread."""
@@ -67,7 +67,7 @@ class LastGood:
     _now: SetFiles | None = None
     _number: int = 0
     """That of the set in force, among those that are kept; 0 where it is not."""
-    _unkept: Step | None = None
+    _unkept: SetStep | None = None
     """The last step that could not be kept."""
     _link: LinkId | None = None
     _note: int = 0
@@ -101,7 +101,7 @@ class LastGood:
         else:
             edits = now.edits(before)
             step = self._step(now, before.policies.version, edits, directory) if any(edits) else None
-            came = Came(step, now, before) if step is not None else None
+            came = SetInForce(step, now, before) if step is not None else None
         try:
             self._put(now, directory, edits, came.step if came is not None else self._unkept)
             while self.texts:  # one by one: to let 100,000 go at once would hold every thread
@@ -111,10 +111,10 @@ class LastGood:
             self._number, self._unkept = 0, came.step if came is not None else self._unkept
         if came is not None:
             many = len(self.came) >= MAX_COMPARED
-            self.came.append(Came(came.step, missing="too many sets came at once") if many else came)
+            self.came.append(SetInForce(came.step, missing="too many sets came at once") if many else came)
             self.tell()
 
-    def _since_the_last_process(self, now: SetFiles, directory: Path) -> tuple[Edits | None, Came | None]:
+    def _since_the_last_process(self, now: SetFiles, directory: Path) -> tuple[Edits | None, SetInForce | None]:
         """What differs from the newest set that is kept, if there is one, and what is to be recorded of that."""
         edits, before = None, ""
         with suppress(Exception), self.sets.reading() as book:  # keeping the set says what is wrong
@@ -123,9 +123,9 @@ class LastGood:
                 edits, before, self._number = book.edits(now), newest.version, newest.number
         if edits is not None and not any(edits):
             return edits, None
-        return edits, Came(self._step(now, before, edits or Edits(), directory, way="start"), now)
+        return edits, SetInForce(self._step(now, before, edits or Edits(), directory, way="start"), now)
 
-    def _put(self, now: SetFiles, directory: Path, edits: Edits | None, step: Step | None) -> None:
+    def _put(self, now: SetFiles, directory: Path, edits: Edits | None, step: SetStep | None) -> None:
         """Keeps the set, anew where the file is damaged.
 
         Raises OSError, sqlite3.Error, ConfigError, and what else a damaged file may bring about.
@@ -139,7 +139,7 @@ class LastGood:
             number = self._written(now, directory, edits, step)
         self._number, self._unkept = number, None
 
-    def _written(self, now: SetFiles, directory: Path, edits: Edits | None, step: Step | None) -> int:
+    def _written(self, now: SetFiles, directory: Path, edits: Edits | None, step: SetStep | None) -> int:
         """The number of the set, among those that are kept; `edits` are those since the set with the number before."""
         with self.sets.writing() as book:
             newest = book.newest
@@ -154,7 +154,7 @@ class LastGood:
             book.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
         return number
 
-    def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, way: Way | None = None) -> Step:
+    def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, way: Way | None = None) -> SetStep:
         link, link_before = link_of(directory), self._link
         note = read_note(directory, now.policies.version, self._note)
         self._link = link
@@ -167,7 +167,7 @@ class LastGood:
         names = map(Names.of, edits)
         way = way or ("install" if note is not None else "edit")
         self.mine.add(when := time.time_ns())
-        return Step(now.policies.version, before, when, len(now.policies.files), way, who, *names)
+        return SetStep(now.policies.version, before, when, len(now.policies.files), way, who, *names)
 
     def _recall(self, book: Book) -> None:
         """What the process before this one knew."""

@@ -1,8 +1,8 @@
 """The policy set in force, and how edits come into it: a whole new set or none, after a moment of quiet.
 A broken edit leaves the set before in force, and is logged and counted; a caller keeps the set it got.
 
-A file that is not there may be on its way back: many programs replace a file by deleting it first, and mail that falls
-to another file meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet.
+A file that is not there may be on its way back, since many programs replace a file by deleting it first. Mail that
+falls to another file meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ class PoliciesInForce:
         self._take_down(found)
 
     def settle(self, watch: DirectoryWatch | None = None, *, quiet_s: float | None = None) -> None:
-        """Takes over what was noted, if there has been quiet for so long, and nobody is still writing."""
+        """Takes over what was noted, if there has been quiet for this time, in seconds, and nobody is still writing."""
         if self._unsettled and not self._still_busy(watch, QUIET_S if quiet_s is None else quiet_s):
             self._take_over(self._pending, watch)
         elif not self._unsettled and self._missing and self._quiet(GONE_QUIET_S):
@@ -296,7 +296,7 @@ class PoliciesInForce:
         return not self._quiet(GONE_QUIET_S)
 
     def _follow_edits(self, first: Callable[[], None], thread: _Thread) -> None:
-        """Until the thread is told to end. Nothing that goes wrong ends it before."""
+        """Runs until the thread has to end. Nothing that goes wrong ends it before."""
         watch = DirectoryWatch(self._folder.directory)
         trouble = ""
         while thread.wait(watch.fd, UNWATCHED_S if trouble else self._pause_s()):
@@ -349,7 +349,7 @@ class PoliciesInForce:
 
 
 class _Thread:
-    """A thread that waits for a file descriptor or a word, until it is told to end."""
+    """A thread that waits for a file descriptor or a word, until it has to end."""
 
     def __init__(self, work: Callable[[_Thread], None], ended: Callable[[], object]) -> None:
         """Starts `work`; `ended` is called when that is over."""
@@ -365,7 +365,7 @@ class _Thread:
             os.write(self._write_end, b"!")
 
     def wait(self, fd: int | None, seconds: float) -> bool:
-        """Waits until there is something to read from `fd`, or for so long; False where the thread shall end."""
+        """Waits until there is something to read from `fd`, or for this time; False where the thread has to end."""
         poll = select.poll()
         for each in (self._read_end, fd):
             if each is not None:

@@ -90,7 +90,7 @@ class Requirements:
 def author(content: MessageFacts, domains: Collection[str]) -> Literal["peer", "other"]:
     """Whether a message that a peer has sealed is from authors of the peer's own `domains`, for the mark.
 
-    Only where there is one From field (RFC 5322, 3.6) that can be read without doubt, and each author's domain is
+    Only where there is one From field (RFC 5322, 3.6) that can be read without doubt. Each author's domain must be
     exactly one of these. A subdomain is another domain. Raises MalformedMessage where the header has no end.
     """
     own = {fold_domain(domain) for domain in domains}

@@ -36,7 +36,7 @@ class Names(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class SetStep:
     """What is to be recorded of a set that came into force; `before` is "" where none is known.
 
     `time` is in nanoseconds since 1970, and `files` counts the policy files.
@@ -57,7 +57,7 @@ class Step:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Step:
+    def from_json(cls, text: str) -> SetStep:
         """Raises ValueError, KeyError and TypeError for anything else than what `as_json` gave."""
         said = json.loads(text)
         who = said.pop("who")

@@ -2,8 +2,9 @@
 Standard: RFC 2045, RFC 2046, RFC 2183; time is linear in the message, and what passes a bound is unclear.
 
 Programs do not agree about messages that are not quite as the standards have them. So whatever one of them may take for
-the beginning of a part is one here: behind a line that only begins with a boundary, behind the last delimiter, and for
-each boundary that is named. A rule asks whether there is a part, and one too many can only raise the level.
+the beginning of a part is one here. That is so behind a line that only begins with a boundary, behind the last
+delimiter, and for each boundary that is named. A rule asks whether there is a part, and one too many can only raise the
+level.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MAX_PART_HEADER_OCTETS = 16 * 1024
 MAX_PASSES = 12
 """Maximum number of octets that are searched for delimiters, as a multiple of the message's size."""
 ODD_FIELD_OCTETS, ODD_FIELD_SHARE = 8 * 1024, 64
-"""Maximum work on all fields with several readings, in octets: this, and one for so many octets of the message."""
+"""Maximum work on all fields with several readings, in octets: a base, and one for each 64 octets of the message."""
 PARAMETER_COSTS = 64
 """What a parameter of such a field costs in addition to its octets, as a number of octets."""
 

@@ -1,4 +1,4 @@
-"""Finds the policy files in a directory by their names, tells files from changed ones, and reads one.
+"""Finds the policy files in a directory by their names, distinguishes files from changed ones, and reads one.
 What is not plainly a policy file is an error or ignored by rule, never half understood.
 """
 
@@ -129,7 +129,7 @@ def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
 
 
 class FileText(NamedTuple):
-    """What a file holds; `digest` is SHA-256 of name and text, `stamp` tells from a changed one if it is `settled`."""
+    """What a file holds; `digest` is SHA-256 of name and text, `stamp` differs after a change if it is `settled`."""
 
     text: str
     digest: int

@@ -1,4 +1,4 @@
-"""Tells which policy files in a directory have changed, as the kernel tells it: by name, or that all must be looked at.
+"""Reports which policy files in a directory have changed, as the kernel does: by name, or that all must be looked at.
 Writing in place, renaming over a file, and swapping a link to the directory or one in it are all seen.
 
 What the kernel cannot tell (files behind links that lead elsewhere, edits of other machines) others have to look for.
@@ -49,7 +49,7 @@ EVERYTHING = Changes(everything=True)
 
 
 class DirectoryWatch:
-    """A watch on one directory of policies; whatever happens to it, `look` tells. Not for two threads at once."""
+    """A watch on one directory of policies; `look` reports whatever happens to it. Not for two threads at once."""
 
     def __init__(self, directory: Path) -> None:
         """Watches nothing until it is asked to `look`."""
@@ -147,7 +147,7 @@ class DirectoryWatch:
         return EVERYTHING
 
     def _told(self, directories: set[str]) -> Changes:
-        """What the kernel tells, and these directories. Raises OSError."""
+        """What the kernel reports, and these directories. Raises OSError."""
         assert self._inotify is not None  # noqa: S101 - the caller has checked
         names: set[str] = set()
         everything = False

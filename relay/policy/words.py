@@ -3,7 +3,7 @@ Standard: RFC 2047, RFC 2231 (5); time is linear in the octets times the reading
 
 Programs differ in the charsets they know (relay/formats/charsets.py), and in what they make of a word against the
 standard. Each such difference is a choice, which one program makes alike for all words; a reading is one choice
-of each. A choice that makes no difference to the text at hand is not made, so a clean text has one reading.
+of each. A choice that makes no difference to the text is not made, so a clean text has one reading.
 """
 
 from __future__ import annotations

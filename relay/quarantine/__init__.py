@@ -52,7 +52,7 @@ _REASONS: dict[str, tuple[tuple[type[CannotOpen | KeyNotFound], ...], str]] = {
     "replayed": ((Replayed,), "It says that it is a message which came before, and is another one."),
     "unprotected": ((), "It arrived with less protection than was agreed."),
 }
-"""The errors that each reason stands for, and what a recipient is told."""
+"""The errors that each reason stands for, and what a recipient reads of it."""
 REASONS = tuple(_REASONS)
 
 

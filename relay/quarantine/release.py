@@ -1,8 +1,8 @@
 """Lets messages out of quarantine by a person's decision: opens once more, hands on, and only then forgets.
 The ledger has each release on the disk before anything leaves; unopened mail goes on as it came.
 
-A release that is killed after the next hop has accepted and before the entry is gone delivers again when it is
-repeated: between the two there is one transaction and nothing else.
+A release may be killed after the next hop has accepted and before the entry is gone; repeated, it delivers again.
+Between the two there is one transaction and nothing else.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Releaser:
         opened = original.opened
         if not opened.due:
             raise _nobody_gets_it(opened)
-        # Whatever policy requires: a person has decided, and the mark tells what is missing.
+        # Whatever policy requires: a person has decided, and the mark says what is missing.
         mail = opened.to_the_due(mail).leaving(original.message, kept.trace)
         return _Leaving(mail, opened.protection, opened.peer, opened)
 

@@ -56,7 +56,7 @@ message that asks you for anything because of this one.
 
 @dataclass(frozen=True, slots=True)
 class Triage:
-    """What it works with; one value for the life of the relay. Without `notices` recipients are told nothing.
+    """What it works with; one value for the life of the relay. Without `notices` recipients are not notified.
 
     What it does is counted on the `board`: reasons, never addresses. `known` gives the configuration with the peers as
     they are now.
@@ -175,7 +175,7 @@ def _cause(cause: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Notices:
-    """Tells recipients, through the next hop of incoming mail, that a message was put aside, without anything in it.
+    """Notifies recipients, through the next hop of incoming mail, that a message was put aside, without anything in it.
 
     Once a message and recipient, never again (RFC 3834: Auto-Submitted, null reverse-path).
     """

@@ -72,10 +72,10 @@ class SealedPayload:
 class Opening:
     """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
 
-    `signers` gives every peer one of whose pinned certificates a SignedData names: none for a stranger, and never
-    more than one unless a peer claims what is another's. The key that verifies tells whose it is. A level under quantum
-    keys calls `verified` once the tag was right: from then on these keys are bound to this ciphertext, whatever else is
-    wrong with it.
+    `signers` gives every peer one of whose pinned certificates a SignedData names. A stranger gives none, and there is
+    never more than one unless a peer claims what is another's. The key that verifies decides whose it is. A level under
+    quantum keys calls `verified` once the tag was right. From then on these keys are bound to this ciphertext, whatever
+    else is wrong with it.
     """
 
     keys: Mapping[str, Key]

@@ -78,7 +78,7 @@ def _group(one_time_pad: Pad) -> str:
 
 
 def _check(key_IDs: Sequence[str], keys: Sequence[bytes | bytearray], hidden: int) -> None:
-    """Raises BadStructure where these keys, in this order, are no pad for so many octets.
+    """Raises BadStructure where these keys, in this order, are no pad for this number of octets.
 
     A sender checks it too: what no receiver takes must not leave.
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from relay.errors import ConfigError
+from relay.files import sync_directory
 from relay.files.rights import as_owner_of, open_named
 
 Outcome = Literal["made", "there already", "kept, though it says something else", "replaced"]
@@ -90,7 +91,7 @@ def make_directory(path: Path, owner: Owner, *, state: bool = False) -> Written:
                 os.fchmod(descriptor, 0o750 if readable else 0o700)
             finally:
                 os.close(descriptor)
-            _sync(path.parent)
+            sync_directory(path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be made: {error.strerror}") from error
     return Written(path, "made")
@@ -144,14 +145,6 @@ def write_whole(path: Path, content: bytes, mode: int, owner: tuple[int, int] | 
             file.flush()
             os.fsync(descriptor)
         temporary.replace(path)
-        _sync(path.parent)
+        sync_directory(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

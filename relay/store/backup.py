@@ -16,9 +16,10 @@ from pathlib import Path
 
 from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
+from relay.files import sync_directory
 from relay.files.rights import UnixUser, as_owner_of
 from relay.store.restore_check import mark_as_copy
-from relay.store.secret_file import locked, open_regular, sync_directory
+from relay.store.secret_file import locked, open_regular
 from relay.store.sqlite import said_by_sqlite
 
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions
+from relay.files import permissions, sync_directory
 
 MAX_LENGTH = 65_536
 """Maximum size of a secret file, in bytes."""
@@ -87,15 +87,6 @@ def locked(directory: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)
-
-
-def sync_directory(directory: Path) -> None:
-    """Puts the directory's own entries on the disk: that a file was made or renamed."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -22,9 +22,10 @@ from pathlib import Path
 import structlog
 
 from relay.errors import StoreUnavailable
+from relay.files import sync_directory
 from relay.runtime.aio import in_thread
 from relay.store.secret import SealedOctets, SiteSecret
-from relay.store.secret_file import open_regular, sync_directory
+from relay.store.secret_file import open_regular
 
 log = structlog.get_logger(__name__)
 

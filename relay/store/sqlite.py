@@ -19,6 +19,7 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
+from relay.files import sync_directory
 from relay.store import secret_file
 from relay.store.one_step import driver_of
 
@@ -64,7 +65,7 @@ def make_sqlite_file(path: Path) -> None:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        secret_file.sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def said_by_sqlite(path: Path, error: BaseException) -> str:

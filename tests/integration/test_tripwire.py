@@ -128,22 +128,30 @@ async def test_everything_else_trips_it(change: str) -> None:
         check_sealed(CHANGES[change](await _sealed()), "aes")  # type: ignore[no-untyped-call]
 
 
-WANTED = ("aes", "otp", "rsa", "pqc", "pqc+aes", "rsa+aes", "pqc+hqc-256")
+WANTED = ("aes", "otp", "rsa", "pqc", "pqc+aes", "rsa+aes", "pqc+hqc-256", "pqc+frodokem-1344-shake", "unknown")
 
 
-@pytest.mark.parametrize("case", ["aes-plain", "otp-plain", "rsa-plain", "pqc-plain", "pqc+aes-plain"])
+@pytest.mark.parametrize("case", ["aes-plain", "otp-plain", "rsa-plain", "pqc-plain", "pqc+aes-plain", "kem-hqc"])
 def test_a_message_sealed_at_another_level_than_policy_wants_trips_it(case: str) -> None:
-    """The outermost layer is what can be seen: a KEM is not told from another one."""
+    """The outermost layer is what can be seen; levels and further layers may differ by their KEM alone."""
     content = {each.name: each.content for each in read_all()}[case]
-    level = case.partition("-")[0]
     passes = set()
     for protection in WANTED:
         with suppress(TrippedWire):
             check_sealed(mime.sealed_message(mails.plain(), content), protection)
             passes.add(protection)
-    seen = {"aes": {"aes", "pqc+aes", "rsa+aes"}, "pqc": {"pqc", "pqc+hqc-256"}}
-    last = level.rpartition("+")[2]
-    assert passes == seen.get(last, {last})
+    level = case.partition("-")[0].rpartition("+")[2]
+    seen = {"aes": {"aes", "pqc+aes", "rsa+aes"}, "kem": {"pqc+hqc-256"}}
+    assert passes == seen.get(level, {level})
+
+
+@pytest.mark.parametrize("place", [(0,), (1, 0), (1, 1), (1, 2), (1, 2, 0)])
+def test_a_kem_that_cannot_be_read_trips_it(place: tuple[int, ...]) -> None:
+    """In a KEMRecipientInfo it is the third element, after version and key (RFC 9629, 3)."""
+    content = {each.name: each.content for each in read_all()}["pqc-plain"]
+    changed = trees.put(content, (*trees.RECIPIENTS, 0, *place), TEXT)
+    with pytest.raises(TrippedWire):
+        check_sealed(mime.sealed_message(mails.plain(), changed), "pqc")
 
 
 @pytest.mark.in_process

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.bench.sink import Sink
+from relay.bench.sink import BenchSink
 from relay.config import TCPAddress
 from relay.errors import MalformedMessage
 from relay.formats import mime
@@ -225,7 +225,7 @@ async def main() -> None:
     parser.add_argument("--to", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.sink:
-        async with Sink() as sink:
+        async with BenchSink() as sink:
             say(sink.port)
             await asyncio.Event().wait()
     if arguments.send:

@@ -1,5 +1,5 @@
 """A clock that is set while mail waits, an hour back or a week ahead, and put right again: nothing is lost or repeated.
-Standard: what a wrong clock costs as long as it is wrong stands in relay/THREATS.md; afterwards nothing is left of it.
+Standard: what a wrong clock costs as long as it is wrong stands in deploy/THREATS.md; afterwards nothing is left of it.
 """
 
 from __future__ import annotations

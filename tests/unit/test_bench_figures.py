@@ -11,7 +11,7 @@ import pytest
 
 from relay.bench import plot
 from relay.bench.cases import COMPARISONS, OTHERS, PARTS, WAYS, BenchComparison, case_name
-from relay.bench.figures import KEYS_RUN_OUT, Figures, met
+from relay.bench.figures import KEYS_RUN_OUT, BenchFigures, met
 from relay.bench.others import EXPECTED_S, MEASURED
 from relay.bench.report import a_day, show
 from relay.bench.result import machine
@@ -23,8 +23,8 @@ RATIO = {"this", "beside", "kind", "aim", "before", "at_most", "added", "value",
 
 def _figures(
     aes: tuple[float, ...] = (100.0, 120.0, 500.0), bare: tuple[float, ...] = (200.0, 120.0, 100.0)
-) -> Figures:
-    figures = Figures()
+) -> BenchFigures:
+    figures = BenchFigures()
     for one, other in zip(aes, bare, strict=True):
         figures.add("aes 4 KB", "mails/s", one)
         figures.add("pass-through 4 KB", "mails/s", other)
@@ -35,7 +35,7 @@ def _figures(
     return figures
 
 
-def _saved(figures: Figures, file: Path) -> Path:
+def _saved(figures: BenchFigures, file: Path) -> Path:
     file.write_text(json.dumps(figures.data(machine(), seconds=1.0, rounds=3, interrupted=False)))
     return file
 
@@ -81,7 +81,7 @@ def test_the_file_has_its_form_and_is_read_again(tmp_path: Path) -> None:
     assert data["format"] == 1
     assert data["ratios"] and all(set(one) == RATIO for one in data["ratios"])
     assert data["figures"]["aes 4 KB"] == {"mails/s": [100.0, 120.0, 500.0]}
-    read = Figures.read(tmp_path / "run.json")
+    read = BenchFigures.read(tmp_path / "run.json")
     assert (read.rounds, read.notes) == (_figures().rounds, _figures().notes)
 
 
@@ -91,13 +91,13 @@ def test_the_file_has_its_form_and_is_read_again(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ConfigError, match=r"run\.json"):
-        Figures.read(tmp_path / "run.json")
+        BenchFigures.read(tmp_path / "run.json")
 
 
 def test_beside_an_earlier_run_its_ratios_stand_and_what_has_moved(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    earlier = Figures.read(_saved(_figures(aes=(50.0, 60.0, 70.0)), tmp_path / "run.json"))
+    earlier = BenchFigures.read(_saved(_figures(aes=(50.0, 60.0, 70.0)), tmp_path / "run.json"))
     show(_figures(), "", earlier)
     shown = capsys.readouterr().out
     compared, _, moved = shown.partition("moved since the earlier run")

@@ -1,10 +1,14 @@
-"""Documents have short sentences, administrators' pages are short too, and all texts use plain words.
-Standard: at most 30 words a sentence, everywhere; 1,500 words a page, but for what is looked up (settings, metrics, runbook).
+"""Documents and docstrings have short sentences, administrators' pages are short too, and all texts use plain words.
+Standard: 30 words a sentence, 25 in code; 1,500 words a page, but for what is looked up (settings, metrics, runbook).
 """
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,7 +35,10 @@ PAGES = (
     "CONCEPTS",
 )
 DEVELOPERS = ("relay/ADDING.md",)
-MAX_WORDS, MAX_SENTENCE = 1500, 30
+MAX_WORDS, MAX_SENTENCE, MAX_IN_CODE = 1500, 30, 25
+CODE = sorted(each.name for each in (ROOT / "relay").iterdir() if each.is_dir() and each.name != "__pycache__")
+LATER = {"entry", "journey", "keys", "postfix", "process", "runtime", "status", "store"}
+"""Rooms of relay/ in which some sentences are still longer."""
 
 
 def sentences(text: str) -> list[list[str]]:
@@ -63,6 +70,55 @@ def test_the_first_page_is_shortest() -> None:
 def test_each_sentence_is_short(document: str) -> None:
     text = (ROOT / document).read_text()
     assert [" ".join(each) for each in sentences(text) if len(each) > MAX_SENTENCE] == []
+
+
+def texts_of(code: str) -> Iterator[str]:
+    """Each docstring, each text under a constant or setting, and each comment of several lines as one."""
+    for node in ast.walk(ast.parse(code)):
+        for each in getattr(node, "body", ()) if not isinstance(node, ast.Lambda | ast.IfExp) else ():
+            if (
+                isinstance(each, ast.Expr)
+                and isinstance(each.value, ast.Constant)
+                and isinstance(each.value.value, str)
+            ):
+                yield each.value.value
+    comment: list[str] = []
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type == tokenize.COMMENT:
+            comment.append(token.string.lstrip("# "))
+        elif token.type != tokenize.NL and comment:
+            yield " ".join(comment)
+            comment = []
+
+
+def sentences_of(text: str) -> Iterator[str]:
+    """Those of prose: not of tables, nor of what stands in columns. Standards count one by one."""
+    lines = ("" if re.match(r"\s*\|", line) or re.search(r"\S {2,}\S", line) else line for line in text.split("\n"))
+    for part in re.split(r"\n\s*\n|\n\s*(?=[-*] )|\n(?=Standard: )", "\n".join(lines)):
+        ends = r"[;,.:(]\s" if part.strip().startswith("Standard:") else r"(?<=[.?!])[)*\"]*\s+"
+        yield from (re.sub(r"``.*?``|`[^`]*`", "code", each) for each in re.split(ends, part))
+
+
+def too_long(room: Path) -> list[str]:
+    files = room.rglob("*.py") if room.is_dir() else [room]
+    return [
+        f"{file.relative_to(ROOT)}: {' '.join(each.split())}"
+        for file in sorted(files)
+        for text in texts_of(file.read_text())
+        for each in sentences_of(text)
+        if len(re.findall(r"[\w'-]+", each)) > MAX_IN_CODE
+    ]
+
+
+def test_a_long_sentence_in_code_is_found() -> None:
+    words = " ".join(["word"] * 13)
+    code = f'def f() -> None:\n    """Short. A {words}\n    {words}."""\n\n    # b {words}\n    # {words}\n    x = 1\n'
+    assert [len(each.split()) for text in texts_of(code) for each in sentences_of(text)] == [1, 27, 27]
+
+
+@pytest.mark.parametrize("room", [*sorted(set(CODE) - LATER), "outgoing.py", "incoming.py", "mail.py", "errors.py"])
+def test_each_sentence_in_code_is_short(room: str) -> None:
+    assert too_long(ROOT / "relay" / room) == []
 
 
 def test_texts_use_plain_words() -> None:

@@ -109,6 +109,7 @@ def test_documented_defaults_are_the_real_ones(table: str) -> None:
         if name not in commented or field.is_required() or name in getattr(model, "alternatives", {}):
             continue
         default = field.get_default(call_default_factory=True)
+        assert documented[name] != "None", f"{name} needs an entry in `examples` of {model.__name__}"
         setting: Any = Annotated[field.annotation, *field.metadata, "as it is written"]
         meant: object = TypeAdapter(setting).validate_python(documented[name])
         assert meant == default, name

@@ -179,7 +179,7 @@ def test_the_input_of_the_key_derivation_is_what_the_document_says() -> None:
 def test_the_bound_of_the_one_time_tag_is_computed_right() -> None:
     assert "8 * ceil(L / 16) / 2^106" in FLAT
     assert 8 * -(-(2**20) // 16) / 2**106 == 2**-87
-    threats = (Path(__file__).parents[2] / "relay" / "THREATS.md").read_text()
+    threats = (Path(__file__).parents[2] / "deploy" / "THREATS.md").read_text()
     for octets, keys, bound in ((2**20, 65_536, -85), (75 * 1024, 4864, -89)):
         key_IDs = tuple(str(uuid.UUID(int=number)) for number in range(keys))
         parameters = len(cms.PadContent("2", "1", "alice-bob", 0, key_IDs).encode())

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 LONG = "a-name-that-is-longer-than-any-column-of-a-narrow-table.example"
 KEYS = """
 from relay.cli.keys import _print
-from relay.cli.tables import plain_console
+from relay.cli.output import plain_console
 
 row = {"kme": LONG, "peer": LONG, "pool_keys": 32, "stored_keys": 1280000, "refill_bits_per_s": 31200.0,
        "use_bits_per_s": 1234567.0, "empty_in_s": 4000.0, "trouble": "", "alarm": True}
@@ -78,13 +78,13 @@ def test_a_table_is_no_wider_than_it_may_be_and_nothing_is_cut_off(program: str,
 
 
 POLICIES = """
-from relay.cli.tables import plain_console, table
+from relay.cli.output import plain_console, print_table
 
-shown = table("File", "Covers", "Levels", "Time")
-shown.add_row("alice.example/ann.toml", "one person at alice.example, and nobody else there",
-              "PLAINTEXT: not sealed, leaves in clear", "2026-11-27T02:44:19Z")
-shown.add_row("x.toml", "everybody else", "otp, aes", "")
-plain_console().print(shown)
+print_table(plain_console(), ("File", "Covers", "Levels", "Time"), [
+    ("alice.example/ann.toml", "one person at alice.example, and nobody else there",
+     "PLAINTEXT: not sealed, leaves in clear", "2026-11-27T02:44:19Z"),
+    ("x.toml", "everybody else", "otp, aes", ""),
+])
 """
 
 
@@ -95,10 +95,10 @@ def test_words_are_broken_only_where_there_is_no_room_for_them(printed: Printed)
         assert word in shown
 
 
-def test_no_command_has_a_table_of_its_own_kind() -> None:
-    own = [
+def test_no_command_has_tables_or_json_of_its_own_kind() -> None:
+    own = {
         path.name
         for path in (ROOT / "relay" / "cli").glob("*.py")
-        if re.search(r"\b(Table|_WholeWords)\(", path.read_text())
-    ]
-    assert own == ["tables.py"]
+        if re.search(r"\b(Table|_WholeWords|Table\.grid)\(|json\.dumps\(.*indent", path.read_text())
+    }
+    assert own == {"output.py"}

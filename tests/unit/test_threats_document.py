@@ -1,4 +1,4 @@
-"""relay/THREATS.md and tests/integration/attacks/README.md name tests that are there.
+"""deploy/THREATS.md and tests/integration/attacks/README.md name tests that are there.
 Standard: a promise without a test is none; a test that was renamed takes its promise along.
 """
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("relay/THREATS.md", "tests/integration/attacks/README.md")
+DOCUMENTS = ("deploy/THREATS.md", "tests/integration/attacks/README.md")
 
 
 def _named(document: str) -> list[tuple[str, str]]:
@@ -26,7 +26,7 @@ def test_every_test_that_is_named_is_there(document: str) -> None:
 
 
 def test_every_promise_names_a_test() -> None:
-    _, _, promised = (ROOT / "relay/THREATS.md").read_text().partition("## What each level promises")
+    _, _, promised = (ROOT / "deploy/THREATS.md").read_text().partition("## What each level promises")
     promises, _, _ = promised.partition("## What does not hold")
     for promise in re.split(r"^\* ", promises, flags=re.MULTILINE)[1:]:
         assert "`tests/" in promise, promise.splitlines()[0]

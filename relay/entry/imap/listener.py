@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from relay.config import Config, TCPAddress
-from relay.entry import Inside, Reloadable
+from relay.entry import Inside, Listener, Reloadable
 from relay.entry.imap.check import states as states  # for `check`
 from relay.entry.imap.watch import Mailboxes, mailboxes
 from relay.entry.listening import Where
@@ -21,7 +21,7 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def listener(inside: Inside) -> AsyncIterator[IMAPListener]:
+async def listener(inside: Inside) -> AsyncIterator[Listener]:
     """Needs nothing."""
     async with AsyncExitStack() as stack:
         yield IMAPListener(mailboxes(inside.config, inside.originals, inside.budget, inside.tally), stack)

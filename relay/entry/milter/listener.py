@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from relay.config import Config, TCPAddress
-from relay.entry import Inside, Reloadable
+from relay.entry import Inside, Listener, Reloadable
 from relay.entry.listening import SocketServer, Where, address_of
 from relay.entry.milter.session import milter_connection
 
@@ -23,7 +23,7 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def listener(inside: Inside) -> AsyncIterator[MilterListener]:
+async def listener(inside: Inside) -> AsyncIterator[Listener]:
     """Needs nothing."""
     yield MilterListener(inside)
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from relay.config import Config, TCPAddress
-from relay.entry import Inside
+from relay.entry import Inside, Listener
 from relay.entry.listening import SocketServer, Where, address_of
 from relay.entry.server_tls import ServerTLS
 from relay.entry.smtp.aiosmtpd_base import silence_log
@@ -33,7 +33,7 @@ def listens_on(config: Config) -> dict[str, Where]:
 
 
 @asynccontextmanager
-async def listener(inside: Inside) -> AsyncIterator[SMTPListener]:
+async def listener(inside: Inside) -> AsyncIterator[Listener]:
     """Raises ConfigError where a file of [submission] cannot be used, and StoreUnavailable."""
     silence_log()
     async with AsyncExitStack() as stack:

@@ -1,7 +1,7 @@
 """The one pass that turns the BER of other software's CMS messages into DER, within fixed bounds.
 Standard: X.690 (8.1.3 lengths, 8.7.3 constructed strings, 10.1 and 11.6 DER), RFC 5652 5.4 (what stays as signed).
 
-Converted is what arrives in practice (OpenSSL -stream, Bouncy Castle, NSS, gpgsm): indefinite lengths, OCTET
+Converted is what arrives in practice (OpenSSL -stream, Bouncy Castle, NSS, gpgsm). That is indefinite lengths, OCTET
 STRINGs in chunks, lengths with needless octets, SETs out of order. The rest is left to the strict parser.
 """
 
@@ -70,9 +70,9 @@ def is_definite(data: bytes | memoryview) -> bool:
 def to_der(data: bytes | memoryview) -> bytes:
     """The one element in `data`, a CMS ContentInfo in BER, as DER; DER comes out as it went in.
 
-    Reads each octet once and takes memory for the output, besides some 300 octets a chunk. Raises BadStructure
-    for what is cut short or followed by anything, for more depth, elements or chunks than a message has, and
-    for signed or authenticated parts of indefinite length, which RFC 5652 5.4 and RFC 5083 2.1 want as DER.
+    Reads each octet once and takes memory for the output, besides some 300 octets a chunk. Raises BadStructure for what
+    is cut short or followed by anything, and for more depth, elements or chunks than a message has. It is raised as
+    well for signed or authenticated parts of indefinite length. RFC 5652 5.4 and RFC 5083 2.1 want these as DER.
     """
     return _Pass(memoryview(data)).run()
 

@@ -89,8 +89,8 @@ class AuthEnveloped:
 class KeyUse:
     """What a received quantum key may open: one ciphertext at one level, however often that one comes.
 
-    `fingerprint` (32 octets) is that of the ciphertext. Only at level aes `most`, the number of ciphertexts that the
-    key may open in all, is more than one, where a peer's key may wrap several messages.
+    `fingerprint` (32 octets) is that of the ciphertext. `most` is the number of ciphertexts that the key may open in
+    all. It is more than one only at level aes, where a peer's key may wrap several messages.
     """
 
     level: str

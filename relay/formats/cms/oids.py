@@ -37,9 +37,9 @@ ID_ONE_TIME_PAD = ObjectIdentifier(levels.ID_ONE_TIME_PAD)
 """Content encryption by one-time pad and Poly1305 (UUID 8326b9c0-7f19-478b-b88a-8a0d15c8cf71)."""
 ID_ORI_PAD = ObjectIdentifier(levels.ID_ORI_PAD)
 """OtherRecipientInfo: the holder of the pad's keys (UUID aaab867f-4cb1-42f8-a82a-59f577f22e46)."""
-ID_HQC_256 = ObjectIdentifier("2.25.36796463176215983808006340150877474792")
+ID_HQC_256 = ObjectIdentifier(levels.HQC_256.oid)
 """KEM HQC-5, as the revision of 2025 names HQC-256 (UUID 1baebdb4-007f-4388-ae1b-719b0bdfcfe8)."""
-ID_FRODOKEM_1344_SHAKE = ObjectIdentifier("2.25.8351164489915347729498619433651132917")
+ID_FRODOKEM_1344_SHAKE = ObjectIdentifier(levels.FRODOKEM_1344_SHAKE.oid)
 """KEM FrodoKEM-1344-SHAKE, the salted variant (UUID 06486032-dddb-452e-abfe-e37cb685d9f5)."""
-ID_CLASSIC_MCELIECE_6688128 = ObjectIdentifier("2.25.105974411719247991520903958512651041581")
+ID_CLASSIC_MCELIECE_6688128 = ObjectIdentifier(levels.CLASSIC_MCELIECE_6688128.oid)
 """KEM Classic McEliece 6688128 of round 4 (UUID 4fb9ede5-beea-4eed-bb3c-c865d5c17b2d)."""

@@ -1,8 +1,5 @@
 """Who can open an AuthEnvelopedData: the four kinds of RecipientInfo that sealed messages have, and the KEMs they name.
 Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (KEMRI), FIPS 203.
-
-HQC, FrodoKEM and Classic McEliece, as liboqs 0.16 has them, have no object identifier for CMS yet: they have ours
-(oids.py). A revision of one of them that exchanges other sizes would be another mechanism, with another identifier.
 """
 
 from __future__ import annotations
@@ -29,31 +26,12 @@ MAX_OCTETS = 64 * 1024
 MAX_NUMBER = 100
 
 
-@dataclass(frozen=True, slots=True)
-class KEM:
-    """One mechanism, under the name that policies, files and peer documents give it; its secret has 32 octets."""
-
-    name: str
-    oid: ObjectIdentifier
-    public_key_octets: int
-    ciphertext_octets: int
-
-
 ML_KEM_1024 = levels.ML_KEM_1024.name
 
-_FURTHER = (
-    KEM("hqc-256", oids.ID_HQC_256, 7237, 14_421),
-    KEM("frodokem-1344-shake", oids.ID_FRODOKEM_1344_SHAKE, 21_520, 21_696),
-    KEM("classic-mceliece-6688128", oids.ID_CLASSIC_MCELIECE_6688128, 1_044_992, 208),
-)
-_OF_LEVELS = tuple(
-    KEM(form.name, ObjectIdentifier(form.oid), form.public_key_octets, form.ciphertext_octets)
-    for form in (level.form.kem for level in levels.LEVELS)
-    if form is not None
-)
-KEMS = {kem.name: kem for kem in (*_OF_LEVELS, *_FURTHER)}
-
-FURTHER_KEMS = tuple(kem.name for kem in _FURTHER)
+_OF_LEVELS = tuple(form for form in (level.form.kem for level in levels.LEVELS) if form is not None)
+KEMS = {kem.name: kem for kem in (*_OF_LEVELS, *levels.FURTHER_KEMS)}
+"""By the name that policies, files and peer documents give them; the secret of each has 32 octets."""
+FURTHER_KEMS = tuple(kem.name for kem in levels.FURTHER_KEMS)
 """Those that go around level pqc as one more layer each, and need liboqs."""
 
 
@@ -100,9 +78,9 @@ class RSARecipient:
 class KEMRecipient:
     """The holder of this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
-    `kem` is its name in KEMS, which has the length of `kem_ciphertext`; `wrapped_cek` has 40 octets, wrapped
-    under the 32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no
-    certificate: `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
+    `kem` is its name in KEMS, which has the length of `kem_ciphertext`. `wrapped_cek` has 40 octets, wrapped under the
+    32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no certificate:
+    `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
     """
 
     certificate: CertificateID
@@ -137,7 +115,7 @@ def encode(recipient: Recipient) -> bytes:
             info = der.sequence(
                 der.integer(0),
                 encode_rid(recipient.certificate),
-                der.algorithm(KEMS[recipient.kem].oid),
+                der.algorithm(ObjectIdentifier(KEMS[recipient.kem].oid)),
                 der.element(der.OCTET_STRING, recipient.kem_ciphertext),
                 der.algorithm(oids.ID_HKDF_SHA256),
                 der.integer(KEK_OCTETS),
@@ -217,9 +195,10 @@ def _decode_rsa(info: _KeyTransRecipientInfo) -> RSARecipient:
 def _decode_kem(info: _KEMRecipientInfo) -> KEMRecipient:
     if info.version != 0:
         raise BadStructure(f"KEMRecipientInfo version {der.shown(info.version)}; 0 is the only one")
-    kem = next((each for each in KEMS.values() if each.oid == info.kem.algorithm), None)
+    oid = info.kem.algorithm.dotted_string
+    kem = next((each for each in KEMS.values() if each.oid == oid), None)
     if kem is None:
-        raise BadStructure(f"KEM {info.kem.algorithm.dotted_string} is unknown")
+        raise BadStructure(f"KEM {oid} is unknown")
     if len(info.kem_ciphertext) != kem.ciphertext_octets:
         raise BadStructure(f"a KEM ciphertext of {len(info.kem_ciphertext)} octets is not one of {kem.name}")
     if info.kdf.algorithm != oids.ID_HKDF_SHA256 or info.kek_length != KEK_OCTETS or info.ukm is not None:

@@ -1,7 +1,7 @@
 """The sealed envelope: what a payload says of itself, so that the receiver need not believe what stands outside.
 Standard: relay/FORMAT.md, 7; DER, of which there is one form for each value, and one spelling of each address.
 
-What the receiver asks of it is here, because the sender asks the same before it seals: nothing may leave that the own
+What the receiver asks of it is here, because the sender asks the same before it seals. Nothing may leave that our own
 receiver would refuse.
 """
 
@@ -32,7 +32,7 @@ MAX_OCTETS = 1024 * 1024
 class SealedEnvelope:
     """One mail to one site, as its sender's relay got it.
 
-    `layers` are named from the inside out (`pqc+aes`), `sealed_at` is in UTC and whole seconds, `sender` is the SMTP
+    `layers` are named from the inside out (`pqc+aes`), `sealed_at` is in UTC and whole seconds. `sender` is the SMTP
     sender ("" for the null one), `recipients` are those of this copy alone. All of these are mailboxes in their one
     spelling (relay/formats/mailbox.py). `id` (16 octets) is of this copy. The addresses never appear in repr() or logs.
     """

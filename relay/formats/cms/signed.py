@@ -1,8 +1,9 @@
 """SignedData with one signer and the content inside.
 Standard: RFC 5652 5 and 11, RFC 6211, RFC 9882 (ML-DSA-87 with SHA-512), RFC 4055 and RFC 4056 (RSASSA-PSS, SHA-256).
 
-Gateways write it for gateways, so exactly what one writes is read: four signed attributes, each once (content type,
-message digest, signing time, algorithm protection), no other ones, and the signer's digest algorithm alone.
+Gateways write it for gateways, so exactly what one writes is read. That is four signed attributes, each once: content
+type, message digest, signing time, algorithm protection. No others are allowed, and the signer's digest algorithm is
+the only one.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class SignatureScheme(Enum):
 class Signed:
     """One SignedData: `content`, its one signer, and what was signed.
 
-    `attributes` is the DER of the signed attributes as SET OF, which is what the signature covers;
-    `digest` is the content's digest as they say it, and `signing_time` (aware, in UTC, whole seconds) the time, which
-    decode_signed always gives. `certificate` (DER) is the signer's, b"" for none.
+    `attributes` is the DER of the signed attributes as SET OF, which is what the signature covers. `digest` is the
+    content's digest as they say it. `signing_time` is aware, in UTC and whole seconds, and decode_signed always gives
+    it. `certificate` (DER) is the signer's, b"" for none.
     """
 
     content: bytes = field(repr=False)

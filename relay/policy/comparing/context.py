@@ -52,7 +52,7 @@ class Sure:
     """What counts for all contexts of one proof.
 
     `shared` are the keys of rules of both sides, which apply to the same mails. `a_lattice` says that all lists of
-    levels are in descending order. `comparable` has pqc where both sides may come to it, for its KEMs, and rsa where
+    levels are in descending order. `comparable` has pqc where both sides may come to it, for its KEMs. It has rsa where
     both may come to pqc or rsa, for the layer around either.
     """
 

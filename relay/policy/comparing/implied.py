@@ -2,7 +2,7 @@
 Standard: policies/README.md; "yes" is proven, whatever is in doubt about the mail; "no" may be "not shown".
 
 What is in doubt fits all patterns of a kind (a sender, the authors, a header field, the parts). So of a rule that needs
-one kind, nothing follows for another kind, and within a kind containment is enough for those in doubt as well.
+one kind, nothing follows for another kind. Within a kind, containment is enough for those in doubt as well.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Conditions:
     smaller_than: int | None = None
 
     def for_size(self, octets: int) -> bool:
-        """Whether the conditions on the size hold for so many bytes."""
+        """Whether the conditions on the size hold for this size, in bytes."""
         return (self.larger_than is None or octets > self.larger_than) and (
             self.smaller_than is None or octets < self.smaller_than
         )

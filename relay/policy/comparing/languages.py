@@ -2,8 +2,8 @@
 Standard: a pattern is a regular language; what is called contained or apart here is so, whatever the text.
 
 **Containment.** Put a letter that no other pattern has in place of each star of a pattern. If one of the others fits
-this text, its own stars cover that letter, and so they cover whatever may stand there: all of the pattern lies within.
-If none fits, the text itself lies outside of all of them. So a pattern lies within several others only where it lies
+this text, its own stars cover that letter. So they cover whatever may stand there: all of the pattern lies within. If
+none fits, the text itself lies outside of all of them. So a pattern lies within several others only where it lies
 within one of them, and one match decides. Where an address could not have such a letter, "no" may be said instead of
 "yes", which is the safe side.
 

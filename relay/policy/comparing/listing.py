@@ -15,7 +15,7 @@ from relay.policy.comparing.samples import (
     ANY_MESSAGE,
     MAX_IN_PAIRS,
     SOMEBODY,
-    Message,
+    SampleMessage,
     described,
     joined,
     messages,
@@ -39,7 +39,7 @@ class _Tries:
     """The mails that are tried for one kind of recipient: each message from each sender."""
 
     senders: list[str]
-    messages: list[Message]
+    messages: list[SampleMessage]
 
     def number(self, sizes: Sequence[int]) -> int:
         """How many there are."""
@@ -53,7 +53,7 @@ class DifferenceSearch:
         self._sets = (old, new)
         self._separators = separators
         self._left = MAX_WORK_IN_ALL
-        self._looked_for: dict[object, list[Message]] = {}
+        self._looked_for: dict[object, list[SampleMessage]] = {}
 
     def differences(
         self, recipient: str, called: str, old: Side, new: Side, day: date | None, *, same_settings: bool
@@ -100,13 +100,13 @@ class DifferenceSearch:
         self._left -= tries.number(sizes) * work
         return tries, coarse
 
-    def _asked(self, item: Item) -> list[Message]:
+    def _asked(self, item: Item) -> list[SampleMessage]:
         """The messages that a rule looks for."""
         if item.key not in self._looked_for:
             self._looked_for[item.key] = list(messages(item.conditions))
         return self._looked_for[item.key]
 
-    def _messages(self, about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = False) -> list[Message]:
+    def _messages(self, about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = False) -> list[SampleMessage]:
         """A message that no rule looks for, and those of some rules; with `pairs`, each with those of all others."""
         found = dict.fromkeys([ANY_MESSAGE])
         for each in about:
@@ -139,7 +139,7 @@ def _said(item: Item) -> object:
     return item.key, when.otherwise, when.impossible, when.hold_for
 
 
-def _difference(called: str, sender: str, message: Message, each: Look, day: date | None) -> Difference:
+def _difference(called: str, sender: str, message: SampleMessage, each: Look, day: date | None) -> Difference:
     said = [message.called]
     if (octets := each.sample.content.size) > message.least:
         said.append(f"{octets} bytes")

@@ -1,18 +1,18 @@
 """Proves that one side treats no mail weaker than another, or says for which rule that could not be shown.
 Standard: what passes is proven for every sender, message and size; what is not shown may be weaker, or not.
 
-A mail is one of four **cases** by its sender: the null sender; one that can be read; one that can be read and may stand
-for others (SRS, BATV), some of whom may be in doubt; and one in doubt, whom every condition on senders fits. In each
-case the old side has what holds for the mail, a **base**, and rules that raise it; so has the new side. By the sizes at
-which a limit or a condition begins to count, all mails fall into finitely many contexts.
+By its sender a mail is one of four **cases**. It is the null sender, one that can be read, one that may also stand for
+others (SRS, BATV), or one in doubt. Some of those others may be in doubt, and every condition on senders fits a sender
+in doubt. In each case the old side has what holds for the mail, a **base**, and rules that raise it; so has the new
+side. By the sizes at which a limit or a condition begins to count, all mails fall into finitely many contexts.
 
-**One rule at a time.** Lists of levels in descending order, with "held" above all of them, are a lattice, of which
-`strongest` is the join (a test tries all lists). What comes of several new rules is no weaker than what comes of
-several old ones if it is no weaker than what comes of each of these alone. So it is enough to compare the base and each
+**One rule at a time.** Lists of levels in descending order, with "held" above all of them, are a lattice. Its join is
+`strongest` (a test tries all lists). What comes of several new rules is compared with what comes of several old ones.
+It is no weaker if it is no weaker than what comes of each old rule alone. So it is enough to compare the base and each
 old rule with what comes of those new rules that apply wherever it does.
 
-**All together.** Two things are no join: a list that is not in descending order, and a mail that is held only as long
-as no further rule counts (plaintext under `quantum = "required"`, say). There all combinations of rules are gone
+**All together.** Two things are no join: a list that is not in descending order, and a mail that is held only while no
+further rule counts. The latter is plaintext under `quantum = "required"`, say. There all combinations of rules are gone
 through, as far as there are not too many of them.
 """
 
@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ProofFailure:
     """One old rule that nothing is shown to make up for; None: what holds without any rule that raises.
 
     `conditions` are those of the part of the rule that is about. `bases` are the numbers of the rules by sender that
@@ -76,11 +76,11 @@ class Proof:
         self._old, self._new = old, new
         self._separators, self._max_bounce, self._recipients = separators, max_bounce, recipients
         self._failed: set[object] = set()
-        self._failures: list[Failure] = []
+        self._failures: list[ProofFailure] = []
         self._sure = Sure.of(old, new)
         self._sizes = {bounce: list(_sizes(old, new, bounce)) for bounce in (max_bounce, None)}
 
-    def failures(self) -> list[Failure]:
+    def failures(self) -> list[ProofFailure]:
         """What could not be shown; each rule at most once."""
         if self._new.own is None:
             return []
@@ -189,7 +189,7 @@ class Proof:
 
     def _in_context(
         self, context: Context, case: Case, cell: SenderCell, sizes: Sizes, *, only_look: bool
-    ) -> Iterator[Failure]:
+    ) -> Iterator[ProofFailure]:
         left = [each for each in context.to_be_shown() if _key(each) not in self._failed]
         unsure = bool(left) and not self._sure.a_lattice
         for item in left if self._sure.a_lattice else ():
@@ -198,15 +198,15 @@ class Proof:
             unsure = unsure or judged.verdict is Coverage.UNSURE
             if judged.verdict is Coverage.WEAKER:
                 sender = self._sender(case, cell, show.part)
-                yield Failure(item, show.part, case, sizes, cell.bases, judged.why, (), sender)
+                yield ProofFailure(item, show.part, case, sizes, cell.bases, judged.why, (), sender)
         if unsure and only_look:
-            yield Failure(None, NO_CONDITIONS, case, sizes, cell.bases, "")
+            yield ProofFailure(None, NO_CONDITIONS, case, sizes, cell.bases, "")
         elif unsure and (found := combined(context)).why:
             item = next((each for each in found.together if each.key not in self._sure.shared), None)
             item = item or next(iter(found.together), None)
             if _key(item) not in self._failed:
                 part = NO_CONDITIONS if item is None else item.conditions
-                yield Failure(
+                yield ProofFailure(
                     item, part, case, sizes, cell.bases, found.why, found.together, self._sender(case, cell, part)
                 )
 

@@ -28,7 +28,7 @@ _LETTERS = "xqzjkvwyufgbdhmlpcnroiteasQ0123456789"
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class SampleMessage:
     """A message as `DescribedMessage` takes it, how to call it, and the sizes in bytes that rules want it to have."""
 
     called: str
@@ -45,23 +45,23 @@ class Message:
         return [self.least, *(each for each in sizes if self.least < each and (self.most is None or each <= self.most))]
 
 
-def described(message: Message, octets: int) -> DescribedMessage:
+def described(message: SampleMessage, octets: int) -> DescribedMessage:
     """The message with this size in bytes. It is the same object on the same day, since many ask the same of it."""
     return _described(message, octets, today())
 
 
 @lru_cache(maxsize=2000)
-def _described(message: Message, octets: int, day: date) -> DescribedMessage:
+def _described(message: SampleMessage, octets: int, day: date) -> DescribedMessage:
     """What was decided about a message is remembered in it, and may be otherwise on another day."""
     named = any(each.partition(":")[0].strip().lower() == "from" for each in message.fields)
     fields = message.fields if named else (f"From: {message.author}", *message.fields)
     return DescribedMessage(message.subject, fields, message.attachments, octets, message.login)
 
 
-ANY_MESSAGE = Message("any")
+ANY_MESSAGE = SampleMessage("any")
 
 
-def messages(conditions: Conditions, avoided: Collection[str] = ()) -> Iterator[Message]:
+def messages(conditions: Conditions, avoided: Collection[str] = ()) -> Iterator[SampleMessage]:
     """For each text of each condition a message that has it, and the first text of each other condition.
 
     Stars are filled with a letter that is not in any of the texts `avoided`, as far as there is one.
@@ -90,7 +90,7 @@ def _message(
     names: Sequence[Glob] = (),
     authors: Sequence[Glob] = (),
     logins: Sequence[Glob] = (),
-) -> Message:
+) -> SampleMessage:
     def text(globs: Sequence[Glob]) -> str:
         return next((letter.join(glob.parts) for glob in globs), "")
 
@@ -107,17 +107,17 @@ def _message(
     said += [f"more than {conditions.larger_than} bytes"] if conditions.larger_than is not None else []
     said += [f"fewer than {conditions.smaller_than} bytes"] if conditions.smaller_than is not None else []
     login = "" if login == NULL_SENDER else login
-    return Message(", ".join(said), author, login, "".join(tags), lines, attachments, least, most)
+    return SampleMessage(", ".join(said), author, login, "".join(tags), lines, attachments, least, most)
 
 
-def outside(conditions: Conditions) -> Message | None:
+def outside(conditions: Conditions) -> SampleMessage | None:
     """A message that is too large for a rule, which leaves it to others."""
     if conditions.smaller_than is None:
         return None
-    return Message(f"{conditions.smaller_than} bytes or more", least=conditions.smaller_than)
+    return SampleMessage(f"{conditions.smaller_than} bytes or more", least=conditions.smaller_than)
 
 
-def joined(some: Sequence[Message]) -> Message | None:
+def joined(some: Sequence[SampleMessage]) -> SampleMessage | None:
     """One message that has what all of these have; None where they cannot be one."""
     authors = {each.author for each in some} - {SOMEBODY}
     logins = {each.login for each in some} - {""}
@@ -125,7 +125,7 @@ def joined(some: Sequence[Message]) -> Message | None:
     most = min((each.most for each in some if each.most is not None), default=None)
     if len(authors) > 1 or len(logins) > 1 or (most is not None and least > most):
         return None
-    return Message(
+    return SampleMessage(
         ", ".join(dict.fromkeys(each.called for each in some if each != ANY_MESSAGE)) or ANY_MESSAGE.called,
         next(iter(authors), SOMEBODY),
         next(iter(logins), ""),
@@ -161,6 +161,6 @@ def _both(one: Glob, other: Glob, separators: str) -> str | None:
     return guessed((RuleScope((one,)), RuleScope((other,))), (), separators)
 
 
-def with_size(message: Message, octets: int) -> Message:
+def with_size(message: SampleMessage, octets: int) -> SampleMessage:
     """Returns the same message, padded to at least this size."""
     return replace(message, least=max(octets, message.least))

@@ -41,7 +41,7 @@ class Side:
         self.key = (self.bases[0], *rules, peer, guarded)
 
     def mail(self, octets: int, max_bounce: int | None) -> ComparedMail:
-        """A mail of so many bytes to these recipients."""
+        """A mail of this size, in bytes, to these recipients."""
         return ComparedMail(octets, max_bounce, self.peer, self.guarded)
 
     def limits(self) -> Iterator[int]:

@@ -12,12 +12,12 @@ from typing import Any
 from relay.policy.comparing.differences import Difference, look
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import filled
-from relay.policy.comparing.proof import Failure
+from relay.policy.comparing.proof import ProofFailure
 from relay.policy.comparing.samples import (
     ANY_MESSAGE,
     DOUBTFUL,
     SOMEBODY,
-    Message,
+    SampleMessage,
     described,
     joined,
     messages,
@@ -72,12 +72,12 @@ class FailedMail:
 
     sender: str
     recipient: str
-    message: Message
+    message: SampleMessage
     alone: bool = False
     """The recipient is not the one who stands for a kind."""
 
 
-def witnesses(failure: Failure, new: Side, recipient: str, separators: str) -> Iterator[FailedMail]:
+def witnesses(failure: ProofFailure, new: Side, recipient: str, separators: str) -> Iterator[FailedMail]:
     """Mails that the rule is for, and as few of the new rules as can be."""
     avoided = [text for each in new.raising for text in _texts(each.conditions)]
     some = list(messages(failure.conditions, avoided))[:1] or [ANY_MESSAGE]
@@ -94,7 +94,7 @@ def witnesses(failure: Failure, new: Side, recipient: str, separators: str) -> I
                     yield FailedMail(sender, address, changed, address != recipient)
 
 
-def _recipients(failure: Failure, new: Side, recipient: str, separators: str) -> Iterator[str]:
+def _recipients(failure: ProofFailure, new: Side, recipient: str, separators: str) -> Iterator[str]:
     """Whom the old rule is for, and new ones perhaps are not: whom rules name, and who stands for the kind."""
     people = failure.conditions.people
     asked = RuleScope(people.get("recipient"), people.get("not_recipient", ()))
@@ -109,7 +109,7 @@ def _recipients(failure: Failure, new: Side, recipient: str, separators: str) ->
     yield recipient
 
 
-def _candidates(who: str, first: str, failure: Failure, new: Side, separators: str) -> Iterator[str]:
+def _candidates(who: str, first: str, failure: ProofFailure, new: Side, separators: str) -> Iterator[str]:
     """Who may be meant by the old rule, and perhaps not by new ones: those whom new rules name."""
     people = failure.conditions.people
     asked = RuleScope(people.get(who), people.get(f"not_{who}", ()))
@@ -130,7 +130,7 @@ def _is_login(text: str, who: RuleScope) -> bool:
     return fits and not any(glob.matches(text) for glob in who.misses) and text != NULL_SENDER
 
 
-def _senders(failure: Failure) -> Iterator[str]:
+def _senders(failure: ProofFailure) -> Iterator[str]:
     if failure.case == "null sender":
         yield ""
     elif failure.case == "sender in doubt":
@@ -176,7 +176,7 @@ def shown_by(old: PolicySet, new: PolicySet, witness: FailedMail, called: str, d
     return None
 
 
-def unproven(failure: Failure, witness: FailedMail, where: str, called: str, day: date | None) -> Unproven:
+def unproven(failure: ProofFailure, witness: FailedMail, where: str, called: str, day: date | None) -> Unproven:
     """What is to be said of a failure that no mail shows."""
     sender = witness.sender or NULL_SENDER
     return Unproven(where, called, failure.why, sender, witness.recipient, witness.message.called, day)

@@ -13,7 +13,7 @@ from relay.policy.comparing.differences import ARRIVING, Difference
 from relay.policy.comparing.items import Item
 from relay.policy.comparing.kinds import Files, Kind, Kinds
 from relay.policy.comparing.listing import DifferenceSearch
-from relay.policy.comparing.proof import Failure, Proof
+from relay.policy.comparing.proof import Proof, ProofFailure
 from relay.policy.comparing.sides import Side
 from relay.policy.comparing.unproven import Unproven, placed, shown_by, unproven, witnesses
 from relay.policy.comparing.views import View, covering, turns
@@ -59,7 +59,7 @@ class Whole:
         self._policies: dict[tuple[int, bool], int] = {}
         self._sides: dict[int, int] = {}
         self._found: dict[object, FoundForKinds] = {}
-        self._proofs: dict[object, list[Failure]] = {}
+        self._proofs: dict[object, list[ProofFailure]] = {}
 
     def of_kind(self, kind: Kind) -> FoundForKinds:
         """What is found for one kind of recipient, or was for another one like it."""
@@ -175,7 +175,7 @@ class Whole:
 
     # --- what is not shown ------------------------------------------------------------------------------------------
 
-    def _failures(self, kind: Kind, span: _Span) -> list[Failure]:
+    def _failures(self, kind: Kind, span: _Span) -> list[ProofFailure]:
         """What could not be proven of one kind on some days; the same for all that are as strong."""
         asked = any(_asks_for_recipients(each) for side in span.sides for each in side.raising)
         recipients = self.kinds.patterns(kind) if asked else ()
@@ -185,7 +185,7 @@ class Whole:
             self._proofs[what] = Proof(*span.sides, self.kinds.separators, max_bounce, recipients).failures()
         return self._proofs[what]
 
-    def _said(self, kind: Kind, span: _Span, failure: Failure) -> Difference | Unproven:
+    def _said(self, kind: Kind, span: _Span, failure: ProofFailure) -> Difference | Unproven:
         """A mail that shows it, or one to look at."""
         first = None
         with on_day(span.day or today()):
@@ -196,7 +196,7 @@ class Whole:
         assert first is not None  # noqa: S101 - there is always one
         return unproven(failure, first, self._where(span, failure), kind.called, span.day)
 
-    def _where(self, span: _Span, failure: Failure) -> str:
+    def _where(self, span: _Span, failure: ProofFailure) -> str:
         """File and line of what nothing is shown to make up for."""
         if floor := placed(failure.item):
             return floor

@@ -198,7 +198,6 @@ def test_links_in_place_of_all_that_the_relay_writes_lead_root_nowhere(place: Pl
         "alarms.json",
         "held.json",
         "restore.check",
-        "policy-list.json",
     )
     directories = ("identity", "peers", "audit", "audit.pending", "keys.spool", "sent.recent", "policies.kept", "dkim")
     for name in (*files, *directories):

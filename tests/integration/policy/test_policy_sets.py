@@ -23,7 +23,6 @@ from relay.policy.compare import Comparison, Difference, compare
 from relay.policy.comparing import whole
 from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.reload import PoliciesInForce
-from relay.policy.walk import FileText, read_file
 from tests.integration.policy.test_policy_reload import count, levels, until, watched
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import relay_command
@@ -522,32 +521,3 @@ def test_list_finds_files_by_what_they_say(site: Callable[[Mapping[str, str]], R
     assert listed("--level", "aes", "--peer", "bob") == {"bob.example.toml": []}
     assert listed()["lost.example/x.toml"] == ["no_peer"]
     assert "2 of 8 files" in run("list", "--expired").stdout
-
-
-def test_a_list_reads_only_files_that_have_changed_since_the_last_one(
-    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = site({"default.toml": AES} | {f"d{number}.example.toml": CLEAR for number in range(20)})
-    read: list[str] = []
-
-    def counted(directory: str, name: str) -> FileText:
-        read.append(name)
-        return read_file(directory, name)
-
-    monkeypatch.setattr("relay.policy.index.read_file", counted)
-    monkeypatch.setattr("relay.policy.walk.DOUBTFUL_NS", 0)
-    first = run("list", "--clear", "--json")
-    assert (first.exit_code, len(json.loads(first.stdout)), len(read)) == (0, 20, 21)
-    read.clear()
-    assert run("list", "--clear", "--json").stdout == first.stdout
-    assert read == []
-    write(tmp_path / "policies", {"d7.example.toml": AES, "new.example.toml": CLEAR})
-    (tmp_path / "policies" / "d8.example.toml").unlink()
-    assert len(json.loads(run("list", "--clear", "--json").stdout)) == 19
-    assert sorted(read) == ["d7.example.toml", "new.example.toml"]
-    for damage in ("", "[]", "{}", '{"key": 1, "meanings": [], "files": {}}'):
-        (tmp_path / "policy-list.json").write_text(damage)
-        assert len(json.loads(run("list", "--clear", "--json").stdout)) == 19
-    write(tmp_path / "policies", {"d7.example.toml": "levels = ["})
-    broken = run("list")
-    assert (broken.exit_code, "d7.example.toml" in broken.stderr) == (1, True)

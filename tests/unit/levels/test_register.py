@@ -7,7 +7,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from inspect import signature
+from inspect import get_annotations, signature
 from itertools import pairwise
 from pathlib import Path
 from typing import get_args
@@ -56,8 +56,9 @@ def test_a_number_is_that_of_one_level_for_ever() -> None:
     assert min(numbers) > 0
 
 
-def test_no_two_levels_have_the_same_algorithms() -> None:
+def test_no_two_levels_have_the_same_algorithms_or_look_alike() -> None:
     assert len({level.algorithms for level in LEVELS}) == len(LEVELS)
+    assert len({level.form for level in LEVELS}) == len(LEVELS), "receivers and the tripwire go by the form"
 
 
 @each_level
@@ -66,6 +67,8 @@ def test_each_level_has_a_scheme_that_states_no_facts_of_its_own(level: Level) -
     scheme = all_schemes().get(level.name)
     assert scheme is not None, f"relay/schemes/{level.name}.py::scheme makes a scheme of another name"
     assert (scheme.algorithms, scheme.quantum) == (level.algorithms, level.quantum)
+    declared = {name for base in type(scheme).__mro__ for name in get_annotations(base)}
+    assert {name for name in declared if not hasattr(scheme, name)} == set(), f"relay/schemes/{level.name}.py"
 
 
 @each_level

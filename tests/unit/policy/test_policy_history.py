@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.audit import policy_places
-from relay.audit.chain import START, Chain, Place
+from relay.audit.chain import START, Chain, ChainPlace
 from relay.audit.entries import AddressHash, event_members
 from relay.audit.policy_fields import MAX_DIFFERENCES, of_comparison, of_step
 from relay.audit.policy_places import POLICIES, PolicyRecordPlaces, newest_first
@@ -31,7 +31,7 @@ from relay.policy.kept import KeptSets
 from relay.policy.last_good import MAX_COMPARED, LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.reload import PoliciesInForce
-from relay.policy.step import MAX_NAMES, Names, SetFiles, Step, digest_of_all
+from relay.policy.step import MAX_NAMES, Names, SetFiles, SetStep, digest_of_all
 from relay.runtime import heap
 from relay.store.secret import SiteSecret
 from tests.testlib.nobody import as_nobody, by_root
@@ -226,7 +226,7 @@ def test_many_sets_at_once_hold_no_more_memory_than_a_few(tmp_path: Path) -> Non
 
 
 def test_a_step_is_read_as_it_was_written() -> None:
-    said = Step(
+    said = SetStep(
         "1" * 12,
         "",
         7,
@@ -237,7 +237,7 @@ def test_a_step_is_read_as_it_was_written() -> None:
         Names.of(["x"] * 150),
         Names(),
     )
-    assert Step.from_json(said.as_json()) == said
+    assert SetStep.from_json(said.as_json()) == said
     assert (len(said.changed.first), said.changed.more) == (MAX_NAMES, 50)
 
 
@@ -344,7 +344,7 @@ def test_addresses_are_hashed_in_names_and_differences_and_there_is_no_more_than
     addresses = AddressHash(SiteSecret(bytes(32)))
     fields = of_comparison(compare_within(60, before, now), "", addresses)
     assert (len(fields["weakened"]), fields["weakened_more"]) == (MAX_DIFFERENCES, 10)
-    said = Step(VERSION, "", 7, 31, "edit", Installer(), Names(), Names.of([*people, "bob.example.toml"]), Names())
+    said = SetStep(VERSION, "", 7, 31, "edit", Installer(), Names(), Names.of([*people, "bob.example.toml"]), Names())
     fields |= of_step(said, addresses)
     assert f"bob.example/{addresses.write('p7@bob.example')}.toml" in fields["changed"]
     assert "bob.example.toml" in fields["changed"]
@@ -426,7 +426,7 @@ def test_of_what_was_removed_as_too_old_nothing_is_told_and_of_all_else_everythi
 def test_a_place_that_cannot_be_written_is_taken_away(directory: Path) -> None:
     (directory / ".policies.new").mkdir()
     with capture_logs() as logs:
-        PolicyRecordPlaces(Place(1, 0), None).write(directory)
+        PolicyRecordPlaces(ChainPlace(1, 0), None).write(directory)
     assert [each["event"] for each in logs] == ["policy_places_not_written"]
     assert PolicyRecordPlaces.read(directory) is None
 

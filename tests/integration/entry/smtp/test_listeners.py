@@ -9,13 +9,14 @@ import shutil
 import subprocess
 import sys
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
 import relay
 from relay.cli import COMMANDS
-from relay.config.listeners import LISTENERS
+from relay.config.listeners import LISTENERS, IncomingSettings, OutgoingSettings, listening_settings
 from relay.entry import ListenerModule
 
 TREE = Path(relay.__file__).parent
@@ -58,8 +59,24 @@ def test_every_listener_is_tried_here() -> None:
 def test_each_listener_has_what_the_relay_asks_of_it(listener: str) -> None:
     module = import_module(f"relay.entry.{listener}")
     found = module if not hasattr(module, "__path__") else import_module(f"{module.__name__}.listener")
-    wanted = {name for name in vars(ListenerModule) if not name.startswith("_")}
+    wanted = {name: signature(function) for name, function in vars(ListenerModule).items() if not name.startswith("_")}
     assert {name for name in wanted if not hasattr(found, name)} == set()
+    for name, contract in wanted.items():
+        made = signature(getattr(found, name))
+        assert list(made.parameters.values()) == list(contract.parameters.values())[1:], name
+        yields = "AsyncIterator[Listener]" if name == "listener" else contract.return_annotation
+        assert made.return_annotation == yields, f"{name}: mypy compares with the contract only what is said to be one"
+
+
+def test_a_setting_of_both_directions_needs_its_listener_in_both() -> None:
+    listed = {setting for settings in LISTENERS.values() for setting in settings}
+    for one, other in (("outgoing", "incoming"), ("incoming", "outgoing")):
+        missing = {f"{other}.{name}" for name in listening_settings(one) if has_setting(other, name)} - listed
+        assert missing == set(), "relay/config/listeners.py::LISTENERS"
+
+
+def has_setting(table: str, name: str) -> bool:
+    return name in (OutgoingSettings.model_fields if table == "outgoing" else IncomingSettings.model_fields)
 
 
 @pytest.mark.parametrize("listener", LISTENERS)

@@ -1,13 +1,25 @@
-"""How commands print tables for a person: no wider than the terminal, or COLUMNS, or 80, and nothing is cut off.
-What others wrote is printed as it is, and never taken as markup. A word is broken only where there is no room for it.
+"""How commands print what they found: as tables and pairs for people, as JSON for programs.
+Text is no wider than the terminal, COLUMNS or 80, and nothing is cut off; only a word longer than a line is broken.
+
+What others wrote is never taken as markup, and what could disturb a terminal is escaped.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from relay.policy.names import printable
+
+T = TypeVar("T")
+Cell = str | Text
+Pair = tuple[str, Cell | Sequence[Cell]]
 FRAME = 3
 """Width of a column beside its text: a line and a blank on both sides. The table ends with one more line."""
 
@@ -17,12 +29,41 @@ def plain_console() -> Console:
     return Console(markup=False, emoji=False, highlight=False)
 
 
-def table(*headings: str, title: str = "") -> Table:
-    """An empty table; what is too long for a column goes on in the next line."""
+def json_option(what: str = "one JSON object") -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """The option --json, as `as_json`; `what` it prints then."""
+    return click.option("--json", "as_json", is_flag=True, help=f"For programs: {what}.")
+
+
+def print_json(value: Any) -> None:
+    """The value on standard output, indented."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def print_table(
+    out: Console, headings: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "", numbers: int = 0
+) -> None:
+    """One row each; what is too long for a column goes on in the next line. The last `numbers` columns stand right."""
     made = _WholeWords(title=Text(title) if title else None, title_justify="left")
-    for heading in headings:
-        made.add_column(heading, overflow="fold")
-    return made
+    for place, heading in enumerate(headings):
+        made.add_column(heading, overflow="fold", justify="right" if place >= len(headings) - numbers else "left")
+    for row in rows:
+        made.add_row(*map(_safe, row))
+    out.print(made)
+
+
+def print_pairs(out: Console, pairs: Iterable[Pair]) -> None:
+    """Each name beside its value; of several values each has a line, and none has no line at all."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        for place, each in enumerate((value,) if isinstance(value, Cell) else value):
+            made.add_row("" if place else name, _safe(each))
+    out.print(made)
+
+
+def _safe(cell: Cell) -> Cell:
+    return printable(cell) if isinstance(cell, str) else cell
 
 
 class _WholeWords(Table):
