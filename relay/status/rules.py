@@ -152,14 +152,14 @@ def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for kme in sorted({labels[0] for labels in sight.totals.get(metrics.RECEIVED_KEYS_REFUSED, {})}):
         refused = sight.grown(metrics.RECEIVED_KEYS_REFUSED, MINUTE_S, _first_is(kme))
-        answered = sight.grown(
-            metrics.KME_REQUESTS, MINUTE_S, _call_of(kme, lambda outcome: outcome == "ok", "dec_keys")
+        gave, knew_none = (
+            sight.grown(metrics.KME_REQUESTS, MINUTE_S, _call_of(kme, outcome.__eq__, "dec_keys"))
+            for outcome in ("ok", "not_found")
         )
-        if (refused or kme in standing) and not answered:
-            yield (
-                kme,
-                f"KME {kme} has answered calls for keys of arriving mail with what is about no key, and none since",
-            )
+        if not gave and (refused or (kme in standing and not knew_none)):
+            said = next((row.trouble for row in sight.watched.keys.pool_rows() if row.kme == kme and row.trouble), "")
+            about = "has answered calls for keys of arriving mail with what is about no key, or not at all"
+            yield kme, f"KME {kme}, or a proxy in front of it, {about}, and none since{said and ': '}{said}"
 
 
 def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:

@@ -19,7 +19,7 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.process import assembly, upkeep
 from relay.quarantine.triage import identity
 from relay.store import store
-from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings
+from tests.integration.quarantine.conftest import PATIENCE, Bob, Seal, changed, flipped, settings
 from tests.integration.status.test_alarms import until_written
 from tests.system.drill import shortened
 from tests.testlib import mails
@@ -238,7 +238,7 @@ async def test_mail_of_a_peer_that_is_put_aside_is_told_until_somebody_has_decid
 
 
 REFUSALS = {
-    401: "<html>Unauthorized</html>", 405: "Method Not Allowed", 504: "<html>Gateway Time-out</html>", 302: "", 200: "<html>Log in</html>",
+    401: "<html>Unauthorized</html>", 404: "<html><h1>404 Not Found</h1>nginx</html>", 405: "Method Not Allowed", 504: "<html>Gateway Time-out</html>", 302: "", 200: "<html>Log in</html>",
 }  # fmt: skip
 
 
@@ -264,3 +264,26 @@ async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_lo
     held = [each for each in log.entries if "what is about no key" in str(each.get("cause", ""))]
     assert held, "the cause of the hold has it"
     assert str(code) in told["cause"] or code == 200
+
+
+async def test_a_kme_that_never_answers_for_keys_of_arriving_mail_is_named_wherever_one_looks(
+    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.2)
+    bob.configure(lambda text: text.replace(PATIENCE, f"{PATIENCE}\ntimeout = 0.5"))
+    message = await seal()
+    kmes.km2.misbehave("dec_keys", "hang", times=None)
+    with shortened():
+        async with bob.running() as relay:
+            async with asyncio.timeout(60):
+                while not any(each["event"] == "received_keys_refused" for each in log.entries):
+                    assert (await submit(relay, message)).code == 451
+                await until_written(bob.site, "received_keys_refused")
+                while b"no key of arriving mail" not in (
+                    said := (await run("check", "--config", bob.site.config_file))[2]
+                ):
+                    await asyncio.sleep(0.1)
+            assert b"alarm received_keys_refused" in said
+            assert b"a proxy in front of it" in said
+    [told] = [each for each in log.entries if each["event"] == "received_keys_refused"]
+    assert "2 calls in a row were not answered, and its status is" in told["cause"]
