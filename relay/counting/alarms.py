@@ -237,9 +237,9 @@ _ALL: Final = (
     Alarm(
         "mail_put_aside",
         "Mail of a peer was put aside ({about})",
-        "Mail in a peer's name could not be opened, and is in quarantine. Its sender believes it delivered, its "
-        "recipients do not know of it, and its keys are destroyed in time. The first of each peer and reason is told "
-        "at once, what changes in a digest an hour. Said daily.",
+        "Mail in a peer's name, by what its sealed layers or its sender say, could not be opened, and is in "
+        "quarantine. Its sender believes it delivered, its recipients do not know of it, and its keys are destroyed in "
+        "time. The first of each peer and reason is told at once, what changes in a digest an hour. Said daily.",
         "such a mail is in quarantine, for each peer and reason",
         "none of that peer and reason is",
         "`qumail-relay quarantine list` has it, and deploy/RUNBOOK.md (Reasons of the quarantine) says what to do for "

@@ -164,7 +164,8 @@ QUARANTINE_NOTICES: Final = Metric(
 QUARANTINE_MESSAGES: Final = Metric(
     "qumail_quarantine_messages",
     "gauge",
-    "Messages in quarantine. peer: whose domain the sender has, empty for everybody else",
+    "Messages in quarantine. peer: whom the sealed layers name, else whose domain the sender has (neither is "
+    "verified), empty for everybody else",
     ("reason", "peer"),
     together="max",
 )

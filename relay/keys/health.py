@@ -249,7 +249,7 @@ class Health:
         self._not_before: dict[Call, float] = {}
         self._refused_at: dict[int, float] = {}
         self.refusal = ""
-        """What the KME last said to dec_keys where that is about no key, or that it is silent; empty once it has spoken."""
+        """What the KME last said to dec_keys where that is about no key, or that it is silent; empty since then."""
         self.silent_calls = 0
         """How many calls for received keys, each begun after the one before had failed, were not answered."""
         self._silent_at = float("-inf")
@@ -273,7 +273,7 @@ class Health:
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, or in vain, by call; empty when all is well."""
         refused = {str(Call.DEC_KEYS): f"no key of arriving mail is available: {self.refusal}"} if self.refusal else {}
-        return refused | {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause}
+        return {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause} | refused
 
     def refused(self, code: int, cause: str) -> bool:
         """To dec_keys came a reply that says nothing of keys; gives whether it was not said for an hour."""

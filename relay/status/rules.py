@@ -218,7 +218,8 @@ def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 def _mail_put_aside(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for (reason, peer), number in sight.gauges(metrics.QUARANTINE_MESSAGES).items():
         if peer and number:
-            yield f"{peer} {reason}", f"{many(number, 'mail')} from peer {peer} in quarantine ({reason})"
+            named = f"in the name of peer {peer}, as sender or sealed layers say (not verified)"
+            yield f"{peer} {reason}", f"{many(number, 'mail')} {named}, in quarantine: {reason}"
 
 
 def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:

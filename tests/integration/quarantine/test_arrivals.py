@@ -23,8 +23,10 @@ from tests.integration.quarantine.conftest import PATIENCE, Bob, Seal, changed, 
 from tests.integration.status.test_alarms import until_written
 from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
+from tests.testlib.sites import give_identity
 from tests.testlib.submit import submit
 
 BEN, CARL, DORA = "ben@bob.example", "carl@bob.example", "dora@bob.example"
@@ -231,10 +233,47 @@ async def test_mail_of_a_peer_that_is_put_aside_is_told_until_somebody_has_decid
             assert (await submit(relay, message)).code == 250
             await until_written(bob.site, "mail_put_aside")
             status, _, out = await run("check", "--config", bob.site.config_file)
-            assert (status, b"1 mail from peer alice in quarantine (tampered)" in out) == (1, True), out
+            assert (
+                status,
+                b"1 mail in the name of peer alice, as sender or sealed layers say (not verified), in quarantine: tampered"
+                in out,
+            ) == (1, True), out
             [entry] = await bob.listed()
             assert (await bob.command("drop", entry["id"]))[0] == 0
             await until_written(bob.site)
+
+
+OTHERS = {"a bounce": "", "forwarded": "editor@list.example"}
+
+
+@pytest.mark.parametrize("sender", OTHERS.values(), ids=OTHERS.keys())
+async def test_what_names_a_peer_in_its_sealed_layers_is_in_that_peer_s_name_whoever_sent_it(
+    bob: Bob, seal: Seal, sender: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.2)
+    message = flipped(await seal(sender=sender))
+    with shortened():
+        async with bob.running() as relay:
+            assert (await submit(relay, message, sender=sender)).code == 250
+            await until_written(bob.site, "mail_put_aside")
+    [entry] = await bob.listed()
+    assert (entry["party"], entry["reason"]) == ("alice", "tampered")
+
+
+async def test_of_a_message_that_was_opened_the_verified_peer_counts_and_of_one_that_names_nobody_nobody(
+    bob: Bob, seal: Seal, identities: Identities
+) -> None:
+    give_identity(bob.site, identities, "bob", "alice")
+    message = await seal(how='peer = "bob"\nlevels = ["pqc"]\nquantum = "off"', sender="", recipients=[BEN])
+    async with bob.running() as relay:
+        assert (await submit(relay, message, sender="", recipients=[CARL])).code == 250
+        assert (await submit(relay, flipped(message), sender="", recipients=[BEN])).code == 250
+        status, _, out = await run("check", "--config", bob.site.config_file)
+        assert (status, b"2 messages" in out) == (1, True), out
+    assert {(each["reason"], each["party"]) for each in await bob.listed()} == {
+        ("redirected", "alice"),
+        ("tampered", ""),
+    }
 
 
 REFUSALS = {
