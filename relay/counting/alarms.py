@@ -235,6 +235,20 @@ _ALL: Final = (
         not_ready=True,
     ),
     Alarm(
+        "mailbox_unwatched",
+        "Mailbox {about} is not watched",
+        "A mailbox of [imap.*], or a folder of it, cannot be watched: sealed mail stays there as it is, and its keys "
+        "are destroyed in time.",
+        "for half a minute its server could not be reached, refused the login, or did not let a folder be opened",
+        "all its folders were looked through",
+        "`qumail-relay check` logs in and says what is wrong; `imap_unavailable` and `imap_login_refused` in the log "
+        "have what the server said. A server that is away is tried again by itself. A new password or token counts "
+        "within a minute, a change of [imap.*] from a restart.",
+        about="account",
+        after_s=30.0,
+        clear_s=0.0,
+    ),
+    Alarm(
         "mail_put_aside",
         "Mail of a peer was put aside ({about})",
         "Mail in a peer's name, by what its sealed layers or its sender say, could not be opened, and is in "

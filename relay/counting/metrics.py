@@ -208,6 +208,17 @@ DISK_FREE: Final = Metric(
     "qumail_disk_free_bytes", "gauge", "What is free on the disk of the state directory", together="min"
 )
 
+# Mailboxes
+
+MAILBOX_UNWATCHED: Final = Metric(
+    "qumail_mailbox_unwatched_since_timestamp_seconds",
+    "gauge",
+    "Since when a mailbox cannot be watched, since 1970; none while it is. account: NAME of [imap.NAME]; cause: "
+    "connection, login (it is refused), folder, settings, error (one that nobody foresaw)",
+    ("account", "cause"),
+    together="min",
+)
+
 # The canary
 
 CANARY_INTERVAL: Final = Metric(

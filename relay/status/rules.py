@@ -208,6 +208,13 @@ def _audit_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"{sight.watched.config.audit_directory}: cannot be written"
 
 
+def _mailbox_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (account, why), since in sight.gauges(metrics.MAILBOX_UNWATCHED).items():
+        day = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        said = sight.watched.board.unwatched.get(account, "the log of the process that watches it has the cause")
+        yield account, f"mailbox {account} has not been watched since {day} ({why}): {said}"
+
+
 def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     put = sight.grown(metrics.QUARANTINE_PUT, WINDOW_S, lambda labels: labels[1] == "no")
     held = sight.grown(metrics.QUARANTINE_LAG, WINDOW_S)
@@ -351,6 +358,7 @@ RULES: dict[str, Rule] = {
     "audit_unwritable": _audit_unwritable,
     "key_receiver_ended": _not_ready("key_receiver_ended"),
     "not_watched": _not_ready("not_watched"),
+    "mailbox_unwatched": _mailbox_unwatched,
     "mail_put_aside": _mail_put_aside,
     "quarantine_grows": _quarantine_grows,
     "quarantine_full": _quarantine_full,
