@@ -276,6 +276,29 @@ async def test_of_a_message_that_was_opened_the_verified_peer_counts_and_of_one_
     }
 
 
+async def test_what_is_put_aside_is_seen_without_the_site_secret(bob: Bob, seal: Seal) -> None:
+    message = flipped(await seal())
+    async with bob.running() as relay:
+        assert (await submit(relay, message)).code == 250
+    secret = bob.site.directory / "site.secret"
+    kept = secret.rename(secret.with_name("elsewhere"))
+    [entry] = await bob.listed()
+    status, _, out = await run("check", "--config", bob.site.config_file, "--before-start", "--no-next-hops")
+    assert (status, b"1 message (1 tampered) waits for a decision" in out, b"put it back" in out) == (1, True, True), (
+        out
+    )
+    status, err, _ = await bob.command("show", entry["id"], "--raw")
+    assert (status, "which is missing" in err) == (1, True)
+    assert not secret.exists()
+    kept.rename(secret)
+
+
+async def test_a_database_that_cannot_be_reached_is_found_before_the_first_start(bob: Bob) -> None:
+    bob.configure(lambda text: text.replace('"relay.db"', '"postgresql://relay@127.0.0.1:1/relay"'))
+    status, _, out = await run("check", "--config", bob.site.config_file, "--before-start", "--no-next-hops")
+    assert (status, b"WRONG  store  " in out, b"ok     quarantine" in out) == (1, True, False), out
+
+
 REFUSALS = {
     401: "<html>Unauthorized</html>", 404: "<html><h1>404 Not Found</h1>nginx</html>", 405: "Method Not Allowed", 504: "<html>Gateway Time-out</html>", 302: "", 200: "<html>Log in</html>",
 }  # fmt: skip
