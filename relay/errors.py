@@ -9,7 +9,8 @@ The tree::
     ├── TryLater               4xx: the sender's queue keeps the mail
     │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound, HeldForKeys
     │   │                      (relay/keys/faults.py has finer kinds of these)
-    │   └── DeliveryUnderWay, NextHopUnavailable, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
+    │   ├── NextHopUnavailable  OutcomeUnknown
+    │   └── DeliveryUnderWay, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
     └── Refuse                 5xx: the sender is notified
         ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
@@ -144,6 +145,10 @@ class NextHopUnavailable(TryLater):
         super().__init__(cause)
         if status and status.startswith("4."):
             self.status = status
+
+
+class OutcomeUnknown(NextHopUnavailable):
+    """The next hop had all of the content and gave no verdict on it: it may have taken the mail."""
 
 
 class PolicyHolds(TryLater):

@@ -27,7 +27,17 @@ import structlog
 from relay.audit.entries import LedgerEntry
 from relay.audit.writing import Audit
 from relay.config import OutgoingSettings
-from relay.errors import MalformedMessage, RelayError, ReservedSender, StoreUnavailable, TrippedWire, TryLater, for_all
+from relay.errors import (
+    MalformedMessage,
+    NextHopUnavailable,
+    OutcomeUnknown,
+    RelayError,
+    ReservedSender,
+    StoreUnavailable,
+    TrippedWire,
+    TryLater,
+    for_all,
+)
 from relay.formats import mime
 from relay.forward import NextHop, NextHopResult, Supervision
 from relay.journey.deliveries import Deliveries, Delivery
@@ -106,7 +116,7 @@ class Outgoing:
             async with self.deliveries.of(mail) as delivery:
                 attempt.begins(delivery)
                 await self._add_copies(delivery)
-                await self._hand_on_all(delivery, delivery.copies, more=False)
+                await self._hand_on_all(delivery, delivery.leaving, more=False)
         return delivery.answer
 
     async def _add_copies(self, delivery: Delivery) -> None:
@@ -114,6 +124,7 @@ class Outgoing:
         kept: list[LedgerEntry] = []
         if delivery.copies and self.shadow is None:
             delivery.copies = await self.sealer.still_permitted(delivery.mail, delivery.copies)
+            await self._leave_out_outlived(delivery)
             kept = await _entries(delivery.mail, delivery.copies)
             if kept:
                 await self._enter(delivery, kept)
@@ -145,6 +156,22 @@ class Outgoing:
                     delivery.note_for_all([recipient], failure)
             for cause in set(map(str, sealed.failures.values())):
                 log.warning("not_sealed", cause=cause, policy_version=sealed.policy_version)
+
+    async def _leave_out_outlived(self, delivery: Delivery) -> None:
+        """Leaves out the copies that no peer may be able to open any more, so that they are sealed under other keys.
+
+        Where no next hop answers, they wait as they are: each attempt would spend keys for nothing.
+        """
+        if not (outlived := self.sealer.outlived(delivery.copies)):
+            return
+        troubles = [trouble for _, trouble in await self.next_hop.states()]
+        if all(troubles):
+            for copy in outlived:
+                delivery.note_for_all(copy.recipients, NextHopUnavailable(troubles[0] if troubles else "no next hop"))
+            return
+        for copy in outlived:
+            log.info("sealed_anew", peer=copy.peer, protection=copy.protection, recipients=len(copy.recipients))
+            delivery.copies.remove(copy)
 
     async def _enter(self, delivery: Delivery, entries: Sequence[LedgerEntry]) -> None:
         """Writes the ledger, but only once for mail in clear that is retried and of which nothing has left."""
@@ -178,7 +205,7 @@ class Outgoing:
 
     async def _hand_on(self, delivery: Delivery, copy: SealedCopy, *, more: bool) -> None:
         """Raises StoreUnavailable where it could not be recorded who has the mail."""
-        mail = delivery.mail.to(copy.recipients)
+        mail, may_have = delivery.mail.to(copy.recipients), copy.may_have
         try:
             delivery.step("check")
             leaving = mail.leaving(copy.message, await self._top(copy, mail.trace))
@@ -187,6 +214,7 @@ class Outgoing:
             delivery.step("deliver")
             result = await self.next_hop.deliver(leaving, supervision)
         except RelayError as error:
+            copy.may_have = may_have or isinstance(error, OutcomeUnknown)
             log.warning("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=str(error))
             delivery.note_for_all(copy.recipients, error)
             return
@@ -194,6 +222,7 @@ class Outgoing:
             log.error("copy_not_delivered", protection=copy.protection, peer=copy.peer, cause=repr(error))
             delivery.note_for_all(copy.recipients, TryLater(f"{type(error).__name__}: {error}"))
             return
+        copy.may_have = may_have or OutcomeUnknown in map(type, result.outcomes)
         delivery.note(copy.recipients, result.outcomes, result.next_hop, result.answer)
         if None in result.outcomes:
             self.entered.pop(delivery.name, None)
@@ -241,8 +270,8 @@ class Outgoing:
                 await self._add_copies(delivery)
                 self._check_one_copy(delivery)
                 # Sealed before plain: should the mail server not remove a recipient, they must not get plaintext.
-                stays = max(delivery.copies, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)
-                await self._hand_on_all(delivery, [copy for copy in delivery.copies if copy is not stays], more=True)
+                stays = max(delivery.leaving, key=lambda copy: (not copy.in_clear, len(copy.recipients)), default=None)
+                await self._hand_on_all(delivery, [copy for copy in delivery.leaving if copy is not stays], more=True)
                 if stays is not None and delivery.waits_only_for(stays.recipients):
                     message = await self._put_in_place(delivery, stays, fits)
                 if stays is not None and message is None:

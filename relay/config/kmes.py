@@ -57,6 +57,10 @@ def _seconds_or_true(value: object) -> object:
     return 60.0 * value if isinstance(value, bool) else value
 
 
+GOOD_SHARE = 0.8
+"""Share of `key_lifetime` in which a key may be used: the peer has to fetch it in the rest."""
+
+
 class KMESettings(toml.Table):
     """One table for each key-management entity (KME) that this relay uses. It is spoken to by ETSI GS QKD 014 or
     Cisco SKIP; what the defaults do is the standard.
@@ -179,7 +183,7 @@ class KMESettings(toml.Table):
     """
     key_lifetime: Seconds = 300.0
     """How long the KME keeps a key for the peer, at both sites (a KME in the cloud: 600 seconds). A key is not used
-    when a fifth of that is left.
+    when a fifth of that is left. A sealed mail that waits here longer than that fifth is sealed anew.
     """
     reserve: int = Field(default=0, ge=0, le=10_000_000)
     """Keys that mail of low priority leaves alone."""
@@ -217,6 +221,16 @@ class KMESettings(toml.Table):
     """What its error replies mean, where that is not the usual and its status does not tell either: the first rule
     that fits decides.
     """
+
+    @property
+    def usable_for(self) -> float:
+        """Seconds from its drawing in which a key may be used."""
+        return self.key_lifetime * GOOD_SHARE
+
+    @property
+    def left_for_peer(self) -> float:
+        """Seconds that the peer has at least to fetch a key, from its use on."""
+        return self.key_lifetime - self.usable_for
 
     @model_validator(mode="after")
     def _authenticates_both_sides(self) -> Self:
@@ -278,4 +292,6 @@ class PeerSettings(toml.Table):
     key_max_bytes: SizeSetting = 64 * 2**20
     """At level aes one quantum key wraps at most so many bytes."""
     key_max_age: Seconds = 3600.0
-    """At level aes one quantum key is used for at most so many seconds."""
+    """At level aes one quantum key is used for at most so many seconds, and no longer than its KME's key_lifetime
+    allows: a mail that is sealed later could not be opened where the peer has not fetched the key yet.
+    """

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import structlog
 
 from relay.config import DirectionSettings, MailDomain, Server
-from relay.errors import DeliveryUnderWay, NextHopRefused, NextHopUnavailable, RelayError, StoreUnavailable
+from relay.errors import (
+    DeliveryUnderWay,
+    NextHopRefused,
+    NextHopUnavailable,
+    OutcomeUnknown,
+    RelayError,
+    StoreUnavailable,
+)
 from relay.forward.client import Gone, NotTaken, RecipientOverLimit
 from relay.forward.pool import ConnectionPool
 from relay.forward.transaction import UNSUPERVISED, NextHopResult, Supervision, stuffed
@@ -108,7 +115,7 @@ class NextHop:
                     self._avoid(server, error)
                 break
             except Exception as error:  # noqa: BLE001 - what was accepted before must not be forgotten
-                attempt.fail(NextHopUnavailable(f"next hop {server}: {type(error).__name__}: {error}"))
+                attempt.fail(OutcomeUnknown(f"next hop {server}: {type(error).__name__}: {error}"))
                 break
             self._avoided.pop(server, None)
             if not attempt.note(result):

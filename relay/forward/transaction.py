@@ -10,7 +10,7 @@ import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from relay.errors import NextHopRefused, NextHopUnavailable, RelayError
+from relay.errors import NextHopRefused, NextHopUnavailable, OutcomeUnknown, RelayError
 from relay.formats.pieces import Octets
 from relay.forward.client import PIECE_OCTETS, Client, Gone, NotTaken, RecipientOverLimit, Reply, fault
 from relay.mail import Mail, Origin, Outcomes, Recipient
@@ -160,7 +160,7 @@ class _Transaction:
         try:
             reply = await self._client.reply("content", self._client.timeouts.content_reply, verdict=True)
         except Gone as lost:
-            return NextHopUnavailable(f"{lost}; whether it was taken is not known")
+            return OutcomeUnknown(f"{lost}; whether it was taken is not known")
         if not reply.positive:
             return fault(server, "content", reply, NextHopUnavailable)
         # Without an await since the answer was read: who is killed before that would send the mail twice.

@@ -13,6 +13,8 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
   bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
   listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it. Other
   relays do not for a moment longer.
+- A sealed copy is sent again as it is, but for one whose quantum keys the peer's KME need not have any more: that is
+  sealed anew, unless a next hop may have it.
 - What was opened is known by its sealed envelope, and its opener has begun it and settles it (relay/opening): who
   has that never gets it again.
 """
@@ -100,6 +102,11 @@ class Delivery:
         known = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
         unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
         return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
+
+    @property
+    def leaving(self) -> list[SealedCopy]:
+        """The copies to hand on: not those for whose recipients this attempt has an outcome already."""
+        return [copy for copy in self.copies if any(each.mailbox not in self.outcomes for each in copy.recipients)]
 
     def note(self, recipients: Iterable[Recipient], outcomes: Outcomes, next_hop: str = "", answer: str = "") -> None:
         """Adds the next hop's outcome for each of these recipients."""
@@ -280,6 +287,8 @@ class Deliveries:
             delivery.witness.leaves(delivery, leaving.envelope.recipients, leaving.size, copy)
         self._take_room(delivery)
         self._records.check(delivery.begun.relay)
+        if copy is not None:
+            copy.may_have = True  # from now on, until there is a verdict
 
     def _take_room(self, delivery: Delivery) -> None:
         """Sees that what the next hop accepts can be written down. Raises StoreUnavailable."""
@@ -499,6 +508,9 @@ def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
         "keys": [reference._asdict() for reference in copy.keys],
         "quantum_bits": copy.quantum_bits,
         "sealed": copy.sealed,
+        "sealed_at": copy.sealed_at,
+        "may_have": copy.may_have,
+        "listed": sorted(copy.listed),
     }
     recipients = tuple(each.mailbox for each in copy.recipients if each.mailbox in waiting)
     return WaitingCopy(recipients, facts, copy.message, copy.name)
@@ -518,5 +530,8 @@ def _sealed_copy(mail: Mail, waiting: WaitingCopy) -> SealedCopy:
         quantum_bits=waiting.facts["quantum_bits"],
         recipients=list(unique.values()),
         name=waiting.name,
-        sealed=waiting.facts.get("sealed", ""),
+        sealed=waiting.facts["sealed"],
+        sealed_at=waiting.facts["sealed_at"],
+        may_have=waiting.facts["may_have"],
+        listed=frozenset(waiting.facts["listed"]),
     )

@@ -4,6 +4,7 @@ Standard: policies/README.md: levels are tried in their order, and what cannot b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from relay.errors import (
 from relay.formats import cms, mime
 from relay.formats.mailbox import folded_mailbox
 from relay.journey.plan import Copy, Group, Planned
+from relay.keys import KeyReference
 from relay.keys.pads import plan_keys
 from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
 from relay.mail import Recipient, domain_of
@@ -221,6 +223,11 @@ class Planner:
         """What this peer will hold our sealed envelope against, as far as we know it."""
         domains = {*self.config.site.domains, *self.config.peers[peer].takes_from}
         return cms.Ends(self.config.site.name, self.config.site.sae_id, self.config.peers[peer].sae_id, layers, domains)
+
+    def left_for_peer(self, keys: Iterable[KeyReference]) -> float:
+        """Seconds that the peer has at least to fetch these keys, from the sealing on; infinite without keys."""
+        groups = {key.kme_group for key in keys}
+        return min((kme.left_for_peer for kme in self.config.kmes.values() if kme.group in groups), default=math.inf)
 
     def knows(self, peer: str) -> bool:
         """Whether this peer is one of ours, and not one whose document was taken away."""

@@ -5,7 +5,8 @@ Standard: the level files write the format; what cannot be sealed is held or ref
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import NamedTuple
@@ -49,7 +50,9 @@ class SealedCopy:
     `protection` names the layers from the inside out, `pqc+aes` for instance, and `plaintext` where policy lets it out
     in clear. `policy` is `file:line` of the first recipient's decision; `keys` and `quantum_bits` are what was spent.
     `planned` says of each recipient what was passed over. A copy of an earlier attempt has none, and its `name` in the
-    store. `sealed` is what log and audit record call it at both sites, "" where it is not known.
+    store. `sealed` is what log and audit record call it at both sites, "" where it is not known. `sealed_at` is when
+    it was made, in seconds since 1970. A next hop that gave no verdict `may_have` it. `listed` is what policy wanted
+    then for each of its recipients (`_wanted`).
     """
 
     protection: str
@@ -63,6 +66,9 @@ class SealedCopy:
     planned: tuple[Planned, ...] = ()
     name: str = ""
     sealed: str = ""
+    sealed_at: float = 0.0
+    may_have: bool = False
+    listed: frozenset[str] = frozenset()
 
     @property
     def inside(self) -> frozenset[str]:
@@ -104,13 +110,14 @@ class Sealer:
 
     `planner` gives what this relay and its peers can do, `policies` the policy set in force, each asked once for each
     mail. What is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
-    SHA-256. How long policy takes is on the `board`.
+    SHA-256. How long policy takes is on the `board`. `clock` gives seconds since 1970.
     """
 
     planner: Callable[[], Planner]
     policies: Callable[[], PolicySet]
     keys: KeysWithReserve
     board: Board = field(default_factory=Board, repr=False)
+    clock: Callable[[], float] = time.time
     made: dict[bytes, SealedBefore] = field(default_factory=dict, repr=False)
     _policy_seconds: Spread = field(init=False, repr=False)
 
@@ -179,13 +186,23 @@ class Sealer:
             )
         return [copy for copy in copies if copy.recipients]
 
+    def outlived(self, copies: Iterable[SealedCopy]) -> list[SealedCopy]:
+        """Those that no peer may be able to open by now: its KME need not have the quantum keys any more.
+
+        Not those that a next hop may have: a second form of these would be a second mail.
+        """
+        planner, now = self.planner(), self.clock()
+        old = [each for each in copies if now - each.sealed_at > planner.left_for_peer(each.keys)]
+        return [each for each in old if not each.may_have]
+
     async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
         """Raises KeyUnavailable where the copy's quantum key is not available."""
         decision = group.decision
         assert decision is not None  # noqa: S101 - nobody is planned a copy without
         made = SealedCopy(
             copy.protection, copy.peer, original, decision.where, decision.version,
-            recipients=group.recipients, planned=group.members,
+            recipients=group.recipients, planned=group.members, sealed_at=self.clock(),
+            listed=frozenset([_wanted(each.decision) for each in group.members if each.decision is not None]),
         )  # fmt: skip
         if copy.in_clear:
             return made
@@ -265,9 +282,17 @@ def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy
 
 
 def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool:
-    """Whether a copy that was sealed under other policies is weaker than what this decision lists first."""
+    """Whether a copy is weaker than what this decision lists first, and it was not so when it was sealed.
+
+    By an edit since, or since a day has passed: the set is the same then.
+    """
     first = planner.first(decision)
-    return copy.policy_version != decision.version and strength_of(copy.protection) < strength_of(first.protection)
+    return _wanted(decision) not in copy.listed and strength_of(copy.protection) < strength_of(first.protection)
+
+
+def _wanted(decision: Decision) -> str:
+    """What policy wants for a recipient: its levels in their order, and when quantum keys go on top."""
+    return f"{','.join(decision.levels)} {decision.quantum}"
 
 
 def _depends_on_message(decision: Decision) -> bool:

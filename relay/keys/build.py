@@ -27,9 +27,6 @@ BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
 LOW_SHARE = 0.25
 """Share of `cache_high` below which a refill begins."""
 
-GOOD_SHARE = 0.8
-"""Share of `key_lifetime` in which a key may be used: the peer has to fetch it in the rest."""
-
 
 def key_ring(
     config: Config,
@@ -107,7 +104,7 @@ def peer_keys(peer: PeerSettings) -> PeerKeys:
 def prefetch_of(kme: KMESettings) -> Prefetch:
     """How many keys of a KME are kept ready, and for how long."""
     high = kme.cache_high if kme.prefetch else 0
-    return Prefetch(low=int(high * LOW_SHARE), high=high, lifetime=kme.key_lifetime * GOOD_SHARE)
+    return Prefetch(low=int(high * LOW_SHARE), high=high, lifetime=kme.usable_for)
 
 
 def _group(

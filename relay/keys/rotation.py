@@ -12,7 +12,10 @@ from relay.keys.types import SealingKey
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """One key wraps at most `max_messages` messages of together `max_bytes` bytes, within `max_age` seconds."""
+    """One key wraps at most `max_messages` messages of together `max_bytes` bytes, within `max_age` seconds.
+
+    It is never used for longer than the key itself is good.
+    """
 
     max_messages: int = 1
     max_bytes: int = 64 * 2**20
@@ -43,6 +46,7 @@ class KeysInUse:
             current.messages >= rotation.max_messages
             or current.octets + octets > rotation.max_bytes
             or self._clock() - current.since >= rotation.max_age
+            or self._clock() >= current.taken.key.good_until
         ):
             del self._in_use[peer]
             return None

@@ -101,7 +101,7 @@ class Stock:
         keys = []
         for _ in range(number):
             held = self._held.popleft()
-            keys.append(Key(held.key_ID, bytes(held.octets)))
+            keys.append(Key(held.key_ID, bytes(held.octets), held.until))
             held.octets[:] = bytes(len(held.octets))
         self._accounts.used(self._slave_sae, number)
         return keys
@@ -116,7 +116,7 @@ class Stock:
 
     def hand_out(self, held: Sequence[HeldKey]) -> list[Key]:
         """The keys, which are used from now on."""
-        keys = [Key(each.key_ID, bytes(each.octets)) for each in held]
+        keys = [Key(each.key_ID, bytes(each.octets), each.until) for each in held]
         for each in held:
             wipe(each.octets)
         self._accounts.used(self._slave_sae, len(keys))

@@ -8,6 +8,7 @@ they may be used, and `TrialStore` what KMEs were found to do. The user of this 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import defaultdict
@@ -30,12 +31,15 @@ KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
 class Key:
     """One key as a KME delivered it: `key_ID` (opaque, at most 256 characters) and its bytes.
 
+    A fresh one may be used until `good_until`, in seconds of the clients' clock: the peer has to fetch it after that.
+
     The bytes never appear in repr(), logs or errors. They are `bytes`, which Python cannot overwrite: drop
     the last reference soon. What waits in a pool is held in buffers that are overwritten (stock.py).
     """
 
     key_ID: str
     key: bytes = field(repr=False)
+    good_until: float = field(default=math.inf, repr=False, compare=False)
 
 
 class KeyReference(NamedTuple):

@@ -15,10 +15,12 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 
 from relay.errors import KeyUsed, TryLater
 from relay.formats.cms import KeyUse
+from relay.runtime.aio import off_loop_in_turn
 from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
 from relay.store.group_commit import GroupCommit
 from relay.store.one_step import InsertNew
 from relay.store.received_table import (
+    KEY_WORK,
     FreshKey,
     KeyName,
     NewRows,
@@ -155,25 +157,23 @@ class ReceivedKeys:
     # For the opener
 
     async def look(
-        self, group: str, master_sae: str, key_IDs: Iterable[str], use: KeyUse | None = None
+        self, group: str, master_sae: str, key_IDs: Collection[str], use: KeyUse | None = None
     ) -> tuple[dict[str, bytes], frozenset[str]]:
         """The bytes of those keys that are held, by key_ID, and the key_IDs of those that were destroyed.
 
         Raises KeyUsed where one has opened something that forbids this `use`, and StoreUnavailable, also where a row
         was changed or its secret is gone: never another key.
         """
-        names = {at: name for key_ID in key_IDs if (at := place(name := KeyName(group, master_sae, key_ID)))}
-        octets = {names[at].key_ID: key.key for at, key in self.fresh(names).items()}
-        looking = _Looking([at for at, name in names.items() if name.key_ID not in octets])
+        work = KEY_WORK * len(key_IDs)
+        names = await off_loop_in_turn(work, _at_their_places, group, master_sae, key_IDs)
+        fresh = self.fresh(names) if self._fresh else {}
+        looking = _Looking([at for at in names if at not in fresh])
         if looking.places:
             await self._look_together(looking)
+        octets = {names[at].key_ID: key.key for at, key in fresh.items()}
         found = {names[at]: looking.found[at] for at in looking.places if at in looking.found}
-        if use is not None:
-            for name, row in found.items():
-                if trouble := use.trouble(row.level, row.bound_to):
-                    raise KeyUsed(f"key {name.key_ID}: {trouble}")
-        octets |= {name.key_ID: opened_key(self._secret, name, row.sealed) for name, row in found.items() if row.sealed}
-        return octets, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
+        opened, destroyed = await off_loop_in_turn(KEY_WORK * len(found), _opened, self._secret, found, use)
+        return octets | opened, destroyed
 
     @to_its_end
     async def _look_all(self, lookings: Sequence[_Looking]) -> None:
@@ -233,6 +233,23 @@ class ReceivedKeys:
         for put in puts:
             unlike = (key.unlike(self._secret, found[at].sealed) for at, key in put.keys.items())
             put.troubles = [trouble for trouble in unlike if trouble]
+
+
+def _at_their_places(group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[bytes, KeyName]:
+    """The names of these keys, by the places of their rows."""
+    return {place(name): name for key_ID in key_IDs if (name := KeyName(group, master_sae, key_ID))}
+
+
+def _opened(
+    secret: SiteSecret, found: Mapping[KeyName, ReceivedKeyRow], use: KeyUse | None
+) -> tuple[dict[str, bytes], frozenset[str]]:
+    """The bytes of the keys in these rows, and the key_IDs of those that were destroyed. Raises as `look` does."""
+    if use is not None:
+        for name, row in found.items():
+            if trouble := use.trouble(row.level, row.bound_to):
+                raise KeyUsed(f"key {name.key_ID}: {trouble}")
+    octets = {name.key_ID: opened_key(secret, name, row.sealed) for name, row in found.items() if row.sealed}
+    return octets, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
 
 
 def _fresh(octets: Mapping[KeyName, bytes]) -> dict[bytes, FreshKey]:

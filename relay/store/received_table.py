@@ -23,6 +23,8 @@ from relay.store.one_step import InsertNew, OneStep, steps
 from relay.store.resealing import SealedRows
 from relay.store.secret import SealedOctets, SiteSecret
 
+KEY_WORK = 256
+"""Cost of naming or opening a row, as so many bytes of other work."""
 UNUSED_KEEP_FOR_S = 605_400.0
 """Seconds (7 days and 10 minutes, as long as a sealed message may open) that a key is kept whose mail still waits."""
 

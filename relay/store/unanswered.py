@@ -8,8 +8,9 @@ from collections.abc import Collection
 
 from sqlalchemy import Column, Connection, Double, LargeBinary, Table, delete, select
 
+from relay.runtime.aio import off_loop_in_turn
 from relay.store.database import Database, batches, metadata, to_its_end
-from relay.store.received_table import UNUSED_KEEP_FOR_S, KeyName, place
+from relay.store.received_table import KEY_WORK, UNUSED_KEEP_FOR_S, KeyName, place
 
 unanswered_keys = Table(
     "unanswered_keys",
@@ -41,7 +42,8 @@ class UnansweredKeys:
     @to_its_end
     async def any_of(self, names: Collection[KeyName]) -> bool:
         """Whether one of these is among them. Raises StoreUnavailable."""
-        for some in batches(sorted(map(place, names))):
+        places = await off_loop_in_turn(KEY_WORK * len(names), lambda: sorted(map(place, names)))
+        for some in batches(places):
             query = select(unanswered_keys.c.place).where(unanswered_keys.c.place.in_(some)).limit(1)
             if await self._database.rows(query):
                 return True

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import math
 import os
 import re
 import sqlite3
@@ -22,6 +23,7 @@ from relay.config import TCPAddress
 from relay.errors import DeliveryUnderWay, StoreUnavailable, TryLater
 from relay.formats import mime
 from relay.journey.deliveries import Deliveries
+from relay.journey.planner import Planner
 from relay.journey.sealing import SealedCopy
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
@@ -30,7 +32,7 @@ from relay.store.sent import SentRecords
 from relay.store.store import open_store
 from tests.integration.entry.milter.mta import MTA, Field, in_thread
 from tests.testlib import mails
-from tests.testlib.hop import SILENCE, Answer, Hop
+from tests.testlib.hop import HANG_UP, SILENCE, Answer, Hop
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process, serving
 from tests.testlib.submit import Reply, submit, submit_lmtp, talking
@@ -104,6 +106,64 @@ async def test_a_retry_sends_the_same_sealed_form_under_the_same_key(
         assert (await submit(relay, mails.plain())).code == 250
         assert kmes.link.issued.total() == issued
     assert len(wire.got) == 1
+
+
+def keys_live_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """As if the peer's KME forgot a key so long after it was used here."""
+    monkeypatch.setattr(Planner, "left_for_peer", lambda _, keys: seconds if keys else math.inf)
+
+
+def behind(site: Site, hop: Hop) -> None:
+    """The site's mail goes on to this next hop."""
+    site.config_file.write_text(re.sub('next_hop = ".*"', f'next_hop = "{hop.next_hop}"', site.config_file.read_text()))
+
+
+async def test_a_form_whose_key_the_peer_need_not_have_any_more_is_sealed_anew(
+    site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys_live_for(monkeypatch, 0.0)
+    async with running(site) as relay:
+        wire.on_data = ["451 4.2.0 busy"]
+        assert (await submit(relay, mails.plain())).code == 451
+        [before] = forms(site)
+        assert (await submit(relay, mails.plain())).code == 250
+    [got] = wire.got
+    assert AES_OCTETS in mime.sealed_content(got.message)
+    assert mime.sealed_content(got.message) != mime.sealed_content(before)
+
+
+async def test_while_no_next_hop_answers_such_a_form_waits_and_no_key_is_spent(
+    site: Site, hop: Hop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys_live_for(monkeypatch, 0.0)
+    behind(site, hop)
+    async with running(site) as relay:
+        hop.instead = {"greeting": "421 4.3.2 closed"}
+        assert (await submit(relay, mails.plain())).code == 451
+        [before] = forms(site)
+        for _ in range(3):
+            assert (await submit(relay, mails.plain())).code == 451
+            assert forms(site) == [before]
+        hop.instead = {}
+        assert (await submit(relay, mails.plain())).code == 250
+    [got] = hop.got
+    assert mime.sealed_content(got.message) != mime.sealed_content(before)
+
+
+async def test_a_form_that_a_next_hop_may_have_is_sent_again_however_old_it_is(
+    site: Site, hop: Hop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sealed anew it would be a second mail for the peer."""
+    keys_live_for(monkeypatch, 0.0)
+    behind(site, hop)
+    async with running(site) as relay:
+        hop.instead = {".": [HANG_UP]}
+        assert (await submit(relay, mails.plain())).code == 451
+        [before] = forms(site)
+        hop.instead = {"RCPT": ["451 4.2.1 busy"]}
+        assert (await submit(relay, mails.plain())).code == 451
+        assert (await submit(relay, mails.plain())).code == 250
+    assert {mime.sealed_content(got.message) for got in hop.got} == {mime.sealed_content(before)}
 
 
 async def test_a_retry_after_a_restart_still_knows_what_has_left(site: Site, wire: Sink) -> None:

@@ -5,6 +5,7 @@ Standard: processor time, three times in a row; through the listeners of running
 from __future__ import annotations
 
 import asyncio
+import base64
 import functools
 import itertools
 import logging
@@ -20,6 +21,8 @@ import structlog
 
 from relay.config import TCPAddress
 from relay.formats import mime
+from relay.formats.cms.enveloped import MAX_PAD_KEYS, AuthEnveloped, PadContent, encode_enveloped
+from relay.formats.cms.recipients import PadRecipient
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.process import app
 from relay.runtime.aio import SMALL_OCTETS
@@ -299,6 +302,23 @@ async def test_a_thousand_recipients_and_a_thousand_rules_do_not_hold_the_loop(
             run = partial(submit, listeners.addresses[listener], message, recipients=recipients)
             one = await slow(clock, listener, run, 3.0)
             assert one is None, str(one)
+
+
+async def test_a_mail_that_names_as_many_keys_as_it_may_does_not_hold_the_loop(listeners: Listeners) -> None:
+    """Anybody can write it: group and SAEs are right, and no KME has ever had these keys."""
+    names = tuple(f"{number:036d}" for number in range(MAX_PAD_KEYS))
+    content = PadContent("2", "1", "alice-bob", 0, names)
+    der = encode_enveloped(AuthEnveloped((PadRecipient(),), content, bytes(MAX_PAD_KEYS * 16), bytes(16)))
+    header = (
+        b"From: ann@alice.example\r\nTo: ben@bob.example\r\nSubject: [...]\r\nMIME-Version: 1.0\r\n"
+        b"Content-Type: application/pkcs7-mime; smime-type=authEnveloped-data\r\n"
+        b"Content-Transfer-Encoding: base64\r\n\r\n"
+    )
+    message = header + base64.encodebytes(der).replace(b"\n", b"\r\n")
+    run = partial(submit, listeners.addresses["incoming"], message, sender="ann@alice.example")
+    with loop_clock() as clock:
+        one = await slow(clock, "many keys", run, 3.0)
+    assert one is None, str(one)
 
 
 def handed_over(message: bytes) -> bytes:

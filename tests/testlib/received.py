@@ -4,13 +4,13 @@ Standard: the store's own look; destroyed keys are none.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from relay.store import received_table
 from relay.store.store import Store
 
 
-async def held(store: Store, group: str, master_sae: str, key_IDs: Iterable[str]) -> dict[str, bytes]:
+async def held(store: Store, group: str, master_sae: str, key_IDs: Collection[str]) -> dict[str, bytes]:
     """The octets of those keys that are held, by key_ID. Raises StoreUnavailable."""
     octets, _ = await store.received.look(group, master_sae, key_IDs)
     return octets
@@ -22,7 +22,7 @@ async def state(store: Store, group: str, master_sae: str, key_ID: str) -> str:
     return "held" if octets else "destroyed" if destroyed else "unknown"
 
 
-async def mark_used(store: Store, group: str, master_sae: str, key_IDs: Iterable[str], keep_for: float) -> None:
+async def mark_used(store: Store, group: str, master_sae: str, key_IDs: Collection[str], keep_for: float) -> None:
     """As if all mails had arrived that these keys have opened. Raises StoreUnavailable."""
     database, now = store.received._database, store.received._clock()
     used = [received_table.KeysUsed(group, master_sae, tuple(key_IDs), keep_for)]

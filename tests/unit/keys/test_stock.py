@@ -277,6 +277,19 @@ def test_a_key_wraps_as_many_messages_octets_and_seconds_as_set(time: FakeTime) 
     assert in_use.reuse("bob", rotation, 1) is None
 
 
+def test_a_key_wraps_no_message_once_the_peer_needs_the_rest_of_its_life(time: FakeTime) -> None:
+    stock, _ = _stock(time, lifetime=30)
+    stock.add(_keys(1))
+    time.now += 20
+    [key] = stock.pop(1) or []
+    in_use, rotation = KeysInUse(time.clock), Rotation(max_messages=100)
+    in_use.begin("bob", rotation, 1, taken := SealingKey(key, None))  # type: ignore[arg-type]
+    time.now += 9.9
+    assert in_use.reuse("bob", rotation, 1) is taken
+    time.now += 0.1
+    assert in_use.reuse("bob", rotation, 1) is None
+
+
 def test_by_default_every_message_gets_its_own_key(time: FakeTime) -> None:
     in_use = KeysInUse(time.clock)
     in_use.begin("bob", Rotation(), 100, SealingKey(_keys(1)[0], None))  # type: ignore[arg-type]

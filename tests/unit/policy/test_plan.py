@@ -4,6 +4,7 @@ Standard: policies/README.md; what each recipient gets, test_policy_agreement.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from relay.errors import PolicyHolds
 from relay.journey.sealing import SealedCopy, Sealer
+from relay.keys import KeyReference
 from relay.keys.ring import KeyRing
 from relay.keys.types import SealingKey
 from relay.levels import LevelName
@@ -41,6 +43,13 @@ async def copies_of(directory: Path, *decisions: Decision, lacking: tuple[str, s
     sealed = await sealer.seal(Mail(Envelope(SENDER, tuple(map(Recipient, numbered))), mails.plain()))
     assert not sealed.failures
     return sealed.copies
+
+
+def test_a_peer_has_a_fifth_of_the_shortest_life_of_a_key_to_fetch_it(tmp_path: Path) -> None:
+    planner = planner_of(Ability(), tmp_path, compression=False)
+    [group] = {kme.group for kme in planner.config.kmes.values()}
+    assert planner.left_for_peer([KeyReference("k", kme_group=group)]) == 60
+    assert planner.left_for_peer([]) == math.inf
 
 
 class SwappedMeanwhile(Keys):

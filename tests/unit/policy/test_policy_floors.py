@@ -207,6 +207,25 @@ async def test_a_copy_that_waits_leaves_no_more_when_the_rule_that_wanted_it_has
     assert await sealer.still_permitted(mail, [copy]) == []
 
 
+async def test_a_copy_that_waited_over_the_day_on_which_policy_rises_is_less_than_the_first_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger goes by that, and the set has the same version."""
+    by_day = 'levels = ["aes", "rsa"]\nsince = 2999-12-31\n'
+    policies = loaded(
+        tmp_path / "policies",
+        {"example.toml": 'levels = ["rsa"]\nsubdomains = true\nquantum = "off"\n', "bob.example.toml": by_day},
+    )
+    planner = planner_of(Ability(), tmp_path, compression=False)
+    sealer = Sealer(lambda: planner, lambda: policies, cast("KeyRing", Keys({})))
+    mail = Mail(Envelope(SENDER, (Recipient("x@bob.example"),)), mails.plain())
+    [copy] = (await sealer.seal(mail)).copies
+    assert [each.planned for each in await sealer.still_permitted(mail, [copy])] == [()]
+    monkeypatch.setattr(policy_settings, "today", lambda: date(3000, 1, 1))
+    [waited] = await sealer.still_permitted(mail, [copy])
+    assert [each.recipient.mailbox for each in waited.planned] == ["x@bob.example"]
+
+
 # --- the three organisations ---------------------------------------------------------------------------------------
 
 
