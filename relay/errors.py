@@ -123,7 +123,9 @@ class KMEBadReply(KeyUnavailable):
 
 
 class KeyNotFound(KeyUnavailable):
-    """The KME does not know a key_ID: lag, loss, or already delivered."""
+    """The KME does not know a key_ID: lag, loss, or already delivered. `claimed` is as of CannotOpen."""
+
+    claimed = ""
 
 
 class HeldForKeys(KeyUnavailable):
@@ -272,10 +274,12 @@ class NextHopRefused(Refuse):
 class CannotOpen(Refuse):
     """A sealed message cannot be opened, and waiting will not help.
 
-    `silent` is set once keys have been used: from then on all failures get the same answer, without a cause.
+    `silent` is set once keys have been used: from then on all failures get the same answer, without a cause. `claimed`
+    is the one known peer that the sealed layers name as its sender, verified or not; "" where they name none.
     """
 
     silent = False
+    claimed = ""
 
     code = 554
     status = "5.7.5"

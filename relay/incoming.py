@@ -151,7 +151,7 @@ class Incoming:
         redirected = self._consume(delivery, mail.to(by_mailbox[mailbox] for mailbox in opened.strangers), "not named")
         if redirected.envelope.recipients:
             error = NotNamed("the sealed envelope names other recipients")
-            error.silent = True
+            error.silent, error.claimed = True, opened.peer
             try:
                 await self._put_aside(delivery, redirected, self.triage.cannot_open(redirected, error))
             except RelayError as failure:

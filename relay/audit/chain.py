@@ -2,9 +2,10 @@
 JSON lines, each with its number and the SHA-256 of the line before it, over all files: deploy/AUDIT.md.
 
 A line is never changed or taken back once its writer has been answered. What a crash broke off was confirmed to
-nobody; it stays as it is, and the next line continues the chain over it. A finished file cannot be written by anybody
-(mode 0400): a process that still has it open sees that, and opens the next one. The same holds for a file that was
-moved away. The chain goes on behind its last line, so that the gap is seen, and is none once the file is back.
+nobody; it stays as it is, and the next record is bound to it and to all that is before it. A finished file cannot be
+written by anybody (mode 0400): a process that still has it open sees that, and opens the next one. The same holds for a
+file that was moved away. The chain goes on behind its last line, so that the gap is seen, and is none once the file is
+back.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ import re
 import stat
 import threading
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from io import BufferedIOBase
 from pathlib import Path
 from tempfile import TemporaryFile
 from time import monotonic, sleep
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -73,11 +74,15 @@ START = ChainPlace(0, 0)
 
 
 class End(NamedTuple):
-    """Number of the last whole line, hash of the last line whatever it is, and whether that was broken off."""
+    """Number of the last record, the `previous` of the next one, and whether the last line has no end."""
 
     number: int
     head: str
     broken: bool = False
+
+
+BEGINNING = End(0, GENESIS)
+"""Of the whole chain."""
 
 
 def files_of(directory: Path) -> list[ChainFile]:
@@ -109,7 +114,7 @@ class Chain:
         self._file = self._lock = -1
         self._newest = ChainFile(0, "", directory)
         self._size = 0
-        self._end = End(0, GENESIS)
+        self._end = BEGINNING
         self._one_at_a_time = threading.Lock()
 
     def look(self) -> None:
@@ -187,7 +192,9 @@ class Chain:
             self._open_newest()
             self._end = max(self._end, gone, key=lambda each: each.number)
         today = f"{datetime.now(UTC):%Y-%m-%d}"
-        if self._file >= 0 and self._size and (self._newest.day != today or self._size >= self._file_octets):
+        # One without a record is not finished: the next one would have its name.
+        begun = self._file >= 0 and self._size and self._end.number >= self._newest.first
+        if begun and (self._newest.day != today or self._size >= self._file_octets):
             os.fsync(self._file)
             os.fchmod(self._file, _READ_ONLY)
             self._close_file()
@@ -197,23 +204,23 @@ class Chain:
     def _look(self) -> End:
         """Whether the open file is still the one, and what others have added; gives the end of one that is gone."""
         if self._file < 0:
-            return End(0, GENESIS)
+            return BEGINNING
         found = os.fstat(self._file)
         if found.st_size != self._size:
             end = end_of(self._file)
-            self._size, self._end = found.st_size, end._replace(number=end.number or self._end.number)
+            self._size, self._end = found.st_size, end if end.number else end_of_files(files_of(self.directory))
         if not found.st_mode & stat.S_IWUSR:
             self._close_file()
         elif not leads_to(self._newest.path, self._file):
             log.error("audit_file_gone", file=str(self._newest.path), last=self._end.number, head=self._end.head)
             self._close_file()
             return self._end
-        return End(0, GENESIS)
+        return BEGINNING
 
     def _open_newest(self) -> None:
         """None is open afterwards where there is none, or it is finished; where the chain is, is known."""
         files = files_of(self.directory)
-        self._end = _end_of_all(files)
+        self._end = end_of_files(files)
         if not files or files[-1].is_compressed or not files[-1].path.stat().st_mode & stat.S_IWUSR:
             return
         self._newest = files[-1]
@@ -259,54 +266,80 @@ def leads_to(path: Path, descriptor: int) -> bool:
         return False
 
 
-def end_of(descriptor: int) -> End:
-    """Returns the end of the chain in this file; number 0 where it has no whole line."""
+def end_of(descriptor: int, before: End = BEGINNING) -> End:
+    """Returns the end of the chain in this file, where it was `before` it; number 0 where neither has a record."""
     size = os.fstat(descriptor).st_size
     if not size:
-        return End(0, GENESIS)
+        return before._replace(broken=False)
     for octets in (64 * 1024, 4 * MAX_LINE_OCTETS, size):
         start = max(0, size - octets)
         *lines, rest = os.pread(descriptor, size - start, start).split(b"\n")
         if start:
             del lines[:1]  # its beginning was not read
         lines += [rest] if rest else []
-        if number := next((found for line in reversed(lines) if (found := number_of(line))), 0):
-            return End(number, hashlib.sha256(lines[-1]).hexdigest(), rest != b"")
-    return End(0, hashlib.sha256(lines[-1]).hexdigest() if lines else GENESIS, rest != b"")
+        last = next((place for place in reversed(range(len(lines))) if number_of(lines[place])), None)
+        if last is not None:
+            return _behind(lines[last:], BEGINNING)._replace(broken=rest != b"")
+    return _behind(lines, before)._replace(broken=rest != b"")
 
 
-def end_of_file(file: ChainFile) -> End:
+def end_of_file(file: ChainFile, before: End = BEGINNING) -> End:
     """As `end_of`, for a file that no process writes. Raises OSError, EOFError and zlib.error."""
-    if not file.is_compressed:
-        descriptor = open_regular(file.path)
-        try:
-            return end_of(descriptor)
-        finally:
-            os.close(descriptor)
-    number, line = 0, b""
-    for line in lines_of(file):
-        number = number_of(line) or number
-    return End(number, hashlib.sha256(line).hexdigest())
-
-
-def _end_of_all(files: Sequence[ChainFile]) -> End:
-    """Returns the chain's end: from the last file, or from its name where it has no whole line. Raises OSError."""
+    if file.is_compressed:
+        return _behind(lines_of(file), before)
+    descriptor = open_regular(file.path)
     try:
-        end = end_of_file(files[-1]) if files else End(0, GENESIS)
-        if files and not end.number:
-            before = end_of_file(files[-2]).head if len(files) > 1 else GENESIS
-            end = End(files[-1].first - 1, before if end.head == GENESIS else end.head, end.broken)
+        return end_of(descriptor, before)
+    finally:
+        os.close(descriptor)
+
+
+def end_of_files(files: Sequence[ChainFile]) -> End:
+    """Returns the end of the chain in these: the number from a file's name where it has no record. Raises OSError."""
+    end, without = BEGINNING, list[ChainFile]()
+    try:
+        for file in reversed(files):
+            end = end_of_file(file)
+            if end.number:
+                break
+            without.append(file)
+        for file in reversed(without):
+            end = end_of_file(file, End(file.first - 1, end.head))
     except (EOFError, zlib.error) as error:
-        raise OSError(errno.EIO, f"{files[-1].path.name} cannot be read: {error}") from error
+        raise OSError(errno.EIO, f"{file.path.name} cannot be read: {error}") from error
     return end
 
 
-def number_of(line: bytes) -> int:
-    """The number that a line says it has; 0 for what is no line."""
+def _behind(lines: Iterable[bytes], end: End) -> End:
+    """Where the chain is behind these lines."""
+    number, head = end.number, end.head
+    for line in lines:
+        digest = hashlib.sha256(line).hexdigest()
+        number, head = number_of(line) or number, head_behind(head, digest, whole=record_in(line) is not None)
+    return End(number, head)
+
+
+def head_behind(head: str, digest: str, *, whole: bool) -> str:
+    """The `previous` of a record behind a line with this hash, where it was `head` before it; `whole`: it is a record.
+
+    A record has the hash of what is before it in it. What was broken off has none, so it is hashed together with that:
+    else nobody could tell what stood before it.
+    """
+    return digest if whole else hashlib.sha256(f"{head}{digest}".encode()).hexdigest()
+
+
+def record_in(line: bytes) -> dict[str, Any] | None:
+    """The JSON object in a line, None where it was broken off."""
     try:
-        number = json.loads(line)["number"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return 0
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def number_of(line: bytes) -> int:
+    """The number that a line says it has; 0 for what is no record."""
+    number = (record_in(line) or {}).get("number")
     return number if isinstance(number, int) else 0
 
 

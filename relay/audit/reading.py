@@ -4,13 +4,12 @@ Standard: deploy/AUDIT.md; reading needs no secret and no database.
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from relay.audit.chain import MAX_LINE_OCTETS, START, ChainFile, ChainPlace, ended, files_of, lines_of
+from relay.audit.chain import MAX_LINE_OCTETS, START, ChainFile, ChainPlace, ended, files_of, lines_of, record_in
 from relay.errors import ConfigError
 
 REMOVED = "removed"
@@ -31,11 +30,7 @@ class Line(NamedTuple):
 
     def record(self) -> dict[str, Any] | None:
         """The record in it, None where it was broken off."""
-        try:
-            record = json.loads(self.octets)
-        except (ValueError, RecursionError):
-            return None
-        return record if isinstance(record, dict) else None
+        return record_in(self.octets)
 
 
 def lines(directory: Path, since: str = "", behind: ChainPlace = START) -> Iterator[Line]:

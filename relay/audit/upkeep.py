@@ -19,7 +19,7 @@ from pathlib import Path
 
 import structlog
 
-from relay.audit.chain import ChainFile, end_of_file, ended, files_of, leads_to, open_regular
+from relay.audit.chain import ChainFile, end_of_files, ended, files_of, leads_to, open_regular
 from relay.audit.entries import event_members
 from relay.audit.reading import REMOVED
 from relay.audit.writing import Audit
@@ -53,7 +53,7 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
         log.warning("audit_full", files=len(files), limit=max_octets, meaning="the oldest records are deleted early")
     if not old:
         return
-    last, head, _ = await asyncio.to_thread(end_of_file, old[-1])
+    last, head, _ = await asyncio.to_thread(end_of_files, old)
     await audit.write_now(event_members(REMOVED, {"last": last, "head": head, "files": len(old)}))
     await asyncio.to_thread(_delete, old)
     log.info("audit_removed", files=len(old), last=last, head=head)

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
-from relay.audit.chain import GENESIS
+from relay.audit.chain import GENESIS, head_behind
 from relay.audit.reading import REMOVED, Line, lines
 
 MAX_PROBLEMS = 100
@@ -87,6 +88,8 @@ class _Verifier:
         self._removals: dict[tuple[int, str], int] = {}
         """Number of the first record that has those up to a line, of this number and hash, as removed."""
         self._before = (0, GENESIS)
+        self._torn_first: list[str] = []
+        """Hashes of lines before the first record that were broken off."""
         self._first = self._number = self._number_of_head = 0
         self._head = self._last = GENESIS
         # Of a record that was empty any one is the continuation.
@@ -94,14 +97,10 @@ class _Verifier:
         self._times = _Times()
 
     def verify(self) -> Verified:
-        begun = False
         for line in lines(self._directory):
-            if not begun:
-                begun = True
-                self._begin(line)
             self._one(line)
         self._times.end()
-        removal = self._removals.get(self._before)
+        removal = self._removal()
         if self._first > 1 and removal is None:
             begins = f"{self._directory}: begins with number {self._first}"
             self._add(f"{begins}, and no record has those before as removed")
@@ -119,23 +118,34 @@ class _Verifier:
         problems, back = tuple(self._problems), tuple(self._times.back)
         return Verified(self._first, self._number, self._last, problems, tuple(self._broken_off), back, removed)
 
-    def _begin(self, line: Line) -> None:
-        """Those before the first line may have been removed; then a record further on says so."""
-        record = line.record() or {}
+    def _begin(self, record: dict[str, Any]) -> None:
+        """Those before the first record may have been removed; then a record further on says so."""
         number, previous = _number(record), record.get("previous")
         if number > 1 and isinstance(previous, str):
             self._number, self._head = number - 1, previous
             self._before = (number - 1, previous)
 
+    def _removal(self) -> int | None:
+        """Number of the record that has those before the first one as removed, None where there is none."""
+        number, previous = self._before
+        for (last, head), removal in self._removals.items():
+            if last == number and reduce(partial(head_behind, whole=False), self._torn_first, head) == previous:
+                return removal
+        return None
+
     def _one(self, line: Line) -> None:
-        record = line.record()
+        record, digest = line.record(), hashlib.sha256(line.octets).hexdigest()
         if record is None:
-            self._broken_off.append(line.place)  # confirmed to nobody; the line after it continues the chain over it
+            self._broken_off.append(line.place)  # confirmed to nobody; the record after it is bound to it
+            if not self._first:
+                self._torn_first.append(digest)
         else:
+            if not self._first:
+                self._begin(record)
             self._number += 1
             self._first = self._first or self._number
             self._check(line, record)
-        self._head = hashlib.sha256(line.octets).hexdigest()
+        self._head = head_behind(self._head, digest, whole=record is not None)
         if record is not None:
             self._last = self._head
         if self._head == self._wanted:

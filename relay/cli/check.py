@@ -50,11 +50,11 @@ from relay.status.standing import of_the_serving_relay
 from relay.store import sent
 from relay.store.database import transport_problem
 from relay.store.mapped_file import MappedFile, unreadable
-from relay.store.secret import SECRET_LENGTH, SiteSecret
+from relay.store.secret import SiteSecret
 from relay.store.sent import SENT
 from relay.store.spool import Spool, spool_contents
 from relay.store.sqlite import no_room
-from relay.store.store import Store, open_store
+from relay.store.store import Store
 
 HELD = "mail is held (451)"
 
@@ -246,10 +246,6 @@ async def _store(config: Config) -> State:
             if store is not None:
                 problems += await _missing_secrets(store, config)
                 await store.received.ready()
-        if not config.store.secret.exists() and isinstance(where, Path) and where.exists() and where.stat().st_size:
-            # A relay that starts makes a fresh secret, and this one stands for that: it seals nothing here.
-            async with await open_store(where, SiteSecret(os.urandom(SECRET_LENGTH))) as store:
-                problems += await _missing_secrets(store, config)
     except StoreUnavailable as error:
         problems.append(f"cannot be written: {error}; until it can, mail is held and no KME is asked for keys")
     except ConfigError:

@@ -64,7 +64,7 @@ async def _visit(config: Config, names: tuple[str, ...], receiver: socket.socket
     with told_to_stop() as stop:
         async with assembly.parts(config, prefetch=False, key_receiver=receiver) as built:
             budget = Budget(config.limits.messages_in_flight)
-            watched = mailboxes(config, built.originals, budget, assembly.tally(built, "incoming"))
+            watched = mailboxes(config, built.originals, budget, assembly.tally(built, "incoming"), built.board)
             console = Console(stderr=True)
             with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
                 report = _shown(progress)

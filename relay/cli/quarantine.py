@@ -5,6 +5,7 @@ Exit status 0 fine, 1 a message is not there or could not be delivered, 2 usage;
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -28,10 +29,11 @@ from relay.policy.names import printable
 from relay.quarantine import REASONS
 from relay.quarantine.triage import SHARES
 from relay.runtime.stopping import Stopped, told_to_stop
+from relay.store.database import is_begun
 from relay.store.quarantine import Quarantine
 from relay.store.quarantine_table import Kept
-from relay.store.secret import SiteSecret
-from relay.store.store import Store, open_store
+from relay.store.secret import SECRET_LENGTH, SiteSecret
+from relay.store.store import BUSY_TIMEOUT_S, Store, open_store
 
 NEARLY_FULL = 0.8
 NAMED = 3
@@ -253,12 +255,18 @@ def _impatient(config: Config) -> Config:
 
 @asynccontextmanager
 async def existing_store(config: Config) -> AsyncIterator[Store | None]:
-    """The store, or None before the relay has first started: looking makes nothing."""
-    database = config.store.database
-    if not config.store.secret.exists() or (isinstance(database, Path) and not database.exists()):
+    """The store, or None before the relay has first started: looking makes nothing.
+
+    Where the site secret is gone, what it seals stays closed, and all else is seen. Raises ConfigError and
+    StoreUnavailable.
+    """
+    database, file = config.store.database, config.store.secret
+    if not await is_begun(database, busy_timeout=BUSY_TIMEOUT_S):
         yield None
         return
-    async with await open_store(database, SiteSecret.load(config.store.secret)) as store:
+    # One that stands for what a relay would make: nothing is sealed here.
+    secret = SiteSecret.load(file) if file.exists() else SiteSecret(os.urandom(SECRET_LENGTH))
+    async with await open_store(database, secret) as store:
         yield store
 
 

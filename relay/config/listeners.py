@@ -225,7 +225,7 @@ class SubmissionSettings(ListenerSettings):
 
 class IMAPSettings(toml.Table):
     """One table for each mailbox that this relay reaches only by IMAP: what arrives there sealed is opened there
-    (deploy/imap/README.md). The table's name is for the log.
+    (deploy/imap/README.md). The table's name is for log and alarms.
 
     A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again. Where waiting may help
     (a key that has not come yet), that is after 30 seconds, then at growing intervals up to an hour. Where it will not

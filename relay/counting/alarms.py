@@ -150,10 +150,11 @@ _ALL: Final = (
     Alarm(
         "received_keys_refused",
         "KME {about} gives no keys for arriving mail",
-        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key. Mail "
-        "under quantum keys of its group is held, and put aside in time.",
-        "a call was answered so, and within a minute none with keys",
-        "one is answered with keys",
+        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key (HTML, or "
+        "404 without a message, too), or not at all while it answers for its status. Mail under quantum keys of its "
+        "group is held, and put aside in time.",
+        "a call was answered so, or two in a row were not, and within a minute none with keys",
+        "one is answered with keys, or with a word on which are not known",
         "`qumail-relay check` and the log's `received_keys_refused` have what it says. It is a fault of the KME, of a "
         "proxy, or of their settings (paths, methods, certificates): ask their operator. Mail that was put aside "
         "meanwhile: `qumail-relay quarantine release`.",
@@ -234,11 +235,25 @@ _ALL: Final = (
         not_ready=True,
     ),
     Alarm(
+        "mailbox_unwatched",
+        "Mailbox {about} is not watched",
+        "A mailbox of [imap.*], or a folder of it, cannot be watched: sealed mail stays there as it is, and its keys "
+        "are destroyed in time.",
+        "for half a minute its server could not be reached, refused the login, or did not let a folder be opened",
+        "all its folders were looked through",
+        "`qumail-relay check` logs in and says what is wrong; `imap_unavailable` and `imap_login_refused` in the log "
+        "have what the server said. A server that is away is tried again by itself. A new password or token counts "
+        "within a minute, a change of [imap.*] from a restart.",
+        about="account",
+        after_s=30.0,
+        clear_s=0.0,
+    ),
+    Alarm(
         "mail_put_aside",
         "Mail of a peer was put aside ({about})",
-        "Mail in a peer's name could not be opened, and is in quarantine. Its sender believes it delivered, its "
-        "recipients do not know of it, and its keys are destroyed in time. The first of each peer and reason is told "
-        "at once, what changes in a digest an hour. Said daily.",
+        "Mail in a peer's name, by what its sealed layers or its sender say, could not be opened, and is in "
+        "quarantine. Its sender believes it delivered, its recipients do not know of it, and its keys are destroyed in "
+        "time. The first of each peer and reason is told at once, what changes in a digest an hour. Said daily.",
         "such a mail is in quarantine, for each peer and reason",
         "none of that peer and reason is",
         "`qumail-relay quarantine list` has it, and deploy/RUNBOOK.md (Reasons of the quarantine) says what to do for "

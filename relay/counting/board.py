@@ -132,6 +132,8 @@ class Board:
         self.held = _held(self._memory, places, place)
         self.missed: dict[str, str] = {}
         """Why a key for a peer was missing last, as this process heard it."""
+        self.unwatched: dict[str, str] = {}
+        """Why a mailbox is not watched, by account, as this process heard it."""
         self._begin = _HEAD + place * PLACE_OCTETS
         self._cells: dict[tuple[Metric, Labels], Cell | SpreadCell] = {}
         self._making = threading.Lock()

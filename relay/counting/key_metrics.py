@@ -99,7 +99,8 @@ KME_REQUESTS: Final = Metric(
 RECEIVED_KEYS_REFUSED: Final = Metric(
     "qumail_received_keys_refused_total",
     "counter",
-    "Replies to dec_keys that say nothing of keys: of a proxy, to wrong paths or methods, faults of the KME",
+    "Replies to dec_keys that say nothing of keys: of a proxy, to wrong paths or methods, faults of the KME. Calls "
+    "that are not answered count too, from the second in a row, while the KME answers for its status",
     ("kme",),
 )
 KME_SECONDS: Final = Metric(

@@ -164,7 +164,8 @@ QUARANTINE_NOTICES: Final = Metric(
 QUARANTINE_MESSAGES: Final = Metric(
     "qumail_quarantine_messages",
     "gauge",
-    "Messages in quarantine. peer: whose domain the sender has, empty for everybody else",
+    "Messages in quarantine. peer: whom the sealed layers name, else whose domain the sender has (neither is "
+    "verified), empty for everybody else",
     ("reason", "peer"),
     together="max",
 )
@@ -205,6 +206,17 @@ STORE_WRITABLE: Final = Metric(
 
 DISK_FREE: Final = Metric(
     "qumail_disk_free_bytes", "gauge", "What is free on the disk of the state directory", together="min"
+)
+
+# Mailboxes
+
+MAILBOX_UNWATCHED: Final = Metric(
+    "qumail_mailbox_unwatched_since_timestamp_seconds",
+    "gauge",
+    "Since when a mailbox cannot be watched, since 1970; none while it is. account: NAME of [imap.NAME]; cause: "
+    "connection, login (it is refused), folder, settings, error (one that nobody foresaw)",
+    ("account", "cause"),
+    together="min",
 )
 
 # The canary

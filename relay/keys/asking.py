@@ -42,6 +42,7 @@ from relay.keys.faults import (
     error_of,
     outcome_of,
     ruled,
+    says_why,
     unclear,
 )
 from relay.keys.health import MAX_BACKOFF_S, Health
@@ -58,6 +59,9 @@ Result = TypeVar("Result")
 
 _UNAUTHORIZED = (401, 403)
 """To dec_keys it may be about one key (5.4), or about us."""
+
+SILENT_CALLS = 2
+"""Number of calls for received keys in a row without an answer after which the KME is reported."""
 
 WELL_FOR_S = 1.0
 """Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
@@ -195,6 +199,8 @@ class Asker(ABC):
             except NotAsked:
                 raise
             except KMEUnreachable as error:
+                if question.request.key_IDs and isinstance(error, KMEUnanswered):
+                    await self._note_silence(sae)
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
                 if asked and call is not Call.DEC_KEYS:  # anybody's mail can have those refused
                     self.state.leave_alone(call, asked)
@@ -234,7 +240,7 @@ class Asker(ABC):
                 self.state.refusal = ""
             return result
         except NoAnswer as error:
-            self.state.unanswered(call, in_time=error.in_time)
+            self.state.unanswered(call, started, in_time=error.in_time)
             cause = f"{self.name}: {call}: {error}"
             trouble = KMEUnanswered(cause) if error.sent else error_of(error.fault, cause)
             outcome = outcome_of(trouble)
@@ -261,17 +267,34 @@ class Asker(ABC):
         if self.state.refused(code, str(error)):
             log.warning("received_keys_refused", kme=self.name, cause=str(error))
 
+    async def _note_silence(self, sae: str) -> None:
+        """A KME that never answers for received keys, and for its status does, is no KME that is away."""
+        if self.state.silent_calls < SILENT_CALLS:
+            return
+        try:
+            await self._probe(sae)
+        except KMEUnreachable:
+            return
+        calls = f"{self.state.silent_calls} calls in a row were not answered, and its status is"
+        cause = f"{self.name}: {Call.DEC_KEYS}: {calls}: the KME, or a proxy in front of it, hangs there"
+        self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
+        if self.state.refused(0, cause):
+            log.warning("received_keys_refused", kme=self.name, cause=cause)
+
     async def _result(self, question: Question[Result], reply: HTTPReply) -> Result:
         """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
         call, request = question.call, question.request
         number = max(question.spends, len(request.key_IDs))
-        said = await off_loop(len(reply.body), text_of_error, reply.body, number) if reply.code != 200 else ""
+        said, why = "", True
+        if reply.code != 200:
+            said, of_the_kme = await off_loop(len(reply.body), text_of_error, reply.body, number)
+            why = says_why(reply.code, said, of_the_kme=of_the_kme)
         too_large = f"the reply is larger than {request.max_octets} bytes, more than was asked for"
         message = said if reply.whole else too_large
         rule = ruled(call, reply.code, message, self._errors) if self._errors else None
         try:
             if reply.code != 200:
-                raise self._refusal(call, reply, message, rule or classify(call, reply.code, message))
+                raise self._refusal(call, reply, message, rule or classify(call, reply.code, message, why=why))
             if not reply.whole:
                 self.burn(request.sae, question.spends, "reply not believed")
                 raise KMEBadReply(f"{self.name}: {call}: {message}")

@@ -12,7 +12,8 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
     misconfigured  KMEMisconfigured     a person has to act: no second attempt, and the breaker opens at once
     not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
 
-Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME. AmbiguousReply is settled
+Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME. A 404 with HTML, or without
+a message, is none about a key: of a proxy, or to a wrong path. AmbiguousReply is settled
 by asking for the status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs,
 so a refusal of enc_keys is "exhausted" where the status reports fewer keys than were asked for, whatever it says. 404
 and 503 without such words are so where the status does not say. After Retry-After, fresh keys are left alone in any
@@ -24,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from http.client import responses
 
 from relay.errors import (
     KeyNotFound,
@@ -147,10 +149,17 @@ def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> KM
     return next((rule.means for rule in rules if rule.matches(call, code, message)), None)
 
 
-def classify(call: Call, code: int, message: str) -> KMEFault:
-    """The usual kind of a reply with HTTP status `code` (not 200) and this message."""
+def says_why(code: int, message: str, *, of_the_kme: bool) -> bool:
+    """Whether a refusal with this message says more than that there is nothing: so does a proxy, or a wrong path."""
+    return of_the_kme and message.lower() != responses.get(code, "").lower()
+
+
+def classify(call: Call, code: int, message: str, *, why: bool = True) -> KMEFault:
+    """The usual kind of a reply with HTTP status `code` (not 200) and this message; `why`: it is about the request."""
     about = message.lower()
-    if call is Call.DEC_KEYS and code != 429 and any(phrase in about for phrase in _NOT_FOUND):
+    if call is Call.DEC_KEYS and not why and code in (404, 410):
+        return KMEFault.MISCONFIGURED
+    if call is Call.DEC_KEYS and why and code != 429 and any(phrase in about for phrase in _NOT_FOUND):
         return KMEFault.NOT_FOUND
     if call is Call.ENC_KEYS and code in (400, 403, 500) and any(phrase in about for phrase in _EXHAUSTED):
         return KMEFault.EXHAUSTED

@@ -249,7 +249,10 @@ class Health:
         self._not_before: dict[Call, float] = {}
         self._refused_at: dict[int, float] = {}
         self.refusal = ""
-        """What the KME last said to dec_keys, where that says nothing of keys; empty once it has said anything else."""
+        """What the KME last said to dec_keys where that is about no key, or that it is silent; empty since then."""
+        self.silent_calls = 0
+        """How many calls for received keys, each begun after the one before had failed, were not answered."""
+        self._silent_at = float("-inf")
         self.breakers = {call: Breaker(f"{kme}: {call}", settings.breaker, timing) for call in Call}
         self.backoff = Backoff(settings.retry_delay, timing, adaptive=settings.adaptive)
         self.budget = BurnBudget(settings.burn_budget, timing)
@@ -270,7 +273,7 @@ class Health:
     def troubles(self) -> dict[str, str]:
         """Why calls are not made at present, or in vain, by call; empty when all is well."""
         refused = {str(Call.DEC_KEYS): f"no key of arriving mail is available: {self.refusal}"} if self.refusal else {}
-        return refused | {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause}
+        return {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause} | refused
 
     def refused(self, code: int, cause: str) -> bool:
         """To dec_keys came a reply that says nothing of keys; gives whether it was not said for an hour."""
@@ -299,13 +302,18 @@ class Health:
 
     def answered(self, call: Call, code: int, seconds: float) -> None:
         """A reply came after so many seconds."""
+        if call is Call.DEC_KEYS:
+            self.silent_calls = 0
         # A refusal is quick, and anybody who sends forged mail can have dec_keys refused as often as they like.
         if code == 200:
             self.limits[call].answered(seconds)
         self.backoff.seen(success=code < 500 or call is Call.DEC_KEYS)
 
-    def unanswered(self, call: Call, *, in_time: bool) -> None:
-        """No reply came; `in_time` False: it was we who stopped waiting."""
+    def unanswered(self, call: Call, started: float, *, in_time: bool) -> None:
+        """No reply came to a request of that time; `in_time` False: it was we who stopped waiting."""
+        if call is Call.DEC_KEYS and started >= self._silent_at:  # of those under way together one counts
+            self.silent_calls += 1
+            self._silent_at = self._timing.clock()
         if not in_time:
             self.limits[call].expired()
         self.backoff.seen(success=False)

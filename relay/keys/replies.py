@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from relay.errors import KMEBadReply
 from relay.formats.characters import casefold, is_printable
@@ -235,15 +235,26 @@ _LIKE_A_KEY = re.compile(
 """What may be the bytes of a key, in base64 or hexadecimal; a UUID with its hyphens is not."""
 
 
-def text_of_error(body: bytes | bytearray, number: int = 0) -> str:
-    """What an error reply to a request for `number` keys says, in one line without what may be a key; HTML, too."""
+class ErrorText(NamedTuple):
+    """What an error reply says, in one line without what may be a key.
+
+    `of_the_kme`: it is a message in JSON, as 6.5 has it, and not the HTML of a proxy.
+    """
+
+    text: str
+    of_the_kme: bool
+
+
+def text_of_error(body: bytes | bytearray, number: int = 0) -> ErrorText:
+    """What an error reply to a request for `number` keys says; HTML, too."""
     try:
         reply = _parsed(body, number)
     except (ValueError, RecursionError):
-        return _excerpt(body)
+        return ErrorText(_excerpt(body), False)
     fields = {str(name).lower(): value for name, value in reply.items()} if isinstance(reply, dict) else {"msg": reply}
     parts = [fields.get(name) for name in _SAYS]
-    return _one_line(" ".join(str(part) for part in parts if part)) or "no message"
+    said = _one_line(" ".join(str(part) for part in parts if part))
+    return ErrorText(said or "no message", said != "")
 
 
 def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str]:

@@ -80,7 +80,7 @@ class Triage:
         if isinstance(error, KeyNotFound) and await self._may_still_come(key):
             self.board.add(metrics.QUARANTINE_LAG)
             raise error
-        arrival = Arrival(mail, reason_of(error), _cause(error), self._party(mail), mail.message)
+        arrival = Arrival(mail, reason_of(error), _cause(error), self._party(mail, error.claimed), mail.message)
         await self._put(key, arrival, reason_of(error))
 
     async def unprotected(self, mail: Mail, stored: bytes, protection: str, peer: str, cause: str) -> None:
@@ -94,7 +94,7 @@ class Triage:
         key = await off_loop(mime.work(mail.message), identity, mail)
         if protection:  # it can be read: nobody may get into it by sending the sealed message to somebody else
             key = hashlib.sha256(b"opened\0" + key).digest()
-        arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail), stored, protection, peer)
+        arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail, peer), stored, protection, peer)
         await self._put(key, arrival, "unprotected")
 
     async def waits_for_key(self, mail: Mail) -> bool:
@@ -139,12 +139,21 @@ class Triage:
             recipients=len(put.recipients),
             octets=len(arrival.stored),
         )
-        # Who redirects a mail to somebody must not reach them with a notice of ours.
-        if self.notices is not None and arrival.party and put.recipients and reason != "redirected":
+        # Nobody but a peer's senders, and nobody who redirects a mail to somebody, reaches them with a notice of ours.
+        if self.notices is None or not put.recipients or reason == "redirected":
+            return
+        if self._peer_of_sender(arrival.mail):
             await self.notices.send(arrival.mail, put.id, reason, put.recipients)
 
-    def _party(self, mail: Mail) -> str:
-        """The peer whose domain the sender has, or "" for everybody else."""
+    def _party(self, mail: Mail, claimed: str) -> str:
+        """The peer that the sealed layers name, else that of the sender, "" for everybody else: it need not be true.
+
+        A bounce has no sender, and forwarded mail another one.
+        """
+        return claimed or self._peer_of_sender(mail)
+
+    def _peer_of_sender(self, mail: Mail) -> str:
+        """The peer whose domain the sender has, or ""."""
         found = self.known().peer_by_domain(domain_of(mail.envelope.sender))
         return found[0] if found is not None else ""
 

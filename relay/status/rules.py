@@ -152,14 +152,14 @@ def _kme_away(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
 def _received_keys_refused(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for kme in sorted({labels[0] for labels in sight.totals.get(metrics.RECEIVED_KEYS_REFUSED, {})}):
         refused = sight.grown(metrics.RECEIVED_KEYS_REFUSED, MINUTE_S, _first_is(kme))
-        answered = sight.grown(
-            metrics.KME_REQUESTS, MINUTE_S, _call_of(kme, lambda outcome: outcome == "ok", "dec_keys")
+        gave, knew_none = (
+            sight.grown(metrics.KME_REQUESTS, MINUTE_S, _call_of(kme, outcome.__eq__, "dec_keys"))
+            for outcome in ("ok", "not_found")
         )
-        if (refused or kme in standing) and not answered:
-            yield (
-                kme,
-                f"KME {kme} has answered calls for keys of arriving mail with what is about no key, and none since",
-            )
+        if not gave and (refused or (kme in standing and not knew_none)):
+            said = next((row.trouble for row in sight.watched.keys.pool_rows() if row.kme == kme and row.trouble), "")
+            about = "has answered calls for keys of arriving mail with what is about no key, or not at all"
+            yield kme, f"KME {kme}, or a proxy in front of it, {about}, and none since{said and ': '}{said}"
 
 
 def _certificate_ends(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -208,6 +208,13 @@ def _audit_unwritable(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"{sight.watched.config.audit_directory}: cannot be written"
 
 
+def _mailbox_unwatched(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (account, why), since in sight.gauges(metrics.MAILBOX_UNWATCHED).items():
+        day = datetime.fromtimestamp(since, UTC).strftime("%Y-%m-%d %H:%M UTC")
+        said = sight.watched.board.unwatched.get(account, "the log of the process that watches it has the cause")
+        yield account, f"mailbox {account} has not been watched since {day} ({why}): {said}"
+
+
 def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     put = sight.grown(metrics.QUARANTINE_PUT, WINDOW_S, lambda labels: labels[1] == "no")
     held = sight.grown(metrics.QUARANTINE_LAG, WINDOW_S)
@@ -218,7 +225,8 @@ def _quarantine_grows(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 def _mail_put_aside(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for (reason, peer), number in sight.gauges(metrics.QUARANTINE_MESSAGES).items():
         if peer and number:
-            yield f"{peer} {reason}", f"{many(number, 'mail')} from peer {peer} in quarantine ({reason})"
+            named = f"in the name of peer {peer}, as sender or sealed layers say (not verified)"
+            yield f"{peer} {reason}", f"{many(number, 'mail')} {named}, in quarantine: {reason}"
 
 
 def _shadow_mode(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
@@ -350,6 +358,7 @@ RULES: dict[str, Rule] = {
     "audit_unwritable": _audit_unwritable,
     "key_receiver_ended": _not_ready("key_receiver_ended"),
     "not_watched": _not_ready("not_watched"),
+    "mailbox_unwatched": _mailbox_unwatched,
     "mail_put_aside": _mail_put_aside,
     "quarantine_grows": _quarantine_grows,
     "quarantine_full": _quarantine_full,

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Table,
     delete,
     insert,
+    inspect,
     select,
     text,
 )
@@ -306,15 +307,31 @@ async def open_database(where: str | Path, *, busy_timeout: float) -> Database:
             writer=InThreads(sqlite_engine(path, "BEGIN IMMEDIATE", 1, busy_timeout), 1),
         )
     else:
-        engine = postgresql_engine(url, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S)
-        server = OnServer(engine)
-        database = Database(without_secrets(url), reader=server, writer=server)
+        database = _on_server(url, busy_timeout)
     try:
         await _make_schema(database)
     except BaseException:
         await database.close()
         raise
     return database
+
+
+async def is_begun(where: str | Path, *, busy_timeout: float) -> bool:
+    """Whether a relay has made a store there; looking makes nothing. Raises ConfigError and StoreUnavailable."""
+    url = _url(where)
+    if url.drivername == "sqlite":
+        path = Path(url.database or "")
+        return await asyncio.to_thread(lambda: path.exists() and path.stat().st_size > 0)
+    database = _on_server(url, busy_timeout)
+    try:
+        return await database.reading(lambda connection: inspect(connection).has_table(_schema.name))
+    finally:
+        await database.close()
+
+
+def _on_server(url: URL, busy_timeout: float) -> Database:
+    server = OnServer(postgresql_engine(url, busy_timeout=busy_timeout, pool_timeout=POOL_TIMEOUT_S))
+    return Database(without_secrets(url), reader=server, writer=server)
 
 
 def transport_problem(where: str | Path) -> str:

@@ -131,11 +131,11 @@ def make_site(
     )
     site.write_policies(policies)
     if identities is not None:
-        _give_identity(site, identities, name, peer)
+        give_identity(site, identities, name, peer)
     return site
 
 
-def _give_identity(site: Site, identities: Identities, name: str, peer: str) -> None:
+def give_identity(site: Site, identities: Identities, name: str, peer: str) -> None:
     """The site's own keys and certificates, and the peer's document as if it had been imported."""
     own, other = (identities.alice, identities.bob) if name == "alice" else (identities.bob, identities.alice)
     shutil.copytree(own.directory, site.directory / "identity")

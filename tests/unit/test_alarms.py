@@ -5,6 +5,7 @@ Standard: relay/counting/alarms.py has an entry for each rule and a rule for eac
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -186,6 +187,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("certificate_ended", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
     ("keys_unwatched", "kme bob", lambda b: b.set(metrics.STATUS_AGE, "kme", "bob", to=61), NOTHING),
     ("policy_holds", "outgoing", lambda b: _held_twice(b, "policy"), NOTHING),
+    ("mailbox_unwatched", "ben", lambda b: b.set(metrics.MAILBOX_UNWATCHED, "ben", "login", to=1e9), NOTHING),
     ("audit_unwritable", "", lambda b: b.set(metrics.AUDIT_WRITABLE, to=0), NOTHING),
     ("disk_full", "", lambda b: None, {"disk_free": 2**62}),
     ("mail_put_aside", "bob tampered", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "bob", to=1), NOTHING),
@@ -211,6 +213,7 @@ BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("keys_unwatched", lambda b: b.set(metrics.STATUS_AGE, "kme", "bob", to=59), NOTHING),
     ("policy_holds", lambda b: b.held.held("outgoing", "policy", b"1", "x@nowhere.example"), NOTHING),
     ("policy_holds", lambda b: _held_twice(b, "keys"), NOTHING),
+    ("mailbox_unwatched", lambda b: b.set(metrics.MAILBOX_UNWATCHED, "ben", "login", to=math.nan), NOTHING),
     ("disk_full", lambda b: None, {"disk_free": 1}),
     ("mail_put_aside", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "", to=9), NOTHING),
     ("mail_put_aside", lambda b: b.set(metrics.QUARANTINE_MESSAGES, "tampered", "bob", to=0), NOTHING),

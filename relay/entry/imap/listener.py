@@ -24,7 +24,8 @@ def listens_on(config: Config) -> dict[str, Where]:
 async def listener(inside: Inside) -> AsyncIterator[Listener]:
     """Needs nothing."""
     async with AsyncExitStack() as stack:
-        yield IMAPListener(mailboxes(inside.config, inside.originals, inside.budget, inside.tally), stack)
+        watched = mailboxes(inside.config, inside.originals, inside.budget, inside.tally, inside.board)
+        yield IMAPListener(watched, stack)
 
 
 class IMAPListener:

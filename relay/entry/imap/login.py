@@ -19,6 +19,7 @@ from pathlib import Path
 import structlog
 
 from relay.config import IMAPSettings
+from relay.entry.imap.condition import Condition, Why
 from relay.entry.imap.session import Credential, LoginRefused, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.files.rights import why_not_as_root
@@ -45,8 +46,9 @@ def pause_after(failures: int) -> float:
 class MailboxAccess:
     """The way into one account."""
 
-    def __init__(self, account: IMAPSettings) -> None:
+    def __init__(self, account: IMAPSettings, condition: Condition) -> None:
         self._account = account
+        self._condition = condition
         self._turn = asyncio.Lock()
         self._failures = 0
         self._due = 0.0
@@ -70,14 +72,18 @@ class MailboxAccess:
                 self._refused = login
                 self._due = self._now() + REFUSED_S
                 cause = "or as soon as the password is another one"
+                self._condition.fails("", "login", str(error))
                 log.error("imap_login_refused", cause=str(error), again_in_s=REFUSED_S, sooner=cause)
-            except (MailboxUnavailable, ConfigError) as error:
-                self._failed(str(error))
+            except MailboxUnavailable as error:
+                self._failed("connection", str(error))
+            except ConfigError as error:
+                self._failed("settings", str(error))
             except Exception as error:  # whatever it is, the next connection may do better
                 log.error("imap_failed", exc_info=error)
-                self._failed(type(error).__name__)
+                self._failed("error", type(error).__name__)
             else:
                 self._failures, self._refused = 0, None
+                self._condition.works()
                 return session
 
     async def _when_due(self) -> Credential:
@@ -96,8 +102,9 @@ class MailboxAccess:
         except ConfigError:
             return False
 
-    def _failed(self, cause: str) -> None:
+    def _failed(self, why: Why, cause: str) -> None:
         self._failures += 1
+        self._condition.fails("", why, cause)
         pause = pause_after(self._failures)
         self._due = self._now() + pause
         log.warning("imap_unavailable", cause=cause, again_in_s=round(pause, 1))

@@ -17,12 +17,14 @@ from pathlib import Path
 import structlog
 
 from relay.config import Config, IMAPSettings
+from relay.counting.board import Board
 from relay.entry.budget import Budget
+from relay.entry.imap.condition import Condition, Why
 from relay.entry.imap.folder import Folder
 from relay.entry.imap.login import MailboxAccess, credential, pause_after
 from relay.entry.imap.marks import OriginalMarks
 from relay.entry.imap.opening import MailboxOpener
-from relay.entry.imap.session import LoginRefused, connected
+from relay.entry.imap.session import LoginRefused, MailboxRefused, connected
 from relay.errors import ConfigError, MailboxUnavailable
 from relay.journey.opening.original import Originals
 from relay.outcome.tally import Tally
@@ -65,6 +67,7 @@ class Mailboxes:
     directory: Path
     hold_for: float
     tally: Tally
+    board: Board
 
     async def watch(self) -> None:
         """Opens what arrives in all folders of all accounts, until it is cancelled."""
@@ -94,25 +97,28 @@ class Mailboxes:
     async def _watch(self, name: str) -> None:
         """Watches an account as soon as no other process does."""
         structlog.contextvars.bind_contextvars(account=name)
+        condition = Condition(name, self.board)
         said = ""
         while True:
             cause = "another process is watching this account"
             try:
                 with self._locked(name) as ours:
+                    condition.is_left()
                     if ours:
-                        await self._watch_folders(name)
+                        await self._watch_folders(name, condition)
             except ConfigError as error:
                 cause = str(error)
+                condition.fails("", "settings", cause)
             if said != cause:
                 log.warning("imap_stands_by", cause=cause)
             said = cause
             await asyncio.sleep(LOCK_PAUSE_S)
 
-    async def _watch_folders(self, name: str) -> None:
-        access = MailboxAccess(self.accounts[name])
+    async def _watch_folders(self, name: str, condition: Condition) -> None:
+        access = MailboxAccess(self.accounts[name], condition)
         async with asyncio.TaskGroup() as group:
             for folder in self._folders(name, _in_the_log()):
-                group.create_task(_watch_folder(folder, access))
+                group.create_task(_watch_folder(folder, access, condition))
 
     def _folders(self, name: str, report: Report) -> list[Folder]:
         account = self.accounts[name]
@@ -142,11 +148,11 @@ class Mailboxes:
             os.close(descriptor)
 
 
-def mailboxes(config: Config, originals: Originals, budget: Budget, tally: Tally) -> Mailboxes:
+def mailboxes(config: Config, originals: Originals, budget: Budget, tally: Tally, board: Board) -> Mailboxes:
     """What opens sealed messages in the mailboxes of [imap.*]."""
     secret = SiteSecret.load(config.store.secret)
     directory, hold_for = config.store.secret.parent, config.quarantine.hold_for
-    return Mailboxes(config.imap, originals, secret, budget, directory, hold_for, tally)
+    return Mailboxes(config.imap, originals, secret, budget, directory, hold_for, tally, board)
 
 
 async def _visit(folder: Folder) -> None:
@@ -156,8 +162,9 @@ async def _visit(folder: Folder) -> None:
         await folder.work()
 
 
-async def _watch_folder(folder: Folder, access: MailboxAccess) -> None:
+async def _watch_folder(folder: Folder, access: MailboxAccess, condition: Condition) -> None:
     failures = 0
+    why: Why
     while True:
         try:
             async with access.session() as session:
@@ -165,15 +172,21 @@ async def _watch_folder(folder: Folder, access: MailboxAccess) -> None:
                 log.info("imap_watches", folder=folder.name, sealed=folder.unopened, lost=len(folder.lost))
                 while True:
                     await folder.work()
+                    condition.works(folder.name)
                     if not await session.idle(folder.pause()):
                         await folder.begin(session)  # somebody may have deleted it and made another of its name
                     failures = 0
-        except (MailboxUnavailable, ConfigError) as error:
-            cause = str(error)
+        except MailboxRefused as error:
+            why, cause = "folder", str(error)
+        except MailboxUnavailable as error:
+            why, cause = "connection", str(error)
+        except ConfigError as error:
+            why, cause = "settings", str(error)
         except Exception as error:  # whatever it is, the next connection may do better
-            cause = type(error).__name__
+            why, cause = "error", type(error).__name__
             log.error("imap_failed", folder=folder.name, exc_info=error)
         failures += 1
+        condition.fails(folder.name, why, cause)
         pause = pause_after(failures)
         log.warning("imap_unavailable", folder=folder.name, cause=cause, again_in_s=round(pause, 1))
         await asyncio.sleep(pause)

@@ -172,6 +172,7 @@ class MailOpener:
                 # What a right tag has shown holds, whatever is wrong inside: nothing else opens under these keys.
                 await self.deliveries.admit(found.bound)
                 if isinstance(error, KeyNotFound):
+                    error.claimed = found.claimed
                     await self._check_not_lost(outermost, error)
                 raise
             arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
@@ -181,7 +182,7 @@ class MailOpener:
                 begun = await self.deliveries.admit(found.bound, arrived)
         except CannotOpen as error:
             # All are answered alike: else answers would tell who is named, or what is right about a forgery.
-            error.silent = True
+            error.silent, error.claimed = True, found.claimed
             raise
         # From here to the end there is no await: a task cancelled later has what was claimed, and gives it up.
         of = {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import structlog
 
 from relay.config import Config, PeerSettings
-from relay.errors import BadStructure, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
+from relay.errors import BadStructure, CannotOpen, KeyNotFound, KeyUsed, NotAccepted, UnknownPeer
 from relay.formats import cms, mime
 from relay.formats.cms import KeyUse
 from relay.keys import Key, KeyReference
@@ -40,8 +40,12 @@ _SIGNED = " and ".join(level.name for level in LEVELS if not level.quantum)
 
 @dataclass(slots=True)
 class OpenedLayers:
-    """What was found on the way inwards; `fingerprint` is that of the outermost layer."""
+    """What was found on the way inwards; `fingerprint` is that of the outermost layer.
 
+    `claims` are the known peers that the layers name by SAE or certificate, `peers` those of whom that is verified.
+    """
+
+    claims: set[str] = field(default_factory=set)
     protection: list[str] = field(default_factory=list)
     peers: set[str] = field(default_factory=set)
     keys: list[KeyReference] = field(default_factory=list)
@@ -52,6 +56,11 @@ class OpenedLayers:
     def names(self) -> str:
         """The layers from the inside out, as `pqc+aes`."""
         return "+".join(self.protection)
+
+    @property
+    def claimed(self) -> str:
+        """The one peer whose name it bears, "" where it bears none or several."""
+        return _the_one(self.claims)
 
 
 class Layer(NamedTuple):
@@ -110,7 +119,14 @@ class Layers:
         if not mime.is_sealed(message):
             return None
         level, enveloped, references = self._decoded(mime.sealed_content(message))
-        return self._checked(level, enveloped, references) if self._is_for_us(level, enveloped, references) else None
+        if not self._is_for_us(level, enveloped, references):
+            return None
+        try:
+            return self._checked(level, enveloped, references)
+        except CannotOpen as error:
+            saes = {each.master_sae or "" for each in references}
+            error.claimed = _the_one({known[0] for sae in saes if (known := self.config.peer_by_sae(sae))})
+            raise
 
     def _inner(self, der: bytes, around: list[str]) -> Layer:
         """What is inside; a further KEM goes around level pqc or another one, each once: none says who sealed."""
@@ -163,6 +179,7 @@ class Layers:
     async def _unsealed(self, found: OpenedLayers, layer: Layer, *, patient: bool) -> bytes:
         """The payload of one layer, verified; what its tag has shown is noted even where something else is wrong."""
         level, enveloped, references, peer = layer
+        found.claims |= {peer[0]} if peer is not None else set()
         fingerprint = await off_loop(len(enveloped.ciphertext), enveloped.fingerprint)
         found.fingerprint = found.fingerprint or fingerprint
         # A key of a pad never opens two messages, whatever is set.
@@ -170,7 +187,9 @@ class Layers:
         use = KeyUse(level.name, fingerprint, most)
         keys = await self._keys(references, use, patient=patient) if references else {}
         verified = partial(_note_bound, found, references, use)
-        unsealed = await level.open(enveloped, Opening(keys, self.identity, self._signers, verified=verified))
+        unsealed = await level.open(
+            enveloped, Opening(keys, self.identity, partial(self._signers, found), verified=verified)
+        )
         found.peers |= {peer[0]} if peer is not None else set()
         found.peers |= {unsealed.signed_by.name} if unsealed.signed_by is not None else set()
         return unsealed.payload
@@ -196,9 +215,16 @@ class Layers:
             raise KeyNotFound(f"no KME knows key {named}: not synchronised yet, expired, or never issued")
         return keys
 
-    def _signers(self, identifier: cms.CertificateID) -> list[PeerCertificates]:
+    def _signers(self, found: OpenedLayers, identifier: cms.CertificateID) -> list[PeerCertificates]:
         """The peers one of whose signing certificates this is."""
-        return [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
+        signers = [peer for peer in self.certificates.values() if signs_under(peer, identifier)]
+        found.claims |= {peer.name for peer in signers}
+        return signers
+
+
+def _the_one(names: set[str]) -> str:
+    """The only one of them, "" where there are several or none."""
+    return next(iter(names)) if len(names) == 1 else ""
 
 
 def _note_bound(found: OpenedLayers, references: Sequence[KeyReference], use: KeyUse) -> None:

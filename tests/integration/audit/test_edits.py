@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from relay.audit import checkpoint, entries
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash, event_members
 from relay.audit.upkeep import remove_old
-from relay.audit.verifying import verify
+from relay.audit.verifying import ExpectedLine, verify
 from relay.audit.writing import Audit
 from relay.cli.audit import audit
 from relay.errors import ConfigError
@@ -286,6 +287,115 @@ def test_what_was_removed_with_a_record_of_ones_own_is_a_hole(place: Path) -> No
         assert "no more than 0 days old" in result.stderr
     finally:
         write(place / "audit", original)
+
+
+# --- lines that a crash cut short, which have no number and no hash of what is before them
+
+
+TORN = (b'{"number": 4, "ti', b"", b"no JSON", b"[]")
+"""What a crash leaves behind, and what somebody puts there."""
+
+
+def torn_at(directory: Path, *lines: bytes) -> None:
+    """The newest file ends with these, the last without its end."""
+    with max(directory.iterdir()).open("ab") as file:
+        file.write(b"\n".join(lines))
+
+
+@pytest.fixture(scope="module")
+def torn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ExpectedLine]:
+    """A record that was cut short again and again, at the beginning and the end of files too, and its last line."""
+    directory = tmp_path_factory.mktemp("torn") / "audit"
+    for number, (count, lines) in enumerate([(2, TORN[:1]), (1, TORN[1:3]), (3, TORN[:2]), (3, ()), (0, TORN)]):
+        fresh(directory, count)
+        torn_at(directory, *lines)
+        if number in (1, 2):  # the day is over
+            max(directory.iterdir()).chmod(0o400)
+        if number == 1:  # and the first record of the next one is cut short
+            (directory / "000000000004-2020-01-01.jsonl").write_bytes(TORN[0])
+    found = verify(directory)
+    assert (found.number, found.problems, len(found.broken_off)) == (9, (), 9)
+    return directory, ExpectedLine(found.number, found.head)
+
+
+def edits_of(lines: Lines) -> Iterator[tuple[str, Lines]]:
+    """Each with what it makes of the lines."""
+    for at, line in enumerate(lines):
+        before, rest = lines[:at], lines[at + 1 :]
+        yield f"without {at}", before + rest
+        yield f"{at} longer", [*before, line + b" ", *rest]
+        yield f"{at} in other words", [*before, line.replace(b"xx", b"xy", 1), *rest]
+        for other in range(at + 1, len(lines)):
+            yield f"{at} and {other} swapped", swapped(lines, at, other)
+        for each in TORN:
+            yield f"{each!r} before {at}", [*before, each, line, *rest]
+            yield f"{each!r} for {at}", [*before, each, *rest]
+
+
+def chained_up_to(lines: Lines, end: int) -> Lines:
+    """Numbers and hashes of the first lines fit, by whichever rule somebody may try."""
+    number, head, found = 0, "0" * 64, []
+    for line in lines[:end]:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            record = None
+        if isinstance(record, dict):
+            number += 1
+            line = line_of(record, number, head)
+        head = hashlib.sha256(line).hexdigest()
+        found.append(line)
+    return [*found, *lines[end:]]
+
+
+def test_no_torn_line_lets_anybody_change_what_is_before_it(torn: tuple[Path, ExpectedLine], tmp_path: Path) -> None:
+    directory, expected = torn
+    covered = every(read(directory))[: -len(TORN)]
+    copy = tmp_path / "000000000001-2026-11-25.jsonl"
+    missed = []
+    for what, changed in edits_of(covered):
+        # Who changes something chains anew what is before a torn line, or all.
+        for end in (at for at, line in enumerate([*changed, TORN[0]]) if at == 0 or line in TORN):
+            lines = chained_up_to(changed, end) if end else changed
+            if lines == covered:
+                continue
+            copy.write_bytes(b"".join(line + b"\n" for line in lines))
+            if not verify(tmp_path, expected).problems:
+                missed.append(f"{what}, chained anew up to {end}")
+    assert missed == []
+
+
+async def test_files_that_begin_with_torn_lines_may_be_the_first_that_are_left(torn: tuple[Path, ExpectedLine]) -> None:
+    directory, _ = torn
+    original = read(directory)
+    try:
+        await remove_old(Audit(Chain(directory), AddressHash(None)), 10, 2**30, time.time() + 400_000 * 86400)
+        found = verify(directory)
+        assert found.first > 1
+        assert found.problems == ()
+        assert TORN[0] in every(read(directory))[:1], "the case is there"
+        first, *others = every(read(directory))
+        for other in ([], [b"another"], [first, first]):
+            write(directory, {min(read(directory)): [*other, *others]})
+            assert "no record has those before as removed" in verify(directory).problems[0]
+    finally:
+        write(directory, original)
+
+
+@given(batches=st.lists(st.tuples(st.integers(0, 3), st.lists(st.sampled_from(TORN), max_size=3)), max_size=8))
+@settings(max_examples=25, deadline=None)
+def test_wherever_a_crash_cuts_a_line_short_the_chain_goes_on(batches: list[tuple[int, Lines]]) -> None:
+    with TemporaryDirectory() as work:
+        directory = Path(work) / "audit"
+        fresh(directory, 1)
+        beside = Chain(directory, file_octets=FILE_OCTETS)  # a process that has the file open meanwhile
+        for number, lines in batches:
+            beside.append([event_members("mail", {"filling": "x" * 60})], flush=False)
+            torn_at(directory, *lines)
+            fresh(directory, number)
+        found = verify(directory)
+        assert (found.number, found.problems) == (1 + sum(number + 1 for number, _ in batches), ())
+        beside.close()
 
 
 # --- retention

@@ -19,12 +19,14 @@ from relay.mail import Envelope, Mail, Recipient
 from relay.process import assembly, upkeep
 from relay.quarantine.triage import identity
 from relay.store import store
-from tests.integration.quarantine.conftest import Bob, Seal, changed, flipped, settings
+from tests.integration.quarantine.conftest import PATIENCE, Bob, Seal, changed, flipped, settings
 from tests.integration.status.test_alarms import until_written
 from tests.system.drill import shortened
 from tests.testlib import mails
+from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
+from tests.testlib.sites import give_identity
 from tests.testlib.submit import submit
 
 BEN, CARL, DORA = "ben@bob.example", "carl@bob.example", "dora@bob.example"
@@ -231,14 +233,74 @@ async def test_mail_of_a_peer_that_is_put_aside_is_told_until_somebody_has_decid
             assert (await submit(relay, message)).code == 250
             await until_written(bob.site, "mail_put_aside")
             status, _, out = await run("check", "--config", bob.site.config_file)
-            assert (status, b"1 mail from peer alice in quarantine (tampered)" in out) == (1, True), out
+            assert (
+                status,
+                b"1 mail in the name of peer alice, as sender or sealed layers say (not verified), in quarantine: tampered"
+                in out,
+            ) == (1, True), out
             [entry] = await bob.listed()
             assert (await bob.command("drop", entry["id"]))[0] == 0
             await until_written(bob.site)
 
 
+OTHERS = {"a bounce": "", "forwarded": "editor@list.example"}
+
+
+@pytest.mark.parametrize("sender", OTHERS.values(), ids=OTHERS.keys())
+async def test_what_names_a_peer_in_its_sealed_layers_is_in_that_peer_s_name_whoever_sent_it(
+    bob: Bob, seal: Seal, sender: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "SWEEP_S", 0.2)
+    message = flipped(await seal(sender=sender))
+    with shortened():
+        async with bob.running() as relay:
+            assert (await submit(relay, message, sender=sender)).code == 250
+            await until_written(bob.site, "mail_put_aside")
+    [entry] = await bob.listed()
+    assert (entry["party"], entry["reason"]) == ("alice", "tampered")
+
+
+async def test_of_a_message_that_was_opened_the_verified_peer_counts_and_of_one_that_names_nobody_nobody(
+    bob: Bob, seal: Seal, identities: Identities
+) -> None:
+    give_identity(bob.site, identities, "bob", "alice")
+    message = await seal(how='peer = "bob"\nlevels = ["pqc"]\nquantum = "off"', sender="", recipients=[BEN])
+    async with bob.running() as relay:
+        assert (await submit(relay, message, sender="", recipients=[CARL])).code == 250
+        assert (await submit(relay, flipped(message), sender="", recipients=[BEN])).code == 250
+        status, _, out = await run("check", "--config", bob.site.config_file)
+        assert (status, b"2 messages" in out) == (1, True), out
+    assert {(each["reason"], each["party"]) for each in await bob.listed()} == {
+        ("redirected", "alice"),
+        ("tampered", ""),
+    }
+
+
+async def test_what_is_put_aside_is_seen_without_the_site_secret(bob: Bob, seal: Seal) -> None:
+    message = flipped(await seal())
+    async with bob.running() as relay:
+        assert (await submit(relay, message)).code == 250
+    secret = bob.site.directory / "site.secret"
+    kept = secret.rename(secret.with_name("elsewhere"))
+    [entry] = await bob.listed()
+    status, _, out = await run("check", "--config", bob.site.config_file, "--before-start", "--no-next-hops")
+    assert (status, b"1 message (1 tampered) waits for a decision" in out, b"put it back" in out) == (1, True, True), (
+        out
+    )
+    status, err, _ = await bob.command("show", entry["id"], "--raw")
+    assert (status, "which is missing" in err) == (1, True)
+    assert not secret.exists()
+    kept.rename(secret)
+
+
+async def test_a_database_that_cannot_be_reached_is_found_before_the_first_start(bob: Bob) -> None:
+    bob.configure(lambda text: text.replace('"relay.db"', '"postgresql://relay@127.0.0.1:1/relay"'))
+    status, _, out = await run("check", "--config", bob.site.config_file, "--before-start", "--no-next-hops")
+    assert (status, b"WRONG  store  " in out, b"ok     quarantine" in out) == (1, True, False), out
+
+
 REFUSALS = {
-    401: "<html>Unauthorized</html>", 405: "Method Not Allowed", 504: "<html>Gateway Time-out</html>", 302: "", 200: "<html>Log in</html>",
+    401: "<html>Unauthorized</html>", 404: "<html><h1>404 Not Found</h1>nginx</html>", 405: "Method Not Allowed", 504: "<html>Gateway Time-out</html>", 302: "", 200: "<html>Log in</html>",
 }  # fmt: skip
 
 
@@ -264,3 +326,26 @@ async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_lo
     held = [each for each in log.entries if "what is about no key" in str(each.get("cause", ""))]
     assert held, "the cause of the hold has it"
     assert str(code) in told["cause"] or code == 200
+
+
+async def test_a_kme_that_never_answers_for_keys_of_arriving_mail_is_named_wherever_one_looks(
+    bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.2)
+    bob.configure(lambda text: text.replace(PATIENCE, f"{PATIENCE}\ntimeout = 0.5"))
+    message = await seal()
+    kmes.km2.misbehave("dec_keys", "hang", times=None)
+    with shortened():
+        async with bob.running() as relay:
+            async with asyncio.timeout(60):
+                while not any(each["event"] == "received_keys_refused" for each in log.entries):
+                    assert (await submit(relay, message)).code == 451
+                await until_written(bob.site, "received_keys_refused")
+                while b"no key of arriving mail" not in (
+                    said := (await run("check", "--config", bob.site.config_file))[2]
+                ):
+                    await asyncio.sleep(0.1)
+            assert b"alarm received_keys_refused" in said
+            assert b"a proxy in front of it" in said
+    [told] = [each for each in log.entries if each["event"] == "received_keys_refused"]
+    assert "2 calls in a row were not answered, and its status is" in told["cause"]

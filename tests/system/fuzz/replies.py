@@ -54,8 +54,8 @@ def seeds() -> list[bytes]:
 def target(data: bytes) -> None:
     """A reply's body through every reader of it."""
     secrets = _secrets(data)
-    check(0 <= len(replies.text_of_error(data)) <= 200, "an error's text is long")
-    check(replies.text_of_error(data).isprintable(), "an error's text is not one line")
+    check(0 <= len(replies.text_of_error(data).text) <= 200, "an error's text is long")
+    check(replies.text_of_error(data).text.isprintable(), "an error's text is not one line")
     check(replies.key_IDs_in_error(data, ASKED) <= set(ASKED), "an error names keys that nobody asked for")
     count = replies.count_of_keys(data, AT_MOST)
     check(count is None or count >= 0, "a number of keys")

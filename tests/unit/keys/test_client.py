@@ -27,6 +27,7 @@ from relay.errors import (
 from relay.keys import Key, KMEGroup, OptimizedKMClient, Prefetch
 from relay.keys.asking import Question
 from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
+from relay.keys.health import TimeLimit
 from relay.keys.http import HTTPReply, HTTPRequest
 from relay.keys.settings import Quirks
 from relay.keys.transport import CONNECT_TIMEOUT_S
@@ -108,6 +109,60 @@ async def test_refusals_are_classified_by_call_code_and_message(
     async with kme.client(timing=time.timing, retry_attempts=1) as client:
         with pytest.raises(error):
             await _make(client, call)
+
+
+NO_WORD_ABOUT_A_KEY = {
+    "of a proxy": "<html><h1>404 Not Found</h1>nginx</html>",
+    "of Go": "404 page not found",
+    "of FastAPI": '{"detail": "Not Found"}',
+    "of Spring": '{"status": 404, "error": "Not Found", "path": "/api/v1/keys/alice/dec_keys"}',
+    "nothing": "",
+    "empty": "{}",
+}
+
+
+@pytest.mark.parametrize("body", NO_WORD_ABOUT_A_KEY.values(), ids=NO_WORD_ABOUT_A_KEY.keys())
+async def test_a_404_to_dec_keys_that_says_nothing_of_keys_is_a_fault_and_the_keys_count_as_unknown(
+    kme: FakeKME, time: FakeTime, body: str
+) -> None:
+    kme.misbehave("dec_keys", "http", code=404, body=body)
+    kme.misbehave("dec_keys", "http", code=404, body='{"message": "key not found"}')
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KeyNotFound):
+            await client.request_dec_keys("alice", ["some"])
+        assert "HTTP 404" in client.troubles["dec_keys"]
+        with pytest.raises(KeyNotFound):
+            await client.request_dec_keys("alice", ["some"])
+        assert client.troubles == {}
+
+
+async def test_a_kme_that_never_answers_to_dec_keys_is_named_where_it_answers_to_status(kme: FakeKME) -> None:
+    kme.misbehave("dec_keys", "hang", times=2)
+    kme.misbehave("dec_keys", "http", code=404, body='{"message": "key not found"}')
+    async with kme.client(retry_attempts=0) as client:
+        client.time_limits[Call.STATUS] = TimeLimit(30, 30)
+
+        async def trouble() -> str:
+            with pytest.raises(KeyUnavailable):
+                await client.request_dec_keys("alice", ["some"])
+            return client.troubles.get("dec_keys", "")
+
+        assert await trouble() == ""
+        assert "2 calls in a row were not answered, and its status is" in await trouble()
+        client.time_limits[Call.DEC_KEYS] = TimeLimit(30, 30)
+        assert await trouble() == ""
+
+
+async def test_calls_that_hang_at_the_same_time_are_one_and_a_kme_that_is_away_is_another_matter(kme: FakeKME) -> None:
+    kme.misbehave("dec_keys", "hang", times=None)
+    async with kme.client(retry_attempts=0) as client:
+        calls = [client.request_dec_keys("alice", [each]) for each in "abc"]
+        await asyncio.gather(*calls, return_exceptions=True)
+        assert client.troubles == {}
+        kme.misbehave("status", "hang", times=None)
+        with pytest.raises(KeyUnavailable):
+            await client.request_dec_keys("alice", ["some"])
+        assert client.troubles == {}
 
 
 async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
@@ -320,7 +375,7 @@ async def test_replies_about_keys_never_count_against_a_kme_that_answers_status(
             with pytest.raises(KeyUnavailable):
                 await client.request_dec_keys("alice", ["unknown"])
         assert (client.breakers["dec_keys"], client.health, time.slept) == (0, 1.0, [])
-        assert (len(kme.got("dec_keys")), len(kme.got("status"))) == (20, int(code >= 415))
+        assert (len(kme.got("dec_keys")), len(kme.got("status"))) == (20, int(code == 404 or code >= 415))
         kme.behave()
         [(key_ID, _)] = kme.drawn(1)
         assert len(await client.request_dec_keys("alice", [key_ID])) == 1

@@ -129,7 +129,7 @@ def test_a_reply_of_many_small_values_is_refused_before_it_is_parsed(
     with pytest.raises(KMEBadReply, match="has more values than the keys asked for"):
         replies.json_body("k", body, 8)
     assert replies.count_of_keys(body, 8) is None
-    assert replies.text_of_error(body, 8)
+    assert replies.text_of_error(body, 8).text
     assert replies.key_IDs_in_error(body, ["a"]) == set()
 
 

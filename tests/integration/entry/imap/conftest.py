@@ -119,7 +119,8 @@ def bob_at(provider: IMAPDouble, directory: Path, kmes: DevelopmentKMEs, more: s
 async def visit(site: Site) -> list[Visited]:
     """Opens what is in Ben's mailbox now, as `imap once` does."""
     async with assembly.parts(site.config, prefetch=False) as built:
-        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), assembly.tally(built, "incoming"))
+        tally = assembly.tally(built, "incoming")
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), tally, built.board)
         return await mailboxes.once("ben", lambda *_: None)
 
 
@@ -135,7 +136,8 @@ def opened(messages: list[bytes]) -> list[bytes]:
 async def watching(site: Site) -> AsyncIterator[None]:
     """A watcher beside a relay; that there are two relays at once needs PostgreSQL, and makes no difference here."""
     async with assembly.parts(site.config, prefetch=False) as built:
-        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), assembly.tally(built, "incoming"))
+        tally = assembly.tally(built, "incoming")
+        mailboxes = all_mailboxes(built.config, built.originals, Budget(100 * 2**20), tally, built.board)
         task = asyncio.create_task(mailboxes.watch())
         try:
             yield

@@ -17,12 +17,16 @@ from click.testing import CliRunner
 
 from relay.cli.check import check
 from relay.config import IMAPSettings
+from relay.counting.board import Board
 from relay.entry.imap import login as access
 from relay.entry.imap.check import states as mailbox_states
+from relay.entry.imap.condition import Condition
 from relay.entry.imap.session import Credential, Session
 from relay.errors import MailboxUnavailable
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
+from tests.integration.status.test_alarms import standing, until_written
+from tests.system.drill import shortened
 from tests.testlib.imap_double import CAPABILITIES, IMAPDouble
 from tests.testlib.sites import serving
 
@@ -125,6 +129,44 @@ async def test_check_looks_at_each_mailbox(
     assert not [line for line in provider.told if re.match("UID|STORE|APPEND|CREATE", line)]
 
 
+async def test_a_mailbox_that_is_not_watched_is_an_alarm_until_it_is(
+    provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = asyncio.sleep
+    monkeypatch.setattr(access.MailboxAccess, "_sleep", lambda _, seconds: real(min(seconds, 0.05)))
+    monkeypatch.setattr(access, "FIRST_PAUSE_S", 0.0)
+    bob = bob_at(provider, tmp_path, kmes)
+    provider.instead["AUTHENTICATE"] = [REFUSED]
+    with shortened():
+        async with serving(bob):
+            await until_written(bob, "mailbox_unwatched")
+            [alarm] = standing(bob)
+            (bob.directory / "ben.password").write_text("another\n")
+            await until_written(bob)
+    assert alarm["about"] == "ben"
+    assert re.fullmatch(
+        r"mailbox ben has not been watched since \d{4}-\d\d-\d\d \d\d:\d\d UTC \(login\): .*Invalid credentials.*",
+        alarm["cause"],
+    ), alarm
+
+
+@pytest.mark.parametrize("why", ["connection", "folder", "settings"])
+async def test_the_alarm_says_why_a_mailbox_is_not_watched(
+    why: str, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    bob = bob_at(provider, tmp_path, kmes)
+    provider.instead["SELECT"] = [b"TAG NO [NONEXISTENT] Unknown Mailbox\r\n"] * (100 if why == "folder" else 0)
+    if why == "connection":
+        bob.config_file.write_text(bob.config_file.read_text().replace(f"port = {provider.address.port}", "port = 1"))
+    if why == "settings":
+        (bob.directory / "ben.password").unlink()
+    with shortened():
+        async with serving(bob):
+            await until_written(bob, "mailbox_unwatched")
+            [alarm] = standing(bob)
+    assert f" UTC ({why}): " in alarm["cause"], alarm
+
+
 async def test_check_names_the_mailboxes(provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs) -> None:
     bob = bob_at(provider, tmp_path, kmes)
     done = await asyncio.to_thread(CliRunner().invoke, check, ["--config", str(bob.config_file), "--json"])
@@ -153,7 +195,8 @@ async def test_where_logins_fail_for_another_reason_all_folders_share_one_growin
     password = tmp_path / "password"
     password.touch(mode=0o600)
     password.write_text("secret")
-    shared = access.MailboxAccess(IMAPSettings(host="localhost", user="ben@bob.example", password_file=password))
+    settings = IMAPSettings(host="localhost", user="ben@bob.example", password_file=password)
+    shared = access.MailboxAccess(settings, Condition("ben", Board()))
 
     async def folder() -> None:
         async with shared.session():
