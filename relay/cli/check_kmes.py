@@ -72,9 +72,7 @@ def not_quantum(config: Config) -> Iterator[str]:
 async def _without_peer(what: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
     """Whether it is there and lets us in, where no peer has its group."""
     found = await greet(client, (config.site.sae_id, kme.calls_us), None)
-    detail = f"{kme.url}: answers; no peer has its group {kme.group!r}"
-    if found.answer:
-        detail += f", and asked about this relay itself it said: {found.answer}"
+    detail = f"{kme.url}: knows this relay; no peer has its group {kme.group!r}"
     return what, detail + _development(kme), (found.trouble,) if found.trouble else ()
 
 

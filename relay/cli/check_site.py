@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay.config import Config
-from relay.errors import ConfigError
+from relay.errors import ConfigError, KMEUnreachable
 from relay.identity import PeerCertificates, own_identity
 from relay.journey.planner import Planner
 from relay.keys.development import from_development_kme
@@ -76,8 +76,9 @@ def next_steps(
     if not config.peers:
         yield f"invite the other site: qumail-relay identity invite {where}"
         yield f"take the other site in: qumail-relay identity accept {where} FILE"
-    development = any(from_development_kme(kme.ca) for kme in config.kmes.values())
-    if development and any(what.startswith("KME ") and problems for what, _, problems in states):
+    development = {f"KME {name}" for name, kme in config.kmes.items() if from_development_kme(kme.ca)}
+    away = {what for what, _, problems in states if any(each.startswith(KMEUnreachable.__name__) for each in problems)}
+    if development & away:
         yield "run the development key servers: qumail-relay kme"
     listeners = [(detail, problems) for what, detail, problems in states if what.startswith("listener ")]
     if any(problem.endswith(RESTART) for _, problems in listeners for problem in problems):

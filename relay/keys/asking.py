@@ -29,6 +29,7 @@ from relay.keys.counts import Numbers
 from relay.keys.events import Events
 from relay.keys.faults import (
     GATEWAY_CODES,
+    UNAUTHORIZED,
     AmbiguousReply,
     Call,
     ErrorRule,
@@ -56,9 +57,6 @@ from relay.runtime.aio import off_loop
 log = Events(__name__)
 
 Result = TypeVar("Result")
-
-_UNAUTHORIZED = (401, 403)
-"""To dec_keys it may be about one key (5.4), or about us."""
 
 WELL_FOR_S = 1.0
 """Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
@@ -255,7 +253,7 @@ class Asker(ABC):
 
     def _note_refusal(self, code: int, error: KeyUnavailable) -> None:
         """Without that a KME, or a proxy in front of it, that has no keys for anybody looks like forged mail."""
-        if isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and code not in _UNAUTHORIZED:
+        if isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and code not in UNAUTHORIZED:
             self.state.refusal = "" if isinstance(error, KeyNotFound) else self.state.refusal
             return
         self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
@@ -293,7 +291,7 @@ class Asker(ABC):
         if call is Call.ENC_KEYS and reply.retry_after:
             self.state.leave_alone(call, reply.retry_after)
         if fault is KMEFault.NOT_FOUND:
-            return RepliedNotFound(cause, reply.body)
+            return RepliedNotFound(cause, reply.body, reply.code)
         if fault is KMEFault.UNREACHABLE and reply.code in GATEWAY_CODES:
             return KMEUnanswered(cause)
         return error_of(fault, cause, reply.retry_after)

@@ -152,17 +152,22 @@ class KMEClient(Asker):
     ) -> dict[str, Key]:
         """The keys by ID, each by a request of its own (`one`), at the same time.
 
-        The failure of one does not lose the others. Raises KeyUnavailable where all failed, and not as unknown.
+        The failure of one does not lose the others. Raises KeyUnavailable where all failed: KeysMissing as unknown.
         """
         found: dict[str, Key] = {}
         trouble: KeyUnavailable | None = None
+        unknown: KeyNotFound | None = None
         for answer in await asyncio.gather(*map(one, key_IDs), return_exceptions=True):
             if isinstance(answer, dict):
                 found |= answer
             elif not isinstance(answer, KeyUnavailable):
                 raise answer
-            elif not isinstance(answer, KeyNotFound):
+            elif isinstance(answer, KeyNotFound):
+                unknown = answer
+            else:
                 trouble = answer
         if trouble is not None and not found:
             raise trouble
+        if unknown is not None and not found:
+            raise KeysMissing(str(unknown), [], key_IDs) from (unknown.__cause__ or unknown)
         return found

@@ -47,6 +47,8 @@ class KMEFault(StrEnum):
     NOT_FOUND = "not_found"
 
 
+UNAUTHORIZED = (401, 403)
+"""About one key where they answer dec_keys (5.4: "not named as a slave of that key"), or about us."""
 GATEWAY_CODES = (502, 504)
 """A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
 
@@ -80,11 +82,12 @@ class KMERefusedRequest(KMEMisconfigured):
 
 
 class RepliedNotFound(KeyNotFound):
-    """The KME said that it does not know one or more of the keys; `body` is its error reply."""
+    """The KME said that it does not know one or more of the keys; its reply has this `body` and `http_status`."""
 
-    def __init__(self, cause: str, body: bytes | bytearray = b"") -> None:
+    def __init__(self, cause: str, body: bytes | bytearray = b"", http_status: int = 0) -> None:
         super().__init__(cause)
         self.body = body
+        self.http_status = http_status
 
 
 class AmbiguousReply(KeyUnavailable):
@@ -133,8 +136,7 @@ class ErrorRule:
 _EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable")
 _NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
 _OF_ENC_KEYS = dict.fromkeys((404, 503), KMEFault.EXHAUSTED)
-# 401 to dec_keys is about one key (5.4: "not named as a slave of that key").
-_OF_DEC_KEYS = dict.fromkeys((401, 403, 404, 410), KMEFault.NOT_FOUND)
+_OF_DEC_KEYS = dict.fromkeys((*UNAUTHORIZED, 404, 410), KMEFault.NOT_FOUND)
 _OF_ANY = {
     **dict.fromkeys((400, 413, 422), KMEFault.BAD_REQUEST),
     **dict.fromkeys((408, 425), KMEFault.UNREACHABLE),
@@ -143,12 +145,12 @@ _OF_ANY = {
 
 
 def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> KMEFault | None:
-    """What the first rule says that matches a reply with HTTP status `code` and this message, if one does."""
+    """What the first rule says that matches a reply with `http_status` and this message, if one does."""
     return next((rule.means for rule in rules if rule.matches(call, code, message)), None)
 
 
 def classify(call: Call, code: int, message: str) -> KMEFault:
-    """The usual kind of a reply with HTTP status `code` (not 200) and this message."""
+    """The usual kind of a reply with `http_status` (not 200) and this message."""
     about = message.lower()
     if call is Call.DEC_KEYS and code != 429 and any(phrase in about for phrase in _NOT_FOUND):
         return KMEFault.NOT_FOUND
