@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from relay.cli.units import how_to
 from relay.config import Config
 from relay.errors import ConfigError, KMEUnreachable
 from relay.identity import PeerCertificates, own_identity
@@ -59,10 +60,8 @@ def summary(states: Sequence[State]) -> str:
     return f"{len(wrong)} of {len(states)} things that were looked at are wrong: {', '.join(wrong)}."
 
 
-def next_steps(
-    config_file: Path, config: Config | None, states: Iterable[State], *, by_unit: bool = False
-) -> Iterator[str]:
-    """What to run next, the first thing first; `by_unit`: the systemd unit starts the relay with this file."""
+def next_steps(config_file: Path, config: Config | None, states: Iterable[State]) -> Iterator[str]:
+    """What to run next, the first thing first."""
     where = f"--config {config_file}"
     states = list(states)
     if config is None and not config_file.exists():
@@ -82,10 +81,9 @@ def next_steps(
         yield "run the development key servers: qumail-relay kme"
     listeners = [(detail, problems) for what, detail, problems in states if what.startswith("listener ")]
     if any(problem.endswith(RESTART) for _, problems in listeners for problem in problems):
-        yield f"restart the relay: {'systemctl restart qumail-relay' if by_unit else 'end it, and start it again'}"
+        yield f"restart the relay: {how_to('restart', config_file)}"
     elif any(detail.endswith(NOBODY) and not problems for detail, problems in listeners):
-        start = "systemctl start qumail-relay" if by_unit else f"qumail-relay serve {where}"
-        yield f"start the relay: {start}"
+        yield f"start the relay: {how_to('start', config_file)}"
     if any(problems for _, _, problems in states):
         yield f"fix what is wrong, then: qumail-relay check {where}"
     else:

@@ -7,12 +7,13 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from relay.cli import check_listeners, check_site, cli
+from relay.cli import check_site, cli, units
 from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
@@ -128,7 +129,7 @@ async def test_only_development_key_servers_are_to_be_run(
 ) -> None:
     monkeypatch.setattr(check_site, "from_development_kme", lambda _: of_development)
     edit(alice, alice.config.kmes["kme"].url, "https://localhost:1")
-    wrong: list[check_site.State] = [("KME kme", "", ("it does not answer",))]
+    wrong: list[check_site.State] = [("KME kme", "", ("KMEUnreachable: it does not answer",))]
     steps = list(check_site.next_steps(alice.config_file, alice.config, wrong))
     assert any("qumail-relay kme" in each for each in steps) == of_development
 
@@ -190,18 +191,51 @@ async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
     (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncat <<END\n{unit}END\n")
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(check_listeners, "UNIT_FILES", (tmp_path / "systemctl",))
+    started = _unit(tmp_path, monkeypatch)
 
     def wrong(*words: str) -> tuple[bool, str]:
         done = CliRunner().invoke(cli, ["check", "--config", str(alice.config_file), *words])
         return "it is enabled and does not run" in " ".join(done.output.split()), done.output
 
     assert (await asyncio.to_thread(wrong))[0] is False  # it is another relay.toml than the unit's
-    monkeypatch.setattr(check_listeners, "UNIT_CONFIG", alice.config_file)
+    started("qumail-relay", alice.config_file)
     found, said = await asyncio.to_thread(wrong)
     assert found is not well
     assert "start the relay: systemctl start qumail-relay" in said
     assert (await asyncio.to_thread(wrong, "--before-start"))[0] is False
+
+
+@pytest.mark.parametrize(
+    ("named", "booted", "command"),
+    [
+        ("relay.toml", True, "systemctl start alice"),
+        ("./../alice/relay.toml", True, "systemctl start alice"),
+        ("other.toml", True, "qumail-relay serve --config"),
+        ("relay.toml", False, "qumail-relay serve --config"),
+    ],
+)
+async def test_what_starts_the_relay_is_the_unit_that_reads_its_file_and_else_a_command(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, booted: bool, command: str
+) -> None:
+    _unit(tmp_path, monkeypatch)("alice", alice.directory / named)
+    if not booted:
+        monkeypatch.setattr(units, "BOOTED", tmp_path / "not")
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert f"Next   start the relay: {command}" in done.output
+    assert ("systemctl" in done.output) == command.startswith("systemctl")
+
+
+def _unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+    """What writes a unit where systemd looks, by its name and the file that its relay reads."""
+    monkeypatch.setattr(units, "BOOTED", directory)
+    monkeypatch.setattr(units, "DIRECTORIES", (directory / "etc", directory / "lib"))
+    (directory / "lib").mkdir()
+    text = (Path(__file__).parents[3] / "deploy" / "qumail-relay.service").read_text()
+
+    def write(name: str, file: Path) -> None:
+        (directory / "lib" / f"{name}.service").write_text(text.replace(str(units.DEFAULT_CONFIG), str(file)))
+
+    return write
 
 
 async def test_without_a_configuration_check_names_setup(tmp_path: Path) -> None:
