@@ -4,6 +4,7 @@ Standard: postqueue(1) -j and postcat(1) -e. Of a mail that is requeued (postsup
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from collections.abc import Sequence
@@ -80,14 +81,16 @@ async def _queued(directory: Path) -> list[str]:
 async def _has_queue(directory: Path) -> bool:
     """Whether mail may wait: Postfix makes the directories of its queue when it starts for the first time."""
     try:
-        queue = Path((await command("postconf", directory, "-hx", "queue_directory"))[0].strip())
-        return not {"maildrop", "incoming", "active", "deferred", "hold"}.isdisjoint(
-            each.name for each in queue.iterdir()
-        )
+        queue, _ = await command("postconf", directory, "-hx", "queue_directory")
+        return await asyncio.to_thread(_is_made, Path(queue.strip()))
     except FileNotFoundError:
         return False
     except (ConfigError, OSError):
         return True
+
+
+def _is_made(queue: Path) -> bool:
+    return not {"maildrop", "incoming", "active", "deferred", "hold"}.isdisjoint(each.name for each in queue.iterdir())
 
 
 async def _envelopes(directory: Path, ids: Sequence[str]) -> str:
