@@ -28,12 +28,14 @@ from relay.keys.accounts import Accounts
 from relay.keys.counts import Numbers
 from relay.keys.events import Events
 from relay.keys.faults import (
+    FAILED_CODE,
     GATEWAY_CODES,
     UNAUTHORIZED,
     AmbiguousReply,
     Call,
     ErrorRule,
     KMEBusy,
+    KMEFailed,
     KMEFault,
     KMERefusedRequest,
     KMEUnanswered,
@@ -43,6 +45,7 @@ from relay.keys.faults import (
     error_of,
     outcome_of,
     ruled,
+    says_shortage,
     unclear,
 )
 from relay.keys.health import MAX_BACKOFF_S, Health
@@ -57,6 +60,9 @@ from relay.runtime.aio import off_loop
 log = Events(__name__)
 
 Result = TypeVar("Result")
+
+SHORTAGE = "shortage of keys"
+"""What a KME's refusal is called in a cause where it has too few keys, whatever its code and its words are."""
 
 WELL_FOR_S = 1.0
 """Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
@@ -157,6 +163,10 @@ class Asker(ABC):
         if self.transport.renew(self.name, anyway=anyway):
             self.state.retry_all_now()
 
+    def tries_again(self, failures: int, number: int) -> bool:
+        """Whether `number` keys may be asked for after so many failures before, which may burn them as well."""
+        return failures < self.retry_attempts and self.state.budget.allows(number)
+
     def burn(self, sae: str, number: int, cause: str) -> None:
         """Enters keys that were lost on the way, and charges the budget for that."""
         if number:
@@ -187,7 +197,10 @@ class Asker(ABC):
                     try:
                         result = await self._try(question)
                     except AmbiguousReply as reply:
-                        raise await self._settled(reply, sae, question.bits) from reply
+                        error = await self._settled(reply, sae, question.bits)
+                        if isinstance(error, KMEFailed):
+                            self.burn(sae, spends, "the KME failed")
+                        raise error from reply
                     if probing:
                         self.state.retry_all_now()
                     return result
@@ -198,6 +211,8 @@ class Asker(ABC):
                 if asked:
                     self.state.leave_alone(call, asked)
                 again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
+                if isinstance(error, KMEFailed) and spends > 1:
+                    raise  # the caller asks for less
                 pause = max(asked, self.state.backoff.pause(attempt))
                 if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
                     raise
@@ -286,14 +301,16 @@ class Asker(ABC):
             raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body, otherwise) from error
 
     def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
-        cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
+        shortage = fault is KMEFault.EXHAUSTED and says_shortage(message)
+        cause = f"{self.name}: {call}: {f'{SHORTAGE}: ' if shortage else ''}HTTP {reply.code}: {message}"
         # Whatever the reason; dec_keys can be refused by anybody's mail.
         if call is Call.ENC_KEYS and reply.retry_after:
             self.state.leave_alone(call, reply.retry_after)
         if fault is KMEFault.NOT_FOUND:
             return RepliedNotFound(cause, reply.body, reply.code)
-        if fault is KMEFault.UNREACHABLE and reply.code in GATEWAY_CODES:
-            return KMEUnanswered(cause)
+        failed = call is Call.ENC_KEYS and reply.code == FAILED_CODE and reply.retry_after is None
+        if fault is KMEFault.UNREACHABLE and (failed or reply.code in GATEWAY_CODES):
+            return KMEFailed(cause) if failed else KMEUnanswered(cause)
         return error_of(fault, cause, reply.retry_after)
 
     async def _probe(self, sae: str) -> None:
@@ -315,7 +332,7 @@ class Asker(ABC):
             except KeyUnavailable:
                 return reply.meant
             if stored is None or stored < bits:
-                return KMEExhausted(str(reply)) if stored is not None else reply.meant
+                return KMEExhausted(f"{reply}; {SHORTAGE}, by its status") if stored is not None else reply.meant
             return reply.otherwise or reply.meant
         async with self._turn("settle", 1):
             if self._timing.clock() - self._well_at >= WELL_FOR_S:

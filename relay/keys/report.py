@@ -151,7 +151,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         kme=client.name,
         group=group,
         peer=peer,
-        trouble=pool.trouble or kme_store.trouble,
+        trouble=pool.trouble or kme_store.trouble or pool.refusal(slave_sae),
         health=round(client.health, 3),
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=stored,
