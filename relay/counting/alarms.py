@@ -41,6 +41,12 @@ class Alarm:
         return self.headline.format(about=about)
 
 
+_RENEW: Final = (
+    "Renew a site's with `qumail-relay identity new --renew` and an invitation to each peer. Ask peers for theirs and "
+    "the operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by themselves or "
+    "with SIGHUP."
+)
+
 _ALL: Final = (
     Alarm(
         "shadow_mode",
@@ -166,9 +172,7 @@ _ALL: Final = (
         "A certificate ends within 30 days: what depends on it stops then. Said daily.",
         "there are 30 days left",
         "another one is in its place, or it has ended",
-        "Renew a site's with `qumail-relay identity new` and an invitation to each peer. Ask peers for theirs and the "
-        "operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by "
-        "themselves or with SIGHUP.",
+        _RENEW,
         about="certificate",
         severity="warning",
     ),
@@ -178,7 +182,7 @@ _ALL: Final = (
         "A certificate has ended: mail that depends on it is held. Said daily.",
         "its time is over",
         "another one is in its place",
-        "Renew it: see `certificate_ends`.",
+        _RENEW,
         about="certificate",
     ),
     Alarm(

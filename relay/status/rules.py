@@ -277,7 +277,8 @@ def _next_hop_refuses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
         number = sight.grown(metrics.FAILURES, WINDOW_S, _failed(direction, _SAYS_NO))
         waits = any((each.direction, each.cause) == (direction, "next hop") for each in sight.waiting)
         if not _delivered(sight, direction, WINDOW_S) and (number >= DEFERRED or (direction in standing and waits)):
-            yield direction, f"the next hop of {direction} mail has taken none of the last {number:.0f}"
+            lately = f"has taken none of the last {many(number, 'mail')}" if number else "has not taken what waits"
+            yield direction, f"the next hop of {direction} mail {lately}"
 
 
 def _delivered(sight: Sight, direction: str, seconds: float) -> float:
