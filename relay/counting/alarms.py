@@ -186,6 +186,21 @@ _ALL: Final = (
         about="certificate",
     ),
     Alarm(
+        "certificates_refused",
+        "KME {about} does not take its renewed certificates",
+        "The files of a KME's CA, or of our certificate and key for it, were renewed, and the KME cannot be asked with "
+        "them. Those before are used, until they end or the relay is started anew.",
+        "with the new files it has not answered, over a new connection, and with those before it does; or they do not "
+        "belong together",
+        "it answers with them, or others are in their place",
+        "The log's `kme_certificates_refused` or `kme_certificates_not_renewed` says why. Is the CA that of the KME's "
+        "own certificate? Is ours from a CA that the KME takes, and the key that of ours? Put the right files there, "
+        "or those before: they are taken up by themselves.",
+        about="KME",
+        clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
         "store_unwritable",
         "All mail is held: the store cannot be written",
         "The store cannot be written, or not in time: all mail is held, and no KME is asked for keys.",

@@ -51,6 +51,7 @@ from relay.keys.faults import (
 from relay.keys.health import MAX_BACKOFF_S, Health
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
 from relay.keys.late import KeyRequests
+from relay.keys.renewal import Renewal
 from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings
 from relay.keys.tls import ClientTLS
@@ -66,9 +67,6 @@ SHORTAGE = "shortage of keys"
 
 WELL_FOR_S = 1.0
 """Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
-
-RENEW_EVERY_S = 1.0
-"""Minimum time between two looks at the certificate files, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +138,9 @@ class Asker(ABC):
         self.take_in: Callable[[str, int, list[Key]], None]
         """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
         self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
-        self._well_at = self._renewed_at = float("-inf")
+        self.renewal = Renewal(self)
+        """The certificate files, beside the settings in force."""
+        self._well_at = float("-inf")
 
     @abstractmethod
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
@@ -151,17 +151,16 @@ class Asker(ABC):
         """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
         return self.settings.quirks.method == "GET"
 
+    @abstractmethod
+    def status_request(self, slave_sae: str) -> HTTPRequest:
+        """Asks for the status."""
+
     def renew_certificates(self, *, anyway: bool = False) -> None:
-        """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
+        """Takes up certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
 
         Each call looks at them as well.
         """
-        now = self._timing.clock()
-        if not anyway and now - self._renewed_at < RENEW_EVERY_S:
-            return
-        self._renewed_at = now
-        if self.transport.renew(self.name, anyway=anyway):
-            self.state.retry_all_now()
+        self.renewal.look(anyway=anyway)
 
     def tries_again(self, failures: int, number: int) -> bool:
         """Whether `number` keys may be asked for after so many failures before, which may burn them as well."""
@@ -187,7 +186,7 @@ class Asker(ABC):
         Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
         """
         call, sae, spends = question.call, question.request.sae, question.spends
-        self.renew_certificates()
+        await self.renewal.before_a_call(sae)
         attempt = 0
         while True:
             try:

@@ -95,6 +95,7 @@ class KMEClient(Asker):
     async def close(self) -> None:
         """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
         await self._fresh.close()
+        await self.renewal.close()
         await self.key_requests.close()
         await self.transport.close()
         self._fresh = self._shared_requests()
@@ -144,8 +145,11 @@ class KMEClient(Asker):
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, by call; empty when all is well."""
-        return self.state.troubles
+        """Why calls are not made at present, by call, and what else is wrong; empty when all is well."""
+        if not (why := self.renewal.refused):
+            return self.state.troubles
+        text = f"the KME does not take the renewed files of CA, certificate and key, and those before are used: {why}"
+        return self.state.troubles | {"certificates": text}
 
     async def _each_by_itself(
         self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]

@@ -75,8 +75,12 @@ class OptimizedKMClient(KMEClient):
         async def read(body: bytes | bytearray) -> KeyStatus:
             return self._edition.read_status(body)
 
-        request = self._edition.status(str(slave_sae_id))
+        request = self.status_request(str(slave_sae_id))
         return await self._ask(Question(Call.STATUS, request, read), patient=patient)
+
+    def status_request(self, slave_sae: str) -> HTTPRequest:
+        """As for every client."""
+        return self._edition.status(slave_sae)
 
     async def request_enc_keys(
         self,

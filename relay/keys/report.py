@@ -177,6 +177,7 @@ def show(ring: KeyRing, board: KeyCounts) -> None:
         for call, state in pool.client.breakers.items():
             board.set(metrics.KME_BREAKER, name, call, to=state)
         board.set(metrics.KEYS_WITHHELD, name, to=bool(pool.issued.withheld))
+        board.set(metrics.KME_CERTIFICATES_REFUSED, name, to=bool(pool.client.renewal.refused))
         board.set(metrics.KME_DROPS, name, to=pool.undelivered.dropped)
     for row in ring.pool_rows():
         place = row.kme, row.peer
