@@ -26,7 +26,7 @@ from relay.cli.check_kmes import kme_states, not_quantum
 from relay.cli.check_listeners import listener_states, unit_states
 from relay.cli.check_postfix import postfix_states
 from relay.cli.check_release import release_states
-from relay.cli.check_rights import rights_state
+from relay.cli.check_rights import owner_states, rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
@@ -97,6 +97,7 @@ def check(
     config, states = _found(config_file, postfix_directory, trial_keys=trial_keys, next_hops=not no_next_hops)
     if not (before_start or postfix_directory):
         states += unit_states(config_file)
+        states += owner_states(config_file, config) if config is not None else ()
     console = Console()
     if as_json:
         console.print_json(data=[dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
@@ -204,7 +205,7 @@ def _policies(config: Config) -> State:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, in_vain(policies)))
+    problems = tuple(map(str, in_vain(policies, sends=config.outgoing is not None)))
     others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}{others}", problems
 

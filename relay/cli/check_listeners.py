@@ -40,7 +40,7 @@ async def listener_states(config: Config, folders: Collection[ListenerModule | S
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
     """`serves`: whether a relay has this site's database in use; None where this machine cannot say."""
     users = _users(where) if listens else set()
-    whose = f" of user {', '.join(sorted(map(_name, users)))}" if users else ""
+    whose = f" of user {', '.join(sorted(map(owner_name, users)))}" if users else ""
     if listens and serves is False:
         yield (
             f"{where}: a program{whose} listens there, and it is no relay of this site, for none serves from its "
@@ -90,7 +90,8 @@ def _relays_user(config: Config) -> int | None:
     return None
 
 
-def _name(user: int) -> str:
+def owner_name(user: int) -> str:
+    """The name of a user, or its number where it has none."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
@@ -99,9 +100,10 @@ def _name(user: int) -> str:
 
 def unit_states(config_file: Path) -> Iterator[State]:
     """Says whether the unit starts with the machine, where this relay has one."""
-    systemctl, name = shutil.which("systemctl"), unit_of(config_file)
-    if systemctl is None or not name:
+    systemctl, found = shutil.which("systemctl"), unit_of(config_file)
+    if systemctl is None or found is None:
         return
+    name = found.name
     properties = "UnitFileState", "ActiveState", "SubState", "Result"
     try:
         said = subprocess.run(  # noqa: S603 - systemctl, with words of ours

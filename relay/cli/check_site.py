@@ -68,7 +68,8 @@ def next_steps(config_file: Path, config: Config | None, states: Iterable[State]
         yield f"set this site up: qumail-relay setup {where}"
         return
     if config is None:
-        yield f"edit {config_file}, then: qumail-relay check {where}"
+        of_itself = any(config_file.name in problem for _, _, problems in states for problem in problems)
+        yield f"{f'edit {config_file}' if of_itself else 'fix what is wrong'}, then: qumail-relay check {where}"
         return
     if config.identity is not None and not config.identity.directory.exists():
         yield f"make keys and certificates: qumail-relay identity new {where}"

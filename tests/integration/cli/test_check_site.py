@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pwd
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -206,6 +208,24 @@ async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
 
 
 @pytest.mark.parametrize(
+    ("policies", "well"),
+    [
+        ({}, False),
+        ({"default.toml": 'levels = ["aes"]\n'}, True),
+        ({"bob.example.toml": 'levels = ["aes"]\n'}, True),
+        ({"bob.example/ben.toml": 'levels = ["aes"]\n'}, True),
+    ],
+)
+async def test_a_peer_whom_no_policy_covers_is_wrong(alice: Site, policies: dict[str, str], well: bool) -> None:
+    (alice.directory / "policies" / "default.toml").unlink()
+    alice.write_policies({"alice.example.toml": 'levels = ["plaintext"]\n', **policies})
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    said = "bob.example.toml:1:1: not there, and no other file covers bob.example: mail to peer 'bob' is held"
+    assert ("WRONG  policies" in done.output) is not well
+    assert (said in done.output) is not well
+
+
+@pytest.mark.parametrize(
     ("named", "booted", "command"),
     [
         ("relay.toml", True, "systemctl start alice"),
@@ -225,15 +245,43 @@ async def test_what_starts_the_relay_is_the_unit_that_reads_its_file_and_else_a_
     assert ("systemctl" in done.output) == command.startswith("systemctl")
 
 
-def _unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Path], None]:
+async def test_relay_toml_is_to_be_edited_only_where_it_is_what_is_wrong(
+    alice: Site,
+) -> None:
+    documents = alice.directory / "peers"
+    documents.mkdir(mode=0o700)
+    (documents / "bob.json").write_text("no document")
+    edit(alice, "[store]", '[identity]\ndirectory = "identity"\npeers_directory = "peers"\n\n[store]')
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert "bob.json: not a peer document" in done.output
+    assert "Next   fix what is wrong, then: " in done.output
+    edit(alice, "[store]", "[stores]")
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert f"Next   edit {alice.config_file}, then: " in done.output
+
+
+@pytest.mark.parametrize("user", [None, "nobody"])
+async def test_a_state_that_is_not_the_unit_users_is_wrong(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str | None
+) -> None:
+    """Such a relay does not start, and a command that goes by the owner alone would find all well."""
+    _unit(tmp_path, monkeypatch)("alice", alice.config_file, user or pwd.getpwuid(os.geteuid()).pw_name)
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert ("unit alice runs as nobody" in done.output) == (user is not None)
+    assert ("chown -R nobody: " in done.output) == (user is not None)
+
+
+def _unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """What writes a unit where systemd looks, by its name and the file that its relay reads."""
     monkeypatch.setattr(units, "BOOTED", directory)
     monkeypatch.setattr(units, "DIRECTORIES", (directory / "etc", directory / "lib"))
     (directory / "lib").mkdir()
     text = (Path(__file__).parents[3] / "deploy" / "qumail-relay.service").read_text()
 
-    def write(name: str, file: Path) -> None:
-        (directory / "lib" / f"{name}.service").write_text(text.replace(str(units.DEFAULT_CONFIG), str(file)))
+    def write(name: str, file: Path, user: str = "") -> None:
+        said = text.replace(str(units.DEFAULT_CONFIG), str(file))
+        user = user or pwd.getpwuid(os.geteuid()).pw_name
+        (directory / "lib" / f"{name}.service").write_text(said.replace("User=qumail-relay", f"User={user}"))
 
     return write
 
