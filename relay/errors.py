@@ -10,7 +10,8 @@ The tree::
     │   ├── KeyUnavailable     KMEUnreachable, KMEExhausted, KMEMisconfigured, KMEBadReply, KeyNotFound, HeldForKeys
     │   │                      (relay/keys/faults.py has finer kinds of these)
     │   ├── NextHopUnavailable  OutcomeUnknown
-    │   └── DeliveryUnderWay, PolicyHolds, CannotSeal, KEMUnavailable, CertificateExpired,
+    │   ├── PolicyHolds        NoPolicy
+    │   └── DeliveryUnderWay, CannotSeal, KEMUnavailable, CertificateExpired,
     │       MailboxUnavailable, TrippedWire, QuarantineFull, StoreUnavailable, SealedForUs
     └── Refuse                 5xx: the sender is notified
         ├── MessageTooBig, PolicyRefuses, ReservedSender, NextHopRefused
@@ -152,10 +153,16 @@ class OutcomeUnknown(NextHopUnavailable):
 
 
 class PolicyHolds(TryLater):
-    """Policy says hold and no level is available, whatever keys there are, or no policy covers the recipient."""
+    """Policy says hold and no level is available, whatever keys there are."""
 
     status = "4.7.1"
-    public = "Message held by policy: the protection that this recipient needs is not available now"
+    public = "Message held by policy: no protection that it lists can be given to this recipient"
+
+
+class NoPolicy(PolicyHolds):
+    """No policy file covers the recipient, or only one that may not let their mail out in clear."""
+
+    public = "Message held by policy: no policy covers this recipient"
 
 
 class CannotSeal(TryLater):

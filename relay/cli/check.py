@@ -23,16 +23,17 @@ from relay.canary.message import canary_address
 from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_kmes import kme_states, not_quantum
-from relay.cli.check_listeners import is_units, listener_states, unit_states
+from relay.cli.check_listeners import listener_states, unit_states
 from relay.cli.check_postfix import postfix_states
 from relay.cli.check_release import release_states
-from relay.cli.check_rights import rights_state
+from relay.cli.check_rights import owner_states, rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
 from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
+from relay.cli.units import how_to
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.counting.alarms import ALARMS
 from relay.entry import ListenerModule
@@ -95,6 +96,7 @@ def check(
     config, states = _found(config_file, postfix_directory, trial_keys=trial_keys, next_hops=not no_next_hops)
     if not (before_start or postfix_directory):
         states += unit_states(config_file)
+        states += owner_states(config_file, config) if config is not None else ()
     console = Console()
     if as_json:
         console.print_json(data=[dict(zip(("what", "detail", "problems"), state, strict=True)) for state in states])
@@ -102,7 +104,7 @@ def check(
         _print(console, states)
         for line in () if config is None else not_quantum(config):
             console.print(Text.assemble(("NOTE   ", "bold red"), line), soft_wrap=True)
-        for step in () if postfix_directory else next_steps(config_file, config, states, by_unit=is_units(config_file)):
+        for step in () if postfix_directory else next_steps(config_file, config, states):
             console.print(Text.assemble(("Next   ", "bold"), step), soft_wrap=True)
     if any(problems for _, _, problems in states):
         sys.exit(1)
@@ -145,6 +147,8 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
         return None, [("configuration", str(config_file), tuple(error.problems))]
     rights, releases = rights_state(config_file, config), release_states(config_file, config)
     looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
+    if key_receiver_ended(config):
+        looked.append(("serving relay", "", (f"{upkeep.ALONE}; start it anew: {how_to('start', config_file)}",)))
     return config, [("configuration", str(config_file), ()), rights, *releases, *looked]
 
 
@@ -172,8 +176,6 @@ async def _states(
     for parts in (listener_states(config, folders), *listeners, dkim_findings(config), kme_states(config, trial_keys)):
         async for state in parts:
             yield state
-    if key_receiver_ended(config):
-        yield "serving relay", "", (f"{upkeep.ALONE}: a service manager does so, else `qumail-relay serve`",)
     for kme, peer, trouble in troubles_of_the_serving_relay(config):
         yield f"KME {kme}", "", (f"the relay that serves, for peer {peer}: {trouble}",)
     for state in standing_states(config):
@@ -202,7 +204,7 @@ def _policies(config: Config) -> State:
         return "policies", str(directory), tuple(error.problems)
     clear = sum(1 for file in policies.files.values() if file.policy.in_clear)
     in_clear = f", {clear} of them PLAINTEXT" if clear else ""
-    problems = tuple(map(str, in_vain(policies)))
+    problems = tuple(map(str, in_vain(policies, sends=config.outgoing is not None)))
     others = "" if (directory / "default.toml").exists() else "; mail that none of them covers is held"
     return "policies", f"{directory}: {len(policies.files)} files{in_clear}{others}", problems
 

@@ -9,10 +9,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 
 from relay.cli.check_site import State
+from relay.cli.keys import ready_at_the_serving_relay
 from relay.cli.keys_trial import draw_a_key
 from relay.cli.quarantine import existing_store
 from relay.config import Config, KMESettings
 from relay.errors import ConfigError, RelayError
+from relay.keys.asking import SHORTAGE
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.development import from_development_kme
@@ -30,6 +32,7 @@ NOT_QUANTUM = "DEVELOPMENT KEYS, NOT QUANTUM"
 
 async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
     """Each KME is asked for the status of each peer whose keys it has, and tried with keys of the first if wanted."""
+    ready = ready_at_the_serving_relay(config)
     for name, kme in config.kmes.items():
         what = f"KME {name}"
         try:
@@ -51,8 +54,10 @@ async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:
                     break
                 detail = f"{kme.url}: {status.stored_key_count} keys for peer {peer_name}"
                 detail += _half_known(kme, status) + _development(kme)
-                wrong = another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id)
-                yield what, detail, (str(wrong),) if wrong else ()
+                wrong = str(another_name(status, (config.site.sae_id, kme.calls_us), peer.sae_id) or "")
+                if not wrong and status.stored_key_count == 0 and not ready.get((name, peer_name)):
+                    wrong = f"{SHORTAGE}: it has none for peer {peer_name}; ask its operator why no more come"
+                yield what, detail, (wrong,) if wrong else ()
                 if trial_keys:
                     yield await _drawn(f"{what}: a key for peer {peer_name}", client, peer.sae_id)
                 if untried:
@@ -72,9 +77,7 @@ def not_quantum(config: Config) -> Iterator[str]:
 async def _without_peer(what: str, config: Config, kme: KMESettings, client: KMEClient) -> State:
     """Whether it is there and lets us in, where no peer has its group."""
     found = await greet(client, (config.site.sae_id, kme.calls_us), None)
-    detail = f"{kme.url}: answers; no peer has its group {kme.group!r}"
-    if found.answer:
-        detail += f", and asked about this relay itself it said: {found.answer}"
+    detail = f"{kme.url}: knows this relay; no peer has its group {kme.group!r}"
     return what, detail + _development(kme), (found.trouble,) if found.trouble else ()
 
 

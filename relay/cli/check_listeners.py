@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay.cli.check_site import NOBODY, RESTART, State
+from relay.cli.units import how_to, unit_of
 from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
 from relay.entry.listening import Where
@@ -21,10 +22,6 @@ from relay.store.sqlite import serving
 
 PATIENCE_S = 2.0
 """The longest wait for a connection to a listener, in seconds: it is on this machine."""
-UNIT = "qumail-relay.service"
-UNIT_CONFIG = Path("/etc/qumail-relay/relay.toml")
-"""Configuration file that the systemd unit uses."""
-UNIT_FILES = tuple(Path(place) / UNIT for place in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 _TCP = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _LISTENS = "0A"
 
@@ -43,7 +40,7 @@ async def listener_states(config: Config, folders: Collection[ListenerModule | S
 def _problems(config: Config, where: Where, *, listens: bool, serves: bool | None) -> Iterator[str]:
     """`serves`: whether a relay has this site's database in use; None where this machine cannot say."""
     users = _users(where) if listens else set()
-    whose = f" of user {', '.join(sorted(map(_name, users)))}" if users else ""
+    whose = f" of user {', '.join(sorted(map(owner_name, users)))}" if users else ""
     if listens and serves is False:
         yield (
             f"{where}: a program{whose} listens there, and it is no relay of this site, for none serves from its "
@@ -93,27 +90,24 @@ def _relays_user(config: Config) -> int | None:
     return None
 
 
-def _name(user: int) -> str:
+def owner_name(user: int) -> str:
+    """The name of a user, or its number where it has none."""
     try:
         return pwd.getpwuid(user).pw_name
     except KeyError:
         return str(user)
 
 
-def is_units(config_file: Path) -> bool:
-    """Whether it is this relay.toml that the systemd unit's relay reads."""
-    return config_file.absolute() == UNIT_CONFIG and any(file.exists() for file in UNIT_FILES)
-
-
 def unit_states(config_file: Path) -> Iterator[State]:
     """Says whether the unit starts with the machine, where this relay has one."""
-    systemctl = shutil.which("systemctl")
-    if systemctl is None or not is_units(config_file):
+    systemctl, found = shutil.which("systemctl"), unit_of(config_file)
+    if systemctl is None or found is None:
         return
-    names = "UnitFileState", "ActiveState", "SubState", "Result"
+    name = found.name
+    properties = "UnitFileState", "ActiveState", "SubState", "Result"
     try:
         said = subprocess.run(  # noqa: S603 - systemctl, with words of ours
-            [systemctl, "show", UNIT, *(f"--property={name}" for name in names)],
+            [systemctl, "show", name, *(f"--property={each}" for each in properties)],
             capture_output=True, text=True, check=True, timeout=10,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
@@ -124,5 +118,7 @@ def unit_states(config_file: Path) -> Iterator[State]:
     problem = ""
     if unit.get("ActiveState") in ("inactive", "failed") or unit.get("SubState") == "auto-restart":
         state = f"{unit.get('ActiveState')}, {unit.get('SubState')}, {unit.get('Result')}"
-        problem = f"it is enabled and does not run ({state}): see journalctl -u {UNIT} -n 20; systemctl start {UNIT}"
-    yield f"unit {UNIT}", "" if problem else "runs", (problem,) if problem else ()
+        problem = (
+            f"it is enabled and does not run ({state}): see journalctl -u {name} -n 20; {how_to('start', config_file)}"
+        )
+    yield f"unit {name}", "" if problem else "runs", (problem,) if problem else ()

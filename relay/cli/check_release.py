@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from relay.cli.check_listeners import UNIT, is_units
 from relay.cli.check_site import State
 from relay.cli.keys import release_of_the_serving_relay
+from relay.cli.units import how_to
 from relay.config import Config
 from relay.runtime import release
 
@@ -27,7 +27,5 @@ def release_states(config_file: Path, config: Config) -> Iterator[State]:
     elif running.version != here.version:
         problem = f"runs version {running.version} from {running.directory}"
     if problem:
-        by_hand = f"end it, then: qumail-relay serve --config {config_file}"
-        restart = f"systemctl restart {UNIT}" if is_units(config_file) else by_hand
-        problem += f"; installed is version {here.version} in {here.directory}: {restart}"
+        problem += f"; installed is version {here.version} in {here.directory}: {how_to('restart', config_file)}"
     yield "release", f"{running.version} serves, from {running.directory}", (problem,) if problem else ()

@@ -5,6 +5,7 @@ Standard: OpenSSH's StrictModes, over relay.toml, all that it names and the dire
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import stat
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay.cli.backup import named_paths
+from relay.cli.check_listeners import owner_name
 from relay.cli.check_site import State
+from relay.cli.units import unit_of
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.rights import others_can_write
@@ -26,6 +29,22 @@ def rights_state(config_file: Path, config: Config) -> State:
     """One line for all of it."""
     problems = tuple(dict.fromkeys(_problems(config_file, config)))
     return "rights", f"{config_file} and what it names", problems
+
+
+def owner_states(config_file: Path, config: Config) -> Iterator[State]:
+    """Says so where the state belongs to another user than the unit's, which could not use it: no relay would start."""
+    unit, owner = unit_of(config_file), _relays_user(config)
+    if unit is None or not config.state_directory.exists():
+        return
+    try:
+        known = pwd.getpwnam(unit.user).pw_uid
+    except KeyError:
+        known = None
+    if known != owner:
+        whose = (
+            f"{config.state_directory}: belongs to user {owner_name(owner)}, and unit {unit.name} runs as {unit.user}"
+        )
+        yield "owner", "", (f"{whose}, so that it does not start: chown -R {unit.user}: {config.state_directory}",)
 
 
 def _problems(config_file: Path, config: Config) -> Iterator[str]:

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from relay.cli.units import how_to
 from relay.config import Config
-from relay.errors import ConfigError
+from relay.errors import ConfigError, KMEUnreachable
 from relay.identity import PeerCertificates, own_identity
 from relay.journey.planner import Planner
 from relay.keys.development import from_development_kme
@@ -59,32 +60,31 @@ def summary(states: Sequence[State]) -> str:
     return f"{len(wrong)} of {len(states)} things that were looked at are wrong: {', '.join(wrong)}."
 
 
-def next_steps(
-    config_file: Path, config: Config | None, states: Iterable[State], *, by_unit: bool = False
-) -> Iterator[str]:
-    """What to run next, the first thing first; `by_unit`: the systemd unit starts the relay with this file."""
+def next_steps(config_file: Path, config: Config | None, states: Iterable[State]) -> Iterator[str]:
+    """What to run next, the first thing first."""
     where = f"--config {config_file}"
     states = list(states)
     if config is None and not config_file.exists():
         yield f"set this site up: qumail-relay setup {where}"
         return
     if config is None:
-        yield f"edit {config_file}, then: qumail-relay check {where}"
+        of_itself = any(config_file.name in problem for _, _, problems in states for problem in problems)
+        yield f"{f'edit {config_file}' if of_itself else 'fix what is wrong'}, then: qumail-relay check {where}"
         return
     if config.identity is not None and not config.identity.directory.exists():
         yield f"make keys and certificates: qumail-relay identity new {where}"
     if not config.peers:
         yield f"invite the other site: qumail-relay identity invite {where}"
         yield f"take the other site in: qumail-relay identity accept {where} FILE"
-    development = any(from_development_kme(kme.ca) for kme in config.kmes.values())
-    if development and any(what.startswith("KME ") and problems for what, _, problems in states):
+    development = {f"KME {name}" for name, kme in config.kmes.items() if from_development_kme(kme.ca)}
+    away = {what for what, _, problems in states if any(each.startswith(KMEUnreachable.__name__) for each in problems)}
+    if development & away:
         yield "run the development key servers: qumail-relay kme"
     listeners = [(detail, problems) for what, detail, problems in states if what.startswith("listener ")]
     if any(problem.endswith(RESTART) for _, problems in listeners for problem in problems):
-        yield f"restart the relay: {'systemctl restart qumail-relay' if by_unit else 'end it, and start it again'}"
+        yield f"restart the relay: {how_to('restart', config_file)}"
     elif any(detail.endswith(NOBODY) and not problems for detail, problems in listeners):
-        start = "systemctl start qumail-relay" if by_unit else f"qumail-relay serve {where}"
-        yield f"start the relay: {start}"
+        yield f"start the relay: {how_to('start', config_file)}"
     if any(problems for _, _, problems in states):
         yield f"fix what is wrong, then: qumail-relay check {where}"
     else:

@@ -176,6 +176,12 @@ def troubles_of_the_serving_relay(config: Config) -> list[tuple[str, str, str]]:
     return [(str(row["kme"]), str(row["peer"]), str(row["trouble"])) for row in rows if row["trouble"]]
 
 
+def ready_at_the_serving_relay(config: Config) -> dict[tuple[str, str], int]:
+    """How many fresh keys the relay that serves has ready, if one does, by KME and peer."""
+    rows = (_serving_relay(config) or {}).get("pools", [])
+    return {(str(row["kme"]), str(row["peer"])): int(row["pool_keys"]) for row in rows}
+
+
 def release_of_the_serving_relay(config: Config) -> Release | None:
     """What the relay that serves was started from; None where none serves or it does not say so."""
     said = (_serving_relay(config) or {}).get("release")

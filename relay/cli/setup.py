@@ -26,7 +26,7 @@ from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.levels import SEALING
-from relay.postfix.queue import filtered
+from relay.postfix.queue import QueueUnknown, filtered
 from relay.setup import questions
 from relay.setup.answers import Everybody, Integration, SitePaths, usual_config_file
 from relay.setup.asking import Prompter, read_file
@@ -243,8 +243,11 @@ def _undo(places: SitePaths) -> None:
         click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
     else:
         click.echo("MAIL LEAVES IN CLEAR from now on.")
-    if waiting := asyncio.run(filtered(directory)):
-        number = many(len(waiting), "mail")
+    try:
+        number = many(len(waiting), "mail") if (waiting := asyncio.run(filtered(directory))) else ""
+    except QueueUnknown as error:
+        number = f"The queue cannot be read ({error}): mail may be"
+    if number:
         click.echo(f"{number} in the queue for the relay, and it may stay there: deploy/OPERATING.md, Uninstalling.")
     click.echo("relay.toml, policies and keys are still there.")
 

@@ -41,6 +41,12 @@ class Alarm:
         return self.headline.format(about=about)
 
 
+_RENEW: Final = (
+    "Renew a site's with `qumail-relay identity new --renew` and an invitation to each peer. Ask peers for theirs and "
+    "the operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by themselves or "
+    "with SIGHUP."
+)
+
 _ALL: Final = (
     Alarm(
         "shadow_mode",
@@ -167,9 +173,7 @@ _ALL: Final = (
         "A certificate ends within 30 days: what depends on it stops then. Said daily.",
         "there are 30 days left",
         "another one is in its place, or it has ended",
-        "Renew a site's with `qumail-relay identity new` and an invitation to each peer. Ask peers for theirs and the "
-        "operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by "
-        "themselves or with SIGHUP.",
+        _RENEW,
         about="certificate",
         severity="warning",
     ),
@@ -179,8 +183,23 @@ _ALL: Final = (
         "A certificate has ended: mail that depends on it is held. Said daily.",
         "its time is over",
         "another one is in its place",
-        "Renew it: see `certificate_ends`.",
+        _RENEW,
         about="certificate",
+    ),
+    Alarm(
+        "certificates_refused",
+        "KME {about} does not take its renewed certificates",
+        "The files of a KME's CA, or of our certificate and key for it, were renewed, and the KME cannot be asked with "
+        "them. Those before are used, until they end or the relay is started anew.",
+        "with the new files it has not answered, over a new connection, and with those before it does; or they do not "
+        "belong together",
+        "it answers with them, or others are in their place",
+        "The log's `kme_certificates_refused` or `kme_certificates_not_renewed` says why. Is the CA that of the KME's "
+        "own certificate? Is ours from a CA that the KME takes, and the key that of ours? Put the right files there, "
+        "or those before: they are taken up by themselves.",
+        about="KME",
+        clear_s=0.0,
+        severity="warning",
     ),
     Alarm(
         "store_unwritable",

@@ -116,6 +116,13 @@ KME_RETRIES: Final = Metric(
 KME_BREAKER: Final = Metric(
     "qumail_kme_breaker_state", "gauge", "0 closed, 1 half-open, 2 open", ("kme", "call"), together="max"
 )
+KME_CERTIFICATES_REFUSED: Final = Metric(
+    "qumail_kme_certificates_refused",
+    "gauge",
+    "1 while the KME does not take renewed certificate files, so that those before are used",
+    ("kme",),
+    together="max",
+)
 KME_DROPS: Final = Metric(
     "qumail_kme_drops_undelivered_keys",
     "gauge",

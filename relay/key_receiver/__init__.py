@@ -218,8 +218,8 @@ async def _answer(
     answer: dict[str, Any]
     body: bytes | bytearray = b""
     try:
-        client.renew_certificates()
         request = HTTPRequest.from_json(asked["request"])
+        await client.renewal.before_a_call(request.sae)
         reply = await receiver.send(asked["kme"], client.transport, request, asked["within"], on_sent)
         answer = {"code": reply.code, "retry_after": reply.retry_after, "kept": reply.kept, "whole": reply.whole}
         body = reply.body

@@ -28,11 +28,14 @@ from relay.keys.accounts import Accounts
 from relay.keys.counts import Numbers
 from relay.keys.events import Events
 from relay.keys.faults import (
+    FAILED_CODE,
     GATEWAY_CODES,
+    UNAUTHORIZED,
     AmbiguousReply,
     Call,
     ErrorRule,
     KMEBusy,
+    KMEFailed,
     KMEFault,
     KMERefusedRequest,
     KMEUnanswered,
@@ -42,12 +45,14 @@ from relay.keys.faults import (
     error_of,
     outcome_of,
     ruled,
+    says_shortage,
     says_why,
     unclear,
 )
 from relay.keys.health import MAX_BACKOFF_S, Health
 from relay.keys.http import HTTPReply, HTTPRequest, NoAnswer, Sender
 from relay.keys.late import KeyRequests
+from relay.keys.renewal import Renewal
 from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings
 from relay.keys.types import SAEID, Key
@@ -57,17 +62,14 @@ log = Events(__name__)
 
 Result = TypeVar("Result")
 
-_UNAUTHORIZED = (401, 403)
-"""To dec_keys it may be about one key (5.4), or about us."""
+SHORTAGE = "shortage of keys"
+"""What a KME's refusal is called in a cause where it has too few keys, whatever its code and its words are."""
 
 SILENT_CALLS = 2
 """Number of calls for received keys in a row without an answer after which the KME is reported."""
 
 WELL_FOR_S = 1.0
 """Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
-
-RENEW_EVERY_S = 1.0
-"""Minimum time between two looks at the certificate files, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +141,9 @@ class Asker(ABC):
         self.take_in: Callable[[str, int, list[Key]], None]
         """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
         self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
-        self._well_at = self._renewed_at = float("-inf")
+        self.renewal = Renewal(self)
+        """The certificate files, beside the settings in force."""
+        self._well_at = float("-inf")
 
     @abstractmethod
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
@@ -150,17 +154,20 @@ class Asker(ABC):
         """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
         return self.settings.quirks.method == "GET"
 
+    @abstractmethod
+    def status_request(self, slave_sae: str) -> HTTPRequest:
+        """Asks for the status."""
+
     def renew_certificates(self, *, anyway: bool = False) -> None:
-        """Takes certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
+        """Takes up certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
 
         Each call looks at them as well.
         """
-        now = self._timing.clock()
-        if not anyway and now - self._renewed_at < RENEW_EVERY_S:
-            return
-        self._renewed_at = now
-        if self.transport.renew(self.name, anyway=anyway):
-            self.state.retry_all_now()
+        self.renewal.look(anyway=anyway)
+
+    def tries_again(self, failures: int, number: int) -> bool:
+        """Whether `number` keys may be asked for after so many failures before, which may burn them as well."""
+        return failures < self.retry_attempts and self.state.budget.allows(number)
 
     def burn(self, sae: str, number: int, cause: str) -> None:
         """Enters keys that were lost on the way, and charges the budget for that."""
@@ -182,7 +189,7 @@ class Asker(ABC):
         Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
         """
         call, sae, spends = question.call, question.request.sae, question.spends
-        self.renew_certificates()
+        await self.renewal.before_a_call(sae)
         attempt = 0
         while True:
             try:
@@ -192,7 +199,10 @@ class Asker(ABC):
                     try:
                         result = await self._try(question)
                     except AmbiguousReply as reply:
-                        raise await self._settled(reply, sae, question.bits) from reply
+                        error = await self._settled(reply, sae, question.bits)
+                        if isinstance(error, KMEFailed):
+                            self.burn(sae, spends, "the KME failed")
+                        raise error from reply
                     if probing:
                         self.state.retry_all_now()
                     return result
@@ -205,6 +215,8 @@ class Asker(ABC):
                 if asked and call is not Call.DEC_KEYS:  # anybody's mail can have those refused
                     self.state.leave_alone(call, asked)
                 again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
+                if isinstance(error, KMEFailed) and spends > 1:
+                    raise  # the caller asks for less
                 pause = max(asked, self.state.backoff.pause(attempt))
                 if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
                     raise
@@ -260,7 +272,7 @@ class Asker(ABC):
 
     def _note_refusal(self, code: int, error: KeyUnavailable) -> None:
         """Without that a KME, or a proxy in front of it, that has no keys for anybody looks like forged mail."""
-        if isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and code not in _UNAUTHORIZED:
+        if isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and code not in UNAUTHORIZED:
             self.state.refusal = "" if isinstance(error, KeyNotFound) else self.state.refusal
             return
         self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
@@ -310,14 +322,16 @@ class Asker(ABC):
             raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body, otherwise) from error
 
     def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
-        cause = f"{self.name}: {call}: HTTP {reply.code}: {message}"
+        shortage = fault is KMEFault.EXHAUSTED and says_shortage(message)
+        cause = f"{self.name}: {call}: {f'{SHORTAGE}: ' if shortage else ''}HTTP {reply.code}: {message}"
         # Whatever the reason; dec_keys can be refused by anybody's mail.
         if call is Call.ENC_KEYS and reply.retry_after:
             self.state.leave_alone(call, reply.retry_after)
         if fault is KMEFault.NOT_FOUND:
-            return RepliedNotFound(cause, reply.body)
-        if fault is KMEFault.UNREACHABLE and reply.code in GATEWAY_CODES:
-            return KMEUnanswered(cause)
+            return RepliedNotFound(cause, reply.body, reply.code)
+        failed = call is Call.ENC_KEYS and reply.code == FAILED_CODE and reply.retry_after is None
+        if fault is KMEFault.UNREACHABLE and (failed or reply.code in GATEWAY_CODES):
+            return KMEFailed(cause) if failed else KMEUnanswered(cause)
         return error_of(fault, cause, reply.retry_after)
 
     async def _probe(self, sae: str) -> None:
@@ -339,7 +353,7 @@ class Asker(ABC):
             except KeyUnavailable:
                 return reply.meant
             if stored is None or stored < bits:
-                return KMEExhausted(str(reply)) if stored is not None else reply.meant
+                return KMEExhausted(f"{reply}; {SHORTAGE}, by its status") if stored is not None else reply.meant
             return reply.otherwise or reply.meant
         async with self._turn("settle", 1):
             if self._timing.clock() - self._well_at >= WELL_FOR_S:

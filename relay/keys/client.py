@@ -95,6 +95,7 @@ class KMEClient(Asker):
     async def close(self) -> None:
         """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
         await self._fresh.close()
+        await self.renewal.close()
         await self.key_requests.close()
         await self.transport.close()
         self._fresh = self._shared_requests()
@@ -144,25 +145,33 @@ class KMEClient(Asker):
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, by call; empty when all is well."""
-        return self.state.troubles
+        """Why calls are not made at present, by call, and what else is wrong; empty when all is well."""
+        if not (why := self.renewal.refused):
+            return self.state.troubles
+        text = f"the KME does not take the renewed files of CA, certificate and key, and those before are used: {why}"
+        return self.state.troubles | {"certificates": text}
 
     async def _each_by_itself(
         self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]
     ) -> dict[str, Key]:
         """The keys by ID, each by a request of its own (`one`), at the same time.
 
-        The failure of one does not lose the others. Raises KeyUnavailable where all failed, and not as unknown.
+        The failure of one does not lose the others. Raises KeyUnavailable where all failed: KeysMissing as unknown.
         """
         found: dict[str, Key] = {}
         trouble: KeyUnavailable | None = None
+        unknown: KeyNotFound | None = None
         for answer in await asyncio.gather(*map(one, key_IDs), return_exceptions=True):
             if isinstance(answer, dict):
                 found |= answer
             elif not isinstance(answer, KeyUnavailable):
                 raise answer
-            elif not isinstance(answer, KeyNotFound):
+            elif isinstance(answer, KeyNotFound):
+                unknown = answer
+            else:
                 trouble = answer
         if trouble is not None and not found:
             raise trouble
+        if unknown is not None and not found:
+            raise KeysMissing(str(unknown), [], key_IDs) from (unknown.__cause__ or unknown)
         return found

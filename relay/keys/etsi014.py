@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, Unpack
 
 from relay.errors import KeyNotFound, KMEBadReply, KMEExhausted, KMEMisconfigured
-from relay.keys.asking import Question
+from relay.keys.asking import SHORTAGE, Question
 from relay.keys.client import KMEClient, check_numbers, in_order, once_each
 from relay.keys.edition1 import Edition1
 from relay.keys.events import Events
@@ -75,8 +75,12 @@ class OptimizedKMClient(KMEClient):
         async def read(body: bytes | bytearray) -> KeyStatus:
             return self._edition.read_status(body)
 
-        request = self._edition.status(str(slave_sae_id))
+        request = self.status_request(str(slave_sae_id))
         return await self._ask(Question(Call.STATUS, request, read), patient=patient)
+
+    def status_request(self, slave_sae: str) -> HTTPRequest:
+        """As for every client."""
+        return self._edition.status(slave_sae)
 
     async def request_enc_keys(
         self,
@@ -120,25 +124,29 @@ class OptimizedKMClient(KMEClient):
             raise KMERefusedRequest(f"{self.name}: not asked for keys of {size} bits: {self.troubles['size']}")
 
         async def read(body: bytes | bytearray) -> list[Key]:
-            try:
-                keys = await off_loop(len(body), self._edition.read_fresh, body, number, size)
-            except KMEBadReply as error:
-                came = await off_loop(len(body), count_of_keys, body, number)
-                self.burn(sae, number if came is None else came, "reply not believed")
-                if isinstance(error, OtherSize):
-                    seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
-                    self._other_size = error.bits, seen, self._timing.clock() + SIZE_BELIEVED_FOR_S
-                raise KMEBadReply(f"{self.name}: enc_keys: {error}") from error
-            if not keys:
-                raise KMEExhausted(f"{self.name}: no key left for SAE {sae}")
-            if self.gives_only is None:
-                self._other_size = None
-            return keys
+            return await self._fresh_keys(body, sae, number, size)
 
         request = self._edition.enc_keys(sae, number, size, options)
         question = Question(Call.ENC_KEYS, request, read, spends=number, bits=number * size)
         async with self._turn(f"draw for {sae}", self.at_once):
             return await self._ask(question, patient=patient)
+
+    async def _fresh_keys(self, body: bytes | bytearray, sae: str, number: int, size: int) -> list[Key]:
+        """The keys of a reply to a request for `number` of them, of `size` bits. Raises KeyUnavailable."""
+        try:
+            keys = await off_loop(len(body), self._edition.read_fresh, body, number, size)
+        except KMEBadReply as error:
+            came = await off_loop(len(body), count_of_keys, body, number)
+            self.burn(sae, number if came is None else came, "reply not believed")
+            if isinstance(error, OtherSize):
+                seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
+                self._other_size = error.bits, seen, self._timing.clock() + SIZE_BELIEVED_FOR_S
+            raise KMEBadReply(f"{self.name}: enc_keys: {error}") from error
+        if not keys:
+            raise KMEExhausted(f"{self.name}: enc_keys: {SHORTAGE}: no key left for SAE {sae}")
+        if self.gives_only is None:
+            self._other_size = None
+        return keys
 
     async def request_dec_keys(
         self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True

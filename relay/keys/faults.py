@@ -5,6 +5,7 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
 
     unreachable    KMEUnreachable       try again; counts against the breaker
                    KMEUnanswered        sent, and no whole answer came: it may have been carried out
+                   KMEFailed            500 to enc_keys: the same, and asking for less may help
     busy           KMEBusy              429, or Retry-After: try again, and not before it says
                    NotAsked             nothing was sent: the breaker is open, or the KME wants to be left alone
     exhausted      KMEExhausted         too few keys: wait for the link, ask for less; the breaker does not count it
@@ -49,8 +50,12 @@ class KMEFault(StrEnum):
     NOT_FOUND = "not_found"
 
 
+UNAUTHORIZED = (401, 403)
+"""About one key where they answer dec_keys (5.4: "not named as a slave of that key"), or about us."""
 GATEWAY_CODES = (502, 504)
 """A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
+FAILED_CODE = 500
+"""The KME has failed at what it was asked: it may have issued the keys, unless it has too few."""
 
 
 class Call(StrEnum):
@@ -63,6 +68,10 @@ class Call(StrEnum):
 
 class KMEUnanswered(KMEUnreachable):
     """The request was sent and no whole answer came: the KME may have carried it out."""
+
+
+class KMEFailed(KMEUnanswered):
+    """The KME said that it failed at a request for fresh keys, of which it has enough: it may have issued them."""
 
 
 class KMEBusy(KMEUnreachable):
@@ -82,11 +91,12 @@ class KMERefusedRequest(KMEMisconfigured):
 
 
 class RepliedNotFound(KeyNotFound):
-    """The KME said that it does not know one or more of the keys; `body` is its error reply."""
+    """The KME said that it does not know one or more of the keys; its reply has this `body` and `http_status`."""
 
-    def __init__(self, cause: str, body: bytes | bytearray = b"") -> None:
+    def __init__(self, cause: str, body: bytes | bytearray = b"", http_status: int = 0) -> None:
         super().__init__(cause)
         self.body = body
+        self.http_status = http_status
 
 
 class AmbiguousReply(KeyUnavailable):
@@ -132,11 +142,13 @@ class ErrorRule:
         return self.call in (None, call) and self.code == code and self.text.lower() in message.lower()
 
 
-_EXHAUSTED = ("exhaust", "insufficient", "not enough", "no key", "no more key", "too low", "unavailable")
+_EXHAUSTED = (
+    "exhaust", "insufficient", "not enough", "no key", "no more key", "too few", "too low", "keys remaining",
+    "generated key count", "than available", "keys are unavailable", "keys unavailable",
+)  # fmt: skip
 _NOT_FOUND = ("not found", "not exist", "unknown key", "no such key", "expired", "already delivered")
 _OF_ENC_KEYS = dict.fromkeys((404, 503), KMEFault.EXHAUSTED)
-# 401 to dec_keys is about one key (5.4: "not named as a slave of that key").
-_OF_DEC_KEYS = dict.fromkeys((401, 403, 404, 410), KMEFault.NOT_FOUND)
+_OF_DEC_KEYS = dict.fromkeys((*UNAUTHORIZED, 404, 410), KMEFault.NOT_FOUND)
 _OF_ANY = {
     **dict.fromkeys((400, 413, 422), KMEFault.BAD_REQUEST),
     **dict.fromkeys((408, 425), KMEFault.UNREACHABLE),
@@ -145,13 +157,19 @@ _OF_ANY = {
 
 
 def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> KMEFault | None:
-    """What the first rule says that matches a reply with HTTP status `code` and this message, if one does."""
+    """What the first rule says that matches a reply with `http_status` and this message, if one does."""
     return next((rule.means for rule in rules if rule.matches(call, code, message)), None)
 
 
 def says_why(code: int, message: str, *, of_the_kme: bool) -> bool:
     """Whether a refusal with this message says more than that there is nothing: so does a proxy, or a wrong path."""
     return of_the_kme and message.lower() != responses.get(code, "").lower()
+
+
+def says_shortage(message: str) -> bool:
+    """Whether the words of a refusal are about too few keys."""
+    about = message.lower()
+    return any(phrase in about for phrase in _EXHAUSTED)
 
 
 def classify(call: Call, code: int, message: str, *, why: bool = True) -> KMEFault:
@@ -161,7 +179,7 @@ def classify(call: Call, code: int, message: str, *, why: bool = True) -> KMEFau
         return KMEFault.MISCONFIGURED
     if call is Call.DEC_KEYS and why and code != 429 and any(phrase in about for phrase in _NOT_FOUND):
         return KMEFault.NOT_FOUND
-    if call is Call.ENC_KEYS and code in (400, 403, 500) and any(phrase in about for phrase in _EXHAUSTED):
+    if call is Call.ENC_KEYS and code in (400, 403, 422, FAILED_CODE) and says_shortage(message):
         return KMEFault.EXHAUSTED
     specific = {Call.ENC_KEYS: _OF_ENC_KEYS, Call.DEC_KEYS: _OF_DEC_KEYS}.get(call, {})
     usual = KMEFault.UNREACHABLE if code >= 500 else KMEFault.MISCONFIGURED
@@ -175,8 +193,8 @@ def unclear(call: Call, code: int, message: str, error: KeyUnavailable) -> bool:
     """
     if call is Call.DEC_KEYS:
         return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
-    said = isinstance(error, KMEExhausted) and (code == 200 or any(word in message.lower() for word in _EXHAUSTED))
-    about_us_or_later = code in (200, 401) or isinstance(error, KMEUnanswered | KMEBusy) or said
+    said = isinstance(error, KMEExhausted) and (code == 200 or says_shortage(message))
+    about_us_or_later = code in (200, 401, *GATEWAY_CODES) or isinstance(error, KMEBusy) or said
     return call is Call.ENC_KEYS and not about_us_or_later
 
 

@@ -1,39 +1,60 @@
 """The first words with a KME, before its keys are of any use: is it there, does it let us in, whom does it take us for?
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status), which costs no key.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status) and 5.4 (an ID that no key has): neither costs a key.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from uuid import uuid4
 
-from relay.errors import KeyUnavailable
+from relay.errors import KeyNotFound, KeyUnavailable
 from relay.keys.client import KMEClient
+from relay.keys.faults import UNAUTHORIZED, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import NoAnswer
 from relay.keys.own_name import AnotherName, another_name
 
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """`trouble`: it cannot be used so, or ""; `answer`: what it said where that proves nothing, or ""."""
+    """`trouble`: why it cannot be used so, or ""; `another`: whom it takes us for, where not for ourselves."""
 
     trouble: str = ""
-    answer: str = ""
     another: AnotherName | None = None
 
 
 async def greet(client: KMEClient, ours: Sequence[str], peer_sae: str | None) -> Greeting:
     """Asks for the status of the peer; without one (None) of ourselves, which a KME need not answer but by some no.
 
-    `ours` as for `another_name`. One attempt is made; raises nothing of what the KME does.
+    Whether that no is about us, a question for a key that does not exist shows. `ours` as for `another_name`. One
+    attempt is made of each; raises nothing of what the KME does.
     """
     sae = ours[0] if peer_sae is None else peer_sae
     try:
         status = await client.check_key_status(sae, patient=False)
     except KeyUnavailable as error:
-        told = f"{type(error).__name__}: {error}"
-        if peer_sae is None and not isinstance(error.__cause__, NoAnswer):
-            return Greeting(answer=told)
-        return Greeting(trouble=told)
+        if peer_sae is not None or isinstance(error.__cause__, NoAnswer):
+            return Greeting(trouble=_told(error))
+        return Greeting(trouble=await _refused(client, sae, error))
     another = another_name(status, ours, sae)
     return Greeting(trouble=str(another or ""), another=another)
+
+
+async def _refused(client: KMEClient, sae: str, status: KeyUnavailable) -> str:
+    """Why the KME does not let us ask for keys, "" where it does, though its answer to status was no."""
+    try:
+        await client.request_dec_keys(sae, [str(uuid4())], patient=False)
+    except KMERefusedRequest:
+        return ""
+    except KeyNotFound as error:
+        reply = error.__cause__
+        if isinstance(reply, RepliedNotFound) and reply.http_status not in UNAUTHORIZED:
+            return ""
+        said = str(reply or error)
+    except KeyUnavailable as error:
+        said = _told(error)
+    return f"refuses this relay: {_told(status)}; {said}; does its operator know our certificate, as SAE {sae!r}?"
+
+
+def _told(error: KeyUnavailable) -> str:
+    return f"{type(error).__name__}: {error}"

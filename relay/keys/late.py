@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from relay.errors import KeyUnavailable
 from relay.keys.events import Events
-from relay.keys.faults import GATEWAY_CODES, KMEFault
+from relay.keys.faults import FAILED_CODE, GATEWAY_CODES, KMEFault
 from relay.keys.http import HTTPReply, NoAnswer
 from relay.keys.types import Key
 
@@ -106,6 +106,8 @@ class KeyRequests:
                 client.burn(sae, spends, "reply not believed")
             elif reply.code in GATEWAY_CODES:
                 client.burn(sae, spends, "no answer")
+            elif reply.code == FAILED_CODE:
+                client.burn(sae, spends, "the KME failed")
             elif reply.code == 200:
                 try:
                     keys = await question.read(reply.body)

@@ -21,7 +21,7 @@ from relay.errors import (
     StoreUnavailable,
 )
 from relay.keys.events import Complaint, Events
-from relay.keys.faults import Call, KMERefusedRequest
+from relay.keys.faults import Call, KMEFailed, KMERefusedRequest
 from relay.keys.issued import IssuedKeys
 from relay.keys.kme_store import KMEStore, begun, goes_on
 from relay.keys.refill import OUTAGE_S, DrawCount, Draws, Peak, Prefetch, WaterMarks, marks
@@ -86,6 +86,11 @@ class KeyPool:
                 f"a time, as with one_batch_at_a_time = {self.undelivered.one_batch:.0f}"
             )
         return "; ".join(troubles)
+
+    def refusal(self, slave_sae: str) -> str:
+        """Why the KME gives no keys for this slave SAE at present, a shortage for instance; "" where it does."""
+        refused = (each.refused for each in self._peer_pools.values() if each.slave_sae == slave_sae)
+        return next(filter(None, refused), "")
 
     def count_in(self, draws_of: Callable[[str], DrawCount]) -> None:
         """What is drawn for a slave SAE is counted there; to be called before the first is."""
@@ -324,11 +329,11 @@ class KeyPool:
             await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
 
     async def _request(self, peer_pool: PeerPool, flight: Hashable, patient: bool) -> list[Key]:
-        """Asks for the keys of a flight, and for less where the KME has not or does not accept that many.
+        """Asks for the keys of a flight, and for less where the KME has not, or does not accept or manage that many.
 
-        Which of the two it is, the status tells, whatever the refusal says.
+        Which of the first two it is, the status tells, whatever the refusal says.
         """
-        kme_store, refused_more = self.store(peer_pool.slave_sae), False
+        kme_store, refused_more, failures = self.store(peer_pool.slave_sae), False, 0
         while True:
             number = peer_pool.flights[flight]
             try:
@@ -341,6 +346,13 @@ class KeyPool:
                 short = bits is not None and bits < number * peer_pool.size
                 peer_pool.flights[flight] = max(1, (bits or 0) // peer_pool.size) if short else number // 2
                 refused_more = not short
+            except KMEFailed:
+                less = number // 2
+                if not (patient and less and self.client.tries_again(failures, less)):
+                    raise
+                peer_pool.flights[flight], refused_more = less, True
+                await self._timing.sleep(self.client.state.backoff.pause(failures))
+                failures += 1
             else:
                 kme_store.unanswered = ""  # of when it was away; the next status says whether it lasts
                 self._answered()

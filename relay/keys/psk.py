@@ -69,19 +69,20 @@ class PSKTLS:
         self._read_at: Seen = stamp_of(psk.file)
         self.context = _context(psk.identity, psk.read(), ciphers)
 
-    def renew(self, what: str, *, anyway: bool = False) -> bool:
-        """As ClientTLS.renew, for the file of the key."""
-        stamp = stamp_of(self._psk.file)
-        if stamp == self._read_at and not anyway:
-            return False
-        self._read_at = stamp
-        try:
-            self.context = _context(self._psk.identity, self._psk.read(), self._ciphers)
-        except ConfigError as error:
-            log.error("kme_psk_not_renewed", kme=what, problems=error.problems)
-            return False
+    def renewed(self) -> ssl.SSLContext:
+        """The settings by the file as it is now. Raises ConfigError where it cannot be used."""
+        self._read_at = stamp_of(self._psk.file)
+        return _context(self._psk.identity, self._psk.read(), self._ciphers)
+
+    @property
+    def changed(self) -> bool:
+        """Whether the file is another than at the last look."""
+        return stamp_of(self._psk.file) != self._read_at
+
+    def take(self, what: str, context: ssl.SSLContext) -> None:
+        """From now on these settings are used."""
+        self.context = context
         log.info("kme_psk_renewed", kme=what)
-        return True
 
     def ending(self, now: datetime) -> list[str]:
         """A key has no end."""

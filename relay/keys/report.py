@@ -151,7 +151,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
         kme=client.name,
         group=group,
         peer=peer,
-        trouble=pool.trouble or kme_store.trouble,
+        trouble=pool.trouble or kme_store.trouble or pool.refusal(slave_sae),
         health=round(client.health, 3),
         pool_keys=sum(pool.held(slave_sae).values()),
         stored_keys=stored,
@@ -177,6 +177,7 @@ def show(ring: KeyRing, board: KeyCounts) -> None:
         for call, state in pool.client.breakers.items():
             board.set(metrics.KME_BREAKER, name, call, to=state)
         board.set(metrics.KEYS_WITHHELD, name, to=bool(pool.issued.withheld))
+        board.set(metrics.KME_CERTIFICATES_REFUSED, name, to=bool(pool.client.renewal.refused))
         board.set(metrics.KME_DROPS, name, to=pool.undelivered.dropped)
     for row in ring.pool_rows():
         place = row.kme, row.peer

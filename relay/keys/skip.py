@@ -69,9 +69,11 @@ class SKIPClient(KMEClient):
                 status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
             )
 
-        return await self._ask(
-            Question(Call.STATUS, HTTPRequest("GET", "/capabilities", sae=remote), read), patient=patient
-        )
+        return await self._ask(Question(Call.STATUS, self.status_request(remote), read), patient=patient)
+
+    def status_request(self, slave_sae: str) -> HTTPRequest:
+        """As for every client; the provider has one answer for all."""
+        return HTTPRequest("GET", "/capabilities", sae=slave_sae)
 
     most_per_request = 1
 

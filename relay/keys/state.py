@@ -20,6 +20,8 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 5.0
 
 Trouble = KeyUnavailable | StoreUnavailable
 
+TOLD_FOR_S = 60.0
+"""Time for which a refusal is told, in seconds, from when the KME may be asked again."""
 _LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
 """Failures that the next request would meet again; the breaker sees to all others."""
 
@@ -186,6 +188,11 @@ class PeerPool:
             coming -= want.number
             if coming < 0:
                 self._end(want, error=error)
+
+    @property
+    def refused(self) -> str:
+        """Why the last request of late brought nothing; "" where it did."""
+        return str(self.trouble) if self.not_before and self.clock() - self.not_before < TOLD_FOR_S else ""
 
     def too_early(self, kme: str) -> Trouble | None:
         """Why the KME is not to be asked now; None: it may be."""

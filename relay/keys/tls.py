@@ -154,23 +154,21 @@ class ClientTLS:
         self._read_at = self._stamp()
         self.context = self._read()
 
-    def renew(self, what: str, *, anyway: bool = False) -> bool:
-        """Takes the files as they are now if they have changed, or `anyway`; whether there are new settings then.
+    def renewed(self) -> ssl.SSLContext:
+        """The settings by the files as they are now. Raises ConfigError where they cannot be used together."""
+        self._read_at = self._stamp()
+        return self._read()
 
-        `what` names the KME for the log. Files that cannot be used, or do not belong together yet, leave all as it was.
-        """
-        stamp = self._stamp()
-        if stamp == self._read_at and not anyway:
-            return False
-        self._read_at = stamp
-        try:
-            self.context = self._read()
-        except ConfigError as error:
-            log.error("kme_certificates_not_renewed", kme=what, problems=error.problems)
-            return False
+    @property
+    def changed(self) -> bool:
+        """Whether the files are others than at the last look."""
+        return self._stamp() != self._read_at
+
+    def take(self, what: str, context: ssl.SSLContext) -> None:
+        """From now on these settings are used."""
+        self.context = context
         ending = self.ending(datetime.now(UTC))
         (log.warning if ending else log.info)("kme_certificates_renewed", kme=what, ending=ending)
-        return True
 
     def ending(self, now: datetime) -> list[str]:
         """What ends within 30 days of `now` (aware), or has ended: ours, the CA's, and the KME's own once it was seen.

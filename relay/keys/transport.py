@@ -67,6 +67,25 @@ class Transport:
 
         `on_sent` is called when the request goes out: from then on the KME may carry it out.
         """
+        session = self._open()
+        self._under_way[session] += 1
+        try:
+            return await self._exchange(session, request, within, on_sent)
+        finally:
+            self._under_way[session] -= 1
+            if not self._under_way[session]:
+                del self._under_way[session]
+                if session is not self._session:
+                    await session.close()
+
+    async def send_with(self, context: ssl.SSLContext, request: HTTPRequest, within: float) -> HTTPReply:
+        """As `send`, over a connection of its own with these TLS settings."""
+        async with self._new_session(context) as session:
+            return await self._exchange(session, request, within, lambda: None)
+
+    async def _exchange(
+        self, session: aiohttp.ClientSession, request: HTTPRequest, within: float, on_sent: Callable[[], None]
+    ) -> HTTPReply:
         sent: list[bool] = []
 
         def note_sent() -> None:
@@ -76,8 +95,6 @@ class Transport:
         _on_sent.set(note_sent)
         query = URL.build(query=request.query).raw_query_string if request.query else ""
         target = URL(f"{self.url}{request.path}{'?' if query else ''}{query}", encoded=True)
-        session = self._open()
-        self._under_way[session] += 1
         try:
             async with session.request(
                 request.method,
@@ -95,26 +112,18 @@ class Transport:
                 # With TLS 1.3 such a KME hangs up only after the request was written, and never reads it.
                 raise NoAnswer(f"{ended}: {error}", sent=False, fault=KMEFault.MISCONFIGURED) from error
             raise _no_answer(error, sent=bool(sent)) from error
-        finally:
-            self._under_way[session] -= 1
-            if not self._under_way[session]:
-                del self._under_way[session]
-                if session is not self._session:
-                    await session.close()
 
-    def renew(self, what: str, *, anyway: bool = False) -> bool:
-        """Takes certificates that were renewed; whether there were any. `what` names the KME for the log.
+    def take(self, what: str, context: ssl.SSLContext) -> None:
+        """From now on these TLS settings are used. `what` names the KME for the log.
 
         Requests under way end over the connections they have; later ones open new connections.
         """
-        if not self.tls.renew(what, anyway=anyway):
-            return False
+        self.tls.take(what, context)
         session, self._session = self._session, None
         # Its idle connections are closed when the last request over it has ended, or here.
         if session is not None and not self._under_way[session]:
             del self._under_way[session]
             _drop(session)
-        return True
 
     async def close(self) -> None:
         """Closes all connections; a later request opens new ones."""
@@ -133,18 +142,21 @@ class Transport:
             if self._session is not None and self._loop is not None and self._loop.is_closed():
                 _drop(self._session)  # its connections have ended with the loop
             self._loop = loop
-            self._session = aiohttp.ClientSession(
-                connector=_Connector(
-                    limit=self._connections,
-                    limit_per_host=self._per_host,
-                    ssl=self.tls.context,
-                    force_close=not self._keep_alive,
-                ),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-                headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            )
+            self._session = self._new_session(self.tls.context)
         return self._session
+
+    def _new_session(self, context: ssl.SSLContext) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=_Connector(
+                limit=self._connections,
+                limit_per_host=self._per_host,
+                ssl=context,
+                force_close=not self._keep_alive,
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
+        )
 
 
 def _drop(session: aiohttp.ClientSession) -> None:

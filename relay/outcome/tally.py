@@ -26,7 +26,7 @@ from relay.outcome.trail import Trail
 log = structlog.get_logger(__name__)
 
 _CAUSES = {
-    "PolicyHolds": "policy",
+    **dict.fromkeys(("PolicyHolds", "NoPolicy"), "policy"),
     **dict.fromkeys(("KeyUnavailable", "KMEExhausted", "KMEUnreachable", "KMEMisconfigured", "KMEBadReply"), "keys"),
     **dict.fromkeys(("KeyNotFound", "NotAsked", "HeldForKeys"), "keys"),
     **dict.fromkeys(("NextHopUnavailable", "NotTaken", "TooManyRecipients", "Gone", "Silent"), "next hop"),

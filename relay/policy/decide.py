@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 
-from relay.errors import RECIPIENT, PolicyHolds
+from relay.errors import RECIPIENT, NoPolicy
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.chosen import RuleLook, choose, meaning
 from relay.policy.conditions import MailFacts
@@ -64,7 +64,7 @@ class PolicySet:
     def decide(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
-        Without `content` no rule applies that looks into the message. Raises PolicyHolds where no file covers the
+        Without `content` no rule applies that looks into the message. Raises NoPolicy where no file covers the
         recipient, or the local part may be read as a route to a domain that another file covers. It is raised as well
         where only a file for others says plaintext for a peer's domain. A policy file that has vanished must neither
         bounce mail nor let it out in clear.
@@ -79,7 +79,7 @@ class PolicySet:
         lookups: list[Lookup] = []
         try:
             address, file = self._covering(sender, recipient, lookups)
-        except PolicyHolds as error:
+        except NoPolicy as error:
             return Explanation(sender, recipient, directory, self.version, tuple(lookups), held=str(error))
         rules: list[RuleLook] = []
         floors: list[RuleLook] = []
@@ -143,7 +143,7 @@ class PolicySet:
     def _covering(
         self, sender: str, recipient: str, lookups: list[Lookup] | None = None
     ) -> tuple[FoldedAddress, PolicyFile]:
-        """The recipient as policies compare it, and the file that covers it. Raises PolicyHolds where none may."""
+        """The recipient as policies compare it, and the file that covers it. Raises NoPolicy where none may."""
         try:
             address = parse_address(recipient)
         except ValueError as error:
@@ -155,7 +155,7 @@ class PolicySet:
         if file is None:
             raise self._may_be_routed(address) if routed else self._nobody_covers(address)
         if held := self._held_in_clear(file, address, sender):
-            raise PolicyHolds(held)
+            raise NoPolicy(held)
         return address, file
 
     def _find(self, names: Iterable[tuple[str, Step]], lookups: list[Lookup] | None = None) -> PolicyFile | None:
@@ -246,7 +246,7 @@ class PolicySet:
             None if sender else self.site.max_bounce,
         )
 
-    def _may_be_routed(self, address: FoldedAddress) -> PolicyHolds:
+    def _may_be_routed(self, address: FoldedAddress) -> NoPolicy:
         own, _ = next(self._candidates(address))
         cause = "may be read as a route to another domain, so only a file of its own can cover it"
         who = f"{address.local[:200]!r} at {address.domain}"
@@ -268,7 +268,7 @@ class PolicySet:
             f"create {self.directory / domain_file(address)}; only a file of its own lets mail to a peer out in clear"
         )
 
-    def _nobody_covers(self, address: FoldedAddress) -> PolicyHolds:
+    def _nobody_covers(self, address: FoldedAddress) -> NoPolicy:
         domain, default = self.directory / domain_file(address), self.directory / DEFAULT_FILE
         create = f"create {domain}, or {default} for everybody without a file of their own"
         return _held(
@@ -277,8 +277,8 @@ class PolicySet:
         )
 
 
-def _held(cause: str, own_words: str) -> PolicyHolds:
-    error = PolicyHolds(cause)
+def _held(cause: str, own_words: str) -> NoPolicy:
+    error = NoPolicy(cause)
     error.own_words = own_words
     return error
 

@@ -175,9 +175,13 @@ def endings(policies: PolicySet) -> Iterator[Doubt]:
                 yield _doubt(policies.directory, file, (*place, "until"), f"this {what} {when}; {remedy}")
 
 
-def in_vain(policies: PolicySet) -> Iterator[Doubt]:
-    """Finds policies that ask for what cannot be done here: mail that they cover is held, or weaker than they say."""
-    yield from peers_held(policies)
+def in_vain(policies: PolicySet, *, sends: bool) -> Iterator[Doubt]:
+    """Finds policies that ask for what cannot be done here: mail that they cover is held, or weaker than they say.
+
+    `sends` False: no mail leaves by this relay.
+    """
+    if sends:
+        yield from peers_held(policies)
     yield from kems_not_here(policies)
     yield from floors_in_vain(policies)
 
@@ -198,12 +202,15 @@ def _floors_not_here(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def peers_held(policies: PolicySet) -> Iterator[Doubt]:
-    """Finds peers' domains without a file of their own while plaintext is said for everybody: their mail is held."""
+    """Finds peers' domains whose mail is held: no file covers them, or one that says plaintext for everybody."""
     for domain, peer in sorted(policies.owners.items()):
-        file = policies.covering(domain)
+        file, own = policies.covering(domain), policies.directory / (domain + SUFFIX)
+        if file is None and not any(each.domain == domain for each in policies.files.values()):
+            what = f"not there, and no other file covers {domain}: mail to peer {peer!r} is held; create it"
+            yield Doubt(str(own), 1, 1, what)
         if file is None or file.domain == domain:
             continue
-        create = f"create {policies.directory / (domain + SUFFIX)}"
+        create = f"create {own}"
         what = f"this is not for {domain}, which belongs to peer {peer!r}, and mail to it is held; {create}"
         for place, settings in _settings(file):
             if settings.levels == ONLY_PLAINTEXT:

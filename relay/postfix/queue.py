@@ -4,9 +4,10 @@ Standard: postqueue(1) -j and postcat(1) -e. Of a mail that is requeued (postsup
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from relay.config import Config
@@ -20,13 +21,16 @@ AT_ONCE = 1000
 _FILTER = "content_filter: "
 
 
+class QueueUnknown(ConfigError):
+    """What waits in the queue cannot be read."""
+
+
 async def filtered(directory: Path) -> list[str]:
-    """The relay's content filter of each queued mail that has one; none where the queue may not be read."""
-    try:
-        listed, _ = await command("postqueue", directory, "-j")
-    except ConfigError:
-        return []  # by another user than root
-    ids = [json.loads(line)["queue_id"] for line in listed.splitlines()]
+    """The relay's content filter of each queued mail that has one.
+
+    Raises QueueUnknown where not all of the queue can be read, by another user than root for instance.
+    """
+    ids = await _queued(directory)
     said = "".join([await _envelopes(directory, ids[at : at + AT_ONCE]) for at in range(0, len(ids), AT_ONCE)])
     found = [line.removeprefix(_FILTER).strip() for line in said.splitlines() if line.startswith(_FILTER)]
     return [each for each in found if (to := destination(each)) is not None and to[0] == TRANSPORT]
@@ -39,8 +43,17 @@ def without_way(waiting: Sequence[str], settings: PostfixSettings, config: Confi
 
 
 async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
-    """That queued mail waits for a filter which is gone."""
-    gone = without_way(await filtered(directory), await read_settings(directory), config)
+    """That queued mail waits for a filter which is gone, or that root cannot read whether it does."""
+    try:
+        waiting = await filtered(directory)
+    except QueueUnknown as error:
+        if os.geteuid():
+            return []
+        remedy = (
+            "`postqueue -j` has to list the queue, and `postcat -eq ID` each mail in it: mend what they complain of"
+        )
+        return [PostfixFault("queue-unknown", f"queue of {directory}", f"it cannot be read: {error}", remedy)]
+    gone = without_way(waiting, await read_settings(directory), config)
     if not gone:
         return []
     what = (
@@ -54,14 +67,46 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
     return [PostfixFault("queue-stranded", f"queue of {directory}", what, remedy)]
 
 
+async def _queued(directory: Path) -> list[str]:
+    """The queue IDs of all mails; none where Postfix has not made its queue yet. Raises QueueUnknown."""
+    try:
+        listed, _ = await command("postqueue", directory, "-j")
+        return [json.loads(line)["queue_id"] for line in listed.splitlines()]
+    except (ConfigError, ValueError, KeyError, TypeError) as error:
+        if await _has_queue(directory):
+            raise QueueUnknown(f"postqueue: {error}") from error
+        return []
+
+
+async def _has_queue(directory: Path) -> bool:
+    """Whether mail may wait: Postfix makes the directories of its queue when it starts for the first time."""
+    try:
+        queue, _ = await command("postconf", directory, "-hx", "queue_directory")
+        return await asyncio.to_thread(_is_made, Path(queue.strip()))
+    except FileNotFoundError:
+        return False
+    except (ConfigError, OSError):
+        return True
+
+
+def _is_made(queue: Path) -> bool:
+    return not {"maildrop", "incoming", "active", "deferred", "hold"}.isdisjoint(each.name for each in queue.iterdir())
+
+
 async def _envelopes(directory: Path, ids: Sequence[str]) -> str:
-    """What postcat says of these mails; of those alone that are still there."""
-    with suppress(ConfigError):
+    """What postcat says of these mails; of those alone that are still there. Raises QueueUnknown."""
+    try:
         return (await command("postcat", directory, "-eq", *ids))[0]
-    said = ""
-    for each in ids:  # one of them has left meanwhile
-        with suppress(ConfigError):
+    except ConfigError:
+        said, unread = "", {}
+    for each in ids:  # one of them has left meanwhile, or cannot be read
+        try:
             said += (await command("postcat", directory, "-eq", each))[0]
+        except ConfigError as error:
+            unread[each] = error
+    still = unread.keys() & set(await _queued(directory)) if unread else ()
+    for each in still:
+        raise QueueUnknown(f"postcat: {unread[each]}")
     return said
 
 

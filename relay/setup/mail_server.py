@@ -22,8 +22,8 @@ from relay.errors import ConfigError
 from relay.files.rights import as_owner_of, open_named
 from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
-from relay.postfix.queue import filtered, without_way
-from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, command, read_settings
+from relay.postfix.queue import QueueUnknown, filtered, without_way
+from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, PostfixSettings, command, read_settings
 from relay.setup.backups import BACKUP, backups, backups_of, made_here, new_backup, this_machine
 from relay.setup.files import write_whole
 from relay.setup.former import LOG_NAMES, as_before, without_stale
@@ -38,7 +38,7 @@ _SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
 
 
 class StillQueued(ConfigError):
-    """Mail in the queue would wait for ever after the change."""
+    """Mail in the queue would wait for ever after the change, or may do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ async def planned_change(
     """What deploy/postfix does to this Postfix; `service` is where mail from outside arrives, found by itself if clear.
 
     What setup did for another integration, of which the backups in the directory `beside` tell, is taken back. Nothing
-    is changed. Raises ConfigError, and StillQueued where mail in the queue goes to a filter that would be gone.
+    is changed. Raises ConfigError, and StillQueued where mail in the queue goes, or may go, to a filter that would be
+    gone.
     """
     fragments = _fragments(config)
     before = _read(directory)
@@ -108,14 +109,28 @@ async def planned_change(
         after = _read(copy)
         # Tables that main.cf names without a directory are looked for beside it.
         found = await faults(copy, config)
-        stranded = without_way(await filtered(directory), await read_settings(copy), config)
-    if stranded and before != after:
+        then_in_force = await read_settings(copy)
+    if before != after:
+        await _raise_if_queued(directory, then_in_force, config)
+    return PostfixChange(directory, before, after, tuple(found))
+
+
+async def _raise_if_queued(directory: Path, then: PostfixSettings, config: Config) -> None:
+    """Raises StillQueued where mail in the queue goes to a filter that is gone by the settings `then`, or may do so."""
+    try:
+        stranded = without_way(await filtered(directory), then, config)
+    except QueueUnknown as error:
+        raise StillQueued(
+            f"{directory}: what waits in the queue cannot be read ({error}), and mail there may go to the relay in a "
+            "way that this change takes away. Nothing was changed. As root, have `postqueue -j` list the queue and "
+            "`postcat -eq ID` each mail in it, then run this again"
+        ) from error
+    if stranded:
         raise StillQueued(
             f"{directory}: {many(len(stranded), 'mail')} in the queue for the relay, by {stranded[0]}, which this "
             "change takes away. Nothing was changed. While the relay serves as it is, have `postqueue -f` empty "
             "the queue; what cannot leave: `postsuper -d ID`"
         )
-    return PostfixChange(directory, before, after, tuple(found))
 
 
 def apply(change: PostfixChange, beside: Path) -> Path:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import structlog
 
 from relay.counting import metrics
-from relay.counting.alarms import ALARMS
+from relay.counting.alarms import ALARMS, Alarm
 from relay.counting.board import Board
 from relay.files import write_whole
 from relay.status.rules import RULES, Rule
@@ -92,7 +92,7 @@ class Alarms:
             first = self._first_seen.setdefault(key, now)
             if known := self._standing.get(key):
                 known.seen, known.cause = now, cause
-            elif now - first >= ALARMS[key[0]].after_s and len(self._standing) < MOST:
+            elif now - first >= ALARMS[key[0]].after_s and self._has_room(ALARMS[key[0]]):
                 self._begin(*key, cause)
         self._first_seen = {key: first for key, first in self._first_seen.items() if key in seen}
         for key, each in list(self._standing.items()):
@@ -109,6 +109,10 @@ class Alarms:
                 yield from ((name, about, cause) for about, cause in list(rule(sight, self.about(name))))
             except Exception as error:  # noqa: BLE001 - what breaks one must not keep the others from being raised
                 log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
+
+    def _has_room(self, alarm: Alarm) -> bool:
+        """Whether one more may stand; warnings leave half of the places to what is critical."""
+        return len(self._standing) < (MOST if alarm.severity == "critical" else MOST // 2)
 
     def _begin(self, name: str, about: str, cause: str) -> None:
         wall = time.time()

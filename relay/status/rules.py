@@ -174,6 +174,13 @@ def _certificate_ended(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
             yield whose, f"certificate of {whose} has ended on {day}"
 
 
+def _certificates_refused(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    for (kme,), refused in sight.gauges(metrics.KME_CERTIFICATES_REFUSED).items():
+        if refused:
+            trouble = next((row.trouble for row in sight.watched.keys.pool_rows() if row.kme == kme), "")
+            yield kme, trouble or f"KME {kme} does not take the renewed files, and those before are used"
+
+
 def _certificates(sight: Sight) -> Iterator[tuple[str, float, str]]:
     """Yields each certificate's name, the seconds left, and the day of its end."""
     now = datetime.now(UTC).timestamp()
@@ -285,7 +292,8 @@ def _next_hop_refuses(sight: Sight, standing: Collection[str]) -> Iterator[Seen]
         number = sight.grown(metrics.FAILURES, WINDOW_S, _failed(direction, _SAYS_NO))
         waits = any((each.direction, each.cause) == (direction, "next hop") for each in sight.waiting)
         if not _delivered(sight, direction, WINDOW_S) and (number >= DEFERRED or (direction in standing and waits)):
-            yield direction, f"the next hop of {direction} mail has taken none of the last {number:.0f}"
+            lately = f"has taken none of the last {many(number, 'mail')}" if number else "has not taken what waits"
+            yield direction, f"the next hop of {direction} mail {lately}"
 
 
 def _delivered(sight: Sight, direction: str, seconds: float) -> float:
@@ -353,6 +361,7 @@ RULES: dict[str, Rule] = {
     "received_keys_refused": _received_keys_refused,
     "certificate_ends": _certificate_ends,
     "certificate_ended": _certificate_ended,
+    "certificates_refused": _certificates_refused,
     "store_unwritable": _not_ready("store_unwritable"),
     "disk_full": _disk_full,
     "audit_unwritable": _audit_unwritable,

@@ -141,7 +141,8 @@ class Looking:
         """How many there are; looked for once for each policy set."""
         policies = self._watched.policies()
         if policies is not self._policies:
-            self._in_vain = await asyncio.to_thread(lambda: sum(1 for _ in in_vain(policies)))
+            sends = self._watched.config.outgoing is not None
+            self._in_vain = await asyncio.to_thread(lambda: sum(1 for _ in in_vain(policies, sends=sends)))
             self._policies = policies
         return self._in_vain
 

@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 FRESH_S = 60.0
 """Maximum age of the file of a relay that serves, in seconds."""
 MOST = 200
-"""Maximum number of conditions that stand at once."""
+"""Maximum number of conditions that stand at once; of warnings half as many."""
 
 State = Literal["begins", "stands", "changed", "ends"]
 

@@ -42,7 +42,7 @@ MAIL_EVERY_S = 300.0
 COMMAND_S = 30.0
 MAIL_S = 60.0
 MOST = 100
-"""Maximum backlog of notices; the oldest are dropped."""
+"""Maximum backlog of notices; the oldest are dropped, warnings first."""
 _COMMAND = "command"
 """Name of the program in the file, where others are addresses."""
 
@@ -67,6 +67,11 @@ class _Word:
         }  # fmt: skip
 
     @property
+    def critical(self) -> bool:
+        """Whether someone has to act now."""
+        return ALARMS[self.name].severity == "critical"
+
+    @property
     def when(self) -> str:
         return datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
@@ -83,10 +88,12 @@ class _Untold:
     """The notices that wait for one address, or for the program."""
 
     def __init__(self) -> None:
-        self.words: deque[_Word] = deque(maxlen=MOST)
+        self.words: deque[_Word] = deque()
         self._something = asyncio.Event()
 
     def add(self, word: _Word) -> None:
+        if len(self.words) >= MOST:
+            self.words.remove(next((each for each in self.words if not each.critical), self.words[0]))
         self.words.append(word)
         self._something.set()
 
@@ -104,8 +111,8 @@ class _Untold:
 
 
 def _headline(words: Sequence[_Word]) -> str:
-    """The alarm that begins, and how many more do."""
-    begin = [word for word in words if word.state == "begins"]
+    """The worst alarm that begins, and how many more do."""
+    begin = sorted((word for word in words if word.state == "begins"), key=lambda each: not each.critical)
     if not begin:
         return "alarms"
     more = f" (and {len(begin) - 1} more)" if len(begin) > 1 else ""
@@ -140,8 +147,9 @@ class AlarmTelling:
     def resume(self, untold: Mapping[str, Any]) -> None:
         """What `untold` gave, to those that alarms are still due to. Raises ValueError, KeyError and TypeError."""
         for to, each in {**self._mails, **self._runs}.items():
-            for word in untold.get(to, ()):
-                each.add(_Word(**word))
+            for word in (_Word(**fields) for fields in untold.get(to, ())):
+                if word.name in ALARMS:
+                    each.add(word)
 
     async def keep_up(self) -> None:
         """Sends notices until cancelled; no receiver waits for another."""

@@ -4,10 +4,13 @@ Standard: relay/counting/alarms.py has an entry for each rule and a rule for eac
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
+from email import message_from_bytes, policy
+from email.message import EmailMessage
 from pathlib import Path
 from time import time
 from types import SimpleNamespace
@@ -16,17 +19,19 @@ from typing import Any, cast
 import pytest
 from structlog.testing import capture_logs
 
-from relay.config import AlarmSettings
+from relay.config import AlarmSettings, Config
 from relay.counting import metrics
 from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
+from relay.mail import Mail
 from relay.policy.decide import PolicySet
-from relay.status import Watched, alarms, sight
+from relay.status import Watched, alarms, sight, telling
 from relay.status.alarms import AGAIN_S, Alarms
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
 from relay.status.sight import Looking, Sight
-from relay.status.standing import MOST
+from relay.status.standing import MOST, Standing
+from relay.status.telling import AlarmTelling
 
 EMPTY = PolicySet(Path("/policies"), {}, {}, "0" * 40)
 ME = ("outgoing", "smtp", "", "plaintext", "delivered")
@@ -185,6 +190,7 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("received_keys_refused", "kme", lambda b: b.add(metrics.RECEIVED_KEYS_REFUSED, "kme"), NOTHING),
     ("certificate_ends", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=time() + 86_400), NOTHING),
     ("certificate_ended", "peer bob", lambda b: b.set(metrics.CERTIFICATE, "peer", "bob", to=1), NOTHING),
+    ("certificates_refused", "kme", lambda b: b.set(metrics.KME_CERTIFICATES_REFUSED, "kme", to=1), NOTHING),
     ("keys_unwatched", "kme bob", lambda b: b.set(metrics.STATUS_AGE, "kme", "bob", to=61), NOTHING),
     ("policy_holds", "outgoing", lambda b: _held_twice(b, "policy"), NOTHING),
     ("mailbox_unwatched", "ben", lambda b: b.set(metrics.MAILBOX_UNWATCHED, "ben", "login", to=1e9), NOTHING),
@@ -350,6 +356,69 @@ def test_the_number_that_stands_is_bounded(raised: tuple[Alarms, list[str]], fau
     faults[:] = [(f"peer{number}", "no key") for number in range(2 * MOST)]
     made.note(NO_SIGHT)
     assert (len(made.standing), len(events(logs))) == (MOST, MOST)
+
+
+def test_many_warnings_leave_room_for_what_is_critical(tmp_path: Path, now: list[float]) -> None:
+    made = Alarms(
+        Board(), tmp_path / "alarms.json", clock=lambda: now[0],
+        rules={
+            "keys_unwatched": lambda *_: [(f"kme peer{number}", "nothing said") for number in range(2 * MOST)],
+            "keys_gone": lambda *_: [("bob", "no key")],
+        },
+    )  # fmt: skip
+    made.note(NO_SIGHT)
+    assert "bob" in made.about("keys_gone")
+
+
+class _Out:
+    """A way out that keeps the mails."""
+
+    def __init__(self) -> None:
+        self.mails: list[EmailMessage] = []
+        self.came = asyncio.Event()
+
+    async def process(self, mail: Mail) -> list[None]:
+        self.mails.append(message_from_bytes(mail.message, policy=policy.default))
+        self.came.set()
+        return [None]
+
+
+@pytest.mark.parametrize("warnings", [1, 3 * telling.MOST])
+async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_told_around_it(warnings: int) -> None:
+    config = SimpleNamespace(
+        alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None),
+        site=SimpleNamespace(name="alice", domains=("alice.example",), hostname="relay.alice.example"),
+    )
+    out = _Out()
+    told = AlarmTelling(cast(Config, config), Board(), cast(Any, out), {})
+
+    def say(name: str, about: str) -> None:
+        told.tell(Standing(ALARMS[name], about, "a cause", since=0.0, told=0.0, seen=0.0), "begins")
+
+    say("policy_in_vain", "")
+    say("keys_gone", "bob")
+    for number in range(warnings):
+        say("keys_run_low", f"kme peer{number}")
+    mailing = asyncio.create_task(told.keep_up())
+    async with asyncio.timeout(30):
+        await out.came.wait()
+    mailing.cancel()
+    [mail] = out.mails
+    assert ALARMS["keys_gone"].line("bob") in mail["Subject"]
+    assert "keys_gone (bob) begins" in mail.get_content()
+    assert f"(and {min(warnings + 1, telling.MOST - 1)} more)" in mail["Subject"]
+
+
+def test_what_was_still_to_be_told_of_an_alarm_that_is_no_more_known_holds_up_nothing(tmp_path: Path) -> None:
+    config = SimpleNamespace(
+        alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None), site=SimpleNamespace()
+    )
+    told = AlarmTelling(cast(Config, config), Board(), None, {})
+    told.tell(Standing(ALARMS["keys_gone"], "bob", "a cause", since=0.0, told=0.0, seen=0.0), "begins")
+    [word] = told.untold()["root@alice.example"]
+    after = AlarmTelling(cast(Config, config), Board(), None, {})
+    after.resume({"root@alice.example": [word | {"name": "of_old"}, word]})
+    assert after.untold() == {"root@alice.example": [word]}
 
 
 def test_a_rule_that_breaks_keeps_no_other_from_being_raised(tmp_path: Path, now: list[float]) -> None:

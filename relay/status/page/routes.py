@@ -22,10 +22,10 @@ EVENTS = "/events"
 FILES: Mapping[str, str] = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
 HERE = Path(__file__).parent
 
-_TOP = (("troubles", "waiting"), ("today", "latency", "keys"))
+_TOP = (("troubles", "waiting"), ("today", "latency", "keys"), ("clear", "canary"))
 _WIDE = ("history", "mails", "held")
-_BELOW = (("clear", "canary", "kmes"), ("certificates", "quarantine", "policies", "processes"))
-"""Sections in columns that stand side by side where there is room, and those that take the whole width."""
+_BELOW = (("kmes", "processes"), ("certificates", "quarantine", "policies"))
+"""Sections in columns that stand side by side where there is room, the third below the first, and the others."""
 
 
 class Page:
@@ -70,9 +70,9 @@ class Page:
             element(
                 "main",
                 slots["verdict"],
-                _columns(slots, _TOP),
+                _columns(slots, _TOP, "top"),
                 [slots[name] for name in _WIDE],
-                _columns(slots, _BELOW),
+                _columns(slots, _BELOW, "below"),
             ),
             element("footer", element("p", "All numbers: ", element("a", "metrics", href="metrics"), ". Ready: ",
                     element("a", "readyz", href="readyz"), ". Nothing can be changed here.")),
@@ -81,10 +81,10 @@ class Page:
         return web.Response(text=whole, content_type="text/html", charset="utf-8")
 
 
-def _columns(slots: Mapping[str, Html], names: Sequence[Sequence[str]]) -> Html:
+def _columns(slots: Mapping[str, Html], names: Sequence[Sequence[str]], class_: str) -> Html:
     """Each section stays in its column, however long the others get."""
     columns = [element("div", [slots[name] for name in each], class_="column") for each in names]
-    return element("div", columns, class_="columns")
+    return element("div", columns, class_=f"columns {class_}")
 
 
 @asynccontextmanager

@@ -159,7 +159,11 @@ def show_mails(now: Now) -> Html:
     outcomes = ("delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated")
     ordered = sorted(counts, key=lambda each: (DIRECTIONS.index(each[0]), LEVELS.index(_part(each[1]))))
     rows: list[list[Content]] = [
-        [_level(level), direction, *(words.number(counts[direction, level].get(each, 0)) for each in outcomes)]
+        [
+            _level(level, direction),
+            direction,
+            *(words.number(counts[direction, level].get(each, 0)) for each in outcomes),
+        ]
         for direction, level in ordered
     ]
     since = now.value(metrics.STARTED)
@@ -272,10 +276,11 @@ def _part(level: str) -> str:
     return name if name in LEVELS else "other"
 
 
-def _level(level: str) -> Html:
+def _level(level: str, direction: str) -> Html:
+    """A level with its colour, which in clear depends on the direction: so most mail from elsewhere comes."""
     part = _part(level)
     name = _NAMES[part] if part == levels.PLAINTEXT else level
-    return element("span", element("span", class_=f"swatch level-{part}", aria_hidden="true"), name)
+    return element("span", element("span", class_=f"swatch level-{part}", aria_hidden="true"), name, class_=direction)
 
 
 def _time(at: float, form: str) -> str:

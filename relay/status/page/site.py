@@ -28,7 +28,7 @@ def show_kmes(now: Now) -> Html:
         mean = f"{numbers[-1] / times * 1000:,.1f} ms" if numbers and times else "none"
         shown = _BREAKER.get(int(state), ("warning", "unknown"))
         if now.stands("kme_away", kme) and shown[0] == "good":
-            shown = ("bad", "closed, but it does not answer")
+            shown = ("bad", "no answer")
         rows.append(
             [element("bdi", kme), call, badge(*shown),
              words.number(answered[kme, call]), words.number(failed[kme, call]), mean]

@@ -63,19 +63,23 @@ def _held(now: Now) -> Html | None:
                 longest = words.duration(now.value(metrics.HELD_SECONDS, direction, cause) or 0)
                 command = _COMMANDS.get(cause)
                 rows.append(
-                    [direction, cause, words.number(count), longest, _peers(now, direction),
+                    [direction, cause, words.number(count), longest,
                      element("code", command) if command else "the log says more"]
                 )  # fmt: skip
     if not rows:
         return None
-    columns = ["mail", "why", "recipients", "longest wait", f"peers, last {MINUTES}", "to see more"]
-    return table("held-now", "Held: it waits in the queue of the mail server", columns, rows, words_in=(0, 1, 3, 4, 5))
+    caption = "Held: it waits in the queue of the mail server"
+    if peers := "; ".join(filter(None, (_peers(now, each) for each in DIRECTIONS))):
+        caption += f". Attempts held in the last {MINUTES}: {peers}"
+    columns = ["mail", "why", "recipients", "longest wait", "to see more"]
+    return table("held-now", caption, columns, rows, words_in=(0, 1, 3, 4))
 
 
 def _peers(now: Now, direction: str) -> str:
-    """Returns the peers whose mail was held lately, with the number of attempts."""
+    """Returns the peers whose mail was held lately, with the number of attempts; "" where none was."""
     tries: dict[str, float] = {}
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:
             tries[peer] = tries.get(peer, 0.0) + count
-    return ", ".join(f"{peer or 'no peer'} ({amounts.many(count, 'mail')})" for peer, count in sorted(tries.items()))
+    each = ", ".join(f"{peer or 'no peer'} {count:,.0f}" for peer, count in sorted(tries.items()))
+    return f"{direction}: {each}" if each else ""

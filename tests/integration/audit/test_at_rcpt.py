@@ -73,7 +73,7 @@ async def test_a_transaction_that_ends_without_content_leaves_a_record_of_those_
         if end:
             await talk.say(end)
     [record] = of(site)
-    assert (record["outcome"], record["reason"], record["level"]) == ("held", "PolicyHolds", "none")
+    assert (record["outcome"], record["reason"], record["level"]) == ("held", "NoPolicy", "none")
     assert (record["queue_id"], record["listener"], record["direction"]) == (QUEUE_ID, "lmtp", "outgoing")
     assert (record["octets"], record["message_id"], len(record["recipients"])) == (0, "", 1)
     assert "no policy covers (the recipient): create" in record["cause"]
@@ -92,7 +92,7 @@ async def test_the_same_cause_for_many_is_one_record_and_those_with_content_are_
         assert (await talk.say(mails.plain().decode() + ".")).code == 250
     found = {(each["outcome"], each["reason"]): each for each in of(site)}
     assert {what: len(each["recipients"]) for what, each in found.items()} == {
-        ("delivered", ""): 1, ("held", "PolicyHolds"): 2, ("refused", "PolicyRefuses"): 1,
+        ("delivered", ""): 1, ("held", "NoPolicy"): 2, ("refused", "PolicyRefuses"): 1,
     }  # fmt: skip
     assert len({each["mail"] for each in found.values()}) == 1
     assert {each["message_id"] for each in found.values()} == {mime.hash_of_id("<1@alice.example>")}
@@ -117,7 +117,7 @@ async def test_by_milter_as_well(site: Site) -> None:
     async with app.running(site.config) as addresses:
         assert (await asyncio.to_thread(hand_over, addresses["outgoing_milter"])).startswith("451")
     [record] = of(site)
-    assert (record["outcome"], record["reason"], record["listener"]) == ("held", "PolicyHolds", "milter")
+    assert (record["outcome"], record["reason"], record["listener"]) == ("held", "NoPolicy", "milter")
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -168,9 +168,7 @@ async def test_what_passes_both_ways_is_one_story_and_never_said_to_be_delivered
     assert [each["outcome"] for each in json.loads(told(passed_twice, named, "--json").stdout)] == [
         "delivered", "held", "held",
     ]  # fmt: skip
-    assert result.stdout.splitlines()[-1].startswith(
-        "so far held (outgoing), 1 recipients; PolicyHolds: no policy covers"
-    )
+    assert result.stdout.splitlines()[-1].startswith("so far held (outgoing), 1 recipients; NoPolicy: no policy covers")
     assert "so far handed on" not in result.stdout
     assert "delivered" not in result.stdout
     assert "queued there as 3775B13BB" in result.stdout

@@ -6,13 +6,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import pwd
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from relay.cli import check_listeners, check_site, cli
+from relay.cli import check_site, cli, units
 from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
@@ -128,7 +131,7 @@ async def test_only_development_key_servers_are_to_be_run(
 ) -> None:
     monkeypatch.setattr(check_site, "from_development_kme", lambda _: of_development)
     edit(alice, alice.config.kmes["kme"].url, "https://localhost:1")
-    wrong: list[check_site.State] = [("KME kme", "", ("it does not answer",))]
+    wrong: list[check_site.State] = [("KME kme", "", ("KMEUnreachable: it does not answer",))]
     steps = list(check_site.next_steps(alice.config_file, alice.config, wrong))
     assert any("qumail-relay kme" in each for each in steps) == of_development
 
@@ -190,18 +193,97 @@ async def test_an_enabled_unit_that_does_not_run_is_wrong_once_it_was_started(
     (tmp_path / "systemctl").write_text(f"#!/bin/sh\ncat <<END\n{unit}END\n")
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    monkeypatch.setattr(check_listeners, "UNIT_FILES", (tmp_path / "systemctl",))
+    started = _unit(tmp_path, monkeypatch)
 
     def wrong(*words: str) -> tuple[bool, str]:
         done = CliRunner().invoke(cli, ["check", "--config", str(alice.config_file), *words])
         return "it is enabled and does not run" in " ".join(done.output.split()), done.output
 
     assert (await asyncio.to_thread(wrong))[0] is False  # it is another relay.toml than the unit's
-    monkeypatch.setattr(check_listeners, "UNIT_CONFIG", alice.config_file)
+    started("qumail-relay", alice.config_file)
     found, said = await asyncio.to_thread(wrong)
     assert found is not well
     assert "start the relay: systemctl start qumail-relay" in said
     assert (await asyncio.to_thread(wrong, "--before-start"))[0] is False
+
+
+@pytest.mark.parametrize(
+    ("policies", "well"),
+    [
+        ({}, False),
+        ({"default.toml": 'levels = ["aes"]\n'}, True),
+        ({"bob.example.toml": 'levels = ["aes"]\n'}, True),
+        ({"bob.example/ben.toml": 'levels = ["aes"]\n'}, True),
+    ],
+)
+async def test_a_peer_whom_no_policy_covers_is_wrong(alice: Site, policies: dict[str, str], well: bool) -> None:
+    (alice.directory / "policies" / "default.toml").unlink()
+    alice.write_policies({"alice.example.toml": 'levels = ["plaintext"]\n', **policies})
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    said = "bob.example.toml:1:1: not there, and no other file covers bob.example: mail to peer 'bob' is held"
+    assert ("WRONG  policies" in done.output) is not well
+    assert (said in done.output) is not well
+
+
+@pytest.mark.parametrize(
+    ("named", "booted", "command"),
+    [
+        ("relay.toml", True, "systemctl start alice"),
+        ("./../alice/relay.toml", True, "systemctl start alice"),
+        ("other.toml", True, "qumail-relay serve --config"),
+        ("relay.toml", False, "qumail-relay serve --config"),
+    ],
+)
+async def test_what_starts_the_relay_is_the_unit_that_reads_its_file_and_else_a_command(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str, booted: bool, command: str
+) -> None:
+    _unit(tmp_path, monkeypatch)("alice", alice.directory / named)
+    if not booted:
+        monkeypatch.setattr(units, "BOOTED", tmp_path / "not")
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert f"Next   start the relay: {command}" in done.output
+    assert ("systemctl" in done.output) == command.startswith("systemctl")
+
+
+async def test_relay_toml_is_to_be_edited_only_where_it_is_what_is_wrong(
+    alice: Site,
+) -> None:
+    documents = alice.directory / "peers"
+    documents.mkdir(mode=0o700)
+    (documents / "bob.json").write_text("no document")
+    edit(alice, "[store]", '[identity]\ndirectory = "identity"\npeers_directory = "peers"\n\n[store]')
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert "bob.json: not a peer document" in done.output
+    assert "Next   fix what is wrong, then: " in done.output
+    edit(alice, "[store]", "[stores]")
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert f"Next   edit {alice.config_file}, then: " in done.output
+
+
+@pytest.mark.parametrize("user", [None, "nobody"])
+async def test_a_state_that_is_not_the_unit_users_is_wrong(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, user: str | None
+) -> None:
+    """Such a relay does not start, and a command that goes by the owner alone would find all well."""
+    _unit(tmp_path, monkeypatch)("alice", alice.config_file, user or pwd.getpwuid(os.geteuid()).pw_name)
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
+    assert ("unit alice runs as nobody" in done.output) == (user is not None)
+    assert ("chown -R nobody: " in done.output) == (user is not None)
+
+
+def _unit(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """What writes a unit where systemd looks, by its name and the file that its relay reads."""
+    monkeypatch.setattr(units, "BOOTED", directory)
+    monkeypatch.setattr(units, "DIRECTORIES", (directory / "etc", directory / "lib"))
+    (directory / "lib").mkdir()
+    text = (Path(__file__).parents[3] / "deploy" / "qumail-relay.service").read_text()
+
+    def write(name: str, file: Path, user: str = "") -> None:
+        said = text.replace(str(units.DEFAULT_CONFIG), str(file))
+        user = user or pwd.getpwuid(os.geteuid()).pw_name
+        (directory / "lib" / f"{name}.service").write_text(said.replace("User=qumail-relay", f"User={user}"))
+
+    return write
 
 
 async def test_without_a_configuration_check_names_setup(tmp_path: Path) -> None:

@@ -24,13 +24,19 @@ from relay.keys.ring import KeyRing, PeerKeys
 from relay.keys.tls import ClientTLS, TLSRules
 from relay.keys.types import Timing
 from relay.kme import DevelopmentKMEs
-from relay.process import app
+from relay.process import app, upkeep
 from tests.integration.keys.test_build import _write
+from tests.integration.status.test_alarms import until_written
+from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_refusals import log as log  # a fixture
+from tests.system.drill import shortened
+from tests.testlib import mails
 from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
+from tests.testlib.status_page import page
+from tests.testlib.submit import submit
 
 NOW = datetime.now(UTC)
 
@@ -85,6 +91,78 @@ async def test_renewed_files_count_as_soon_as_they_belong_together(
         assert len(await client.request_enc_keys("bob")) == 1
     told = [record.levelno for record in caplog.records if "not_renewed" in record.getMessage()]
     assert told == [logging.ERROR]
+
+
+@pytest.mark.parametrize("wrong", ["certificate", "ca"])
+async def test_renewed_files_that_the_kme_does_not_take_leave_those_before_in_force_and_are_told(
+    own: Certificates, time: FakeTime, caplog: pytest.LogCaptureFixture, wrong: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with (
+        FakeKME(own) as kme,
+        kme.client(timing=time.timing, retry_attempts=0, timeout=3, min_timeout=3) as client,
+    ):
+        await client.request_enc_keys("bob")
+        before = {name: (own.directory / name).read_bytes() for name in ("ca.pem", "sae.pem", "sae.key")}
+        if wrong == "certificate":
+            _issue(own.directory, trustme.CA())
+        else:
+            trustme.CA().cert_pem.write_to_path(own.directory / "ca.pem")
+        time.now += 2
+        assert len(await client.request_enc_keys("bob")) == 1
+        assert "renewed files" in client.troubles["certificates"]
+        assert "kme_certificates_refused" in caplog.text
+        assert "kme_certificates_renewed" not in caplog.text
+        for name, content in before.items():
+            (own.directory / name).write_bytes(content)
+        _issue(own.directory, own.authority)
+        time.now += 2
+        await client.request_enc_keys("bob")
+        assert client.troubles == {}
+        assert "kme_certificates_renewed" in caplog.text
+
+
+async def test_renewed_files_are_taken_once_the_kme_takes_them(own: Certificates, time: FakeTime) -> None:
+    """Its operator may be later than ours."""
+    new = trustme.CA()
+    async with (
+        FakeKME(own) as kme,
+        kme.client(timing=time.timing, retry_attempts=0, timeout=3, min_timeout=3) as client,
+    ):
+        await client.request_enc_keys("bob")
+        _issue(own.directory, new)
+        time.now += 2
+        await client.request_enc_keys("bob")
+        assert client.troubles
+        new.configure_trust(kme.tls)
+        time.now += 60
+        await client.request_enc_keys("bob")
+        assert client.troubles == {}
+
+
+async def test_that_a_kme_does_not_take_renewed_files_stands_on_every_face(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.1)
+    site = with_status(
+        make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    )
+    with shortened():
+        async with app.running(site.config) as addresses:
+            assert (await submit(addresses["outgoing"], mails.plain())).code == 250
+            ca = kmes.state_dir / "ca.pem"
+            right = ca.read_bytes()
+            trustme.CA().cert_pem.write_to_path(ca)
+            await until_written(site, "certificates_refused")
+            assert (await submit(addresses["outgoing"], mails.plain().replace(b"<1@", b"<2@"))).code == 250
+            assert (await numbers(addresses["status"])).sum("qumail_alarm", alarm="certificates_refused") == 1
+            assert "KME kme does not take its renewed certificates" in (await page(addresses["status"])).text(
+                "troubles"
+            )
+            _, _, out = await run("check", "--config", site.config_file)
+            assert "WRONG  alarm certificates_refused kme" in out.decode()
+            ca.write_bytes(right)
+            await until_written(site)
 
 
 async def test_a_request_under_way_ends_over_the_connection_that_it_has(own: Certificates) -> None:

@@ -9,6 +9,7 @@ import json
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 from click.testing import CliRunner
 
 from relay.cli import cli
+from relay.keys import tls
 from relay.kme import DevelopmentKMEs
 from relay.process import assembly
 from relay.store import store
@@ -34,6 +36,12 @@ async def _check(site: Site, *options: str) -> dict[str, list[str]]:
     for finding in findings:
         problems.setdefault(finding["what"], []).extend(finding["problems"])
     return problems
+
+
+async def _said(site: Site) -> str:
+    """What a person reads."""
+    done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(site.config_file)])
+    return done.output
 
 
 @pytest.mark.parametrize(
@@ -78,3 +86,33 @@ async def test_a_store_that_cannot_be_written_and_what_the_serving_relay_has_not
     assert "for peer bob: no keys are drawn, the store cannot remember them: no space left on device" in problem
     site.config.keys_file.unlink()
     assert not any((await _check(site)).values())
+
+
+async def test_development_key_servers_are_advised_where_they_do_not_answer_and_not_where_a_certificate_ends(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "ENDS_SOON", timedelta(days=100_000))
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    said = await _said(site)
+    assert "WRONG  KME kme: certificates" in said
+    assert "run the development key servers" not in said
+    nowhere = "https://127.0.0.1:1"
+    away = make_site(tmp_path / "away", "alice", state=kmes.state_dir, kme_url=nowhere, outgoing=sink.address)
+    assert "run the development key servers" in await _said(away)
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_without_peers_a_kme_that_refuses_us_is_wrong_and_one_that_knows_us_is_ok(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, known: bool
+) -> None:
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+    text, _, _ = site.config_file.read_text().partition("[peers.bob]")
+    site.config_file.write_text(text if known else text.replace("sae-2.", "sae-1."))
+    said = await _said(site)
+    if known:
+        assert f"ok     KME kme  {kmes.urls[0]}: knows this relay; no peer has its group 'alice-bob'" in said
+        assert "401" not in said
+    else:
+        assert "WRONG  KME kme  refuses this relay" in said
+        assert "HTTP 401" in said
+        assert "ok     KME kme" not in said

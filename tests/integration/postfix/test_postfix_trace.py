@@ -45,7 +45,7 @@ async def test_why_a_mail_is_stuck_is_told_by_its_queue_id(tmp_path: Path, kmes:
         name = await stuck(alice, "zoe@nowhere.example")
         story = await until_recorded(alice, name)
         last = story.splitlines()[-1]
-        assert last.startswith("so far held (outgoing), 1 recipients; PolicyHolds: no policy covers")
+        assert last.startswith("so far held (outgoing), 1 recipients; NoPolicy: no policy covers")
         assert "delivered" not in story
         [first] = set(re.findall(r"queue_id (\w+)", story))
         assert first != name, "it has passed both filters"

@@ -127,5 +127,33 @@ async def test_mail_that_waits_for_the_former_integration_is_not_left_behind(
         assert texts(server.config) == before
         assert "queue-stranded" in [fault.code for fault in await checked.faults(server.config, other)]
         assert "queue-stranded" not in [fault.code for fault in await checked.faults(server.config, former)]
+        await server.command("postfix", "stop")
+        assert len(await queue.filtered(server.config)) == 2
+        await server.command("postfix", "start")
         await server.command("postsuper", "-d", "ALL")
         assert (await planned_change(server.config, other, beside=tmp_path, service=f"{smtp}/inet")).differs
+
+
+@requires_postfix
+@pytest.mark.parametrize("broken", ["postqueue", "postcat"])
+async def test_where_the_queue_cannot_be_read_nothing_is_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    [smtp] = postfix.free_addresses(1)
+    former, other = site(tmp_path, "content-filter"), site(tmp_path, "milter")
+    settings = {"content_filter": "qumail:[127.0.0.1]:15024"}
+    transport = "postconf -M 'qumail/unix=qumail unix - - n - - lmtp'"
+    async with postfix.running(smtp=smtp, fragments=(), ports={}, settings=settings, changes=transport) as server:
+        await server.submit(mails.plain(), recipients=["ben@bob.example"])
+        await server.deferred("ben@bob.example")
+        fails = tmp_path / "bin" / broken
+        fails.parent.mkdir()
+        fails.write_text(f"#!/bin/sh\necho '{broken}: fatal: no room' >&2\nexit 1\n")
+        fails.chmod(0o755)
+        monkeypatch.setenv("PATH", str(fails.parent), prepend=":")
+        before = texts(server.config)
+        with pytest.raises(StillQueued, match="no room") as refused:
+            await planned_change(server.config, other, beside=tmp_path, service=f"{smtp}/inet")
+        assert "postqueue -j" in str(refused.value)
+        assert texts(server.config) == before
+        assert "queue-unknown" in [fault.code for fault in await checked.faults(server.config, former)]

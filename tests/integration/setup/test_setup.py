@@ -367,7 +367,7 @@ async def test_a_site_without_peers_has_its_kme_asked_by_check_and_development_k
     checked = await asyncio.to_thread(run, home, "--no-next-hops", group="check")
     assert checked.exit_code == 0, checked.output
     said = " ".join(checked.output.split())
-    assert "answers; no peer has its group 'default'" in said
+    assert "knows this relay; no peer has its group 'default'" in said
     assert "NOTE KME kme gives DEVELOPMENT KEYS, NOT QUANTUM" in said
     await asyncio.to_thread(run, home, *flags, "--kme", "https://127.0.0.1:1", "--replace")
     checked = await asyncio.to_thread(run, home, "--no-next-hops", group="check")

@@ -45,6 +45,20 @@ FOLD = """
 return ["verdict", "troubles", "waiting", "today", "latency", "keys"]
   .map((each) => document.getElementById("slot-" + each).getBoundingClientRect().bottom)
 """
+COLUMNS = """
+return [...document.querySelectorAll(".columns")].map((each) => {
+  const top = each.getBoundingClientRect().top, ends = {};
+  for (const one of each.children) {
+    const {left, bottom} = one.getBoundingClientRect();
+    ends[left] = Math.max(ends[left] || 0, bottom - top);
+  }
+  return Object.values(ends);
+})
+"""
+COLOURS = """
+return [...document.querySelectorAll(".swatch.level-plaintext")].filter((each) => each.closest("#today, #history, #mails"))
+  .map((each) => getComputedStyle(each).backgroundColor)
+"""
 BROKEN = 'levels = ["aes'
 
 
@@ -165,12 +179,31 @@ async def test_nothing_is_cut_off(two: Two, sink: Sink, browser: Browser, width:
     assert await browser.run("return document.scrollingElement.scrollWidth") <= width
 
 
-async def test_what_matters_is_seen_without_scrolling(two: Two, browser: Browser) -> None:
+async def test_what_matters_is_seen_without_scrolling_and_no_column_is_empty(two: Two, browser: Browser) -> None:
     for number in range(3):
         assert await send(two.alice["outgoing"], number) == 250
     await browser.look(1400, "light")
     await browser.open(f"http://{two.alice['status']}/")
     assert max(await browser.run(FOLD)) <= 900
+    for first, second in await browser.run(COLUMNS):
+        assert min(first, second) > 0.6 * max(first, second)
+
+
+async def test_mail_in_clear_has_one_colour_for_each_direction_in_charts_and_tables(two: Two, browser: Browser) -> None:
+    assert (await submit(two.bob["incoming"], mails.plain(), sender="x@elsewhere.example")).code == 250
+    assert await send(two.alice["outgoing"], 0, recipients=["x@elsewhere.example"]) == 250
+    await browser.look(1400, "light")
+    found = {}
+    for site, status in (("alice", two.alice["status"]), ("bob", two.bob["status"])):
+        await browser.open(f"http://{status}/")
+        await until(
+            browser,
+            "return Boolean(document.querySelector('#today .legend') && document.querySelector('#table-mails'))",
+        )
+        found[site] = await browser.run(COLOURS)
+        assert len(found[site]) > 1
+        assert len(set(found[site])) == 1
+    assert found["alice"][0] != found["bob"][0]
 
 
 async def test_the_keyboard_reaches_everything_and_news_do_not_move_it(two: Two, browser: Browser) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from relay.keys import report
-from relay.kme import DevelopmentKMEs
+from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from relay.process import app, upkeep
 from relay.status import record
 from tests.integration.status.test_alarms import until_written
@@ -150,6 +151,35 @@ async def test_no_card_of_keys_is_green_while_mail_finds_none(
             while not (row := await _pool(site))["trouble"]:
                 await asyncio.sleep(0.1)
         assert "no quantum key for peer bob" in row["trouble"]
+
+
+async def test_a_shortage_is_called_so_wherever_one_looks_whatever_the_kme_calls_it(
+    tmp_path: Path, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "WRITE_DOWN_S", 0.1)
+    link = LinkSettings(key_rate=0)
+    async with DevelopmentKMEs(state_dir=tmp_path / "kme", host="127.0.0.1", ports=(0, 0), link=link) as kmes:
+        site = with_status(
+            make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address)
+        )
+        kmes.link.bits = 0
+        kmes.km1.exhausted = Misbehaviour("http", 400, '{"message": "exceeds the generated key count"}')
+        with capture_logs() as logs:
+            async with app.running(site.config) as addresses:
+                assert (await submit(addresses["outgoing"], mails.plain())).code == 451
+                await until_written(site, "keys_gone")
+                assert "shortage of keys" in (await page(addresses["status"])).text("troubles")
+                async with asyncio.timeout(30):
+                    while "shortage of keys" not in (await _pool(site))["trouble"]:
+                        await asyncio.sleep(0.1)
+                _, _, out = await run("check", "--config", site.config_file)
+        [held] = [each for each in logs if each["event"] == "not_sealed"]
+        assert str(held["cause"]).startswith("KMEExhausted") or "shortage of keys" in str(held)
+        [begun] = [each for each in logs if each["event"] == "alarm_begins"]
+        assert "shortage of keys" in begun["cause"]
+        assert "KMERefusedRequest" not in str(logs) + out.decode()
+        for what in ("KME kme", "alarm keys_gone bob"):
+            assert re.search(f"WRONG  {what}  .*shortage of keys", out.decode()), out.decode()
 
 
 async def _pool(site: Site) -> dict[str, Any]:

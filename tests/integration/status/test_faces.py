@@ -122,6 +122,7 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "received_keys_refused": lambda s: s.board.add(metrics.RECEIVED_KEYS_REFUSED, "kme2"),
     "certificate_ends": lambda s: s.board.set(metrics.CERTIFICATE, "peer", "carol", to=SOON),
     "certificate_ended": lambda s: s.board.set(metrics.CERTIFICATE, "peer", "dave", to=1),
+    "certificates_refused": lambda s: s.board.set(metrics.KME_CERTIFICATES_REFUSED, "kme2", to=1),
     "store_unwritable": lambda s: s.patch.setattr(Readiness, "_store", _no_store),
     "disk_full": lambda s: s.patch.setattr(ready, "no_room", lambda _: "no space left on its disk"),
     "audit_unwritable": lambda s: s.patch.setattr(Audit, "why_not_writable", lambda _: "no space"),
@@ -195,7 +196,7 @@ async def test_all_faces_of_a_relay_tell_the_same_list(
             for name, about in standing:
                 assert ALARMS[name].line(about) in troubles, name
                 assert f" {name} since " in troubles, name
-            assert "enc_keys ✕ closed, but it does not answer" in shown.text("kmes")
+            assert "enc_keys ✕ no answer" in shown.text("kmes")
             assert shown.text("slot-verdict").startswith("✕ All mail is held: the store cannot be written")
             for words in ([], [f"--postfix={tmp_path}"]):
                 _, _, out = await run("check", "--config", site.config_file, "--json", *words)

@@ -108,8 +108,10 @@ async def test_numbers_are_those_of_metrics_and_of_what_was_sent(two: Two, sink:
         ):
             await asyncio.sleep(0.05)
     assert said == "✓ Mail flows 10 delivered, 2 refused in the last 10 minutes; mail to 1 recipient is held"
-    waits = "Put aside and held now Held: it waits in the queue of the mail server mail why recipients longest wait "
-    waits += "peers, last 10 minutes to see more outgoing next hop 1 "
+    waits = (
+        "Put aside and held now Held: it waits in the queue of the mail server. Attempts held in the last 10 minutes: "
+    )
+    waits += "outgoing: bob 1 mail why recipients longest wait to see more outgoing next hop 1 "
     assert (await page(two.alice["status"])).text("waiting").startswith(waits)
     keys = (await numbers(two.alice["status"])).sum("qumail_key_pool_keys", peer="bob")
     assert re.search(rf"kme for bob .* ready here ?{keys:.0f} ", shown.text("keys"))

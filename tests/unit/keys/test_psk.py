@@ -106,20 +106,19 @@ async def test_a_provider_that_shows_a_certificate_in_place_of_the_key_is_not_sp
 
 
 @needs_python_3_13
-async def test_a_new_key_counts_at_once_and_one_that_cannot_be_used_leaves_the_former(
-    psk: PSK, caplog: pytest.LogCaptureFixture
+async def test_a_new_key_is_used_and_one_that_cannot_be_used_leaves_the_former(
+    psk: PSK, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    tls = PSKTLS(psk)
-    assert not tls.renew("kme")
-    before = tls.context
-    psk.file.write_text("no key")
-    assert not tls.renew("kme")
-    assert tls.context is before
-    psk.file.write_text("6f" * 32)
-    assert tls.renew("kme")
-    assert tls.context is not before
-    assert [said in caplog.text for said in ("kme_psk_not_renewed", "kme_psk_renewed", "6f6f")] == [True, True, False]
+    async with provider(tmp_path, "-tls1_3", *with_psk("6f" * 32)) as url, client(url, psk) as skip:
+        psk.file.write_text("no key")
+        skip.renew_certificates(anyway=True)
+        assert "no key" not in skip.renewal.refused
+        assert "not written in hexadecimal" in skip.renewal.refused
+        psk.file.write_text("6f" * 32)
+        skip.renew_certificates(anyway=True)
+        assert (await skip.check_key_status("bob")).source_KME_ID == "alice"
+    assert ("kme_psk_renewed" in caplog.text, "6f6f" in caplog.text) == (True, False)
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 13), reason="this Python has TLS-PSK")

@@ -107,14 +107,33 @@ async def test_a_limit_that_stays_costs_one_refusal_a_minute(certificates: Certi
 
 
 @pytest.mark.parametrize("answer", WORDS)
-@pytest.mark.parametrize(("stored", "error"), [(0, KMEExhausted), (50, KeyUnavailable)])
-async def test_the_client_compares_with_the_status(
-    certificates: Certificates, time: FakeTime, answer: tuple[int, str], stored: int, error: type[KeyUnavailable]
+@pytest.mark.parametrize("stored", [0, 50])
+async def test_a_shortage_is_called_so_by_the_words_of_the_answer_or_by_the_status(
+    certificates: Certificates, time: FakeTime, answer: tuple[int, str], stored: int
 ) -> None:
     async with Strict(certificates, answer, stored) as kme, kme.client(timing=time.timing, retry_attempts=0) as client:
         kme.most = 0
-        with pytest.raises(error) as raised:
+        with pytest.raises(KeyUnavailable) as raised:
             await client.request_enc_keys("bob")
-        assert isinstance(raised.value, KMEExhausted) == (stored == 0)
-        if stored and answer[0] < 500:
+        of_words = answer in WORDS[:3]
+        assert isinstance(raised.value, KMEExhausted) == (of_words or stored == 0)
+        assert ("shortage" in str(raised.value)) == (of_words or stored == 0)
+        if stored and answer == WORDS[3]:
             assert isinstance(raised.value, KMERefusedRequest)
+
+
+@pytest.mark.parametrize("answer", [(500, "<html>"), (500, '{"message": "database is locked"}')])
+async def test_keys_that_a_failing_kme_may_have_issued_are_burnt_and_fewer_are_asked_for_then(
+    certificates: Certificates, time: FakeTime, answer: tuple[int, str]
+) -> None:
+    async with Strict(certificates, answer) as kme:
+        kme.most = 16
+        group = _group(kme, time, Prefetch(64, 64, lifetime=10_000, follows_use=False))
+        await group.take("bob")
+        await settled(group)
+        assert kme.numbers[:3] == [64, 32, 16]
+        totals = group.pools[0].client.accounts.totals()
+        assert totals["burnt"] == 64 + 32
+        assert totals["issued"] == totals["used"] + totals["burnt"] + totals["in_pool"]
+        assert accounts_agree(group)
+        await group.close()

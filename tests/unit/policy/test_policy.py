@@ -130,10 +130,7 @@ def test_a_recipient_that_no_file_covers_is_held_and_the_file_to_create_is_named
     policies = load_policies(write(tmp_path, {"carol.example.toml": AES}), PEERS)
     with pytest.raises(PolicyHolds) as held:
         policies.decide("", "x@bob.example")
-    assert (
-        held.value.reply
-        == "451 4.7.1 Message held by policy: the protection that this recipient needs is not available now"
-    )
+    assert held.value.reply == "451 4.7.1 Message held by policy: no policy covers this recipient"
     assert str(tmp_path / "bob.example.toml") in str(held.value)
     assert str(tmp_path / "default.toml") in str(held.value)
 

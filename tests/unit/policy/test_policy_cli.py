@@ -172,7 +172,7 @@ def test_explain_says_which_file_and_line_decided_and_what_follows(site: Site, t
         "Now         a small message would be held",
         "            otp: no KME group is set for peer 'bob'",
         "            aes: no KME group is set for peer 'bob'",
-        "SMTP reply  451 4.7.1 Message held by policy: the protection that this recipient needs is not available now",
+        "SMTP reply  451 4.7.1 Message held by policy: no protection that it lists can be given to this recipient",
         "Unknown     the KMEs could not be asked: their certificates cannot be used",
     ]
 

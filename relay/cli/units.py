@@ -1,0 +1,61 @@
+"""How the relay of a relay.toml is started and restarted here: by the systemd unit that reads this file, else by hand.
+Standard: systemd.unit(5) (where units are, and which of two goes first), sd_booted(3).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+DIRECTORIES = tuple(
+    Path(place, "systemd/system") for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
+)  # fmt: skip
+"""Where units are; of two with one name the first counts."""
+BOOTED = Path("/run/systemd/system")
+"""There where systemd runs this machine."""
+DEFAULT_CONFIG = Path("/etc/qumail-relay/relay.toml")
+"""What a relay reads that is told no file."""
+_STARTS = re.compile(r"^ExecStart=\S*qumail-relay\s+serve\b(.*)$", re.MULTILINE)
+_USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
+_CONFIG = re.compile(r"--config[=\s]+(\S+)")
+
+
+class Unit(NamedTuple):
+    """A unit that starts a relay: its name without `.service`, the file that this relay reads, and as whom it runs."""
+
+    name: str
+    config: Path
+    user: str
+
+
+def unit_of(config_file: Path) -> Unit | None:
+    """The unit whose relay reads this file; None where there is none, or systemd does not run."""
+    wanted = config_file.resolve()
+    if not BOOTED.is_dir():
+        return None
+    return next((unit for unit in _units() if unit.config.resolve() == wanted), None)
+
+
+def how_to(what: Literal["start", "restart"], config_file: Path) -> str:
+    """What to type."""
+    if unit := unit_of(config_file):
+        return f"systemctl {what} {unit.name}"
+    return f"{'end it, then: ' if what == 'restart' else ''}qumail-relay serve --config {config_file}"
+
+
+def _units() -> Iterator[Unit]:
+    """Each unit that starts a relay."""
+    found: dict[str, Path] = {}
+    for directory in DIRECTORIES:
+        for file in sorted(directory.glob("*.service")):
+            found.setdefault(file.stem, file)
+    for name, file in found.items():
+        try:
+            text = file.read_text()
+        except (OSError, ValueError):
+            continue
+        if (starts := _STARTS.search(text)) is not None:
+            config, user = _CONFIG.search(starts[1]), _USER.search(text)
+            yield Unit(name, Path(config[1]) if config else DEFAULT_CONFIG, user[1] if user else "root")

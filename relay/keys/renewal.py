@@ -1,0 +1,111 @@
+"""Renewed certificate files for a KME: they are used once they have proved no worse there than those before.
+Standard: ETSI GS QKD 014 V1.1.1, 5.1 and 5.2: a status is asked for over a new connection, which costs no key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING
+
+from relay.errors import ConfigError
+from relay.keys.events import Complaint, Events
+from relay.keys.faults import Call, KMEFault
+from relay.keys.http import HTTPReply, NoAnswer
+from relay.keys.kme_store import begun, goes_on
+
+if TYPE_CHECKING:
+    from relay.keys.asking import Asker
+
+log = Events(__name__)
+
+LOOK_EVERY_S = 1.0
+"""Minimum time between two looks at the files, in seconds."""
+TRY_EVERY_S = 10.0
+"""Interval at which files that the KME did not take are tried again, in seconds: its operator may come after ours."""
+
+
+_NOT_BY_TLS, _NO_REPLY = -1, 0
+"""In place of an HTTP status: one of the two did not accept the other's certificate, or the KME did not answer."""
+
+
+class Renewal:
+    """The certificate files of one client, beside those settings that are in force."""
+
+    def __init__(self, client: Asker) -> None:
+        self._client = client
+        self._clock = client.settings.timing.clock
+        self._sae = ""
+        self._new: ssl.SSLContext | None = None
+        self._looked_at = self._tried_at = float("-inf")
+        self._trying: asyncio.Task[None] | None = None
+        self._complaint = Complaint(log.error, log.debug, "kme_certificates_refused", self._clock)
+        self.refused = ""
+        """Why the files are not used as they are now; "" where they are."""
+
+    def look(self, *, anyway: bool = False) -> None:
+        """Takes up files that have changed, or `anyway`: at once where nothing was asked of the KME yet."""
+        now, client = self._clock(), self._client
+        if not anyway and now - self._looked_at < LOOK_EVERY_S:
+            return
+        self._looked_at = now
+        if (changed := client.transport.tls.changed) or anyway:
+            self._read(changed=changed)
+        if self._new is not None and not goes_on(self._trying) and now - self._tried_at >= TRY_EVERY_S:
+            self._tried_at = now
+            self._trying = begun(self._try(self._new), "try renewed certificates")
+
+    def _read(self, *, changed: bool) -> None:
+        try:
+            found = self._client.transport.tls.renewed()
+        except ConfigError as error:
+            log.error("kme_certificates_not_renewed", kme=self._client.name, problems=error.problems)
+            self._new, self.refused = None, str(error)
+            return
+        if self._sae and (changed or self.refused):
+            self._new, self._tried_at = found, float("-inf")
+        else:
+            self._take(found)
+
+    async def before_a_call(self, sae: str) -> None:
+        """Looks, and waits for files that have just changed to be tried; `sae` is the one that the call is about."""
+        self._sae = sae
+        self.look()
+        if goes_on(self._trying) and (not self.refused or self._clock() == self._looked_at):
+            await asyncio.wait([self._trying])
+
+    async def close(self) -> None:
+        """Ends what is under way."""
+        if goes_on(self._trying):
+            self._trying.cancel()
+            await asyncio.gather(self._trying, return_exceptions=True)
+
+    async def _try(self, new: ssl.SSLContext) -> None:
+        client, request = self._client, self._client.status_request(self._sae)
+        within = client.time_limits[Call.STATUS].seconds
+        code, why = await _said(client.transport.send_with(new, request, within))
+        # Whether those before do better, or the KME answers neither: then it is no fault of the files.
+        before = 200 if code == 200 else (await _said(client.transport.send(request, within, lambda: None)))[0]
+        if new is not self._new:
+            return  # there are others by now
+        if code == 200 or (code > 0 and before != 200):
+            self._take(new)
+        elif before == 200 or code == _NOT_BY_TLS:
+            self.refused = why
+            self._complaint.say(kme=client.name, cause=why)
+
+    def _take(self, found: ssl.SSLContext) -> None:
+        self._new, self.refused = None, ""
+        self._complaint.over()
+        self._client.transport.take(self._client.name, found)
+        self._client.state.retry_all_now()
+
+
+async def _said(reply: Awaitable[HTTPReply]) -> tuple[int, str]:
+    """The HTTP status, or what stands in its place, and the same in words."""
+    try:
+        code = (await reply).code
+    except NoAnswer as error:
+        return _NOT_BY_TLS if error.fault is KMEFault.MISCONFIGURED else _NO_REPLY, str(error)
+    return code, f"HTTP {code}"
