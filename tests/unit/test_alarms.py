@@ -4,8 +4,10 @@ Standard: relay/counting/alarms.py has an entry for each rule and a rule for eac
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import time
@@ -274,6 +276,30 @@ async def test_a_clock_that_was_set_and_goes_on_for_an_hour_is_right(
         now[0] += seconds
         found.append(seen(await looking.look(), "clock_jumped"))
     assert found == [[], [], [""], [""], []]
+
+
+async def test_no_alarm_waits_for_what_is_looked_for_in_the_policy_files(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def slow(_: PolicySet) -> Iterator[str]:
+        answers.wait()
+        yield "a floor that nothing can fulfil"
+
+    monkeypatch.setattr(sight, "in_vain", slow)
+    monkeypatch.setattr(sight, "FINDINGS_S", 0.01)
+    board = Board()
+    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    try:
+        board.set(metrics.POLICY_PROBLEMS, to=2)
+        found = await looking.look()
+        assert (seen(found, "policy_broken"), seen(found, "policy_in_vain")) == ([""], [])
+    finally:
+        answers.set()
+    async with asyncio.timeout(30):
+        while not seen(await looking.look(), "policy_in_vain"):
+            pass
 
 
 @pytest.fixture(name="faults")

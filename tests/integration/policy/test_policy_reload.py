@@ -524,6 +524,26 @@ async def test_files_behind_links_that_lead_elsewhere_count_without_being_asked_
         await until(lambda: levels(policies, "y@bob.example") == ("aes",))
 
 
+async def test_a_file_with_several_names_is_edited_by_all_of_them_at_once(tmp_path: Path) -> None:
+    """As editors that keep hard links do it, and copies of sets by `cp -al`."""
+    directory = write(tmp_path / "policies", {"default.toml": AES, "bob.example.toml": AES})
+    elsewhere = tmp_path / "copy.toml"
+    async with watched(directory) as policies:
+        write(directory, {"default.toml": PQC})
+        await until(lambda: levels(policies, "x@y.example") == ("pqc",))
+        os.link(directory / "bob.example.toml", directory / "carol.example.toml")
+        await until(lambda: levels(policies, "x@carol.example") == ("aes",))
+        write(directory, {"bob.example.toml": PQC})
+        await until(lambda: levels(policies) == ("pqc",))
+        assert levels(policies, "x@carol.example") == ("pqc",)
+        (directory / "carol.example.toml").unlink()
+        (directory / "bob.example.toml").rename(elsewhere)
+        os.link(elsewhere, directory / "bob.example.toml")
+        await until(lambda: "carol.example.toml" not in policies().files)
+        elsewhere.write_text('levels = ["otp"]\n')
+        await until(lambda: levels(policies) == ("otp",))
+
+
 async def test_after_anything_unforeseen_edits_count_again(
     tmp_path: Path, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
