@@ -72,6 +72,7 @@ class PolicyFolder:
         self._faulty: dict[str, list[str]] = {}
         self.listing_faults: Mapping[str, list[str]] = {}
         """What is wrong with the directories themselves, by their names; replaced whole."""
+        self._directories: dict[str, Seen] = {}
         self._tests: tuple[Expected, ...] = ()
         self._known: Known = {}
         self._unfrozen = 0
@@ -196,6 +197,7 @@ class PolicyFolder:
         if TOP in listing.unread:
             return {}
         self.polled.note_listing(directories, listing)
+        self._directories = ({} if directories == ALL else self._directories) | listing.directories
         found: dict[str, Seen] = {
             name: None
             for name in self._names_in(directories)
@@ -210,6 +212,13 @@ class PolicyFolder:
     def stamp(self, name: str) -> Seen:
         """What was there when it was read, faulty or not."""
         return self._stamps[name][0] if name in self._stamps else None
+
+    @property
+    def changed_ns(self) -> int:
+        """When a file or directory, as it was looked at last, changed last (ctime, ns since 1970); 0 without any."""
+        files = (seen for seen, _ in self._stamps.values())
+        stamps = (seen for seen in chain(files, self._directories.values()) if isinstance(seen, tuple))
+        return max((ctime for _, ctime, *_ in stamps), default=0)
 
     def release(self) -> bool:
         """Lets go some of the files that were replaced; False when there are none left.

@@ -24,6 +24,9 @@ FRESH_S = 60.0
 MOST = 200
 """Maximum number of conditions that stand at once."""
 
+_NAME_FILES = ("policy_broken", "policy_edit_waits", "policy_test_fails")
+"""Alarms whose cause names policy files behind a colon."""
+
 State = Literal["begins", "stands", "changed", "ends"]
 
 
@@ -55,7 +58,7 @@ class Standing:
 
 def public_cause(alarm: str, cause: str) -> str:
     """The cause without the names of policy files, which may be addresses."""
-    return cause.partition(": ")[0] if alarm == "policy_broken" else cause
+    return cause.partition(": ")[0] if alarm in _NAME_FILES else cause
 
 
 def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> tuple[list[Standing], Mapping[str, Any]]:
