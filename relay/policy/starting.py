@@ -68,18 +68,20 @@ def begin(
         doubt = quiet.doubt(found)
         if not doubt and not problems and found is not None:
             return Start(found)
+        if doubt:
+            problems = [*problems, f"{folder.directory}: {doubt}"]
         if last_good is not None:
             try:
                 kept = last_good.read(folder.directory, peers, site)
             except ConfigError as none:
-                problems = [*problems, *none.problems]
+                problems += none.problems
             else:
                 if doubt:
-                    log.warning("policies_not_quiet_at_start", cause=doubt, version=before)
+                    log.warning("policies_not_quiet_at_start", cause=doubt, version=kept.policies.version)
                 failing = tuple(failures(kept.tests, kept.policies))
                 return Start(kept, failing, () if doubt else tuple(problems), quiet.seconds if doubt else None)
         if not doubt or monotonic() >= until:
-            raise ConfigError(problems or f"{folder.directory}: {doubt}; no set from before is kept to serve with")
+            raise ConfigError(problems)
         time.sleep(LOOK_S)
 
 

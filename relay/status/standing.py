@@ -83,8 +83,12 @@ def _standing(row: Mapping[str, Any], now: float, known: Mapping[str, Alarm]) ->
 
 def of_the_serving_relay(config: Config) -> list[Standing]:
     """Those of a relay that serves now; none where none does."""
+    return read(config.alarms_file)[0] if serves(config) else []
+
+
+def serves(config: Config) -> bool:
+    """Whether a relay serves, as far as its file says."""
     try:
-        age = time.time() - config.alarms_file.stat().st_mtime
+        return abs(time.time() - config.alarms_file.stat().st_mtime) < FRESH_S
     except OSError:
-        return []
-    return read(config.alarms_file)[0] if abs(age) < FRESH_S else []
+        return False
