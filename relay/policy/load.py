@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
+from weakref import WeakValueDictionary
 
 from relay.errors import ConfigError
 from relay.files.stamps import Seen, Stamp, has_other_names, stamp_of
@@ -74,7 +75,7 @@ class PolicyFolder:
         """What is wrong with the directories themselves, by their names; replaced whole."""
         self._directories: dict[str, Seen] = {}
         self._tests: tuple[Expected, ...] = ()
-        self._known: Known = {}
+        self._known: Known = WeakValueDictionary()  # what no file says any more is let go
         self._unfrozen = 0
         self._let_go: list[PolicyFile] = []
         self._total = 0
@@ -88,7 +89,7 @@ class PolicyFolder:
         """These are the peers now: all files are to be read again, which may name them."""
         for name in self._names_in(ALL):
             self._forget(name)
-        self._known = {}
+        self._known = WeakValueDictionary()
         self._take_peers(peers)
 
     def _take_peers(self, peers: Mapping[str, Sequence[str]]) -> None:

@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 from itertools import islice, product
 
 from relay.policy.comparing.search import RuleScope, TooHard, letter_outside, searched
+from relay.policy.comparing.time_limit import check_time
 from relay.policy.names import untagged
 from relay.policy.patterns import Glob
 
@@ -62,6 +63,7 @@ def _without_tag(glob: Glob, separators: str) -> Glob | None:
 
 def apart(one: Glob, other: Glob, separators: str) -> bool:
     """Whether it is sure that no address fits both."""
+    check_time()
     return _apart(*sorted((one, other), key=str), separators)
 
 

@@ -221,7 +221,7 @@ def edited(directory: Path, passed: list[float]) -> PoliciesInForce:
 def test_a_relay_that_has_no_set_from_before_starts_when_files_are_quiet(
     directory: Path, as_usual: list[float]
 ) -> None:
-    with pytest.raises(ConfigError, match="(?s)files have just changed.*no set from before is kept"):
+    with pytest.raises(ConfigError, match=r"(?s)files have just changed.*no set from before is kept"):
         started(directory)
     as_usual[0] += 0.5
     with (directory / "default.toml").open("a") as file:

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import random
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -237,6 +239,20 @@ def test_what_is_read_again_is_as_if_all_had_been_read(tmp_path: Path) -> None:
             fresh = load_policies(tmp_path, PEERS)
             assert (again.version, dict(again.files).keys()) == (fresh.version, dict(fresh.files).keys())
             assert all(again.files[name].policy == file.policy for name, file in fresh.files.items())
+
+
+def test_what_no_file_says_any_more_is_let_go(tmp_path: Path) -> None:
+    folder = PolicyFolder(write(tmp_path, {"bob.example.toml": AES, "carol.example.toml": AES}), PEERS)
+    before = weakref.ref(folder.read().files["bob.example.toml"].policy)
+    write(tmp_path, {"bob.example.toml": PQC})
+    assert folder.read_again(["bob.example.toml"]).files["carol.example.toml"].policy is before()
+    write(tmp_path, {"carol.example.toml": PQC})
+    files = folder.read_again(["carol.example.toml"]).files
+    assert files["bob.example.toml"].policy is files["carol.example.toml"].policy
+    while folder.release():
+        pass
+    gc.collect()
+    assert before() is None
 
 
 @pytest.fixture
