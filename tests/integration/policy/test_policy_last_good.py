@@ -30,7 +30,7 @@ from relay.policy.watch import EVERYTHING
 from relay.process import app
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import workers
-from tests.testlib import mails
+from tests.testlib import mails, relay_command
 from tests.testlib.counted import counted
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site
@@ -92,6 +92,29 @@ async def test_a_worker_that_is_started_anew_while_they_are_broken_serves_as_the
         for number in range(4):
             message = mails.plain().replace(b"<1@", b"<%d@" % number)
             assert (await submit(relay.addresses["outgoing"], message)).code == 250
+
+
+async def test_commands_say_when_the_files_are_not_those_in_force(site: Site) -> None:
+    mail = "a@alice.example", "x@bob.example"
+    commands = ("check", "--offline"), ("test",), ("explain", "--offline", *mail)
+
+    async def told(name: str, *arguments: str) -> bool:
+        _, said, _ = await relay_command.run("policy", name, "--config", site.config_file, *arguments)
+        return "these files are not in force" in said
+
+    async with app.running(site.config):
+        async with asyncio.timeout(30):
+            while not site.config.alarms_file.exists():
+                await asyncio.sleep(0.05)
+        assert [await told(*each) for each in commands] == [False, False, False]
+        with (site.directory / "policies" / "news.example.toml").open("a") as file:
+            file.write("# a note that is still being written\n")
+            file.flush()
+            site.write_policies({"bob.example.toml": PQC})
+            assert [await told(*each) for each in commands] == [True, True, True]
+        async with asyncio.timeout(30):
+            while await told(*commands[0]):
+                pass
 
 
 @pytest.fixture(name="directory")
