@@ -89,6 +89,7 @@ class PoliciesInForce:
         self._failing: tuple[str, ...] = ()
         self._day = today()
         self._waits_for = ""
+        self._as_others = False
         self._pending: dict[str, Seen] = {}
         self._missing: list[str] = []
         self._unsettled = False
@@ -105,7 +106,9 @@ class PoliciesInForce:
 
     def _begin(self, site: SiteFacts) -> None:
         """Raises ConfigError."""
-        start = begin(self._folder, self._last_good, self._peers, site)
+        others_wait = self._others_wait()
+        start = begin(self._folder, self._last_good, self._peers, site, others_wait=others_wait)
+        self._as_others = others_wait and start.changed_s is not None
         self._take(start.now, start.failing)
         if start.changed_s is not None:
             self._unsettle()
@@ -114,6 +117,10 @@ class PoliciesInForce:
             self._keep(self._current, list(start.problems))
         if not start.is_from_before:
             self._keep_copy()
+
+    def _others_wait(self) -> bool:
+        """Whether another worker waits: it may know of a program that had a file open before this one watched."""
+        return self.board.elsewhere(metrics.POLICY_WAITS) > 0
 
     def _take(self, now: SetFiles, failing: Iterable[str] = ()) -> None:
         """This set is in force from here on; these of its tests fail today."""
@@ -223,7 +230,8 @@ class PoliciesInForce:
         writers = dict.fromkeys(watch.written, "") if watch is not None else {}
         if not writers and self._quiet(quiet_s) and (writers := being_written(self._folder.directory, self._pending)):
             self._changed_at = self._clock()  # so that programs are looked at no more often than this
-        busy = bool(writers) or not self._quiet(quiet_s)
+        self._as_others = self._as_others and not (watch is not None and watch.closings) and self._others_wait()
+        busy = bool(writers) or self._as_others or not self._quiet(quiet_s)
         if busy and self._clock() - max(self._began_at, self._told_at) >= LOUD_S:
             self._told_at = self._clock()
             writers |= being_written(self._folder.directory, self._pending)

@@ -52,11 +52,17 @@ class Start(NamedTuple):
 
 
 def begin(
-    folder: PolicyFolder, last_good: LastGood | None, peers: Mapping[str, Sequence[str]], site: SiteFacts
+    folder: PolicyFolder,
+    last_good: LastGood | None,
+    peers: Mapping[str, Sequence[str]],
+    site: SiteFacts,
+    *,
+    others_wait: bool = False,
 ) -> Start:
     """Reads the files, and the set that was in force last where they cannot be believed.
 
-    Raises ConfigError where they are wrong, or go on changing, and there is no such set.
+    They cannot either where `others_wait`, other workers of this relay, for an edit to end. Raises ConfigError where
+    they are wrong, or go on changing, and there is no such set.
     """
     before = last_good.newest(folder.directory) if last_good is not None else None
     quiet = _Quiet(folder, last_good)
@@ -65,7 +71,7 @@ def begin(
         found, problems = _files(folder)
         if found is not None and found.policies.version == before:  # whatever its tests say on this day
             return Start(found, failing=tuple(problems))
-        doubt = quiet.doubt(found)
+        doubt = quiet.doubt(found) or ("other workers wait until files are quiet" if others_wait else "")
         if not doubt and not problems and found is not None:
             return Start(found)
         if doubt:

@@ -19,6 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.counting import metrics
+from relay.counting.board import Board, shared_board
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import reload as policy_reload, settings as policy_settings, starting
@@ -122,8 +123,9 @@ def _directory(tmp_path: Path) -> Path:
     return write(tmp_path / "policies", {"default.toml": AES, "bob.example/x.toml": PQC, "groups.toml": "# none\n"})
 
 
-def started(directory: Path) -> PoliciesInForce:
-    return PoliciesInForce(directory, PEERS, last_good=LastGood(KeptSets(directory.with_name("kept") / "sets.db")))
+def started(directory: Path, board: Board | None = None) -> PoliciesInForce:
+    kept = KeptSets(directory.with_name("kept") / "sets.db")
+    return PoliciesInForce(directory, PEERS, board=board, last_good=LastGood(kept))
 
 
 def test_each_set_that_comes_into_force_is_the_one_from_before(directory: Path) -> None:
@@ -294,6 +296,49 @@ async def test_a_file_that_is_half_written_is_not_in_force_in_a_process_that_sta
     assert policies().decide("a@a.example", "y@y.example").levels == ("aes",)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_worker_waits_for_what_others_have_seen_being_written_though_it_cannot_see_the_program(
+    directory: Path, as_usual: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the program is another user's."""
+    for module in (starting, policy_reload):
+        monkeypatch.setattr(module, "being_written", lambda *_: {})
+    monkeypatch.setattr(policy_reload, "QUIET_S", 0.05)
+    write(directory, {"default.toml": CLEAR, "floors.toml": "".join(FLOORS)})
+    shared = shared_board(3)
+    as_usual[0] += 100
+    workers = [started(directory, Board(shared, 0))]
+    tasks = [asyncio.create_task(workers[0].watch())]
+
+    def levels() -> set[tuple[str, ...]]:
+        return {each().decide("a@a.example", "y@y.example").levels for each in workers}
+
+    write(directory, {"new.example.toml": PQC})
+    async with asyncio.timeout(30):  # from here on it is watched
+        while "new.example.toml" not in workers[0]().files:
+            await asyncio.sleep(0.01)
+    with (directory / "floors.toml").open("w") as file:
+        file.write(FLOORS[0])
+        file.flush()
+        for place in (1, 2):  # as when one after the other is started anew
+            async with asyncio.timeout(30):
+                while not workers[-1].board.cell(metrics.POLICY_WAITS).value > 0:
+                    await asyncio.sleep(0.01)
+            as_usual[0] += 100
+            workers.append(started(directory, Board(shared, place)))
+            tasks.append(asyncio.create_task(workers[-1].watch()))
+        async with asyncio.timeout(30):
+            while not all(each.board.cell(metrics.POLICY_WAITS).value > 0.2 for each in workers):
+                await asyncio.sleep(0.01)
+        assert levels() == {("otp",)}
+        file.write(FLOORS[1].replace("otp", "aes"))
+    async with asyncio.timeout(30):
+        while levels() != {("aes",)}:
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def test_a_file_that_has_just_vanished_is_not_gone_for_a_process_that_starts(
