@@ -265,13 +265,9 @@ def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy
 
 
 def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool:
-    """Whether a copy that was sealed under other policies is weaker than what this decision lists first.
-
-    Of one set another place may decide by now, since a file or rule has begun or ended.
-    """
+    """Whether a copy that was sealed under other policies is weaker than what this decision lists first."""
     first = planner.first(decision)
-    others = (copy.policy_version, copy.policy) != (decision.version, decision.where)
-    return others and strength_of(copy.protection) < strength_of(first.protection)
+    return copy.policy_version != decision.version and strength_of(copy.protection) < strength_of(first.protection)
 
 
 def _depends_on_message(decision: Decision) -> bool:

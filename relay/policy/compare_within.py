@@ -81,8 +81,8 @@ def compare_within(
             break
         for each in comparison.differences:
             seen.setdefault((each.direction, each.recipients, each.senders, each.message, *each.changed), each)
-        for left in comparison.unproven:
-            unproven.setdefault((left.rule, left.why), left)
+        for open_ in comparison.unproven:
+            unproven.setdefault((open_.rule, open_.why), open_)
         done, tests = done + part.files, ((), ())
         if done % SET_ASIDE == 0:
             heap.set_aside()

@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from relay.audit.entries import LEDGER
 from relay.audit.reading import records
 from relay.cli.ledger import ledger as command
 from relay.kme import DevelopmentKMEs
-from relay.policy import settings as policy_settings
 from tests.integration.test_refusals import (
     closed_port,
     log as log,  # a fixture
@@ -87,24 +85,6 @@ async def test_a_copy_that_waited_while_policy_rose_leaves_a_line_when_it_leaves
     [entry] = found_in(site)
     assert (entry["event"], entry["listed"], entry["level"]) == ("downgrade", ["otp", "aes"], "aes")
     assert entry["reason"] == "aes: sealed at an earlier attempt, under other policies"
-
-
-async def test_a_copy_that_waited_until_a_stronger_file_began_leaves_a_line_as_well(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    day = [date(2030, 1, 1)]
-    monkeypatch.setattr(policy_settings, "today", lambda: day[0])
-    rule = f'[[when]]\nsender = "*@*"\nlevels = ["otp", "aes"]\nsince = {day[0] + timedelta(days=1)}\n'
-    site = alice(tmp_path, kmes, sink, f'levels = ["aes"]\n{rule}')
-    async with serving(site) as addresses:
-        sink.on_data = ["451 4.3.0 later", "451 4.3.0 later"]
-        for _ in range(2):
-            assert (await submit(addresses["outgoing"], mails.plain())).code == 451
-        assert not found_in(site)
-        day[0] += timedelta(days=1)
-        assert (await submit(addresses["outgoing"], mails.plain())).code == 250
-    [entry] = found_in(site)
-    assert (entry["event"], entry["listed"], entry["level"]) == ("downgrade", ["otp", "aes"], "aes")
 
 
 async def test_mail_in_clear_leaves_a_line_and_is_held_where_it_cannot_be_written(
