@@ -113,6 +113,7 @@ def address(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separato
 
 def _is_wider(wide: RuleScope, narrow: RuleScope, separators: str) -> bool:
     """Whether all of one are of the other, as patterns tell one by one."""
+    check_time()
     fits = wide.fits is None or all(address_within(each, wide.fits, separators) for each in narrow.fits or ())
     if wide.fits is not None and narrow.fits is None:
         return False
@@ -121,6 +122,7 @@ def _is_wider(wide: RuleScope, narrow: RuleScope, separators: str) -> bool:
 
 def _in_vain(who: RuleScope, wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> bool:
     """Whether each pattern of one who is wanted lies within what others miss, or are not wanted for."""
+    check_time()
     missed = [glob for each in wanted for glob in each.misses]
     missed += [glob for each in unwanted if not each.misses for glob in each.fits or ()]
     return bool(who.fits) and all(address_within(each, missed, separators) for each in who.fits or ())
