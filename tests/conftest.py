@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
+from relay.policy import starting
 from tests.testlib import sites
 from tests.testlib.identities import Identities, make_identities
 from tests.testlib.long import be_long
@@ -81,6 +82,13 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000)
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def _believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relay in this process believes policy files that a test has just written."""
+    monkeypatch.setattr(starting, "QUIET_S", 0.0)
+    monkeypatch.setattr(starting, "GONE_QUIET_S", 0.0)
 
 
 @pytest.fixture(autouse=True)

@@ -18,6 +18,7 @@ from relay.cli.policy_config import (
     go_on_as_relay,
     load_configuration,
     say_all_in_clear,
+    say_if_not_in_force,
     say_what_stands,
 )
 from relay.cli.policy_print import print_explanation, print_policies
@@ -48,6 +49,7 @@ def check(config_file: Path, offline: bool, strict: bool, as_json: bool) -> None
     go_on_as_relay(config_file)
     site = load_site(config_file, tested=True)
     say_all_in_clear(site.config)
+    say_if_not_in_force(site.config, site.policies.version)
     findings = asyncio.run(_doubtful(site, offline=offline))
     if as_json:
         print_json(
@@ -88,6 +90,8 @@ def test(config_file: Path, as_json: bool, directory: Path | None) -> None:
     go_on_as_relay(config_file)
     site = load_site(config_file, directory)
     failed = failures(site.tests, site.policies)
+    if directory is None:
+        say_if_not_in_force(site.config, site.policies.version)
     if as_json:
         print_json({"version": site.policies.version, "tests": len(site.tests), "failed": failed})
     else:
@@ -125,6 +129,7 @@ def explain(
     go_on_as_relay(config_file)
     site = load_site(config_file)
     say_all_in_clear(site.config)
+    say_if_not_in_force(site.config, site.policies.version)
     if login is not None and message is None:
         raise click.UsageError("--login is for a message: give --message as well")
     user = "" if login == "<>" else login

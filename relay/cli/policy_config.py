@@ -56,6 +56,20 @@ def say_what_stands(config: Config, peer: str | None) -> None:
             click.echo(f"NOTE: {each.alarm.line(each.about)}: {printable(each.cause)}", err=True)
 
 
+def say_if_not_in_force(config: Config, version: str) -> None:
+    """On standard error, where the relay that serves goes by another set than the files, which have this version."""
+    from relay.policy.kept import KeptSets, kept_file
+    from relay.policy.last_good import LastGood
+    from relay.status.standing import serves
+
+    if not serves(config):
+        return
+    in_force = LastGood(KeptSets(kept_file(config)), writes=False).newest(config.policies.directory)
+    if in_force not in (None, version):
+        what = f"the relay goes by policies of version {in_force}, and these files are not in force"
+        click.echo(f"NOTE: {what}: `qumail-relay check` says why, unless they are so in a moment.", err=True)
+
+
 def exit_with(error: ConfigError, told: Callable[[str], str] = str) -> NoReturn:
     """Prints every fault, as `told` words it, and exits with 1."""
     for problem in error.problems:

@@ -329,6 +329,29 @@ _ALL: Final = (
         severity="warning",
     ),
     Alarm(
+        "policy_edit_waits",
+        "An edit of the policies does not come into force",
+        "An edit of the policy files waits, since somebody has one of them open for writing or they go on changing. "
+        "Those from before are in force.",
+        "it has waited for a minute",
+        "it comes into force, or is undone",
+        "The cause names the file and, where the system shows it, the program that has it open: save and end that. "
+        "`qumail-relay policy install` puts a whole set into force at once.",
+        clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
+        "policy_test_fails",
+        "A test of the policies in force fails",
+        "A test in tests.toml fails since a day has passed: a file or rule has begun or ended, and mail is decided "
+        "otherwise than expected.",
+        "a test of the policies in force fails today",
+        "none does",
+        "`qumail-relay policy test` names each. Renew or take out what has ended, or give the test the same `until`.",
+        clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
         "policy_in_vain",
         "Policy asks for what cannot be done",
         "Policy files ask for what this relay cannot do: the mail that they cover is held or leaves weaker.",

@@ -185,6 +185,15 @@ class Board:
         """How many live that count here."""
         return sum(self._memory[: len(self._places)])
 
+    def elsewhere(self, metric: Metric) -> float:
+        """The largest value of a gauge in the other processes that live, 0 where none has it; for any thread."""
+        found = [0.0]
+        for place in range(len(self._places)):
+            if self._memory[place] and _HEAD + place * PLACE_OCTETS != self._begin:
+                entries = (each for each in self._read(place, _KnownPlace()) if each.metric == metric)
+                found += [value for each in entries if not math.isnan(value := self._numbers[each.at])]
+        return max(found)
+
     async def totals(self) -> Totals:
         """All numbers, of all processes together; others have their turn meanwhile."""
         totals: Totals = {}
@@ -215,9 +224,12 @@ class Board:
                 add = max if entry.metric.together == "max" else min if entry.metric.together == "min" else operator.add
                 known[entry.labels] = numbers if before is None else list(map(add, before, numbers))
 
-    def _read(self, place: int) -> Iterator[_Entry]:
-        """The entries of one place; of what another version of the relay has written, those that are known here."""
-        known, start = self._places[place], _HEAD + place * PLACE_OCTETS
+    def _read(self, place: int, known: _KnownPlace | None = None) -> Iterator[_Entry]:
+        """The entries of one place; of what another version of the relay has written, those that are known here.
+
+        What was read of it so far is in `known`, which is for one thread.
+        """
+        known, start = known or self._places[place], _HEAD + place * PLACE_OCTETS
         yield from known.entries
         while known.end < self._end(start):
             octets, numbers = _ENTRY.unpack_from(self._memory, start + known.end)

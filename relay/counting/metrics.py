@@ -130,6 +130,18 @@ POLICY_PROBLEMS: Final = Metric(
     "Faults in the policy files as they are now; above 0 an older set is in force",
     together="max",
 )
+POLICY_TESTS_FAILING: Final = Metric(
+    "qumail_policy_tests_failing",
+    "gauge",
+    "Tests in tests.toml of the policies in force that fail, since a day has passed",
+    together="max",
+)
+POLICY_WAITS: Final = Metric(
+    "qumail_policy_edit_waits_seconds",
+    "gauge",
+    "For how long an edit of policy files has waited for its files to be quiet",
+    together="max",
+)
 POLICY_ENDS: Final = Metric(
     "qumail_policy_ends_soon",
     "gauge",

@@ -57,6 +57,14 @@ def stamp_of(path: str | Path | os.DirEntry[str], *, follow: bool = True) -> See
         return unseen(error)
 
 
+def has_other_names(path: str | Path) -> bool:
+    """Whether the file is reached by several names (hard links); False where that cannot be determined."""
+    try:
+        return os.stat(path).st_nlink > 1  # noqa: PTH116 - as above
+    except OSError:
+        return False
+
+
 def stamp_of_directory(path: str | Path) -> Seen:
     """What is there, which is no directory where it cannot be searched: then no file in it can be looked at."""
     try:

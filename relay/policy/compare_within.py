@@ -14,8 +14,10 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import unquote
 
-from relay.policy.compare import ORDER, Difference, Unproven, compare
+from relay.policy.compare import ORDER, Comparison, Difference, Unproven, compare
+from relay.policy.comparing.time_limit import OutOfTimeError, at_most
 from relay.policy.decide import PolicySet
+from relay.policy.expected import Expected
 from relay.policy.names import DEFAULT_FILE, SUFFIX, FoldedAddress, candidates
 from relay.policy.step import SetFiles
 from relay.runtime import heap
@@ -59,30 +61,45 @@ class ComparedSets:
 def compare_within(
     seconds: float, before: SetFiles, now: SetFiles, clock: Callable[[], float] = time.monotonic
 ) -> ComparedSets:
-    """Compares until nothing is left, or the time is over when a group of files is done. Blocks."""
+    """Compares until nothing is left, or the time is over. Blocks; what a group of files has begun with is left out."""
     until = clock() + seconds
     old, new = before.policies, now.policies
     names = _to_compare(before, now)
     if max(len(old.files), len(new.files)) <= WHOLE:
-        found = compare(old, new, before.tests, now.tests)
+        found = _compared(seconds, old, new, before.tests, now.tests)
+        if found is None:
+            return ComparedSets((), (), old.directory, 0, len(names))
         return ComparedSets(found.differences, found.unproven, old.directory, len(names), len(names))
     seen: dict[tuple[str, ...], Difference] = {}
     unproven: dict[tuple[str, str], Unproven] = {}
     done, tests = 0, (before.tests, now.tests)
     for part in _parts(names, before, now):
-        if clock() > until:
+        if (left := until - clock()) < 0:
             break
-        comparison = compare(_only(old, part.names), _only(new, part.names), *tests)
+        comparison = _compared(left, _only(old, part.names), _only(new, part.names), *tests)
+        if comparison is None:
+            break
         for each in comparison.differences:
             seen.setdefault((each.direction, each.recipients, each.senders, each.message, *each.changed), each)
-        for left in comparison.unproven:
-            unproven.setdefault((left.rule, left.why), left)
+        for open_ in comparison.unproven:
+            unproven.setdefault((open_.rule, open_.why), open_)
         done, tests = done + part.files, ((), ())
         if done % SET_ASIDE == 0:
             heap.set_aside()
         time.sleep(PAUSE_S)
     differences = sorted(seen.values(), key=lambda each: ORDER.index(each.direction))
     return ComparedSets(tuple(differences), tuple(unproven.values()), old.directory, done, len(names))
+
+
+def _compared(
+    seconds: float, old: PolicySet, new: PolicySet, old_tests: Sequence[Expected], new_tests: Sequence[Expected]
+) -> Comparison | None:
+    """None where it takes longer."""
+    try:
+        with at_most(seconds):
+            return compare(old, new, old_tests, new_tests)
+    except OutOfTimeError:
+        return None
 
 
 def _to_compare(before: SetFiles, now: SetFiles) -> tuple[str, ...]:

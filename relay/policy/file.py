@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, MutableMapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -138,7 +138,7 @@ class PolicyFile:
     digest: int
 
 
-Known = dict[tuple[Scope, str], Policy]
+Known = MutableMapping[tuple[Scope, str], Policy]
 """Policies by what was read: files that say the same share one, which saves time and memory."""
 
 MAX_KNOWN = 10_000

@@ -125,8 +125,7 @@ def _floors_for_nobody(policies: PolicySet) -> Iterator[Doubt]:
         whom = placed.when.people.get("recipient")
         if whom is None or not isinstance(placed.when, Floor) or placed.when.inside:
             continue
-        domains = {str(glob).rpartition("@")[2] for glob in whom.all(policies.groups)}
-        if domains <= policies.site.domains:
+        if set(whom.domains(policies.groups)) <= policies.site.domains:
             what = "its recipients are at our own domains, and a floor leaves mail inside alone; say inside = true"
             yield Doubt(placed.source, placed.line, 1, what)
 
@@ -143,10 +142,9 @@ def _may_be_for(policies: PolicySet, floor: Floor, file: PolicyFile) -> bool:
     if whom is None:
         return True
     if file.scope == "default":
-        domains = (str(glob).rpartition("@")[2] for glob in whom.all(policies.groups))
+        domains = whom.domains(policies.groups)
         return any("*" in domain or policies.covering(domain) is file for domain in domains)
-    covered = [Glob.of(f"*@{file.domain}"), *([Glob.of(f"*@*.{file.domain}")] if file.policy.subdomains else [])]
-    return any(glob.meets(each) for glob in whom.all(policies.groups) for each in covered)
+    return whom.reach(policies.groups, file.domain, below=file.policy.subdomains)
 
 
 def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:

@@ -11,7 +11,7 @@ import json
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,8 +22,6 @@ from typing import NamedTuple
 import structlog
 
 from relay.errors import ConfigError
-from relay.policy.decide import PolicySet
-from relay.policy.expected import failures
 from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_files, read_note
 from relay.policy.kept import Book, KeptSets, is_damage, text_of_path
 from relay.policy.load import PolicyFolder
@@ -73,8 +71,21 @@ class LastGood:
     _note: int = 0
     """Time of the last note that counted (ns since 1970)."""
 
-    def read(self, of: Path, peers: Mapping[str, Sequence[str]], site: SiteFacts) -> tuple[PolicySet, frozenset[str]]:
-        """The set that was in force last, and which files there were for no domain. Raises ConfigError."""
+    def newest(self, of: Path) -> str | None:
+        """The version that was in force last of the sets in a directory; None where it is not kept."""
+        with suppress(OSError, sqlite3.Error), self.sets.reading() as book:
+            newest = book.newest
+            return newest.version if newest is not None and newest.directory == text_of_path(of) else None
+        return None
+
+    def gone(self, now: SetFiles) -> Collection[str]:
+        """The files that the newest set has and this one has not; none where nothing is kept."""
+        with suppress(OSError, sqlite3.Error), self.sets.reading() as book:
+            return book.edits(now).removed
+        return ()
+
+    def read(self, of: Path, peers: Mapping[str, Sequence[str]], site: SiteFacts) -> SetFiles:
+        """The set that was in force last, whether its tests fail today or not. Raises ConfigError."""
         try:
             with self.sets.reading() as book:
                 newest = book.newest
@@ -86,10 +97,8 @@ class LastGood:
             raise ConfigError(f"{self.sets.file}: no set from before is kept: {error}") from error
         folder = PolicyFolder(self.sets.file.with_name(newest.version), peers, site=site)
         policies = texts.read(folder)
-        if failed := failures(folder.tests, policies):
-            raise ConfigError(failed)
         self._now, self._number = SetFiles.read(policies, folder), newest.number
-        return policies, folder.beside
+        return self._now
 
     def keep(self, now: SetFiles, directory: Path) -> None:
         """This set, of the files in `directory`, is in force now; where it cannot be written, the log says so."""

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
+from weakref import WeakValueDictionary
 
 from relay.errors import ConfigError
-from relay.files.stamps import Seen, Stamp, stamp_of
+from relay.files.stamps import Seen, Stamp, has_other_names, stamp_of
 from relay.formats.mailbox import fold_domain
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, failures, read_tests
@@ -22,7 +23,7 @@ from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, printable
 from relay.policy.patterns import Groups, read_groups
 from relay.policy.polled import Polled
 from relay.policy.require import Demand
-from relay.policy.rules import PlacedRule
+from relay.policy.rules import PlacedRule, When
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of, read_file, why_closed
 from relay.runtime import heap
@@ -72,8 +73,9 @@ class PolicyFolder:
         self._faulty: dict[str, list[str]] = {}
         self.listing_faults: Mapping[str, list[str]] = {}
         """What is wrong with the directories themselves, by their names; replaced whole."""
+        self._directories: dict[str, Seen] = {}
         self._tests: tuple[Expected, ...] = ()
-        self._known: Known = {}
+        self._known: Known = WeakValueDictionary()  # what no file says any more is let go
         self._unfrozen = 0
         self._let_go: list[PolicyFile] = []
         self._total = 0
@@ -87,7 +89,7 @@ class PolicyFolder:
         """These are the peers now: all files are to be read again, which may name them."""
         for name in self._names_in(ALL):
             self._forget(name)
-        self._known = {}
+        self._known = WeakValueDictionary()
         self._take_peers(peers)
 
     def _take_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
@@ -165,11 +167,20 @@ class PolicyFolder:
             self._stamps[name] = (stamp_of(path), False)
 
     def look_at(self, names: Iterable[str]) -> dict[str, Seen]:
-        """What is there now of files that may have changed."""
+        """What is there now of files that may have changed, also by the other names of each."""
         found = {name: stamp_of(f"{self.directory}/{name}") for name in names}
+        shared = {name for name in found if has_other_names(f"{self.directory}/{name}")}
+        if shared:
+            others = self._other_names({_file_of(found[name]) for name in shared} - {()}) - found.keys()
+            found |= {name: stamp_of(f"{self.directory}/{name}") for name in others}
+            shared |= others
         for name, seen in found.items():
-            self.polled.note_file(name, seen)
+            self.polled.note_file(name, seen, shared=name in shared)
         return found
+
+    def _other_names(self, files: Collection[tuple[int, ...]]) -> set[str]:
+        """The names of these files, each by inode and device, as far as they are known."""
+        return {name for name, (seen, _) in self._stamps.items() if _file_of(seen) in files}
 
     def outdated(self, directories: Collection[str] = ALL) -> dict[str, Seen]:
         """Looks at these domains' directories, or at all: what is there now of files that are not as they were read.
@@ -187,6 +198,7 @@ class PolicyFolder:
         if TOP in listing.unread:
             return {}
         self.polled.note_listing(directories, listing)
+        self._directories = ({} if directories == ALL else self._directories) | listing.directories
         found: dict[str, Seen] = {
             name: None
             for name in self._names_in(directories)
@@ -201,6 +213,13 @@ class PolicyFolder:
     def stamp(self, name: str) -> Seen:
         """What was there when it was read, faulty or not."""
         return self._stamps[name][0] if name in self._stamps else None
+
+    @property
+    def changed_ns(self) -> int:
+        """When a file or directory, as it was looked at last, changed last (ctime, ns since 1970); 0 without any."""
+        files = (seen for seen, _ in self._stamps.values())
+        stamps = (seen for seen in chain(files, self._directories.values()) if isinstance(seen, tuple))
+        return max((ctime for _, ctime, *_ in stamps), default=0)
 
     def release(self) -> bool:
         """Lets go some of the files that were replaced; False when there are none left.
@@ -303,17 +322,34 @@ class PolicyFolder:
             files,
             self._owners,
             _version(self._total),
-            self._patterns + sum(floor.when.patterns for floor in self._floors),
+            self._work(),
             tuple(demand for demand, number in self._demands.items() if number),
             self._site,
             self._floors,
             self._groups,
         )
 
+    def _work(self) -> int:
+        """How many texts and sizes the rules compare with a message; 0 where none looks into one."""
+        patterns = self._patterns + sum(floor.when.patterns for floor in self._floors)
+        if not patterns:
+            return 0
+        named = (self._rules_of(name) for name in self._naming_groups)
+        asking = (rule for rule in chain.from_iterable(named) if rule.looks_inside)
+        return patterns + sum(self._groups[group].work for rule in asking for group in rule.groups)
+
+    def _rules_of(self, name: str) -> Iterable[When]:
+        return (floor.when for floor in self._floors) if name == FLOORS_FILE else self._files[name].policy.when
+
     def _faults_of_files(self) -> Iterator[str]:
         """One directory that denies access may be the cause for many files."""
         faults = (each[name] for each in (self.listing_faults, self._faulty) for name in sorted(each))
         yield from dict.fromkeys(chain.from_iterable(faults))
+
+
+def _file_of(seen: Seen) -> tuple[int, ...]:
+    """Inode and device; nothing where there is no file."""
+    return seen[3:] if isinstance(seen, tuple) else ()
 
 
 _SUM_OCTETS = 512

@@ -5,8 +5,9 @@ Addresses are compared as policies/README.md says: in lower case, without quotes
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from pydantic import ConfigDict, RootModel
 
@@ -57,47 +58,147 @@ class Glob:
         begins = begin.startswith(other_begin) or other_begin.startswith(begin)
         return begins and (end.endswith(other_end) or other_end.endswith(end))
 
+    @property
+    def domain(self) -> str:
+        """What stands behind the last `@`, or all of it."""
+        return str(self).rpartition("@")[2]
+
     def __str__(self) -> str:
         return "*".join(self.parts)
 
 
-Groups = Mapping[str, tuple[Glob, ...]]
+class Patterns(tuple[Glob, ...]):
+    """Patterns of which one is enough, as they stand in a file; a look-up finds those that may cover a text.
+
+    The time does not grow with the number of addresses, nor with that of patterns like `*@example.org`.
+    """
+
+    _made: _Index | None = None
+
+    def fit_one_of(self, texts: Iterable[str]) -> bool:
+        """Whether one of these patterns covers one of the texts."""
+        return any(map(self._fits, texts))
+
+    def reaches(self, domain: str, *, below: bool = False) -> bool:
+        """Whether one of them may be for somebody at a domain, or with `below` at one of its subdomains."""
+        index = self._index
+        if domain in index.domains or (below and any(each.endswith(f".{domain}") for each in index.domains)):
+            return True
+        covered = [Glob.of(f"*@{domain}"), *([Glob.of(f"*@*.{domain}")] if below else [])]
+        return any(glob.meets(each) for glob in index.elsewhere for each in covered)
+
+    @property
+    def domains(self) -> Collection[str]:
+        """What stands behind the last `@` of each; "" for the null sender."""
+        index = self._index
+        return index.domains | {glob.domain for glob in index.elsewhere}
+
+    @property
+    def work(self) -> int:
+        """Maximum number of patterns that a text is compared with."""
+        return self._index.work
+
+    def _fits(self, text: str) -> bool:
+        index = self._index
+        _, at, domain = text.rpartition("@")
+        if text in index.exact or (at and domain in index.whole_domains):
+            return True
+        return any(glob.matches(text) for some in (index.by_domain.get(domain, ()), index.elsewhere) for glob in some)
+
+    @property
+    def _index(self) -> _Index:
+        """Made when it is asked for first: of most patterns it never is."""
+        if self._made is None:
+            self._made = _Index.of(self)
+        return self._made
+
+
+class _Index(NamedTuple):
+    """Patterns by what a text needs to be covered by them.
+
+    Of `whole_domains` everybody is covered. `elsewhere` has those with a star in the domain, `by_domain` the others
+    with a star. `domains` are those of all but `elsewhere`.
+    """
+
+    exact: frozenset[str]
+    whole_domains: frozenset[str]
+    by_domain: Mapping[str, tuple[Glob, ...]]
+    elsewhere: tuple[Glob, ...]
+    domains: frozenset[str]
+    work: int
+
+    @classmethod
+    def of(cls, globs: Iterable[Glob]) -> _Index:
+        exact, whole_domains, elsewhere = set(), set(), []
+        by_domain: dict[str, list[Glob]] = {}
+        domains = set()
+        for glob in globs:
+            domain = glob.domain
+            if "*" in domain:
+                elsewhere.append(glob)
+                continue
+            domains.add(domain)
+            if len(glob.parts) == 1:
+                exact.add(glob.parts[0])
+            elif glob.parts == ("", f"@{domain}"):
+                whole_domains.add(domain)
+            else:
+                by_domain.setdefault(domain, []).append(glob)
+        return cls(
+            frozenset(exact), frozenset(whole_domains), {name: tuple(each) for name, each in by_domain.items()},
+            tuple(elsewhere), frozenset(domains), 1 + len(elsewhere) + max(map(len, by_domain.values()), default=0),
+        )  # fmt: skip
+
+
+Groups = Mapping[str, Patterns]
 """The patterns of each group by its name."""
+NONE = Patterns()
 
 
 @dataclass(frozen=True, slots=True)
 class AddressPatterns:
     """Patterns for addresses, as they stand in a file, and names of groups of them."""
 
-    globs: tuple[Glob, ...] = ()
+    globs: Patterns = NONE
     groups: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> AddressPatterns:
         """Raises ValueError saying how to write what is wrong."""
         named = tuple(text.removeprefix(GROUP) for text in texts if text.startswith(GROUP))
-        return cls(tuple(address_pattern(text) for text in texts if not text.startswith(GROUP)), named)
+        return cls(Patterns(address_pattern(text) for text in texts if not text.startswith(GROUP)), named)
 
     @classmethod
     def of_logins(cls, texts: Iterable[str]) -> AddressPatterns:
         """Patterns for the names of users, which need not be addresses; raises ValueError."""
         if groups := [text for text in texts if text.startswith(GROUP)]:
             raise ValueError(f"{groups[0]!r}: groups are of addresses; list the names of users")
-        return cls(tuple(Glob.of(text.casefold()) for text in texts))
+        return cls(Patterns(Glob.of(text.casefold()) for text in texts))
 
     def all(self, groups: Groups) -> Iterator[Glob]:
         """These and those of the groups."""
-        yield from self.globs
-        for name in self.groups:
-            yield from groups.get(name, ())
+        for some in self._lists(groups):
+            yield from some
 
     def fit(self, person: Reading, groups: Groups) -> Fit:
         """How far one of them fits this person."""
-        globs = tuple(self.all(groups)) if self.groups else self.globs
-        if any(glob.matches(each) for glob in globs for each in person.surely):
+        lists = self._lists(groups)
+        if any(some.fit_one_of(person.surely) for some in lists):
             return Fit.SURELY
-        may = person.doubt or any(glob.matches(each) for glob in globs for each in person.maybe)
+        may = person.doubt or any(some.fit_one_of(person.maybe) for some in lists)
         return Fit.MAYBE if may else Fit.NOT
+
+    def reach(self, groups: Groups, domain: str, *, below: bool = False) -> bool:
+        """Whether one of them may be for somebody at a domain, or with `below` at one of its subdomains."""
+        return any(some.reaches(domain, below=below) for some in self._lists(groups))
+
+    def domains(self, groups: Groups) -> Iterator[str]:
+        """What stands behind the `@` of each; of several that are the same once or more often."""
+        for some in self._lists(groups):
+            yield from some.domains
+
+    def _lists(self, groups: Groups) -> tuple[Patterns, ...]:
+        return (self.globs, *(groups.get(name, NONE) for name in self.groups))
 
     @property
     def said(self) -> str:
@@ -130,14 +231,14 @@ class _GroupsFile(RootModel[dict[str, Texts]]):
 
 def read_groups(text: str, source: str) -> Groups:
     """The groups in the text of groups.toml; `source` is its name for messages. Raises ConfigError."""
-    groups: dict[str, tuple[Glob, ...]] = {}
+    groups: dict[str, Patterns] = {}
     faults: list[str] = []
     for name, texts in toml.parse(text, _GroupsFile, source=source).root.items():
         where = f"{source}:{toml.line_of(text, (name,)) or 1}: {name[:64]}"
         if not _GROUP_NAME.fullmatch(name):
             faults.append(f"{where}: write a name of letters, digits, - and _")
         try:
-            groups[name] = tuple(map(address_pattern, texts))
+            groups[name] = Patterns(map(address_pattern, texts))
         except ValueError as error:
             faults.append(f"{where}: {error}")
     if faults:

@@ -1,5 +1,6 @@
 """The policy files and directories that no watch covers reliably: these are polled.
-Such are those behind links, those that cannot be looked at now, and directories on servers that may stop answering.
+Such are those behind links, those that cannot be looked at now, files that have other names as well (hard links), by
+which they are changed unseen, and directories on servers that may stop answering.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ class Polled:
         """The files and directories, by name, that may not be as they were; looks at what is due `now` (seconds)."""
         return {name for kind in self._kinds if kind.due <= now for name in kind.look(now)}
 
-    def note_file(self, name: str, seen: Seen) -> None:
-        """A file was looked at."""
-        self._note(name, seen, is_link=self._note_way(name))
+    def note_file(self, name: str, seen: Seen, *, shared: bool = False) -> None:
+        """A file was looked at; it may be `shared`, which is reached by other names as well."""
+        self._note(name, seen, is_link=self._note_way(name) or shared)
 
     def note_listing(self, directories: Collection[str], listing: Listing) -> None:
         """These domains' directories were listed, or all."""
@@ -51,7 +52,7 @@ class Polled:
             links = listing.links | {name for name in directories if self._note_way(name)}
             for name in directories:
                 self._links.pop(name, None)
-        for name in links:
+        for name in links | listing.shared:
             self._note_way(name)
             if name in listing.files:
                 self._links[name] = listing.files[name]

@@ -9,13 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
-import select
-import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from contextvars import copy_context
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -32,9 +28,13 @@ from relay.policy.last_good import LastGood
 from relay.policy.load import PolicyFolder
 from relay.policy.names import SUFFIX
 from relay.policy.polled import LOOK_S, SHARE
+from relay.policy.settings import today
 from relay.policy.site import ANY_SITE, SiteFacts
+from relay.policy.starting import begin, said_writers
 from relay.policy.step import SetFiles
+from relay.policy.thread import GATHER_S, WatchThread
 from relay.policy.watch import EVERYTHING, Changes, DirectoryWatch
+from relay.policy.writers import being_written
 
 log = structlog.get_logger(__name__)
 
@@ -48,8 +48,6 @@ LOUD_S = 10.0
 """Time until quiet, or for reading the files, from which the log reports it, in seconds."""
 HANG_LOOK_S = 1.0
 """How often it is looked whether the thread that reads files still waits for one (seconds)."""
-GATHER_S = 0.05
-"""Interval at which changes are gathered, in seconds."""
 RESCAN_S = 60.0
 """How often all files are looked at, for what the kernel does not report (seconds)."""
 UNWATCHED_S = 2.0
@@ -58,7 +56,6 @@ RELEASE_S = 60.0
 """Time without changes after which replaced files are released, in seconds: no mail takes longer."""
 UNWATCHED_SHARE = 0.05
 """Maximum share of time spent polling without a watch: many files are polled less often."""
-JOIN_S = 5.0
 
 
 class PoliciesInForce:
@@ -76,8 +73,9 @@ class PoliciesInForce:
     ) -> None:
         """Reads the directory, and tries its tests.
 
-        Where something is wrong, the set that was in force last comes into force again; raises ConfigError where there
-        is none in `last_good`. `clock` gives seconds since any moment. What becomes of edits is counted on the `board`.
+        Where something is wrong, or files have changed just now, the set that was in force last comes into force again.
+        Without one in `last_good` this waits for some seconds, and then raises ConfigError. `clock` gives seconds since
+        any moment. What becomes of edits is counted on the `board`.
         """
         self.board = board or Board()
         for outcome in ("loaded", "broken"):
@@ -88,37 +86,50 @@ class PoliciesInForce:
         texts = last_good.texts if last_good is not None and last_good.writes else None
         self._folder = PolicyFolder(directory, peers, site=site, texts=texts)
         self._problems: tuple[str, ...] = ()
+        self._failing: tuple[str, ...] = ()
+        self._day = today()
+        self._waits_for = ""
+        self._as_others = False
         self._pending: dict[str, Seen] = {}
         self._missing: list[str] = []
         self._unsettled = False
         self._changed_at = self._began_at = clock()
         self._loud = False
+        self._told_at = float("-inf")
         self._asked = False
         self._anew = False
         self._step_began: float | None = None
         self._rescan_at = float("-inf")
-        self._thread: _Thread | None = None
+        self._thread: WatchThread | None = None
         self._begin(site)
         self._show()
 
     def _begin(self, site: SiteFacts) -> None:
         """Raises ConfigError."""
-        try:
-            self._current, self._beside = self._folder.read_tested(), self._folder.beside
+        others_wait = self._others_wait()
+        start = begin(self._folder, self._last_good, self._peers, site, others_wait=others_wait)
+        self._as_others = others_wait and start.changed_s is not None
+        self._take(start.now, start.failing)
+        if start.changed_s is not None:
+            self._unsettle()
+            self._changed_at -= start.changed_s
+        if start.problems:
+            self._keep(self._current, list(start.problems))
+        if not start.is_from_before:
             self._keep_copy()
-        except ConfigError as error:
-            if self._last_good is None:
-                raise
-            try:
-                before, self._beside = self._last_good.read(self._folder.directory, self._peers, site)
-            except ConfigError as none:
-                raise ConfigError([*error.problems, *none.problems]) from error
-            self._current = before
-            self._keep(before, error.problems)
+
+    def _others_wait(self) -> bool:
+        """Whether another worker waits: it may know of a program that had a file open before this one watched."""
+        return self.board.elsewhere(metrics.POLICY_WAITS) > 0
+
+    def _take(self, now: SetFiles, failing: Iterable[str] = ()) -> None:
+        """This set is in force from here on; these of its tests fail today."""
+        self._now, self._current = now, now.policies
+        self._failing = tuple(failing)
 
     def _keep_copy(self) -> None:
         if self._last_good is not None:
-            self._last_good.keep(SetFiles.read(self._current, self._folder), self._folder.directory)
+            self._last_good.keep(self._now, self._folder.directory)
 
     def __call__(self) -> PolicySet:
         return self._current
@@ -127,6 +138,16 @@ class PoliciesInForce:
     def problems(self) -> tuple[str, ...]:
         """What is wrong with the files as they were read last; empty where they are in force."""
         return self._problems
+
+    @property
+    def failing(self) -> tuple[str, ...]:
+        """The tests of the set in force that fail today, a line for each."""
+        return self._failing
+
+    @property
+    def waits_for(self) -> str:
+        """Why an edit does not come into force, "" where none waits for long."""
+        return self._waits_for
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
         """These are the peers, with their domains, from the next set on; to be called by what `watch` calls.
@@ -154,7 +175,7 @@ class PoliciesInForce:
         """
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
-        self._thread = _Thread(partial(self._follow_edits, first), lambda: loop.call_soon_threadsafe(ended.set))
+        self._thread = WatchThread(partial(self._follow_edits, first), lambda: loop.call_soon_threadsafe(ended.set))
         told: float | None = None
         try:
             while not ended.is_set():
@@ -190,7 +211,9 @@ class PoliciesInForce:
 
     def _unsettle(self) -> None:
         if not self._unsettled:
-            self._unsettled, self._loud, self._began_at = True, False, self._clock()
+            if not self._missing:  # else it is still the same edit
+                self._loud, self._began_at = False, self._clock()
+            self._unsettled = True
 
     def _take_down(self, found: Mapping[str, Seen]) -> None:
         for name, stamp in found.items():
@@ -204,17 +227,24 @@ class PoliciesInForce:
 
     def _still_busy(self, watch: DirectoryWatch | None, quiet_s: float) -> bool:
         """Whether files still change or are open for writing; where that goes on and on, the log says so."""
-        written = sorted(watch.written) if watch is not None else []
-        busy = bool(written) or not self._quiet(quiet_s)
-        if busy and not self._loud and self._clock() - self._began_at >= LOUD_S:
-            self._loud = True
-            log.warning(
-                "policies_not_quiet",
-                files=_some(self._pending),
-                number=len(self._pending),
-                open_for_writing=written[:MAX_LOGGED],
-                version=self._current.version,
-            )
+        writers = dict.fromkeys(watch.written, "") if watch is not None else {}
+        if not writers and self._quiet(quiet_s) and (writers := being_written(self._folder.directory, self._pending)):
+            self._changed_at = self._clock()  # so that programs are looked at no more often than this
+        self._as_others = self._as_others and not (watch is not None and watch.closings) and self._others_wait()
+        busy = bool(writers) or self._as_others or not self._quiet(quiet_s)
+        if busy and self._clock() - max(self._began_at, self._told_at) >= LOUD_S:
+            self._told_at = self._clock()
+            writers |= being_written(self._folder.directory, self._pending)
+            self._waits_for = _why_waiting(writers)
+            if not self._loud:
+                self._loud = True
+                log.warning(
+                    "policies_not_quiet",
+                    files=_some(self._pending),
+                    number=len(self._pending),
+                    open_for_writing=[said_writers({name: writers[name]}) for name in _some(writers)],
+                    version=self._current.version,
+                )
         return busy
 
     def _take_over(self, names: Collection[str], watch: DirectoryWatch | None) -> None:
@@ -239,7 +269,7 @@ class PoliciesInForce:
             self._keep(before, problems)
             return
         gone = [name for name in before.files if name not in policies.files]
-        gone += sorted(self._beside - self._folder.beside)
+        gone += sorted(self._now.beside.keys() - self._folder.beside)
         if gone and self._waits(gone):
             return
         self._missing = []
@@ -248,7 +278,7 @@ class PoliciesInForce:
         if gone:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
         self._problems, self._anew = (), False
-        self._current, self._beside = policies, self._folder.beside
+        self._take(SetFiles.read(policies, self._folder))
         self._keep_copy()
         self.board.add(metrics.POLICY_RELOADS, "loaded")
         self.board.set(metrics.POLICY, before.version, to=math.nan)
@@ -287,6 +317,7 @@ class PoliciesInForce:
         self.board.set(metrics.POLICY, self._current.version, to=1)
         self.board.set(metrics.POLICY_FILES, to=len(self._current.files))
         self.board.set(metrics.POLICY_PROBLEMS, to=len(self._problems))
+        self.board.set(metrics.POLICY_TESTS_FAILING, to=len(self._failing))
 
     def _waits(self, gone: list[str]) -> bool:
         """Whether a set that lacks files is not to be believed yet."""
@@ -295,7 +326,23 @@ class PoliciesInForce:
         self._missing = gone
         return not self._quiet(GONE_QUIET_S)
 
-    def _follow_edits(self, first: Callable[[], None], thread: _Thread) -> None:
+    def _tell_if_it_waits(self) -> None:
+        waits = self._unsettled or bool(self._missing)
+        self._waits_for = self._waits_for if waits else ""
+        self.board.set(metrics.POLICY_WAITS, to=self._clock() - self._began_at if waits else 0.0)
+
+    def _try_tests_again(self) -> None:
+        """On a new day: files and rules have begun or ended."""
+        if (day := today()) == self._day:
+            return
+        self._day = day
+        failing = tuple(failures(self._now.tests, self._current))
+        if failing and failing != self._failing:
+            log.error("policy_tests_fail", tests=list(failing[:MAX_LOGGED]), number=len(failing), day=day.isoformat())
+        self._failing = failing
+        self._show()
+
+    def _follow_edits(self, first: Callable[[], None], thread: WatchThread) -> None:
         """Runs until the thread has to end. Nothing that goes wrong ends it before."""
         watch = DirectoryWatch(self._folder.directory)
         trouble = ""
@@ -343,60 +390,21 @@ class PoliciesInForce:
             every, share = (RESCAN_S, SHARE) if watch.fd is not None else (UNWATCHED_S, UNWATCHED_SHARE)
             self._rescan_at = now + max(every, cost / share)
         self.settle(watch)
+        self._tell_if_it_waits()
+        self._try_tests_again()
         if not self._unsettled and self._quiet(RELEASE_S):
             while self._folder.release():
                 time.sleep(0.001)
 
 
-class _Thread:
-    """A thread that waits for a file descriptor or a word, until it has to end."""
-
-    def __init__(self, work: Callable[[_Thread], None], ended: Callable[[], object]) -> None:
-        """Starts `work`; `ended` is called when that is over."""
-        self._ending = False
-        self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        context = copy_context()  # which worker it is, for the log
-        self._thread = threading.Thread(target=context.run, args=(self._run, work, ended), name="watch", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Ends the present wait."""
-        with suppress(BlockingIOError):
-            os.write(self._write_end, b"!")
-
-    def wait(self, fd: int | None, seconds: float) -> bool:
-        """Waits until there is something to read from `fd`, or for this time; False where the thread has to end."""
-        poll = select.poll()
-        for each in (self._read_end, fd):
-            if each is not None:
-                poll.register(each, select.POLLIN)
-        ready = poll.poll(seconds * 1000)
-        if any(each == fd for each, _ in ready):
-            time.sleep(GATHER_S)
-        with suppress(BlockingIOError):
-            os.read(self._read_end, 4096)
-        return not self._ending
-
-    def end(self) -> None:
-        """Ends the work, and waits for it, though not for long: it may be in the middle of 100,000 files."""
-        self._ending = True
-        self.wake()
-        self._thread.join(JOIN_S)
-        if not self._thread.is_alive():
-            os.close(self._read_end)
-            os.close(self._write_end)
-
-    def _run(self, work: Callable[[_Thread], None], ended: Callable[[], object]) -> None:
-        try:
-            work(self)
-        finally:
-            with suppress(RuntimeError):  # the event loop may be closed by now
-                ended()
-
-
 def _some(names: Iterable[str]) -> list[str]:
     """Returns as many names as are logged; sorting all of 100,000 would block every thread."""
     return sorted(islice(names, MAX_LOGGED))
+
+
+def _why_waiting(writers: Mapping[str, str]) -> str:
+    """As a cause whose second part names files."""
+    return f"since a file is open for writing: {said_writers(writers)}" if writers else "since files go on changing"
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -35,14 +35,16 @@ class Listing:
     """What lies in a directory of policies: files and the domains' directories, by their names from there.
 
     Of each what is there; of a file None where there is nothing behind a link. `links` are those of both that are
-    links. `faults` are by the directory that has them, "" for the top. Of what lies in those that are `unread`, or
-    below them, nothing is known: it is no less there than it was.
+    links, and `shared` the files that have other names as well (hard links). `faults` are by the directory that has
+    them, "" for the top. Of what lies in those that are `unread`, or below them, nothing is known: it is no less there
+    than it was.
     """
 
     directory: Path
     files: dict[str, Seen] = field(default_factory=dict)
     directories: dict[str, Seen] = field(default_factory=dict)
     links: set[str] = field(default_factory=set)
+    shared: set[str] = field(default_factory=set)
     faults: dict[str, list[str]] = field(default_factory=dict)
     unread: set[str] = field(default_factory=set)
 
@@ -93,6 +95,8 @@ class Listing:
             self._note_link(name, entry)
             if isinstance(seen, Unknown) and name not in self.links:  # so nothing can be said of the others either
                 raise OSError(seen.error, os.strerror(seen.error), entry.path)
+            if isinstance(seen, tuple) and entry.stat().st_nlink > 1:  # which was asked for just now
+                self.shared.add(name)
         elif looks_like_policy:  # README.md, `x.toml~` and `x.toml.bak` do not
             self._fault(directory, f"{printable(entry.path)}: write the ending as {SUFFIX!r}, in small letters")
         elif not directory and (is_directory is not False or _leads_nowhere(entry)):

@@ -59,6 +59,8 @@ class DirectoryWatch:
         self._places: dict[int, set[str]] = {}
         self._watches: dict[str, int] = {}
         self._written: set[str] = set()
+        self.closings = 0
+        """Number of times that a policy file was closed after writing, replaced or removed."""
         self._trouble = ""
         self._exhausted = False
 
@@ -178,6 +180,7 @@ class DirectoryWatch:
         if event.name.endswith(SUFFIX) and not is_directory:
             names.add(name)
             if event.mask & _CLOSED:
+                self.closings += 1
                 self._written.discard(name)
             elif event.mask & inotify.MODIFY:
                 self._written.add(name)

@@ -4,6 +4,7 @@ Standard: whatever is opened is closed, in the opposite order, also when opening
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -92,8 +93,13 @@ async def parts(
         settings = settings if isinstance(settings, Settings) else Settings(settings)
         sites, dkim = SitesInForce(settings), _dkim(settings)
         config = sites.config()
-        policies = PoliciesInForce(
-            config.policies.directory, sites.domains, site=SiteFacts.of(config), board=board, last_good=last_good
+        policies = await asyncio.to_thread(  # which may wait until files are quiet
+            PoliciesInForce,
+            config.policies.directory,
+            sites.domains,
+            site=SiteFacts.of(config),
+            board=board,
+            last_good=last_good,
         )
         secret = SiteSecret.load_or_create(config.store.secret)
         audit = _audit(config, secret, board)

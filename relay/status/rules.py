@@ -270,6 +270,19 @@ def _policy_broken(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
         yield "", f"{many(faults, 'fault')} in the policy files; the set from before is in force: {first}"
 
 
+def _policy_edit_waits(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    waits = max(sight.gauges(metrics.POLICY_WAITS).values(), default=0)
+    if waits >= MINUTE_S:
+        yield "", f"an edit has waited for {waits // 60:.0f} min {sight.watched.policies.waits_for}".strip()
+
+
+def _policy_test_fails(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
+    if number := max(sight.gauges(metrics.POLICY_TESTS_FAILING).values(), default=0):
+        place, _, what = next(iter(sight.watched.policies.failing), "tests.toml: unknown").partition(": ")
+        first = place.rpartition("/")[2]
+        yield "", f"of the policies in force {many(number, 'test')} failed today, the first in {first}: {what}"
+
+
 def _policy_in_vain(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if sight.in_vain:
         yield "", f"{many(sight.in_vain, 'finding')} in the policy files"
@@ -374,6 +387,8 @@ RULES: dict[str, Rule] = {
     "clear_text": _clear_text,
     "tripwire": _tripwire,
     "policy_broken": _policy_broken,
+    "policy_edit_waits": _policy_edit_waits,
+    "policy_test_fails": _policy_test_fails,
     "policy_in_vain": _policy_in_vain,
     "next_hop_away": _next_hop_away,
     "next_hop_refuses": _next_hop_refuses,

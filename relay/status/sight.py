@@ -31,6 +31,8 @@ GROWING = (
 """Metrics whose growth is tracked."""
 PATIENCE_S = 5.0
 TRY_S = 60.0
+FINDINGS_S = 0.2
+"""Maximum wait of a look for what is found in the policy files, in seconds: other alarms do not wait for it."""
 _GONE = ("Gone", "Silent")
 ADOPTED_S = 3600.0
 """Time after which a clock that was set counts as right, in seconds."""
@@ -103,6 +105,7 @@ class Looking:
         self._samples = deque([(boot_time(), _growing(watched.board.totals_now()))])
         self._policies: PolicySet | None = None
         self._in_vain = 0
+        self._finding: asyncio.Future[int] | None = None
         self._clock = clock_offset()
         self._clock_seen, self._clock_since = self._clock, boot_time()
 
@@ -138,12 +141,16 @@ class Looking:
         return replace(seen, next_hops=tried)
 
     async def _policy_findings(self) -> int:
-        """How many there are; looked for once for each policy set."""
+        """How many there are, looked for once for each policy set; as before while that takes long."""
         policies = self._watched.policies()
-        if policies is not self._policies:
+        if self._finding is None and policies is not self._policies:
             sends = self._watched.config.outgoing is not None
-            self._in_vain = await asyncio.to_thread(lambda: sum(1 for _ in in_vain(policies, sends=sends)))
             self._policies = policies
+            self._finding = asyncio.get_running_loop().run_in_executor(None, _findings_in, policies, sends)
+        if self._finding is not None:
+            done, _ = await asyncio.wait([self._finding], timeout=FINDINGS_S)
+            for found in done:
+                self._finding, self._in_vain = None, found.result()
         return self._in_vain
 
     async def _tried(self, direction: str) -> str:
@@ -180,6 +187,10 @@ class Looking:
         if now - self._clock_since > ADOPTED_S:
             self._clock = offset
         return offset - self._clock
+
+
+def _findings_in(policies: PolicySet, sends: bool) -> int:
+    return sum(1 for _ in in_vain(policies, sends=sends))
 
 
 def _growing(totals: Totals) -> Numbers:

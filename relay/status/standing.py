@@ -24,6 +24,9 @@ FRESH_S = 60.0
 MOST = 200
 """Maximum number of conditions that stand at once; of warnings half as many."""
 
+_NAME_FILES = ("policy_broken", "policy_edit_waits", "policy_test_fails")
+"""Alarms whose cause names policy files behind a colon."""
+
 State = Literal["begins", "stands", "changed", "ends"]
 
 
@@ -55,7 +58,7 @@ class Standing:
 
 def public_cause(alarm: str, cause: str) -> str:
     """The cause without the names of policy files, which may be addresses."""
-    return cause.partition(": ")[0] if alarm == "policy_broken" else cause
+    return cause.partition(": ")[0] if alarm in _NAME_FILES else cause
 
 
 def read(file: Path, now: float = 0.0, known: Mapping[str, Alarm] = ALARMS) -> tuple[list[Standing], Mapping[str, Any]]:
@@ -80,8 +83,12 @@ def _standing(row: Mapping[str, Any], now: float, known: Mapping[str, Alarm]) ->
 
 def of_the_serving_relay(config: Config) -> list[Standing]:
     """Those of a relay that serves now; none where none does."""
+    return read(config.alarms_file)[0] if serves(config) else []
+
+
+def serves(config: Config) -> bool:
+    """Whether a relay serves, as far as its file says."""
     try:
-        age = time.time() - config.alarms_file.stat().st_mtime
+        return abs(time.time() - config.alarms_file.stat().st_mtime) < FRESH_S
     except OSError:
-        return []
-    return read(config.alarms_file)[0] if abs(age) < FRESH_S else []
+        return False

@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 import re
+import threading
 from collections.abc import Callable, Iterator
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -30,7 +31,7 @@ from relay.status.alarms import AGAIN_S, Alarms
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
 from relay.status.sight import Looking, Sight
-from relay.status.standing import MOST, Standing
+from relay.status.standing import MOST, Standing, public_cause
 from relay.status.telling import AlarmTelling
 
 EMPTY = PolicySet(Path("/policies"), {}, {}, "0" * 40)
@@ -52,6 +53,8 @@ class Policies:
     """Broken ones."""
 
     problems = ("x.toml:1: no",)
+    failing = ("/policies/tests.toml:1: mail from a@b.example: expected otp",)
+    waits_for = "since a file is open for writing: x.toml by vim, process 7"
 
     def __call__(self) -> PolicySet:
         return EMPTY
@@ -203,6 +206,8 @@ CASES: list[tuple[str, str, Callable[[Board], object], dict[str, object]]] = [
     ("clear_text", "", lambda b: b.add(metrics.MAILS, *ME), {"clear_text": True}),
     ("tripwire", "", lambda b: b.add(metrics.TRIPWIRE), NOTHING),
     ("policy_broken", "", lambda b: b.set(metrics.POLICY_PROBLEMS, to=2), NOTHING),
+    ("policy_edit_waits", "", lambda b: b.set(metrics.POLICY_WAITS, to=61), NOTHING),
+    ("policy_test_fails", "", lambda b: b.set(metrics.POLICY_TESTS_FAILING, to=1), NOTHING),
     ("next_hop_refuses", "outgoing", lambda b: b.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=3), NOTHING),
     ("canary_late", "bob", _canary_of(601.0), NOTHING),
     ("event_loop_late", "", _late(0.3, 3), NOTHING),
@@ -227,6 +232,8 @@ BUT_NOT: list[tuple[str, Callable[[Board], object], dict[str, object]]] = [
     ("quarantine_full", lambda b: None, NOTHING),
     ("clear_text", lambda b: b.add(metrics.MAILS, *ME), NOTHING),
     ("clear_text", lambda b: b.add(metrics.MAILS, *ME[:-1], "inside"), {"clear_text": True}),
+    ("policy_edit_waits", lambda b: b.set(metrics.POLICY_WAITS, to=59), NOTHING),
+    ("policy_test_fails", lambda b: b.set(metrics.POLICY_TESTS_FAILING, to=0), NOTHING),
     ("next_hop_refuses", lambda b: b.add(metrics.FAILURES, "outgoing", "NextHopRefused", by=2), NOTHING),
     ("next_hop_refuses", _refuses_and_takes, NOTHING),
     ("next_hop_refuses", lambda b: b.add(metrics.FAILURES, "outgoing", "MailLoop", by=9), NOTHING),
@@ -252,6 +259,23 @@ async def test_it_is_not_raised(
 ) -> None:
     board = Board()
     assert seen(await looked(board, lambda: change(board), now, **settings), name) == []
+
+
+async def test_what_waits_or_fails_is_named_and_the_page_leaves_out_whose_files(now: list[float]) -> None:
+    board = Board()
+    board.set(metrics.POLICY_WAITS, to=130)
+    board.set(metrics.POLICY_TESTS_FAILING, to=1)
+    found = await looked(board, lambda: None, now)
+    said = {name: cause for name in ("policy_edit_waits", "policy_test_fails") for _, cause in RULES[name](found, ())}
+    assert said == {
+        "policy_edit_waits": "an edit has waited for 2 min since a file is open for writing: x.toml by vim, process 7",
+        "policy_test_fails": "of the policies in force 1 test failed today, the first in tests.toml:1: "
+        "mail from a@b.example: expected otp",
+    }
+    assert [public_cause(*each) for each in said.items()] == [
+        "an edit has waited for 2 min since a file is open for writing",
+        "of the policies in force 1 test failed today, the first in tests.toml:1",
+    ]
 
 
 async def test_what_was_counted_before_the_relay_was_started_raises_nothing(now: list[float]) -> None:
@@ -283,6 +307,30 @@ async def test_a_clock_that_was_set_and_goes_on_for_an_hour_is_right(
         now[0] += seconds
         found.append(seen(await looking.look(), "clock_jumped"))
     assert found == [[], [], [""], [""], []]
+
+
+async def test_no_alarm_waits_for_what_is_looked_for_in_the_policy_files(
+    now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def slow(_: PolicySet) -> Iterator[str]:
+        answers.wait()
+        yield "a floor that nothing can fulfil"
+
+    monkeypatch.setattr(sight, "in_vain", slow)
+    monkeypatch.setattr(sight, "FINDINGS_S", 0.01)
+    board = Board()
+    looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
+    try:
+        board.set(metrics.POLICY_PROBLEMS, to=2)
+        found = await looking.look()
+        assert (seen(found, "policy_broken"), seen(found, "policy_in_vain")) == ([""], [])
+    finally:
+        answers.set()
+    async with asyncio.timeout(30):
+        while not seen(await looking.look(), "policy_in_vain"):
+            pass
 
 
 @pytest.fixture(name="faults")

@@ -10,4 +10,5 @@ From a set down to a letter::
     unproven.py      what is left, with a mail to look at it
     listing.py       what samples show, for people      samples.py differences.py
     demands.py       what must arrive sealed      expectations.py: tests.toml
+    time_limit.py    for how long all of this goes on
 """

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from relay.policy.comparing.languages import address
 from relay.policy.comparing.search import RuleScope, TooHard
 from relay.policy.comparing.sides import Side
+from relay.policy.comparing.time_limit import check_time
 from relay.policy.patterns import Glob
 
 
@@ -62,6 +63,7 @@ def cells(old: Side, new: Side, *, rewritten: bool = False) -> Iterator[SenderCe
         last = in_new.get(before[number - 1], len(after)) if number else len(after)
         none = () if number and before[number - 1] in in_new else (0,)
         for other in (*none, *range(1, last + 1)):
+            check_time()
             place = in_old.get(after[other - 1]) if other else None
             if place is None or (number and place >= number):
                 yield _cell(old, new, number, other, rewritten=rewritten)

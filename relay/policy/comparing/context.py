@@ -24,6 +24,7 @@ from relay.policy.comparing.outcomes import (
     weaker_with_more,
 )
 from relay.policy.comparing.sides import Side
+from relay.policy.comparing.time_limit import check_time
 from relay.policy.settings import Chosen
 
 NO_CONDITIONS = Conditions()
@@ -128,6 +129,7 @@ class Context:
 
     def implies(self, conditions: Conditions, item: Item | None, other: Item) -> bool:
         """Whether a rule of either side applies to every mail to which this one does, under these conditions."""
+        check_time()
         if item is not None and item.key == other.key:
             return True
         if item is not None and item.maybe and other.maybe and _same_people(item, other):

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from relay.errors import RelayError
 from relay.policy.comparing.outcomes import HELD, TriedLevels, weaker
+from relay.policy.comparing.time_limit import check_time
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
@@ -119,6 +120,7 @@ def direction(before: TriedLevels, after: TriedLevels) -> Direction:
 
 
 def _decide(policies: PolicySet, sender: str, recipient: str, content: MessageFacts) -> Decision | None:
+    check_time()
     try:
         return policies.decide(sender, recipient, content)
     except RelayError:

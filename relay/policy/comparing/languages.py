@@ -18,6 +18,7 @@ from functools import lru_cache, partial
 from itertools import islice, product
 
 from relay.policy.comparing.search import RuleScope, TooHard, letter_outside, searched
+from relay.policy.comparing.time_limit import check_time
 from relay.policy.names import untagged
 from relay.policy.patterns import Glob
 
@@ -62,6 +63,7 @@ def _without_tag(glob: Glob, separators: str) -> Glob | None:
 
 def apart(one: Glob, other: Glob, separators: str) -> bool:
     """Whether it is sure that no address fits both."""
+    check_time()
     return _apart(*sorted((one, other), key=str), separators)
 
 
@@ -111,6 +113,7 @@ def address(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separato
 
 def _is_wider(wide: RuleScope, narrow: RuleScope, separators: str) -> bool:
     """Whether all of one are of the other, as patterns tell one by one."""
+    check_time()
     fits = wide.fits is None or all(address_within(each, wide.fits, separators) for each in narrow.fits or ())
     if wide.fits is not None and narrow.fits is None:
         return False
@@ -119,6 +122,7 @@ def _is_wider(wide: RuleScope, narrow: RuleScope, separators: str) -> bool:
 
 def _in_vain(who: RuleScope, wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> bool:
     """Whether each pattern of one who is wanted lies within what others miss, or are not wanted for."""
+    check_time()
     missed = [glob for each in wanted for glob in each.misses]
     missed += [glob for each in unwanted if not each.misses for glob in each.fits or ()]
     return bool(who.fits) and all(address_within(each, missed, separators) for each in who.fits or ())

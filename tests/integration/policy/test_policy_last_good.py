@@ -9,22 +9,30 @@ import json
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from relay.counting import metrics
+from relay.counting.board import Board, shared_board
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
+from relay.policy import reload as policy_reload, settings as policy_settings, starting
 from relay.policy.kept import KeptSets
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
+from relay.policy.settings import on_day
+from relay.policy.watch import EVERYTHING
 from relay.process import app
 from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import workers
-from tests.testlib import mails
+from tests.testlib import mails, relay_command
+from tests.testlib.counted import counted
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site
 from tests.testlib.submit import submit
@@ -87,13 +95,37 @@ async def test_a_worker_that_is_started_anew_while_they_are_broken_serves_as_the
             assert (await submit(relay.addresses["outgoing"], message)).code == 250
 
 
+async def test_commands_say_when_the_files_are_not_those_in_force(site: Site) -> None:
+    mail = "a@alice.example", "x@bob.example"
+    commands = ("check", "--offline"), ("test",), ("explain", "--offline", *mail)
+
+    async def told(name: str, *arguments: str) -> bool:
+        _, said, _ = await relay_command.run("policy", name, "--config", site.config_file, *arguments)
+        return "these files are not in force" in said
+
+    async with app.running(site.config):
+        async with asyncio.timeout(30):
+            while not site.config.alarms_file.exists():
+                await asyncio.sleep(0.05)
+        assert [await told(*each) for each in commands] == [False, False, False]
+        with (site.directory / "policies" / "news.example.toml").open("a") as file:
+            file.write("# a note that is still being written\n")
+            file.flush()
+            site.write_policies({"bob.example.toml": PQC})
+            assert [await told(*each) for each in commands] == [True, True, True]
+        async with asyncio.timeout(30):
+            while await told(*commands[0]):
+                pass
+
+
 @pytest.fixture(name="directory")
 def _directory(tmp_path: Path) -> Path:
     return write(tmp_path / "policies", {"default.toml": AES, "bob.example/x.toml": PQC, "groups.toml": "# none\n"})
 
 
-def started(directory: Path) -> PoliciesInForce:
-    return PoliciesInForce(directory, PEERS, last_good=LastGood(KeptSets(directory.with_name("kept") / "sets.db")))
+def started(directory: Path, board: Board | None = None) -> PoliciesInForce:
+    kept = KeptSets(directory.with_name("kept") / "sets.db")
+    return PoliciesInForce(directory, PEERS, board=board, last_good=LastGood(kept))
 
 
 def test_each_set_that_comes_into_force_is_the_one_from_before(directory: Path) -> None:
@@ -184,3 +216,190 @@ def test_where_no_copy_can_be_written_the_relay_serves_all_the_same(directory: P
     policies.reload()
     write(directory, {"default.toml": BROKEN})
     assert started(directory)().version == policies().version
+
+
+# --- files that are not quiet at a start --------------------------------------------------------------------------
+
+FLOORS = ('[[floor]]\nsubject_tag = "[x]"\nlevels = ["otp"]\n', '[[floor]]\nsender = "a@a.example"\nlevels = ["otp"]\n')
+
+
+@pytest.fixture(name="as_usual")
+def _as_usual(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How quiet files must be as administrators have it, but time passes by this number of seconds alone."""
+    passed = [0.0]
+    monkeypatch.setattr(starting, "QUIET_S", 0.4)
+    monkeypatch.setattr(starting, "GONE_QUIET_S", 2.0)
+    monkeypatch.setattr(starting, "WAIT_S", 0.0)
+    monkeypatch.setattr(starting, "LOOK_S", 0.0)
+    monkeypatch.setattr(starting, "monotonic", lambda: passed[0])
+    now = time.time_ns()
+    monkeypatch.setattr(starting, "time_ns", lambda: now + int(passed[0] * 1e9))
+    return passed
+
+
+def edited(directory: Path, passed: list[float]) -> PoliciesInForce:
+    """The policies of a process that starts after an edit, which another one had not taken yet."""
+    passed[0] += 100
+    return started(directory)
+
+
+def test_a_relay_that_has_no_set_from_before_starts_when_files_are_quiet(
+    directory: Path, as_usual: list[float]
+) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)files have just changed.*no set from before is kept"):
+        started(directory)
+    as_usual[0] += 0.5
+    with (directory / "default.toml").open("a") as file:
+        as_usual[0] += 100
+        with pytest.raises(ConfigError, match=rf"open for writing: default.toml by .*, process {os.getpid()}"):
+            started(directory)
+        file.write("# all of it\n")
+    as_usual[0] += 100
+    assert started(directory)().decide("", "y@y.example").levels == ("aes",)
+
+
+def test_what_has_just_changed_is_an_edit_that_the_set_from_before_waits_for(
+    directory: Path, as_usual: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = edited(directory, as_usual)()
+    monkeypatch.setattr(starting, "time_ns", time.time_ns)
+    write(directory, {"default.toml": CLEAR, "floors.toml": FLOORS[0]})
+    policies = started(directory)
+    assert (policies().version, policies.problems) == (before.version, ())
+    write(directory, {"floors.toml": "".join(FLOORS)})
+    policies.note(EVERYTHING)
+    policies._changed_at -= 100
+    policies.settle()
+    assert policies().decide("a@a.example", "y@y.example").levels == ("otp",)
+
+
+async def test_a_file_that_is_half_written_is_not_in_force_in_a_process_that_starts(
+    directory: Path, as_usual: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(directory, {"default.toml": CLEAR, "floors.toml": "".join(FLOORS)})
+    edited(directory, as_usual)
+    monkeypatch.setattr(policy_reload, "QUIET_S", 0.05)
+    monkeypatch.setattr(policy_reload, "LOUD_S", 0.0)
+    with (directory / "floors.toml").open("w") as file:
+        file.write(FLOORS[0])
+        file.flush()
+        policies = edited(directory, as_usual)
+        task = asyncio.create_task(policies.watch())
+        async with asyncio.timeout(30):
+            while "floors.toml by" not in policies.waits_for:
+                await asyncio.sleep(0.01)
+        assert policies().decide("a@a.example", "y@y.example").levels == ("otp",)
+        file.write(FLOORS[1].replace("otp", "aes"))
+    async with asyncio.timeout(30):
+        while policies().decide("a@a.example", "y@y.example").levels == ("otp",):
+            await asyncio.sleep(0.01)
+    assert policies().decide("a@a.example", "y@y.example").levels == ("aes",)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_worker_waits_for_what_others_have_seen_being_written_though_it_cannot_see_the_program(
+    directory: Path, as_usual: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the program is another user's."""
+    for module in (starting, policy_reload):
+        monkeypatch.setattr(module, "being_written", lambda *_: {})
+    monkeypatch.setattr(policy_reload, "QUIET_S", 0.05)
+    write(directory, {"default.toml": CLEAR, "floors.toml": "".join(FLOORS)})
+    shared = shared_board(3)
+    as_usual[0] += 100
+    workers = [started(directory, Board(shared, 0))]
+    tasks = [asyncio.create_task(workers[0].watch())]
+
+    def levels() -> set[tuple[str, ...]]:
+        return {each().decide("a@a.example", "y@y.example").levels for each in workers}
+
+    write(directory, {"new.example.toml": PQC})
+    async with asyncio.timeout(30):  # from here on it is watched
+        while "new.example.toml" not in workers[0]().files:
+            await asyncio.sleep(0.01)
+    with (directory / "floors.toml").open("w") as file:
+        file.write(FLOORS[0])
+        file.flush()
+        for place in (1, 2):  # as when one after the other is started anew
+            async with asyncio.timeout(30):
+                while not workers[-1].board.cell(metrics.POLICY_WAITS).value > 0:
+                    await asyncio.sleep(0.01)
+            as_usual[0] += 100
+            workers.append(started(directory, Board(shared, place)))
+            tasks.append(asyncio.create_task(workers[-1].watch()))
+        async with asyncio.timeout(30):
+            while not all(each.board.cell(metrics.POLICY_WAITS).value > 0.2 for each in workers):
+                await asyncio.sleep(0.01)
+        assert levels() == {("otp",)}
+        file.write(FLOORS[1].replace("otp", "aes"))
+    async with asyncio.timeout(30):
+        while levels() != {("aes",)}:
+            await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_a_file_that_has_just_vanished_is_not_gone_for_a_process_that_starts(
+    directory: Path, as_usual: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edited(directory, as_usual)
+    monkeypatch.setattr(starting, "time_ns", lambda: time.time_ns() + 10**9)  # a second after each change
+    (directory / "bob.example" / "x.toml").rename(directory / "bob.example" / "x.toml~")
+    policies = started(directory)
+    assert policies().decide("", "x@bob.example").levels == ("pqc",)
+    monkeypatch.setattr(starting, "time_ns", lambda: time.time_ns() + 3 * 10**9)
+    assert started(directory)().decide("", "x@bob.example").levels == ("aes",)
+
+
+# --- a day passes -------------------------------------------------------------------------------------------------
+
+TODAY = date(2030, 1, 1)
+ENDING = f'levels = ["otp"]\npeer = "bob"\nuntil = {TODAY}\n'
+TEST = 'test = [{ sender = "a@a.example", recipient = "x@audit.example", expect = "otp" }]\n'
+
+
+@pytest.fixture(name="ending")
+def _ending(directory: Path) -> Path:
+    """A file ends today, and a test expects it for ever."""
+    return write(directory, {"audit.example.toml": ENDING, "tests.toml": TEST})
+
+
+def test_a_set_whose_test_fails_on_a_new_day_serves_in_a_process_that_starts(ending: Path) -> None:
+    with on_day(TODAY):
+        before = started(ending)()
+    with on_day(TODAY + timedelta(days=1)):
+        for broken in (False, True):
+            if broken:
+                write(ending, {"default.toml": BROKEN})
+            policies = started(ending)
+            assert policies().version == before.version
+            assert "tests.toml:1: " in policies.failing[0]
+            assert "expected otp, and it is held" in policies.failing[0]
+            assert bool(policies.problems) == broken
+            assert counted(policies.board, metrics.POLICY_TESTS_FAILING) == 1
+
+
+async def test_a_test_that_fails_on_a_new_day_is_a_condition_while_the_relay_runs(
+    ending: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day = [TODAY]
+    for module in (policy_reload, policy_settings):
+        monkeypatch.setattr(module, "today", lambda: day[0])
+    policies = started(ending)
+    task = asyncio.create_task(policies.watch())
+    with capture_logs() as logs:
+        day[0] += timedelta(days=1)
+        async with asyncio.timeout(30):
+            while not policies.failing:
+                await asyncio.sleep(0.01)
+        assert (policies.problems, counted(policies.board, metrics.POLICY_TESTS_FAILING)) == ((), 1)
+        write(ending, {"tests.toml": TEST.replace("otp", "held")})
+        async with asyncio.timeout(30):
+            while policies.failing:
+                await asyncio.sleep(0.01)
+    assert counted(policies.board, metrics.POLICY_TESTS_FAILING) == 0
+    assert "tests.toml:1: " in next(each for each in logs if each["event"] == "policy_tests_fail")["tests"][0]
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

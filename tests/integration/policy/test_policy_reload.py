@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 import random
 import shutil
 import signal
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -237,6 +239,20 @@ def test_what_is_read_again_is_as_if_all_had_been_read(tmp_path: Path) -> None:
             fresh = load_policies(tmp_path, PEERS)
             assert (again.version, dict(again.files).keys()) == (fresh.version, dict(fresh.files).keys())
             assert all(again.files[name].policy == file.policy for name, file in fresh.files.items())
+
+
+def test_what_no_file_says_any_more_is_let_go(tmp_path: Path) -> None:
+    folder = PolicyFolder(write(tmp_path, {"bob.example.toml": AES, "carol.example.toml": AES}), PEERS)
+    before = weakref.ref(folder.read().files["bob.example.toml"].policy)
+    write(tmp_path, {"bob.example.toml": PQC})
+    assert folder.read_again(["bob.example.toml"]).files["carol.example.toml"].policy is before()
+    write(tmp_path, {"carol.example.toml": PQC})
+    files = folder.read_again(["carol.example.toml"]).files
+    assert files["bob.example.toml"].policy is files["carol.example.toml"].policy
+    while folder.release():
+        pass
+    gc.collect()
+    assert before() is None
 
 
 @pytest.fixture
@@ -522,6 +538,26 @@ async def test_files_behind_links_that_lead_elsewhere_count_without_being_asked_
         await until(lambda: levels(policies, "y@bob.example") == ("pqc",))
         (elsewhere / "other" / "y.toml").write_text(AES)
         await until(lambda: levels(policies, "y@bob.example") == ("aes",))
+
+
+async def test_a_file_with_several_names_is_edited_by_all_of_them_at_once(tmp_path: Path) -> None:
+    """As editors that keep hard links do it, and copies of sets by `cp -al`."""
+    directory = write(tmp_path / "policies", {"default.toml": AES, "bob.example.toml": AES})
+    elsewhere = tmp_path / "copy.toml"
+    async with watched(directory) as policies:
+        write(directory, {"default.toml": PQC})
+        await until(lambda: levels(policies, "x@y.example") == ("pqc",))
+        os.link(directory / "bob.example.toml", directory / "carol.example.toml")
+        await until(lambda: levels(policies, "x@carol.example") == ("aes",))
+        write(directory, {"bob.example.toml": PQC})
+        await until(lambda: levels(policies) == ("pqc",))
+        assert levels(policies, "x@carol.example") == ("pqc",)
+        (directory / "carol.example.toml").unlink()
+        (directory / "bob.example.toml").rename(elsewhere)
+        os.link(elsewhere, directory / "bob.example.toml")
+        await until(lambda: "carol.example.toml" not in policies().files)
+        elsewhere.write_text('levels = ["otp"]\n')
+        await until(lambda: levels(policies) == ("otp",))
 
 
 async def test_after_anything_unforeseen_edits_count_again(

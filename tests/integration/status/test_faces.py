@@ -23,6 +23,7 @@ from relay.counting.alarms import ALARMS
 from relay.counting.board import Board
 from relay.key_receiver import Receiving
 from relay.kme import DevelopmentKMEs
+from relay.policy.reload import PoliciesInForce
 from relay.process import app
 from relay.runtime.aio import clock_offset
 from relay.status import Watched, alarms, exposition, measures, ready, sight
@@ -57,6 +58,14 @@ class Scene:
 
 def _policy_broken(scene: Scene) -> None:
     scene.site.write_policies({"default.toml": "levels = nothing\n"})
+
+
+def _one_waits(policies: PoliciesInForce) -> None:
+    policies.board.set(metrics.POLICY_WAITS, to=61)
+
+
+def _one_fails(policies: PoliciesInForce) -> None:
+    policies.board.set(metrics.POLICY_TESTS_FAILING, to=1)
 
 
 def _held(scene: Scene, direction: str, cause: str) -> None:
@@ -135,6 +144,8 @@ PROVOKE: dict[str, Callable[[Scene], object]] = {
     "clear_text": lambda s: s.board.add(metrics.MAILS, *IN_CLEAR),
     "tripwire": lambda s: s.board.add(metrics.TRIPWIRE),
     "policy_broken": _policy_broken,
+    "policy_edit_waits": lambda s: s.patch.setattr(PoliciesInForce, "_tell_if_it_waits", _one_waits),
+    "policy_test_fails": lambda s: s.patch.setattr(PoliciesInForce, "_try_tests_again", _one_fails),
     "policy_in_vain": lambda s: s.patch.setattr(Looking, "_policy_findings", _one_finding),
     "next_hop_away": _next_hop_away,
     "next_hop_refuses": lambda s: s.board.add(metrics.FAILURES, "incoming", "NextHopRefused", by=3),

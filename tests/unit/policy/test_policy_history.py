@@ -328,8 +328,8 @@ def test_what_takes_too_long_is_compared_in_part(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(within, "WHOLE", 0)
     monkeypatch.setattr(within, "GROUP", 1)
     before, now = both(tmp_path, MANY, dict.fromkeys(MANY, PQC))
-    ticks = iter(range(100))
-    found = compare_within(4, before, now, lambda: float(next(ticks)))
+    ticks = iter(range(0, 10_000, 100))
+    found = compare_within(450, before, now, lambda: float(next(ticks)))
     assert (found.done, found.files, found.whole, found.weaker) == (4, 9, False, True)
     fields = of_comparison(found, "", AddressHash(None))
     assert (fields["compared"], fields["weaker"]) == ("4 of 9 files", True)
@@ -436,3 +436,13 @@ def test_a_record_that_may_not_be_looked_at_is_not_one_without_policies(director
     with as_nobody(), pytest.raises(ConfigError, match="cannot be read: Permission denied"):
         list(newest_first(directory))
     assert list(newest_first(directory.with_name("nothing yet"))) == []
+
+
+def test_one_file_with_many_rules_is_not_compared_for_longer(tmp_path: Path) -> None:
+    def rules(number: int) -> dict[str, str]:
+        senders = (f'sender = ["p{each}@a.example", "q{number}.{each}@a.example"]' for each in range(20))
+        return {"default.toml": CLEAR + "".join(f'[[when]]\n{each}\nlevels = ["aes"]\n' for each in senders)}
+
+    before, now = both(tmp_path, rules(0), rules(1))
+    found = compare_within(0.0, before, now)
+    assert (found.done, found.files, found.whole, found.weaker) == (0, 1, False, None)
