@@ -75,6 +75,9 @@ class ReceivedKeyStore(Protocol):
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Keeps keys, by ID, and returns only when a crash cannot lose them. Raises StoreUnavailable."""
 
+    def has_none_of(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> bool:
+        """Whether none of these is likely to be kept, so that a KME is asked first; `look` says what is true."""
+
     async def look(
         self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None = None
     ) -> tuple[Mapping[str, bytes], frozenset[str]]:

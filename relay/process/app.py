@@ -294,7 +294,9 @@ def _work_beside_mail(
         "measures": keep_own(watched),
         "loop lag": keep_lag(watched),
     }
-    if worker is not None and stop is not None:
+    if worker is None:
+        work["keys that there are"] = built.store.received.learn_places()
+    elif stop is not None:
         work["supervisor"] = worker.stop_with_supervisor(stop)
     if stop is not None:
         work["second process"] = report.stop_without_receiver(stop)
