@@ -7,15 +7,17 @@ from __future__ import annotations
 import pwd
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from relay.audit.entries import AddressHash
-from relay.policy.compare import Difference, Unproven
-from relay.policy.compare_within import ComparedSets
 from relay.policy.installing import Installer
 from relay.policy.names import SUFFIX, printable
 from relay.policy.step import SetStep
+
+if TYPE_CHECKING:
+    from relay.policy.compare import Difference, Unproven
+    from relay.policy.compare_within import ComparedSets
 
 MAX_DIFFERENCES = 20
 """Maximum number of differences named, of what is weaker, what is stronger, and all else, each."""

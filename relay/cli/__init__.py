@@ -58,7 +58,11 @@ COMMANDS = {
         "files:seal_file",
         "Seal the message in FILE (- for standard input) as policy says for --to; a key is spent.",
     ),
-    "serve": LaterCommand("serve:serve", "Run the relay: seal outgoing mail, open incoming mail, until SIGTERM."),
+    "serve": LaterCommand(
+        "serve:serve",
+        "Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.",
+        without=("rich", "greenlet"),  # structlog would load them
+    ),
     "setup": LaterCommand(
         "setup:setup",
         "Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.",

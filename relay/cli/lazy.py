@@ -5,7 +5,9 @@ What help shows of each stands here too; tests compare it with the command's own
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +22,14 @@ _LISTENERS = Path(__file__).parents[1] / "entry"
 class LaterCommand(NamedTuple):
     """A command that is loaded when it is called: `module:name` in relay.cli, and the first paragraph of its help.
 
-    `listener` is the folder of relay.entry that it is for, and without which there is no such command.
+    `listener` is the folder of relay.entry that it is for, and without which there is no such command. `without` are
+    packages that libraries use only because they are installed, and that this command shall not keep in memory.
     """
 
     place: str
     help: str
     listener: str = ""
+    without: tuple[str, ...] = ()
 
 
 class LazyGroup(click.Group):
@@ -44,8 +48,11 @@ class LazyGroup(click.Group):
         if cmd_name in self._later and cmd_name not in self.commands:
             later = self._later[cmd_name]
             module, _, name = later.place.partition(":")
-            missing = _missing(later)
-            self.add_command(_of_no_listener(missing) if missing else _loaded(module, name), cmd_name)
+            if missing := _missing(later):
+                self.add_command(_of_no_listener(missing), cmd_name)
+            else:
+                with _hidden(later.without):
+                    self.add_command(_loaded(module, name), cmd_name)
         return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -65,6 +72,18 @@ def _loaded(module: str, name: str) -> click.Command:
         gc.enable()
     assert isinstance(command, click.Command)  # noqa: S101 - or the table is wrong
     return command
+
+
+@contextmanager
+def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
+    """Within it these cannot be imported, unless they are loaded already: as if they were not installed."""
+    hidden = [name for name in packages if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is what importlib wants for that
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
 
 
 def _missing(later: LaterCommand) -> str:

@@ -75,6 +75,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
         uvloop.run(workers.serve(config, config_file, text, ready))
         return
     use_one_heap()
+    app.load(config)
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     settings = Settings(config, partial(load_to_serve, config_file))
     uvloop.run(app.serve(settings, key_receiver.start(config), ready))
@@ -89,6 +90,7 @@ def _serve_as_worker(worker: Worker, config_file: Path) -> None:
     config = worker.share_of(load_to_serve(config_file, worker.texts.first))
     configure_logging(config.log, for_good=True)
     use_one_heap()
+    app.load(config)
     structlog.contextvars.bind_contextvars(worker=worker.number)
     receiver = key_receiver.start(config, worker.descriptors)
     settings = Settings(config, read_again, tell=False)

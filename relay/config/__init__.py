@@ -113,7 +113,7 @@ class Config(toml.Table):
     audit: AuditSettings = AuditSettings()
     quarantine: QuarantineSettings = QuarantineSettings()
     limits: LimitSettings = LimitSettings()
-    imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}$")], IMAPSettings] = Field(default_factory=dict)
+    imap: dict[Annotated[str, Field(pattern=r"^[\w-]{1,64}\Z")], IMAPSettings] = Field(default_factory=dict)
     dkim: DKIMSettings | None = None
     log: LogSettings = LogSettings()
     status: StatusSettings | None = None

@@ -246,7 +246,7 @@ class IMAPSettings(toml.Table):
         "retry_refused": "a message that waiting will not help is tried once a day; remove this line",
     }
 
-    host: str = Field(pattern=r"^[^\s/:]+$", max_length=253)
+    host: str = Field(pattern=r"^[^\s/:]+\Z", max_length=253)
     """The provider's server. TLS is always used and its certificate verified."""
     port: int = Field(default=993, ge=1, le=65535)
     """The port: 993, or 143 where TLS begins with STARTTLS."""
@@ -260,7 +260,7 @@ class IMAPSettings(toml.Table):
     """The file with the password, readable by the relay only. Set just one of password_file, password_credential and
     token_command.
     """
-    password_credential: str = Field(default="", pattern=r"^[\w.@-]{0,128}$")
+    password_credential: str = Field(default="", pattern=r"^[\w.@-]{0,128}\Z")
     """Or the name of a systemd credential that has the password (LoadCredential=)."""
     token_command: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     """Or the command, as a list of words, that writes an XOAUTH2 access token."""

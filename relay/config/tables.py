@@ -62,7 +62,7 @@ class PolicySettings(toml.Table):
 
     directory: PathSetting
     """The directory of policy files: who gets which level (policies/README.md)."""
-    tag_separators: Annotated[str, Field(pattern=r"^[-#$&'+./=?^_`{|}~]{1,10}$")] = DEFAULT_TAG_SEPARATORS
+    tag_separators: Annotated[str, Field(pattern=r"^[-#$&'+./=?^_`{|}~]{1,10}\Z")] = DEFAULT_TAG_SEPARATORS
     """The characters, one to ten, that separate a local part from its tag, as in `ben+invoices@bob.example`. Write what
     Postfix has in `recipient_delimiter`: a file or pattern for a person is then for the same addresses as the mailbox.
     """
@@ -351,7 +351,7 @@ class DKIMKeySettings(toml.Table):
 
     domain: Annotated[str, AfterValidator(parse_domain)]
     """One of site.domains."""
-    selector: str = Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?$")
+    selector: str = Field(max_length=63, pattern=r"^[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?\Z")
     """The selector, under which the DNS has the public key."""
     key: PathSetting
     """The private key, RSA (2048 bits or more) or Ed25519, in PEM, readable by the relay only."""
@@ -376,7 +376,7 @@ class DKIMSettings(toml.Table):
     Authentication-Results on top of what was opened. Keys that the DNS does not give within 5 seconds are a temperror.
     It changes nothing else: the sealing says whom a mail is from.
     """
-    authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*$")
+    authserv_id: str = Field(default="", max_length=253, pattern=r"^[A-Za-z0-9_.-]*\Z")
     """The name under which results are given; fields from outside that use it are removed. By default site.hostname;
     it must not be that of another program on the way, such as opendkim, whose results would be removed.
     """

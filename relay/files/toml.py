@@ -53,7 +53,9 @@ _LONG_KEY = re.compile(rf"(?<![\w.-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NAMES}}}"
 class Table(BaseModel):
     """Base of all models read from TOML: immutable, no conversions by guess, unknown keys are faults."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
+    # Rust's regular expressions know all letters of Unicode again for each repetition: they took 20 MB. Those of Python
+    # let `$` match before a line end: patterns of settings end with `\Z`.
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True, regex_engine="python-re")
     removed: ClassVar[Mapping[str, str]] = {}
     """Settings that there were once, each with what to do about one that still stands in a file."""
     examples: ClassVar[Mapping[str, object]] = {}

@@ -38,6 +38,7 @@ from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPRequest, NoAnswer, Receiver
+from relay.runtime import heap
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import KeyName
 from relay.store.secret import SiteSecret
@@ -159,6 +160,8 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
     `not_for_it` it closes: it outlives this process, and would keep locks and sockets until it ends.
     """
     ours, theirs = socket.socketpair()
+    # A page is shared until one of the two writes on it, and a collection writes on all that it looks at.
+    heap.set_aside()
     if os.fork():
         theirs.close()
         return ours

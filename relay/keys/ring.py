@@ -263,7 +263,9 @@ class KeyRing:
             if group not in self.groups:
                 raise KMEMisconfigured(f"KME group {group!r} is not configured")
             wanted = {reference.key_ID: reference for reference in named}
-            keys = await self._held(group, master_sae, list(wanted), use)
+            keys: dict[str, Key] = {}
+            if self._received is None or not self._received.has_none_of(group, master_sae, wanted):
+                keys = await self._held(group, master_sae, list(wanted), use)
             if missing := [key_ID for key_ID in wanted if key_ID not in keys]:
                 stored = partial(self._held, group, master_sae, use=use)
                 keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)

@@ -12,7 +12,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -78,6 +78,9 @@ class ReceivedKeyStore(Protocol):
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Keeps keys, by ID, and returns only when a crash cannot lose them. Raises StoreUnavailable."""
+
+    def has_none_of(self, group: str, master_sae: str, key_IDs: Collection[str]) -> bool:
+        """Whether none of these is likely to be kept, so that a KME is asked first; `look` says what is true."""
 
     async def look(
         self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None = None

@@ -56,6 +56,7 @@ from relay.runtime import signals
 from relay.runtime.aio import in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, end_at_last, told_to_stop
+from relay.schemes.all import all_schemes
 from relay.status import StatusModule, Watched
 from relay.status.alarms import Alarms
 from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
@@ -93,6 +94,18 @@ def listeners(config: Config) -> dict[str, ListenerModule]:
 def status(config: Config) -> list[StatusModule]:
     """The modules that show the relay's state, where [status] is set: they load a web server."""
     return [cast(StatusModule, import_module("relay.status.listener"))] if config.status is not None else []
+
+
+def load(config: Config) -> None:
+    """Loads what a relay with these settings serves with, before a fork: the processes share it then.
+
+    Raises ConfigError, as `listeners` does.
+    """
+    listeners(config)
+    status(config)
+    all_schemes(config)
+    if config.kmes:
+        import_module("relay.keys.transport")
 
 
 def _is_set(config: Config, table: str, name: str = "") -> bool:
@@ -281,7 +294,9 @@ def _work_beside_mail(
         "measures": keep_own(watched),
         "loop lag": keep_lag(watched),
     }
-    if worker is not None and stop is not None:
+    if worker is None:
+        work["keys that there are"] = built.store.received.learn_places()
+    elif stop is not None:
         work["supervisor"] = worker.stop_with_supervisor(stop)
     if stop is not None:
         work["second process"] = report.stop_without_receiver(stop)

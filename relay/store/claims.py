@@ -67,8 +67,9 @@ _claims = Table(
     "claims",
     metadata,
     Column("place", LargeBinary(32), primary_key=True),
-    Column("relay", String(48), nullable=False, index=True),
+    Column("relay", String(48), nullable=False),
     Column("kind", String(8), nullable=False),
+    sqlite_with_rowid=False,
 )
 """`place` is SHA-256 over a mail and a recipient; `kind` says what is done to them, for people."""
 

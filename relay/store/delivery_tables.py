@@ -1,5 +1,8 @@
 """The tables of deliveries: who has a mail or waits for it, the sealed copies that wait, the mails that were opened.
 What their rows mean is in delivery_records.py; names are digests, as in mail_identity.py.
+
+For SQLite small rows stand in the tree of their key (WITHOUT ROWID), and are in no index that they are not looked for
+in: each further tree is a page that a mail writes.
 """
 
 from __future__ import annotations
@@ -7,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import Column, Connection, Double, LargeBinary, String, Table, Text, delete, select
+from sqlalchemy import Column, Connection, Double, Index, LargeBinary, String, Table, Text, delete, select
 
 from relay.store.database import batches, metadata
 
@@ -17,10 +20,13 @@ recipient_rows = Table(
     Column("recipient", LargeBinary(32), primary_key=True),
     Column("mail", LargeBinary(32), nullable=False, index=True),
     Column("copy", String(32)),
-    Column("forget_at", Double, index=True),
+    Column("forget_at", Double),
+    sqlite_with_rowid=False,
 )
 """Names as in mail_identity.py. `copy` is what waits for them, NULL: they have the mail. `forget_at` is in seconds
 since 1970, NULL for a mail in `opened_mails`."""
+_ends = recipient_rows.c.forget_at.is_not(None)
+Index("ix_deliveries_forget_at", recipient_rows.c.forget_at, sqlite_where=_ends, postgresql_where=_ends)
 
 copy_rows = Table(
     "sealed_copies",
@@ -39,6 +45,7 @@ opened_rows = Table(
     Column("mail", LargeBinary(32), primary_key=True),
     Column("fingerprint", LargeBinary(32), nullable=False),
     Column("forget_at", Double, nullable=False, index=True),
+    sqlite_with_rowid=False,
 )
 
 
@@ -49,7 +56,7 @@ def recipient_row(mail: bytes, recipient: bytes, copy: str | None, forget_at: fl
 
 def all_known(connection: Connection) -> set[bytes]:
     """The mails of which there is something, without those that were opened."""
-    return set(connection.scalars(select(recipient_rows.c.mail).where(recipient_rows.c.forget_at >= 0).distinct()))
+    return set(connection.scalars(select(recipient_rows.c.mail).where(recipient_rows.c.forget_at >= 0)))
 
 
 def mails_of(connection: Connection, mails: Collection[bytes]) -> set[bytes]:

@@ -7,18 +7,20 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, func, select, update
 
-from relay.errors import KeyUsed, TryLater
+from relay.errors import KeyUsed, StoreUnavailable, TryLater
 from relay.formats.cms import KeyUse
 from relay.runtime.aio import off_loop_in_turn
 from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
 from relay.store.group_commit import GroupCommit
 from relay.store.one_step import InsertNew
+from relay.store.places import Places
 from relay.store.received_table import (
     KEY_WORK,
     FreshKey,
@@ -42,8 +44,12 @@ USED_KEEP_FOR_S = 86_400.0
 TOMBSTONE_KEEP_FOR_S = 2_592_000.0
 """Seconds (30 days) that the ID of a destroyed key is remembered, to tell expired mail from lost keys."""
 
+PLACES_AT_ONCE = 5000
+"""Number of rows whose places are read at once: more would hold the event loop."""
 PROOF_S = 1.0
 """Seconds for which a store is taken to be one that can be written after something was written."""
+FEW = 256
+"""Number of keys up to which it is worth asking memory before the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class ReceivedKeys:
         self._spooled: set[KeyName] = set()
         self._fresh: dict[bytes, FreshKey] = {}
         self._written: set[KeyName] = set()
+        self._places = Places()
 
     def later(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begins work with these keys that nobody need wait for; it ends before the store is closed."""
@@ -124,17 +131,36 @@ class ReceivedKeys:
         # Flushed by the second process before it answered: a kill from here on costs none of them, so that nobody has
         # to wait for the database before a mail is opened. All others would be lost with this process.
         spooled = {key_ID for key_ID, name in names.items() if name in self._spooled}
-        self._fresh |= _fresh({names[key_ID]: keys[key_ID] for key_ID in spooled})
+        self._fresh |= self._new_keys({names[key_ID]: keys[key_ID] for key_ID in spooled})
         self._spooled.difference_update(names.values())
         if others := {key_ID: key for key_ID, key in keys.items() if key_ID not in spooled}:
             await self.store(group, master_sae, others)
 
     async def store(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
         """Gives these keys their rows, as `put` does with keys that are on no disk yet."""
-        put = _Storing(_fresh({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()}))
+        put = _Storing(self._new_keys({KeyName(group, master_sae, key_ID): key for key_ID, key in keys.items()}))
         await self._store_together(put)
         if put.troubles:
             raise put.troubles[0]
+
+    def _new_keys(self, octets: Mapping[KeyName, bytes]) -> dict[bytes, FreshKey]:
+        """By the places of their rows, which may be there from now on."""
+        fresh = {place(name): FreshKey(name, key) for name, key in octets.items()}
+        self._places.add(fresh)
+        return fresh
+
+    async def learn_places(self) -> None:
+        """Reads of which keys there are rows, for `has_none_of`. For the one process that serves from this store."""
+        if not self._database.is_sqlite:
+            return
+        last = b""
+        query = select(keys.c.place).order_by(keys.c.place).limit(PLACES_AT_ONCE)
+        # Where the store cannot be read, it is asked of each key.
+        with suppress(StoreUnavailable):
+            while some := [at for (at,) in await self._database.rows(query.where(keys.c.place > last))]:
+                self._places.add(some)
+                last = some[-1]
+            self._places.complete = True
 
     async def note_unanswered(self, names: Collection[KeyName]) -> None:
         """These were asked for by processes that were killed before they read the answer. Raises StoreUnavailable."""
@@ -155,6 +181,15 @@ class ReceivedKeys:
                 self._written.add(key.name)
 
     # For the opener
+
+    def has_none_of(self, group: str, master_sae: str, key_IDs: Collection[str]) -> bool:
+        """Whether none of these few keys was put into the store by this process, or by any one before it started.
+
+        Where a command has put one there since, `look` knows it.
+        """
+        if len(key_IDs) > FEW:
+            return False
+        return self._places.none_of(place(KeyName(group, master_sae, key_ID)) for key_ID in key_IDs)
 
     async def look(
         self, group: str, master_sae: str, key_IDs: Collection[str], use: KeyUse | None = None
@@ -250,11 +285,6 @@ def _opened(
                 raise KeyUsed(f"key {name.key_ID}: {trouble}")
     octets = {name.key_ID: opened_key(secret, name, row.sealed) for name, row in found.items() if row.sealed}
     return octets, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
-
-
-def _fresh(octets: Mapping[KeyName, bytes]) -> dict[bytes, FreshKey]:
-    """By the places of their rows."""
-    return {place(name): FreshKey(name, key) for name, key in octets.items()}
 
 
 def _overwrite(now: float, connection: Connection) -> list[bytes]:

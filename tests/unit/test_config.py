@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, create_model
 
 from relay.config import Config, kmes, load_config, parse_address, parse_size, tables
 from relay.config.reference import markdown, model_of, text_of
 from relay.errors import ConfigError
+from relay.files import toml
 from tests.testlib import reference
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -111,7 +112,8 @@ def test_documented_defaults_are_the_real_ones(table: str) -> None:
         default = field.get_default(call_default_factory=True)
         assert documented[name] != "None", f"{name} needs an entry in `examples` of {model.__name__}"
         setting: Any = Annotated[field.annotation, *field.metadata, "as it is written"]
-        meant: object = TypeAdapter(setting).validate_python(documented[name])
+        one = create_model("OneSetting", __base__=toml.Table, value=(setting, ...))
+        meant: object = one.model_validate({"value": documented[name]}).value  # type: ignore[attr-defined]
         assert meant == default, name
 
 
@@ -160,6 +162,21 @@ def test_a_fault_is_named_with_file_and_line(tmp_path: Path, line: str, replacem
 
 
 PEER = '[kmes.k]\nurl = "https://k.example"\nca = "c"\ncertificate = "d"\nkey = "e"\n[peers.bob]\n'
+
+
+def test_a_setting_with_a_line_end_at_its_end_is_refused(tmp_path: Path) -> None:
+    """To `$` of a regular expression of Python it looks like one without."""
+    kme = PEER.partition("[peers")[0].replace("k.example", "k.example\\n")
+    mailbox = '[imap."ben\\n"]\nhost = "imap.example\\n"\nuser = "b@bob.example"\npassword_credential = "ben\\n"\n'
+    keys = '[[dkim.keys]]\ndomain = "alice.example"\nselector = "s\\n"\nkey = "k"\n'
+    dkim = '[dkim]\nauthserv_id = "alice.example\\n"\n' + keys
+    path = tmp_path / "relay.toml"
+    path.write_text(MINIMAL + kme + mailbox + dkim)
+    with pytest.raises(ConfigError) as caught:
+        load_config(path)
+    said = " ".join(caught.value.problems)
+    for setting in ("kmes.k.url", "imap.ben", "host", "password_credential", "authserv_id", "selector"):
+        assert setting in said, said
 
 
 @pytest.mark.parametrize(

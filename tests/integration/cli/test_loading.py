@@ -4,7 +4,9 @@ It is told by what a fresh interpreter has imported, not by time.
 
 from __future__ import annotations
 
+import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +17,10 @@ import pytest
 
 from relay.cli import cli
 from relay.cli.lazy import LazyGroup
+from relay.config import TCPAddress
+from relay.kme import DevelopmentKMEs
+from tests.testlib.identities import Identities
+from tests.testlib.sites import make_site
 
 SERVING = frozenset(
     {"aiohttp", "sqlalchemy", "aiosqlite", "asyncpg", "oqs", "numpy", "dns", "dkim", "prometheus_client"}
@@ -31,6 +37,12 @@ OF_SERVING = (
 )
 FURTHER = frozenset({"cryptography", "pydantic", "rich", "structlog"})
 """What help does without as well."""
+NEVER_SERVING = (
+    "rich", "pygments", "greenlet", "asyncpg", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql", "oqs",
+    "numpy", "dns", "dkim", "kilter", "aioimaplib", "matplotlib", "unittest", "xml", "multiprocessing", "relay.bench",
+    "relay.kme", "relay.setup", "relay.postfix", "relay.policy.comparing", "relay.entry.milter", "relay.entry.imap",
+)  # fmt: skip
+"""What takes memory that a relay with the embedded database, and without milter, mailboxes and DKIM, has no use for."""
 
 LOADED = """
 import json, sys
@@ -67,6 +79,33 @@ def loaded(site: Path, *arguments: str) -> tuple[int, set[str]]:
     )  # fmt: skip
     status, modules = json.loads(ran.stdout.splitlines()[-1])
     return status, set(modules)
+
+
+async def test_a_relay_that_serves_keeps_nothing_in_memory_that_it_has_no_use_for(
+    tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities
+) -> None:
+    here = make_site(
+        tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], identities=identities,
+        outgoing=TCPAddress("127.0.0.1", 9), incoming=TCPAddress("127.0.0.1", 9),
+        policies={"default.toml": 'levels = ["otp", "aes", "pqc", "rsa"]\n'},
+    )  # fmt: skip
+    with here.config_file.open("a") as file:
+        file.write('\n[status]\nlisten = "127.0.0.1:0"\n')
+    ready = here.directory / "ready"
+    relay = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", LOADED, "serve", "--config", here.config_file, "--ready-file", ready,
+        cwd=here.directory, env={"PYTHONPATH": str(Path(__file__).parents[3])}, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    async with asyncio.timeout(30):
+        while not ready.exists():
+            assert relay.returncode is None
+            await asyncio.sleep(0.02)
+        relay.send_signal(signal.SIGTERM)
+        said, _ = await relay.communicate()
+    status, modules = json.loads(said.splitlines()[-1])
+    assert status == 0
+    assert {"relay.process.app", "relay.status.listener", "relay.schemes.pqc", "aiohttp"} <= set(modules)
+    assert not [name for name in modules if name.startswith(NEVER_SERVING)]
 
 
 def packages(modules: set[str]) -> set[str]:

@@ -19,7 +19,7 @@ from relay.errors import KMEBadReply, TryLater
 from relay.formats.cms import KeyUse
 from relay.store.database import Database
 from relay.store.mail_identity import OpenedMail
-from relay.store.received import OTP_KEEP_FOR_S, TOMBSTONE_KEEP_FOR_S, USED_KEEP_FOR_S, Counts
+from relay.store.received import OTP_KEEP_FOR_S, PLACES_AT_ONCE, TOMBSTONE_KEEP_FOR_S, USED_KEEP_FOR_S, Counts
 from relay.store.received_table import UNUSED_KEEP_FOR_S, Bound, KeyName, KeysUsed, as_column, from_column
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
@@ -243,6 +243,23 @@ async def test_keys_are_there_when_the_store_is_opened_again(backend: Backend, s
         async with await open_store(backend.where, secret) as store:
             await store.received.put("g", "alice", {"k": KEY})
             assert await held(store, "g", "alice", ["k"]) == {"k": KEY}
+
+
+async def test_a_new_key_is_known_not_to_be_there_and_no_other_one(backend: Backend, secret: SiteSecret) -> None:
+    old = [f"old-{number}" for number in range(PLACES_AT_ONCE + 1)]
+    async with await open_store(backend.where, secret) as store:
+        await store.received.put("g", "alice", dict.fromkeys(old, KEY))
+    async with await open_store(backend.where, secret) as store:
+        received = store.received
+        assert not received.has_none_of("g", "alice", ["new"])
+        await received.learn_places()
+        alone = store.deliveries.alone
+        assert received.has_none_of("g", "alice", ["new"]) == received.has_none_of("h", "alice", old[:1]) == alone
+        assert not any(received.has_none_of("g", "alice", ["new", key_ID]) for key_ID in old)
+        await received.put("g", "alice", {"put": KEY})
+        received.spooled("g", "alice", ["spooled"])
+        await received.put("g", "alice", {"spooled": KEY})
+        assert not any(received.has_none_of("g", "alice", [key_ID]) for key_ID in ("put", "spooled"))
 
 
 async def test_relays_that_put_the_same_keys_at_once_agree(backend: Backend, secret: SiteSecret) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ class MemoryStore:
         self.opened: dict[str, tuple[str, bytes]] = {}
         self.broken = False
         self.after_look: Callable[[], object] = lambda: None
+        self.seems_to_have = True
 
     async def ready(self) -> None:
         """Always."""
@@ -51,6 +52,9 @@ class MemoryStore:
         if self.broken:
             raise StoreUnavailable("disk full")
         self.keys |= {(group, master_sae, key_ID): octets for key_ID, octets in keys.items()}
+
+    def has_none_of(self, group: str, master_sae: str, key_IDs: Collection[str]) -> bool:
+        return not self.seems_to_have
 
     async def look(
         self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None = None
@@ -138,6 +142,20 @@ async def test_a_key_that_another_relay_got_from_the_kme_meanwhile_comes_from_th
     store.after_look = lambda: store.opened.update({"bound": ("aes", b"f" * 32)})
     with pytest.raises(KeyUsed):
         await ring.fetch([KeyReference("bound", "sae-bob", "sae-alice", "one")], use=KeyUse("aes", b"g" * 32))
+
+
+async def test_a_key_that_a_command_has_stored_is_found_once_its_kme_has_none(
+    ring: KeyRing, pair: tuple[FakeKME, FakeKME], store: MemoryStore
+) -> None:
+    """The relay took it for new."""
+    store.seems_to_have = False
+    store.keys["one", "sae-bob", "taken"] = b"k" * 32
+    reference = KeyReference("taken", "sae-bob", "sae-alice", "one")
+    assert (await ring.fetch([reference]))[reference].key == b"k" * 32
+    assert len(pair[0].got("dec_keys")) == 1
+    store.destroyed = frozenset({"gone"})
+    with pytest.raises(KeyDestroyed):
+        await ring.fetch([KeyReference("gone", "sae-bob", "sae-alice", "one")])
 
 
 async def test_a_key_is_fetched_from_the_group_that_the_message_names_and_no_other(
