@@ -58,11 +58,12 @@ class Raising(NamedTuple):
 def raised(base: Chosen, rules: Sequence[Raising], size: int) -> Chosen:
     """What holds without these rules, raised by all of them, for a message of `size` bytes.
 
-    A rule whose levels are all weaker than what comes out has no say in levels, sizes, and what happens without any.
+    A rule whose levels are all weaker than what comes out has no say in what happens to mail without a level. Its sizes
+    count all the same: else a mail that is too large for it would leave because of one more rule.
     """
     whole = strongest((base.levels, *(rule.levels for rule in rules if rule.levels)))
     counting = [rule for rule in rules if not rule.levels or not set(whole).isdisjoint(rule.levels)]
-    levels, max_size = _for_size(base, [rule for rule in counting if rule.levels], whole, size)
+    levels, max_size = _for_size(base, [rule for rule in rules if rule.levels], whole, size)
     quantum, kem, priority = base.quantum, base.kem, base.priority
     for rule in rules:
         quantum = raised_quantum(quantum, rule.quantum or quantum)

@@ -177,10 +177,9 @@ class Policies:
         self, base: dict[str, Any], raising: Sequence[Contribution], size: int, *, bounce: bool
     ) -> tuple[list[str], Contribution]:
         own: list[str] = base["levels"]
-        whole = strongest([own, *(each.levels for each in raising if each.levels)])
         lists = [(own, base["max_size"])]
         for each in raising:
-            if each.levels and set(each.levels) & set(whole):
+            if each.levels:
                 limits = dict(base["max_size"] if each.limits is None else each.limits)
                 for level, limit in base["max_size"].items():
                     if level in own:

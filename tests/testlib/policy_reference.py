@@ -300,7 +300,7 @@ class Reference:
         saying = [rule for rule in rules if rule.levels is None or set(rule.levels) & set(listed)]
         octets = facts.octets - facts.hidden
         left = []
-        for each in [base, *saying]:
+        for each in [base, *rules]:
             if each.levels is not None:
                 limits = self._limits(base, each)
                 left.append(tuple(level for level in each.levels if octets <= limits.get(level, octets)))

@@ -176,6 +176,17 @@ def what_leaves(decision: Decision, can: set[LevelName], octets: int) -> int | N
     return None
 
 
+def test_a_mail_too_large_for_a_floor_does_not_leave_because_of_a_tag(tmp_path: Path) -> None:
+    """Not even by a level that is stronger than all of the floor's."""
+    floors = '[[floor]]\nsender = "ann@*"\nlevels = ["aes"]\nmax_size = 20\n[[floor]]\nsubject_tag = "[a]"\nlevels = ["otp"]\n'
+    policies = load_policies(
+        write(tmp_path, {"bob.example.toml": 'levels = ["otp", "aes"]\n', "floors.toml": floors}), PEERS
+    )
+    for subject in (b"b", b"[a]"):
+        content = MessageFacts(b"Subject: " + subject.ljust(20) + b"\r\n\r\n")
+        assert policies.decide("ann@alice.example", "x@bob.example", content).hopeless(30), subject
+
+
 @settings(max_examples=sized(150, 4000), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     text=policy_texts(),
