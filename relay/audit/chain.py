@@ -2,7 +2,7 @@
 JSON lines, each with its number and the SHA-256 of the line before it, over all files: deploy/AUDIT.md.
 
 A line is never changed or taken back once its writer has been answered. What a crash broke off was confirmed to
-nobody; it stays as it is, and the next record is bound to it and to all that is before it. A finished file cannot be
+nobody. It stays as it is, and the next record is bound to it and to all that is before it. A finished file cannot be
 written by anybody (mode 0400): a process that still has it open sees that, and opens the next one. The same holds for a
 file that was moved away. The chain goes on behind its last line, so that the gap is seen, and is none once the file is
 back.

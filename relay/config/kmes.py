@@ -119,8 +119,8 @@ class KMESettings(toml.Table):
     key: PathSetting | None = None
     """The private key of that."""
     psk_identity: str = Field(default="", max_length=128)
-    """In place of ca, certificate and key, with interface = "skip" and Python 3.13: the name by which a SKIP key
-    provider knows the pre-shared key of psk_file. Routers speak SKIP so.
+    """The name by which a SKIP key provider knows the pre-shared key of psk_file. The two stand in place of ca,
+    certificate and key, with interface = "skip" and Python 3.13. Routers speak SKIP so.
     """
     psk_file: PathSetting | None = None
     """The pre-shared key, in hexadecimal: 16 to 64 bytes, best 32 (openssl rand -hex 32). Only the relay may read it. A
@@ -293,5 +293,5 @@ class PeerSettings(toml.Table):
     """Bytes that one quantum key wraps at level aes, at most."""
     key_max_age: Seconds = 3600.0
     """Seconds for which one quantum key is used at level aes, at most. It is no longer used once its KME need not keep
-    it for the peer (key_lifetime): a mail that is sealed later could not be opened.
+    it for the peer (key_lifetime). A mail that is sealed later could not be opened.
     """

@@ -1,6 +1,6 @@
 """The policy files and directories that no watch covers reliably: these are polled.
-Such are those behind links, those that cannot be looked at now, files that have other names as well (hard links), by
-which they are changed unseen, and directories on servers that may stop answering.
+Such are those behind links, those that cannot be looked at now, and directories on servers that may stop answering.
+Files with several names (hard links) are among them too: they are changed unseen by another name.
 """
 
 from __future__ import annotations
