@@ -63,7 +63,7 @@ class Policies:
 def watched(board: Board, **settings: Any) -> Watched:
     config = SimpleNamespace(
         alarms=AlarmSettings(**settings), state_directory=Path("/"),
-        audit_directory=Path("/audit"), all_in_clear="",
+        audit_directory=Path("/audit"), all_in_clear="", outgoing=None,
     )  # fmt: skip
     return cast(
         Watched,

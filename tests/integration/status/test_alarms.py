@@ -348,7 +348,7 @@ async def test_mail_that_waits_raises_an_alarm_until_it_has_gone(site: Site, sin
 
 async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
     with_alarms(site, "held_longer_than = 1")
-    (site.directory / "policies" / "default.toml").unlink()
+    (site.directory / "policies" / "default.toml").rename(site.directory / "policies" / "bob.example.toml")
     async with app.running(site.config) as addresses:
         for _ in range(2):
             assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
@@ -362,7 +362,7 @@ async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
 
 async def test_a_client_that_was_held_once_and_never_comes_again_raises_no_alarm(site: Site) -> None:
     with_alarms(site, "held_longer_than = 1")
-    (site.directory / "policies" / "default.toml").unlink()
+    (site.directory / "policies" / "default.toml").rename(site.directory / "policies" / "bob.example.toml")
     async with app.running(site.config) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=["once@nobody.example"])).code == 451
         async with asyncio.timeout(30):
