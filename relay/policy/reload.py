@@ -106,9 +106,8 @@ class PoliciesInForce:
 
     def _begin(self, site: SiteFacts) -> None:
         """Raises ConfigError."""
-        others_wait = self._others_wait()
-        start = begin(self._folder, self._last_good, self._peers, site, others_wait=others_wait)
-        self._as_others = others_wait and start.changed_s is not None
+        start = begin(self._folder, self._last_good, self._peers, site, others_wait=self._others_wait)
+        self._as_others = start.changed_s is not None and self._others_wait()
         self._take(start.now, start.failing)
         if start.changed_s is not None:
             self._unsettle()

@@ -8,7 +8,7 @@ Where another set was in force, that one serves until the files are quiet; where
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time_ns
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Start(NamedTuple):
     """The set that a process starts with.
 
     `failing` are tests of it that fail today, `problems` what is wrong with the files where another set serves.
-    `changed_s` is how long ago the files changed that are `still_to_come`, and None where all is in force.
+    `changed_s` is how many seconds ago the files changed, where they are not believed yet; else None.
     """
 
     now: SetFiles
@@ -57,7 +57,7 @@ def begin(
     peers: Mapping[str, Sequence[str]],
     site: SiteFacts,
     *,
-    others_wait: bool = False,
+    others_wait: Callable[[], bool] = lambda: False,
 ) -> Start:
     """Reads the files, and the set that was in force last where they cannot be believed.
 
@@ -71,7 +71,7 @@ def begin(
         found, problems = _files(folder)
         if found is not None and found.policies.version == before:  # whatever its tests say on this day
             return Start(found, failing=tuple(problems))
-        doubt = quiet.doubt(found) or ("other workers wait until files are quiet" if others_wait else "")
+        doubt = quiet.doubt(found) or ("other workers wait until files are quiet" if others_wait() else "")
         if not doubt and not problems and found is not None:
             return Start(found)
         if doubt:
