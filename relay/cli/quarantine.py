@@ -160,7 +160,7 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
     if not totals:
         return "empty", ()
     kinds, parties = Counter[str](), Counter[str]()
-    for (reason, party), total in totals.items():
+    for (reason, party, _), total in totals.items():
         kinds[reason] += total.number
         parties[party] += total.octets
     named = ", ".join(f"{kinds[reason]} {reason}" for reason in REASONS if reason in kinds)
@@ -296,6 +296,7 @@ def _facts(kept: Kept) -> dict[str, Any]:
         "octets": kept.size,
         "protection": kept.protection or ("none" if kept.reason == "unprotected" else "sealed"),
         "party": kept.party,
+        "named": kept.named,
         "mail": kept.mail_id,
         "origin": [f"{name}={value}" for name, value in origin.items()],
     }

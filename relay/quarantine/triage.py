@@ -80,7 +80,9 @@ class Triage:
         if isinstance(error, KeyNotFound) and await self._may_still_come(key):
             self.board.add(metrics.QUARANTINE_LAG)
             raise error
-        arrival = Arrival(mail, reason_of(error), _cause(error), self._party(mail, error.claimed), mail.message)
+        party = self._party(mail)
+        named = error.claimed or party
+        arrival = Arrival(mail, reason_of(error), _cause(error), party, mail.message, named=named)
         await self._put(key, arrival, reason_of(error))
 
     async def unprotected(self, mail: Mail, stored: bytes, protection: str, peer: str, cause: str) -> None:
@@ -94,7 +96,8 @@ class Triage:
         key = await off_loop(mime.work(mail.message), identity, mail)
         if protection:  # it can be read: nobody may get into it by sending the sealed message to somebody else
             key = hashlib.sha256(b"opened\0" + key).digest()
-        arrival = Arrival(mail, "unprotected", _cause(cause), self._party(mail, peer), stored, protection, peer)
+        party = self._party(mail)
+        arrival = Arrival(mail, "unprotected", _cause(cause), party, stored, protection, peer, peer or party)
         await self._put(key, arrival, "unprotected")
 
     async def waits_for_key(self, mail: Mail) -> bool:
@@ -139,21 +142,15 @@ class Triage:
             recipients=len(put.recipients),
             octets=len(arrival.stored),
         )
-        # Nobody but a peer's senders, and nobody who redirects a mail to somebody, reaches them with a notice of ours.
-        if self.notices is None or not put.recipients or reason == "redirected":
-            return
-        if self._peer_of_sender(arrival.mail):
+        # Who redirects a mail to somebody must not reach them with a notice of ours.
+        if self.notices is not None and arrival.party and put.recipients and reason != "redirected":
             await self.notices.send(arrival.mail, put.id, reason, put.recipients)
 
-    def _party(self, mail: Mail, claimed: str) -> str:
-        """The peer that the sealed layers name, else that of the sender, "" for everybody else: it need not be true.
+    def _party(self, mail: Mail) -> str:
+        """The peer whose domain the sender has, or "" for everybody else: it takes its share, and has notices.
 
-        A bounce has no sender, and forwarded mail another one.
+        The sealed layers may name another one, as of a bounce. Mail servers look at the sender, and not into these.
         """
-        return claimed or self._peer_of_sender(mail)
-
-    def _peer_of_sender(self, mail: Mail) -> str:
-        """The peer whose domain the sender has, or ""."""
         found = self.known().peer_by_domain(domain_of(mail.envelope.sender))
         return found[0] if found is not None else ""
 
@@ -238,12 +235,12 @@ class Notices:
         return Mail(envelope, message.as_bytes())
 
 
-def _show(board: Board, totals: Mapping[tuple[str, str], Total], peers: Iterable[str]) -> None:
+def _show(board: Board, totals: Mapping[tuple[str, str, str], Total], peers: Iterable[str]) -> None:
     """What is there, of each peer and of everybody else, to whom a peer of before belongs."""
     known = {"", *peers}
     numbers = Counter({(reason, peer): 0 for reason in REASONS for peer in known})
-    for (reason, party), total in totals.items():
-        numbers[reason, party if party in known else ""] += total.number
+    for (reason, _, named), total in totals.items():
+        numbers[reason, named if named in known else ""] += total.number
     for labels, number in numbers.items():
         board.set(metrics.QUARANTINE_MESSAGES, *labels, to=number)
     board.set(metrics.QUARANTINE_BYTES, to=sum(total.octets for total in totals.values()))

@@ -44,7 +44,7 @@ if TYPE_CHECKING:  # 10 MB that only a store in PostgreSQL needs
     from sqlalchemy.dialects import postgresql
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Grows with each change of a table that already exists somewhere; new tables need no new version."""
 POOL_TIMEOUT_S = 30.0
 """Seconds to wait until one of our own connections to a server is free."""

@@ -183,11 +183,13 @@ class Quarantine:
         await self._database.write(*gone)
         await self._database.scrub()
 
-    async def totals(self) -> dict[tuple[str, str], Total]:
-        """How much there is, by reason and party. Raises StoreUnavailable."""
-        by = (messages.c.reason, messages.c.party)
+    async def totals(self) -> dict[tuple[str, str, str], Total]:
+        """How much there is, by reason, party and the peer it names. Raises StoreUnavailable."""
+        by = (messages.c.reason, messages.c.party, messages.c.named)
         rows = await self._database.rows(select(*by, func.count(), func.sum(messages.c.octets)).group_by(*by))
-        return {(reason, party): Total(int(number), int(octets)) for reason, party, number, octets in rows}
+        return {
+            (reason, party, named): Total(int(number), int(octets)) for reason, party, named, number, octets in rows
+        }
 
     def _row(self, mail: bytes, arrival: Arrival) -> dict[str, Any]:
         name, facts = secrets.token_hex(6), facts_of(arrival)
@@ -197,6 +199,7 @@ class Quarantine:
             "mail": mail,
             "reason": arrival.reason,
             "party": arrival.party,
+            "named": arrival.named,
             "facts": facts,
             "arrived_at": self._clock(),
             "arrivals": 1,

@@ -24,6 +24,7 @@ messages = Table(
     Column("mail", LargeBinary(32), nullable=False, unique=True),
     Column("reason", String(32), nullable=False),
     Column("party", Text, nullable=False),
+    Column("named", Text, nullable=False),
     Column("facts", Text, nullable=False),
     Column("arrived_at", Double, nullable=False),
     Column("arrivals", Integer, nullable=False),
@@ -70,7 +71,8 @@ class Arrival:
     """A mail that is to be kept, for a `reason` (a word) and a `cause` (a sentence).
 
     `stored` are the message's bytes as they will be wanted again: those of the mail, or what it was opened to,
-    where that is known. Then `protection` and `peer` say how it came. `party` is whose share of the room it takes.
+    where that is known. Then `protection` and `peer` say how it came. `party` is whose share of the room it takes, and
+    `named` the peer in whose name it came, verified or not; "" for nobody's.
     """
 
     mail: Mail
@@ -80,6 +82,7 @@ class Arrival:
     stored: bytes = field(repr=False)
     protection: str = ""
     peer: str = ""
+    named: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class Kept:
     reason: str
     cause: str
     party: str
+    named: str
     envelope: Envelope
     arrived_at: float
     arrivals: int
@@ -138,6 +142,7 @@ def kept_of(row: Row[Any], waiting: Sequence[Recipient]) -> Kept:
         reason=row.reason,
         cause=facts["cause"],
         party=row.party,
+        named=row.named,
         envelope=envelope,
         arrived_at=row.arrived_at,
         arrivals=row.arrivals,

@@ -48,7 +48,7 @@ def _aside(now: Now) -> Html | None:
 
 
 def _whose(now: Now, kept: Kept) -> Content:
-    peer = element("bdi", kept.party or "no peer")
+    peer = element("bdi", kept.named or "no peer")
     if not now.addresses:
         return peer
     to = ", ".join(printable(each.address) for each in kept.envelope.recipients)

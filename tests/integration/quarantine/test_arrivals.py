@@ -257,7 +257,7 @@ async def test_what_names_a_peer_in_its_sealed_layers_is_in_that_peer_s_name_who
             assert (await submit(relay, message, sender=sender)).code == 250
             await until_written(bob.site, "mail_put_aside")
     [entry] = await bob.listed()
-    assert (entry["party"], entry["reason"]) == ("alice", "tampered")
+    assert (entry["named"], entry["party"], entry["reason"]) == ("alice", "", "tampered")
 
 
 async def test_of_a_message_that_was_opened_the_verified_peer_counts_and_of_one_that_names_nobody_nobody(
@@ -270,7 +270,7 @@ async def test_of_a_message_that_was_opened_the_verified_peer_counts_and_of_one_
         assert (await submit(relay, flipped(message), sender="", recipients=[BEN])).code == 250
         status, _, out = await run("check", "--config", bob.site.config_file)
         assert (status, b"2 messages" in out) == (1, True), out
-    assert {(each["reason"], each["party"]) for each in await bob.listed()} == {
+    assert {(each["reason"], each["named"]) for each in await bob.listed()} == {
         ("redirected", "alice"),
         ("tampered", ""),
     }

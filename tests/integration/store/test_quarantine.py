@@ -32,7 +32,7 @@ def arrival(*addresses: str, message: bytes = MESSAGE, reason: str = "tampered",
     recipients = tuple(Recipient(each, "NEVER", "rfc822;x") for each in addresses or ("a@x",))
     envelope = Envelope("s@alice", recipients, smtputf8=True, ret="HDRS", envid="QQ1")
     mail = Mail(envelope, message, id="0123", trace=b"Received: \xff\r\n", origin=ORIGIN)
-    return Arrival(mail, reason, "its tag\0does not match", party, message, "aes", "alice")
+    return Arrival(mail, reason, "its tag\0does not match", party, message, "aes", "alice", "carol")
 
 
 async def find(store: Store, put: PutAside) -> Kept:
@@ -133,12 +133,15 @@ async def test_neither_a_party_nor_all_together_get_more_room_than_they_may(stor
     await store.quarantine.put(b"y" * 32, arrival(message=big, party="carol"), room)
 
 
-async def test_totals_are_by_reason_and_party(store: Store) -> None:
+async def test_totals_are_by_reason_party_and_who_is_named(store: Store) -> None:
     assert await store.quarantine.totals() == {}
     await store.quarantine.put(KEY, arrival(), ROOM)
     await store.quarantine.put(OTHER, arrival(reason="expired"), ROOM)
     totals = await store.quarantine.totals()
-    assert {key: total.number for key, total in totals.items()} == {("tampered", "alice"): 1, ("expired", "alice"): 1}
+    assert {key: total.number for key, total in totals.items()} == {
+        ("tampered", "alice", "carol"): 1,
+        ("expired", "alice", "carol"): 1,
+    }
     assert all(isinstance(total, Total) and total.octets > len(MESSAGE) for total in totals.values())
 
 
