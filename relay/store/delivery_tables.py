@@ -25,8 +25,8 @@ recipient_rows = Table(
 )
 """Names as in mail_identity.py. `copy` is what waits for them, NULL: they have the mail. `forget_at` is in seconds
 since 1970, NULL for a mail in `opened_mails`."""
-_ends = recipient_rows.c.forget_at.is_not(None)
-Index("ix_deliveries_forget_at", recipient_rows.c.forget_at, sqlite_where=_ends, postgresql_where=_ends)
+# Not for PostgreSQL too: to be told of its option, SQLAlchemy would load all that it has for that server.
+Index("ix_deliveries_forget_at", recipient_rows.c.forget_at, sqlite_where=recipient_rows.c.forget_at.is_not(None))
 
 copy_rows = Table(
     "sealed_copies",
