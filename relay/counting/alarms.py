@@ -150,9 +150,9 @@ _ALL: Final = (
     Alarm(
         "received_keys_refused",
         "KME {about} gives no keys for arriving mail",
-        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key (HTML, or "
-        "404 without a message, too), or not at all while it answers for its status. Mail under quantum keys of its "
-        "group is held, and put aside in time.",
+        "A KME, or a proxy in front of it, answers calls for keys of arriving mail with what is about no key, such as "
+        "HTML, or 404 without a message. Or it does not answer them at all, though it does for its status. Mail under "
+        "quantum keys of its group is held, and put aside in time.",
         "a call was answered so, or two in a row were not, and within a minute none with keys",
         "one is answered with keys, or with a word on which are not known",
         "`qumail-relay check` and the log's `received_keys_refused` have what it says. It is a fault of the KME, of a "
