@@ -314,7 +314,7 @@ async def test_no_alarm_waits_for_what_is_looked_for_in_the_policy_files(
 ) -> None:
     answers = threading.Event()
 
-    def slow(_: PolicySet) -> Iterator[str]:
+    def slow(_: PolicySet, **_sends: bool) -> Iterator[str]:
         answers.wait()
         yield "a floor that nothing can fulfil"
 
