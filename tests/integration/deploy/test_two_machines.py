@@ -117,7 +117,7 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         mail_server(alice, "alice", "bob", addresses[1])
         mail_server(bob, "bob", "alice", addresses[0])
         for machine in (alice, bob):
-            shutil.copy(package, machine.path(f"/tmp/{package.name}"))
+            shutil.copy(package, machine.path(f"/root/{package.name}"))
             machine.run("sh", "-c", f"{apt} --yes")
             # As the unit has it, but that nobody has to wait for a minute.
             soon = machine.path("/etc/systemd/system/qumail-relay.service.d/soon.conf")
@@ -189,7 +189,7 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         mailbox(bob, "aes", "sent while it hung")
 
         # An upgrade in the middle of it, and the end.
-        alice.run("sh", "-c", f"apt-get install --reinstall --yes /tmp/{package.name}")
+        alice.run("sh", "-c", f"apt-get install --reinstall --yes /root/{package.name}")
         alice.until("active", "systemctl", "is-active", "qumail-relay")
         send(alice, "aes@bob.example", "after the upgrade")
         mailbox(bob, "aes", "after the upgrade")
