@@ -85,6 +85,10 @@ def board() -> Board:
     return Board()
 
 
+PATIENT: dict[str, Any] = {"timeout": 10, "min_timeout": 10}
+"""For clients of KMEs that answer, however loaded the machine is."""
+
+
 @pytest.fixture
 async def ring(
     pair: tuple[FakeKME, FakeKME], store: MemoryStore, time: FakeTime, board: Board
@@ -93,7 +97,7 @@ async def ring(
     groups = {
         name: KMEGroup(
             name,
-            [kme.client(timing=time.timing, retry_attempts=0, name=f"kme-{name}", board=board)],
+            [kme.client(timing=time.timing, retry_attempts=0, name=f"kme-{name}", board=board, **PATIENT)],
             Prefetch(0, 0),
             lag_patience=0,
             board=board,
@@ -276,7 +280,7 @@ async def simulated(certificates: Certificates, _: Path) -> AsyncIterator[KMECli
     """60 keys at a simulated KME."""
     async with FakeKME(certificates) as kme:
         kme.link.bits = 60 * 256
-        yield kme.client(name="kme", retry_attempts=0)
+        yield kme.client(name="kme", retry_attempts=0, **PATIENT)
 
 
 @asynccontextmanager
@@ -331,7 +335,9 @@ async def test_each_kme_keeps_its_reserve_whatever_another_one_of_its_group_may_
     """One of two cannot be asked for keys any more; what it said last does not count for the other."""
     for kme in pair:
         kme.link.bits = 60 * 256
-    clients = [kme.client(name=name, retry_attempts=0) for kme, name in zip(pair, ("away", "kme"), strict=True)]
+    clients = [
+        kme.client(name=name, retry_attempts=0, **PATIENT) for kme, name in zip(pair, ("away", "kme"), strict=True)
+    ]
     limits = KEPT | {"away": KEPT["kme"]}
     ring = KeyRing(
         "2", {"one": KMEGroup("one", clients, Prefetch(0, 0))}, {"bob": PeerKeys("1", ("one",))}, limits=limits
@@ -364,7 +370,7 @@ async def test_no_number_of_low_priority_mails_at_two_workers_touches_the_reserv
         kme.link.bits = 60 * 256
         rings = []
         for worker_id in (1, 2):
-            client = kme.client(name="kme", retry_attempts=0)
+            client = kme.client(name="kme", retry_attempts=0, **PATIENT)
             ring = KeyRing(
                 "2", {"one": KMEGroup("one", [client], Prefetch(0, 0))}, {"bob": PeerKeys("1", ("one",))}, limits=KEPT
             )
