@@ -1,9 +1,9 @@
 """One KME group as a source of keys: of its KMEs, the healthiest that can is asked.
 Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
 
-Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
-KME there has it. Who has waited for a KME longer than its answers usually take goes on to the next one. What the first
-was asked for goes on too: its keys come into its pool, or into the store, and are there for the next mail.
+Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever KME there
+has it. A caller that has waited for a KME longer than its answers usually take goes on to the next one. The request to
+the first one goes on too. Its keys come into its pool, or into the store, and are there for the next mail.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class KMEGroup:
 
         `lag_patience` is in seconds; `lag_waiting` fetches at once wait for lagging keys. `keep` stores what is fetched
         before anybody gets it.
-        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered); `known_as`
-        has, by KME name, what each may call us: our SAE ID first.
+        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
+        `known_as` has, by KME name, what each may call us: our SAE ID first.
         """
         self.use: Use = use
         self.group = group
@@ -188,10 +188,10 @@ class KMEGroup:
         One that is not known yet is asked for again until the lag patience is over (relay.keys.lag). What stays
         unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
         message needs all of its keys.
-        `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile,
-        which are not unknown there for lag: it is looked at before each further attempt. Raises StoreUnavailable when
-        they could not be kept, and KeyUnavailable when no KME of the group could be asked. Keys that came before are
-        kept all the same.
+        `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile:
+        the KME no longer knows these, and not because of lag. It is looked at before each further attempt. Raises
+        StoreUnavailable when they could not be kept, and KeyUnavailable when no KME of the group could be asked. Keys
+        that came before are kept all the same.
         """
         master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)

@@ -218,8 +218,9 @@ def marks(
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
     They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known. No more is
-    drawn than it makes in a lifetime, nor than twice what `use_rate` (keys/s, of the last minutes) takes in that time
-    and a small share of the link beyond. A slow link on which nobody sends mail keeps all of its keys.
+    drawn than the link makes in a lifetime. Nor is more drawn than twice what `use_rate` (keys/s, of the last minutes)
+    takes in that time, and a small share of the link beyond. A slow link on which nobody sends mail keeps all of its
+    keys.
     """
     if not (prefetch.high and prefetch.follows_use):
         return WaterMarks(prefetch.low, prefetch.high)

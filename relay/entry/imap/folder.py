@@ -1,10 +1,10 @@
 """The recipe for one folder: find what is sealed, open it, append the original, and only then put the sealed away.
 Standard: RFC 3501; an original that the server has confirmed is known again by its mark, so any step may be repeated.
 
-Killed before APPEND, nothing has happened. After it, the next run finds the mark of the sealed message in the folder,
-appends no second original, and notes in the store that the mail has come, which outlives the mark. Two watchers at
-once may both append: each then leaves the first original, by UID, and removes later doubles before the sealed message
-is put away.
+Killed before APPEND, nothing has happened. After it, the next run finds the mark of the sealed message in the folder
+and appends no second original. It also notes in the store that the mail has come, and this note outlives the mark.
+Two watchers at once may both append. Each then keeps the first original, by UID, and removes later duplicates. Only
+then is the sealed message put away.
 
 A message with a mark that we did not write goes the same way: a copy without it is appended, then it is removed.
 """

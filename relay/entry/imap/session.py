@@ -220,9 +220,9 @@ class Session:
         return [each for each in found if first <= each.uid <= last]
 
     async def messages(self, sizes: dict[int, int]) -> list[Fetched]:
-        """The whole messages with these UIDs, as the server stores them now; `sizes` are octets as it told them.
+        """The whole messages with these UIDs, as the server stores them now; `sizes` are octets as it reported them.
 
-        Servers tell sizes that are not quite right, so half as much again is taken.
+        Servers report sizes that are not quite right, so half as much again is taken.
         """
         octets = sum(sizes.values()) * 3 // 2
         found = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", octets)

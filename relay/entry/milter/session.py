@@ -395,7 +395,7 @@ def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> 
     assert result.message is not None  # noqa: S101 - the caller has checked
     same = result.message == mail.message
     told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
-    # Of two spellings of a domain the mail server has kept one, and which one is not told.
+    # Of two spellings of a domain the mail server has kept one, and does not report which.
     stay = {Recipient(address).mailbox for address in result.recipients}
     given = zip(before.paths, mail.envelope.mailboxes, strict=True)
     # A mail server knows a recipient by what the client called them.

@@ -1,7 +1,7 @@
 """Opens what is sealed for this site, claims those who are to get it, and notes who has it.
 Standard: relay/FORMAT.md, the receiver's order; nothing is released before the last step.
 
-layers.py opens, recipients.py tells who may have it; original.py makes of that what is handed on.
+layers.py opens, recipients.py decides who may have it; original.py makes of that what is handed on.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ RECIPIENT_OCTETS = 64
 class Opened:
     """The original message, byte for byte as it was sealed, what protected it, and who may have it.
 
-    `protection` names the layers from the inside out; `peer` is the site that sealed it. Of the mailboxes that were
-    asked about, `due` get it now; `served` have it, `busy` get it from another relay at this moment, and `strangers`
-    are not named by the sealed envelope. `relay` is the name under which those who are due are claimed, `config` what
-    counted when it was opened, and counts for it to the end.
+    `protection` names the layers from the inside out; `peer` is the site that sealed it. The mailboxes that were asked
+    about are in four groups. Those that are `due` get it now, and those that are `served` have it. Those that are
+    `busy` get it from another relay now, and `strangers` are not named by the sealed envelope. `relay` is the name
+    under which those that are due are claimed. `config` was in force when it was opened, and holds for it to the end.
     """
 
     original: bytes = field(repr=False)
@@ -176,12 +176,12 @@ class MailOpener:
                     await self._check_not_lost(outermost, error)
                 raise
             arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
-            # On the disk before anybody gets the original: else another relay, or this one killed and started again,
-            # would hand it on once more, or open another message under the same keys.
+            # On the disk before anybody gets the original. Otherwise another relay, or this one after a kill, would
+            # hand it on once more, or open another message under the same keys.
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "admit").timed():
                 begun = await self.deliveries.admit(found.bound, arrived)
         except CannotOpen as error:
-            # All are answered alike: else answers would tell who is named, or what is right about a forgery.
+            # All are answered alike: else answers would reveal who is named, or what is right about a forgery.
             error.silent, error.claimed = True, found.claimed
             raise
         # From here to the end there is no await: a task cancelled later has what was claimed, and gives it up.
