@@ -1,4 +1,4 @@
-"""The first calls to a KME, before its keys are used: is it there, does it let us in, which SAE are we to it?
+"""The first calls to a KME, before its keys are used: does it answer, does it let us in, as which SAE?
 Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status) and 5.4 (an ID that no key has): neither costs a key.
 """
 

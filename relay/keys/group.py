@@ -155,7 +155,7 @@ class KMEGroup:
     ) -> Supply:
         """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available now, and if not, when.
 
-        The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many bytes may not be taken.
+        The KMEs are asked for their status. `allowed` raises KeyUnavailable where that many bytes may not be taken.
         """
 
         async def answer(member: Member) -> Supply:

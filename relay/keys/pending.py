@@ -47,7 +47,7 @@ class PendingFetch:
         self.todo, self.wanted = list(self.key_IDs), frozenset(self.key_IDs)
 
     def take(self, number: int) -> list[str]:
-        """The next key_IDs, which are not to be done any more."""
+        """The next key_IDs, which are then no longer to be done."""
         batch, self.todo = self.todo[:number], self.todo[number:]
         return batch
 

@@ -344,11 +344,11 @@ class KeyRing:
         return [member for group in groups for member in group.candidates(sae_id, size)]
 
     async def _allow_low_priority(self, sae_id: str, hidden: int, member: Member) -> None:
-        """Raises KMEExhausted where a pad that hides so much (0: a key) is not for mail of low priority."""
+        """Raises KMEExhausted where a pad that hides `hidden` bytes (0: a key) is not for mail of low priority."""
         await self._leave_the_reserve(sae_id, member, (await member.plan(sae_id, hidden)).octets)
 
     async def _leave_the_reserve(self, sae_id: str, member: Member, octets: int) -> None:
-        """Raises KMEExhausted where taking so much would touch what this KME keeps for mail of normal priority.
+        """Raises KMEExhausted where taking `octets` bytes would touch what this KME keeps for mail of normal priority.
 
         What others of its group may have does not count: they may be away when it is needed.
         """

@@ -171,7 +171,7 @@ async def tell_of_endings(policies: PoliciesInForce) -> None:
             policies.board.set(metrics.POLICY_ENDS, to=len(found))
             for cause in found[:MAX_ENDINGS]:
                 log.warning("policy_ends", cause=cause, number=len(found))
-        except Exception as error:  # noqa: BLE001 - what ends is to be told tomorrow, whatever stands in the way today
+        except Exception as error:  # noqa: BLE001 - what ends is to be reported tomorrow, whatever fails today
             log.error("policy_ends_not_told", cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(DAY_S)
 
@@ -224,7 +224,7 @@ class KeysFile:
 async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
     """Whose mail waits is known to the relay that starts next as well: in this file, read now and written till the end.
 
-    To be entered before any mail comes, and left when the last has ended: what went meanwhile would be told as waiting.
+    To be entered before any mail comes, and left when the last has ended. What left meanwhile would count as waiting.
     """
     try:
         held.take((await asyncio.to_thread(read_regular, file)).decode())

@@ -68,8 +68,10 @@ class Access:
             log.info("status_token_reloaded", file=str(self._file))
 
     def check(self, request: web.Request) -> None:
-        """Raises web.HTTPUnauthorized, and for what a page from elsewhere has a browser do: web.HTTPMisdirectedRequest
-        where its name leads to loopback (DNS rebinding), web.HTTPForbidden where it asks across sites.
+        """Raises web.HTTPUnauthorized without the token, and refuses what a page from elsewhere has a browser do.
+
+        Raises web.HTTPMisdirectedRequest where its name leads to loopback (DNS rebinding), and web.HTTPForbidden where
+        it asks across sites.
         """
         if not _is_asked_by_itself(request):
             raise web.HTTPForbidden

@@ -1,8 +1,8 @@
 """Alarms: each begins once and ends once, for all processes of a relay together, and a restart reports none again.
 Standard: relay/counting/alarms.py is the table of all; who looks at them holds up no mail.
 
-Where an alarm stands is in a file beside the site's secret, written at once (rename(2)), with pending notices
-of it: `check` reads it, and so does the relay that starts next.
+The state of each alarm is in a file beside the site's secret, with pending notices of it. The file is written at once
+(rename(2)). `check` reads it, and so does the relay that starts next.
 """
 
 from __future__ import annotations

@@ -251,7 +251,7 @@ class MilterSession:
             await self._hold_room(message)
 
     async def _hold_room(self, message: _Message) -> None:
-        """What is too large, or for which there is no room, is taken no more, and answered at its end."""
+        """What is too large, or has no room, is no longer taken, and answered at its end."""
         if message.octets > self._settings.max_message_size:
             limit = self._settings.max_message_size
             self._give_up(message, MessageTooBig(f"the message is over the limit of {limit} octets"))

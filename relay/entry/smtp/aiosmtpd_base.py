@@ -7,7 +7,7 @@ The exceptions, each of which a new version may break, are here:
 - `_handle_client`: its own takes a line that ends in a bare LF for a command, and other control characters in it. It
   reports exceptions to the client, and greets everybody. It goes on as long as commands come, while all other
   connections wait;
-- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421. Ours is paused while a mail is
+- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421. It is paused while a mail is
   delivered, and not reset for each command;
 - `push`: its own waits also where all was written at once;
 - `_reader._buffer`: what came behind the content has to be put back, and what came before TLS thrown away. Where no
@@ -122,7 +122,7 @@ class CommandStream(SMTP):
 
     @property
     def gone(self) -> bool:
-        """Whether nothing can be said to the client any more."""
+        """Whether nothing can be sent to the client any longer."""
         return self.transport is None or self.transport.is_closing()
 
     def absent(self) -> float:
@@ -237,7 +237,7 @@ class CommandStream(SMTP):
     # Time.
 
     def start_timer(self, seconds: float | None = None) -> None:
-        """The client has so long, or the usual time, from now on."""
+        """The client has `seconds`, or the usual time, from now on."""
         self._until = self.loop.time() + (seconds or self.settings.timeout)
         if self._until < self._fires:
             self._wake_at(self._until)

@@ -31,7 +31,7 @@ class Rights(Protocol):
 
 
 class NoUser(Refuse):
-    """Nobody has logged in, or not any more."""
+    """Nobody has logged in, or the user no longer exists."""
 
     code = 530
     status = "5.7.0"

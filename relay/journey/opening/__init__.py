@@ -93,7 +93,7 @@ class Opened:
         """`mail` to those who get it now, from the sealed sender: what MAIL FROM, NOTIFY and RET say can be forged.
 
         An outsider who could ask for a notice of success, or for a bounce in full, would get what was sealed. Nor does
-        what MAIL FROM said tell whether the sealed sender needs SMTPUTF8 (RFC 6531, 3.4).
+        what MAIL FROM said show whether the sealed sender needs SMTPUTF8 (RFC 6531, 3.4).
         """
         envelope, due = mail.envelope, set(self.due)
         to = tuple([_without_success(each) for each in envelope.recipients if each.mailbox in due])
@@ -223,7 +223,7 @@ class MailOpener:
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
 
     def begin_to_settle(self, opened: Opened, has_it: Collection[str]) -> asyncio.Task[None]:
-        """`settle`, which finishes despite cancellation, without the original: nobody counts its memory any more."""
+        """`settle`, which finishes despite cancellation, without the original: nobody counts its memory any longer."""
         return self.received.later(self.settle(replace(opened, original=b""), has_it))
 
     async def give_up(self, opened: Opened) -> None:
@@ -246,7 +246,7 @@ class MailOpener:
         )
 
     def _used(self, opened: Opened) -> list[KeysUsed]:
-        """The keys that are destroyed soon, once nobody waits for this mail any more."""
+        """The keys that are destroyed soon, once nobody waits for this mail any longer."""
         if opened.config.peers[opened.peer].key_max_messages > 1:
             return []  # other mails, with recipients who may come late, are under the same key
         keep_for = OTP_KEEP_FOR_S if opened.protection in OF_PADS else USED_KEEP_FOR_S
@@ -280,7 +280,7 @@ class MailOpener:
         return envelope, *told_apart(config, envelope, mailboxes)
 
     def _arrived(self, found: OpenedLayers, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
-        """What the store remembers, until no copy could be opened any more."""
+        """What the store remembers, until no copy could be opened any longer."""
         latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
         return OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), named)
 
