@@ -139,5 +139,5 @@ class ListenerModule(Protocol):
 
 
 def room_for(octets: int) -> int:
-    """The share of the memory budget that a message of `octets` bytes holds, in bytes; 256 KiB at least."""
+    """The part of the memory budget that a message of `octets` bytes holds, in bytes; 256 KiB at least."""
     return COPIES * max(octets, 64 * 1024)

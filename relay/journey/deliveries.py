@@ -14,8 +14,8 @@ Standard: RFC 5321 4.5.4.1 and 6.1: a retry completes what was not delivered, re
   bytes sent anew are another mail. Where the client has not heard that, what was delivered is remembered. Until its
   listener has said whether it has, nothing of a mail is forgotten, and nobody else begins an attempt of it. Other
   relays do not for a moment longer.
-- A sealed copy is sent again as it is. Once the peer's KME need not have its quantum keys any more it is sealed anew,
-  unless a next hop may have it.
+- A sealed copy is sent again as it is. Once the peer's KME may have dropped its quantum keys it is sealed anew, unless
+  a next hop may have it.
 - What was opened is identified by its sealed envelope, and its opener has begun it and settles it
   (relay/journey/opening). A recipient who has it never gets it again.
 """

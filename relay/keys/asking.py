@@ -166,7 +166,7 @@ class Asker(ABC):
         self.renewal.look(anyway=anyway)
 
     def tries_again(self, failures: int, number: int) -> bool:
-        """Whether `number` keys may be asked for after `failures`, each of which may burn them as well."""
+        """Whether `number` keys may be asked for after this number of `failures`, which may burn them as well."""
         return failures < self.retry_attempts and self.state.budget.allows(number)
 
     def burn(self, sae: str, number: int, cause: str) -> None:

@@ -215,7 +215,7 @@ class KMEGroup:
             pool.warm(str(slave_sae), size)
 
     def cool(self, slave_sae: SAEID) -> None:
-        """Draws no more ahead of need for this slave SAE; the keys that are there wait until their time is over."""
+        """Stops drawing ahead of need for this slave SAE; the keys that are there wait until their time is over."""
         for pool in self.pools:
             pool.cool(str(slave_sae))
 

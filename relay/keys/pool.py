@@ -202,7 +202,7 @@ class KeyPool:
         self._refill_if_low(peer_pool, to_high=to_high or bool(self.undelivered.one_batch))
 
     def cool(self, slave_sae: str) -> None:
-        """Draws no more ahead of need for this slave SAE."""
+        """Stops drawing ahead of need for this slave SAE."""
         for peer_pool in self._peer_pools.values():
             if peer_pool.slave_sae == slave_sae:
                 peer_pool.prefetched, peer_pool.fill_to = False, 0

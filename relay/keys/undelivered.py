@@ -32,7 +32,7 @@ _FOUND = {True: "kept", False: "dropped", None: "untold"}
 TRY_EVERY_S = 3600.0
 """Interval of this test of a KME, in seconds: it may be updated or replaced."""
 LOOK_S = 0.05
-"""Interval of looks whether the trial of another process is over, in seconds."""
+"""Poll interval while another process tries the KME, in seconds."""
 
 
 class Undelivered:

@@ -49,7 +49,7 @@ GIVE_BACK_S = 30.0
 ANNOUNCED = "audit.pending"
 """Name of the directory of what is about to leave, written at once for the audit record."""
 ALONE_S, LOOK_S = 5.0, 0.01
-"""Maximum wait for another worker that takes over what was sent, and the interval of looks, in seconds."""
+"""Maximum wait for another worker that takes over what was sent, and the poll interval, in seconds."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """Maximum number of ending files and rules named in the log at once."""

@@ -62,8 +62,8 @@ a worker that does not serve yet: it may have many received keys to take over.""
 class _Running:
     """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
 
-    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the looks since
-    it said anything.
+    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the polls since
+    its last heartbeat.
     """
 
     number: int
@@ -114,8 +114,8 @@ class Workers:
     async def end_the_silent(self) -> None:
         """A worker that serves speaks every ten seconds: one whose event loop hangs is ended, and begun anew; for ever.
 
-        So is one that does not come to serve. Looks are counted, not seconds: of those that this process did not have
-        either no worker is to blame.
+        So is one that does not come to serve. Polls are counted, not seconds: no worker is to blame for time
+        that this process did not have either.
         """
         while True:
             await asyncio.sleep(LOOK_S)

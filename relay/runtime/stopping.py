@@ -74,8 +74,9 @@ class Stop:
 
 @contextmanager
 def told_to_stop() -> Iterator[Stop]:
-    """Until the end of the block signals only set it. It goes around the parts, whose closing they must not break.
+    """Until the end of the block signals only set the result.
 
+    It goes around the parts, since signals must not break their closing.
     Needs a running event loop; in another thread than the main one no signal comes.
     """
     stop, loop = Stop(), asyncio.get_running_loop()

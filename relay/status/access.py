@@ -68,10 +68,10 @@ class Access:
             log.info("status_token_reloaded", file=str(self._file))
 
     def check(self, request: web.Request) -> None:
-        """Raises web.HTTPUnauthorized without the token, and refuses what a page from elsewhere has a browser do.
+        """Raises web.HTTPUnauthorized without the token, where there is one.
 
-        Raises web.HTTPMisdirectedRequest where its name leads to loopback (DNS rebinding), and web.HTTPForbidden where
-        it asks across sites.
+        What a page from elsewhere has a browser do is refused as well. Raises web.HTTPMisdirectedRequest where its name
+        leads to loopback (DNS rebinding), and web.HTTPForbidden where it asks across sites.
         """
         if not _is_asked_by_itself(request):
             raise web.HTTPForbidden

@@ -52,13 +52,13 @@ class Readiness:
         return tuple(self.found.values())
 
     async def keep_up(self) -> None:
-        """Looks every LOOK_S seconds, for ever."""
+        """Checks every LOOK_S seconds, for ever."""
         while True:
             await asyncio.sleep(LOOK_S)
             await self.look()
 
     async def look(self) -> None:
-        """Looks now."""
+        """Checks now."""
         found = await self._look()
         causes = list(found.values())
         if found != self._found:

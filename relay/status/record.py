@@ -154,7 +154,7 @@ class Record:
         return found
 
     async def keep_up(self) -> None:
-        """Looks and writes, for ever."""
+        """Records and writes, for ever."""
         due = 0.0
         while True:
             totals = await self._watched.board.totals()

@@ -40,7 +40,7 @@ MOST_LATE_OCTETS = 32 * 2**20
 LINGER_S = 1.0
 """Time after its answer for which a mail is marked as under way for other workers of this relay, in seconds."""
 PATIENCE_S, LOOK_S = 1.5 * LINGER_S, 0.05
-"""Maximum wait of the same mail at another worker for the end of its mark, and the interval of looks, in seconds."""
+"""Maximum wait of the same mail at another worker for the end of its mark, and the poll interval, in seconds."""
 
 _Result = TypeVar("_Result")
 
@@ -224,7 +224,7 @@ class DeliveryRecords:
         """The end of an attempt: of its recipients, who is to be known as having the mail, and which copies wait for
         whom.
 
-        On the disk when it returns. Of the other ones nothing needs to be known any more. Raises StoreUnavailable; then
+        On the disk when it returns. The other ones need not be remembered. Raises StoreUnavailable; then
         it is written later, without its copies where there are too many of them.
         """
         names = {mailbox: recipient_name(mail, mailbox) for mailbox in mailboxes}

@@ -51,7 +51,7 @@ class LoginUnavailable(TryLater):
 
 
 class BadExchange(Refuse):
-    """What the client sent is not what its mechanism wants."""
+    """What the client sent is not what its mechanism expects."""
 
     def __init__(self, cause: str, reply: str = "501 5.5.2 Not a valid authentication response") -> None:
         self._reply = reply

@@ -111,7 +111,7 @@ class SMTPSession(CommandStream):
         await self.push("250 2.0.0 Ok")
 
     async def smtp_VRFY(self, arg: str | None) -> None:
-        """RFC 5321, 4.1.1.6 and 7.3: we disclose to nobody who can be reached here."""
+        """RFC 5321, 4.1.1.6 and 7.3: we do not disclose who can be reached here."""
         if arg:
             await self.push("252 2.0.0 Send some mail, and see")
         else:

@@ -95,7 +95,7 @@ class Feed:
             return self._shown
 
     async def keep_up(self) -> None:
-        """Sends the viewers what has changed, for ever; where there are none, nothing is made."""
+        """Notifies the viewers, for ever; where there are none, nothing is made."""
         while True:
             await self._wanted.wait()
             try:
@@ -112,7 +112,7 @@ class Feed:
         self._wake()
 
     def _wake(self) -> None:
-        """Each viewer looks what is new."""
+        """Wakes each viewer, which looks for what is new."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 
