@@ -90,7 +90,7 @@ class SocketServer:
         present: Present | None = None,
         name: str = "",
     ) -> None:
-        """`turned_away` hears what no mail becomes of.
+        """`turned_away` is called with each error for which a mail or a recipient is not taken.
 
         `present` counts connections, also those to listeners with this `name` of other processes.
         """

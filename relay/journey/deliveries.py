@@ -127,7 +127,7 @@ class Deliveries:
             raise DeliveryUnderWay(f"its client, perhaps gone for {absent:.1f} s, may have been served elsewhere")
 
     def _unmark_later(self, name: bytes, mailboxes: Sequence[str]) -> None:
-        """For other workers it is under way until its client has had time to hear the answer, or we to notice that not.
+        """For other workers it is under way until its client has had time to hear the answer, or we to see it go.
 
         Where the client has gone, it may try again at another worker before that is written down here.
         """

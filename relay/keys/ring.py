@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 log = Events(__name__)
 
 MAINTAIN_EVERY_S = 5.0
-"""How often expired keys are destroyed and forecasts are made."""
+"""Interval at which expired keys are destroyed and forecasts are made, in seconds."""
 
 STATUS_EVERY_S = 30.0
-"""How often each KME is asked for its status, for the forecasts."""
+"""Interval at which each KME is asked for its status, for the forecasts, in seconds."""
 
 CERTIFICATES_EVERY_S = 86_400.0
-"""How often the log reports certificates that end soon."""
+"""Interval at which the log reports certificates that end soon, in seconds."""
 
 RATE_WINDOW_S = 300.0
 """Averaging window of use rates, in seconds."""

@@ -48,7 +48,7 @@ def client_context(
 ) -> ssl.SSLContext:
     """The TLS settings for one KME; the three files are PEM. Raises ConfigError where they cannot be used.
 
-    `seen` hears of the KME's certificate, as `getpeercert` gives it, after each handshake.
+    `seen` is called with the KME's certificate, as `getpeercert` gives it, after each handshake.
     """
     for path in (ca, certificate, key):
         if not is_there(path):

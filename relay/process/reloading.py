@@ -31,7 +31,7 @@ from relay.schemes import Scheme
 log = structlog.get_logger(__name__)
 
 LOOK_S = 0.3
-"""How often the files are looked at (seconds)."""
+"""Poll interval of the files, in seconds."""
 QUIET_S = 0.4
 """Time without changes after which a file counts, in seconds: it may be half-written before."""
 GONE_QUIET_S = 2.0

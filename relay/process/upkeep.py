@@ -42,9 +42,9 @@ from relay.store.store import Store
 log = structlog.get_logger(__name__)
 
 SWEEP_S = 60.0
-"""How often expired received keys are destroyed."""
+"""Interval at which expired received keys are destroyed, in seconds."""
 GIVE_BACK_S = 30.0
-"""How often memory that is free goes back to the system."""
+"""Interval at which free memory goes back to the system, in seconds."""
 """Name of the directory of what has left, written at once."""
 ANNOUNCED = "audit.pending"
 """Name of the directory of what is about to leave, written at once for the audit record."""
@@ -54,7 +54,7 @@ DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """Maximum number of ending files and rules named in the log at once."""
 WRITE_DOWN_S = 10.0
-"""How often `keys status` gets new figures, and who waits for held mail is written down."""
+"""Interval at which `keys status` gets new figures, and held mail is written down, in seconds."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
 """Reason logged when the relay stops without being asked to."""
 

@@ -47,7 +47,7 @@ class Telling(Protocol):
 
 
 class Alarms:
-    """Which stand, and what becomes of them look after look."""
+    """The alarms that are active, and how they change with each evaluation."""
 
     def __init__(
         self,

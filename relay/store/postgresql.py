@@ -33,7 +33,7 @@ _VERIFYING = ("verify-ca", "verify-full")
 
 
 def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
-    """A pool of connections; a lock that is not had within `busy_timeout` is an error.
+    """A pool of connections; a lock that is not obtained within `busy_timeout` is an error.
 
     One of our own connections is waited for `pool_timeout`; times are seconds. Raises ConfigError.
     """

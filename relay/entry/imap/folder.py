@@ -58,12 +58,12 @@ RETRY_REFUSED_S = 86_400.0
 LINGER_S = 0.5
 """Maximum wait of others for a message whose keys do not come, in seconds."""
 MOST_BREAKS = 3
-"""How often the connection may break over a message before it has to wait like one that cannot be opened."""
+"""Maximum number of broken connections over a message before it has to wait like one that cannot be opened."""
 LOOK_BACK = timedelta(days=30)
 """Age, at the start of the watch, up to which messages are checked for marks; later ones all are."""
 
 Progress = Callable[[int, int], None]
-"""Hears how many messages were opened so far, and how many wait."""
+"""Progress callback: the number of messages opened so far, and of those that wait."""
 
 
 @dataclass(slots=True)

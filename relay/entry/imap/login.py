@@ -32,7 +32,7 @@ LONGEST_PAUSE_S = 300.0
 """Maximum pause between two connection attempts, in seconds; half of it is jitter."""
 REFUSED_S = 3600.0
 LOOK_S = 60.0
-"""How often it is looked meanwhile whether the password, or the token, is another one."""
+"""Poll interval for another password or token meanwhile, in seconds."""
 TOKEN_TIMEOUT_S = 30.0
 MAX_SECRET_OCTETS = 16 * 1024
 
