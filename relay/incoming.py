@@ -30,7 +30,8 @@ from relay.errors import CannotOpen, DeliveryUnderWay, KeyNotFound, NotNamed, Po
 from relay.formats import mime
 from relay.formats.mailbox import folded_mailbox
 from relay.forward import NextHop, NextHopResult, Supervision
-from relay.journey.deliveries import Deliveries, Delivery
+from relay.journey.deliveries import Deliveries
+from relay.journey.delivery import Delivery
 from relay.journey.opening import Opened
 from relay.journey.opening.original import Original, Originals
 from relay.mail import Envelope, InPlace, Mail, Outcomes

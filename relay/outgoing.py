@@ -40,7 +40,8 @@ from relay.errors import (
 )
 from relay.formats import mime
 from relay.forward import NextHop, NextHopResult, Supervision
-from relay.journey.deliveries import Deliveries, Delivery
+from relay.journey.deliveries import Deliveries
+from relay.journey.delivery import Delivery
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy, SealedMail, Sealer
 from relay.journey.shadow import Shadow

@@ -139,5 +139,5 @@ class ListenerModule(Protocol):
 
 
 def room_for(octets: int) -> int:
-    """How much of the memory budget a message of so many bytes holds; no message holds less than 256 KiB."""
+    """The part of the memory budget that a message of `octets` bytes holds, in bytes; 256 KiB at least."""
     return COPIES * max(octets, 64 * 1024)

@@ -96,12 +96,12 @@ class Share:
         self.held = 0
 
     async def hold(self, octets: int) -> None:
-        """Holds at least so many bytes from now on. Raises Overloaded where there is no room for too long."""
+        """Holds at least `octets` bytes from now on. Raises Overloaded where there is no room for too long."""
         if octets > self.held:
             await self._budget._enlarge(self, octets)
 
     def reduce(self, octets: int) -> None:
-        """Gives back what is more than so many bytes."""
+        """Gives back what is beyond `octets` bytes."""
         if octets < self.held:
             self._budget._reduce(self, octets)
 

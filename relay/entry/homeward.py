@@ -2,9 +2,9 @@
 Standard: relay/FORMAT.md, the receiver's order; postsuper(1): what Postfix queues anew comes by its own pickup(8).
 
 A mail server that queues mail anew hands what has arrived sealed to the filter of mail that leaves. Inside the site
-policy has nothing to seal: users would get it unopened, and nobody would hear of it. So the incoming recipe has it,
-with all its rules, which hold for mail from anywhere: who sends sealed mail here gains nothing over the incoming
-listener. Each pass takes one layer off, so that there is no loop. Where there is no way in the mail is held.
+policy has nothing to seal: users would get it unopened, and nobody would notice. So the incoming recipe handles it,
+with all its rules, which hold for mail from anywhere. Sending sealed mail here gains nothing over the incoming
+listener. Each pass removes one layer, so that there is no loop. Where there is no way in the mail is held.
 """
 
 from __future__ import annotations

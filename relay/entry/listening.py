@@ -90,7 +90,7 @@ class SocketServer:
         present: Present | None = None,
         name: str = "",
     ) -> None:
-        """`turned_away` hears what no mail becomes of.
+        """`turned_away` is called with each error for which a mail or a recipient is not taken.
 
         `present` counts connections, also those to listeners with this `name` of other processes.
         """
@@ -206,8 +206,8 @@ def _parsed(client: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
-# Sockets. Who connects before the relay is there waits; one that ends before that resets it, and its queue keeps the
-# mail (a client waits five minutes for the greeting: RFC 5321, 4.5.3.2).
+# Sockets. A client that connects before the relay serves waits, five minutes for the greeting (RFC 5321, 4.5.3.2). If
+# the relay ends before that, the connection is reset, and the client's queue keeps the mail.
 
 
 async def bound(setting: str, where: Where) -> list[socket.socket]:

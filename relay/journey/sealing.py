@@ -166,7 +166,7 @@ class Sealer:
         return await planner.foresee(decided, len(original), seconds, self.keys, original)
 
     async def still_permitted(self, mail: Mail, copies: list[SealedCopy]) -> list[SealedCopy]:
-        """These copies of an earlier attempt, without recipients whose policy has changed and wants another one now.
+        """These copies of an earlier attempt, without recipients whose policy has changed and requires another one now.
 
         None of them is for a former peer. A copy that is less than policy lists first by now has
         that `planned`, for the ledger.
@@ -185,7 +185,7 @@ class Sealer:
         return [copy for copy in copies if copy.recipients]
 
     def outlived(self, copies: Iterable[SealedCopy]) -> list[SealedCopy]:
-        """Those that no peer may be able to open by now: its KME need not have the quantum keys any more.
+        """Those that the peer may be unable to open by now: its KME may have dropped the quantum keys.
 
         Not those that a next hop may have: a second form of these would be a second mail.
         """
@@ -256,7 +256,7 @@ class Sealer:
     def _sealed_before(self, planner: Planner, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
         """Protection and outer message again where this is what we sealed for the same people of late.
 
-        None for everything else, and for layers that are less than this copy would have, or not what policy wants.
+        None for everything else, and for layers that are less than this copy would have, or not what policy requires.
         What a message says of itself is not enough: anybody can put plaintext where a ciphertext should be.
         """
         try:
@@ -289,7 +289,7 @@ def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool
 
 
 def _wanted(decision: Decision) -> str:
-    """What policy wants for a recipient: its levels in their order, and when quantum keys go on top."""
+    """What policy requires for a recipient: its levels in their order, and when quantum keys go on top."""
     return f"{','.join(decision.levels)} {decision.quantum}"
 
 

@@ -16,7 +16,7 @@ From a message down to the wire::
     transport.py   one request, sent once                                    http.py tls.py
     development.py the clients that programs share, with a key cache
 
-A program that wants keys and nothing else uses what this package exports, and reads its log through `logging`: below
+A program that wants keys and nothing else uses what this package exports. It reads its log through `logging`, below
 "relay.keys", one event a line. Nothing that is exported needs any of the relay's mail, store or configuration.
 
 Counted in accounts.py, on a board of counts.py; shown by report.py; said in the log by events.py. Programs: README.md.

@@ -50,7 +50,7 @@ class Accounts:
         self.burnt(slave_sae, number, cause)
 
     def discarded(self, octets: int) -> None:
-        """A pad had no use for so many bytes at the end of its keys."""
+        """A pad had no use for `octets` bytes at the end of its keys."""
         self._board.add(metrics.PAD_DISCARDED, self._kme, by=octets)
 
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:

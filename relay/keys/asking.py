@@ -78,7 +78,7 @@ class Question(Generic[Result]):
 
     `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come. It
     is tried again within the budget for that. `bits` is how many are asked for where the status shows whether the
-    KME has so many.
+    KME has that many.
     """
 
     call: Call
@@ -166,7 +166,7 @@ class Asker(ABC):
         self.renewal.look(anyway=anyway)
 
     def tries_again(self, failures: int, number: int) -> bool:
-        """Whether `number` keys may be asked for after so many failures before, which may burn them as well."""
+        """Whether `number` keys may be asked for after this number of `failures`, which may burn them as well."""
         return failures < self.retry_attempts and self.state.budget.allows(number)
 
     def burn(self, sae: str, number: int, cause: str) -> None:

@@ -125,7 +125,7 @@ class KMEClient(Asker):
 
     @property
     def health(self) -> float:
-        """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
+        """From 0 (fresh keys are not even asked for) to 1 (all recent attempts got an answer)."""
         return self.state.score
 
     @property

@@ -24,7 +24,7 @@ class KeyCounts(Protocol):
         """Adds `by` to a counter."""
 
     def set(self, metric: Metric, *labels: str, to: float) -> None:
-        """A gauge is so much now."""
+        """Sets a gauge."""
 
     def spread(self, metric: Metric, *labels: str) -> Histogram:
         """A histogram with these labels."""

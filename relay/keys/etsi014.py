@@ -153,8 +153,8 @@ class OptimizedKMClient(KMEClient):
     ) -> list[Key]:
         """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
-        The KME gives each of them once: keep them safe before anything else. Raises KeysMissing, with those
-        that did come, when the KME does not know one of them, another KeyUnavailable when it cannot be asked, and
+        The KME gives each of them once: keep them safe before anything else. Raises KeysMissing, with those that did
+        come, when the KME does not know one of them. Raises another KeyUnavailable when it cannot be asked, and
         TypeError where `key_IDs` is a string.
         """
         wanted = once_each(key_IDs)

@@ -14,11 +14,10 @@ Kinds, and the errors (beside those of relay/errors.py) that carry them::
     not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
 
 Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME. A 404 with HTML, or without
-a message, is none about a key: of a proxy, or to a wrong path. AmbiguousReply is settled
-by asking for the status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs,
-so a refusal of enc_keys is "exhausted" where the status reports fewer keys than were asked for, whatever it says. 404
-and 503 without such words are so where the status does not say. After Retry-After, fresh keys are left alone in any
-case.
+a message, is not about a key: it comes from a proxy, or the path is wrong. AmbiguousReply is settled by asking for the
+status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs. So a refusal of
+enc_keys is "exhausted" where the status reports fewer keys than were asked for, whatever its words. 404 and 503 without
+such words are "exhausted" where the status does not say. After Retry-After, fresh keys are left alone in any case.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ class RepliedNotFound(KeyNotFound):
 
 
 class AmbiguousReply(KeyUnavailable):
-    """A reply of which the status will tell what it is about: the keys, or else the KME, which is what `meant` says.
+    """A reply whose subject the status will show: the keys, or else the KME, which is what `meant` says.
 
     `otherwise` is what it means where `meant` says that there are too few keys, and the status reports enough.
     """
@@ -187,7 +186,7 @@ def classify(call: Call, code: int, message: str, *, why: bool = True) -> KMEFau
 
 
 def unclear(call: Call, code: int, message: str, error: KeyUnavailable) -> bool:
-    """Whether only the status can tell what a reply meant, which was read as `error`.
+    """Whether only the status can show what a reply meant, which was read as `error`.
 
     To dec_keys: whether it is about the key or about the KME. To enc_keys: whether the KME has too few keys now.
     """

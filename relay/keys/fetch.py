@@ -10,8 +10,9 @@ Anybody can send mail that names keys which do not exist. What that costs a KME 
 - when it is asked for again, which goes by a way of its own, 1 for its first key. Of those at most 10 a second in all.
   Where the KME names the keys that it does not know, many messages share this call: the others have theirs at once.
 
-The further keys of a message are asked for when the first part has come, some parts at a time, and no more once one
-of them does not. An attacker with real key_IDs that were not fetched yet can have a dozen calls made for some of these.
+The further keys of a message are asked for when the first part has come, some parts at a time. Once one part does not
+come, no more are asked for. An attacker with real key_IDs that were not fetched yet can have a dozen calls made for
+some of these.
 """
 
 from __future__ import annotations

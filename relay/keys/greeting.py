@@ -1,4 +1,4 @@
-"""The first words with a KME, before its keys are of any use: is it there, does it let us in, whom does it take us for?
+"""The first calls to a KME, before its keys are used: does it answer, does it let us in, as which SAE?
 Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status) and 5.4 (an ID that no key has): neither costs a key.
 """
 

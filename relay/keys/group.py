@@ -1,9 +1,9 @@
 """One KME group as a source of keys: of its KMEs, the healthiest that can is asked.
 Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
 
-Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever
-KME there has it. Who has waited for a KME longer than its answers usually take goes on to the next one. What the first
-was asked for goes on too: its keys come into its pool, or into the store, and are there for the next mail.
+Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever KME there
+has it. A caller that has waited for a KME longer than its answers usually take goes on to the next one. The request to
+the first one goes on too. Its keys come into its pool, or into the store, and are there for the next mail.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class KMEGroup:
 
         `lag_patience` is in seconds; `lag_waiting` fetches at once wait for lagging keys. `keep` stores what is fetched
         before anybody gets it.
-        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered); `known_as`
-        has, by KME name, what each may call us: our SAE ID first.
+        `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
+        `known_as` has, by KME name, what each may call us: our SAE ID first.
         """
         self.use: Use = use
         self.group = group
@@ -155,7 +155,7 @@ class KMEGroup:
     ) -> Supply:
         """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available now, and if not, when.
 
-        The KMEs are asked for their status. `allowed` raises KeyUnavailable where so many bytes may not be taken.
+        The KMEs are asked for their status. `allowed` raises KeyUnavailable where that many bytes may not be taken.
         """
 
         async def answer(member: Member) -> Supply:
@@ -188,10 +188,10 @@ class KMEGroup:
         One that is not known yet is asked for again until the lag patience is over (relay.keys.lag). What stays
         unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
         message needs all of its keys.
-        `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile,
-        which are not unknown there for lag: it is looked at before each further attempt. Raises StoreUnavailable when
-        they could not be kept, and KeyUnavailable when no KME of the group could be asked. Keys that came before are
-        kept all the same.
+        `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile:
+        the KME no longer knows these, and not because of lag. It is looked at before each further attempt. Raises
+        StoreUnavailable when they could not be kept, and KeyUnavailable when no KME of the group could be asked. Keys
+        that came before are kept all the same.
         """
         master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)
@@ -215,7 +215,7 @@ class KMEGroup:
             pool.warm(str(slave_sae), size)
 
     def cool(self, slave_sae: SAEID) -> None:
-        """Draws no more ahead of need for this slave SAE; the keys that are there wait until their time is over."""
+        """Stops drawing ahead of need for this slave SAE; the keys that are there wait until their time is over."""
         for pool in self.pools:
             pool.cool(str(slave_sae))
 

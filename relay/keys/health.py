@@ -195,14 +195,14 @@ class Backoff:
         self._timing = timing
         self._adaptive = adaptive
         self.success_rate = 1.0
-        """The share of recent tries that got an answer, 0 to 1."""
+        """The share of recent attempts that got an answer, 0 to 1."""
 
     def seen(self, *, success: bool) -> None:
-        """One more try came to its end."""
+        """One more attempt came to its end."""
         self.success_rate += (float(success) - self.success_rate) / 8
 
     def pause(self, attempt: int) -> float:
-        """Seconds before try number `attempt` + 2 (the first pause has `attempt` 0)."""
+        """Seconds before attempt number `attempt` + 2 (the first pause has `attempt` 0)."""
         pressure: float = 4.0 ** (1 - 2 * self.success_rate) if self._adaptive else 1.0
         jitter = self._timing.chance() if self._adaptive else 1.0
         return jitter * min(MAX_BACKOFF_S, self._retry_delay * pressure * 2.0 ** min(attempt, 16))
@@ -265,13 +265,13 @@ class Health:
 
     @property
     def score(self) -> float:
-        """From 0 (fresh keys are not even asked for) to 1 (all recent tries got an answer)."""
+        """From 0 (fresh keys are not even asked for) to 1 (all recent attempts got an answer)."""
         worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
         return worth[self.breakers[Call.ENC_KEYS].state] * self.backoff.success_rate
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, or in vain, by call; empty when all is well."""
+        """Why calls are not made at present, or fail, by call; empty when all is well."""
         refused = {str(Call.DEC_KEYS): f"no key of arriving mail is available: {self.refusal}"} if self.refusal else {}
         return {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause} | refused
 
@@ -301,7 +301,7 @@ class Health:
             breaker.retry_now()
 
     def answered(self, call: Call, code: int, seconds: float) -> None:
-        """A reply came after so many seconds."""
+        """A reply came after `seconds`."""
         if call is Call.DEC_KEYS:
             self.silent_calls = 0
         # A refusal is quick, and anybody who sends forged mail can have dec_keys refused as often as they like.

@@ -145,7 +145,7 @@ class KMEStore:
         return status
 
     async def close(self) -> None:
-        """Asks no more by itself."""
+        """Stops asking by itself."""
         self._asks = False
         if goes_on(self._asking):
             self._asking.cancel()
@@ -171,7 +171,7 @@ def goes_on(task: asyncio.Task[Result] | None) -> TypeGuard[asyncio.Task[Result]
 
 
 def begun(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
-    """A task whose error is seen, in case that nobody waits for it any more."""
+    """A task whose error is seen, in case nobody waits for it any longer."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
     return task

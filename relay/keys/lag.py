@@ -38,7 +38,7 @@ class Attempts:
 
 @dataclass(slots=True, eq=False)
 class WaitingSlot:
-    """One of those who wait; `evicted` is set when somebody else waits in its place, or nobody waits any more."""
+    """One of those who wait; `evicted` is set when somebody else waits in its place, or nobody waits any longer."""
 
     master_sae: str
     evicted: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -100,7 +100,7 @@ class LagRetries:
         return attempts.first + self._patience - self._timing.clock()
 
     async def pause(self, slot: WaitingSlot, seconds: float) -> bool:
-        """Waits so long, or until the slot is lost; whether it is still held."""
+        """Waits for `seconds`, or until the slot is lost; whether it is still held."""
         sleeping = asyncio.ensure_future(self._timing.sleep(seconds))
         try:
             await asyncio.wait((sleeping, slot.evicted), return_when=asyncio.FIRST_COMPLETED)

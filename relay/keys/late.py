@@ -84,7 +84,7 @@ class KeyRequests:
         await asyncio.gather(*late, return_exceptions=True)
 
     def _leave(self, sending: asyncio.Task[HTTPReply], question: Question[Any], *, sent: bool) -> None:
-        """Nobody waits any more. Its keys count as lost for the budget, until it is known what became of them."""
+        """Nobody waits any longer. Its keys count as lost for the budget, until it is known what became of them."""
         sending.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         if sent:
             budget, spends = self._client.state.budget, question.spends

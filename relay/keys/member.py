@@ -82,7 +82,7 @@ class Member:
         return pad
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
-        """Of which keys a pad would be made that hides so many bytes; 0: one key of the usual size, and no pad."""
+        """The keys of which a pad would be made that hides `hidden` bytes; 0: one key of the usual size, and no pad."""
         status = await self.pool.store(slave_sae).limits() if hidden else None
         return plan_keys(hidden, status, any_size=self.client.any_size)
 

@@ -39,7 +39,7 @@ class PadPlan:
 
 
 def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
-    """The plan with the fewest keys for a pad that hides so many bytes (1 or more).
+    """The plan with the fewest keys for a pad that hides `hidden` bytes (1 or more).
 
     `any_size` False is for KMEs that give every key the same size, whatever is asked for. Raises KMEMisconfigured where
     the KME gives only keys that are too short.
@@ -58,7 +58,7 @@ def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) ->
 
 
 def plan_keys(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
-    """What one message draws: a pad that hides so many bytes, or with 0 one key of the usual size, and no pad.
+    """What one message draws: a pad that hides `hidden` bytes, or with 0 one key of the usual size, and no pad.
 
     The rest is as for `plan_pad`.
     """

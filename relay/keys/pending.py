@@ -3,7 +3,7 @@ Standard: ETSI GS QKD 014 V1.1.1, 5.4; pure, and nothing here waits.
 
 A message is of no use without all of its keys, so they are asked for together. A first batch shows whether its KME
 knows them, and only then the rest is asked for. Messages take turns, so that one with thousands of keys delays none
-with a single one, and those of several messages share a call only while such calls succeed.
+with a single one. Keys of several messages share a call only while such calls succeed.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class PendingFetch:
         self.todo, self.wanted = list(self.key_IDs), frozenset(self.key_IDs)
 
     def take(self, number: int) -> list[str]:
-        """The next key_IDs, which are not to be done any more."""
+        """The next key_IDs, which are then no longer to be done."""
         batch, self.todo = self.todo[:number], self.todo[number:]
         return batch
 

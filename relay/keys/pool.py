@@ -132,7 +132,7 @@ class KeyPool:
 
         With `least` no fewer than that, where the KME gives no more at once. What was drawn for a request that then
         fails stays in the pool. `prefetched` False (one-time pads) draws what is asked for and no more; `patient` False
-        tries each request once.
+        makes each request once.
         """
         if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
             return keys
@@ -202,7 +202,7 @@ class KeyPool:
         self._refill_if_low(peer_pool, to_high=to_high or bool(self.undelivered.one_batch))
 
     def cool(self, slave_sae: str) -> None:
-        """Draws no more ahead of need for this slave SAE."""
+        """Stops drawing ahead of need for this slave SAE."""
         for peer_pool in self._peer_pools.values():
             if peer_pool.slave_sae == slave_sae:
                 peer_pool.prefetched, peer_pool.fill_to = False, 0
@@ -291,7 +291,7 @@ class KeyPool:
             raise
 
     async def _drawn(self, peer_pool: PeerPool, flight: Hashable) -> bool:
-        """One request for as many keys as are wanted and the KME gives at once; False: none is wanted any more."""
+        """One request for as many keys as are wanted and the KME gives at once; False: none is wanted any longer."""
         if peer_pool.missing <= 0 and not peer_pool.unrecorded:
             peer_pool.filling = False
             return False
@@ -331,7 +331,7 @@ class KeyPool:
     async def _request(self, peer_pool: PeerPool, flight: Hashable, patient: bool) -> list[Key]:
         """Asks for the keys of a flight, and for less where the KME has not, or does not accept or manage that many.
 
-        Which of the first two it is, the status tells, whatever the refusal says.
+        The status decides which of the first two it is, whatever the refusal says.
         """
         kme_store, refused_more, failures = self.store(peer_pool.slave_sae), False, 0
         while True:

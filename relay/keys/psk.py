@@ -21,7 +21,7 @@ from relay.keys.tls import CertificateEnd, set_ciphers
 log = Events(__name__)
 
 MIN_OCTETS, MAX_OCTETS = 16, 64
-"""Length of a pre-shared key, in bytes. RFC 9257 wants 128 bits of entropy at least."""
+"""Length of a pre-shared key, in bytes. RFC 9257 recommends 128 bits of entropy at least."""
 MAX_IDENTITY_OCTETS = 128
 """Maximum length of an identity, in bytes of UTF-8 (RFC 4279, 5.3)."""
 CIPHERS = (

@@ -2,8 +2,8 @@
 The rule is `peak rate x (refill latency + outage to survive)`, capped by what the KME can do (ETSI GS QKD 014
 V1.1.1, 6.1). Pure, with an injected clock. Amounts are in bits unless said otherwise.
 
-Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals tell. A
-refusal may have had another reason, so what was found is doubled again once it has stood for a while. A wrong guess
+Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals show it.
+A refusal may have had another reason, so what was found is doubled again once it has stood for a while. A wrong guess
 costs a site its rate for some minutes, and a right one costs a refusal a minute, which burns no key.
 """
 
@@ -125,7 +125,7 @@ class LinkRate:
         """The rate, or None before it is known."""
 
     def stored(self, bits: float, drawn: float, *, full: bool) -> None:
-        """The KME says that it has so many bits, when so many had been drawn in all; a full store shows nothing."""
+        """The KME reports `bits`, when `drawn` bits had been drawn in all; a full store shows nothing."""
         now = self._clock()
         last = self._last
         if last is not None and now - last[0] < 0.5:  # too near the last look to say anything
@@ -140,14 +140,14 @@ class LinkRate:
 
 
 def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float | None:
-    """Seconds until nothing is left of so many bits at the present rates; None: they do not end."""
+    """Seconds until nothing is left of `stored` bits at the present rates; None: they do not end."""
     loss = use_rate - (refill_rate or 0.0)
     return stored / loss if loss > 1e-9 else None
 
 
 @dataclass(frozen=True, slots=True)
 class Supply:
-    """The answer to "can I have so many bytes, and if not, when?".
+    """The answer to "can I have this many bytes, and if not, when?".
 
     `now`: yes. Otherwise `wait` is the expected time in seconds, or None where nobody can say; `why` is for
     a person. `octets` is what it costs in quantum key, 0 where that is not known.
@@ -218,8 +218,9 @@ def marks(
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
     They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known. No more is
-    drawn than it makes in a lifetime, nor than twice what `use_rate` (keys/s, of the last minutes) takes in that time
-    and a small share of the link beyond. A slow link on which nobody sends mail keeps all of its keys.
+    drawn than the link makes in a lifetime. Nor is more drawn than twice what `use_rate` takes in that time, plus a
+    small share of what the link makes. `use_rate` (keys/s) is that of the last minutes. A slow link on which nobody
+    sends mail keeps all of its keys.
     """
     if not (prefetch.high and prefetch.follows_use):
         return WaterMarks(prefetch.low, prefetch.high)

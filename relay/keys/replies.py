@@ -136,8 +136,8 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
 
     Each key stands for itself: what is wrong with one entry does not cost the others, for no key comes twice.
     An ID with two different keys counts as neither. IDs are compared without regard to case, as a KME may that reads
-    them as UUIDs: else a forger who asks in other letters would have a key thrown away that no KME gives again. Raises
-    KMEBadReply when there is no list of keys at all.
+    them as UUIDs. Otherwise a forger who asks in the other case would have a key thrown away that no KME gives again.
+    Raises KMEBadReply when there is no list of keys at all.
     """
     asked: dict[str, list[str]] = {}
     for key_ID in key_IDs:
@@ -282,8 +282,8 @@ class _TooMany(ValueError):
 def _parsed(body: bytes | bytearray, number: int) -> Any:
     """The JSON in it. Raises ValueError and RecursionError.
 
-    Values are counted by their commas before they are made: an empty object takes 3 bytes here and 64 in memory, and
-    the parser lets no other thread run.
+    Values are counted by their commas before they are made. An empty object takes 3 bytes here and 64 in memory, and
+    while the parser works no other thread runs.
     """
     if body.count(b",") > VALUES + VALUES_OF_KEY * number:
         raise _TooMany("has more values than the keys asked for can need")

@@ -204,7 +204,7 @@ def show_forecasts(ring: KeyRing, board: KeyCounts, totals: Totals) -> None:
 
 
 def _ends_in(stored: float, ready: float, key_size: float, use: float, refill: float | None) -> float | None:
-    """Seconds until so many keys of several processes are gone, None where they do not end; rates in bits a second."""
+    """Seconds until these keys of several processes are gone, None where they do not end; rates in bits a second."""
     return empty_in((stored + ready) * key_size, use, refill)
 
 

@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 log = Events(__name__)
 
 MAINTAIN_EVERY_S = 5.0
-"""How often expired keys are destroyed and forecasts are made."""
+"""Interval at which expired keys are destroyed and forecasts are made, in seconds."""
 
 STATUS_EVERY_S = 30.0
-"""How often each KME is asked for its status, for the forecasts."""
+"""Interval at which each KME is asked for its status, for the forecasts, in seconds."""
 
 CERTIFICATES_EVERY_S = 86_400.0
-"""How often the log reports certificates that end soon."""
+"""Interval at which the log reports certificates that end soon, in seconds."""
 
 RATE_WINDOW_S = 300.0
 """Averaging window of use rates, in seconds."""
@@ -344,11 +344,11 @@ class KeyRing:
         return [member for group in groups for member in group.candidates(sae_id, size)]
 
     async def _allow_low_priority(self, sae_id: str, hidden: int, member: Member) -> None:
-        """Raises KMEExhausted where a pad that hides so much (0: a key) is not for mail of low priority."""
+        """Raises KMEExhausted where a pad that hides `hidden` bytes (0: a key) is not for mail of low priority."""
         await self._leave_the_reserve(sae_id, member, (await member.plan(sae_id, hidden)).octets)
 
     async def _leave_the_reserve(self, sae_id: str, member: Member, octets: int) -> None:
-        """Raises KMEExhausted where taking so much would touch what this KME keeps for mail of normal priority.
+        """Raises KMEExhausted where taking `octets` bytes would touch what this KME keeps for mail of normal priority.
 
         What others of its group may have does not count: they may be away when it is needed.
         """

@@ -41,9 +41,9 @@ class ClientSettings:
     """How one KME is asked. `ca`, `certificate` and `key` are PEM files, or there is a `psk` (SKIP); times are seconds.
 
     `retry_attempts` counts the attempts after the first; `retry_delay` is the pause before the second, doubled each
-    time; one attempt may take `timeout`. With `adaptive` both follow what the KME does: pauses are jittered and
-    shorter while most tries succeed, and the limits of status and dec_keys shrink for a KME that is quick, to no
-    less than `min_timeout` (by default a fifth of `timeout`).
+    time; one attempt may take `timeout`. With `adaptive` both follow what the KME does. Pauses are jittered, and
+    shorter while most attempts succeed. The timeouts of status and dec_keys shrink for a KME that is quick, to no less
+    than `min_timeout` (by default a fifth of `timeout`).
     At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most
     `pool_connections` times that are open in all; it means nothing else. `burn_budget` is the number of keys an
     hour that unanswered requests may cost.

@@ -1,5 +1,5 @@
 """The state of one KME's keys for one peer, as a value: wanted, ready, being drawn, given out, and when to ask next.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3. Pure, with an injected clock: pool.py makes the requests and tells what came.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3. Pure, with an injected clock: pool.py makes the requests and reports what came.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 5.0
 Trouble = KeyUnavailable | StoreUnavailable
 
 TOLD_FOR_S = 60.0
-"""Time for which a refusal is told, in seconds, from when the KME may be asked again."""
+"""Time for which a refusal is reported, in seconds, from when the KME may be asked again."""
 _LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
 """Failures that the next request would meet again; the breaker sees to all others."""
 
@@ -113,7 +113,7 @@ class PeerPool:
         return self.stock.hand_out(held)
 
     def leave(self, want: Want) -> None:
-        """The caller waits no more; keys that were set aside for them are there for the next one."""
+        """The caller no longer waits; keys that were set aside for them are there for the next one."""
         if want in self.queue:
             self.queue.remove(want)
         held, want.held = want.held, None
@@ -141,7 +141,7 @@ class PeerPool:
         return self.filling
 
     def begin(self, flight: Hashable, most: int, *, alone: bool = False) -> int:
-        """A request goes out for so many keys, `most` at most; 0: none is needed.
+        """A request goes out for the returned number of keys, `most` at most; 0: none is needed.
 
         `alone`: no key may be drawn while any is left, or is on its way.
         """

@@ -1,4 +1,4 @@
-"""TLS to a KME: both sides authenticated, names checked, renewed files taken at once, and what ends soon is told.
+"""TLS to a KME: both sides authenticated, names checked, renewed files used at once, and what ends soon is reported.
 Standard: ETSI GS QKD 014 V1.1.1, 5.1 (TLS 1.2 or later); RFC 9525 for host names; RFC 5280 for how long a certificate
 is valid. It can't be switched off.
 """
@@ -48,7 +48,7 @@ def client_context(
 ) -> ssl.SSLContext:
     """The TLS settings for one KME; the three files are PEM. Raises ConfigError where they cannot be used.
 
-    `seen` hears of the KME's certificate, as `getpeercert` gives it, after each handshake.
+    `seen` is called with the KME's certificate, as `getpeercert` gives it, after each handshake.
     """
     for path in (ca, certificate, key):
         if not is_there(path):
@@ -60,8 +60,8 @@ def client_context(
     except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate}, {key} or {ca}: cannot be used for TLS: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Python 3.13 began to ask for extensions that the certificates of real KMEs lack; the chain, the dates
-    # and the name are checked all the same, and alike with every Python.
+    # Python 3.13 began to ask for extensions that the certificates of real KMEs lack. The chain, the dates and the
+    # name are checked all the same, and alike with every Python.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if rules.ciphers:
         set_ciphers(context, rules.ciphers)

@@ -182,7 +182,7 @@ _on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Tells when a request has its connection, which it is written to in the same step."""
+    """Reports when a request has its connection, which it is written to in the same step."""
 
     async def connect(
         self,

@@ -1,8 +1,8 @@
 """What a quantum key is, what names it in a message, and what a key ring needs from those around it.
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
-`ReceivedKeyStore` is where a delivered key goes before anybody gets it, `IssuedKeyStore` remembers fresh keys before
-they may be used, and `TrialStore` what KMEs were found to do. The user of this package stores all three.
+`ReceivedKeyStore` is where a delivered key goes before anybody gets it. `IssuedKeyStore` remembers fresh keys before
+they may be used, and `TrialStore` how KMEs were found to behave. The user of this package stores all three.
 """
 
 from __future__ import annotations

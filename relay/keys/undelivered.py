@@ -1,8 +1,9 @@
-"""KMEs that drop what was not delivered yet when more is asked for: how one is found out, and how it is lived with.
+"""KMEs that drop what was not delivered yet when more is asked for: how one is detected, and how it is worked around.
 Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 6.2 (additional slaves). How long a KME keeps keys for a slave is left open.
 
 With such a KME every mail is lost whose keys the peer has not fetched when we draw the next. We cannot see when the
-peer fetches, so keys are drawn one batch at a time: the next one a while after the last key of the one before was used.
+peer fetches, so keys are drawn one batch at a time. The next batch follows a while after the last key of the one before
+was used.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _FOUND = {True: "kept", False: "dropped", None: "untold"}
 TRY_EVERY_S = 3600.0
 """Interval of this test of a KME, in seconds: it may be updated or replaced."""
 LOOK_S = 0.05
-"""Interval of looks whether the trial of another process is over, in seconds."""
+"""Poll interval while another process tries the KME, in seconds."""
 
 
 class Undelivered:

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from relay.config import Config
 from relay.errors import Refuse, RelayError
-from relay.journey.deliveries import Delivery
+from relay.journey.delivery import Delivery
 from relay.journey.sealing import SealedCopy
 from relay.levels import PLAINTEXT
 from relay.mail import Mail, domain_of

@@ -17,7 +17,7 @@ from relay.config import Config
 from relay.counting import metrics
 from relay.counting.board import Board, Cell, SpreadCell
 from relay.errors import Refuse, RelayError, TryLater
-from relay.journey.deliveries import Delivery
+from relay.journey.delivery import Delivery
 from relay.journey.opening import Opened
 from relay.mail import OURS, Mail
 from relay.outcome.fates import Fate, Fates

@@ -21,7 +21,7 @@ from relay.audit.entries import as_time, in_lines, now
 from relay.audit.pending import Announced
 from relay.audit.writing import Audit
 from relay.errors import RECIPIENT
-from relay.journey.deliveries import Delivery
+from relay.journey.delivery import Delivery
 from relay.journey.opening import Opened
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy

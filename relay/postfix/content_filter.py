@@ -88,7 +88,7 @@ def filtered_twice(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def transport_settings(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What the services that carry mail to the relay are told."""
+    """Rules about the options of the services that carry mail to the relay."""
     for side in flow.sides:
         for name, transport in side.transports.items():
             yield from _at_once(flow.settings, name, transport, side)
@@ -108,7 +108,7 @@ def transport_settings(flow: MailFlow) -> Iterator[PostfixFault]:
 
 
 def proxy_settings(flow: MailFlow) -> Iterator[PostfixFault]:
-    """What smtpd(8) is told where it is a proxy in front of the relay."""
+    """Rules about the options of smtpd(8) where it is a proxy in front of the relay."""
     for side in flow.sides:
         for way in side.filters:
             if way.setting != "smtpd_proxy_filter":
@@ -165,7 +165,7 @@ def _at_once(
 
 
 def _transport(settings: PostfixSettings, transport: MasterService, side: RelayDirection) -> Iterator[PostfixFault]:
-    """What smtp(8) or lmtp(8) itself is told: lines as they are, patience, and no TLS that the relay has not."""
+    """Rules about the options of smtp(8) or lmtp(8) itself: lines unchanged, timeouts, no TLS that the relay lacks."""
     lines = settings.of(f"{transport.command}_line_length_limit", transport)
     if lines.number != 0:
         what = "Postfix breaks longer lines before the relay seals them, which breaks signatures"

@@ -23,8 +23,8 @@ RELAYHOST_SETTINGS = ("relayhost", "default_transport", "relay_transport")
 class Way:
     """One setting that leads from Postfix to the relay.
 
-    `source` is the service that has the setting, None for main.cf; `transport` the service of master.cf that
-    carries the mail, None with smtpd_proxy_filter (smtpd(8) itself speaks) or where there is no such service.
+    `source` is the service that has the setting, None for main.cf. `transport` is the service of master.cf that carries
+    the mail. It is None with smtpd_proxy_filter (smtpd(8) itself speaks), or where there is no such service.
     """
 
     setting: str
@@ -39,7 +39,7 @@ class Way:
 class RelayDirection:
     """One direction of the relay as this Postfix sees it.
 
-    `handed_back` are the local addresses to which the relay hands mail, `reinjections` the services there;
+    `handed_back` are the local addresses to which the relay hands mail, `reinjections` the services there.
     `by_milter` says whether Postfix asks the relay's milter of this direction.
     """
 

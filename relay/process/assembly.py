@@ -181,7 +181,7 @@ def tally(built: Parts, direction: str) -> Tally:
 
 
 def _dkim(settings: Settings) -> DKIMInForce | None:
-    """What [dkim] wants done with mail that leaves and that arrives. Raises ConfigError."""
+    """What [dkim] asks for, for mail that leaves and mail that arrives. Raises ConfigError."""
     if settings().dkim is None:
         return None
     # Loaded here, for it takes 10 MB that most relays have no use for.

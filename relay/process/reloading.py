@@ -31,7 +31,7 @@ from relay.schemes import Scheme
 log = structlog.get_logger(__name__)
 
 LOOK_S = 0.3
-"""How often the files are looked at (seconds)."""
+"""Poll interval of the files, in seconds."""
 QUIET_S = 0.4
 """Time without changes after which a file counts, in seconds: it may be half-written before."""
 GONE_QUIET_S = 2.0
@@ -81,7 +81,7 @@ class SitesInForce:
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
         self.domains = _with_former(self.known.config.peer_domains, {})
-        """The peers' mail domains as policies go by them: also of those who are peers no more."""
+        """The peers' mail domains as policies go by them: also of former peers."""
         self._levels: Mapping[str, Scheme] = {}
         self._keys: KeyRing | None = None
 
@@ -132,7 +132,7 @@ class SitesInForce:
 def _with_former(
     now: Mapping[str, tuple[str, ...]], before: Mapping[str, tuple[str, ...]]
 ) -> dict[str, tuple[str, ...]]:
-    """The peers' domains, and those that are nobody's any more as a peer's whom nothing else knows.
+    """The peers' domains, and those that no longer belong to anybody, as a peer's that nothing else knows.
 
     Mail to these is held as long as the relay runs: policies for everybody that let mail out in clear are not for them.
     """

@@ -42,19 +42,19 @@ from relay.store.store import Store
 log = structlog.get_logger(__name__)
 
 SWEEP_S = 60.0
-"""How often expired received keys are destroyed."""
+"""Interval at which expired received keys are destroyed, in seconds."""
 GIVE_BACK_S = 30.0
-"""How often memory that is free goes back to the system."""
+"""Interval at which free memory goes back to the system, in seconds."""
 """Name of the directory of what has left, written at once."""
 ANNOUNCED = "audit.pending"
 """Name of the directory of what is about to leave, written at once for the audit record."""
 ALONE_S, LOOK_S = 5.0, 0.01
-"""Maximum wait for another worker that takes over what was sent, and the interval of looks, in seconds."""
+"""Maximum wait for another worker that takes over what was sent, and the poll interval, in seconds."""
 DAY_S = 86_400.0
 MAX_ENDINGS = 20
 """Maximum number of ending files and rules named in the log at once."""
 WRITE_DOWN_S = 10.0
-"""How often `keys status` gets new figures, and who waits for held mail is written down."""
+"""Interval at which `keys status` gets new figures, and held mail is written down, in seconds."""
 ALONE = "the second process, which asks KMEs for received keys, has ended: the relay is to be started anew, with both"
 """Reason logged when the relay stops without being asked to."""
 
@@ -171,7 +171,7 @@ async def tell_of_endings(policies: PoliciesInForce) -> None:
             policies.board.set(metrics.POLICY_ENDS, to=len(found))
             for cause in found[:MAX_ENDINGS]:
                 log.warning("policy_ends", cause=cause, number=len(found))
-        except Exception as error:  # noqa: BLE001 - what ends is to be told tomorrow, whatever stands in the way today
+        except Exception as error:  # noqa: BLE001 - what ends is to be reported tomorrow, whatever fails today
             log.error("policy_ends_not_told", cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(DAY_S)
 
@@ -224,7 +224,7 @@ class KeysFile:
 async def held_mail_kept(held: HeldMail, file: Path) -> AsyncIterator[None]:
     """Whose mail waits is known to the relay that starts next as well: in this file, read now and written till the end.
 
-    To be entered before any mail comes, and left when the last has ended: what went meanwhile would be told as waiting.
+    To be entered before any mail comes, and left when the last has ended. What left meanwhile would count as waiting.
     """
     try:
         held.take((await asyncio.to_thread(read_regular, file)).decode())

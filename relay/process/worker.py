@@ -1,5 +1,5 @@
 """One worker: a process that serves beside others as one relay, with what the process that started it has handed it.
-Standard: descriptors are inherited (exec keeps those that it is told to); none of them outlives the worker.
+Standard: descriptors are inherited (exec keeps those that are marked so); none of them outlives the worker.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Texts:
 class Worker:
     """Which one of how many it is, and its descriptors.
 
-    `sockets` are the listening ones, by setting; `relay_toml` has the texts of relay.toml as it was when the relay was
-    started and each time when it was read again (Texts); `supervisor` is the way to the process that starts workers,
-    and ends with it. In the memory of `neighbours` (store/neighbours.py) this worker is `worker_id`, and on the `board`
-    (counting/board.py) it has a `place`, -1 for none. `lock` is that of the embedded database, which is held for as
-    long as anybody serves from it; -1 with PostgreSQL.
+    `sockets` are the listening ones, by setting. `relay_toml` has the texts of relay.toml at the start of the relay and
+    at each reload (Texts). `supervisor` is the connection to the process that starts workers, and closes with it. In
+    the memory of `neighbours` (store/neighbours.py) this worker is `worker_id`. On the `board` (counting/board.py) it
+    has a `place`, -1 for none. `lock` is that of the embedded database, which is held for as long as any worker serves
+    from it; -1 with PostgreSQL.
     """
 
     number: int

@@ -1,7 +1,7 @@
-"""Starts the workers of a relay, which serve as one at the same sockets, and starts anew whichever of them ends.
+"""Starts the workers of a relay, which serve as one at the same sockets, and restarts each that ends.
 Standard: SIGTERM and SIGINT stop all after the mails in flight, SIGHUP goes to each, SIGUSR1 starts each anew in turn.
 
-This process holds the listening sockets and the lock of the embedded database, and does nothing else: what could go
+This process holds the listening sockets and the lock of the embedded database, and does nothing else. What could go
 wrong with a mail or a key goes wrong in a worker. A connection that comes while a worker starts waits for another one.
 """
 
@@ -54,16 +54,16 @@ TRIES = 4
 STOP_S = 70.0
 """Shutdown grace period of a worker, in seconds; shorter than the service manager's."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
-"""Interval of looks, in seconds, and how many looks in a row may find nothing from a worker, or from one that
-does not serve yet. It may have many received keys to take over."""
+"""Poll interval, in seconds, and maximum number of polls in a row without a heartbeat of a worker. The last one is for
+a worker that does not serve yet: it may have many received keys to take over."""
 
 
 @dataclass(slots=True, eq=False)
 class _Running:
     """One worker's process, and what it has said: where it serves (None: it has ended before), how its keys stand.
 
-    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the looks since
-    it said anything.
+    `reloads` is how often the workers had been made to read again when it was started. `silent` counts the polls since
+    its last heartbeat.
     """
 
     number: int
@@ -83,7 +83,7 @@ class Workers:
     def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
         """`common` is what each of them is handed, but for its number, its worker ID and the way to it.
 
-        `settings` are read again before the workers are told to do so. `stop` is set when no worker serves, and none
+        `settings` are read again before the workers are asked to do so. `stop` is set when no worker serves, and none
         can be started.
         """
         self._stop = stop
@@ -114,8 +114,8 @@ class Workers:
     async def end_the_silent(self) -> None:
         """A worker that serves speaks every ten seconds: one whose event loop hangs is ended, and begun anew; for ever.
 
-        So is one that does not come to serve. Looks are counted, not seconds: of those that this process did not have
-        either no worker is to blame.
+        So is one that does not come to serve. Polls are counted, not seconds: no worker is to blame for time
+        that this process did not have either.
         """
         while True:
             await asyncio.sleep(LOOK_S)

@@ -1,8 +1,8 @@
 """Gives memory that messages have left free back to the system, which the C library keeps for itself as long as it can.
 Standard: mallopt(3) and malloc_trim(3), which are glibc's; with another C library nothing is done.
 
-The thresholds from which glibc gives memory back at once stay as they are: with low ones each large message fetches all
-its pages anew, which takes longer than to encrypt it.
+The thresholds from which glibc gives memory back at once stay as they are. With low ones all pages of each large
+message are faulted in anew, which takes longer than to encrypt it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Tells the service manager how the relay is: that it serves, that its event loop goes on, that it stops.
-Standard: sd_notify(3); without NOTIFY_SOCKET nobody is told, and nothing is different.
+"""Reports the relay's state to the service manager: that it serves, that its event loop runs, that it stops.
+Standard: sd_notify(3); without NOTIFY_SOCKET nothing is reported, and nothing else changes.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import relay
 
 
 class Release(NamedTuple):
-    """Version, directory of the package, and what tells its first file from a later one ("" where it is gone)."""
+    """Version, directory of the package, and the identity of its first file ("" where it is gone)."""
 
     version: str
     directory: str

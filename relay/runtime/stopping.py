@@ -1,4 +1,4 @@
-"""How a command is stopped: told by SIGTERM or SIGINT, it ends what it does and closes its parts in their order.
+"""How a command is stopped: at SIGTERM or SIGINT it ends what it does and closes its parts in their order.
 Standard: what a KME has handed out by then is kept, for it gives a key once; a further signal changes nothing.
 """
 
@@ -32,11 +32,11 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stopped(RelayError):
-    """The process was told to stop before its work was done."""
+    """The process was stopped before its work was done."""
 
 
 class Stop:
-    """Whether this process was told to stop; made by `told_to_stop`."""
+    """Whether this process has to stop; made by `told_to_stop`."""
 
     def __init__(self) -> None:
         self._told = asyncio.Event()
@@ -74,8 +74,9 @@ class Stop:
 
 @contextmanager
 def told_to_stop() -> Iterator[Stop]:
-    """From here to the end of the block signals only tell. It goes around the parts, whose closing they must not break.
+    """Until the end of the block signals only set the result.
 
+    It goes around the parts, since signals must not break their closing.
     Needs a running event loop; in another thread than the main one no signal comes.
     """
     stop, loop = Stop(), asyncio.get_running_loop()

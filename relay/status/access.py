@@ -39,8 +39,8 @@ class Access:
 
     def __init__(self, token: Path | None, *, local_names: bool, changed: Callable[[], None] = lambda: None) -> None:
         """With `local_names` only this host's own names are allowed. Otherwise also what is no name elsewhere, as
-        programs make one up for a Unix socket, to which ssh may lead a browser from loopback. `changed` hears of
-        another token. Raises ConfigError.
+        programs make one up for a Unix socket, to which ssh may lead a browser from loopback. `changed` is called
+        when the token is another one. Raises ConfigError.
         """
         self._file = token
         self._local_names = local_names
@@ -68,8 +68,10 @@ class Access:
             log.info("status_token_reloaded", file=str(self._file))
 
     def check(self, request: web.Request) -> None:
-        """Raises web.HTTPUnauthorized, and for what a page from elsewhere has a browser do: web.HTTPMisdirectedRequest
-        where its name leads to loopback (DNS rebinding), web.HTTPForbidden where it asks across sites.
+        """Raises web.HTTPUnauthorized without the token, where there is one.
+
+        What a page from elsewhere has a browser do is refused as well. Raises web.HTTPMisdirectedRequest where its name
+        leads to loopback (DNS rebinding), and web.HTTPForbidden where it asks across sites.
         """
         if not _is_asked_by_itself(request):
             raise web.HTTPForbidden

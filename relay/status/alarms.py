@@ -1,8 +1,8 @@
 """Alarms: each begins once and ends once, for all processes of a relay together, and a restart reports none again.
-Standard: relay/counting/alarms.py is the table of all; who looks at them holds up no mail.
+Standard: relay/counting/alarms.py is the table of all; evaluating them holds up no mail.
 
-Where an alarm stands is in a file beside the site's secret, written at once (rename(2)), with pending notices
-of it: `check` reads it, and so does the relay that starts next.
+The state of each alarm is in a file beside the site's secret, with pending notices of it. The file is written at once
+(rename(2)). `check` reads it, and so does the relay that starts next.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Telling(Protocol):
 
 
 class Alarms:
-    """Which stand, and what becomes of them look after look."""
+    """The alarms that are active, and how they change with each evaluation."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Alarms:
         rules: Mapping[str, Rule] = RULES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """What stood when the relay before ended stands still."""
+        """Alarms that were active when the relay before ended are still active."""
         self._board = board
         self._file = file
         self._telling = telling
@@ -148,7 +148,7 @@ class Alarms:
             self._board.set(metrics.ALARM, name, to=bool(self.about(name)))
 
     async def keep_up(self, looking: Looking) -> None:
-        """Looks every LOOK_S seconds, for ever."""
+        """Evaluates the alarms every LOOK_S seconds, for ever."""
         while True:
             try:
                 self.note(await looking.look(self.about("next_hop_away")))

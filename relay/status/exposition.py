@@ -1,8 +1,8 @@
 """The text of /metrics: the sums over all processes, in the text format of Prometheus.
 Standard: https://prometheus.io/docs/instrumenting/exposition_formats/, written by prometheus_client.
 
-It is written in pieces, so that mail has its turn between them, and not more often than costs little: who asks
-meanwhile hears what was written last.
+It is written in pieces, so that mail has its turn between them, and only as often as costs little. A client that asks
+meanwhile gets what was written last.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Whether this relay is ready: mail that it takes is sealed, or held safely; else other relays should get the mail.
-It is looked now and then, and said when somebody asks: no answer waits for a disk or a database.
+It is checked at intervals, and reported when somebody asks: no answer waits for a disk or a database.
 
 Ready: a KME is away, keys are gone, the next hop is away, a policy file is broken (the set before it is in force). What
-cannot go now is held, and nothing is lost. Not ready, since all mail would be held: the store cannot be written, its
-disk is full, the second process has ended, or the audit record is needed and cannot be written. Not ready either: the
-relay has not looked after itself for long, so it hangs.
+cannot go now is held, and nothing is lost. Not ready, since all mail would be held: the store cannot be written, or its
+disk is full. The same holds where the second process has ended, or the audit record is needed and cannot be written.
+Not ready either: the relay has not checked itself for long, so it hangs.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ class Readiness:
         return tuple(self.found.values())
 
     async def keep_up(self) -> None:
-        """Looks every LOOK_S seconds, for ever."""
+        """Checks every LOOK_S seconds, for ever."""
         while True:
             await asyncio.sleep(LOOK_S)
             await self.look()
 
     async def look(self) -> None:
-        """Looks now."""
+        """Checks now."""
         found = await self._look()
         causes = list(found.values())
         if found != self._found:

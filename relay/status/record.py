@@ -61,9 +61,9 @@ class Ended:
 class Remembered:
     """What was remembered at one moment, `at` of time.monotonic.
 
-    `recent` is by how much each count has grown lately, `last` when a mail of a direction had an outcome, `stretches`
-    the history by the seconds of a stretch, the oldest first. `standing` are the conditions that stand, the oldest
-    first, and `ended` those that have ended, the last first. `aside` is what was put in quarantine last.
+    `recent` is by how much each count has grown lately, and `last` when a mail of a direction had an outcome.
+    `stretches` has the history by the seconds of a stretch, the oldest first. `standing` are the conditions that stand,
+    the oldest first, and `ended` those that have ended, the last first. `aside` is what was put in quarantine last.
     `times` is by how much the histogram of a direction's whole time (qumail_step_seconds, step all) has grown lately.
     """
 
@@ -154,7 +154,7 @@ class Record:
         return found
 
     async def keep_up(self) -> None:
-        """Looks and writes, for ever."""
+        """Records and writes, for ever."""
         due = 0.0
         while True:
             totals = await self._watched.board.totals()

@@ -1,4 +1,4 @@
-"""Takes the connections of those who ask: only so many, only so fast, and only for as long as an answer takes.
+"""Takes the connections of those who ask, limited in number and rate, and only for as long as an answer takes.
 Standard: whatever is done to this address, mail has its descriptors, its memory and its event loop.
 """
 
@@ -26,7 +26,7 @@ descriptors, and a liveness probe must be answered.
 PROBES_A_SECOND = 1000
 """Maximum number of connections accepted a second, and of probes answered. Probes come before waiting requests."""
 OF_ONE_A_SECOND, BURST_OF_ONE = 5, 50
-"""The same of probes by one connection, after so many at once."""
+"""The same of probes by one connection, and its burst."""
 A_SECOND, BURST = 50, 200
 """Number of other requests answered a second, and at once before that; others wait for their turn."""
 REQUEST_S = 10.0

@@ -79,7 +79,7 @@ class Sight:
         *,
         part: Callable[[list[float]], float] = sum,
     ) -> float:
-        """By how much the counters with these labels have grown within so many seconds; `part` is of a histogram's."""
+        """By how much the counters with these labels have grown within these `seconds`; `part` is of a histogram's."""
         before = self._before(seconds).get(metric, {})
         none: list[float] = []
         return sum(

@@ -41,7 +41,7 @@ class Standing:
     told: float
     seen: float
     said: str = ""
-    """The cause that was told last."""
+    """The cause that was reported last."""
 
     @property
     def public_cause(self) -> str:

@@ -1,4 +1,4 @@
-"""Tells an administrator of alarms, where [alarms] asks for it: by a mail under policy, or by running a program.
+"""Notifies an administrator of alarms, where [alarms] asks for it: by a mail under policy, or by running a program.
 Standard: it names alarms, peers and KMEs alone; it holds up nothing, is bounded in time and number, and never raises.
 
 The mail is one of ours like any other: it takes the journey out, so that policy seals it or keeps it. Each address, and

@@ -1,7 +1,7 @@
 """A copy of what a relay writes down by itself, made while it serves; a relay that starts from it knows that it is one.
 Standard: SQLite's VACUUM INTO, one read transaction; a file of the copy is on the disk when this returns.
 
-What is on its way into the store is copied first: a record leaves its file only once the database has it, and in the
+What is on its way into the store is copied first. A record leaves its file only once the database has it, so in the
 other order it might be in neither copy. A record that is in both counts once.
 """
 

@@ -67,7 +67,7 @@ class Canaries:
         }
 
     async def ask(self, peer: str, nonce: bytes, every: float, limit: float) -> bool:
-        """Whether it is for the caller to ask this peer now, with this nonce; what was asked before counts no more.
+        """Whether it is for the caller to ask this peer now, with this nonce; what was asked before no longer counts.
 
         False where this or another relay has asked within `every` seconds; where none has within `limit`, asking begins
         anew. Raises StoreUnavailable.

@@ -2,8 +2,9 @@
 A claim counts for as long as its owner's lease does, by the database's clock; leases end by themselves.
 
 A process that could not renew its lease in time (frozen, or cut off from the store) begins a new one under a new name.
-What it had claimed under the old one may be with another relay by now, and must not leave. `check` tells, by a clock of
-this host that goes on while the process is frozen and that nobody can set. Relays' clocks are never compared.
+What it had claimed under the old one may be with another relay by now, and must not leave. `check` finds this out. It
+uses a clock of this host that goes on while the process is frozen and that nobody can set. Relays' clocks are never
+compared.
 """
 
 from __future__ import annotations
@@ -244,7 +245,7 @@ class Claims:
         return connection.execute(mine.values(until=self._now + LEASE_S)).rowcount > 0
 
     async def close(self) -> None:
-        """To be called when nobody is at work any more. Raises StoreUnavailable."""
+        """To be called when nobody is at work any longer. Raises StoreUnavailable."""
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)

@@ -1,7 +1,7 @@
 """One database, SQLite or PostgreSQL: its transactions, its schema's version, its errors as StoreUnavailable.
 A committed transaction is on the disk (SQLite synchronous=FULL, PostgreSQL synchronous_commit).
 
-A transaction is a function of a connection, as both back ends take it: with SQLite it runs in a thread, which hands one
+A transaction is a function of a connection, as both back ends take it. With SQLite it runs in a thread, which hands one
 result back instead of one for each statement. With PostgreSQL the event loop goes on while a statement is under way.
 """
 

@@ -85,7 +85,7 @@ class Settlement:
     """What is to be written of some recipients of a mail; what stood there of those in `replaced` goes.
 
     `claims` end with it, each under its name. Of an `opened` mail `served` are all who have it, once that is written.
-    Where these are `complete`, `used` are keys for which nobody waits any more.
+    Where these are `complete`, `used` are keys for which nobody waits any longer.
     """
 
     mail: bytes
@@ -180,7 +180,7 @@ class AttemptRows:
     def put_down(
         self, outcomes: Sequence[Settlement], change: ClaimsTransaction, now: float
     ) -> tuple[set[bytes], set[bytes]]:
-        """The mails of which there is nothing any more, and those, not opened ones, of which there is something.
+        """The mails of which no row is left, and those, not opened ones, of which there are rows.
 
         `now` is in seconds since 1970.
         """

@@ -40,7 +40,7 @@ MOST_LATE_OCTETS = 32 * 2**20
 LINGER_S = 1.0
 """Time after its answer for which a mail is marked as under way for other workers of this relay, in seconds."""
 PATIENCE_S, LOOK_S = 1.5 * LINGER_S, 0.05
-"""Maximum wait of the same mail at another worker for the end of its mark, and the interval of looks, in seconds."""
+"""Maximum wait of the same mail at another worker for the end of its mark, and the poll interval, in seconds."""
 
 _Result = TypeVar("_Result")
 
@@ -75,7 +75,7 @@ class DeliveryRecords:
 
     @to_its_end
     async def load(self) -> None:
-        """Reads of which mails there is something. With SQLite one process writes that and needs to look no more."""
+        """Reads of which mails there are rows. With SQLite one process writes them and need not look again."""
         if self._database.is_sqlite:
             self._known = await self._database.reading(all_known)
 
@@ -102,20 +102,20 @@ class DeliveryRecords:
 
     @property
     def alone(self) -> bool:
-        """Whether no other process begins tries in this store."""
+        """Whether no other process begins attempts in this store."""
         return self._neighbours is None and self._database.is_sqlite
 
     @property
     def lingers(self) -> bool:
-        """Whether other relays begin tries in this store, who know of an attempt by its claims alone."""
+        """Whether other relays begin attempts in this store; they see an attempt by its claims alone."""
         return not self._database.is_sqlite
 
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins an attempt of this mail to these; to be called before `begin`.
 
-        Where one had, and has answered its client, the end of the mark is waited for: one process would take the same
-        bytes for another mail, or complete what was held. Raises DeliveryUnderWay where one has, and StoreUnavailable
-        where it cannot be known what one had delivered.
+        Where one had, and has answered its client, the end of the mark is waited for. After it the same bytes are
+        another mail, or complete what was held, as within one process. Raises DeliveryUnderWay where one has, and
+        StoreUnavailable where it cannot be known what one had delivered.
         """
         if self._neighbours is None:
             return
@@ -136,7 +136,7 @@ class DeliveryRecords:
         self._marked_still.pop(mail, None)
 
     def unmark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
-        """The try is over. Where what became of it could not be written yet, the marks stay until it is."""
+        """The attempt is over. Where what became of it could not be written yet, the marks stay until it is."""
         if self._neighbours is None:
             return
         places = {recipient_name(mail, mailbox) for mailbox in mailboxes}
@@ -165,7 +165,7 @@ class DeliveryRecords:
 
         With `intent` this is on the disk when it returns, also where nobody else uses the store. A cancelled caller
         has begun nothing. This process must have no other attempt of it under way. Raises DeliveryUnderWay where
-        another try is under way, and StoreUnavailable.
+        another attempt is under way, and StoreUnavailable.
         """
         await self._written_of(mail)
         if not intent and not self._may_know(mail):
@@ -224,7 +224,7 @@ class DeliveryRecords:
         """The end of an attempt: of its recipients, who is to be known as having the mail, and which copies wait for
         whom.
 
-        On the disk when it returns. Of the other ones nothing needs to be known any more. Raises StoreUnavailable; then
+        On the disk when it returns. The other ones need not be remembered. Raises StoreUnavailable; then
         it is written later, without its copies where there are too many of them.
         """
         names = {mailbox: recipient_name(mail, mailbox) for mailbox in mailboxes}
@@ -320,8 +320,8 @@ class DeliveryRecords:
         """Writes what was said, in the order in which it was, and begins what is to begin; what is written twice
         changes nothing.
 
-        That is one transaction, but not where sealed copies are to be written: a disk that has no room for them may
-        have some for what begins. Nor on a server, where two relays with the same mails would wait for each other.
+        That is one transaction, but not where sealed copies are to be written. A disk that has no room for them may
+        have room for what begins. Nor on a server, where two relays with the same mails would wait for each other.
         """
         outcomes = list(self._unwritten)
         beginnings = [each for each in items if isinstance(each, Beginning)]

@@ -1,8 +1,8 @@
 """The tables of deliveries: who has a mail or waits for it, the sealed copies that wait, the mails that were opened.
 What their rows mean is in delivery_records.py; names are digests, as in mail_identity.py.
 
-For SQLite small rows stand in the tree of their key (WITHOUT ROWID), and are in no index that they are not looked for
-in: each further tree is a page that a mail writes.
+For SQLite small rows are in the tree of their key (WITHOUT ROWID), and only in indexes that queries use. Each further
+tree is a page that a mail writes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ recipient_rows = Table(
 )
 """Names as in mail_identity.py. `copy` is what waits for them, NULL: they have the mail. `forget_at` is in seconds
 since 1970, NULL for a mail in `opened_mails`."""
-# Not for PostgreSQL too: to be told of its option, SQLAlchemy would load all that it has for that server.
+# Not for PostgreSQL too: for its option, SQLAlchemy would load all that it has for that server.
 Index("ix_deliveries_forget_at", recipient_rows.c.forget_at, sqlite_where=recipient_rows.c.forget_at.is_not(None))
 
 copy_rows = Table(

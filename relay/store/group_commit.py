@@ -24,7 +24,7 @@ class _Queued(Generic[Item]):
 class GroupCommit(Generic[Item]):
     """Concurrent writes share one transaction, so one fsync: `commit` gets the items of all who wait at that moment.
 
-    Nobody is told "done" before the commit that holds their item has returned.
+    Nobody hears "done" before the commit that holds their item has returned.
     An item may be committed twice, when the task that did the work was cancelled: that must change nothing.
     """
 

@@ -1,8 +1,8 @@
 """What mails and keys were like, for some weeks back: the sums and lows of five minutes, and of an hour.
-Standard: each mail is counted once, whichever process is killed when; rows are so many and no more.
+Standard: each mail is counted once, whichever process is killed when; the number of rows is bounded.
 
-All relays of a site add to the same rows. How much of what a relay has counted stands here already is written in the
-same transaction, under the name of its board (relay/counting/board.py), which lives as long as the relay.
+All relays of a site add to the same rows. How much of a relay's counts is here already is written in the same
+transaction, under the name of its board (relay/counting/board.py). The board lives as long as the relay.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 Standard: ETSI GS QKD 014 V1.1.1; a key is remembered, on the disk, before it can be used, and only by digests.
 
 A KME that was rolled back gives keys again. A key is known again by its key_ID, compared in any case, within its KME
-group, and by its bytes in any group. What the digests tell: of a key_ID, which the wire shows as well, whether it was
+group, and by its bytes in any group. What the digests reveal: of a key_ID, which the wire shows as well, whether it was
 issued here; of bytes nothing without the site's secret.
 """
 
@@ -35,7 +35,7 @@ DIGEST_OCTETS: Final = 16
 BELIEVED_S = 30 * 86400.0
 """Seconds for which what was found out about a KME is believed."""
 TRYING_S = 20.0
-"""Seconds after which a trial is taken for broken off: its process was killed."""
+"""Seconds after which a trial counts as broken off: its process was killed."""
 
 _issued = Table(
     "issued_keys",

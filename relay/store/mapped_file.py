@@ -2,9 +2,10 @@
 Standard: mmap(2), MAP_SHARED: what was put there is the kernel's. A file has one writer, which holds its lock (flock).
 
 A record is 4 bytes with the length of what follows, most significant first, its CRC-32, and its bytes. The length is
-written last, so that a killed writer leaves a record or none. The CRC-32 tells what a machine that lost its power has
-kept of one. A length of 0 ends a file; what is behind it was written before the file was emptied. Room is taken first,
-so that a full disk is noticed before there is something to write, and not by a signal that ends the process.
+written last, so that a killed writer leaves a record or none. The CRC-32 shows whether a machine that lost its power
+has kept all of one. A length of 0 ends a file; what is behind it was written before the file was emptied. Room is
+allocated first. So a full disk is noticed before there is something to write, and not by a signal that ends the
+process.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class MappedFile:
     __slots__ = ("_file", "_memory", "_most", "end", "path")
 
     def __init__(self, directory: Path, suffix: str, octets: int) -> None:
-        """A new file with room for so many bytes, whose name ends with `suffix`. Raises StoreUnavailable."""
+        """A new file with room for `octets` bytes, whose name ends with `suffix`. Raises StoreUnavailable."""
         try:
             self.path, self._file = new_file(directory, "", suffix)
             try:
@@ -57,7 +58,7 @@ class MappedFile:
         """Number of bytes taken."""
 
     def fits(self, octets: int) -> bool:
-        """Whether there is room for a record of so many bytes."""
+        """Whether there is room for a record of `octets` bytes."""
         return self.end + OVERHEAD_OCTETS + octets <= self._most
 
     def add(self, record: bytes) -> bool:
@@ -91,7 +92,7 @@ class MappedFile:
 
 @dataclass(frozen=True, slots=True)
 class LeftFile:
-    """One that nobody writes any more: its records in order, and how many cannot be read."""
+    """One that is no longer written: its records in order, and how many cannot be read."""
 
     path: Path
     records: list[bytes] = field(repr=False)

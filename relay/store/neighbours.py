@@ -2,9 +2,9 @@
 Standard: memory that they share (memfd_create(2)), its cells under record locks (fcntl(2)) while they are looked at.
 
 A transaction for each mail would do the same, and cost as much as sealing it. Here a delivery attempt marks its
-recipients for its worker before anything is done, and ends the marks when its client has heard the answer. What a
-worker that has ended had delivered in its last moments stands in its own files (sent.py): no other one begins a mail
-before these were taken over.
+recipients for its worker before anything is done, and ends the marks when its client has heard the answer. A worker
+that has ended leaves what it delivered last in its own files (sent.py). No other one begins a mail before these were
+taken over.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ class CountedTogether:
 
     def add(self, amount: int) -> None:
         """Adds `amount`."""
-        # Nobody else writes there, unless so many workers were started anew since that one of them has our place.
+        # Nobody else writes there, unless workers were restarted until one of them got our place.
         struct.pack_into("<Q", self._memory, self._mine, struct.unpack_from("<Q", self._memory, self._mine)[0] + amount)
 
     @property
@@ -190,7 +190,7 @@ class CountedTogether:
 
 
 class PresentTogether:
-    """How many there are of something now, at all workers; what was at one that has ended counts no more."""
+    """How many there are of something now, at all workers; what was at one that has ended no longer counts."""
 
     def __init__(self, neighbours: Neighbours) -> None:
         self._memory = neighbours.memory

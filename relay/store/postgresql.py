@@ -26,14 +26,14 @@ CONNECT_TIMEOUT_S = 10.0
 COMMAND_TIMEOUT_S = 30.0
 """Seconds for one statement on PostgreSQL."""
 FROZEN_S = 20.0
-"""Seconds after which the server ends a transaction in which nothing is said any more."""
+"""Seconds after which the server ends an idle transaction."""
 MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 """libpq's, weakest first; only the last two verify whom they speak to, and only the last one by its name."""
 _VERIFYING = ("verify-ca", "verify-full")
 
 
 def postgresql_engine(url: URL, *, busy_timeout: float, pool_timeout: float) -> AsyncEngine:
-    """A pool of connections; a lock that is not had within `busy_timeout` is an error.
+    """A pool of connections; a lock that is not obtained within `busy_timeout` is an error.
 
     One of our own connections is waited for `pool_timeout`; times are seconds. Raises ConfigError.
     """

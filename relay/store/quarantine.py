@@ -39,7 +39,7 @@ from relay.store.secret import SiteSecret
 CLAIM_S = 900.0
 """Seconds that a release has for itself; a killed one is in nobody's way for longer."""
 WAITED_KEEP_FOR_S = 10 * 86400.0
-"""Seconds for which it is known how long a mail has waited for its key; no mail server tries for longer."""
+"""Seconds for which it is known how long a mail has waited for its key; no mail server retries for longer."""
 MOST_BETWEEN_S = 4000.0
 """Seconds that count at most from one attempt to the next: Postfix's longest pause."""
 NOTED_S = 60.0

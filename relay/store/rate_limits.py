@@ -124,11 +124,11 @@ class RateLimits:
 
     @to_its_end
     async def expire(self) -> int:
-        """Forgets what counts for nothing any more, and the rest where it is too much; returns how many rows."""
+        """Forgets what no longer counts, and the rest where it is too much; returns how many rows."""
         now = self._clock()
 
         def forget(connection: Connection) -> int:
-            # From a clock that was ahead for a while: what is left counts from now, or it would be left for so long.
+            # From a clock that was ahead for a while: what is left counts from now, or it would be left for as long.
             ahead = update(_rate_limits).where(_rate_limits.c.changed > now + OVERLAP_S)
             connection.execute(ahead.values(until=_rate_limits.c.until - _rate_limits.c.changed + now, changed=now))
             gone = connection.execute(delete(_rate_limits).where(_rate_limits.c.until < now))

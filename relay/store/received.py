@@ -42,7 +42,7 @@ OTP_KEEP_FOR_S = 900.0
 USED_KEEP_FOR_S = 86_400.0
 """Seconds that any other key is kept then."""
 TOMBSTONE_KEEP_FOR_S = 2_592_000.0
-"""Seconds (30 days) that the ID of a destroyed key is remembered, to tell expired mail from lost keys."""
+"""Seconds (30 days) that the ID of a destroyed key is remembered, to distinguish expired mail from lost keys."""
 
 PLACES_AT_ONCE = 5000
 """Number of rows whose places are read at once: more would hold the event loop."""
@@ -84,7 +84,7 @@ class ReceivedKeys:
     """Received keys, each named by KME group, master SAE and key_ID: opaque strings of any content.
 
     A key whose time is over is held until destroy_expired has run. One that the second process has written down
-    (relay/key_receiver) is in memory, and gets its row with what it opens, or when the spool is taken over.
+    (relay/key_receiver) is in memory. It gets its row with what it opens, or when the spool is taken over.
     """
 
     def __init__(self, database: Database, secret: SiteSecret, clock: Callable[[], float]) -> None:
@@ -128,8 +128,8 @@ class ReceivedKeys:
         where a key_ID came with other bytes or after its key was destroyed; the other keys are then stored.
         """
         names = {key_ID: KeyName(group, master_sae, key_ID) for key_ID in keys}
-        # Flushed by the second process before it answered: a kill from here on costs none of them, so that nobody has
-        # to wait for the database before a mail is opened. All others would be lost with this process.
+        # Flushed by the second process before it answered: a kill from here on costs none of them. So nobody has to
+        # wait for the database before a mail is opened. All others would be lost with this process.
         spooled = {key_ID for key_ID, name in names.items() if name in self._spooled}
         self._fresh |= self._new_keys({names[key_ID]: keys[key_ID] for key_ID in spooled})
         self._spooled.difference_update(names.values())
@@ -196,7 +196,7 @@ class ReceivedKeys:
     ) -> tuple[dict[str, bytes], frozenset[str]]:
         """The bytes of those keys that are held, by key_ID, and the key_IDs of those that were destroyed.
 
-        Raises KeyUsed where one has opened something that forbids this `use`, and StoreUnavailable, also where a row
+        Raises KeyUsed where one has opened something that forbids this `use`. Raises StoreUnavailable, also where a row
         was changed or its secret is gone: never another key.
         """
         work = KEY_WORK * len(key_IDs)

@@ -24,7 +24,7 @@ from relay.store.resealing import SealedRows
 from relay.store.secret import SealedOctets, SiteSecret
 
 KEY_WORK = 256
-"""Cost of naming or opening a row, as so many bytes of other work."""
+"""Cost of naming or opening a row, in bytes of other work."""
 UNUSED_KEEP_FOR_S = 605_400.0
 """Seconds (7 days and 10 minutes, as long as a sealed message may open) that a key is kept whose mail still waits."""
 
@@ -33,8 +33,8 @@ UNUSED_KEEP_FOR_S = 605_400.0
 class KeyName:
     """The three names of one key, all opaque strings of any length.
 
-    A key_ID is kept as the KME spells it, but one that differs in upper and lower case alone names the same key: else a
-    key could be used once more under another spelling.
+    A key_ID is kept as the KME spells it, but one that differs in upper and lower case alone names the same key.
+    Otherwise a key could be used once more under another spelling.
     """
 
     group: str
@@ -269,7 +269,7 @@ def bind_keys(
 
 @dataclass(frozen=True, slots=True)
 class KeysUsed:
-    """Keys of one KME group that nobody waits for any more, and how many seconds they are kept from now on."""
+    """Keys of one KME group that nobody waits for, and how many seconds they are kept from now on."""
 
     group: str
     master_sae: str

@@ -2,8 +2,8 @@
 A mark that only moves on, in the store and in a file beside the site's secret; the file is written second.
 
 Where store and file are set back together, as with a whole machine, nothing is noticed. A copy that backup.py has made
-carries a mark of its own, and is noticed. Clocks are set now and then,
-a week ahead by mistake and back again: what is forgotten by time is forgotten by a time that follows slowly.
+carries a mark of its own, and is noticed. Clocks are changed now and then, a week ahead by mistake and back again. So
+what is forgotten by time is forgotten by a time that follows slowly.
 """
 
 from __future__ import annotations

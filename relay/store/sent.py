@@ -1,9 +1,9 @@
 """What next hops have accepted in the last moments: written in the step that reads their answer, for the retry.
 Standard: RFC 1047: who is killed between a next hop's 250 and the record of it sends a mail twice. No await is between.
 
-The store would know as well, but it is written with the disk's and the database's leave, some milliseconds later, and
-not at all for mail whose client hears at once that all is well. Here a record costs no system call (mapped_file.py). It
-is of use only to a relay that starts after a kill, so a file is thrown away when its last client must have heard.
+The store has it as well, but some milliseconds later, and only if the disk and the database allow. It does not have
+mail whose client hears at once that all is well. Here a record costs no system call (mapped_file.py). It is of use only
+to a relay that starts after a kill. So a file is deleted when its last client must have heard.
 """
 
 from __future__ import annotations

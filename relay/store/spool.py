@@ -1,9 +1,9 @@
 """What must survive a killed process at once, before it is in the store: sealed records, written without an await.
 What write(2) took is kept by the kernel; a file has one writer, which holds its lock (flock) meanwhile.
 
-A record is 4 bytes with the length of what follows, most significant first, then 8 bytes with the id of the site
-secret, a nonce, and the ciphertext with its tag. Room is taken before it is needed, so that a full disk is noticed
-before there is something to write. What is not written yet is zeros, which end a file.
+A record starts with 4 bytes, the length of what follows, most significant first. Then come 8 bytes with the id of the
+site secret, a nonce, and the ciphertext with its tag. Room is allocated before it is needed, so that a full disk is
+noticed before there is something to write. What is not written yet is zeros, which end a file.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ def new_file(directory: Path, before: str, behind: str) -> tuple[Path, int]:
 
 
 def not_made(directory: Path, error: OSError, octets: int) -> StoreUnavailable:
-    """What is to be said where a file with room for so many bytes could not be made."""
+    """The error where a file with room for `octets` bytes could not be made."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StoreUnavailable(f"{directory}: no room: {error.strerror}: {octets // 2**20} MiB are needed there")
     return StoreUnavailable(f"{directory}: no file can be made there: {error.strerror}")

@@ -88,7 +88,7 @@ class Store:
         return resealed
 
     async def close(self) -> None:
-        """Closes all connections; to be called once, when nothing uses the store any more.
+        """Closes all connections; to be called once, when nothing uses the store any longer.
 
         A store that is locked or away is waited for once, by the first who has something to say.
         """

@@ -1,5 +1,5 @@
 """Received keys that were asked for when all processes of a relay were killed, so that no answer was read.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4 gives a key once: where its KME does not know one of these any more, it is gone.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4 gives a key once: where its KME no longer knows one of these, it is gone.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from relay.errors import StoreUnavailable
 from relay.formats import cms, mime
-from relay.journey.deliveries import Delivery
+from relay.journey.delivery import Delivery
 from relay.journey.opening import MailOpener, Opened
 from relay.journey.sealing import SealedCopy
 from relay.kme import DevelopmentKMEs

@@ -1,10 +1,10 @@
 """The recipe for one folder: find what is sealed, open it, append the original, and only then put the sealed away.
 Standard: RFC 3501; an original that the server has confirmed is known again by its mark, so any step may be repeated.
 
-Killed before APPEND, nothing has happened. After it, the next run finds the mark of the sealed message in the folder,
-appends no second original, and notes in the store that the mail has come, which outlives the mark. Two watchers at
-once may both append: each then leaves the first original, by UID, and removes later doubles before the sealed message
-is put away.
+Killed before APPEND, nothing has happened. After it, the next run finds the mark of the sealed message in the folder
+and appends no second original. It also notes in the store that the mail has come, and this note outlives the mark.
+Two watchers at once may both append. Each then keeps the first original, by UID, and removes later duplicates. Only
+then is the sealed message put away.
 
 A message with a mark that we did not write goes the same way: a copy without it is appended, then it is removed.
 """
@@ -58,12 +58,12 @@ RETRY_REFUSED_S = 86_400.0
 LINGER_S = 0.5
 """Maximum wait of others for a message whose keys do not come, in seconds."""
 MOST_BREAKS = 3
-"""How often the connection may break over a message before it has to wait like one that cannot be opened."""
+"""Maximum number of broken connections over a message before it has to wait like one that cannot be opened."""
 LOOK_BACK = timedelta(days=30)
 """Age, at the start of the watch, up to which messages are checked for marks; later ones all are."""
 
 Progress = Callable[[int, int], None]
-"""Hears how many messages were opened so far, and how many wait."""
+"""Progress callback: the number of messages opened so far, and of those that wait."""
 
 
 @dataclass(slots=True)

@@ -1,10 +1,10 @@
 """Logs in to an account: with a password from a file or systemd or a token from a command, and not too often.
-Standard: RFC 4616 (SASL PLAIN), XOAUTH2 as its providers document it; RFC 5530 response codes tell a refused password
-from trouble.
+Standard: RFC 4616 (SASL PLAIN), XOAUTH2 as its providers document it; RFC 5530 response codes separate a refused
+password from trouble.
 
-All folders of an account log in one at a time, and after a failure all of them wait together: exponential backoff with
-jitter above a floor. A provider that counts failed logins locks the account, so a password that was refused is not
-tried again before it is another one, or an hour has passed.
+The folders of an account log in one at a time. After a failure all of them wait together: exponential backoff with
+jitter above a floor. A provider that counts failed logins locks the account. So a password that was refused is not
+tried again until it has changed, or an hour has passed.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ LONGEST_PAUSE_S = 300.0
 """Maximum pause between two connection attempts, in seconds; half of it is jitter."""
 REFUSED_S = 3600.0
 LOOK_S = 60.0
-"""How often it is looked meanwhile whether the password, or the token, is another one."""
+"""Poll interval for another password or token meanwhile, in seconds."""
 TOKEN_TIMEOUT_S = 30.0
 MAX_SECRET_OCTETS = 16 * 1024
 
 
 def pause_after(failures: int) -> float:
-    """Seconds to wait after so many failures in a row, 1 at least."""
+    """Seconds to wait after this number of failures in a row, 1 at least."""
     longest: float = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(failures - 1, 30))
     return longest * random.uniform(0.5, 1)  # noqa: S311
 

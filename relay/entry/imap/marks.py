@@ -1,8 +1,8 @@
-"""The marks by which an original in a mailbox is known again, and tells that this site wrote it.
+"""The marks by which an original in a mailbox is known again, and which prove that this site wrote it.
 Standard: HMAC-SHA256 (RFC 2104) under keys of the site, for one account; marks of others are removed.
 
-An original carries the name of the sealed message that it was made from, in X-QuMail-Protection, and a proof over
-account, mark and Message-ID: these alone, since some servers write all other fields anew.
+An original carries the name of the sealed message that it was made from, in X-QuMail-Protection, and a proof. The
+proof covers account, mark and Message-ID: these alone, since some servers rewrite all other fields.
 
 A message that reaches a mailbox by itself may bring such a field. The watcher puts a copy without it into the mailbox,
 marked `none; copy-of=NAME`, and removes the message. The name is that of the message, so the step may be repeated.
@@ -19,7 +19,7 @@ from relay.formats import mime
 from relay.store.secret import SiteSecret
 
 FIELDS = ("Content-Type", "X-QuMail-Protection", "Message-ID")
-"""The header fields that tell sealed messages, originals, and marks that nobody here wrote."""
+"""The header fields that identify sealed messages, originals, and marks that nobody here wrote."""
 MARK_FIELD = b"x-qumail-protection"
 
 _MARK = re.compile(rb"^X-QuMail-Protection:[^\r\n]*; (?:sealed|copy-of)=([0-9a-f]{32})(?:;[^\r\n]*)?\r?$", re.MULTILINE)

@@ -50,7 +50,7 @@ class Namespaces:
 
 
 def fetched(responses: Iterable[Untagged]) -> Iterator[Fetched]:
-    """The messages in the responses to UID FETCH; those without a UID (told unasked) are left out.
+    """The messages in the responses to UID FETCH; those without a UID (unsolicited) are left out.
 
     Raises ValueError where a response is not what the standard says.
     """

@@ -220,9 +220,9 @@ class Session:
         return [each for each in found if first <= each.uid <= last]
 
     async def messages(self, sizes: dict[int, int]) -> list[Fetched]:
-        """The whole messages with these UIDs, as the server stores them now; `sizes` are octets as it told them.
+        """The whole messages with these UIDs, as the server stores them now; `sizes` are octets as it reported them.
 
-        Servers tell sizes that are not quite right, so half as much again is taken.
+        Servers report sizes that are not quite right, so half as much again is taken.
         """
         octets = sum(sizes.values()) * 3 // 2
         found = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", octets)
@@ -263,9 +263,9 @@ class Session:
             await self._command("EXPUNGE", uid_set(uids), uid=True)
 
     async def idle(self, seconds: float) -> bool:
-        """Waits for the server to report new messages, at most for so long, and whether it did.
+        """Waits for the server to report new messages, at most for `seconds`; whether it did.
 
-        Where it cannot tell, this takes just so long.
+        Where it cannot report them, this takes all of that time.
         """
         if self._may_idle and self.can("IDLE") and not self.protocol.news.is_set():
             try:
@@ -352,7 +352,7 @@ class Session:
         """One command, and its untagged responses, of `allow` octets at most beside some slack.
 
         It may take `seconds`. Without that, the server may be silent for the account's timeout, and all may take
-        what so many octets take over a slow connection.
+        as long as these octets do over a slow connection.
         """
         request = Request(name, self.protocol.new_tag(), *words, prefix="UID" if uid else None, replies=replies)
         self.protocol.allow(allow)

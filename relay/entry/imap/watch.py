@@ -33,12 +33,12 @@ from relay.store.secret import SiteSecret
 log = structlog.get_logger(__name__)
 
 LOCK_PAUSE_S = 2.0
-"""How often it is looked whether another process has left an account."""
+"""Poll interval until another process has left an account, in seconds."""
 PROGRESS_S = 10.0
-"""How often a long run says in the log how far it is."""
+"""Interval at which a long run logs its progress, in seconds."""
 
 Report = Callable[[str, str, int, int], None]
-"""Hears account, folder, how many messages were opened so far, and how many wait."""
+"""Progress callback: account, folder, the number of messages opened so far, and of those that wait."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -251,7 +251,7 @@ class MilterSession:
             await self._hold_room(message)
 
     async def _hold_room(self, message: _Message) -> None:
-        """What is too large, or for which there is no room, is taken no more, and answered at its end."""
+        """What is too large, or has no room, is no longer taken, and answered at its end."""
         if message.octets > self._settings.max_message_size:
             limit = self._settings.max_message_size
             self._give_up(message, MessageTooBig(f"the message is over the limit of {limit} octets"))
@@ -395,7 +395,7 @@ def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> 
     assert result.message is not None  # noqa: S101 - the caller has checked
     same = result.message == mail.message
     told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
-    # Of two spellings of a domain the mail server has kept one, and which one is not told.
+    # Of two spellings of a domain the mail server has kept one, and does not report which.
     stay = {Recipient(address).mailbox for address in result.recipients}
     given = zip(before.paths, mail.envelope.mailboxes, strict=True)
     # A mail server knows a recipient by what the client called them.

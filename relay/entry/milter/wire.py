@@ -48,8 +48,8 @@ MACROS = {
 }
 """What we want to know for the log, and addresses with the domain that the mail server adds where there is none."""
 QUICKACK = getattr(socket, "TCP_QUICKACK", 0)
-"""Set, what came is acknowledged at once (tcp(7), Linux). Nagle's algorithm has the mail server wait for that before it
-sends more, and without an answer to send along we would leave it waiting for 40 ms, once a mail."""
+"""Socket option that acknowledges at once what came (tcp(7), Linux). Nagle's algorithm has the mail server wait for
+that before it sends more. Without an answer to carry the acknowledgement it would wait for 40 ms, once a mail."""
 HEADER = b"L"
 """The command of header fields, which come many at a time."""
 

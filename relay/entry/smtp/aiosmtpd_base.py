@@ -4,17 +4,18 @@ Standard: RFC 5321 (3.8, 4.1.1, 4.5.3.2), RFC 2034 (enhanced status codes), RFC 
 Sessions stand on what aiosmtpd documents: `SMTP` and its arguments, `smtp_VERB` for each command, `push`, `session`.
 The exceptions, each of which a new version may break, are here:
 
-- `_handle_client`: its own takes a line that ends in a bare LF for a command, and other control characters in it, tells
-  the client of exceptions, goes on as long as commands come while all other connections wait, and greets everybody;
-- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421, stands still while a mail is
-  delivered, and is not set anew for each command;
+- `_handle_client`: its own takes a line that ends in a bare LF for a command, and other control characters in it. It
+  reports exceptions to the client, and greets everybody. It goes on as long as commands come, while all other
+  connections wait;
+- `_timeout_cb`, `_reset_timeout`, `_timeout_handle`: its timer is used, but says 421. It is paused while a mail is
+  delivered, and not reset for each command;
 - `push`: its own waits also where all was written at once;
-- `_reader._buffer`: what came behind the content has to be put back, what came before TLS thrown away, and a client is
-  waited for where no line is there;
+- `_reader._buffer`: what came behind the content has to be put back, and what came before TLS thrown away. Where no
+  line is there, the client is waited for;
 - `_reader._transport`, `_writer.start_tls`: its own STARTTLS is made of parts of asyncio that uvloop has not;
 - `mail.log`, its log, which has addresses and content, is silenced;
-- `__dir__` of session and handler: it looks through both for its `_smtp_methods`, for each connection, which takes as
-  long as all the rest; `commands` has ours;
+- `__dir__` of session and handler: it searches both for its `_smtp_methods`. For each connection this takes as long
+  as all the rest; `commands` has ours;
 - `eof_received`: its own breaks off a session whose client only sends no more, and waits for its answer.
 """
 
@@ -121,7 +122,7 @@ class CommandStream(SMTP):
 
     @property
     def gone(self) -> bool:
-        """Whether nothing can be said to the client any more."""
+        """Whether nothing can be sent to the client any longer."""
         return self.transport is None or self.transport.is_closing()
 
     def absent(self) -> float:
@@ -236,7 +237,7 @@ class CommandStream(SMTP):
     # Time.
 
     def start_timer(self, seconds: float | None = None) -> None:
-        """The client has so long, or the usual time, from now on."""
+        """The client has `seconds`, or the usual time, from now on."""
         self._until = self.loop.time() + (seconds or self.settings.timeout)
         if self._until < self._fires:
             self._wake_at(self._until)

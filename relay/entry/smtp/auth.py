@@ -27,7 +27,7 @@ PATIENCE_S = 30.0
 
 
 class LoginFailed(Refuse):
-    """No such user, or not their password; which of the two is told to nobody."""
+    """No such user, or not their password; which of the two is not disclosed."""
 
     code = 535
     status = "5.7.8"
@@ -51,7 +51,7 @@ class LoginUnavailable(TryLater):
 
 
 class BadExchange(Refuse):
-    """What the client sent is not what its mechanism wants."""
+    """What the client sent is not what its mechanism expects."""
 
     def __init__(self, cause: str, reply: str = "501 5.5.2 Not a valid authentication response") -> None:
         self._reply = reply
@@ -115,10 +115,10 @@ FAILURE_DELAY_S = 2.0
 
 
 class Logins:
-    """All tries to log in; failures count against the client's network and the user's name, however it is spelt.
+    """All login attempts; failures count against the client's network and the user's name, however it is spelt.
 
-    Where a user has logged in before, only failures with their name from that network count: neither guesses
-    from elsewhere nor a neighbour's broken program shut them out.
+    Where a user has logged in before, only failures with their name from that network count. Neither guesses from
+    elsewhere nor a neighbour's broken program lock them out.
     """
 
     def __init__(self, back_end: BackEnd, failures_per_hour: int, key: bytes = b"") -> None:
@@ -142,7 +142,7 @@ class Logins:
             charges = [(self._by_place, place)]
         else:
             charges = [(self._by_network, network), (self._by_user, user)]
-        # Taken before it is known how this ends: a hundred tries at once are a hundred tries.
+        # Taken before it is known how this ends: a hundred attempts at once are a hundred attempts.
         for rate, name in charges:
             if not rate.take(name):
                 raise TooManyFailures(f"failed logins of {printable(name)}")

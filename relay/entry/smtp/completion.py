@@ -24,14 +24,14 @@ REMEMBERED = 1000
 
 
 class Rights(Protocol):
-    """Tells what users may send from."""
+    """Knows which addresses users may send from."""
 
     async def rights(self, name: str) -> SenderRights | None:
         """None for one who is no longer a user."""
 
 
 class NoUser(Refuse):
-    """Nobody has logged in, or not any more."""
+    """Nobody has logged in, or the user no longer exists."""
 
     code = 530
     status = "5.7.0"
@@ -41,8 +41,8 @@ class NoUser(Refuse):
 class Completion:
     """The outgoing recipe for submitted mail.
 
-    A mail that is tried again gets the fields that it got the first time: it has to be the same mail, so that
-    nothing that has left already leaves once more.
+    A mail that is tried again gets the same fields as the first time. It has to be the same mail: otherwise what has
+    left already would leave once more.
     """
 
     def __init__(self, recipe: Recipe, users: Rights, hostname: str, *, check_from: bool) -> None:

@@ -20,7 +20,7 @@ FASTER = 16
 async def receive(stream: CommandStream, limit: int, share: Share, got: Callable[[int], None]) -> bytes:
     """The content up to CRLF.CRLF, dots unstuffed; `share` holds the room for it afterwards.
 
-    `limit` is in octets; `got` is told after each piece how many octets have come so far. Raises MessageTooBig or
+    `limit` is in octets; `got` is called after each piece with the number of octets so far. Raises MessageTooBig or
     Overloaded, but only after all of it was read, and ConnectionResetError where the client left before the end.
     """
     content = _Content()

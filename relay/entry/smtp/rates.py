@@ -1,9 +1,9 @@
 """How often somebody may do something: token buckets in bounded memory, which all processes of a site share.
 Standard: RFC 6409 6.3 leaves limits to the site.
 
-Nothing waits for the store: each process keeps its own rates, and tells them every few seconds in bulk. While the store
-cannot be written each keeps its own count, and tells it later. What two processes allow beyond a rate, and what a kill
-forgets, is what comes within EXCHANGE_S.
+Nothing waits for the store: each process keeps its own rates, and shares them every few seconds in bulk. While the
+store cannot be written each keeps its own count, and shares it later. What two processes allow beyond a rate, and what
+a kill forgets, is what comes within EXCHANGE_S.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ ROUNDING = 1e-6
 class HourlyRate:
     """At most `per_hour` of something for each name, all at once or spread: a bucket that refills steadily.
 
-    What is taken here can be told to other processes (`spendings`), and what they have taken counts too (`learn`).
+    What is taken here can be shared with other processes (`spendings`), and what they have taken counts too (`learn`).
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class HourlyRate:
         clock: Callable[[], float] = time.monotonic,
         max_entries: int = MAX_ENTRIES,
     ) -> None:
-        """`kind` tells its names from those of other rates, `key` makes them unreadable; `clock` gives seconds."""
+        """`kind` separates its names from those of other rates, `key` makes them unreadable; `clock` gives seconds."""
         self.kind = kind
         self._per_hour = per_hour
         self._key = key
@@ -75,7 +75,7 @@ class HourlyRate:
         self._tell(place, -1)
 
     def spendings(self) -> list[Spending]:
-        """What was taken here since this was asked last; it has to be told again (`untold`) where it is not heard."""
+        """What was taken here since this was asked last; it goes back (`untold`) where it was not stored."""
         told, self._untold = self._untold, OrderedDict()
         each = HOUR_S / self._per_hour
         return [Spending(self.kind, place, number * each) for place, number in told.items() if number]
@@ -85,7 +85,7 @@ class HourlyRate:
         self._tell(spending.name, round(spending.seconds * self._per_hour / HOUR_S))
 
     def learn(self, spending: Spending) -> None:
-        """All processes together have taken so much that it is forgotten only after these seconds."""
+        """What all processes together have taken, as the seconds until it is forgotten."""
         taken = min(spending.seconds * self._per_hour / HOUR_S, float(self._per_hour))
         self._put(spending.name, max(taken + self._untold.get(spending.name, 0), 0.0), self._clock())
 
@@ -185,8 +185,8 @@ class SharedRates:
         self._turn = asyncio.Lock()
 
     async def exchange(self) -> None:
-        """Tells what was taken here and learns what others have taken. Raises StoreUnavailable, and loses nothing."""
-        # Broken off it would not know what the store has heard, and tell it twice.
+        """Shares what was taken here and learns what others have taken. Raises StoreUnavailable, and loses nothing."""
+        # Broken off it would not know what the store has, and add it twice.
         await asyncio.shield(self._store.later(self._exchange()))
 
     async def _exchange(self) -> None:
@@ -219,7 +219,7 @@ class SharedRates:
                 said = False
 
     async def close(self) -> None:
-        """Tells what is left to tell, where that is possible."""
+        """Shares what is left to share, where that is possible."""
         try:
             await self.exchange()
         except RelayError as error:

@@ -1,4 +1,4 @@
-"""Which sender addresses a user may use, in MAIL FROM and in the fields that tell readers whom a mail is from.
+"""Which sender addresses a user may use, in MAIL FROM and in the fields that show readers whom a mail is from.
 Standard: RFC 5321 2.4 (domains in any case, local parts exactly), RFC 6409 6.1, RFC 5322 3.6.2 and 3.6.6.
 
 Reply-To is free: it says where answers go, and mail programs show it as nothing else.

@@ -111,7 +111,7 @@ class SMTPSession(CommandStream):
         await self.push("250 2.0.0 Ok")
 
     async def smtp_VRFY(self, arg: str | None) -> None:
-        """RFC 5321, 4.1.1.6 and 7.3: we tell nobody who can be reached here."""
+        """RFC 5321, 4.1.1.6 and 7.3: we do not disclose who can be reached here."""
         if arg:
             await self.push("252 2.0.0 Send some mail, and see")
         else:
@@ -342,10 +342,10 @@ class SMTPSession(CommandStream):
     async def _has_heard(self, mail: Mail, outcomes: Outcomes) -> bool:
         """Answers; whether the client was there to hear it.
 
-        One that sends no more may or may not hear it. It is taken for gone only where its retry can be told from a
-        second mail, which must not be lost.
+        One that sends no more may or may not hear it. It is taken for gone only where its retry can be distinguished
+        from a second mail, which must not be lost.
         """
-        absent = self.absent()  # before it is told: a client that has heard it may go
+        absent = self.absent()  # before the answer: a client that has heard it may go
         try:
             await self._answer(mail.id, outcomes)
         except ConnectionError:

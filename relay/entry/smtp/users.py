@@ -1,5 +1,5 @@
 """The password file: who may submit mail, by which password, from which addresses.
-Standard: one line a user, `name:argon2id hash:address,address`; hashes as RFC 9106 wants them, by argon2-cffi.
+Standard: one line a user, `name:argon2id hash:address,address`; hashes as RFC 9106 recommends, by argon2-cffi.
 """
 
 from __future__ import annotations

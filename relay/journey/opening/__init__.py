@@ -1,7 +1,7 @@
 """Opens what is sealed for this site, claims those who are to get it, and notes who has it.
 Standard: relay/FORMAT.md, the receiver's order; nothing is released before the last step.
 
-layers.py opens, recipients.py tells who may have it; original.py makes of that what is handed on.
+layers.py opens, recipients.py decides who may have it; original.py makes of that what is handed on.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ RECIPIENT_OCTETS = 64
 class Opened:
     """The original message, byte for byte as it was sealed, what protected it, and who may have it.
 
-    `protection` names the layers from the inside out; `peer` is the site that sealed it. Of the mailboxes that were
-    asked about, `due` get it now; `served` have it, `busy` get it from another relay at this moment, and `strangers`
-    are not named by the sealed envelope. `relay` is the name under which those who are due are claimed, `config` what
-    counted when it was opened, and counts for it to the end.
+    `protection` names the layers from the inside out; `peer` is the site that sealed it. The mailboxes that were asked
+    about are in four groups. Those that are `due` get it now, and those that are `served` have it. Those that are
+    `busy` get it from another relay now, and `strangers` are not named by the sealed envelope. `relay` is the name
+    under which those that are due are claimed. `config` was in force when it was opened, and holds for it to the end.
     """
 
     original: bytes = field(repr=False)
@@ -93,7 +93,7 @@ class Opened:
         """`mail` to those who get it now, from the sealed sender: what MAIL FROM, NOTIFY and RET say can be forged.
 
         An outsider who could ask for a notice of success, or for a bounce in full, would get what was sealed. Nor does
-        what MAIL FROM said tell whether the sealed sender needs SMTPUTF8 (RFC 6531, 3.4).
+        what MAIL FROM said show whether the sealed sender needs SMTPUTF8 (RFC 6531, 3.4).
         """
         envelope, due = mail.envelope, set(self.due)
         to = tuple([_without_success(each) for each in envelope.recipients if each.mailbox in due])
@@ -176,12 +176,12 @@ class MailOpener:
                     await self._check_not_lost(outermost, error)
                 raise
             arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
-            # On the disk before anybody gets the original: else another relay, or this one killed and started again,
-            # would hand it on once more, or open another message under the same keys.
+            # On the disk before anybody gets the original. Otherwise another relay, or this one after a kill, would
+            # hand it on once more, or open another message under the same keys.
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "admit").timed():
                 begun = await self.deliveries.admit(found.bound, arrived)
         except CannotOpen as error:
-            # All are answered alike: else answers would tell who is named, or what is right about a forgery.
+            # All are answered alike: else answers would reveal who is named, or what is right about a forgery.
             error.silent, error.claimed = True, found.claimed
             raise
         # From here to the end there is no await: a task cancelled later has what was claimed, and gives it up.
@@ -223,7 +223,7 @@ class MailOpener:
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
 
     def begin_to_settle(self, opened: Opened, has_it: Collection[str]) -> asyncio.Task[None]:
-        """`settle`, which finishes despite cancellation, without the original: nobody counts its memory any more."""
+        """`settle`, which finishes despite cancellation, without the original: nobody counts its memory any longer."""
         return self.received.later(self.settle(replace(opened, original=b""), has_it))
 
     async def give_up(self, opened: Opened) -> None:
@@ -246,7 +246,7 @@ class MailOpener:
         )
 
     def _used(self, opened: Opened) -> list[KeysUsed]:
-        """The keys that are destroyed soon, once nobody waits for this mail any more."""
+        """The keys that are destroyed soon, once nobody waits for this mail any longer."""
         if opened.config.peers[opened.peer].key_max_messages > 1:
             return []  # other mails, with recipients who may come late, are under the same key
         keep_for = OTP_KEEP_FOR_S if opened.protection in OF_PADS else USED_KEEP_FOR_S
@@ -280,7 +280,7 @@ class MailOpener:
         return envelope, *told_apart(config, envelope, mailboxes)
 
     def _arrived(self, found: OpenedLayers, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
-        """What the store remembers, until no copy could be opened any more."""
+        """What the store remembers, until no copy could be opened any longer."""
         latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
         return OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), named)
 

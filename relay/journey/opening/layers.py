@@ -195,11 +195,11 @@ class Layers:
         return unsealed.payload
 
     async def _keys(self, references: Sequence[KeyReference], use: KeyUse, *, patient: bool) -> dict[str, Key]:
-        """The keys at hand, else from the KME.
+        """The keys that the site holds already, else from the KME.
 
-        What came from there is on the disk before it is used: a KME gives a key once, and a relay that is killed while
-        it opens the mail, or cannot hand it on, needs the key again. Only a pad has so many, and needs all of them:
-        where one of the first is missing nobody is asked for the rest.
+        What came from there is on the disk before it is used, since a KME gives a key once. A relay that is killed
+        while it opens the mail, or cannot hand it on, needs the key again. Only a pad has more than the first few
+        keys, and it needs all of them. Where one of the first is missing nobody is asked for the rest.
         """
         first, rest = references[:ASKED_FIRST], references[ASKED_FIRST:]
         try:

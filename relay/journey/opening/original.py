@@ -64,8 +64,8 @@ class Originals:
         """The original for those who are `due`, or None where `message` is not sealed for us; arguments as for `open`.
 
         The caller then calls `settle` or `give_up` of the opener. With `mailbox` it goes into one that nobody else
-        writes to: `busy` counts as due, and the outer signatures are those that its server has looked at. `mark` is
-        added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
+        writes to. There `busy` counts as due, and the outer signatures are those that its server has checked. `mark`
+        is added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
         """
         layers, dkim = self.opener.layers(), self.dkim()
         outermost = await layers.recognise(message, sender)

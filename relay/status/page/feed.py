@@ -1,5 +1,5 @@
 """What the page shows now, made once for all viewers, and what has changed since each one's last event.
-Standard: WHATWG HTML, 9.2 (server-sent events); so many viewers, and one who does not read is left.
+Standard: WHATWG HTML, 9.2 (server-sent events); viewers are limited in number, and one who does not read is left.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OCTETS_A_SECOND = 2 * 2**20
 MOST_VIEWERS = 100
 """Maximum number of viewers; others get 503, so that connections are left for short requests."""
 UNREAD_OCTETS = 65_536
-"""The system keeps about so much for a viewer who does not read."""
+"""Approximate send buffer for a viewer who does not read, in bytes."""
 VIEWER_S = 10.0
 """Maximum time a viewer may take to read what was sent, in seconds."""
 
@@ -95,7 +95,7 @@ class Feed:
             return self._shown
 
     async def keep_up(self) -> None:
-        """Tells the viewers, for ever; where there are none, nothing is made."""
+        """Notifies the viewers, for ever; where there are none, nothing is made."""
         while True:
             await self._wanted.wait()
             try:
@@ -112,7 +112,7 @@ class Feed:
         self._wake()
 
     def _wake(self) -> None:
-        """Each viewer looks what is new."""
+        """Wakes each viewer, which looks for what is new."""
         news, self._news = self._news, asyncio.Event()
         news.set()
 

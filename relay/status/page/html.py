@@ -11,7 +11,7 @@ VOID = frozenset({"meta", "link", "rect", "path", "line", "circle"})
 
 
 class Html(str):
-    """What needs no escaping any more."""
+    """HTML that needs no more escaping."""
 
     __slots__ = ()
 

@@ -38,7 +38,7 @@ def _times(numbers: Sequence[float]) -> str:
 
 
 def _within(buckets: Sequence[float], wanted: float) -> str:
-    """The bound under which so many are."""
+    """The bound below which this number of them lies."""
     bounds = metrics.STEP_SECONDS.buckets
     for at, number in enumerate(buckets):
         wanted -= number

@@ -22,7 +22,7 @@ from relay.audit.writing import Audit
 from relay.cli.policy_site import PolicySite
 from relay.errors import ConfigError, PolicyHolds, PolicyRefuses, RelayError, TryLater
 from relay.formats import mime
-from relay.journey.deliveries import Delivery
+from relay.journey.delivery import Delivery
 from relay.journey.plan import Outcome, Planned
 from relay.journey.planner import Planner
 from relay.journey.sealing import SealedCopy, Sealer
