@@ -230,8 +230,10 @@ class Planner:
 
     def left_for_peer(self, keys: Iterable[KeyReference]) -> float:
         """Seconds that the peer has at least to fetch these keys, from the sealing on; infinite without keys."""
-        groups = {key.kme_group for key in keys}
-        return min((kme.left_for_peer for kme in self.config.kmes.values() if kme.group in groups), default=math.inf)
+        if not (groups := {key.kme_group for key in keys}):
+            return math.inf
+        # Of a group that relay.toml no longer has, nothing is known: its keys may be gone.
+        return min((kme.left_for_peer for kme in self.config.kmes.values() if kme.group in groups), default=0.0)
 
     def knows(self, peer: str) -> bool:
         """Whether this peer is one of ours, and not one whose document was taken away."""

@@ -81,6 +81,21 @@ def loaded(site: Path, *arguments: str) -> tuple[int, set[str]]:
     return status, set(modules)
 
 
+def test_what_serving_hides_from_its_libraries_is_there_for_a_postgresql(tmp_path: Path) -> None:
+    """Nobody listens there: the driver has to get so far as to find that out."""
+    program = (
+        "import asyncio, click; from pathlib import Path; from relay.cli import cli\n"
+        "cli.get_command(click.Context(cli), 'serve')\n"
+        "from relay.store.secret import SiteSecret; from relay.store.store import open_store\n"
+        "asyncio.run(open_store('postgresql://x@127.0.0.1:1/x', SiteSecret.load_or_create(Path('secret'))))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert "Connect call failed" in ran.stderr.splitlines()[-1], ran.stderr
+
+
 async def test_a_relay_that_serves_keeps_nothing_in_memory_that_it_has_no_use_for(
     tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities
 ) -> None:

@@ -50,6 +50,7 @@ def test_a_peer_has_a_fifth_of_the_shortest_life_of_a_key_to_fetch_it(tmp_path: 
     [group] = {kme.group for kme in planner.config.kmes.values()}
     assert planner.left_for_peer([KeyReference("k", kme_group=group)]) == 60
     assert planner.left_for_peer([]) == math.inf
+    assert planner.left_for_peer([KeyReference("k", kme_group="gone from relay.toml")]) == 0
 
 
 class SwappedMeanwhile(Keys):
