@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from relay.formats import mime
-from relay.formats.mailbox import folded_domain
+from relay.formats.mailbox import MAX_ADDRESS, folded_domain
 
 _NAME = b"authentication-results"
 _TOKEN = re.compile(r"[A-Za-z0-9._@+/=-]+")
@@ -59,24 +59,36 @@ def without_forged(message: bytes, authserv_id: str) -> bytes:
 def _is_forged(raw: bytes, ours: str) -> bool:
     """Whether a field is an Authentication-Results that claims to be ours, or may to some reader."""
     name, colon, value = raw.partition(b":")
-    return bool(colon) and name.strip().lower() == _NAME and _authserv_id(value) in (ours, None)
+    if not colon or name.strip().lower() != _NAME:
+        return False
+    words, domain = _words_of_id(value), ""
+    # Some readers take blanks and comments out of a domain (obs-domain of RFC 5322), others end it there.
+    for word in words:
+        domain += word
+        if _domain_of(domain) == ours:
+            return True
+        if len(domain) > MAX_ADDRESS:
+            break
+    return not words
 
 
-def _authserv_id(value: bytes) -> str | None:
-    """The domain that begins the first word behind comments, folded; None where it is unclear (RFC 8601, 2.2).
+def _domain_of(word: str) -> str:
+    """The domain that it begins with, folded, without a dot at its end: readers differ about a version behind it."""
+    return folded_domain(_NO_DOMAIN.split(word, maxsplit=1)[0].rstrip("."))
 
-    What stands behind it without a blank is left out, as is a dot at its end: readers differ about a version there.
-    """
+
+def _words_of_id(value: bytes) -> list[str]:
+    """What stands before the first semicolon, without comments, in words; empty where it is unclear (RFC 8601, 2.2)."""
     depth, position, word = 0, 0, b""
     while position < len(value):
         match = (_IN_COMMENT if depth else _OUTSIDE).match(value, position)
         if match is None:
-            return None  # a quotation mark that no other one follows
+            return []  # a quotation mark that no other one follows
         piece, position = match[0], match.end()
         if piece in (b"(", b")"):
             depth += 1 if piece == b"(" else -1
             if depth < 0:
-                return None
+                return []
             word += b" "
         elif not depth:
             quoted = len(piece) > 1 and piece.startswith(b'"')
@@ -85,10 +97,7 @@ def _authserv_id(value: bytes) -> str | None:
                 break
         if len(word) > mime.MAX_STRUCTURED_FIELD_OCTETS:
             break
-    words = word.partition(b";")[0].split()
-    if not words or depth:
-        return None
-    return folded_domain(_NO_DOMAIN.split(words[0].decode("utf-8", "replace"), maxsplit=1)[0].rstrip("."))
+    return [] if depth else word.partition(b";")[0].decode("utf-8", "replace").split()
 
 
 def _plain(text: str) -> str:

@@ -1,5 +1,5 @@
 """The Debian package as an administrator meets it: built, installed, started, upgraded, removed, purged.
-Standard: Debian Policy 6 and 10.7; each worker_id is on a copy of this machine, of which nothing is left.
+Standard: Debian Policy 6 and 10.7; each test is on a copy of this machine, of which nothing is left.
 """
 
 from __future__ import annotations
@@ -313,3 +313,12 @@ def test_a_maintainer_script_stops_at_what_it_does_not_know(script: str) -> None
 def test_shellcheck_finds_nothing() -> None:
     done = subprocess.run(["shellcheck", "-x", *(DEBIAN / name for name in SCRIPTS)], capture_output=True, text=True)
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_no_package_is_built_where_others_could_put_another_of_its_name(tmp_path: Path, mode: int) -> None:
+    tmp_path.chmod(mode)
+    done = subprocess.run([DEBIAN / "build", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "others may write there; take a directory of your own" in done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
