@@ -1,5 +1,5 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Standard: 11 answers for a site beside a Postfix whose KME's files lie in one directory, 7 with development KMEs.
+Standard: 10 answers for a site beside a Postfix whose KME's files lie in one directory, 7 with development KMEs.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_ca, check_files, pair_beside
 from relay.setup.peers import document_in
 
+USUAL_POSTFIX = Path("/etc/postfix")
 LATER, DEVELOPMENT, NONE = "later", "development", "none"
 """Answers that are words: no peer yet, the KMEs of `qumail-relay kme`, no KME or no Postfix at all."""
 
@@ -135,9 +136,12 @@ def ask_everybody(asker: Prompter) -> Everybody:
 
 def ask_postfix(asker: Prompter) -> Path | None:
     """The directory of the Postfix that the relay stands beside."""
+    if (USUAL_POSTFIX / "main.cf").exists():
+        shown = "What would change in it is shown first. `--postfix` names another one, or `none`."
+        asker.say(f"The Postfix beside the relay is that of {USUAL_POSTFIX}. {shown}")
+        return USUAL_POSTFIX
     why = "The directory of the Postfix beside the relay; what would change in it is shown first. `none`: by hand."
-    usual = Path("/etc/postfix")
-    answer = asker.ask(why, "Postfix", str(usual) if (usual / "main.cf").exists() else NONE, _postfix_place)
+    answer = asker.ask(why, "Postfix", NONE, _postfix_place)
     return None if answer == NONE else Path(answer)
 
 

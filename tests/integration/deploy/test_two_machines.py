@@ -135,7 +135,6 @@ def test_two_sites_by_package_and_setup_under_systemd(package: Path, tmp_path: P
         usual = {
             "Integration": "",
             "Everybody else": "",
-            "Postfix": "",
             "Change Postfix so?": "y",
             "Are these the words": "y",
             "Is ": "y",

@@ -23,6 +23,7 @@ from relay.errors import ConfigError
 from relay.identity import create_identity, lines_of, peer_document, write_invitation
 from relay.kme import DevelopmentKMEs
 from relay.kme.certificates import prepare
+from relay.setup import questions
 from relay.setup.answers import Answers, KMEAccess, SitePaths
 from relay.setup.files import Owner, put
 from relay.setup.relay_toml import relay_toml
@@ -43,8 +44,9 @@ def without_the_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def home(tmp_path: Path, identities: Identities) -> Path:
-    """Alice's directory, with keys that were made before, since RSA takes seconds."""
+def home(tmp_path: Path, identities: Identities, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Alice's directory, with keys that were made before, since RSA takes seconds; no Postfix at the usual place."""
+    monkeypatch.setattr(questions, "USUAL_POSTFIX", tmp_path / "postfix")
     state = tmp_path / "alice" / "state"
     state.mkdir(parents=True, mode=0o700)
     shutil.copytree(identities.alice.directory, state / "identity")
@@ -388,6 +390,21 @@ def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
     assert result.exit_code == 1
     assert "Postfix stays as it is. Fix that, then: qumail-relay setup" in result.output
     assert contents(etc) == before
+
+
+@requires_postconf
+def test_the_usual_postfix_is_not_asked_for_but_shown_and_changed_once_somebody_says_so(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    monkeypatch.setattr(questions, "USUAL_POSTFIX", tmp_path / "etc")
+    before = texts(tmp_path / "etc")
+    result = run(home, typed="alice.example\nlater\ndevelopment\ncontent-filter\nhold\nn\n")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert f"The Postfix beside the relay is that of {tmp_path / 'etc'}." in said
+    assert "Change Postfix so?" in said
+    assert texts(tmp_path / "etc") == before
 
 
 @requires_postconf
