@@ -21,7 +21,8 @@ import pytest
 import trustme
 
 from relay.config import TCPAddress
-from tests.testlib.postfix import DEADLINE_S, free_addresses, run
+from tests.testlib.ports import free_addresses
+from tests.testlib.postfix import DEADLINE_S, run
 
 PASSWORD = 'tr"ick\\y pass wörd'
 SETTINGS = """\

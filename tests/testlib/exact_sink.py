@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from relay.config import TCPAddress
 from tests.testlib import mails
+from tests.testlib.ports import free_address
 
 END_OF_DATA = b"\r\n.\r\n"
 EXTENSIONS = ("PIPELINING", "SIZE 100000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
@@ -53,7 +54,7 @@ class ExactSink:
 
     on_rcpt: Mapping[str, str] = field(default_factory=dict)
     arrived: list[Arrived] = field(default_factory=list)
-    address: TCPAddress = TCPAddress("127.0.0.1", 0)
+    address: TCPAddress = field(default_factory=free_address)
     _server: asyncio.Server | None = None
     _open: set[_Connection] = field(default_factory=set)
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from relay.config import TCPAddress
+from tests.testlib.ports import free_address
 from tests.testlib.sink import Got
 
 HANG_UP = b""
@@ -77,7 +78,7 @@ class Hop:
         if self.path:
             self._server = await asyncio.start_unix_server(self._connection, str(self.path))
         else:
-            port = self.address.port
+            port = self.address.port or free_address().port
             self._server = await asyncio.start_server(self._connection, self.host, port)
             self.address = TCPAddress(*self._server.sockets[0].getsockname()[:2])
         return self

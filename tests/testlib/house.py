@@ -15,6 +15,7 @@ from relay.config import TCPAddress
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, Queued
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site, serving
@@ -100,7 +101,7 @@ async def house(
     """An organisation that runs; `settings` are lines of main.cf before deploy/postfix is applied, `changes` shell
     commands after it, `relay_settings` go into [outgoing] and [incoming].
     """
-    smtp, submission, sealed, opened = postfix.free_addresses(4)
+    smtp, submission, sealed, opened = free_addresses(4)
     async with AsyncExitStack() as stack:
         own, bob = [await stack.enter_async_context(Sink()) for _ in range(2)]
         alone = way == "smarthost"

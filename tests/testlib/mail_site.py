@@ -17,6 +17,7 @@ from relay.config import TCPAddress
 from relay.store.secret import SiteSecret
 from tests.testlib import postfix
 from tests.testlib.identities import Identities
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import DidNotStart, RelayProcess, Site, make_site, relay_process
@@ -135,7 +136,7 @@ async def mail_site(
     `tables` go into relay.toml. With more than one of `relays` the `database` is one in PostgreSQL.
     """
     peer = "bob" if name == "alice" else "alice"
-    from_outgoing, from_incoming = postfix.free_addresses(2)
+    from_outgoing, from_incoming = free_addresses(2)
     real_kme = urlsplit(kme_url)
     async with AsyncExitStack() as stack:
         mailboxes = await stack.enter_async_context(Sink())

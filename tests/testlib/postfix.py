@@ -11,21 +11,20 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
-from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from relay.config import TCPAddress
+from tests.testlib.ports import free_addresses
 from tests.testlib.submit import Reply, submit
 
 FRAGMENTS = Path(__file__).parents[2] / "deploy" / "postfix"
@@ -100,34 +99,6 @@ requires_postfix = pytest.mark.skipif(bool(_why_not()), reason=_why_not() or "Po
 """For tests that start Postfix: they are skipped, with the reason, where that is not possible."""
 requires_postconf = pytest.mark.skipif(shutil.which("postconf") is None, reason="Postfix is not installed")
 """For tests that only read and write its configuration, which needs no rights."""
-
-
-def free_addresses(number: int) -> list[TCPAddress]:
-    """Addresses on loopback on which nobody listens, and which were not given before.
-
-    They are below the range that the kernel takes the ports of connections and of `:0` from, and each test process has
-    a part of that for itself: else one could be gone by the time that somebody listens.
-    """
-    found: list[TCPAddress] = []
-    while len(found) < number:
-        address = TCPAddress("127.0.0.1", next(_ports))
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(address)
-            found.append(address)
-    return found
-
-
-def _own_ports() -> Iterator[int]:
-    above = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % PARTS
-    size = (above - LOWEST_PORT) // PARTS
-    first = LOWEST_PORT + worker * size
-    yield from cycle(range(first, first + size))
-
-
-LOWEST_PORT, PARTS = 16_000, 8
-"""Below are ports that deploy/postfix names, which tests replace by their own."""
-_ports = _own_ports()
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from relay.config import TCPAddress
-from tests.testlib import postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.scanner import SIGNATURE
 
 CLAMAV = {name: shutil.which(name) for name in ("clamd", "clamav-milter")}
@@ -30,7 +30,7 @@ requires_clamav = pytest.mark.skipif(
 @asynccontextmanager
 async def amavisd(back: TCPAddress) -> AsyncIterator[TCPAddress]:
     """amavisd, which hands mail back at `back`, and has a program that finds the signature of the tests for a scanner."""
-    [address] = postfix.free_addresses(1)
+    [address] = free_addresses(1)
     directory = Path(tempfile.mkdtemp(prefix="amavisd-"))
     try:
         directory.chmod(0o755)  # it gives up root's rights; pytest's directories are root's alone
@@ -59,7 +59,7 @@ async def amavisd(back: TCPAddress) -> AsyncIterator[TCPAddress]:
 @asynccontextmanager
 async def clamav(directory: Path) -> AsyncIterator[TCPAddress]:
     """ClamAV's milter with the signature of the tests alone, as deploy/SCANNERS.md has it refuse."""
-    daemon, milter = postfix.free_addresses(2)
+    daemon, milter = free_addresses(2)
     (directory / "signatures").mkdir()
     (directory / "signatures" / "own.ndb").write_text(f"Own.Signature:0:*:{SIGNATURE.hex()}\n")
     texts = {
@@ -79,7 +79,7 @@ async def clamav(directory: Path) -> AsyncIterator[TCPAddress]:
 @asynccontextmanager
 async def rspamd(directory: Path) -> AsyncIterator[TCPAddress]:
     """rspamd as a milter, with a rule for the signature of the tests alone."""
-    [milter] = postfix.free_addresses(1)
+    [milter] = free_addresses(1)
     (directory / "own.lua").write_text(
         "rspamd_config:register_symbol({name = 'OWN_SIGNATURE', type = 'prefilter', callback = function(task)\n"
         f"  if tostring(task:get_content()):find('{SIGNATURE.decode()}', 1, true) then\n"

@@ -13,6 +13,7 @@ from typing import Any, Self
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
 from relay.config import TCPAddress
+from tests.testlib.ports import free_address
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Sink:
     before_content: asyncio.Event | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
-    address: TCPAddress = TCPAddress("127.0.0.1", 0)
+    address: TCPAddress = field(default_factory=free_address)
     _server: asyncio.Server | None = None
     _arrived: asyncio.Condition = field(default_factory=asyncio.Condition)
     _connections: list[_Server] = field(default_factory=list)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from relay.config import TCPAddress
+from tests.testlib.ports import free_address
 
 
 class Spread:
@@ -19,7 +20,7 @@ class Spread:
 
     def __init__(self, targets: Sequence[TCPAddress]) -> None:
         self.targets = list(targets)
-        self.address = TCPAddress("127.0.0.1", 0)
+        self.address = free_address()
         self._turn = count()
         self._connections: set[asyncio.Task[None]] = set()
 

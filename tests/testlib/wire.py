@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from relay.config import TCPAddress
+from tests.testlib.ports import free_address
 
 
 class Wire:
@@ -23,7 +24,7 @@ class Wire:
     def __init__(self, target: TCPAddress | Path, watch: Callable[[], Callable[[bytes], None]] | None = None) -> None:
         self.target = target
         self.watch = watch
-        self.address = TCPAddress("127.0.0.1", 0)
+        self.address = free_address()
         self.sent = bytearray()
         self.answered = bytearray()
         self._stop_after: int | None = None

@@ -16,6 +16,7 @@ from relay.config import TCPAddress, load_config
 from relay.kme import DevelopmentKMEs
 from tests.integration.dkim.test_journey import add_dkim
 from tests.testlib import mails, postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
@@ -32,7 +33,7 @@ pytestmark = requires_postfix
 @asynccontextmanager
 async def opendkim(directory: Path, key: Path, selector: str) -> AsyncIterator[TCPAddress]:
     """OpenDKIM with deploy/dkim/opendkim.conf, but for key, selector and port."""
-    [address] = postfix.free_addresses(1)
+    [address] = free_addresses(1)
     text = (DEPLOY / "opendkim.conf").read_text()
     for old, new in (
         ("/etc/dkimkeys/alice.example.mail2026.pem", str(key)),
@@ -66,7 +67,7 @@ async def test_beside_opendkim_both_signatures_verify_where_they_should(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, wire: Sink, zone: Zone, keys: Keys, who: str
 ) -> None:
     relay_signs = who.startswith("OpenDKIM signs originals")
-    smtp, again, opened_at = postfix.free_addresses(3)
+    smtp, again, opened_at = free_addresses(3)
     alice = make_site(
         tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=again, incoming=opened_at,
         settings='milter = "127.0.0.1:0"',

@@ -14,6 +14,7 @@ from relay.mail import Origin, Recipient
 from tests.integration.forward.conftest import Build
 from tests.integration.forward.mails import BEA, BEN, BIG, TEXT, mail
 from tests.testlib import postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, requires_postfix
 from tests.testlib.sink import Sink
 
@@ -23,7 +24,7 @@ pytestmark = requires_postfix
 @pytest.fixture
 async def bobs(sink: Sink) -> AsyncIterator[Postfix]:
     """Bob's Postfix: it knows Ben and Bea, trusts XFORWARD from here, and delivers to the sink."""
-    [smtp] = postfix.free_addresses(1)
+    [smtp] = free_addresses(1)
     settings = {
         "myhostname": "mail.bob.example",
         "relay_domains": "bob.example",

@@ -12,9 +12,10 @@ from pathlib import Path
 
 from relay.kme import DevelopmentKMEs
 from relay.policy.load import load_policies
-from tests.testlib import mails, postfix
+from tests.testlib import mails
 from tests.testlib.long import sized
 from tests.testlib.mail_site import mail_site
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.wire import Wire
@@ -75,7 +76,7 @@ def events(log: str) -> set[str]:
 async def test_many_mails_through_postfix_while_policies_are_edited(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
-    (smtp,) = postfix.free_addresses(1)
+    (smtp,) = free_addresses(1)
     async with Wire(smtp) as inbound, Wire(sink.address) as to_bob:
         site = mail_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], smtp=smtp, inbound=inbound,

@@ -11,8 +11,9 @@ import pytest
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.milter.test_alone import alone
 from tests.integration.postfix.test_postfix import IN_CLEAR
-from tests.testlib import mails, postfix
+from tests.testlib import mails
 from tests.testlib.mail_site import mail_site
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
@@ -73,7 +74,7 @@ async def test_no_spelling_of_a_sender_slips_past_a_floor_at_the_milter(
 async def test_no_spelling_of_a_sender_slips_past_a_floor_behind_the_content_filter(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
-    (smtp,) = postfix.free_addresses(1)
+    (smtp,) = free_addresses(1)
     async with Wire(smtp) as inbound, Wire(sink.address) as to_bob:
         site = mail_site(
             tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], smtp=smtp, inbound=inbound,

@@ -17,6 +17,7 @@ import pytest
 from relay import postfix as checked
 from relay.config import load_config
 from tests.testlib import postfix, reference
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postconf
 from tests.testlib.relay_command import run
 
@@ -195,7 +196,7 @@ async def test_filters_that_do_not_answer_and_strangers_at_the_relays_ports_are_
     bases: Path, tmp_path: Path
 ) -> None:
     directory = await configured(bases, USUAL, tmp_path)
-    milter, scanner, ours = postfix.free_addresses(3)
+    milter, scanner, ours = free_addresses(3)
     await postfix.change(directory, f"postconf -e smtpd_milters=inet:{milter}")
     await postfix.change(directory, f"postconf -P submission/inet/content_filter=smtp:[127.0.0.1]:{scanner.port}")
     config = reference.written(tmp_path)

@@ -13,6 +13,7 @@ import pytest
 from relay.config import TCPAddress, load_config
 from relay.config.ports import INCOMING, OUTGOING, STATUS
 from tests.testlib import postfix, reference
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import FRAGMENTS, requires_postfix
 
 DEPLOY = FRAGMENTS.parent
@@ -45,7 +46,7 @@ def service(directory: str, port: int) -> str:
 @requires_postfix
 @pytest.mark.parametrize("fragments", [*((name,) for name in SINGLE), *TOGETHER], ids="+".join)
 async def test_postfix_accepts_the_settings_without_a_warning(fragments: tuple[str, ...]) -> None:
-    smtp, *free = postfix.free_addresses(1 + len(PORTS))
+    smtp, *free = free_addresses(1 + len(PORTS))
     async with postfix.made(
         smtp=smtp, fragments=fragments, ports=dict(zip(PORTS, free, strict=True)),
         settings={"myhostname": "mail.alice.example"},
@@ -61,7 +62,7 @@ async def test_postfix_accepts_the_settings_without_a_warning(fragments: tuple[s
 async def test_postfix_with_both_filters_opens_what_arrives_and_lets_the_outgoing_relay_decide_on_everything(
     fragments: tuple[str, ...], outgoing: int, incoming: int
 ) -> None:
-    smtp, *free = postfix.free_addresses(1 + len(PORTS))
+    smtp, *free = free_addresses(1 + len(PORTS))
     ports = dict(zip(PORTS, free, strict=True))
     async with postfix.made(smtp=smtp, fragments=fragments, ports=ports, settings={}) as made:
         filters = {

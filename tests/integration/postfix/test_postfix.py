@@ -26,6 +26,7 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.testlib import mails, postfix
 from tests.testlib.identities import Identities
 from tests.testlib.mail_site import MailSite, mail_site
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.wire import Wire
 
@@ -72,7 +73,7 @@ async def sites(tmp_path_factory: pytest.TempPathFactory, identities: Identities
     """Both sites and their KMEs."""
     directory = tmp_path_factory.mktemp("sites")
     link = LinkSettings(key_rate=1_000_000)
-    alice_smtp, bob_smtp = postfix.free_addresses(2)
+    alice_smtp, bob_smtp = free_addresses(2)
     async with AsyncExitStack() as stack:
         kmes = await stack.enter_async_context(
             DevelopmentKMEs(state_dir=directory / "kme", host="127.0.0.1", ports=(0, 0), link=link)
@@ -422,7 +423,7 @@ async def test_mail_waits_in_alices_queue_while_her_relay_is_away(two: Two) -> N
 async def test_a_postfix_with_the_relay_as_its_smarthost_sends_sealed_mail(two: Two) -> None:
     original, recipient = KINDS["lines over 998 octets"], "smarthost@bob.example"
     passed = len(two.bob.inbound.sent)
-    [smtp] = postfix.free_addresses(1)
+    [smtp] = free_addresses(1)
     async with postfix.running(
         smtp=smtp,
         fragments=("smarthost",),

@@ -13,9 +13,10 @@ import pytest
 
 from relay.kme import DevelopmentKMEs
 from relay.store.mail_identity import begin_before
-from tests.testlib import mails, postfix
+from tests.testlib import mails
 from tests.testlib.house import POLICIES, House, house
 from tests.testlib.mail_site import mail_site
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
@@ -122,7 +123,7 @@ async def test_sealed_mail_that_is_requeued_where_it_arrives_is_opened(
 ) -> None:
     """It comes from pickup then, whose content filter is the outgoing relay: users got it unopened, as mail inside."""
     async with AsyncExitStack() as stack:
-        [smtp] = postfix.free_addresses(1)
+        [smtp] = free_addresses(1)
         inbound = await stack.enter_async_context(Wire(smtp))
         bob = await stack.enter_async_context(
             mail_site(

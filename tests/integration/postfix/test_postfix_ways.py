@@ -24,6 +24,7 @@ from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.postfix.test_postfix import ALIASES, IN_CLEAR, SEALED, assert_not_readable, assert_unchanged
 from tests.testlib import mails, postfix
 from tests.testlib.mail_site import MailSite, mail_site
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.relay_command import run
 from tests.testlib.submit import submit
@@ -76,7 +77,7 @@ async def sites(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Two]:
     """Both sites and their KMEs."""
     directory = tmp_path_factory.mktemp("sites")
     link = LinkSettings(key_rate=1_000_000)
-    alice_smtp, bob_smtp, submission = postfix.free_addresses(3)
+    alice_smtp, bob_smtp, submission = free_addresses(3)
     ca = await submission_files(directory)
     async with AsyncExitStack() as stack:
         kmes = await stack.enter_async_context(
@@ -302,7 +303,7 @@ async def swaks(two: Two, recipient: str, password: str, message: Path) -> str:
 async def test_a_postfix_that_logs_in_at_the_relay_as_its_smarthost_sends_sealed_mail(two: Two) -> None:
     original = mails.plain(subject="From another host")
     passed = len(two.bob.inbound.sent)
-    [smtp] = postfix.free_addresses(1)
+    [smtp] = free_addresses(1)
     relay = two.alice.relay.addresses["submission"]
     changes = f"""\
         umask 077

@@ -19,6 +19,7 @@ from relay.setup.backups import BACKUP
 from relay.setup.mail_server import StillQueued, apply, planned_change
 from tests.integration.setup.test_mail_server import site, texts
 from tests.testlib import mails, postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postconf, requires_postfix, run
 
 pytestmark = requires_postconf
@@ -112,7 +113,7 @@ async def test_mail_that_waits_for_the_former_integration_is_not_left_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Postfix would keep it for ever, and once it is requeued it asks no milter: what is for a peer would leave in clear."""
-    [smtp] = postfix.free_addresses(1)
+    [smtp] = free_addresses(1)
     former, other = site(tmp_path, "content-filter"), site(tmp_path, "milter")
     settings = {"content_filter": "qumail:[127.0.0.1]:15024"}
     transport = "postconf -M 'qumail/unix=qumail unix - - n - - lmtp'"
@@ -139,7 +140,7 @@ async def test_mail_that_waits_for_the_former_integration_is_not_left_behind(
 async def test_where_the_queue_cannot_be_read_nothing_is_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    [smtp] = postfix.free_addresses(1)
+    [smtp] = free_addresses(1)
     former, other = site(tmp_path, "content-filter"), site(tmp_path, "milter")
     settings = {"content_filter": "qumail:[127.0.0.1]:15024"}
     transport = "postconf -M 'qumail/unix=qumail unix - - n - - lmtp'"

@@ -17,6 +17,7 @@ from relay.config import Config, TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.setup.mail_server import apply, planned_change, reloaded
 from tests.testlib import mails, postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, requires_postfix
 from tests.testlib.real_scanners import amavisd, clamav, requires_amavisd, requires_clamav, requires_rspamd, rspamd
 from tests.testlib.scanner import SIGNATURE, Scanner, ScanningFilter
@@ -73,7 +74,7 @@ async def alices(
     submission: TCPAddress | None = None, changes: str = "",
 ) -> AsyncIterator[Alices]:  # fmt: skip
     """A site whose Postfix had `settings` and `changes` before `setup` was applied to it."""
-    smtp, back, opened = postfix.free_addresses(3)
+    smtp, back, opened = free_addresses(3)
     async with AsyncExitStack() as stack:
         mailboxes, wire, of_bob = [await stack.enter_async_context(Sink()) for _ in range(3)]
         alice = make_site(
@@ -171,7 +172,7 @@ async def test_rspamd_refuses_a_virus_that_a_peer_has_sealed(
 async def test_a_content_filter_that_was_there_reads_what_leaves_and_what_was_opened(
     tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:
-    [back] = postfix.free_addresses(1)
+    [back] = free_addresses(1)
     async with ScanningFilter(back) as scanner:
         await everything_is_filtered(tmp_path, kmes, scanner.address, back)
         assert len(scanner.refused) == 2
@@ -180,14 +181,14 @@ async def test_a_content_filter_that_was_there_reads_what_leaves_and_what_was_op
 
 @requires_amavisd
 async def test_amavisd_refuses_a_virus_that_a_peer_has_sealed(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
-    [back] = postfix.free_addresses(1)
+    [back] = free_addresses(1)
     async with amavisd(back) as address:
         await everything_is_filtered(tmp_path, kmes, address, back)
 
 
 async def everything_is_filtered(directory: Path, kmes: DevelopmentKMEs, scanner: TCPAddress, back: TCPAddress) -> None:
     """A content filter refuses a virus that leaves and one that was opened, and everything else goes its way once."""
-    [submission] = postfix.free_addresses(1)
+    [submission] = free_addresses(1)
     services = (
         "'smtp-amavis/unix=smtp-amavis unix - - n - 2 smtp'",
         f"'{back}/inet={back} inet n - n - - smtpd -o content_filter='",

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from tests.testlib import mails, postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, relay_process
@@ -74,7 +75,7 @@ class Machine:
 
 def blocks_of_ports(number: int) -> list[int]:
     """Bases of which the ports 4 to 18 above are free."""
-    free = {address.port for address in postfix.free_addresses(40 * number)}
+    free = {address.port for address in free_addresses(40 * number)}
     found: list[int] = []
     for port in sorted(free):
         if all(port + step in free for step in range(4, 19)) and all(abs(port - other) > 20 for other in found):
@@ -103,7 +104,7 @@ async def kme(machine: Machine) -> AsyncIterator[None]:
 @asynccontextmanager
 async def bare_machine(directory: Path) -> AsyncIterator[tuple[Machine, dict[str, Sink]]]:
     """Two Postfix that know each other and nothing of a relay, and what their users get."""
-    smtp = dict(zip(("alice", "bob"), postfix.free_addresses(2), strict=True))
+    smtp = dict(zip(("alice", "bob"), free_addresses(2), strict=True))
     async with AsyncExitStack() as stack:
         boxes = {name: await stack.enter_async_context(Sink()) for name in smtp}
         servers: dict[str, Postfix] = {}

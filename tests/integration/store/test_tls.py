@@ -24,7 +24,7 @@ from relay.store.database import open_database, transport_problem
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.integration.store.backends import PostgreSQLServer, find_programs
-from tests.testlib.postfix import free_addresses
+from tests.testlib.ports import free_addresses
 from tests.unit.identity.homes import write_config
 
 USER, CERTIFIED = "relay", "certified"

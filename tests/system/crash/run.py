@@ -26,9 +26,9 @@ from tests.system.crash.accounts import Accounts, Spans
 from tests.system.crash.faults import GENTLE, Chaos, faults
 from tests.system.crash.traffic import Message
 from tests.system.crash.watch import Watch, key_ids
-from tests.testlib import postfix
 from tests.testlib.identities import Identities
 from tests.testlib.mail_site import MailSite, mail_site
+from tests.testlib.ports import free_addresses
 from tests.testlib.sink import Got
 from tests.testlib.submit import Reply
 from tests.testlib.wire import Wire
@@ -111,7 +111,7 @@ async def battlefield(
         lifetime=86_400,
         remembered=1_000_000,
     )
-    alice_smtp, bob_smtp = postfix.free_addresses(2)
+    alice_smtp, bob_smtp = free_addresses(2)
     watch = Watch()
     async with AsyncExitStack() as stack:
         kmes = await stack.enter_async_context(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from relay.config import TCPAddress
 from relay.formats import mime
 from tests.testlib import postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix
 from tests.testlib.sink import Got, Sink
 
@@ -67,7 +68,7 @@ async def postfix_of(
 
     It takes opened mail back at `opened`, sealed mail at `again`.
     """
-    [unknown] = postfix.free_addresses(1)
+    [unknown] = free_addresses(1)
     here = f"mailboxes:[{mailboxes.address.host}]:{mailboxes.address.port}"
     roads = {f"{name}.example": here} | {
         domain: f"smtp:[{there.host}]:{there.port}" for domain, there in (elsewhere or {}).items()

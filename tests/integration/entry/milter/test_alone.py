@@ -19,6 +19,7 @@ from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, Misbehaviour
 from tests.integration.entry.milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
 from tests.testlib import mails, postfix
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process, serving
@@ -65,7 +66,7 @@ async def alone(
 
     `files` are further policy files.
     """
-    smtp, again, outgoing, incoming = postfix.free_addresses(4)
+    smtp, again, outgoing, incoming = free_addresses(4)
     hop = copies.address if copies else again
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=hop,
@@ -93,7 +94,7 @@ async def test_without_the_relay_postfix_takes_nothing_and_what_comes_again_then
 ) -> None:
     async with alone(tmp_path, kmes, sink, relay=False) as (alice, _):
         assert (await alice.submit(mails.plain(), "ben@bob.example")).startswith("451 4.7.1")
-        [incoming] = postfix.free_addresses(1)
+        [incoming] = free_addresses(1)
         listen = {"outgoing_milter": alice.milter, "incoming_milter": incoming}
         async with relay_process(alice.site, listen=listen):
             await postfix.change(
@@ -114,7 +115,7 @@ async def test_a_relay_killed_while_it_reads_a_mail_has_the_client_try_again_and
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
 ) -> None:
     async with alone(tmp_path, kmes, sink, relay=False, wire=True) as (alice, wire):
-        [incoming] = postfix.free_addresses(1)
+        [incoming] = free_addresses(1)
         listen = {"outgoing_milter": alice.milter, "incoming_milter": incoming}
         await postfix.change(alice.organisation.postfix.directory, f"postconf -e 'smtpd_milters = inet:{wire.address}'")
         message = mails.plain(body="A line of a mail that takes a while\r\n" * 50_000)
@@ -200,7 +201,7 @@ async def test_without_splitting_a_mail_that_needs_two_forms_waits_whole(
         pass
     text = alice.site.config_file.read_text().replace("[outgoing]", "[outgoing]\nmilter_split = false")
     alice.site.config_file.write_text(text)
-    [again] = postfix.free_addresses(1)
+    [again] = free_addresses(1)
     async with (
         serving(alice.site) as relay,
         postfix_of(

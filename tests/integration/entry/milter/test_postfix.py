@@ -15,8 +15,9 @@ from relay.config import TCPAddress
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs, LinkSettings
 from tests.integration.entry.milter.organisations import MILTER, Organisation, original_part, policies, postfix_of
-from tests.testlib import mails, postfix
+from tests.testlib import mails
 from tests.testlib.identities import Identities
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
@@ -42,7 +43,7 @@ class Two:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def two(tmp_path_factory: pytest.TempPathFactory, identities: Identities) -> AsyncIterator[Two]:
     directory = tmp_path_factory.mktemp("milter")
-    alice_smtp, bob_smtp = postfix.free_addresses(2)
+    alice_smtp, bob_smtp = free_addresses(2)
     async with AsyncExitStack() as stack:
         kmes = await stack.enter_async_context(
             DevelopmentKMEs(
@@ -56,7 +57,7 @@ async def two(tmp_path_factory: pytest.TempPathFactory, identities: Identities) 
             name: str, smtp: TCPAddress, peer: str, there: TCPAddress
         ) -> tuple[Organisation, TCPAddress]:
             mailboxes = await stack.enter_async_context(Sink())
-            again, opened = postfix.free_addresses(2)
+            again, opened = free_addresses(2)
             site = make_site(
                 directory / name, name, state=kmes.state_dir, kme_url=kmes.urls[name == "bob"],
                 outgoing=again, incoming=opened, identities=identities, settings=MILTER,
