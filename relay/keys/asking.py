@@ -262,7 +262,7 @@ class Asker(ABC):
             if isinstance(error, KMEUnanswered):  # of a gateway
                 self.burn(request.sae, question.spends, "no answer")
             if call is Call.DEC_KEYS and request.key_IDs:
-                self._note_refusal(reply.code, error)
+                self._note_refusal(reply, error)
             raise
         except StoreUnavailable:
             outcome = "not_asked"
@@ -270,13 +270,16 @@ class Asker(ABC):
         finally:
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
 
-    def _note_refusal(self, code: int, error: KeyUnavailable) -> None:
+    def _note_refusal(self, reply: HTTPReply, error: KeyUnavailable) -> None:
         """Without that a KME, or a proxy in front of it, that has no keys for anybody looks like forged mail."""
-        if isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and code not in UNAUTHORIZED:
+        # A web server refuses so who shows it no certificate (nginx), or what it takes for no request of its own.
+        of_a_page = isinstance(error, KMERefusedRequest) and reply.body.lstrip().startswith(b"<")
+        about_keys = isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and reply.code not in UNAUTHORIZED
+        if about_keys and not of_a_page:
             self.state.refusal = "" if isinstance(error, KeyNotFound) else self.state.refusal
             return
         self.board.add(metrics.RECEIVED_KEYS_REFUSED, self.name)
-        if self.state.refused(code, str(error)):
+        if self.state.refused(reply.code, str(error)):
             log.warning("received_keys_refused", kme=self.name, cause=str(error))
 
     async def _note_silence(self, sae: str) -> None:

@@ -136,6 +136,23 @@ async def test_a_404_to_dec_keys_that_says_nothing_of_keys_is_a_fault_and_the_ke
         assert client.troubles == {}
 
 
+@pytest.mark.parametrize("code", [400, 413, 422])
+async def test_a_page_that_refuses_dec_keys_is_named_until_keys_come(kme: FakeKME, time: FakeTime, code: int) -> None:
+    page = "<html><head><title>400 No required SSL certificate was sent</title></head></html>"
+    kme.misbehave("dec_keys", "http", code=code, body=page)
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KMERefusedRequest):
+            await client.request_dec_keys("alice", ["some"])
+        assert f"HTTP {code}" in client.troubles["dec_keys"]
+        kme.misbehave("dec_keys", "http", code=code, body='{"message": "too many keys"}')
+        with pytest.raises(KMERefusedRequest):
+            await client.request_dec_keys("alice", ["some"])
+        assert f"HTTP {code}" in client.troubles["dec_keys"], "no keys have come since"
+        [key] = await client.request_enc_keys("alice", number=1)
+        await client.request_dec_keys("alice", [key.key_ID])
+        assert client.troubles == {}
+
+
 async def test_a_kme_that_never_answers_to_dec_keys_is_named_where_it_answers_to_status(kme: FakeKME) -> None:
     kme.misbehave("dec_keys", "hang", times=2)
     kme.misbehave("dec_keys", "http", code=404, body='{"message": "key not found"}')
