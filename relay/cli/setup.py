@@ -32,9 +32,10 @@ from relay.setup.answers import Everybody, Integration, SitePaths, usual_config_
 from relay.setup.asking import Prompter, read_file
 from relay.setup.backups import BACKUP, backups_of
 from relay.setup.files import Owner, make_directory
-from relay.setup.mail_server import apply, planned_change, reloaded, runs, undo
+from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.peers import document_in
 from relay.setup.questions import NONE
+from relay.setup.restart import restarted, runs
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
@@ -226,9 +227,9 @@ def _beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: d
     why = f"This is what changes in {where}. The files as they are now are kept in {places.directory / BACKUP}."
     if flags["apply_postfix"] or asker.confirm(why, "Change Postfix so?", unasked=False):
         backup = apply(change, places.directory)
-        reads_it = asyncio.run(reloaded(where))
+        reads_it = asyncio.run(restarted(where))
         click.echo(
-            f"{where}: changed{' and reloaded' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
+            f"{where}: changed{' and restarted' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
         )
         return reads_it
     click.echo(f"{where}: not changed; run this again, or see deploy/POSTFIX.md for how to do it by hand")
@@ -237,8 +238,8 @@ def _beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: d
 
 def _undo(places: SitePaths) -> None:
     directory = undo(places.directory)
-    reads_it = asyncio.run(reloaded(directory))
-    click.echo(f"{directory}: as it was before the last change{', and reloaded' if reads_it else ''}.")
+    reads_it = asyncio.run(restarted(directory))
+    click.echo(f"{directory}: as it was before the last change{', and restarted' if reads_it else ''}.")
     if left := len(backups_of(directory, places.directory)):
         click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
     else:

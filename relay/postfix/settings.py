@@ -149,8 +149,8 @@ async def read_settings(directory: Path) -> PostfixSettings:
     )
 
 
-async def command(name: str, directory: Path, *words: str) -> tuple[str, str]:
-    """What one of Postfix's commands wrote on standard output and standard error.
+async def command(name: str, directory: Path | None, *words: str) -> tuple[str, str]:
+    """What one of Postfix's commands wrote on standard output and standard error; of another command without directory.
 
     Raises ConfigError where it is missing, fails, or does not end.
     """
@@ -158,8 +158,9 @@ async def command(name: str, directory: Path, *words: str) -> tuple[str, str]:
     program = shutil.which(name, path=path)
     if program is None:
         raise ConfigError(f"{name}: not found; install Postfix on this host (Debian: apt-get install postfix)")
+    where = () if directory is None else ("-c", str(directory))
     process = await asyncio.create_subprocess_exec(
-        program, "-c", str(directory), *words,
+        program, *where, *words,
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:
@@ -168,10 +169,10 @@ async def command(name: str, directory: Path, *words: str) -> tuple[str, str]:
     except TimeoutError:
         process.kill()
         await process.wait()
-        raise ConfigError(f"{name} -c {directory}: no end after {TIMEOUT_S:.0f} s") from None
+        raise ConfigError(f"{' '.join((name, *where, *words))}: no end after {TIMEOUT_S:.0f} s") from None
     said = err.decode("utf-8", "replace").strip()
     if process.returncode != 0:
-        raise ConfigError(f"{directory}: {said or f'{name} failed'}")
+        raise ConfigError(f"{directory or name}: {said or f'{name} failed'}")
     return out.decode("utf-8", "replace"), said
 
 

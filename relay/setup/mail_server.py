@@ -23,7 +23,7 @@ from relay.files.rights import as_owner_of, open_named
 from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.queue import QueueUnknown, filtered, without_way
-from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, PostfixSettings, command, read_settings
+from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, PostfixSettings, read_settings
 from relay.setup.backups import BACKUP, backups, backups_of, made_here, new_backup, this_machine
 from relay.setup.files import write_whole
 from relay.setup.former import LOG_NAMES, as_before, without_stale
@@ -190,23 +190,6 @@ def undo(beside: Path) -> Path:
     except OSError as error:
         raise ConfigError(f"{error.filename}: {error.strerror}") from error
     return directory
-
-
-async def reloaded(directory: Path) -> bool:
-    """Has a Postfix that runs read its configuration; whether there is one. Raises ConfigError."""
-    if not await runs(directory):
-        return False
-    await command("postfix", directory, "reload")
-    return True
-
-
-async def runs(directory: Path) -> bool:
-    """Whether this Postfix runs."""
-    try:
-        await command("postfix", directory, "status")
-    except ConfigError:
-        return False
-    return True
 
 
 def _fragments(config: Config) -> tuple[str, ...]:

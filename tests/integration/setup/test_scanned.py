@@ -15,7 +15,8 @@ import pytest
 from relay import postfix as checked
 from relay.config import Config, TCPAddress
 from relay.kme import DevelopmentKMEs
-from relay.setup.mail_server import apply, planned_change, reloaded
+from relay.setup.mail_server import apply, planned_change
+from relay.setup.restart import restarted
 from tests.testlib import mails, postfix
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, requires_postfix
@@ -102,7 +103,7 @@ async def alices(
         assert [fault for fault in change.faults if fault.code != "unknown-recipients"] == []
         apply(change, directory)
         await postfix.change(server.directory, "")
-        assert await reloaded(server.config)
+        assert await restarted(server.config)
         assert await checked.faults(server.config, config) == list(change.faults)
         yield Alices(server, mailboxes, wire, sealing, of_bob)
 

@@ -1,0 +1,51 @@
+"""Has a Postfix that runs begin anew, so that all of it goes by the configuration that it has now.
+Standard: postfix(1). With `reload` a client that is connected goes on by the former one, for as long as it stays.
+
+A content filter such as amavisd keeps its connection for the next mail. After a reload that would go past the relay.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from relay.errors import ConfigError
+from relay.postfix.settings import command
+
+_UNIT = re.compile(r"/(postfix[^/\s]*\.service)$", re.MULTILINE)
+
+
+async def restarted(directory: Path) -> bool:
+    """Starts a Postfix that runs anew; whether there is one. Raises ConfigError."""
+    if not await runs(directory):
+        return False
+    if unit := await _unit(directory):
+        await command("systemctl", None, "restart", unit)
+    else:
+        await command("postfix", directory, "stop")
+        await command("postfix", directory, "start")
+    return True
+
+
+async def runs(directory: Path) -> bool:
+    """Whether this Postfix runs."""
+    try:
+        await command("postfix", directory, "status")
+    except ConfigError:
+        return False
+    return True
+
+
+async def _unit(directory: Path) -> str:
+    """The unit of systemd to which it belongs; "" where somebody has started it by hand."""
+    queue, _ = await command("postconf", directory, "-hx", "queue_directory")
+    found = _UNIT.search(control_groups(Path(queue.strip(), "pid", "master.pid")))
+    return found[1] if found else ""
+
+
+def control_groups(pid_file: Path) -> str:
+    """Those of the process that wrote this file, a line each (cgroups(7)); "" where there is none."""
+    try:
+        return Path(f"/proc/{int(pid_file.read_text())}/cgroup").read_text()
+    except (OSError, ValueError):
+        return ""
