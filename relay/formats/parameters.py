@@ -52,8 +52,9 @@ _WORDS = re.compile(rb"(?:=\?[^?]*+\?[BbQq]\?[^?]*+\?=[ \t]*+)++")
 _COMMENT_SIGN = re.compile(rb'\\.|[()"]', re.DOTALL)
 _ODD_FOLD = re.compile(rb"[^; \t\r\n][ \t]*+\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]*+")
-_NO_STAND_INS = bytes.maketrans(b"\0\1\r\n", b"\2\2  ")
-"""Frees two octets, which take the place of a backslash or a quote for a moment."""
+_NUL = b"\2"
+_NO_STAND_INS = bytes.maketrans(b"\0\1\2\r\n", _NUL + b"\3\3  ")
+"""Frees two octets, which take the place of a backslash or a quote for a moment; NUL has another one until then."""
 _HEAD = re.compile(rb"[ \t]*+([^ \t;/]*+)(?:[ \t]*+/[ \t]*+([^ \t;/]*+))?")
 _NO_HEXADECIMAL = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _NONE: Mapping[str, tuple[()]] = MappingProxyType({})
@@ -249,7 +250,8 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
     if not quoted and b"," in first:  # some programs end a value there
         kinds = (*kinds, first.partition(b",")[0])
     escaped = b"\\" in joined or b"\\" in whole
-    return (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
+    styles = (*(map(_unescaped, kinds) if escaped else kinds), *kinds)
+    return tuple(style.replace(_NUL, b"\0") for style in styles) if _NUL in whole or _NUL in joined else styles
 
 
 def _unescaped(octets: bytes) -> bytes:

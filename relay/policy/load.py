@@ -268,7 +268,7 @@ class PolicyFolder:
 
     def _take_beside(self, name: str, read: FileText) -> None:
         source = printable(f"{self.directory}/{name}")
-        if not read.text:
+        if not read.text.strip():
             # Truncated and not yet written, it would take back what it says.
             raise ConfigError(f"{source}: there is nothing in it; delete it, or write a comment into it")
         if name == FLOORS_FILE:

@@ -118,6 +118,7 @@ def test_a_test_that_fails_is_told_with_its_line_and_what_decided(tmp_path: Path
     ("text", "said"),
     [
         ("", "there is nothing in it"),
+        (" \r\n\n", "there is nothing in it"),
         ("# none\n", "test: missing"),
         ("[[test]]\nsender = 'a@b'\nrecipient = 'x'\nexpect = 'aes'", ":3: test.0.recipient: it has no domain"),
         ("[[test]]\nsender = 'a'\nrecipient = 'x@y'\nexpect = 'aes'", ":2: test.0.sender: it has no domain"),
