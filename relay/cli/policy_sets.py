@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from shlex import quote
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import click
 
@@ -28,12 +28,14 @@ from relay.cli.policy_traffic import (
     shadow_option,
     since_option,
 )
-from relay.cli.policy_version import DirectoryOrVersion, Version, site_of
+from relay.cli.policy_version import DirectoryOrVersion, Version, in_force_last, site_of
 from relay.config import Config
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare
+from relay.policy.decide import PolicySet
+from relay.policy.expected import Expected
 from relay.policy.installing import write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
@@ -130,8 +132,8 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
     except OSError as error:
         _fail(f"Not installed: {link.parent}: {error.strerror}")
     before = str(link.resolve()) if link.exists() else None
-    comparison = _compared_with_present(after)
-    if strict and (comparison is None or not comparison.proven):
+    comparison, proven = _compared_with_present(after)
+    if strict and not proven:
         if comparison is not None:
             _show(comparison, as_json=as_json)
         why = "nothing to compare with" if comparison is None else "something would be weaker"
@@ -172,15 +174,51 @@ def _wait_for_others(context: click.Context, parent: Path) -> None:
     fcntl.flock(number, fcntl.LOCK_EX)
 
 
-def _compared_with_present(after: PolicySite) -> Comparison | None:
-    """None where what is there cannot be used, which may be just what is being fixed."""
+class _Present(NamedTuple):
+    """A set that mail may go by now, its tests, and how it is called."""
+
+    policies: PolicySet
+    tests: tuple[Expected, ...]
+    called: str
+
+
+def _compared_with_present(after: PolicySite) -> tuple[Comparison | None, bool]:
+    """What changes, None where there is nothing to compare with; and whether it is shown that nothing gets weaker.
+
+    The set in force is not always that of the files: what is wrong or not finished there, the relay holds back. So a
+    set is compared with both where they differ, and the first that it is not shown to be as strong as is what counts.
+    """
     config = after.config
+    in_force, known = _in_force(config)
+    present = [each for each in (in_force, _of_files(config)) if each is not None]
+    if len(present) > 1 and present[0].policies.version == present[1].policies.version:
+        del present[1]
+    with heap.collecting_nothing():
+        found = [compare(each.policies, after.policies, each.tests, after.tests) for each in present]
+    shown = next((place for place, each in enumerate(found) if not each.proven), 0)
+    if len(present) > 1:
+        said = f"{present[0].called} is not {present[1].called}. Compared with both; here with {present[shown].called}:"
+        click.echo(printable(said[0].upper() + said[1:]), err=True)
+    proven = known and bool(found) and all(each.proven for each in found)
+    return (found[shown] if found else None), proven
+
+
+def _in_force(config: Config) -> tuple[_Present | None, bool]:
+    """The set that the relay went by last, None where it was none; and whether that is known."""
+    try:
+        found = in_force_last(config)
+    except ConfigError as error:
+        click.echo(f"Not compared with the set in force: {printable(error.problems[0])}", err=True)
+        return None, False
+    return (_Present(*found, f"the set in force, version {found[0].version},") if found else None), True
+
+
+def _of_files(config: Config) -> _Present | None:
+    """What the files say now; None where that cannot be used, which may be just what is being fixed."""
     folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
     try:
         with relay_rights(config):
-            before = folder.read()
-            with heap.collecting_nothing():
-                return compare(before, after.policies, folder.tests, after.tests)
+            return _Present(folder.read(), folder.tests, f"what the files of {config.policies.directory} say")
     except ConfigError as error:
         click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
         return None

@@ -60,6 +60,28 @@ def site_of(config_file: Path, which: Path | Version) -> PolicySite:
     return PolicySite(config, certificates, *found)
 
 
+def in_force_last(config: Config) -> tuple[PolicySet, tuple[Expected, ...]] | None:
+    """The set that the relay went by last, of the directory in relay.toml, and its tests; None where it was none.
+
+    Raises ConfigError where that cannot be read.
+    """
+    from relay.policy.kept import KeptSets, kept_file, text_of_path
+
+    sets = KeptSets(kept_file(config))
+    try:
+        with relay_rights(config), sets.reading() as book:
+            newest = book.newest
+            if newest is None or newest.directory != text_of_path(config.policies.directory):
+                return None
+            texts = book.texts(newest)
+    except FileNotFoundError:
+        return None
+    except (OSError, sqlite3.Error) as error:
+        raise ConfigError(f"{sets.file}: cannot be read: {error}") from error
+    folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
+    return texts.read(folder), folder.tests
+
+
 def _kept(config: Config, which: Version) -> tuple[PolicySet, tuple[Expected, ...]] | None:
     """The set of this version, and its tests; None where the directory is meant. Raises ConfigError."""
     # Here, so that a command that is given directories does not load it.

@@ -271,3 +271,31 @@ async def test_what_is_kept_is_for_the_relays_user_alone(site: Site) -> None:
     file = kept_file(site.config)
     assert [stat.S_IMODE(each.stat().st_mode) for each in (file, file.parent)] == [0o600, 0o700]
     assert [each.name for each in file.parent.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("held_back", ["a test fails", "not seen yet"])
+async def test_a_strict_install_is_compared_with_what_is_in_force_and_not_with_an_edit_held_back(
+    site: Site, held_back: str
+) -> None:
+    linked(site, one=AES, two=AES)
+    floor, fails = (
+        '[[floor]]\nsubject_tag = "[x]"\nlevels = ["otp"]\n',
+        "sender = 'a@b'\nrecipient = 'x@bob.example'\nexpect = 'otp'\n",
+    )
+    (site.directory / "one" / "floors.toml").write_text(floor)
+    two = str(site.directory / "two")
+    async with serving(site):
+        [first] = await told(site, 1)
+        if held_back == "a test fails":
+            (site.directory / "one" / "tests.toml").write_text(f"[[test]]\n{fails}")
+        (site.directory / "one" / "floors.toml").unlink()
+        _, said = await policy(site, "install", two, "--strict", status=1)
+        assert f"version {first['version']}" in said
+        assert "Not installed: something would be weaker." in said
+        assert (site.directory / "policies").resolve() == site.directory / "one"
+        out, _ = await policy(site, "install", two)
+        assert "0 decisions differ" not in out
+    [kept] = kept_file(site.config).parent.glob("*.db")
+    kept.write_bytes(b"no database" * 100)
+    _, said = await policy(site, "install", two, "--strict", status=1)
+    assert "Not compared with the set in force" in said
