@@ -185,8 +185,8 @@ class _Present(NamedTuple):
 def _compared_with_present(after: PolicySite) -> tuple[Comparison | None, bool]:
     """What changes, None where there is nothing to compare with; and whether it is shown that nothing gets weaker.
 
-    The set in force is not always that of the files: what is wrong or not finished there, the relay holds back. So a
-    set is compared with both where they differ, and the first that it is not shown to be as strong as is what counts.
+    The set in force is not always that of the files: what is wrong or not finished there, the relay holds back. Where
+    they differ the set is compared with both. What is given is the first comparison that shows something weaker.
     """
     config = after.config
     in_force, known = _in_force(config)

@@ -71,6 +71,8 @@ def in_force_last(config: Config) -> tuple[PolicySet, tuple[Expected, ...]] | No
     try:
         with relay_rights(config), sets.reading() as book:
             newest = book.newest
+            if sets.is_behind:
+                raise ConfigError(f"{sets.file}: the set in force could not be kept there")
             if newest is None or newest.directory != text_of_path(config.policies.directory):
                 return None
             texts = book.texts(newest)

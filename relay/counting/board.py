@@ -185,14 +185,15 @@ class Board:
         """How many live that count here."""
         return sum(self._memory[: len(self._places)])
 
-    def elsewhere(self, metric: Metric) -> float:
-        """The largest value of a gauge in the other processes that live, 0 where none has it; for any thread."""
-        found = [0.0]
+    def elsewhere(self, metric: Metric) -> dict[Labels, float]:
+        """The largest value of a gauge in the other processes that live, by its labels; for any thread."""
+        found: dict[Labels, float] = {}
         for place in range(len(self._places)):
             if self._memory[place] and _HEAD + place * PLACE_OCTETS != self._begin:
-                entries = (each for each in self._read(place, _KnownPlace()) if each.metric == metric)
-                found += [value for each in entries if not math.isnan(value := self._numbers[each.at])]
-        return max(found)
+                for each in self._read(place, _KnownPlace()):
+                    if each.metric == metric and not math.isnan(value := self._numbers[each.at]):
+                        found[each.labels] = max(value, found.get(each.labels, value))
+        return found
 
     async def totals(self) -> Totals:
         """All numbers, of all processes together; others have their turn meanwhile."""

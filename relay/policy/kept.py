@@ -1,6 +1,8 @@
 """The last sets of policies that were in force, so that one can be served again or compared: a file of SQLite.
 Standard: SQLite's rollback journal; a set is there whole or not at all, and what two sets have in common is there once.
 
+The file's sticky bit says that a newer set came into force and could not be kept: a full disk has room for that.
+
 A file of policies stands with the numbers of two sets: the first that has it as it is, and the first without it. Of
 each set there is also what is to be recorded of it, until that is in the audit record.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -103,6 +106,16 @@ class KeptSets:
                     connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a newer set came into force than those that are kept."""
+        return bool(self.file.stat().st_mode & stat.S_ISVTX)
+
+    def mark(self, *, behind: bool) -> None:
+        """Says so, or that it is so no longer."""
+        with suppress(FileNotFoundError, NotADirectoryError):
+            self.file.chmod(0o600 | (stat.S_ISVTX if behind else 0))
 
     def discard(self) -> None:
         """Deletes the file, which is of no use."""

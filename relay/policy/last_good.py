@@ -74,7 +74,7 @@ class LastGood:
     def newest(self, of: Path) -> str | None:
         """The version that was in force last of the sets in a directory; None where it is not kept."""
         with suppress(OSError, sqlite3.Error), self.sets.reading() as book:
-            newest = book.newest
+            newest = None if self.sets.is_behind else book.newest
             return newest.version if newest is not None and newest.directory == text_of_path(of) else None
         return None
 
@@ -88,6 +88,8 @@ class LastGood:
         """The set that was in force last, whether its tests fail today or not. Raises ConfigError."""
         try:
             with self.sets.reading() as book:
+                if self.sets.is_behind:
+                    raise ConfigError(f"{self.sets.file}: the set in force last could not be kept there")
                 newest = book.newest
                 if newest is None or newest.directory != text_of_path(of):
                     raise ConfigError(f"{self.sets.file}: no set from before is kept")
@@ -118,10 +120,18 @@ class LastGood:
         except Exception as error:  # noqa: BLE001 - the set is in force, whatever stands in the way of keeping it
             log.warning("policies_not_kept", directory=str(self.sets.file), cause=str(error))
             self._number, self._unkept = 0, came.step if came is not None else self._unkept
+            self._fall_behind()
         if came is not None:
             many = len(self.came) >= MAX_COMPARED
             self.came.append(SetInForce(came.step, missing="too many sets came at once") if many else came)
             self.tell()
+
+    def _fall_behind(self) -> None:
+        """Else a process that starts on broken files would go back to an older set, which may be weaker."""
+        try:
+            self.sets.mark(behind=True)
+        except OSError as error:
+            log.error("policies_not_marked", file=str(self.sets.file), cause=error.strerror)
 
     def _since_the_last_process(self, now: SetFiles, directory: Path) -> tuple[Edits | None, SetInForce | None]:
         """What differs from the newest set that is kept, if there is one, and what is to be recorded of that."""
@@ -146,6 +156,7 @@ class LastGood:
                 raise
             self.sets.discard()
             number = self._written(now, directory, edits, step)
+        self.sets.mark(behind=False)
         self._number, self._unkept = number, None
 
     def _written(self, now: SetFiles, directory: Path, edits: Edits | None, step: SetStep | None) -> int:

@@ -106,7 +106,10 @@ class PoliciesInForce:
 
     def _begin(self, site: SiteFacts) -> None:
         """Raises ConfigError."""
-        start = begin(self._folder, self._last_good, self._peers, site, others_wait=self._others_wait)
+        others_wait, others_serve = self._others_wait, self._others_serve
+        start = begin(
+            self._folder, self._last_good, self._peers, site, others_wait=others_wait, others_serve=others_serve
+        )
         self._as_others = start.changed_s is not None and self._others_wait()
         self._take(start.now, start.failing)
         if start.changed_s is not None:
@@ -119,7 +122,11 @@ class PoliciesInForce:
 
     def _others_wait(self) -> bool:
         """Whether another worker waits: it may know of a program that had a file open before this one watched."""
-        return self.board.elsewhere(metrics.POLICY_WAITS) > 0
+        return max(self.board.elsewhere(metrics.POLICY_WAITS).values(), default=0.0) > 0
+
+    def _others_serve(self) -> Collection[str]:
+        """The versions that other workers go by."""
+        return {version for (version,), counts in self.board.elsewhere(metrics.POLICY).items() if counts}
 
     def _take(self, now: SetFiles, failing: Iterable[str] = ()) -> None:
         """This set is in force from here on; these of its tests fail today."""

@@ -8,7 +8,7 @@ Where another set was in force, that one serves until the files are quiet; where
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from time import monotonic, time_ns
 from typing import NamedTuple
 
@@ -58,18 +58,22 @@ def begin(
     site: SiteFacts,
     *,
     others_wait: Callable[[], bool] = lambda: False,
+    others_serve: Callable[[], Collection[str]] = lambda: (),
 ) -> Start:
     """Reads the files, and the set that was in force last where they cannot be believed.
 
-    They cannot either where `others_wait`, other workers of this relay, for an edit to end. Raises ConfigError where
-    they are wrong, or go on changing, and there is no such set.
+    They cannot either where `others_wait`, other workers of this relay, for an edit to end. A set that is kept and that
+    none of them goes by (`others_serve`) is not the last one. Raises ConfigError where the files are wrong, or go on
+    changing, and there is no set from before.
     """
     before = last_good.newest(folder.directory) if last_good is not None else None
     quiet = _Quiet(folder, last_good)
     until = monotonic() + WAIT_S
     while True:
         found, problems = _files(folder)
-        if found is not None and found.policies.version == before:  # whatever its tests say on this day
+        others = others_serve()
+        is_last = found is not None and found.policies.version == before and (not others or before in others)
+        if found is not None and is_last:  # whatever its tests say on this day
             return Start(found, failing=tuple(problems))
         doubt = quiet.doubt(found) or ("other workers wait until files are quiet" if others_wait() else "")
         if not doubt and not problems and found is not None:
@@ -78,7 +82,7 @@ def begin(
             problems = [*problems, f"{folder.directory}: {doubt}"]
         if last_good is not None:
             try:
-                kept = last_good.read(folder.directory, peers, site)
+                kept = _kept(last_good.read(folder.directory, peers, site), others)
             except ConfigError as none:
                 problems += none.problems
             else:
@@ -89,6 +93,13 @@ def begin(
         if not doubt or monotonic() >= until:
             raise ConfigError(problems)
         time.sleep(LOOK_S)
+
+
+def _kept(kept: SetFiles, others: Collection[str]) -> SetFiles:
+    """Raises ConfigError where it is not the one that other workers go by: that may be stricter."""
+    if others and kept.policies.version not in others:
+        raise ConfigError(f"other workers go by version {', '.join(sorted(others))}, which is not kept")
+    return kept
 
 
 def _files(folder: PolicyFolder) -> tuple[SetFiles | None, list[str]]:

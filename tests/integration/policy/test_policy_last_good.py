@@ -23,7 +23,7 @@ from relay.counting.board import Board, shared_board
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
 from relay.policy import reload as policy_reload, settings as policy_settings, starting
-from relay.policy.kept import KeptSets
+from relay.policy.kept import Book, KeptSets
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
 from relay.policy.settings import on_day
@@ -151,6 +151,44 @@ def test_without_a_set_from_before_nothing_is_in_force(directory: Path) -> None:
     write(directory, {"default.toml": BROKEN})
     with pytest.raises(ConfigError, match=r"(?s)default\.toml.*no set from before is kept"):
         started(directory)
+
+
+def test_a_set_that_could_not_be_kept_is_not_replaced_by_an_older_one_at_a_start(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policies = started(directory)
+    with monkeypatch.context() as full:
+        full.setattr(Book, "put", _no_room)
+        write(directory, {"floors.toml": '[[floor]]\nsubject_tag = "[x]"\nlevels = ["otp"]\n'})
+        policies.reload()
+        newer = policies().version
+        good = (directory / "default.toml").read_text()
+        write(directory, {"default.toml": BROKEN})
+        with pytest.raises(ConfigError, match="the set in force last could not be kept"):
+            started(directory)
+        write(directory, {"default.toml": good})
+        assert started(directory)().version == newer
+    assert started(directory)().version == newer
+    write(directory, {"default.toml": BROKEN})
+    assert started(directory)().version == newer, "it is kept now"
+
+
+def test_a_worker_does_not_start_with_a_kept_set_that_the_others_no_longer_go_by(directory: Path) -> None:
+    """Only the first of them keeps sets, and it may have been away when the newer one came into force."""
+    shared = shared_board(2)
+    started(directory)
+    write(directory, {"floors.toml": '[[floor]]\nsubject_tag = "[x]"\nlevels = ["otp"]\n'})
+    other = PoliciesInForce(directory, PEERS, board=Board(shared, 1), last_good=None)
+    good = (directory / "default.toml").read_text()
+    write(directory, {"default.toml": BROKEN})
+    with pytest.raises(ConfigError, match=f"other workers go by version {other().version}"):
+        started(directory, Board(shared, 0))
+    write(directory, {"default.toml": good})
+    assert started(directory, Board(shared, 0))().version == other().version
+
+
+def _no_room(*_: object) -> int:
+    raise sqlite3.OperationalError("database or disk is full")
 
 
 def _half(kept: Path) -> None:
