@@ -6,8 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from relay.entry import STEP_OCTETS, room_for
-from relay.entry.budget import Share
+from relay.entry.budget import STEP_OCTETS, Share, room_for
 from relay.entry.smtp.aiosmtpd_base import CommandStream
 from relay.errors import MessageTooBig, TryLater
 from relay.runtime.aio import off_loop
@@ -34,7 +33,7 @@ async def receive(stream: CommandStream, limit: int, share: Share, got: Callable
         if failed is None and not content.ended:
             failed = await _fault(content.size, limit, share)
         if failed is not None:
-            share.release()
+            share.reduce()
             content.drop()
     if content.behind:
         stream.put_back(content.behind)

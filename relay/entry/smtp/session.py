@@ -14,11 +14,11 @@ from typing import ClassVar
 
 import structlog
 
-from relay.entry import Recipe, room_for
-from relay.entry.budget import Share
+from relay.entry import Recipe
+from relay.entry.budget import Share, room_for
 from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
 from relay.entry.listening import SocketServer
-from relay.entry.smtp.aiosmtpd_base import CommandStream, unforeseen
+from relay.entry.smtp.aiosmtpd_base import SPARE_COMMANDS, CommandStream, unforeseen
 from relay.entry.smtp.content import receive
 from relay.errors import RelayError, TooManyRecipients, TryLater, for_all
 from relay.formats import mime
@@ -245,7 +245,7 @@ class SMTPSession(CommandStream):
     async def _take_mail(self, envelope: Envelope) -> None:
         """Receives the content and has the mail delivered, in a task that outlives this connection."""
         mail_id, delivery = self.mail_id, None
-        share = self.server.budget.share()
+        share = Share(self.server.budget)
         with self.named_in_log():
             try:
                 if not await self._has_room(share):
@@ -261,8 +261,10 @@ class SMTPSession(CommandStream):
                     self.server.turned_away(failure)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
-                self.has_brought_a_mail()
-                self._learn_queue_id(content)
+                self.spare = float(SPARE_COMMANDS)  # it has brought a mail
+                if self.trusted and not self.origin().ident:
+                    # Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field does.
+                    self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
                 mail = Mail(
                     envelope, content, mail_id, trace, self.origin(),
                     each_answered=self.each_answered, listener=self.listener, message_id=mime.message_id_hash(content),
@@ -270,16 +272,11 @@ class SMTPSession(CommandStream):
                 )  # fmt: skip
                 self.message_id = mail.message_id
                 delivery = self.server.run(self._deliver(mail))
-                delivery.add_done_callback(lambda _: share.release())
+                delivery.add_done_callback(lambda _: share.reduce())
                 await asyncio.shield(delivery)
             finally:
                 if delivery is None:
-                    share.release()
-
-    def _learn_queue_id(self, content: bytes) -> None:
-        """Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field has it."""
-        if self.trusted and not self.origin().ident:
-            self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
+                    share.reduce()
 
     async def _has_room(self, share: Share) -> bool:
         """Whether the content may come; if not, the client has heard it."""
