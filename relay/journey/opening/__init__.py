@@ -100,7 +100,7 @@ class Opened:
         sender = self.envelope.sender
         utf8 = envelope.smtputf8 or not sender.isascii()
         # RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content.
-        return mail.with_envelope(Envelope(sender, to, utf8, "HDRS", envelope.envid))
+        return mail.changed(envelope=Envelope(sender, to, utf8, "HDRS", envelope.envid))
 
 
 def _utc_now() -> datetime:

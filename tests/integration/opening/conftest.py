@@ -26,8 +26,8 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
-from relay.policy.priority import KeysWithReserve
 from relay.process import assembly
+from relay.schemes import KeysWithReserve
 from relay.store.quarantine_table import Kept
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
