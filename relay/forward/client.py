@@ -103,8 +103,8 @@ class Client(asyncio.Protocol):
     """Sends commands, gives the replies one by one; a reply that nobody waits for ends the connection.
 
     `name` is the server's, in words. `extensions` are those that it offers (RFC 5321, 2.2). `opened` is the loop's
-    time; `mails` counts those it has carried; `expiry` closes it while it is idle. Every wait ends at `deadline`, in the
-    loop's time.
+    time; `mails` counts those it has carried; `expiry` closes it while it is idle. Every wait ends at `deadline`, in
+    the loop's time.
     """
 
     def __init__(self, server: Server, timeouts: Timeouts) -> None:
