@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -83,25 +84,24 @@ class Budget:
         return self.used == share.held + sum(waiting.share.held for waiting in self._waiting)
 
 
+@dataclass(slots=True, eq=False)
 class Share:
-    """What one message holds of the budget; given back at the end of `with`, or by `reduce`."""
+    """What one message holds of the budget, nothing at first; given back at the end of `with`, or by `reduce`."""
 
-    def __init__(self, budget: Budget) -> None:
-        """Holds nothing yet."""
-        self._budget = budget
-        self.held = 0
+    budget: Budget
+    held: int = 0
 
     async def hold(self, octets: int) -> None:
         """Holds at least `octets` bytes from now on. Raises Overloaded where there is no room for too long."""
         if octets > self.held:
-            await self._budget._enlarge(self, octets)
+            await self.budget._enlarge(self, octets)
 
     def reduce(self, octets: int = 0) -> None:
         """Gives back what is beyond `octets` bytes, by default all of it."""
         if octets < self.held:
-            self._budget.used -= self.held - octets
+            self.budget.used -= self.held - octets
             self.held = octets
-            self._budget._serve_waiting()
+            self.budget._serve_waiting()
 
     def __enter__(self) -> Self:
         return self

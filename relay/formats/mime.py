@@ -142,14 +142,12 @@ def is_like_no_other(message: bytes) -> bool:
     except MalformedMessage:
         return False
     for name, raw in fields(header):
-        if (name == b"message-id" and _has_id(raw)) or (name == b"received" and _NUMBERED.search(raw)):
+        # Something before and behind an @. One pattern for all of that would take the square of the length.
+        if name == b"message-id" and any(b"@" in found[1:-1] for found in _IN_ANGLES.findall(raw)):
+            return True
+        if name == b"received" and _NUMBERED.search(raw):
             return True
     return False
-
-
-def _has_id(field: bytes) -> bool:
-    """Whether there is something before and behind an @. One pattern for that would take the square of the length."""
-    return any(b"@" in found[1:-1] for found in _IN_ANGLES.findall(field))
 
 
 _ON_TOP = re.compile(rb"received:((?:[^\r\n]|\r\n[ \t]){1,2000})", re.IGNORECASE)

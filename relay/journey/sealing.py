@@ -262,15 +262,17 @@ class Sealer:
         return (made.protection, mime.sealed_message(message, der)) if enough else None
 
 
+@dataclass(slots=True)
 class CopyKeys:
-    """FreshKeys for one copy; a key that was drawn before it was needed is given first, and once."""
+    """FreshKeys for one copy; a key that was drawn before it was needed is given first, and once.
 
-    def __init__(self, keys: KeysWithReserve, slave_sae: str, *, low_priority: bool) -> None:
-        """Only keys for `slave_sae` are given: the peer may get another SAE ID while the copy is made."""
-        self._keys = keys
-        self._slave_sae = slave_sae
-        self._low_priority = low_priority
-        self._drawn: SealingKey | None = None
+    Only keys for `slave_sae` are given: the peer may get another SAE ID while the copy is made.
+    """
+
+    keys: KeysWithReserve
+    slave_sae: str
+    low_priority: bool
+    _drawn: SealingKey | None = field(default=None, init=False, repr=False)
 
     async def draw(self, peer: str, octets: int) -> None:
         """Takes the key for a later layer. Raises KeyUnavailable."""
@@ -280,19 +282,19 @@ class CopyKeys:
         """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
         drawn, self._drawn = self._drawn, None
         if drawn is None:
-            drawn = await self._keys.take(peer, level=level, octets=octets, low_priority=self._low_priority)
+            drawn = await self.keys.take(peer, level=level, octets=octets, low_priority=self.low_priority)
             self._check([drawn.reference])
         return drawn
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
-        pad = await self._keys.take_pad(peer, hidden, low_priority=self._low_priority)
+        pad = await self.keys.take_pad(peer, hidden, low_priority=self.low_priority)
         self._check(each.reference for each in pad.keys)
         return pad
 
     def _check(self, references: Iterable[KeyReference]) -> None:
-        if others := {each.slave_sae for each in references} - {self._slave_sae}:
-            raise KMEMisconfigured(f"the peer's SAE has just changed from {self._slave_sae!r} to {others.pop()!r}")
+        if others := {each.slave_sae for each in references} - {self.slave_sae}:
+            raise KMEMisconfigured(f"the peer's SAE has just changed from {self.slave_sae!r} to {others.pop()!r}")
 
 
 def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy) -> bool:

@@ -26,8 +26,6 @@ from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient
 
 log = structlog.get_logger(__name__)
 
-LEAST_RATE = 1024
-"""Minimum average rate of content, in octets a second, beside each client's idle time."""
 COMMANDS = ("MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "XFORWARD")
 EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 
@@ -252,7 +250,7 @@ class SMTPSession(CommandStream):
                     return
                 await self.push("354 End data with <CR><LF>.<CR><LF>")
                 try:
-                    content = await self._content(share)
+                    content = await receive(self, self.settings.max_message_size, share)
                     trace = self._received_field(mail_id, utf8=envelope.smtputf8)
                 except ConnectionError:
                     raise
@@ -289,17 +287,6 @@ class SMTPSession(CommandStream):
             self.drop_what_did_not_wait()
             return False
         return True
-
-    async def _content(self, share: Share) -> bytes:
-        """What follows DATA, if it comes fast enough. Raises what `receive` raises."""
-        begun, usual = self.loop.time(), self.settings.timeout
-
-        def keep_pace(octets: int) -> None:
-            left = begun + usual + octets / LEAST_RATE - self.loop.time()
-            self.start_timer(max(0.001, min(usual, left)))
-
-        self.start_timer()
-        return await receive(self, self.settings.max_message_size, share, keep_pace)
 
     async def _deliver(self, mail: Mail) -> None:
         """From here on nothing that the client does stops the mail; a client that is gone will send it again."""

@@ -103,10 +103,6 @@ class Opened:
         return mail.changed(envelope=Envelope(sender, to, utf8, "HDRS", envelope.envid))
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class MailOpener:
     """Opens sealed messages; one value for the life of the relay. `clock` gives the receiver's time (aware).
@@ -119,7 +115,7 @@ class MailOpener:
     deliveries: DeliveryRecords
     restore_check: RestoreCheck | None = field(default=None, kw_only=True)
     board: Board = field(default_factory=Board, kw_only=True, repr=False)
-    clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
+    clock: Callable[[], datetime] = field(default=partial(datetime.now, UTC), kw_only=True)
 
     async def open(
         self,
@@ -175,7 +171,10 @@ class MailOpener:
                     error.claimed = found.claimed
                     await self._check_not_lost(outermost, error)
                 raise
-            arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
+            arrived = None
+            if mailboxes is not None:  # what the store remembers, until no copy could be opened any longer
+                latest = (max(self.clock(), envelope.sealed_at) + WINDOW + SKEW).timestamp()
+                arrived = OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest, named)
             # On the disk before anybody gets the original. Otherwise another relay, or this one after a kill, would
             # hand it on once more, or open another message under the same keys.
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "admit").timed():
@@ -217,8 +216,20 @@ class MailOpener:
         Whatever fails is only logged, for the mail has left, and who hears of a failure sends it again. Once all whom
         the sealed envelope names have it, its keys are kept only for as long as copies may still come.
         """
+        if opened.arrived is None:
+            return
+        size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
+        had = set(has_it)
         try:
-            await self._settle(opened, has_it)
+            named = await off_loop(size, all_named, opened.config, opened.envelope)
+            every = {name: None for names in named.values() for name in names}
+            await self.deliveries.settle_opened(
+                replace(opened.arrived, mailboxes=tuple(every)),
+                has_it,
+                [box for box in opened.due if box not in had],
+                complete=partial(all_have_it, named),
+                used=self._used(opened),
+            )
         except Exception as error:  # noqa: BLE001 - the mail has left; claims and keys end by themselves
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
 
@@ -229,21 +240,6 @@ class MailOpener:
     async def give_up(self, opened: Opened) -> None:
         """Releases the claimed recipients, who may be retried at once, despite cancellation."""
         await asyncio.shield(self.begin_to_settle(opened, ()))
-
-    async def _settle(self, opened: Opened, has_it: Collection[str]) -> None:
-        if opened.arrived is None:
-            return
-        size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
-        named = await off_loop(size, all_named, opened.config, opened.envelope)
-        every = {name: None for names in named.values() for name in names}
-        had = set(has_it)
-        await self.deliveries.settle_opened(
-            replace(opened.arrived, mailboxes=tuple(every)),
-            has_it,
-            [box for box in opened.due if box not in had],
-            complete=partial(all_have_it, named),
-            used=self._used(opened),
-        )
 
     def _used(self, opened: Opened) -> list[KeysUsed]:
         """The keys that are destroyed soon, once nobody waits for this mail any longer."""
@@ -278,11 +274,6 @@ class MailOpener:
         except MalformedMessage as error:  # no mail server could have sent it
             raise BadStructure(f"the original: {error}") from error
         return envelope, *told_apart(config, envelope, mailboxes)
-
-    def _arrived(self, found: OpenedLayers, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
-        """What the store remembers, until no copy could be opened any longer."""
-        latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
-        return OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), named)
 
 
 def _without_success(recipient: Recipient) -> Recipient:
