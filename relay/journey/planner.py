@@ -183,7 +183,8 @@ class Planner:
 
     async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
         """As `hidden`, with the original: what compression saves is then known."""
-        sender = group.decision.sender if group.decision else ""
+        first = group.members[0].decision
+        sender = first.sender if first is not None else ""
         if OTP.name in copy.layers and self.config.otp.compression and original is not None:
             envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
             payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))

@@ -196,7 +196,7 @@ class Sealer:
 
     async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
         """Raises KeyUnavailable where the copy's quantum key is not available."""
-        decision = group.decision
+        decision = group.members[0].decision
         assert decision is not None  # noqa: S101 - nobody is planned a copy without
         made = SealedCopy(
             copy.protection, copy.peer, original, decision.where, decision.version,

@@ -12,7 +12,7 @@ from functools import partial
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Listener
-from relay.entry.listening import SocketServer, Where, address_of
+from relay.entry.listening import SocketServer, SocketServers, Where, address_of
 from relay.entry.server_tls import ServerTLS, certificate_state
 from relay.entry.smtp.aiosmtpd_base import silence_log
 from relay.entry.smtp.auth import LoginUnavailable
@@ -47,10 +47,11 @@ async def listener(inside: Inside) -> AsyncIterator[Listener]:
         yield SMTPListener(inside, service)
 
 
-class SMTPListener:
+class SMTPListener(SocketServers):
     """A SocketServer for each address of a direction, and one for both of [submission], whose limits they share."""
 
     def __init__(self, inside: Inside, submission: SubmissionService | None) -> None:
+        super().__init__()
         self._sockets = inside.sockets
         self._submission = submission
         self._sessions: dict[str, tuple[SocketServer, Callable[[], SMTPSession]]] = {}
@@ -67,6 +68,7 @@ class SMTPListener:
             server = SocketServer(users, budget, turned_away, inside.present, "submission")
             new = partial(SubmissionSession, server, hostname, completion, submission)
             self._sessions |= {"submission.listen": (server, new), "submission.listen_tls": (server, new)}
+        self.servers.update(server for server, _ in self._sessions.values())
 
     async def start(self) -> dict[str, TCPAddress]:
         """The real addresses as `outgoing`, `outgoing_lmtp`, `submission_tls` and so on."""
@@ -79,18 +81,6 @@ class SMTPListener:
                     await server.listen(sockets, session)
                 addresses[setting.replace(".listen", "").replace(".", "_")] = address_of(sockets)
         return addresses
-
-    async def retire(self) -> None:
-        """All at once."""
-        await asyncio.gather(*(server.retire() for server in self._servers))
-
-    async def stop(self) -> None:
-        """All at once, so that they share the time that mails in flight are given."""
-        await asyncio.gather(*(server.stop() for server in self._servers))
-
-    @property
-    def _servers(self) -> set[SocketServer]:
-        return {server for server, _ in self._sessions.values()}
 
     @property
     def reloadable(self) -> Sequence[ServerTLS]:
