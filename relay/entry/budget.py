@@ -44,26 +44,6 @@ class Budget:
         self.peak = 0
         self._waiting: deque[_RoomWanted] = deque()
 
-    async def _enlarge(self, share: Share, octets: int) -> None:
-        more = octets - share.held
-        if self._has_room(share, more) and (share.held or not self._waiting):
-            self._give(share, more)
-            return
-        if share.held and self._all_others_wait(share):
-            raise Overloaded("all messages in flight wait for room; this one gives way")
-        waiting = _RoomWanted(share, more, asyncio.get_running_loop().create_future())
-        # A client with a part of its message comes before those that have nothing.
-        self._waiting.appendleft(waiting) if share.held else self._waiting.append(waiting)
-        try:
-            async with asyncio.timeout(self.patience):
-                await waiting.given
-        except TimeoutError:
-            raise Overloaded(f"no room for {octets} bytes within {self.patience:g} s") from None
-        finally:
-            with suppress(ValueError):
-                self._waiting.remove(waiting)
-            self._serve_waiting()
-
     def _serve_waiting(self) -> None:
         while self._waiting and self._has_room(self._waiting[0].share, self._waiting[0].more):
             waiting = self._waiting.popleft()
@@ -79,10 +59,6 @@ class Budget:
         self.used += more
         self.peak = max(self.peak, self.used)
 
-    def _all_others_wait(self, share: Share) -> bool:
-        """Whether all other shares wait, so that none could ever give back what this one needs."""
-        return self.used == share.held + sum(waiting.share.held for waiting in self._waiting)
-
 
 @dataclass(slots=True, eq=False)
 class Share:
@@ -93,8 +69,27 @@ class Share:
 
     async def hold(self, octets: int) -> None:
         """Holds at least `octets` bytes from now on. Raises Overloaded where there is no room for too long."""
-        if octets > self.held:
-            await self.budget._enlarge(self, octets)
+        budget, more = self.budget, octets - self.held
+        if more <= 0:
+            return
+        if budget._has_room(self, more) and (self.held or not budget._waiting):
+            budget._give(self, more)
+            return
+        if self.held and budget.used == self.held + sum(waiting.share.held for waiting in budget._waiting):
+            # All others wait, so that none could ever give back what this one needs.
+            raise Overloaded("all messages in flight wait for room; this one gives way")
+        waiting = _RoomWanted(self, more, asyncio.get_running_loop().create_future())
+        # A client with a part of its message comes before those that have nothing.
+        budget._waiting.appendleft(waiting) if self.held else budget._waiting.append(waiting)
+        try:
+            async with asyncio.timeout(budget.patience):
+                await waiting.given
+        except TimeoutError:
+            raise Overloaded(f"no room for {octets} bytes within {budget.patience:g} s") from None
+        finally:
+            with suppress(ValueError):
+                budget._waiting.remove(waiting)
+            budget._serve_waiting()
 
     def reduce(self, octets: int = 0) -> None:
         """Gives back what is beyond `octets` bytes, by default all of it."""

@@ -217,8 +217,11 @@ class SMTPSession(CommandStream):
 
     def named_in_log(self) -> AbstractContextManager[None]:
         """Within it every line of the log names this mail, and where it comes from."""
-        words = _log_words(self.origin(), self.client)
-        return structlog.contextvars.bound_contextvars(mail=self.mail_id, **words)
+        origin, connected = self.origin(), self.client
+        client = origin.addr or origin.name or connected
+        words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
+        named = {name: value for name, value in words.items() if value}
+        return structlog.contextvars.bound_contextvars(mail=self.mail_id, **named)
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """RFC 5321, 4.1.1.4."""
@@ -290,8 +293,9 @@ class SMTPSession(CommandStream):
 
     async def _deliver(self, mail: Mail) -> None:
         """From here on nothing that the client does stops the mail; a client that is gone will send it again."""
-        # For this task, which has no other mail.
-        structlog.contextvars.bind_contextvars(message_id=mail.message_id, **_log_words(mail.origin, self.client))
+        # For this task, which has no other mail: what is known of it since its content has come.
+        known = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
+        structlog.contextvars.bind_contextvars(**known)
         self.stop_timer()
         done = heard = False
         outcomes: Outcomes = ()
@@ -383,10 +387,3 @@ class LMTPSession(SMTPSession):
     def reply(self, mail_id: str, outcomes: Outcomes, failure: RelayError | None) -> str:
         """A reply for each recipient that RCPT has accepted, in their order (RFC 2033, 4.2)."""
         return "\r\n".join(f"250 2.1.5 Ok: {mail_id}" if outcome is None else outcome.reply for outcome in outcomes)
-
-
-def _log_words(origin: Origin, connected: str) -> dict[str, str]:
-    """What every log line about this mail says of where it comes from."""
-    client = origin.addr or origin.name or connected
-    words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
-    return {name: value for name, value in words.items() if value}
