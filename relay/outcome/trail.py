@@ -118,7 +118,7 @@ class AttemptRecord:
         audit, of = self.trail.audit, self._of
         if audit is None or (of and recipients[0].mailbox in of):
             return
-        quoted, (first, at) = audit.addresses.quoted, audit.place
+        quoted, (first, at) = audit.addresses.quoted, audit.chain.place
         begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
             members = self._members(audit, delivery, copy, policy, octets)
