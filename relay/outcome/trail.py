@@ -96,19 +96,11 @@ class Trail:
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One delivery attempt, to be ended in any case: what is about to leave, and what became of it.
-
-    The caller says which `delivery` it is, once there is one.
-    """
+    """One delivery attempt, to be ended in any case: what is about to leave, and what became of it."""
 
     trail: Trail
     mail: Mail
-    delivery: Delivery | None = None
     _of: dict[str, CopyRecord] = field(default_factory=dict, init=False)
-
-    def begins(self, delivery: Delivery) -> None:
-        """What is known of the mail from here on is in there."""
-        self.delivery, delivery.witness = delivery, self
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """To be called before each end of the content. Raises StoreUnavailable.
@@ -129,9 +121,9 @@ class AttemptRecord:
             for mailbox in mailboxes:
                 of[mailbox] = part
 
-    def end(self, fates: Mapping[str, Fate], error: BaseException | None) -> None:
+    def end(self, delivery: Delivery | None, fates: Mapping[str, Fate], error: BaseException | None) -> None:
         """Ends the attempt, with these fates by mailbox; `error` applies to those without any other outcome."""
-        audit, of, delivery = self.trail.audit, self._of, self.delivery
+        audit, of = self.trail.audit, self._of
         if audit is None:
             return
         if len(of) < len(fates):
