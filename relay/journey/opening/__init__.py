@@ -103,6 +103,10 @@ class Opened:
         return mail.changed(envelope=Envelope(sender, to, utf8, "HDRS", envelope.envid))
 
 
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
 @dataclass(frozen=True, slots=True)
 class MailOpener:
     """Opens sealed messages; one value for the life of the relay. `clock` gives the receiver's time (aware).
@@ -115,7 +119,7 @@ class MailOpener:
     deliveries: DeliveryRecords
     restore_check: RestoreCheck | None = field(default=None, kw_only=True)
     board: Board = field(default_factory=Board, kw_only=True, repr=False)
-    clock: Callable[[], datetime] = field(default=partial(datetime.now, UTC), kw_only=True)
+    clock: Callable[[], datetime] = field(default=_utc_now, kw_only=True)
 
     async def open(
         self,
