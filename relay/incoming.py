@@ -161,7 +161,7 @@ class Incoming:
     async def _hand_on(self, delivery: Delivery, due: Mail, original: Original, kept: _KeptMail | None) -> None:
         """Hands the original to the next hop for those who are due, or puts it in quarantine."""
         opened, missed = original.opened, original.missed
-        leaving = due.with_message(original.message)
+        leaving = due.changed(message=original.message)
         if missed and missed.otherwise != "mark":  # "refuse" as well: the answer would tell that it could be opened
             stored = due.trace + original.message
             keeping = self.triage.unprotected(due, stored, opened.protection, opened.peer, missed.cause)
@@ -182,7 +182,7 @@ class Incoming:
             stored = mail.trace + message
             await self._put_aside(delivery, mail, self.triage.unprotected(mail, stored, "", "", missed.cause))
             return
-        await self._deliver(delivery, mail.with_message(message), kept)
+        await self._deliver(delivery, mail.changed(message=message), kept)
 
     async def _put_aside(self, delivery: Delivery, mail: Mail, keeping: Awaitable[None]) -> None:
         """The sender need not retry once the mail is in quarantine on the disk."""

@@ -126,28 +126,19 @@ class Mail:
         these = tuple(recipients)
         if these == self.envelope.recipients:
             return self
-        return self.with_envelope(replace(self.envelope, recipients=these))
-
-    def with_envelope(self, envelope: Envelope) -> Mail:
-        """The same bytes in another envelope."""
-        return self._with(envelope, self.message, self.trace)
-
-    def with_message(self, message: bytes) -> Mail:
-        """The same envelope around other bytes."""
-        return self._with(self.envelope, message, self.trace)
-
-    def leaving(self, message: bytes, trace: bytes) -> Mail:
-        """The same envelope around other bytes, with these fields on top, in place of those before."""
-        return self._with(self.envelope, message, trace)
+        return self.changed(envelope=replace(self.envelope, recipients=these))
 
     def with_header_in_bounces(self) -> Mail:
         """The same mail with RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content."""
-        return self.with_envelope(replace(self.envelope, ret="HDRS"))
+        return self.changed(envelope=replace(self.envelope, ret="HDRS"))
 
-    def _with(self, envelope: Envelope, message: bytes, trace: bytes) -> Mail:
-        """As dataclasses.replace, in a third of the time: each mail is changed several times."""
+    def changed(
+        self, *, envelope: Envelope | None = None, message: bytes | None = None, trace: bytes | None = None
+    ) -> Mail:
+        """The same mail but for what is given: a third of the time of dataclasses.replace, for it happens often."""
         return Mail(
-            envelope, message, self.id, trace, self.origin, self.each_answered, self.listener, self.message_id,
+            self.envelope if envelope is None else envelope, self.message if message is None else message, self.id,
+            self.trace if trace is None else trace, self.origin, self.each_answered, self.listener, self.message_id,
             self.absent, self.confirmed,
         )  # fmt: skip
 

@@ -88,7 +88,7 @@ class PolicyRecords:
         members = await asyncio.to_thread(self._members, came)
         if members:
             earlier = self._places.behind if self._places is not None else None
-            self._places = PolicyRecordPlaces(self._audit.place, earlier)
+            self._places = PolicyRecordPlaces(self._audit.chain.place, earlier)
             await asyncio.to_thread(self._places.write, self._audit.directory)
             while True:
                 try:

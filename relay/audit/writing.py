@@ -16,7 +16,7 @@ from time import monotonic
 
 import structlog
 
-from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, ChainPlace, End, why_not_writable
+from relay.audit.chain import FRAME_OCTETS, MAX_LINE_OCTETS, Chain, End, why_not_writable
 from relay.audit.entries import AddressHash, LedgerEntry, event_members
 from relay.audit.pending import Announced, Pending
 from relay.counting import metrics
@@ -61,7 +61,8 @@ class Audit:
         self.directory = chain.directory
         self.addresses = addresses
         self.every_mail = every_mail
-        self._chain = chain
+        self.chain = chain
+        """Its `place` is the record's current one: no later line stands before it."""
         self._pending = pending
         self._board = board or Board()
         self._hold = hold
@@ -98,11 +99,6 @@ class Audit:
 
     # What is written a moment later
 
-    @property
-    def place(self) -> ChainPlace:
-        """Returns the record's current place: no later line stands before it."""
-        return self._chain.place
-
     def announce(self, record: bytes) -> Announced | None:
         """The mail is about to leave: `record` is what the next relay needs to write, should this one be killed.
 
@@ -138,7 +134,7 @@ class Audit:
         """Returns when all that was noted is on the disk. Raises StoreUnavailable."""
         await self._commit(b"")
         try:
-            await asyncio.to_thread(self._chain.flush)
+            await asyncio.to_thread(self.chain.flush)
         except OSError as error:
             raise self._failed(error) from error
         self._unflushed, self._flushed_at = False, monotonic()
@@ -154,7 +150,7 @@ class Audit:
             await self.flush()
         if self._noted:
             log.error("audit_incomplete", missing=len(self._noted) + self._given_up, cause=self._trouble)
-        await asyncio.to_thread(self._chain.close)
+        await asyncio.to_thread(self.chain.close)
         if self._pending is not None:
             self._pending.close()
 
@@ -201,7 +197,7 @@ class Audit:
 
     def _append(self, noted: Sequence[_Noted], others: Sequence[bytes], *, flush: bool) -> End:
         """Made all together: one by one, while mail passes, they take several times as long. Raises OSError."""
-        return self._chain.append([*(_made(make) for make, _ in noted), *others], flush=flush)
+        return self.chain.append([*(_made(make) for make, _ in noted), *others], flush=flush)
 
     def _settle(self, noted: Sequence[_Noted]) -> None:
         if self._pending is None:

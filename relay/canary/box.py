@@ -8,19 +8,22 @@ much of it.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import structlog
 
-from relay.canary.message import CanaryNote, is_canary, read
+from relay.canary.message import LOCAL_PART, CanaryNote, read
 from relay.canary.post import Post
 from relay.config import Config
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import BadStructure
+from relay.formats.characters import nfkc
+from relay.formats.mailbox import MAX_ADDRESS, folded_domain
 from relay.journey.opening import Opened
 from relay.store.canaries import Canaries
 
@@ -31,6 +34,8 @@ ANSWER_S = 50.0
 MOST = 100
 """Maximum number that wait to be answered or counted."""
 AT_ONCE = 4
+_QUOTING = re.compile(r'["\\]')
+"""A local part means the same without it, where that needs none (RFC 5321, 4.1.2)."""
 TOLD_S = 60.0
 """Minimum interval between log lines for one drop reason, in seconds."""
 
@@ -127,3 +132,12 @@ class CanaryBox:
         else:
             await post.send(CanaryNote("receipt", arrival.note.nonce), arrival.peer, arrival.sender)
             self._board.add(metrics.CANARY_ANSWERED, arrival.peer)
+
+
+def is_canary(mailbox: str, domains: Collection[str]) -> bool:
+    """Whether this is the canary address of a site with these mail domains, at any of them, however it is spelt."""
+    local, _, domain = mailbox.rpartition("@")
+    if len(mailbox) > MAX_ADDRESS or _QUOTING.sub("", local).lower() != LOCAL_PART:
+        return False  # marks of which there are many take seconds to be put in order
+    plain = nfkc(domain).replace("\u3002", ".").rstrip(".")  # RFC 3490, 3.1; RFC 1035, 3.1
+    return folded_domain(plain.lower()) in map(folded_domain, domains)

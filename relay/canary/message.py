@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import format_datetime, make_msgid
@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 from relay.errors import BadStructure, MalformedMessage
 from relay.formats import mime
-from relay.formats.characters import nfkc
-from relay.formats.mailbox import MAX_ADDRESS, folded_domain
+from relay.formats.mailbox import folded_domain
 
 LOCAL_PART = "qumail-canary"
 CONTENT_TYPE = "application/vnd.qumail.canary+json"
@@ -24,8 +23,6 @@ NONCE_OCTETS = 32
 MAX_OCTETS = 4096
 """The whole message; of a larger one nothing is read."""
 _NONCE = re.compile(rf"[0-9a-f]{{{2 * NONCE_OCTETS}}}")
-_QUOTING = re.compile(r'["\\]')
-"""A local part means the same without it, where that needs none (RFC 5321, 4.1.2)."""
 _EXPECTED = {b"auto-submitted": b"auto-generated", b"content-type": CONTENT_TYPE.encode(), b"mime-version": b"1.0"}
 """Fields that stand in it once, with these values."""
 
@@ -44,15 +41,6 @@ class CanaryNote:
 def canary_address(domains: Sequence[str]) -> str:
     """Returns the canary's address of the site with these mail domains: at the first of them."""
     return f"{LOCAL_PART}@{folded_domain(domains[0])}"
-
-
-def is_canary(mailbox: str, domains: Collection[str]) -> bool:
-    """Whether this is the canary address of a site with these mail domains, at any of them, however it is spelt."""
-    local, _, domain = mailbox.rpartition("@")
-    if len(mailbox) > MAX_ADDRESS or _QUOTING.sub("", local).lower() != LOCAL_PART:
-        return False  # marks of which there are many take seconds to be put in order
-    plain = nfkc(domain).replace("\u3002", ".").rstrip(".")  # RFC 3490, 3.1; RFC 1035, 3.1
-    return folded_domain(plain.lower()) in map(folded_domain, domains)
 
 
 def write(note: CanaryNote, from_: str, to: str, hostname: str) -> bytes:

@@ -23,13 +23,11 @@ from relay.canary.message import canary_address
 from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
 from relay.cli.check_kmes import kme_states, not_quantum
-from relay.cli.check_listeners import listener_states, unit_states
-from relay.cli.check_postfix import postfix_states
-from relay.cli.check_release import release_states
+from relay.cli.check_listeners import listener_states, postfix_states, unit_states
 from relay.cli.check_rights import owner_states, rights_state
 from relay.cli.check_site import State, next_steps, peer_states, summary
 from relay.cli.dkim import dkim_findings
-from relay.cli.keys import key_receiver_ended, troubles_of_the_serving_relay
+from relay.cli.keys import key_receiver_ended, release_of_the_serving_relay, troubles_of_the_serving_relay
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
@@ -46,6 +44,7 @@ from relay.policy.findings import in_vain
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.process import app, upkeep
+from relay.runtime import release
 from relay.status import StatusModule
 from relay.status.standing import of_the_serving_relay
 from relay.store import sent
@@ -145,7 +144,7 @@ async def _all(config_file: Path, trial_keys: bool, next_hops: bool = True) -> F
         folders: list[ListenerModule | StatusModule] = [*app.listeners(config).values(), *app.status(config)]
     except ConfigError as error:
         return None, [("configuration", str(config_file), tuple(error.problems))]
-    rights, releases = rights_state(config_file, config), release_states(config_file, config)
+    rights, releases = rights_state(config_file, config), _release_states(config_file, config)
     looked = [state async for state in _states(config, certificates, folders, trial_keys, next_hops)]
     if key_receiver_ended(config):
         looked.append(("serving relay", "", (f"{upkeep.ALONE}; start it anew: {how_to('start', config_file)}",)))
@@ -381,3 +380,23 @@ async def _next_hops(name: str, direction: DirectionSettings, hostname: str) -> 
         return
     for place, problem in await next_hop.states():
         yield what, place, (problem,) if problem else ()
+
+
+def _release_states(config_file: Path, config: Config) -> Iterator[State]:
+    """A line where a relay serves, and says what it runs: it must be the release that is installed.
+
+    A process keeps running from files that are gone. Only a restart has it run what was installed since.
+    """
+    running, here = release_of_the_serving_relay(config), release.installed()
+    if running is None:
+        return
+    problem = ""
+    if not running.now:
+        problem = f"runs version {running.version} from {running.directory}, which is gone"
+    elif running.now != running.stamp:
+        problem = f"runs version {running.version} as it was in {running.directory} before that was installed anew"
+    elif running.version != here.version:
+        problem = f"runs version {running.version} from {running.directory}"
+    if problem:
+        problem += f"; installed is version {here.version} in {here.directory}: {how_to('restart', config_file)}"
+    yield "release", f"{running.version} serves, from {running.directory}", (problem,) if problem else ()

@@ -19,7 +19,7 @@ from relay.keys.build import km_client
 from relay.keys.client import KMEClient
 from relay.keys.development import from_development_kme
 from relay.keys.greeting import greet
-from relay.keys.own_name import another_name
+from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
 from relay.keys.undelivered import remembered
 

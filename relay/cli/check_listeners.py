@@ -1,4 +1,6 @@
 """What `check` says of the addresses at which mail comes in: whether this relay listens there, or somebody else does.
+With --postfix, what it says of Postfix and its other filters, which relay/postfix reads.
+
 Standard: proc(5) (/proc/net/tcp names the user of a socket); systemctl(1). A listener is only connected to.
 """
 
@@ -12,11 +14,15 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from relay import postfix
 from relay.cli.check_site import NOBODY, RESTART, State
 from relay.cli.units import how_to, unit_of
 from relay.config import Config, TCPAddress
 from relay.entry import ListenerModule
 from relay.entry.listening import Where
+from relay.errors import ConfigError
+from relay.files.rights import as_owner_of
+from relay.process import app
 from relay.status import StatusModule
 from relay.store.sqlite import serving
 
@@ -122,3 +128,30 @@ def unit_states(config_file: Path) -> Iterator[State]:
             f"it is enabled and does not run ({state}): see journalctl -u {name} -n 20; {how_to('start', config_file)}"
         )
     yield f"unit {name}", "" if problem else "runs", (problem,) if problem else ()
+
+
+async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State]:
+    """One line for the configuration, and one for each address at which something is wrong.
+
+    Postfix's files may be root's alone to read: root looks at them as their owner, and at nothing of the relay's.
+    """
+    neighbours: list[postfix.Neighbour] = []
+    try:
+        with as_owner_of(directory):
+            problems = tuple(map(str, await postfix.faults(directory, config)))
+            neighbours = await postfix.neighbours(directory, config)
+    except ConfigError as error:
+        problems = tuple(error.problems)
+    yield "Postfix", str(directory), problems
+    for each in neighbours:
+        if not await listens_at(each.address, unknown=True):
+            problem = f"{each.where}: nobody listens at {each.address}: {each.until}; start what belongs there"
+            yield f"filter {each.address}", "", (f"{problem}, or take it out",)
+    try:
+        folders = [*app.listeners(config).values()]
+    except ConfigError as error:
+        yield "listeners", "", tuple(error.problems)
+        return
+    async for state in listener_states(config, folders):
+        if state[2]:
+            yield state

@@ -22,6 +22,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import structlog
@@ -83,24 +84,14 @@ class SpreadCell:
         self._numbers[self._at + bisect_left(self._bounds, value)] += 1.0
         self._numbers[self._sum_at] += value
 
-    def timed(self) -> Timed:
+    @contextmanager
+    def timed(self) -> Iterator[None]:
         """`with`: how many seconds that took, however it ended."""
-        return Timed(self)
-
-
-class Timed:
-    """One stretch of time."""
-
-    __slots__ = ("_began", "_spread")
-
-    def __init__(self, spread: SpreadCell) -> None:
-        self._spread = spread
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._spread.observe(time.perf_counter() - self._began)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.observe(time.perf_counter() - began)
 
 
 @dataclass(slots=True)

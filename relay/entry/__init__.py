@@ -28,11 +28,6 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.store.rate_limits import RateLimits
     from relay.store.secret import SiteSecret
 
-STEP_OCTETS = 1024 * 1024
-"""Step, in bytes, in which room for content of undeclared size is reserved."""
-COPIES = 4
-"""Memory for each byte of content at the measured peak, in bytes: 3.3 to seal it, 4 to open two layers."""
-
 
 class Recipe(Protocol):
     """outgoing.py or incoming.py, as SMTP sees them."""
@@ -136,8 +131,3 @@ class ListenerModule(Protocol):
 
     def states(self, config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
         """For `check`: each item checked, its state and its faults."""
-
-
-def room_for(octets: int) -> int:
-    """The part of the memory budget that a message of `octets` bytes holds, in bytes; 256 KiB at least."""
-    return COPIES * max(octets, 64 * 1024)

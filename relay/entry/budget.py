@@ -7,11 +7,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from types import TracebackType
 from typing import NamedTuple, Self
 
 from relay.errors import TryLater
 
+STEP_OCTETS = 1024 * 1024
+"""Step, in bytes, in which room for content of undeclared size is reserved."""
+COPIES = 4
+"""Memory for each byte of content at the measured peak, in bytes: 3.3 to seal it, 4 to open two layers."""
 WAIT_FOR_ROOM_S = 30.0
 """Maximum wait of a new message for room, in seconds: no mail server has given up on a reply by then."""
 
@@ -39,35 +44,6 @@ class Budget:
         self.peak = 0
         self._waiting: deque[_RoomWanted] = deque()
 
-    def share(self) -> Share:
-        """The share of one message, empty yet."""
-        return Share(self)
-
-    async def _enlarge(self, share: Share, octets: int) -> None:
-        more = octets - share.held
-        if self._has_room(share, more) and (share.held or not self._waiting):
-            self._give(share, more)
-            return
-        if share.held and self._all_others_wait(share):
-            raise Overloaded("all messages in flight wait for room; this one gives way")
-        waiting = _RoomWanted(share, more, asyncio.get_running_loop().create_future())
-        # A client with a part of its message comes before those that have nothing.
-        self._waiting.appendleft(waiting) if share.held else self._waiting.append(waiting)
-        try:
-            async with asyncio.timeout(self.patience):
-                await waiting.given
-        except TimeoutError:
-            raise Overloaded(f"no room for {octets} bytes within {self.patience:g} s") from None
-        finally:
-            with suppress(ValueError):
-                self._waiting.remove(waiting)
-            self._serve_waiting()
-
-    def _reduce(self, share: Share, octets: int) -> None:
-        self.used -= share.held - octets
-        share.held = octets
-        self._serve_waiting()
-
     def _serve_waiting(self) -> None:
         while self._waiting and self._has_room(self._waiting[0].share, self._waiting[0].more):
             waiting = self._waiting.popleft()
@@ -83,31 +59,44 @@ class Budget:
         self.used += more
         self.peak = max(self.peak, self.used)
 
-    def _all_others_wait(self, share: Share) -> bool:
-        """Whether all other shares wait, so that none could ever give back what this one needs."""
-        return self.used == share.held + sum(waiting.share.held for waiting in self._waiting)
 
-
+@dataclass(slots=True, eq=False)
 class Share:
-    """What one message holds of the budget; given back at the end of `with`, or by `release`."""
+    """What one message holds of the budget, nothing at first; given back at the end of `with`, or by `reduce`."""
 
-    def __init__(self, budget: Budget) -> None:
-        self._budget = budget
-        self.held = 0
+    budget: Budget
+    held: int = 0
 
     async def hold(self, octets: int) -> None:
         """Holds at least `octets` bytes from now on. Raises Overloaded where there is no room for too long."""
-        if octets > self.held:
-            await self._budget._enlarge(self, octets)
+        budget, more = self.budget, octets - self.held
+        if more <= 0:
+            return
+        if budget._has_room(self, more) and (self.held or not budget._waiting):
+            budget._give(self, more)
+            return
+        if self.held and budget.used == self.held + sum(waiting.share.held for waiting in budget._waiting):
+            # All others wait, so that none could ever give back what this one needs.
+            raise Overloaded("all messages in flight wait for room; this one gives way")
+        waiting = _RoomWanted(self, more, asyncio.get_running_loop().create_future())
+        # A client with a part of its message comes before those that have nothing.
+        budget._waiting.appendleft(waiting) if self.held else budget._waiting.append(waiting)
+        try:
+            async with asyncio.timeout(budget.patience):
+                await waiting.given
+        except TimeoutError:
+            raise Overloaded(f"no room for {octets} bytes within {budget.patience:g} s") from None
+        finally:
+            with suppress(ValueError):
+                budget._waiting.remove(waiting)
+            budget._serve_waiting()
 
-    def reduce(self, octets: int) -> None:
-        """Gives back what is beyond `octets` bytes."""
+    def reduce(self, octets: int = 0) -> None:
+        """Gives back what is beyond `octets` bytes, by default all of it."""
         if octets < self.held:
-            self._budget._reduce(self, octets)
-
-    def release(self) -> None:
-        """Gives back all of it."""
-        self.reduce(0)
+            self.budget.used -= self.held - octets
+            self.held = octets
+            self.budget._serve_waiting()
 
     def __enter__(self) -> Self:
         return self
@@ -115,7 +104,7 @@ class Share:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        self.reduce()
 
 
 class _RoomWanted(NamedTuple):
@@ -124,3 +113,8 @@ class _RoomWanted(NamedTuple):
     share: Share
     more: int
     given: asyncio.Future[None]
+
+
+def room_for(octets: int) -> int:
+    """The part of the memory budget that a message of `octets` bytes holds, in bytes; 256 KiB at least."""
+    return COPIES * max(octets, 64 * 1024)

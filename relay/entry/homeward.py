@@ -32,15 +32,15 @@ log = structlog.get_logger(__name__)
 class Homeward:
     """A recipe for the listeners of mail that leaves; `incoming` is None where the relay opens no mail.
 
-    `records` know what was let out of quarantine sealed as it was. `went_in` has the ids of mails that went the way in
-    and whose clients are being answered.
+    `records` know what was let out of quarantine sealed as it was. `went_in` has, by the ids of mails that went the way
+    in and whose clients are being answered, the recipe that took them.
     """
 
     outgoing: Outgoing
     incoming: Incoming | None
     opener: MailOpener
     records: DeliveryRecords
-    went_in: set[str] = field(default_factory=set, repr=False)
+    went_in: dict[str, Incoming] = field(default_factory=dict, repr=False)
 
     @property
     def direction(self) -> OutgoingSettings:
@@ -61,7 +61,7 @@ class Homeward:
         if way_in is None:
             return await self.outgoing.process(mail)
         outcomes = await way_in.process(mail)
-        self.went_in.add(mail.id)
+        self.went_in[mail.id] = way_in
         return outcomes
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
@@ -71,17 +71,11 @@ class Homeward:
 
     def heard(self, mail: Mail) -> None:
         """The client was there when it was answered."""
-        self._taken_by(mail).heard(mail)
+        self.went_in.pop(mail.id, self.outgoing).heard(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""
-        await self._taken_by(mail).client_gone(mail, outcomes)
-
-    def _taken_by(self, mail: Mail) -> Outgoing | Incoming:
-        if mail.id in self.went_in and self.incoming is not None:
-            self.went_in.discard(mail.id)
-            return self.incoming
-        return self.outgoing
+        await self.went_in.pop(mail.id, self.outgoing).client_gone(mail, outcomes)
 
     async def _way_in(self, mail: Mail) -> Incoming | None:
         """The incoming recipe where the mail is sealed for this site. Raises SealedForUs where it cannot go there."""

@@ -185,6 +185,22 @@ class SocketServer:
         return bool(client) and self._is_trusted(client)
 
 
+class SocketServers:
+    """What a listener made of such servers has for all of them: they end all at once."""
+
+    def __init__(self) -> None:
+        """A subclass adds its `servers`."""
+        self.servers: set[SocketServer] = set()
+
+    async def retire(self) -> None:
+        """As Listener.retire."""
+        await asyncio.gather(*(server.retire() for server in self.servers))
+
+    async def stop(self) -> None:
+        """As Listener.stop: they share the time that mails in flight are given."""
+        await asyncio.gather(*(server.stop() for server in self.servers))
+
+
 @lru_cache(maxsize=1024)
 def network_of(address: str) -> str:
     """What one client is counted by: the IPv4 address, the /64 of an IPv6 one, the text of anything else."""

@@ -19,7 +19,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from email.utils import format_datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 from operator import itemgetter
 from typing import Literal, NamedTuple
@@ -142,14 +142,12 @@ def is_like_no_other(message: bytes) -> bool:
     except MalformedMessage:
         return False
     for name, raw in fields(header):
-        if (name == b"message-id" and _has_id(raw)) or (name == b"received" and _NUMBERED.search(raw)):
+        # Something before and behind an @. One pattern for all of that would take the square of the length.
+        if name == b"message-id" and any(b"@" in found[1:-1] for found in _IN_ANGLES.findall(raw)):
+            return True
+        if name == b"received" and _NUMBERED.search(raw):
             return True
     return False
-
-
-def _has_id(field: bytes) -> bool:
-    """Whether there is something before and behind an @. One pattern for that would take the square of the length."""
-    return any(b"@" in found[1:-1] for found in _IN_ANGLES.findall(field))
 
 
 _ON_TOP = re.compile(rb"received:((?:[^\r\n]|\r\n[ \t]){1,2000})", re.IGNORECASE)
@@ -241,11 +239,6 @@ def work(message: bytes) -> int:
     return len(message) + header_work(message)
 
 
-def without_hidden_fields(message: bytes) -> bytes:
-    """The message without Bcc, Resent-Bcc and Return-Path: the same bytes where it has none of them."""
-    return without_fields(message, NEVER_CARRIED)
-
-
 def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
     """The message without the fields of these names (lower case), up to the empty line; otherwise the same bytes."""
     header = searched_header(message)
@@ -259,6 +252,10 @@ def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
     if names.isdisjoint([name for name, _ in lines]):
         return message
     return b"".join([raw for name, raw in lines if name not in names]) + message[len(header) :]
+
+
+without_hidden_fields = partial(without_fields, names=NEVER_CARRIED)
+"""The message without Bcc, Resent-Bcc and Return-Path: the same bytes where it has none of them."""
 
 
 def marked(original: bytes, protection: str, peer: str, author: str, more: str = "") -> bytes:
@@ -339,15 +336,16 @@ def _unwrap_message(payload: bytes) -> Entity:
 
 
 def shown_header(original: bytes) -> bytes:
-    """The fields that a sealed message shows of the original, octet for octet, each with an end of line."""
+    """The fields that a sealed message shows of the original, octet for octet, each with an end of line.
+
+    Raises MalformedMessage where they would make a header too long for its receiver, as it arrives.
+    """
     shown = b"".join([raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS])
-    return shown if shown.endswith(b"\r\n") or not shown else shown + b"\r\n"
-
-
-def check_room(shown: bytes) -> None:
-    """Refuses visible fields that would make a header too long for its receiver, as it arrives; MalformedMessage."""
+    if shown and not shown.endswith(b"\r\n"):
+        shown += b"\r\n"
     if len(shown) > MAX_HEADER_OCTETS - ROOM_OCTETS or shown.count(b"\n") > MAX_HEADER_LINES - ROOM_LINES:
         raise MalformedMessage("its visible fields leave no room in the header for what is added on its way")
+    return shown
 
 
 def sealed_message(original: bytes, der: Octets | Pieces) -> bytes:

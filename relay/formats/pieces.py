@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 Octets = bytes | bytearray | memoryview
 
@@ -13,18 +14,15 @@ PIECE_OCTETS = 57 * 1024
 """Maximum size of a piece, in bytes; larger ones are slower. It becomes whole base64 lines of 57 bytes each."""
 
 
+@dataclass(slots=True, eq=False)
 class Pieces:
-    """Bytes (`len` of them) in pieces, each to be used before the next one is taken.
+    """Bytes in pieces, each to be used before the next one is taken: `make` is called then, and gives `size` bytes.
 
     What is encrypted on the way can be taken once: a second time raises.
     """
 
-    __slots__ = ("_make", "_size")
-
-    def __init__(self, size: int, make: Callable[[], Iterable[Octets]]) -> None:
-        """`make` is called when they are taken, and gives `size` bytes."""
-        self._size = size
-        self._make = make
+    size: int
+    make: Callable[[], Iterable[Octets]] = field(repr=False)
 
     @classmethod
     def of(cls, *parts: Octets | Pieces) -> Pieces:
@@ -32,13 +30,13 @@ class Pieces:
         return cls(sum(map(len, parts)), lambda: (piece for part in parts for piece in part_of(part)))
 
     def __len__(self) -> int:
-        return self._size
+        return self.size
 
     def __iter__(self) -> Iterator[Octets]:
-        return iter(self._make())
+        return iter(self.make())
 
     def __bytes__(self) -> bytes:
-        return joined(self._size, self)
+        return joined(self.size, self)
 
 
 def part_of(octets: Octets | Pieces) -> Iterable[Octets]:

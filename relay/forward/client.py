@@ -102,12 +102,14 @@ class Timeouts:
 class Client(asyncio.Protocol):
     """Sends commands, gives the replies one by one; a reply that nobody waits for ends the connection.
 
-    `extensions` are those that the server offers (RFC 5321, 2.2). `opened` is the loop's time; `mails` counts those it
-    has carried; `expiry` closes it while it is idle. Every wait ends at `deadline`, in the loop's time.
+    `name` is the server's, in words. `extensions` are those that it offers (RFC 5321, 2.2). `opened` is the loop's
+    time; `mails` counts those it has carried; `expiry` closes it while it is idle. Every wait ends at `deadline`, in
+    the loop's time.
     """
 
     def __init__(self, server: Server, timeouts: Timeouts) -> None:
         self.server = server
+        self.name = str(server)
         self.timeouts = timeouts
         self.extensions: dict[str, str] = {}
         self.opened = asyncio.get_running_loop().time()
@@ -124,7 +126,8 @@ class Client(asyncio.Protocol):
         self._code = b""
         self._octets = 0
         self._replies: deque[Reply] = deque()
-        self._outstanding = 1  # the greeting
+        self.outstanding = 1  # the greeting
+        """How many replies are owed to us."""
         self._awaited: asyncio.Future[None] | None = None
         """Done when there is a reply, or will be none."""
         self._writable = asyncio.Event()
@@ -167,12 +170,8 @@ class Client(asyncio.Protocol):
             raise ValueError("a command must not contain control characters")
         if not self.usable:
             self._raise(name)
-        self._outstanding += len(commands)
+        self.outstanding += len(commands)
         self._transport.write(b"\r\n".join((*commands, b"")))
-
-    def expect(self, replies: int) -> None:
-        """Notes that `replies` more are owed to us."""
-        self._outstanding += replies
 
     async def reply(self, name: str, seconds: float = 0.0, *, verdict: bool = False) -> Reply:
         """The next reply, in `seconds` or the usual time. Raises Gone where there is none.
@@ -215,7 +214,7 @@ class Client(asyncio.Protocol):
 
     def close(self) -> None:
         """Says QUIT and goes; where the other side is in the middle of something, without a word."""
-        if self.usable and not self._outstanding:
+        if self.usable and not self.outstanding:
             self.usable, self._why = False, "closed"
             self._transport.write(b"QUIT\r\n")
             self._transport.close()
@@ -250,7 +249,15 @@ class Client(asyncio.Protocol):
             self._lines.append(match[3] or b"")
             self._octets += len(line)
             if match[2] != b"-":
-                self._replied(Reply(int(match[1]), tuple(self._lines)))
+                reply = Reply(int(match[1]), tuple(self._lines))
+                self._lines.clear()
+                self._octets = 0
+                if not self.outstanding:
+                    self._fail(f"said without being asked: {reply}")
+                    return
+                self.outstanding -= 1
+                self._replies.append(reply)
+                self._tell()
         if self._octets + len(self._unread) > REPLY_OCTETS:
             self._fail(f"a reply is longer than {REPLY_OCTETS} octets")
 
@@ -266,16 +273,6 @@ class Client(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The other side keeps up again."""
         self._writable.set()
-
-    def _replied(self, reply: Reply) -> None:
-        self._lines.clear()
-        self._octets = 0
-        if not self._outstanding:
-            self._fail(f"said without being asked: {reply}")
-            return
-        self._outstanding -= 1
-        self._replies.append(reply)
-        self._tell()
 
     async def _reply_comes(self, seconds: float) -> None:
         """As `_wait`, reduced to one timer: each mail waits like this several times."""

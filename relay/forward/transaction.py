@@ -70,7 +70,7 @@ async def transact(client: Client, mail: Mail, supervision: Supervision) -> Next
     await transaction.name_sender_and_recipients()
     if await transaction.may_send_content() and await transaction.send_content():
         await transaction.read_verdict()
-    return NextHopResult(tuple(transaction.outcomes), transaction.answer, str(client.server))
+    return NextHopResult(tuple(transaction.outcomes), transaction.answer, client.name)
 
 
 class _Transaction:
@@ -123,7 +123,7 @@ class _Transaction:
         reply = await self._reply("DATA", b"DATA", self._client.timeouts.data)
         if reply.code == 354:
             # From here on the next hop takes everything for content; without recipients that ends the connection.
-            self._client.expect(len(self._accepted) or 1 if self._lmtp else 1)
+            self._client.outstanding += len(self._accepted) or 1 if self._lmtp else 1
             return bool(self._accepted)
         self._conclude(fault(self._client.server, "DATA", reply))
         return False

@@ -118,14 +118,6 @@ class Deliveries:
         if self._records.shared:
             self._unmark_later(name, tuple(mail.envelope.mailboxes))
 
-    def _check_client(self, mail: Mail) -> None:
-        """Only now, when nobody else can begin: who has served the client meanwhile had it first.
-
-        Raises DeliveryUnderWay.
-        """
-        if not self._records.alone and (absent := mail.absent()) > SERVED_ELSEWHERE_S:
-            raise DeliveryUnderWay(f"its client, perhaps gone for {absent:.1f} s, may have been served elsewhere")
-
     def _unmark_later(self, name: bytes, mailboxes: Sequence[str]) -> None:
         """For other workers it is under way until its client has had time to hear the answer, or we to see it go.
 
@@ -157,7 +149,9 @@ class Deliveries:
             log.debug("delivery_resumed", delivered=len(begun.delivered), forms=len(begun.copies))
         delivery.begun, delivery.is_begun = begun, True
         delivery.copies = [_sealed_copy(mail, each) for each in begun.copies]
-        self._check_client(mail)
+        # Only now, when nobody else can begin: who has served the client meanwhile had it first.
+        if not self._records.alone and (absent := mail.absent()) > SERVED_ELSEWHERE_S:
+            raise DeliveryUnderWay(f"its client, perhaps gone for {absent:.1f} s, may have been served elsewhere")
         return delivery.rest
 
     def check(self, delivery: Delivery, leaving: Mail, copy: SealedCopy | None = None) -> None:
@@ -224,7 +218,7 @@ class Deliveries:
     async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:
         """For other relays the mail is under way a moment longer: one may have it from a client that gave up there.
 
-        Should it be served only after that, its client has been gone long enough for it to be held (`_check_client`).
+        Should it be served only after that, its client has been gone long enough for it to be held (`begin`).
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(LINGER_S):

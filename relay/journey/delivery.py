@@ -138,7 +138,7 @@ def without_messages(delivery: Delivery) -> Delivery:
     """The part of a delivery needed to forget it, without the message: its memory is no longer budgeted."""
     copies = tuple(replace(each, message=b"") for each in delivery.begun.copies)
     begun = replace(delivery.begun, copies=copies)
-    return replace(delivery, mail=delivery.mail.with_message(b""), begun=begun, copies=[], without={}, witness=None)
+    return replace(delivery, mail=delivery.mail.changed(message=b""), begun=begun, copies=[], without={}, witness=None)
 
 
 def leaves_rows(delivery: Delivery) -> bool:

@@ -114,11 +114,6 @@ class Group:
         return [each.recipient for each in self.members]
 
     @property
-    def decision(self) -> Decision | None:
-        """The first member's."""
-        return self.members[0].decision
-
-    @property
     def decisions(self) -> list[Decision]:
         """All that policy says of the members, but for what is the same except for the recipient, once."""
         found = {each.decision.where: each.decision for each in self.members if each.decision is not None}

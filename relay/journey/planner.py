@@ -31,10 +31,9 @@ from relay.mail import Recipient, domain_of
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
-from relay.policy.priority import KeysWithReserve
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
-from relay.schemes import Parties, Scheme
+from relay.schemes import KeysWithReserve, Parties, Scheme
 from relay.schemes.padding import pack, padded_size
 
 if TYPE_CHECKING:
@@ -184,7 +183,8 @@ class Planner:
 
     async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
         """As `hidden`, with the original: what compression saves is then known."""
-        sender = group.decision.sender if group.decision else ""
+        first = group.members[0].decision
+        sender = first.sender if first is not None else ""
         if OTP.name in copy.layers and self.config.otp.compression and original is not None:
             envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
             payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))
@@ -235,10 +235,6 @@ class Planner:
         # Of a group that relay.toml no longer has, nothing is known: its keys may be gone.
         return min((kme.left_for_peer for kme in self.config.kmes.values() if kme.group in groups), default=0.0)
 
-    def knows(self, peer: str) -> bool:
-        """Whether this peer is one of ours, and not one whose document was taken away."""
-        return peer in self.config.peers
-
     def parties(self, peer: str) -> Parties:
         """The two ends of what is sealed for this peer."""
         if peer not in self._parties:
@@ -262,7 +258,7 @@ class Planner:
             return f"{level}: this relay cannot do {missing[0]}"
         if decision.peer is None:
             return f"{level}: no peer is known for {decision.recipient}; set `peer`, or list its domain in [peers.*]"
-        if not self.knows(decision.peer):
+        if decision.peer not in self.config.peers:
             return f"{level}: peer {decision.peer!r} is known no more: its document or [peers.{decision.peer}] is gone"
         if (level in QUANTUM or decision.quantum == "required") and (cause := self._no_kme(decision.peer)):
             return f"{level}: {cause}"
@@ -281,7 +277,7 @@ class Planner:
     def _not_taken(self, decision: Decision) -> str:
         """Why the peer would put aside whatever this sender sends, or ""."""
         peer = decision.peer
-        if peer is None or not self.knows(peer) or self._ends(peer).may_send(_sealed_sender(decision.sender)):
+        if peer not in self.config.peers or self._ends(peer).may_send(_sealed_sender(decision.sender)):
             return ""
         return (
             f"the sender's domain is none of site.domains, so peer {peer!r} would put the mail aside; where it has "

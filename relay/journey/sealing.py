@@ -15,21 +15,22 @@ import structlog
 
 from relay.counting import metrics
 from relay.counting.board import Board, SpreadCell
-from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, RelayError
+from relay.errors import BadStructure, CannotOpen, CannotSeal, KeyUnavailable, KMEMisconfigured, RelayError
 from relay.formats import mime
 from relay.formats.pieces import Octets, Pieces
 from relay.journey.plan import Copy, Group, Planned
 from relay.journey.planner import RECIPIENT_OCTETS, Decided, Planner, decide, seconds_waited
 from relay.keys import KeyReference
-from relay.levels import PLAINTEXT
+from relay.keys.pads import Pad
+from relay.keys.types import SealingKey
+from relay.levels import AES, PLAINTEXT
 from relay.mail import Mail, Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
-from relay.policy.priority import CopyKeys, KeysWithReserve
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
-from relay.schemes import SealedPayload
+from relay.schemes import KeysWithReserve, SealedPayload
 from relay.store.mail_identity import sealed_name
 
 log = structlog.get_logger(__name__)
@@ -195,7 +196,7 @@ class Sealer:
 
     async def _copy(self, planner: Planner, original: bytes, sender: str, group: Group, copy: Copy) -> SealedCopy:
         """Raises KeyUnavailable where the copy's quantum key is not available."""
-        decision = group.decision
+        decision = group.members[0].decision
         assert decision is not None  # noqa: S101 - nobody is planned a copy without
         made = SealedCopy(
             copy.protection, copy.peer, original, decision.where, decision.version,
@@ -204,10 +205,11 @@ class Sealer:
         )  # fmt: skip
         if copy.in_clear:
             return made
-        peer = copy.peer or ""
-        if before := await self._made_before(planner, original, group, copy):
-            made.protection, made.message = before
-            return made
+        if await off_loop(mime.header_work(original), mime.is_sealed, original):
+            work = mime.work(original)
+            if before := await off_loop(work, self._sealed_before, planner, original, group, copy):
+                made.protection, made.message = before
+                return made
         try:
             sealed, envelope_id = await self._sealed(planner, original, sender, group, copy)
             made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
@@ -215,9 +217,11 @@ class Sealer:
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
         made.sealed = sealed_name(envelope_id, planner.config.site.sae_id).hex()[:16]
-        self._note_made(
-            digest, SealedBefore(peer, frozenset(each.mailbox for each in made.recipients), made.protection)
-        )
+        # Only the event loop's thread changes this memory.
+        mailboxes = frozenset([each.mailbox for each in made.recipients])
+        self.made[digest] = SealedBefore(copy.peer or "", mailboxes, made.protection)
+        if len(self.made) > MAX_MADE:
+            del self.made[next(iter(self.made))]
         return made
 
     async def _sealed(
@@ -239,20 +243,6 @@ class Sealer:
             sealed = await levels[layer].seal(mime.wrap_enveloped(sealed.pieces), parties, keys)
         return sealed, envelope_id
 
-    def _note_made(self, digest: bytes, made: SealedBefore) -> None:
-        """Remembers this message. Only the event loop's thread changes the memory."""
-        self.made[digest] = made
-        if len(self.made) > MAX_MADE:
-            del self.made[next(iter(self.made))]
-
-    async def _made_before(
-        self, planner: Planner, message: bytes, group: Group, copy: Copy
-    ) -> tuple[str, bytes] | None:
-        """As `_sealed_before`, beside the loop where that takes time."""
-        if not await off_loop(mime.header_work(message), mime.is_sealed, message):
-            return None
-        return await off_loop(mime.work(message), self._sealed_before, planner, message, group, copy)
-
     def _sealed_before(self, planner: Planner, message: bytes, group: Group, copy: Copy) -> tuple[str, bytes] | None:
         """Protection and outer message again where this is what we sealed for the same people of late.
 
@@ -272,10 +262,45 @@ class Sealer:
         return (made.protection, mime.sealed_message(message, der)) if enough else None
 
 
+@dataclass(slots=True)
+class CopyKeys:
+    """FreshKeys for one copy; a key that was drawn before it was needed is given first, and once.
+
+    Only keys for `slave_sae` are given: the peer may get another SAE ID while the copy is made.
+    """
+
+    keys: KeysWithReserve
+    slave_sae: str
+    low_priority: bool
+    _drawn: SealingKey | None = field(default=None, init=False, repr=False)
+
+    async def draw(self, peer: str, octets: int) -> None:
+        """Takes the key for a later layer. Raises KeyUnavailable."""
+        self._drawn = await self.take(peer, octets=octets)
+
+    async def take(self, peer: str, *, level: str = AES.name, octets: int = 0) -> SealingKey:
+        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
+        drawn, self._drawn = self._drawn, None
+        if drawn is None:
+            drawn = await self.keys.take(peer, level=level, octets=octets, low_priority=self.low_priority)
+            self._check([drawn.reference])
+        return drawn
+
+    async def take_pad(self, peer: str, hidden: int) -> Pad:
+        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
+        pad = await self.keys.take_pad(peer, hidden, low_priority=self.low_priority)
+        self._check(each.reference for each in pad.keys)
+        return pad
+
+    def _check(self, references: Iterable[KeyReference]) -> None:
+        if others := {each.slave_sae for each in references} - {self.slave_sae}:
+            raise KMEMisconfigured(f"the peer's SAE has just changed from {self.slave_sae!r} to {others.pop()!r}")
+
+
 def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy) -> bool:
     if isinstance(decision, RelayError):
         return False
-    known = copy.peer is None or planner.knows(copy.peer)
+    known = copy.peer is None or copy.peer in planner.config.peers
     return known and decision.peer == copy.peer and copy.protection in planner.acceptable(decision)
 
 
@@ -311,7 +336,7 @@ async def _decided(
     policies: PolicySet, mail: Mail, recipients: Sequence[Recipient], content: MessageFacts
 ) -> list[Decided]:
     """The decision for each recipient, or why there is none; beside the loop where that may take time."""
-    patterns = PARTS_COST + policies.patterns // PATTERNS if policies.looks_inside else 0
+    patterns = PARTS_COST + policies.patterns // PATTERNS if policies.patterns else 0
     work = mime.work(content.message) * patterns + RECIPIENT_OCTETS * len(recipients)
     return await off_loop_in_turn(work, decide, policies, mail.envelope.sender, recipients, content)
 

@@ -8,7 +8,7 @@ From a message down to the wire::
     member.py      one KME of it: whether it is worth asking now             pads.py
     pool.py        one KME's fresh keys: who asks for them, and the requests  issued.py undelivered.py
     state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
-    kme_store.py   what the KME says of its own store, and what was seen of it   own_name.py
+    kme_store.py   what the KME says of its own store and of us, and what was seen of it
     fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
     etsi014.py     the ETSI client, with edition1.py                         skip.py: the SKIP client
     client.py      what both have                                            settings.py
@@ -19,7 +19,7 @@ From a message down to the wire::
 A program that wants keys and nothing else uses what this package exports. It reads its log through `logging`, below
 "relay.keys", one event a line. Nothing that is exported needs any of the relay's mail, store or configuration.
 
-Counted in accounts.py, on a board of counts.py; shown by report.py; said in the log by events.py. Programs: README.md.
+Counted in stock.py, on a board of counts.py; shown by report.py; said in the log by events.py. Programs: README.md.
 """
 
 from relay.errors import (

@@ -24,7 +24,6 @@ from relay.errors import (
     KMEUnreachable,
     StoreUnavailable,
 )
-from relay.keys.accounts import Accounts
 from relay.keys.counts import Numbers
 from relay.keys.events import Events
 from relay.keys.faults import (
@@ -55,6 +54,7 @@ from relay.keys.late import KeyRequests
 from relay.keys.renewal import Renewal
 from relay.keys.replies import KeyStatus, text_of_error
 from relay.keys.settings import ClientOptions, ClientSettings
+from relay.keys.stock import Accounts
 from relay.keys.types import SAEID, Key
 from relay.runtime.aio import off_loop
 

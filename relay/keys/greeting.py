@@ -12,7 +12,7 @@ from relay.errors import KeyNotFound, KeyUnavailable
 from relay.keys.client import KMEClient
 from relay.keys.faults import UNAUTHORIZED, KMERefusedRequest, RepliedNotFound
 from relay.keys.http import NoAnswer
-from relay.keys.own_name import AnotherName, another_name
+from relay.keys.kme_store import AnotherName, another_name
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,16 +1,19 @@
 """One KME's store of keys for one slave SAE, as far as it is known: what the KME says of it, and what was seen.
 Standard: ETSI GS QKD 014 V1.1.1, 5.2 and 6.1 (status). A status is asked for once for all who wait for it.
+
+It shows as which SAE the KME knows this relay: what is sealed under another's keys is lost. KMEs leave that name
+(master_SAE_ID, the SAE that asks) out, or spell it otherwise.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from relay.errors import KeyUnavailable, KMEMisconfigured, KMEUnreachable
 from relay.keys.events import Complaint, Events
-from relay.keys.own_name import AnotherName, another_name
 from relay.keys.refill import BatchLimit, DrawCount, LinkRate, Rate
 from relay.keys.replies import KeyStatus
 from relay.keys.types import Timing
@@ -175,3 +178,43 @@ def begun(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
     return task
+
+
+@dataclass(frozen=True, slots=True)
+class AnotherName:
+    """A KME's status names another SAE than us as the one that asks.
+
+    `certain` where it names the peer just as we do: it speaks of SAEs as we do, and takes us for another one.
+    """
+
+    named: str
+    ours: str
+    certain: bool
+
+    def __str__(self) -> str:
+        problem = f"the KME knows this relay as SAE {self.named!r}, and [site] sae_id says {self.ours!r}: "
+        if self.certain:
+            problem += (
+                "no peer could open what is sealed under its keys, and none is drawn; correct sae_id, or the "
+                "certificate for this KME"
+            )
+        else:
+            problem += "correct sae_id, or tell that this is only its spelling (calls_us of the KME)"
+        return problem
+
+
+def another_name(status: KeyStatus, ours: Sequence[str], slave_sae: str) -> AnotherName | None:
+    """By what other name the KME knows us than one of `ours` (our SAE ID first); None where it does not, or says none.
+
+    `slave_sae` is the peer's ID, by which the status was asked for. Where our own ID stands as that of the slave the
+    KME has exchanged the two, and knows us.
+    """
+    known = {_folded(name) for name in ours if name}
+    named = status.master_SAE_ID.strip()
+    if not known or not named or known & {_folded(named), _folded(status.slave_SAE_ID)}:
+        return None
+    return AnotherName(named, ours[0], certain=_folded(status.slave_SAE_ID) == _folded(slave_sae))
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()

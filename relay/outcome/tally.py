@@ -1,14 +1,16 @@
 """Reports the outcome of each delivery attempt: counts it, and has it written into the audit record.
-Standard: fates.py has the vocabulary; both get the same, so that their numbers agree.
+Standard: trail.py has the vocabulary; both get the same, so that their numbers agree.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
-from types import TracebackType
 from typing import NamedTuple
 
 import structlog
@@ -19,9 +21,10 @@ from relay.counting.board import Board, Cell, SpreadCell
 from relay.errors import Refuse, RelayError, TryLater
 from relay.journey.delivery import Delivery
 from relay.journey.opening import Opened
-from relay.mail import OURS, Mail
-from relay.outcome.fates import Fate, Fates
-from relay.outcome.trail import Trail
+from relay.journey.sealing import SealedCopy
+from relay.levels import PLAINTEXT
+from relay.mail import OURS, Mail, domain_of
+from relay.outcome.trail import NONE, AttemptRecord, Fate, Trail
 
 log = structlog.get_logger(__name__)
 
@@ -69,15 +72,41 @@ class Tally:
     ) -> None:
         """`known` returns the configuration with the current peers; without a `trail` nothing is recorded."""
         self._direction = direction
-        self.fates = Fates(direction, known)
+        self._known = known
         self.trail = trail or Trail(direction)
         self._board = board or Board()
         self.seconds = _Seconds(self._board, direction)
         self._cells: dict[tuple[str, Fate], _Cells] = {}
 
-    def of(self, mail: Mail) -> Attempt:
-        """`with`: one delivery attempt, which is reported when it ends, in any way."""
-        return Attempt(self, mail)
+    @contextmanager
+    def of(self, mail: Mail) -> Iterator[Attempt]:
+        """`with`: one delivery attempt, which is reported when it ends, in any way. Its first step is to begin."""
+        attempt, began = Attempt(AttemptRecord(self.trail, mail)), perf_counter()
+        try:
+            yield attempt
+        except BaseException as error:
+            self._tell(mail, attempt, began, error)
+            raise
+        else:
+            self._tell(mail, attempt, began, None)
+
+    def _tell(self, mail: Mail, attempt: Attempt, began: float, error: BaseException | None) -> None:
+        """A fault in it is logged: the mail has left, and for a number its client must not try again."""
+        delivery, now = attempt.delivery, perf_counter()
+        step, since = "begin", began
+        try:
+            for following, at in delivery.steps if delivery is not None else ():
+                self.seconds[step].observe(at - since)
+                step, since = following, at
+            self.seconds[step].observe(now - since)
+            self.seconds["all"].observe(now - began)
+            fates = self._fates(mail, delivery, error)
+            self.count(mail.listener, fates.values())
+            if delivery is not None and mail.listener != OURS:
+                self.note_who_waits(delivery, fates)
+            attempt.record.end(delivery, fates, error)
+        except Exception as failure:  # noqa: BLE001 - as above
+            log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
 
     def opened(self, mail: Mail, opened: Opened) -> None:
         """Counts a message that was opened in its mailbox."""
@@ -97,9 +126,53 @@ class Tally:
         self._tell_at_once(mail, delivery)
 
     def _tell_at_once(self, mail: Mail, delivery: Delivery) -> None:
-        fates = self.fates.of(mail, delivery, None)
+        fates = self._fates(mail, delivery, None)
         self.count(mail.listener, fates.values())
-        self.trail.of(mail).end(delivery, fates, None)
+        AttemptRecord(self.trail, mail).end(delivery, fates, None)
+
+    def _fates(self, mail: Mail, delivery: Delivery | None, error: BaseException | None) -> dict[str, Fate]:
+        """The fate of each recipient, by mailbox; `error` applies to those without any other outcome."""
+        copies: dict[str, SealedCopy] = {}
+        for copy in delivery.copies if delivery is not None else ():
+            for each in copy.recipients:
+                copies[each.mailbox] = copy
+        fates: dict[str, Fate] = {}
+        for each in mail.envelope.recipients:
+            mailbox = each.mailbox
+            fates[mailbox] = self._fate(mail, mailbox, delivery, copies.get(mailbox), error)
+        return fates
+
+    def _fate(
+        self, mail: Mail, mailbox: str, delivery: Delivery | None, copy: SealedCopy | None, error: BaseException | None
+    ) -> Fate:
+        if copy is not None:
+            peer, level = copy.peer or "", copy.protection
+        else:
+            peer, level = self._protection(mail, mailbox, delivery)
+        if delivery is not None and mailbox in delivery.outcomes:
+            error = delivery.outcomes[mailbox]
+        elif delivery is not None and mailbox in delivery.begun.delivered:
+            return _known_fate(peer, level, "repeated", "")
+        elif error is None:
+            return _known_fate(peer, level, "held", "NotTried")
+        if error is not None:
+            return _known_fate(peer, level, "refused" if isinstance(error, Refuse) else "held", _reason(error))
+        if delivery is not None and mailbox in delivery.aside:
+            return _known_fate(peer, level, "quarantined", "")
+        if delivery is not None and mailbox in delivery.consumed:
+            return _known_fate(peer, level, "consumed", "")
+        inside = copy is not None and copy.in_clear and mailbox in copy.inside
+        return _known_fate(peer, level, "inside" if inside else "delivered", "")
+
+    def _protection(self, mail: Mail, mailbox: str, delivery: Delivery | None) -> tuple[str, str]:
+        """Peer and level of what there is no copy of."""
+        if delivery is not None and delivery.opened is not None:
+            return delivery.opened.peer, delivery.opened.protection
+        if delivery is not None and delivery.unsealed:
+            return "", PLAINTEXT
+        whose = mailbox if self._direction == "outgoing" else mail.envelope.sender
+        found = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
+        return found[0] if found is not None else "", NONE
 
     def count(self, listener: str, fates: Collection[Fate]) -> None:
         """One mail: the fate of each of its recipients."""
@@ -143,47 +216,24 @@ class Tally:
         self._board.held.over(name, recipient)
 
 
+@dataclass(slots=True)
 class Attempt:
-    """One delivery attempt; the caller says which delivery it is.
+    """One delivery attempt; the caller says which delivery it is."""
 
-    Its first step is to begin. A fault in reporting the end is logged: a mail that has left would be
-    sent again.
-    """
-
-    __slots__ = ("_began", "_delivery", "_mail", "_record", "_tally")
-
-    def __init__(self, tally: Tally, mail: Mail) -> None:
-        self._tally = tally
-        self._mail = mail
-        self._record = tally.trail.of(mail)
-        self._delivery: Delivery | None = None
+    record: AttemptRecord
+    delivery: Delivery | None = None
 
     def begins(self, delivery: Delivery) -> None:
         """What is known of the mail from here on is in there."""
-        self._delivery, delivery.witness = delivery, self._record
+        self.delivery, delivery.witness = delivery, self.record
 
-    def __enter__(self) -> Attempt:
-        self._began = perf_counter()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._tell(perf_counter(), error)
-        except Exception as failure:  # noqa: BLE001 - the mail has left: for a number its client must not try again
-            log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
+_known_fate = lru_cache(maxsize=1000)(Fate)
+"""Mostly there was such a fate before."""
 
-    def _tell(self, now: float, error: BaseException | None) -> None:
-        tally, mail, delivery = self._tally, self._mail, self._delivery
-        seconds, step, since = tally.seconds, "begin", self._began
-        for following, at in delivery.steps if delivery is not None else ():
-            seconds[step].observe(at - since)
-            step, since = following, at
-        seconds[step].observe(now - since)
-        seconds["all"].observe(now - self._began)
-        fates = tally.fates.of(mail, delivery, error)
-        tally.count(mail.listener, fates.values())
-        if delivery is not None and mail.listener != OURS:
-            tally.note_who_waits(delivery, fates)
-        self._record.end(delivery, fates, error)
+
+def _reason(error: BaseException) -> str:
+    """A name of ours; a stranger's text never becomes one."""
+    if isinstance(error, asyncio.CancelledError):
+        return "Stopped"
+    return type(error).__name__ if isinstance(error, RelayError) else "Unforeseen"

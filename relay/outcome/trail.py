@@ -11,11 +11,12 @@ import hashlib
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import accumulate
 from json.encoder import encode_basestring_ascii as _text
 from time import time_ns
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from relay.audit.entries import as_time, in_lines, now
 from relay.audit.pending import Announced
@@ -28,11 +29,32 @@ from relay.journey.sealing import SealedCopy
 from relay.keys import KeyReference
 from relay.levels import PLAINTEXT
 from relay.mail import Mail, Recipient
-from relay.outcome.fates import Fate
 
 MAX_KEYS, KEYS_OCTETS = 1000, 256 * 1024
 """Maximum number of key_IDs in a record, and of their bytes; of more, their number and a digest stand there."""
 _QUEUED_AS = re.compile(r"queued as ([0-9A-Za-z]{1,64})\b")
+
+
+Outcome = Literal["delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated"]
+"""`inside` is in clear to a domain of ours, as it should be. `consumed` is for the canary's address, where it ends.
+`repeated`: the recipient has the mail already.
+
+What a relay finds that starts after a kill may be "unknown" in the audit record besides (relay/audit/recovery.py)."""
+NONE = "none"
+"""Placeholder for the level of a mail that did not come so far."""
+
+
+class Fate(NamedTuple):
+    """The fate that several recipients of a mail share, and why they did not get it (`reason`), or "".
+
+    `peer` is "" where none can be named: mail in clear to elsewhere, and from strangers. What could not be opened has
+    the peer in whose name it came, and what could not be sealed that of the recipient's domain.
+    """
+
+    peer: str
+    level: str
+    outcome: Outcome
+    reason: str = ""
 
 
 class DecidingPolicy(NamedTuple):
@@ -43,14 +65,12 @@ class DecidingPolicy(NamedTuple):
     listed: tuple[str, ...] = ()
 
 
+@dataclass(slots=True, eq=False)
 class CopyRecord:
     """Those who share a copy and a policy: what their records begin with, as JSON members, and their announcement."""
 
-    __slots__ = ("announced", "members")
-
-    def __init__(self, members: str, announced: Announced | None = None) -> None:
-        self.members = members
-        self.announced = announced
+    members: str
+    announced: Announced | None = None
 
 
 class Trail:
@@ -64,10 +84,6 @@ class Trail:
         self.how: Callable[[str, str, str, str, DecidingPolicy], str] = lru_cache(maxsize=1000)(self._how)
         """The JSON members that many mails share: listener, peer, level, KME group, policy."""
 
-    def of(self, mail: Mail) -> AttemptRecord:
-        """One delivery attempt, to be ended in any case."""
-        return AttemptRecord(self, mail)
-
     def _how(self, listener: str, peer: str, level: str, kme_group: str, policy: DecidingPolicy) -> str:
         algorithms = "; ".join([self._algorithms.get(layer, "") for layer in level.split("+")])
         return (
@@ -78,26 +94,23 @@ class Trail:
         )
 
 
+@dataclass(slots=True)
 class AttemptRecord:
-    """One delivery attempt: what is about to leave, and what became of it."""
+    """One delivery attempt, to be ended in any case: what is about to leave, and what became of it."""
 
-    __slots__ = ("_audit", "_mail", "_of", "_trail")
-
-    def __init__(self, trail: Trail, mail: Mail) -> None:
-        self._trail = trail
-        self._audit = trail.audit
-        self._mail = mail
-        self._of: dict[str, CopyRecord] = {}
+    trail: Trail
+    mail: Mail
+    _of: dict[str, CopyRecord] = field(default_factory=dict, init=False)
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """To be called before each end of the content. Raises StoreUnavailable.
 
         Then the mail may not leave, for it would have no record.
         """
-        audit, of = self._audit, self._of
+        audit, of = self.trail.audit, self._of
         if audit is None or (of and recipients[0].mailbox in of):
             return
-        quoted, (first, at) = audit.addresses.quoted, audit.place
+        quoted, (first, at) = audit.addresses.quoted, audit.chain.place
         begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
             members = self._members(audit, delivery, copy, policy, octets)
@@ -110,7 +123,7 @@ class AttemptRecord:
 
     def end(self, delivery: Delivery | None, fates: Mapping[str, Fate], error: BaseException | None) -> None:
         """Ends the attempt, with these fates by mailbox; `error` applies to those without any other outcome."""
-        audit, of = self._audit, self._of
+        audit, of = self.trail.audit, self._of
         if audit is None:
             return
         if len(of) < len(fates):
@@ -155,7 +168,7 @@ class AttemptRecord:
         fate: Fate | None = None,
     ) -> str:
         """All that is known before anybody has the mail. Written by hand: json.dumps takes four times as long."""
-        mail = self._mail
+        mail = self.mail
         opened = delivery.opened if delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
         peer, level, bits, sealed = "", PLAINTEXT, 0, ""  # what is not sealed goes on as it came
@@ -171,7 +184,7 @@ class AttemptRecord:
         return (
             f'"event": "mail", "mail": "{mail.id}", "queue_id": {_text(mail.origin.ident)}, '
             f'"message_id": "{mail.message_id}", "sealed": "{sealed}", '
-            f'{self._trail.how(mail.listener, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
+            f'{self.trail.how(mail.listener, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
             f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {octets}, '
             f'"sender": {audit.addresses.quoted(mail.envelope.sender)}'
         )

@@ -42,8 +42,9 @@ class PolicySet:
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain. `version` is 40
     hexadecimal digits that follow from all names and contents. `patterns` is the number of texts and sizes that the
-    rules of all files compare with a message. `demands` are what files ask of arriving mail, each kind once. `site` is
-    what counts of relay.toml. `floors` raise what any file says, `groups` are the patterns that stand for a name.
+    rules of all files compare with a message: 0 where none needs it. `demands` are what files ask of arriving mail,
+    each kind once. `site` is what counts of relay.toml. `floors` raise what any file says, `groups` are the patterns
+    that stand for a name.
     """
 
     directory: Path
@@ -55,11 +56,6 @@ class PolicySet:
     site: SiteFacts = ANY_SITE
     floors: tuple[PlacedRule, ...] = ()
     groups: Groups = field(default_factory=dict)
-
-    @property
-    def looks_inside(self) -> bool:
-        """Whether there are rules which need the message."""
-        return self.patterns > 0
 
     def decide(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
@@ -103,10 +99,7 @@ class PolicySet:
 
     def covering(self, domain: str) -> PolicyFile | None:
         """The file that decides for those at a domain (in A-labels) who have no file of their own."""
-        return self._find(self._candidates(FoldedAddress("", domain)))
-
-    def _candidates(self, address: FoldedAddress) -> Iterator[tuple[str, Step]]:
-        return candidates(address, self.site.tag_separators)
+        return self._find(candidates(FoldedAddress("", domain), self.site.tag_separators))
 
     def require(self, sender: str, content: MessageFacts | None = None) -> Requirements:
         """All that mail from `sender`, and from everybody whom its From and Sender fields name, must arrive with.
@@ -128,7 +121,7 @@ class PolicySet:
     def required_from(self, address: FoldedAddress) -> Iterator[Requirement]:
         """What the deciding file requires, and the files of all domains above it, up to one that drops it."""
         deciding: PolicyFile | None = None
-        for name, step in self._candidates(address):
+        for name, step in candidates(address, self.site.tag_separators):
             file = self._find([(name, step)])
             if file is None or (deciding is not None and file.scope != "domain"):
                 continue
@@ -151,7 +144,8 @@ class PolicySet:
                 f"no policy can cover {recipient[:200]!r}: {error}", f"no policy can cover {RECIPIENT}: {error}"
             ) from error
         routed = may_be_route(address)
-        file = self._find(islice(self._candidates(address), 1 if routed else None), lookups)
+        names = candidates(address, self.site.tag_separators)
+        file = self._find(islice(names, 1 if routed else None), lookups)
         if file is None:
             raise self._may_be_routed(address) if routed else self._nobody_covers(address)
         if held := self._held_in_clear(file, address, sender):
@@ -242,12 +236,12 @@ class PolicySet:
             chosen.priority,
             chosen.reason,
             chosen.rule,
-            file.policy.looks_inside or any(floor.when.looks_inside for floor in self.floors),
+            file.looks_inside or any(floor.when.looks_inside for floor in self.floors),
             None if sender else self.site.max_bounce,
         )
 
     def _may_be_routed(self, address: FoldedAddress) -> NoPolicy:
-        own, _ = next(self._candidates(address))
+        own, _ = next(candidates(address, self.site.tag_separators))
         cause = "may be read as a route to another domain, so only a file of its own can cover it"
         who = f"{address.local[:200]!r} at {address.domain}"
         return _held(f"{who} {cause}: {self.directory / own}", f"{RECIPIENT} {cause}")

@@ -78,11 +78,6 @@ class Policy(SealingSettings):
         )
 
     @property
-    def looks_inside(self) -> bool:
-        """True where a rule asks about the message, so that the envelope alone does not decide."""
-        return any(rule.patterns for rule in self.when)
-
-    @property
     def groups(self) -> frozenset[str]:
         """The groups that its rules name."""
         return frozenset(group for rule in self.when for group in rule.groups)
@@ -124,7 +119,8 @@ class PolicyFile:
 
     `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default, `source` is its path
     for messages. `line` is where its `levels` stand; 1 is the first. `rule_lines` are where those of each rule stand,
-    or the rule itself if it has none. `digest` is SHA-256 of name and text.
+    or the rule itself if it has none. `digest` is SHA-256 of name and text. It `looks_inside` where a rule asks about
+    the message, so that the envelope alone does not decide.
     """
 
     name: str
@@ -136,6 +132,7 @@ class PolicyFile:
     rule_lines: tuple[int, ...]
     own: Chosen
     digest: int
+    looks_inside: bool
 
 
 Known = MutableMapping[tuple[Scope, str], Policy]
@@ -163,7 +160,7 @@ def parse_policy(name: str, source: str, text: str, digest: int, peers: Collecti
             known[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
     own = Chosen(policy.levels, source=source).instead(policy, line)
-    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest)
+    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0)
 
 
 def _without_comments(text: str) -> str:

@@ -134,7 +134,7 @@ class Releaser:
             return _Leaving(mail.with_header_in_bounces(), kept.protection or PLAINTEXT, kept.peer)
         if unopened:
             as_it_came = await self.originals.unopened(message)
-            return _Leaving(mail.leaving(as_it_came, kept.trace), "unopened", kept.peer)
+            return _Leaving(mail.changed(message=as_it_came, trace=kept.trace), "unopened", kept.peer)
         original = await self.originals.open(
             message, kept.envelope.sender, mail.envelope.mailboxes, max_hops=self.max_hops, any_time=True
         )
@@ -144,7 +144,7 @@ class Releaser:
         if not opened.due:
             raise _nobody_gets_it(opened)
         # Whatever policy requires: a person has decided, and the mark says what is missing.
-        mail = opened.to_the_due(mail).leaving(original.message, kept.trace)
+        mail = opened.to_the_due(mail).changed(message=original.message, trace=kept.trace)
         return _Leaving(mail, opened.protection, opened.peer, opened)
 
     async def _record(self, event: Event, kept: Kept, envelope: Envelope, level: str, peer: str) -> None:

@@ -17,10 +17,11 @@ from relay.formats.pieces import Octets, Pieces
 from relay.keys import Key, KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
-from relay.levels import AES, KMEUse, Level
+from relay.levels import AES, OTP, KMEUse, Level
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates
+    from relay.keys.refill import Supply
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,21 @@ class FreshKeys(Protocol):
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
+
+
+class KeysWithReserve(Protocol):
+    """FreshKeys of which some may be kept for mail of normal priority."""
+
+    async def take(
+        self, peer: str, *, level: str = AES.name, octets: int = 0, low_priority: bool = False
+    ) -> SealingKey:
+        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
+
+    async def take_pad(self, peer: str, hidden: int, *, level: str = OTP.name, low_priority: bool = False) -> Pad:
+        """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
+
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        """Whether such a pad (0: one key) is available now. Raises KeyUnavailable."""
 
 
 @dataclass(frozen=True)

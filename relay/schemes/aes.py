@@ -4,16 +4,20 @@ Standard: RFC 5083 and RFC 5084 (AuthEnvelopedData, AES-GCM), RFC 5652 6.2.3 (KE
 
 from __future__ import annotations
 
+import os
+
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+
 from relay import levels
 from relay.config import Config
 from relay.errors import BadStructure, KeyNotFound, KMEBadReply
 from relay.formats import cms
 from relay.formats.characters import is_printable
 from relay.formats.pieces import Octets, Pieces
-from relay.keys import Key, KeyReference
+from relay.keys import KeyReference
 from relay.runtime.aio import off_loop
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
-from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, fresh_key, unwrap, wrap
+from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, unwrap
 
 
 class AES(Scheme, level=levels.AES):
@@ -24,7 +28,11 @@ class AES(Scheme, level=levels.AES):
         taken = await keys.take(parties.peer, level=self.name, octets=len(payload))
         if len(taken.key.key) != KEY_OCTETS:
             raise KMEBadReply(f"key {taken.key.key_ID}: {len(taken.key.key)} octets, level aes needs {KEY_OCTETS}")
-        return SealedPayload(_seal(payload, taken.key, taken.reference), (taken.reference,), KEY_OCTETS * 8)
+        key, named = taken.key, taken.reference
+        content_key = os.urandom(KEY_OCTETS)
+        attribute = cms.QKDKeyAttribute(named.master_sae or "", named.slave_sae or "", named.kme_group or "")
+        recipient = cms.KEKRecipient(key.key_ID.encode(), aes_key_wrap(key.key, content_key), attribute)
+        return SealedPayload(encrypt(payload, content_key, recipient), (named,), KEY_OCTETS * 8)
 
     def recognises(self, enveloped: cms.AuthEnveloped) -> bool:
         return not isinstance(enveloped.content, cms.PadContent) and all(
@@ -43,13 +51,6 @@ class AES(Scheme, level=levels.AES):
 def scheme(_: Config | None = None) -> AES:
     """As all_schemes makes it."""
     return AES()
-
-
-def _seal(payload: Octets | Pieces, key: Key, reference: KeyReference) -> Pieces:
-    attribute = cms.QKDKeyAttribute(reference.master_sae or "", reference.slave_sae or "", reference.kme_group or "")
-    content_key = fresh_key()
-    recipient = cms.KEKRecipient(key.key_ID.encode(), wrap(key.key, content_key), attribute)
-    return encrypt(payload, content_key, recipient)
 
 
 def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:

@@ -11,18 +11,13 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap, aes_key_wrap
+from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap
 
 from relay.errors import BadStructure, BadTag
 from relay.formats import cms
 from relay.formats.pieces import Octets, Pieces, joined, part_of
 
 KEY_OCTETS = 32
-
-
-def fresh_key() -> bytes:
-    """A content key."""
-    return os.urandom(KEY_OCTETS)
 
 
 def encrypt(
@@ -55,11 +50,6 @@ def decrypt(enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
         return payload
     except InvalidTag as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
-
-
-def wrap(key_encryption_key: bytes, content_key: bytes) -> bytes:
-    """The content key under a key of 32 octets: 40 octets."""
-    return aes_key_wrap(key_encryption_key, content_key)
 
 
 def unwrap(key_encryption_key: bytes, wrapped: bytes, whose: str) -> bytes:

@@ -7,7 +7,10 @@ It says nothing of who sealed: that is for the signature inside, so it goes arou
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING
+
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from relay.errors import KEMUnavailable, NotForUs
 from relay.formats import cms
@@ -15,7 +18,7 @@ from relay.formats.pieces import Octets, Pieces
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
-from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
+from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
 
 if TYPE_CHECKING:
     from relay.identity import Identity
@@ -57,9 +60,9 @@ class FurtherKEM(Scheme):
 
     def _seal(self, payload: Octets | Pieces, public_key: bytes) -> Pieces:
         shared_secret, ciphertext = liboqs.encapsulate(self.name, public_key)
-        key = fresh_key()
+        key = os.urandom(KEY_OCTETS)
         certificate = cms.CertificateID(ski=key_identifier(public_key))
-        wrapped = wrap(kem_key(shared_secret), key)
+        wrapped = aes_key_wrap(kem_key(shared_secret), key)
         return encrypt(payload, key, cms.KEMRecipient(certificate, ciphertext, wrapped, self.name))
 
     def _open(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:

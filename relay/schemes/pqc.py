@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM1024PublicKey
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from relay import levels
 from relay.config import Config
 from relay.errors import CannotSeal, NotForUs
 from relay.formats import cms
 from relay.formats.cms import SignatureScheme
-from relay.schemes.content import kem_key, unwrap, wrap
+from relay.schemes.content import kem_key, unwrap
 from relay.schemes.signatures import SignedScheme, certificate_id, names
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ class PQC(SignedScheme, level=levels.PQC):
         if not isinstance(public_key, MLKEM1024PublicKey):
             raise CannotSeal(f"the KEM certificate of peer {peer!r} is not ML-KEM-1024")
         shared_secret, ciphertext = public_key.encapsulate()
-        return cms.KEMRecipient(certificate_id(certificate), ciphertext, wrap(kem_key(shared_secret), content_key))
+        return cms.KEMRecipient(
+            certificate_id(certificate), ciphertext, aes_key_wrap(kem_key(shared_secret), content_key)
+        )
 
     def content_key(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
         pairs = [] if identity is None else [identity.kem, *identity.older_kem]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from abc import abstractmethod
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, ClassVar
@@ -25,7 +26,7 @@ from relay.identity.certificates import MIN_RSA_BITS, valid_now
 from relay.identity.pairs import subject_key_identifier
 from relay.runtime.aio import off_loop
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
-from relay.schemes.content import decrypt, encrypt, fresh_key
+from relay.schemes.content import KEY_OCTETS, decrypt, encrypt
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair
@@ -82,7 +83,7 @@ class SignedScheme(Scheme):
         certificate = self.encryption_certificate(peer) if peer is not None else None
         if parties.identity is None or peer is None or certificate is None:
             raise CannotSeal(f"level {self.name} without certificates")
-        key = fresh_key()
+        key = os.urandom(KEY_OCTETS)
         recipient = self.recipient(peer.name, certificate, key)
         pair = self.signing_pair(parties.identity)
         return encrypt(mime.wrap_signed(sign(payload, pair.private_key, pair.certificate)), key, recipient)

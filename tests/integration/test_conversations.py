@@ -17,7 +17,7 @@ import structlog
 
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs, LinkSettings
-from tests.testlib.conversation import Delivered, Player, Script, read_scripts
+from tests.testlib.conversation import ExpectedMail, Player, Script, read_scripts
 from tests.testlib.exact_sink import Arrived, ExactSink
 from tests.testlib.sites import make_site, serving
 
@@ -129,7 +129,7 @@ def _variables(entry: str) -> dict[str, str]:
 
 async def _play(place: Place, script: Script, entry: str, *, octet_by_octet: bool = False) -> None:
     """Has the conversation, and compares what is answered and what comes out."""
-    variables, expected = _variables(entry), list[Delivered]()
+    variables, expected = _variables(entry), list[ExpectedMail]()
     place.sink.arrived.clear()
     for each in (script, AFTERWARDS) if script.leaves else (script,):
         await Player(each, variables, octet_by_octet=octet_by_octet).play(place.addresses[entry])
@@ -147,7 +147,7 @@ def _content(mail: Arrived) -> bytes:
     return mail.message[(mark or trace).end() :]
 
 
-def _check_envelope(mail: Arrived, delivered: Delivered) -> None:
+def _check_envelope(mail: Arrived, delivered: ExpectedMail) -> None:
     words = mail.mail.split(" ")
     assert set(delivered.mail) <= set(words)
     assert not [word for word in words if word.startswith(delivered.not_in_mail)]

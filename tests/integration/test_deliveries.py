@@ -35,7 +35,7 @@ from tests.testlib import mails
 from tests.testlib.hop import HANG_UP, SILENCE, Answer, Hop
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process, serving
-from tests.testlib.submit import Reply, submit, submit_lmtp, talking
+from tests.testlib.submit import SMTPReply, submit, submit_lmtp, talking
 
 RECIPIENTS = ["ben@bob.example", "press@open.example"]
 AES_OCTETS = bytes.fromhex("060960864801650304012e")
@@ -64,7 +64,7 @@ async def running(site: Site) -> AsyncIterator[TCPAddress]:
         yield addresses["outgoing"]
 
 
-async def send(relay: TCPAddress, message: bytes = mails.plain()) -> Reply:
+async def send(relay: TCPAddress, message: bytes = mails.plain()) -> SMTPReply:
     return await submit(relay, message, recipients=RECIPIENTS)
 
 
@@ -379,7 +379,7 @@ async def test_what_a_milter_handed_on_itself_goes_once_however_often_the_mail_s
     assert len(wire.got) == 1
 
 
-async def send_and_shut(relay: TCPAddress, message: bytes) -> Reply:
+async def send_and_shut(relay: TCPAddress, message: bytes) -> SMTPReply:
     """The answer to a client that sends no more behind its mail, but listens."""
     async with talking(relay) as talk:
         await talk.begin("press@open.example")

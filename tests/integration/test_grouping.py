@@ -17,7 +17,7 @@ from relay.forward import stuffed
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Got
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 from tests.testlib.three_sites import ThreeSites, three_sites
 
 POLICIES = {
@@ -49,7 +49,7 @@ def groups(got: list[Got]) -> set[tuple[str, ...]]:
     return set(found)
 
 
-async def replies_to_each(relay: TCPAddress, message: bytes, recipients: list[str]) -> list[Reply]:
+async def replies_to_each(relay: TCPAddress, message: bytes, recipients: list[str]) -> list[SMTPReply]:
     """What is said to each RCPT, and then to the content."""
     client = aiosmtplib.SMTP(
         hostname=relay.host, port=relay.port, local_hostname="client.example", start_tls=False, timeout=60
@@ -60,11 +60,11 @@ async def replies_to_each(relay: TCPAddress, message: bytes, recipients: list[st
         said = []
         for command in ("MAIL FROM:<ann@alice.example>", *(f"RCPT TO:<{each}>" for each in recipients), "DATA"):
             reply = await client.execute_command(command.encode())
-            said.append(Reply(reply.code, reply.message))
+            said.append(SMTPReply(reply.code, reply.message))
         assert client.protocol is not None
         client.protocol.write(b"".join(stuffed(message)))
         reply = await client.protocol.read_response(timeout=60)
-        return [*said[1:-1], Reply(reply.code, reply.message)]
+        return [*said[1:-1], SMTPReply(reply.code, reply.message)]
     finally:
         client.close()
 

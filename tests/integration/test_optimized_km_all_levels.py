@@ -20,7 +20,7 @@ from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, make_site, relay_process
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 COMBINATIONS = {
     level.name: (f'levels = ["{level.name}"]\nquantum = "off"', level.name, level.quantum) for level in LEVELS
@@ -109,7 +109,7 @@ async def test_without_quantum_keys_required_holds_and_preferred_goes_on(path: J
     await kmes.stop()
     try:
         outgoing = path.alice.addresses["outgoing"]
-        replies: list[Reply] = []
+        replies: list[SMTPReply] = []
         while not replies or replies[-1].code == 250:  # keys that were in the pool serve the first
             replies.append(await submit(outgoing, mails.plain(), recipients=["aes@bob.example"]))
         assert str(replies[-1]).startswith("451 4.7.5")

@@ -36,7 +36,7 @@ from tests.testlib import mails
 from tests.testlib.mail_server import MailServer
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site, relay_process
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 LIMIT_S = 60.0
 """An alarm must have begun by then."""
@@ -71,15 +71,15 @@ class Scene:
     incoming: TCPAddress = TCPAddress("", 0)
     status: TCPAddress = TCPAddress("", 0)
     patches: ExitStack = field(default_factory=ExitStack)
-    tasks: list[asyncio.Task[Reply]] = field(default_factory=list)
+    tasks: list[asyncio.Task[SMTPReply]] = field(default_factory=list)
     number: int = 0
 
-    async def out(self) -> Reply:
+    async def out(self) -> SMTPReply:
         """A mail that was never sent before leaves."""
         self.number += 1
         return await submit(self.outgoing, mails.plain().replace(b"<1@", b"<%d@" % self.number))
 
-    async def into(self, message: bytes | None = None, sender: str = "eve@elsewhere.example") -> Reply:
+    async def into(self, message: bytes | None = None, sender: str = "eve@elsewhere.example") -> SMTPReply:
         """One comes in."""
         self.number += 1
         message = message or mails.plain().replace(b"<1@", b"<%d@" % self.number)

@@ -32,7 +32,7 @@ from tests.integration.entry.submission.conftest import quick_hasher, write_cert
 from tests.integration.entry.submission.program import connected
 from tests.testlib.address_reference import sender_of
 from tests.testlib.identities import Identities, make_identities
-from tests.testlib.policy_made import LOCALS, LOGINS, OWN, Made, Policies, message_of
+from tests.testlib.policy_made import LOCALS, LOGINS, OWN, Made, MadePolicies, message_of
 from tests.testlib.policy_reference import Ability, Facts, Reference
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import ANY_SENDER, RelayProcess, Site, make_site, relay_process
@@ -55,7 +55,7 @@ mails_per_user = 100000
 [policies]"""
 
 
-def load(made: Made, directory: Path) -> Policies:
+def load(made: Made, directory: Path) -> MadePolicies:
     """A set of files that the relay takes."""
     policies = made.policies()
     faulty = list(policies.scopes)
@@ -165,7 +165,7 @@ def left(log: str) -> list[Mapping[str, object]]:
 
 
 def site_of(
-    directory: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, policies: Policies, ca: trustme.CA
+    directory: Path, kmes: DevelopmentKMEs, sink: Sink, identities: Identities, policies: MadePolicies, ca: trustme.CA
 ) -> Site:
     """Alice with these policies."""
     site = make_site(

@@ -27,7 +27,7 @@ from tests.integration.store.conftest import (
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
-from tests.testlib.submit import Reply, submit, submit_lmtp, talking
+from tests.testlib.submit import SMTPReply, submit, submit_lmtp, talking
 from tests.testlib.wire import Wire
 
 BEN, BEA, PRESS = "ben@bob.example", "bea@bob.example", "press@open.example"
@@ -70,7 +70,7 @@ class Relays:
     direction: str
     answers_late: Path
 
-    async def send(self, relay: RelayProcess, *recipients: str, message: bytes = mails.plain()) -> Reply:
+    async def send(self, relay: RelayProcess, *recipients: str, message: bytes = mails.plain()) -> SMTPReply:
         """One try of a mail server."""
         return await submit(relay.addresses[self.direction], message, recipients=recipients or [BEN])
 

@@ -94,7 +94,7 @@ def folded(pattern: str) -> str:
 def sender_of(sender: str) -> Address | None:
     """The address of an envelope sender, or none if it is in doubt."""
     try:
-        [found] = _Reader(f"<{sender.removesuffix('.')}>").addresses()
+        [found] = _AddressReader(f"<{sender.removesuffix('.')}>").addresses()
     except (InDoubtError, ValueError):
         return None
     return found
@@ -107,7 +107,7 @@ def addresses_in(fields: Sequence[str]) -> list[Address] | None:
         return None
     for each in fields:
         try:
-            found += _Reader(each).addresses()
+            found += _AddressReader(each).addresses()
         except InDoubtError:
             return None
     return found if len(found) <= MOST_ADDRESSES else None
@@ -119,7 +119,7 @@ def _base64(text: str) -> bytes:
     return base64.b64decode(signs[: len(signs) - (len(signs) % 4 == 1)] + "==")
 
 
-class _Reader:
+class _AddressReader:
     """Reads a list of addresses by RFC 5322, 3.4."""
 
     def __init__(self, text: str) -> None:

@@ -38,7 +38,7 @@ _NAMED_BY = {"open", "sqlite3.connect"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Ended:
+class EndedCommand:
     """A command that has ended: the user that it was then, and what root did by name below the directory watched."""
 
     words: list[str]
@@ -54,7 +54,7 @@ class Happened:
 
     exchanges: int
     touched: list[str]
-    ended: list[Ended]
+    ended: list[EndedCommand]
 
     @property
     def as_root(self) -> list[str]:
@@ -100,7 +100,7 @@ def attempts(
     server.stdin.flush()
     answer = json.loads(server.stdout.readline() or '{"failed": "ended"}')
     assert "failed" not in answer, answer["failed"]
-    return Happened(answer["exchanges"], answer["touched"], [Ended(**each) for each in answer["ended"]])
+    return Happened(answer["exchanges"], answer["touched"], [EndedCommand(**each) for each in answer["ended"]])
 
 
 @cache
@@ -159,7 +159,7 @@ def _happened(asked: dict[str, Any]) -> Happened:
     before = {key: value for victim in victims for key, value in state_of(victim).items()}
     spins, adversary = _adversary(asked["adversary"], asked["uid"]) if asked["adversary"] else (None, 0)
     touched: list[str] = []
-    ended: list[Ended] = []
+    ended: list[EndedCommand] = []
     try:
         for words in [words for _ in range(asked["number"]) for words in asked["commands"]]:
             ended.append(_run_apart(words, asked["typed"], asked["below"]))
@@ -229,7 +229,7 @@ def _load() -> None:
     share_all()
 
 
-def _run_apart(words: list[str], typed: str, below: str | None) -> Ended:
+def _run_apart(words: list[str], typed: str, below: str | None) -> EndedCommand:
     """In a process of its own."""
     reading, writing = os.pipe()
     entered = os.memfd_create("typed")
@@ -251,7 +251,7 @@ def _run_apart(words: list[str], typed: str, below: str | None) -> Ended:
         answer = pipe.read()
     os.waitpid(child, 0)
     user, status, seen = json.loads(answer) if answer else (-1, "killed", [])
-    return Ended(words, user, status, seen, _said())
+    return EndedCommand(words, user, status, seen, _said())
 
 
 def _run(words: Iterable[str]) -> object:

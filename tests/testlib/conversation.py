@@ -51,7 +51,7 @@ _GOOD_BYE = tuple(Step(kind, text, "at the end") for kind, text in (("C:", "QUIT
 
 
 @dataclass(frozen=True)
-class Delivered:
+class ExpectedMail:
     """A mail that must have come out at the far end, and words that its MAIL and RCPT commands have or lack."""
 
     content: bytes
@@ -85,15 +85,15 @@ class Script:
         """All that the client sends."""
         return b"".join(_sent(step, variables) for step in self.steps if step.kind in ("C:", "C."))
 
-    def deliveries(self, variables: Mapping[str, str]) -> list[Delivered]:
+    def deliveries(self, variables: Mapping[str, str]) -> list[ExpectedMail]:
         """What must have come out at the far end, in order."""
-        found: list[Delivered] = []
+        found: list[ExpectedMail] = []
         for step in self.steps:
             octets = expanded(step.text, variables)
             words = tuple(octets.decode().split()) if step.kind in ("D+", "D-", "D>") else ()
             match step.kind:
                 case "D:":
-                    found.append(Delivered(octets))
+                    found.append(ExpectedMail(octets))
                 case "D+":
                     found[-1] = replace(found[-1], mail=words)
                 case "D-":

@@ -28,7 +28,7 @@ ARRIVING = ("", "otp", "aes", "pqc", "rsa", "pqc+aes", "rsa+aes")
 
 
 @dataclass(frozen=True)
-class Mail:
+class GateMail:
     """A mail as it was made up. `authors` is None where From is in doubt, `login` where nobody knows.
 
     `octets` are those of the whole message, `hidden` those of its Bcc field.
@@ -47,7 +47,7 @@ class Mail:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class GateOutcome:
     """The levels that are tried, () where the mail does not leave."""
 
     levels: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Site:
+class GateSite:
     """What counts of relay.toml: the peer of each domain, own domains, what separates tags."""
 
     owners: Mapping[str, str]
@@ -78,11 +78,11 @@ class Contribution:
 
 
 @dataclass
-class Policies:
+class GatePolicies:
     """All files of a directory, as texts by their names."""
 
     texts: Mapping[str, str]
-    site: Site
+    site: GateSite
     files: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Policies:
         self.groups = {name: listed(each) for name, each in self.files.pop("groups.toml", {}).items()}
         self.tests = self.files.pop("tests.toml", {}).get("test", [])
 
-    def outcome(self, mail: Mail) -> Outcome:
+    def outcome(self, mail: GateMail) -> GateOutcome:
         """What becomes of a mail, as far as policies say."""
         local, domain = split(mail.recipient)
         if routed(local):
@@ -99,21 +99,21 @@ class Policies:
         else:
             found = next(self._covering(local, domain, mail.day), None)
         if found is None:
-            return Outcome()
+            return GateOutcome()
         name, own = found
         file = self.files[name]
         peer = file.get("peer") or self.site.owners.get(domain)
         if not own and domain in self.site.owners:
             bare, _ = self._levels(file, mail, by_envelope=True)
             if bare == ["plaintext"]:
-                return Outcome()
+                return GateOutcome()
         levels, said = self._levels(file, mail)
         if levels == ["plaintext"]:
-            clear = Outcome(("plaintext",), said.quantum or "", said.kem, None, said.priority or "")
-            return Outcome() if said.quantum == "required" else clear
+            clear = GateOutcome(("plaintext",), said.quantum or "", said.kem, None, said.priority or "")
+            return GateOutcome() if said.quantum == "required" else clear
         if not levels or peer is None:
-            return Outcome()
-        return Outcome(tuple(levels), said.quantum or "off", said.kem, peer, said.priority or "")
+            return GateOutcome()
+        return GateOutcome(tuple(levels), said.quantum or "off", said.kem, peer, said.priority or "")
 
     # --- which file -------------------------------------------------------------------------------------------------
 
@@ -145,7 +145,7 @@ class Policies:
     # --- what counts ------------------------------------------------------------------------------------------------
 
     def _levels(
-        self, file: Mapping[str, Any], mail: Mail, *, by_envelope: bool = False
+        self, file: Mapping[str, Any], mail: GateMail, *, by_envelope: bool = False
     ) -> tuple[list[str], Contribution]:
         """The levels that are tried, with what else holds; with `by_envelope`, before there is a message."""
         own = over({}, file)
@@ -195,21 +195,21 @@ class Policies:
             levels = [level for level in levels if STRENGTH[level] >= STRENGTH["pqc"]]
         return levels, Contribution(None, None, quantum, kem)
 
-    def _fit(self, rule: Mapping[str, Any], mail: Mail, *, by_envelope: bool) -> int:
+    def _fit(self, rule: Mapping[str, Any], mail: GateMail, *, by_envelope: bool) -> int:
         """How far a rule fits, its time aside."""
         fits = [self._people(name, rule[name], mail, by_envelope=by_envelope) for name in PEOPLE if name in rule]
         if not conditions(rule) <= set(PEOPLE):
             fits.append(SURELY if not by_envelope and self._message(rule, mail) else NOT)
         return min(fits, default=SURELY)
 
-    def _people(self, name: str, patterns: Any, mail: Mail, *, by_envelope: bool) -> int:
+    def _people(self, name: str, patterns: Any, mail: GateMail, *, by_envelope: bool) -> int:
         who = name.removeprefix("not_")
         if by_envelope and who in ("author", "login"):
             return NOT
         each = [self._one(who, person, patterns) for person in self._persons(who, mail)]
         return max(SURELY - fit if name.startswith("not_") else fit for fit in each)
 
-    def _persons(self, who: str, mail: Mail) -> list[str | None]:
+    def _persons(self, who: str, mail: GateMail) -> list[str | None]:
         """Whom a condition is about; None for one in doubt."""
         if who == "author":
             return list(mail.authors) if mail.authors else [None]
@@ -243,7 +243,7 @@ class Policies:
     def _expanded(self, text: str) -> list[str]:
         return self.groups.get(text[6:], []) if text.startswith("group:") else [text]
 
-    def _message(self, rule: Mapping[str, Any], mail: Mail) -> bool:
+    def _message(self, rule: Mapping[str, Any], mail: GateMail) -> bool:
         if "larger_than" in rule and not mail.octets > size_of(rule["larger_than"]):
             return False
         if "smaller_than" in rule and not mail.octets < size_of(rule["smaller_than"]):
@@ -340,7 +340,7 @@ def never_weaker(levels: tuple[str, ...], other: tuple[str, ...]) -> bool:
     return True
 
 
-def weaker(new: Outcome, old: Outcome) -> str:
+def weaker(new: GateOutcome, old: GateOutcome) -> str:
     """What is weaker, or ""."""
     if not new.levels:
         return ""
@@ -367,7 +367,7 @@ def weaker(new: Outcome, old: Outcome) -> str:
     return ""
 
 
-def asks_less(new: Policies, old: Policies, address: str, day: date) -> bool:
+def asks_less(new: GatePolicies, old: GatePolicies, address: str, day: date) -> bool:
     """Whether something that arrives from somebody is treated less severely."""
     found = [each.demands(address, day) for each in (new, old)]
     peers = {peer for each in found for _, _, peer in each if peer} | {"somebody else"}
@@ -386,7 +386,7 @@ def _missed(words: Iterable[str], by: str | None, layers: str, peer: str) -> boo
     return by is None or by != peer or not all(MET_BY[word] & set(layers.split("+")) for word in words)
 
 
-def tests_weaker(new: Policies, old: Policies, today: date) -> bool:
+def tests_weaker(new: GatePolicies, old: GatePolicies, today: date) -> bool:
     """Whether a test that still counts is gone, or expects less."""
     return any(
         test.get("until", today) >= today and not any(_as_much(test, other) for other in new.tests)
@@ -467,7 +467,7 @@ def fits_part(rule: Mapping[str, Any], name: str, kind: str) -> bool:
     )
 
 
-def has_field(mail: Mail, text: str) -> bool:
+def has_field(mail: GateMail, text: str) -> bool:
     """Whether a header field is there, and its value fits."""
     name, colon, value = text.partition(":")
     for has, content in mail.fields:

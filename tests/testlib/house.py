@@ -19,7 +19,7 @@ from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import Postfix, Queued
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site, serving
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 WAYS: Mapping[str, tuple[str, ...]] = {
     "lmtp": ("outgoing-lmtp", "incoming-lmtp"),
@@ -46,7 +46,7 @@ class House:
     own: Sink
     bob: Sink
 
-    async def send(self, subject: str, *recipients: str, sender: str = "ann@alice.example") -> Reply:
+    async def send(self, subject: str, *recipients: str, sender: str = "ann@alice.example") -> SMTPReply:
         """The reply to a mail of this subject, by which it can be told from others."""
         message = mails.plain(subject, f"The body of {subject}.\r\n").replace(b"<1@", f"<{subject}@".encode())
         return await submit(self.entry, message, sender=sender, recipients=recipients)

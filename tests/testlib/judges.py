@@ -28,7 +28,7 @@ NPM_JUDGES = ("jsmime", "mailparser", "postal", "emailjs")
 
 
 @dataclass(frozen=True)
-class Shown:
+class ParserView:
     """What one parser makes of a message: the outermost fields by name in lower case, all file names and types."""
 
     fields: dict[str, tuple[str, ...]]
@@ -58,7 +58,7 @@ def missing() -> str:
     return ""
 
 
-def shown(messages: Sequence[bytes]) -> list[dict[str, Shown]]:
+def shown(messages: Sequence[bytes]) -> list[dict[str, ParserView]]:
     """What each of the parsers from npm shows of each message."""
     lines = b"".join(base64.b64encode(message) + b"\n" for message in messages)
     run = subprocess.run(["node", "judges.mjs"], cwd=NODE, input=lines, capture_output=True, check=True)
@@ -66,25 +66,25 @@ def shown(messages: Sequence[bytes]) -> list[dict[str, Shown]]:
     assert len(replies) == len(messages), run.stderr.decode()
     return [
         {
-            judge: Shown({name: tuple(values) for name, values in each["fields"].items()}, *map(tuple, (each["names"], each["types"])))
+            judge: ParserView({name: tuple(values) for name, values in each["fields"].items()}, *map(tuple, (each["names"], each["types"])))
             for judge, each in reply.items()
         }
         for reply in replies
     ]  # fmt: skip
 
 
-def shown_by_python(message: bytes) -> dict[str, Shown]:
+def shown_by_python(message: bytes) -> dict[str, ParserView]:
     """What the two parsers of Python's `email` show of it; one that fails shows nothing."""
     found = {}
     for name, policy in {"email": email.policy.default, "email, compat32": email.policy.compat32}.items():
         try:
             found[name] = _shown(email.message_from_bytes(message, policy=policy))
         except Exception:  # noqa: BLE001 - it raises many kinds
-            found[name] = Shown({}, (), ())
+            found[name] = ParserView({}, (), ())
     return found
 
 
-def _shown(message: Message) -> Shown:
+def _shown(message: Message) -> ParserView:
     def text(value: object) -> str:
         if isinstance(value, email.header.Header) or "=?" in str(value):
             return str(email.header.make_header(email.header.decode_header(str(value))))
@@ -95,7 +95,7 @@ def _shown(message: Message) -> Shown:
         fields[name.lower()] = tuple(text(value) for value in message.get_all(name, []))
     parts = list(message.walk())
     names = tuple(text(each.get_filename()) for each in parts if each.get_filename())
-    return Shown(fields, names, tuple(each.get_content_type() for each in parts))
+    return ParserView(fields, names, tuple(each.get_content_type() for each in parts))
 
 
 @functools.cache
@@ -131,6 +131,6 @@ def _fits(text: str, pattern: str) -> bool:
     return fnmatch.fnmatchcase(seen(text), seen(pattern).replace("[", "[[]"))
 
 
-def who_shows(spelling: Spelling, replies: Iterable[tuple[str, Shown]]) -> list[str]:
+def who_shows(spelling: Spelling, replies: Iterable[tuple[str, ParserView]]) -> list[str]:
     """The names of those that show what the spelling names."""
     return [judge for judge, each in replies if each.has(spelling)]

@@ -42,7 +42,7 @@ def config(directory: Path) -> Config:
     return found.model_copy(update={"peers": peers, "site": domains})
 
 
-class Signed:
+class SignedStandIn:
     """In place of the levels that need certificates."""
 
     quantum = False
@@ -99,7 +99,7 @@ def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:
         for name, peer in base.peers.items()
     }
     levels = cast("dict[str, Scheme]", {"otp": OneTimePad(compression=compression), "aes": AES()})
-    levels |= cast("dict[str, Scheme]", {name: Signed(name) for name in ("pqc", "rsa", "hqc-256")})
+    levels |= cast("dict[str, Scheme]", {name: SignedStandIn(name) for name in ("pqc", "rsa", "hqc-256")})
     for name, level in levels.items():
         cannot = {peer for which, peer in can.cannot if which == name}
         level.obstacle = lambda parties, cannot=cannot: "cannot" if parties.peer in cannot else ""  # type: ignore[method-assign,misc]

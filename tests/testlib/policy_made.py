@@ -83,7 +83,7 @@ CLEAR_AUTHORS = [
 
 
 @dataclass
-class Policies:
+class MadePolicies:
     """Files by their names, and what else decides with them; `scopes` says what each is for."""
 
     scopes: dict[str, str]
@@ -102,7 +102,7 @@ class Made(random.Random):
 
     # --- files
 
-    def policies(self) -> Policies:
+    def policies(self) -> MadePolicies:
         """Without files as yet."""
         scopes = {f"{domain}.toml": "domain" for domain in DOMAINS if self.random() < 0.55}
         scopes |= {
@@ -111,9 +111,9 @@ class Made(random.Random):
         scopes |= {"example.toml": "domain"} if self.random() < 0.3 else {}
         scopes |= {"default.toml": "default"} if self.random() < 0.7 or not scopes else {}
         scopes |= {"floors.toml": "floors"} if self.random() < 0.6 else {}
-        return Policies(scopes, SiteSays(OWN, self.choice(["+", "+", "+-", "-", "+=_", "=."])))
+        return MadePolicies(scopes, SiteSays(OWN, self.choice(["+", "+", "+-", "-", "+=_", "=."])))
 
-    def again(self, policies: Policies, names: Iterable[str]) -> dict[str, str]:
+    def again(self, policies: MadePolicies, names: Iterable[str]) -> dict[str, str]:
         """These files, made anew, which the set has from now on."""
         made = {name: self.file(policies.scopes[name]) for name in names} | {"groups.toml": GROUPS}
         policies.files |= made

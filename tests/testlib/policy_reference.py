@@ -73,7 +73,7 @@ class Ability:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ReferenceSettings:
     """What a file or rule sets; None is what it does not say."""
 
     levels: tuple[str, ...] | None = None
@@ -86,13 +86,13 @@ class Settings:
     kem: frozenset[str] | None = None
     name: str = ""
 
-    def over(self, other: Settings) -> Settings:
+    def over(self, other: ReferenceSettings) -> ReferenceSettings:
         """These, and the other's where these say nothing."""
-        return Settings(*(getattr(other if getattr(self, each) is None else self, each) for each in _FIELDS))
+        return ReferenceSettings(*(getattr(other if getattr(self, each) is None else self, each) for each in _FIELDS))
 
 
-_FIELDS = tuple(Settings.__dataclass_fields__)
-DEFAULTS = Settings(None, "preferred", {}, "hold", None, None, "normal", frozenset({"ml-kem-1024"}))
+_FIELDS = tuple(ReferenceSettings.__dataclass_fields__)
+DEFAULTS = ReferenceSettings(None, "preferred", {}, "hold", None, None, "normal", frozenset({"ml-kem-1024"}))
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Said:
     file: str | None
     listed: tuple[str, ...] = ()
     tried: tuple[str, ...] = ()
-    settings: Settings = DEFAULTS
+    settings: ReferenceSettings = DEFAULTS
     peer: str | None = None
     source: str = ""
 
@@ -206,12 +206,14 @@ class Reference:
 
     # --- which rules -----------------------------------------------------------------------------------------------
 
-    def _rules(self, name: str, facts: Facts, to: tuple[str, str], *, envelope_only: bool = False) -> list[Settings]:
+    def _rules(
+        self, name: str, facts: Facts, to: tuple[str, str], *, envelope_only: bool = False
+    ) -> list[ReferenceSettings]:
         """The base and all that raises it, in order."""
         file = self.files[name]
         own = settings_of(file, name).over(DEFAULTS)
-        base: Settings | None = None
-        rules: list[Settings] = []
+        base: ReferenceSettings | None = None
+        rules: list[ReferenceSettings] = []
         for rule in file.get("when", []):
             fit = self._fit(rule, facts, to, envelope_only=envelope_only)
             said = settings_of(rule, name)
@@ -222,7 +224,7 @@ class Reference:
             elif fit == MAYBE:
                 with_it = said.over(own)
                 rules.append(
-                    Settings(
+                    ReferenceSettings(
                         with_it.levels, with_it.quantum, with_it.max_size, said.otherwise, said.impossible,
                         said.hold_for, with_it.priority, with_it.kem, name,
                     )
@@ -293,7 +295,7 @@ class Reference:
 
     # --- how rules raise -------------------------------------------------------------------------------------------
 
-    def _decided(self, name: str, facts: Facts, base_and_rules: Sequence[Settings]) -> Said:
+    def _decided(self, name: str, facts: Facts, base_and_rules: Sequence[ReferenceSettings]) -> Said:
         base, rules = base_and_rules[0], base_and_rules[1:]
         assert base.levels is not None
         listed = _strongest(base_and_rules)
@@ -318,7 +320,7 @@ class Reference:
             tried, listed = (
                 tuple(level for level in each if level not in ("rsa", "plaintext")) for each in (tried, listed)
             )
-        settings = Settings(
+        settings = ReferenceSettings(
             quantum=max((each.quantum for each in every if each.quantum), key=QUANTA.index),
             otherwise=first("otherwise"),
             impossible=first("impossible") if facts.sender else "refuse",
@@ -338,7 +340,7 @@ class Reference:
             source = next((rule.name for rule in saying if rule.levels and tried[0] in rule.levels), "")
         return Said(name, listed, tried, settings, source=source)
 
-    def _limits(self, base: Settings, rule: Settings) -> dict[str, int]:
+    def _limits(self, base: ReferenceSettings, rule: ReferenceSettings) -> dict[str, int]:
         theirs = base.max_size if rule.max_size is None else rule.max_size
         limits = dict(theirs or {})
         for level in base.levels or ():
@@ -379,7 +381,7 @@ def rewritten(address: Address) -> Inner | None:
     return Inner(None) if re.match(r"SRS[01][=+-]|prvs=", address.local, re.IGNORECASE) else None
 
 
-def _strongest(base_and_rules: Sequence[Settings]) -> tuple[str, ...]:
+def _strongest(base_and_rules: Sequence[ReferenceSettings]) -> tuple[str, ...]:
     return strongest([each.levels for each in base_and_rules if each.levels is not None])
 
 
@@ -441,9 +443,9 @@ def _like(pattern: str, addresses: Iterable[str]) -> bool:
     return any(re.fullmatch(expression, each, re.DOTALL) for each in addresses)
 
 
-def settings_of(table: Mapping[str, Any], name: str) -> Settings:
+def settings_of(table: Mapping[str, Any], name: str) -> ReferenceSettings:
     """What a file or rule sets."""
-    return Settings(
+    return ReferenceSettings(
         levels=tuple(NUMBERED.get(level, level) for level in table["levels"]) if "levels" in table else None,
         quantum=table.get("quantum"),
         max_size=sizes(table["max_size"]) if "max_size" in table else None,

@@ -25,7 +25,7 @@ import pytest
 
 from relay.config import TCPAddress
 from tests.testlib.ports import free_addresses
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 FRAGMENTS = Path(__file__).parents[2] / "deploy" / "postfix"
 DEADLINE_S = 20.0
@@ -136,7 +136,7 @@ class Postfix:
         sender: str = "ann@alice.example",
         recipients: Sequence[str] = ("ben@bob.example",),
         options: Sequence[str] = (),
-    ) -> Reply:
+    ) -> SMTPReply:
         """The reply to a mail that is handed to its port 25."""
         return await submit(self.smtp, message, sender=sender, recipients=recipients, options=options)
 

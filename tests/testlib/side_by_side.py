@@ -101,7 +101,7 @@ kme_groups = ["alice-bob"]
 
 
 @dataclass(frozen=True)
-class SealedMail:
+class SealedSample:
     """A message as it is sent, the CMS in it, and the keys that open it."""
 
     original: bytes
@@ -131,7 +131,7 @@ class Came:
 
 async def seal(
     original: bytes, protection: str, *, sender: str = SENDER, recipients: tuple[str, ...] = (BEN,), pad_key: int = 4096
-) -> SealedMail:
+) -> SealedSample:
     """As Alice's relay does."""
     keys = MemoryKeys(pad_key=pad_key)
     alice, bob = _person("alice"), _person("bob")
@@ -144,7 +144,7 @@ async def seal(
     for name in protection.split("+"):
         der = (await LEVELS[name].seal(content, parties, keys)).der
         content = mime.wrap_enveloped(der)
-    return SealedMail(original, der, {OneKey(GROUP, MASTER, name): key.key for name, key in keys.issued.items()})
+    return SealedSample(original, der, {OneKey(GROUP, MASTER, name): key.key for name, key in keys.issued.items()})
 
 
 def by_reader(

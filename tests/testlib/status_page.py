@@ -14,13 +14,13 @@ from tests.integration.status.test_metrics import asked
 
 
 @dataclass
-class Page:
+class ReadPage:
     """What stands on it."""
 
     root: Element
 
     @classmethod
-    def of(cls, text: str) -> Page:
+    def of(cls, text: str) -> ReadPage:
         doctype, _, rest = text.partition("\n")
         assert doctype == "<!doctype html>"
         return cls(ElementTree.fromstring(rest))
@@ -63,6 +63,6 @@ class Page:
         }
 
 
-async def page(address: TCPAddress) -> Page:
+async def page(address: TCPAddress) -> ReadPage:
     """As it is served."""
-    return Page.of(await asked(address, "/"))
+    return ReadPage.of(await asked(address, "/"))

@@ -16,7 +16,7 @@ from relay.forward import stuffed
 
 
 @dataclass(frozen=True)
-class Reply:
+class SMTPReply:
     """A reply's code and text (which begins with the enhanced status)."""
 
     code: int
@@ -34,7 +34,7 @@ async def submit(
     recipients: Sequence[str] = ("ben@bob.example",),
     options: Sequence[str] = (),
     parameters: Mapping[str, str] = {},
-) -> Reply:
+) -> SMTPReply:
     """The reply to the end of data, or the first reply that was not the expected one.
 
     `options` are parameters of MAIL FROM, `parameters` those of RCPT TO by recipient.
@@ -53,11 +53,11 @@ async def submit(
         for command in commands:
             reply = await client.execute_command(command.encode())
             if reply.code not in (250, 354):
-                return Reply(reply.code, reply.message)
+                return SMTPReply(reply.code, reply.message)
         assert client.protocol is not None
         client.protocol.write(b"".join(stuffed(message)))
         reply = await client.protocol.read_response(timeout=60)
-        return Reply(reply.code, reply.message)
+        return SMTPReply(reply.code, reply.message)
     finally:
         client.close()
 
@@ -69,7 +69,7 @@ async def until_settled(
     sender: str = "ann@alice.example",
     recipients: Sequence[str] = ("ben@bob.example",),
     options: Sequence[str] = (),
-) -> Reply:
+) -> SMTPReply:
     """As `submit`, again and again while the mail is said to be under way: it is noted after the reply who has it."""
     async with asyncio.timeout(30):
         while True:
@@ -85,7 +85,7 @@ async def submit_lmtp(
     sender: str = "ann@alice.example",
     recipients: Sequence[str] = ("ben@bob.example",),
     options: Sequence[str] = (),
-) -> list[Reply]:
+) -> list[SMTPReply]:
     """A reply for each recipient: that to its RCPT where it was not accepted, else its own one to the content."""
     async with talking(address) as talk:
         await talk.say("LHLO client.example")
@@ -113,7 +113,7 @@ class Talk:
         self.writer.write(octets)
         await self.writer.drain()
 
-    async def reply(self) -> Reply:
+    async def reply(self) -> SMTPReply:
         """The next whole reply, its lines joined by line feeds. Raises IncompleteReadError where none comes."""
         lines: list[str] = []
         async with asyncio.timeout(60):
@@ -121,9 +121,9 @@ class Talk:
                 line = (await self.reader.readuntil(b"\n")).decode().rstrip("\r\n")
                 lines.append(line[4:])
                 if line[3:4] != "-":
-                    return Reply(int(line[:3]), "\n".join(lines))
+                    return SMTPReply(int(line[:3]), "\n".join(lines))
 
-    async def say(self, command: str) -> Reply:
+    async def say(self, command: str) -> SMTPReply:
         """The reply to one command."""
         await self.send(command.encode("utf-8", "surrogateescape") + b"\r\n")
         return await self.reply()

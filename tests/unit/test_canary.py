@@ -9,7 +9,8 @@ import json
 import pytest
 from hypothesis import given, strategies as st
 
-from relay.canary.message import MAX_OCTETS, CanaryNote, Kind, canary_address, is_canary, read, write
+from relay.canary.box import is_canary
+from relay.canary.message import MAX_OCTETS, CanaryNote, Kind, canary_address, read, write
 from relay.errors import BadStructure
 from tests.testlib.speed import seconds
 

@@ -45,6 +45,16 @@ def test_each_method_on_the_map_is_there() -> None:
     assert [each for each in METHODS if each.split(".")[1] not in known.get(each.split(".")[0], ())] == []
 
 
+def test_a_class_name_stands_for_one_thing() -> None:
+    """Also for those who read a test: what stands in for a part of the relay has a name of its own."""
+    found: dict[str, list[str]] = {}
+    for file in [*RELAY.rglob("*.py"), *(Path(__file__).parents[1] / "testlib").rglob("*.py")]:
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(str(file))
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}
+
+
 def test_a_message_out_a_message_in_and_a_key_take_ten_steps_each() -> None:
     for title in ("A message out", "A message in", "A key"):
         part = MAP.split(f"## {title}, in ten steps\n")[1].split("\n## ")[0]

@@ -255,7 +255,7 @@ class Folder:
             if waiting.size > self.account.max_message_size:
                 await self._leave(uid, MessageTooBig(f"{waiting.size} octets"))
                 continue
-            share = self._budget.share()
+            share = Share(self._budget)
             try:
                 await share.hold(MEMORY_FACTOR * waiting.size)
             except TryLater as error:
@@ -455,7 +455,7 @@ class Folder:
 
     def _release(self, uid: int) -> None:
         if taken := self._taken.pop(uid, None):
-            taken.share.release()
+            taken.share.reduce()
 
     async def _let_go(self) -> None:
         """Gives up what is being opened; keys that come for it are kept by the store."""

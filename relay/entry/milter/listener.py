@@ -4,7 +4,6 @@ What process/app.py knows of it, and `check`, is here.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Listener, Reloadable
-from relay.entry.listening import SocketServer, Where, address_of
+from relay.entry.listening import SocketServer, SocketServers, Where, address_of
 from relay.entry.milter.session import milter_connection
 
 
@@ -34,12 +33,12 @@ async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...
         yield "", "", ()
 
 
-class MilterListener:
+class MilterListener(SocketServers):
     """A SocketServer for each direction."""
 
     def __init__(self, inside: Inside) -> None:
+        super().__init__()
         self._inside = inside
-        self._servers: list[SocketServer] = []
 
     async def start(self) -> dict[str, TCPAddress]:
         """The real addresses as `outgoing_milter` and `incoming_milter`, but for Unix sockets."""
@@ -51,18 +50,10 @@ class MilterListener:
                     direction, self._inside.budget, turned_away, self._inside.present, f"{name}.milter"
                 )
                 await server.listen(sockets, partial(milter_connection, server, recipe))
-                self._servers.append(server)
+                self.servers.add(server)
                 if not isinstance(direction.milter, Path):
                     addresses[f"{name}_milter"] = address_of(sockets)
         return addresses
-
-    async def retire(self) -> None:
-        """All at once."""
-        await asyncio.gather(*(server.retire() for server in self._servers))
-
-    async def stop(self) -> None:
-        """All at once, so that they share the time that mails in flight are given."""
-        await asyncio.gather(*(server.stop() for server in self._servers))
 
     @property
     def reloadable(self) -> Sequence[Reloadable]:

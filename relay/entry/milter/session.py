@@ -30,8 +30,7 @@ from kilter.protocol import (
 )
 from kilter.protocol.core import FilterMessage, MTAMessage
 
-from relay.entry import STEP_OCTETS, room_for
-from relay.entry.budget import Share
+from relay.entry.budget import STEP_OCTETS, Share, room_for
 from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.listening import SocketServer
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
@@ -102,7 +101,7 @@ class MilterSession:
         self._server = server
         self._recipe = recipe
         self._settings = server.settings
-        self._share: Share = server.budget.share()
+        self._share: Share = Share(server.budget)
         self._message: _Message | None = None
         self._macros: dict[int, Mapping[str, str]] = {}
         self._taken: Callable[[bool], None] | None = None
@@ -267,7 +266,7 @@ class MilterSession:
             self._server.turned_away(fault)
         message.fields.clear()
         message.body.clear()
-        self._share.release()
+        self._share.reduce()
 
     async def _end(self) -> list[FilterMessage]:
         """The whole mail is here: what takes its place, or why there is nothing."""
@@ -325,8 +324,8 @@ class MilterSession:
                 self._packets.say_that_we_work()
                 await self._packets.drain()
         except BaseException:
-            share, self._share = self._share, self._server.budget.share()  # it still takes its memory
-            task.add_done_callback(lambda _: share.release())
+            share, self._share = self._share, Share(self._server.budget)  # it still takes its memory
+            task.add_done_callback(lambda _: share.reduce())
             task.add_done_callback(_not_taken)
             raise
         return task.result()
@@ -346,7 +345,7 @@ class MilterSession:
                 message_id=message.message_id,
             ).to(message.not_taken)  # fmt: skip
             self._recipe.not_taken(mail, {each.mailbox: error for each, error in message.not_taken.items()})
-        self._share.release()
+        self._share.reduce()
 
     def _mail_is_over(self) -> None:
         self._start_over()

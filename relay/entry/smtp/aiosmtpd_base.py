@@ -1,5 +1,6 @@
 """aiosmtpd's connection as our sessions use it, and all that is done otherwise than aiosmtpd documents.
-Standard: RFC 5321 (3.8, 4.1.1, 4.5.3.2), RFC 2034 (enhanced status codes), RFC 2920 (pipelining), RFC 3207 (STARTTLS).
+Standard: RFC 5321 (3.8, 4.1.1, 4.5.3.2), RFC 2034 (enhanced status codes), RFC 2920 (pipelining), RFC 3207 (STARTTLS);
+poll(2) and tcp(7) (TCP_INFO) for whether the client is still there.
 
 Sessions stand on what aiosmtpd documents: `SMTP` and its arguments, `smtp_VERB` for each command, `push`, `session`.
 The exceptions, each of which a new version may break, are here:
@@ -25,7 +26,10 @@ import asyncio
 import logging
 import math
 import re
+import select
+import socket
 import ssl
+import struct
 import time
 from typing import Any, ClassVar, cast
 
@@ -33,7 +37,6 @@ import structlog
 from aiosmtpd.smtp import SMTP, Session
 
 from relay.entry.listening import SocketServer
-from relay.entry.smtp.presence import absent_s
 from relay.errors import TryLater
 
 log = structlog.get_logger(__name__)
@@ -51,6 +54,9 @@ TURN_S = 0.01
 SPARE_COMMANDS, SPARE_A_SECOND = 200, 50.0
 """Allowance of a client between two mails, in commands, and its refill in commands a second."""
 HANDSHAKE_S = 30.0
+_GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
+_LAST_DATA_RECEIVED = struct.Struct("=52xI")
+"""Of struct tcp_info (linux/tcp.h): `tcpi_last_data_recv`, in milliseconds."""
 NEVER = float("inf")
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _NOT_DONE_HERE = frozenset(("AUTH", "BDAT", "ETRN", "EXPN", "SAML", "SEND", "SOML", "STARTTLS", "TURN", "XCLIENT"))
@@ -70,7 +76,8 @@ class CommandStream(SMTP):
     """One connection: reads commands one by one, lets go who is too slow or makes no sense, and knows no mail yet.
 
     A subclass says which `commands` it knows, each a method `smtp_VERB`. `idle` is set while no mail is in flight; who
-    has `left` sends no more; one that is `ending` gets no further command read.
+    has `left` sends no more; one that is `ending` gets no further command read. It may say `spare` more commands at any
+    pace before it brings a mail.
     """
 
     commands: ClassVar[tuple[str, ...]] = ()
@@ -96,13 +103,15 @@ class CommandStream(SMTP):
         self.settings = server.settings
         self.client = self.port = ""
         """IP address and port of who has connected, "" where that can no longer be known."""
+        self.trusted = self.secured = False
+        """Whether the client belongs to the networks that relay.toml trusts, and whether the connection is TLS."""
         self.idle = asyncio.Event()
         self.idle.set()
         self.ending = False
         self.left = False
         self._errors = 0
         self._at_once, self._turn_began = 0, time.monotonic()
-        self._spare, self._spare_at = float(SPARE_COMMANDS), self.loop.time()
+        self.spare, self._spare_at = float(SPARE_COMMANDS), self.loop.time()
         self._refused_because = ""
 
     def __dir__(self) -> list[str]:
@@ -111,32 +120,37 @@ class CommandStream(SMTP):
     # The connection.
 
     @property
-    def trusted(self) -> bool:
-        """Whether the client belongs to the networks that relay.toml trusts."""
-        return self.server.trusts(self.client)
-
-    @property
-    def secured(self) -> bool:
-        """Whether the connection is TLS."""
-        return self.transport is not None and self.transport.get_extra_info("ssl_object") is not None
-
-    @property
     def gone(self) -> bool:
         """Whether nothing can be sent to the client any longer."""
         return self.transport is None or self.transport.is_closing()
 
     def absent(self) -> float:
-        """As Mail.absent: also of a client whose leaving was not read yet."""
+        """As Mail.absent: also of a client whose leaving was not read yet, as the kernel knows it.
+
+        One that sends no more may wait for its answer, or may have gone when the last octets had come from it.
+        """
         if self.transport is None or self.transport.is_closing():
             return math.inf
-        connection = self.transport.get_extra_info("socket")
-        return absent_s(connection) if connection is not None else 0.0
+        if (connection := self.transport.get_extra_info("socket")) is None:
+            return 0.0
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLRDHUP)
+        events = sum([each for _, each in poll.poll(0)])
+        if not events:
+            return 0.0
+        if events & _GONE:
+            return math.inf
+        info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA_RECEIVED.size)
+        [milliseconds] = _LAST_DATA_RECEIVED.unpack(info)
+        return max(1, int(milliseconds)) / 1000
 
     def connection_made(self, transport: Any) -> None:
         """Counts the connection before its first octet is read."""
         super().connection_made(transport)
         if isinstance(peer := self.session.peer, tuple):
             self.client, self.port = str(peer[0]), str(peer[1])
+        self.trusted = self.server.trusts(self.client)
+        self.secured = transport.get_extra_info("ssl_object") is not None
         if self not in self.server.connections:
             self._refused_because = self.server.add(self, self.client)
 
@@ -190,6 +204,7 @@ class CommandStream(SMTP):
         self.ending = False
         # Reader and aiosmtpd still have the transport below.
         self.transport = cast(asyncio.Transport, self._writer.transport)
+        self.secured = True
         self._reader._transport = self.transport  # type: ignore[attr-defined]
         peer, self.session = self.session.peer, self._create_session()
         self.session.peer = peer
@@ -236,18 +251,17 @@ class CommandStream(SMTP):
 
     # Time.
 
-    def start_timer(self, seconds: float | None = None) -> None:
-        """The client has `seconds`, or the usual time, from now on."""
-        self._until = self.loop.time() + (seconds or self.settings.timeout)
+    def start_timer(self, duration: float | None = None) -> None:
+        """The client has `duration` seconds, or the usual time, from now on."""
+        self._until = self.loop.time() + (duration or self.settings.timeout)
         if self._until < self._fires:
             self._wake_at(self._until)
+
+    _reset_timeout = start_timer
 
     def stop_timer(self) -> None:
         """It is our turn."""
         self._until = NEVER
-
-    def _reset_timeout(self, duration: float | None = None) -> None:
-        self.start_timer(duration)
 
     def _wake_at(self, when: float) -> None:
         """The one timer of this connection fires then; a later time is left to it when it does."""
@@ -288,15 +302,11 @@ class CommandStream(SMTP):
         """Makes a client wait that says much and brings no mail; what a mail needs it may say at any pace."""
         now = self.loop.time()
         come_back = (now - self._spare_at) * SPARE_A_SECOND
-        self._spare, self._spare_at = min(SPARE_COMMANDS, self._spare + come_back) - 1, now
+        self.spare, self._spare_at = min(SPARE_COMMANDS, self.spare + come_back) - 1, now
         least = -self.settings.max_recipients if command in ("RCPT", "DATA") else 0
-        if self._spare < least:
+        if self.spare < least:
             self.stop_timer()
-            await asyncio.sleep((least - self._spare) / SPARE_A_SECOND)
-
-    def has_brought_a_mail(self) -> None:
-        """So that it may say as much again."""
-        self._spare = float(SPARE_COMMANDS)
+            await asyncio.sleep((least - self.spare) / SPARE_A_SECOND)
 
     async def _one_command(self) -> None:
         line = await self.read_line()

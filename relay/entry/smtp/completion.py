@@ -77,7 +77,7 @@ class Completion:
         if (done := self._done.pop(mail.id, None)) is not None:
             key, added = done
             _put(self._waiting, key, added)  # at once: its next attempt may be on the way
-            mail = mail.with_message(added + mail.message)
+            mail = mail.changed(message=added + mail.message)
         await self._recipe.client_gone(mail, outcomes)
 
     def _look(self, message: bytes, rights: SenderRights) -> frozenset[bytes]:
@@ -94,7 +94,7 @@ class Completion:
         _put(self._waiting, key, added)
         outcomes: Outcomes = ()
         try:
-            outcomes = await self._recipe.process(mail.with_message(added + mail.message))
+            outcomes = await self._recipe.process(mail.changed(message=added + mail.message))
         except Refuse as error:
             outcomes = (error,)
             raise

@@ -4,37 +4,40 @@ Standard: RFC 5321 4.1.1.4 (only CRLF.CRLF ends the content) and 4.5.2 (dots), R
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from relay.entry import STEP_OCTETS, room_for
-from relay.entry.budget import Share
+from relay.entry.budget import STEP_OCTETS, Share, room_for
 from relay.entry.smtp.aiosmtpd_base import CommandStream
 from relay.errors import MessageTooBig, TryLater
 from relay.runtime.aio import off_loop
 
 END_OF_DATA = b"\r\n.\r\n"
+LEAST_RATE = 1024
+"""Minimum average rate of content, in octets a second, beside each client's idle time."""
 FASTER = 16
 """Speed of joining pieces, as a multiple of other work on as many octets."""
 
 
-async def receive(stream: CommandStream, limit: int, share: Share, got: Callable[[int], None]) -> bytes:
-    """The content up to CRLF.CRLF, dots unstuffed; `share` holds the room for it afterwards.
+async def receive(stream: CommandStream, limit: int, share: Share) -> bytes:
+    """The content up to CRLF.CRLF, if it comes fast enough, dots unstuffed; `share` holds the room for it afterwards.
 
-    `limit` is in octets; `got` is called after each piece with the number of octets so far. Raises MessageTooBig or
-    Overloaded, but only after all of it was read, and ConnectionResetError where the client left before the end.
+    `limit` is in octets. Raises MessageTooBig or Overloaded, but only after all of it was read, and
+    ConnectionResetError where the client left before the end.
     """
     content = _Content()
     failed: MessageTooBig | TryLater | None = None
-    total = 0
+    total, usual, begun = 0, stream.settings.timeout, stream.loop.time()
+    stream.start_timer()
     while not content.ended:
         piece = await stream.read_piece()
         total += len(piece)
-        got(total)
+        left = begun + usual + total / LEAST_RATE - stream.loop.time()
+        stream.start_timer(max(0.001, min(usual, left)))
         content.add(piece)
         if failed is None and not content.ended:
             failed = await _fault(content.size, limit, share)
         if failed is not None:
-            share.release()
+            share.reduce()
             content.drop()
     if content.behind:
         stream.put_back(content.behind)
@@ -65,16 +68,16 @@ def unstuffed(text: bytes) -> bytes:
     return text.replace(b"\r\n.", b"\r\n")
 
 
+@dataclass(slots=True)
 class _Content:
     """The content as far as it has come. `size` is its octets without doubled dots, `behind` what followed its end."""
 
-    def __init__(self) -> None:
-        self.ended = False
-        self.behind = b""
-        self.size = 0
-        self._pieces: list[bytes] = []
-        self._held = b"\r\n"  # so that a dot in the first line stands at a line start too
-        self._extra = 2
+    ended: bool = False
+    behind: bytes = b""
+    size: int = 0
+    _pieces: list[bytes] = field(default_factory=list)
+    _held: bytes = b"\r\n"  # so that a dot in the first line stands at a line start too
+    _extra: int = 2
 
     def add(self, piece: bytes) -> None:
         """What has come now. At its end, what may be the beginning of CRLF.CRLF is held back."""

@@ -7,18 +7,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Listener
-from relay.entry.listening import SocketServer, Where, address_of
-from relay.entry.server_tls import ServerTLS
+from relay.entry.listening import SocketServer, SocketServers, Where, address_of
+from relay.entry.server_tls import ServerTLS, certificate_state
 from relay.entry.smtp.aiosmtpd_base import silence_log
-from relay.entry.smtp.check import states as states  # for `check`
+from relay.entry.smtp.auth import LoginUnavailable
 from relay.entry.smtp.completion import Completion
+from relay.entry.smtp.dovecot import DovecotBackEnd
 from relay.entry.smtp.session import LMTPSession, SMTPSession
 from relay.entry.smtp.submission import SubmissionService, SubmissionSession, submission_service
 from relay.entry.smtp.tls import TLSServer
+from relay.entry.smtp.users import NO_PASSWORD, read_users
+from relay.errors import ConfigError
 
 
 def listens_on(config: Config) -> dict[str, Where]:
@@ -43,10 +47,11 @@ async def listener(inside: Inside) -> AsyncIterator[Listener]:
         yield SMTPListener(inside, service)
 
 
-class SMTPListener:
+class SMTPListener(SocketServers):
     """A SocketServer for each address of a direction, and one for both of [submission], whose limits they share."""
 
     def __init__(self, inside: Inside, submission: SubmissionService | None) -> None:
+        super().__init__()
         self._sockets = inside.sockets
         self._submission = submission
         self._sessions: dict[str, tuple[SocketServer, Callable[[], SMTPSession]]] = {}
@@ -63,6 +68,7 @@ class SMTPListener:
             server = SocketServer(users, budget, turned_away, inside.present, "submission")
             new = partial(SubmissionSession, server, hostname, completion, submission)
             self._sessions |= {"submission.listen": (server, new), "submission.listen_tls": (server, new)}
+        self.servers.update(server for server, _ in self._sessions.values())
 
     async def start(self) -> dict[str, TCPAddress]:
         """The real addresses as `outgoing`, `outgoing_lmtp`, `submission_tls` and so on."""
@@ -76,19 +82,35 @@ class SMTPListener:
                 addresses[setting.replace(".listen", "").replace(".", "_")] = address_of(sockets)
         return addresses
 
-    async def retire(self) -> None:
-        """All at once."""
-        await asyncio.gather(*(server.retire() for server in self._servers))
-
-    async def stop(self) -> None:
-        """All at once, so that they share the time that mails in flight are given."""
-        await asyncio.gather(*(server.stop() for server in self._servers))
-
-    @property
-    def _servers(self) -> set[SocketServer]:
-        return {server for server, _ in self._sessions.values()}
-
     @property
     def reloadable(self) -> Sequence[ServerTLS]:
         """The certificate of [submission]."""
         return [self._submission.tls] if self._submission is not None else []
+
+
+async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:
+    """For `check`: certificate, password file and Dovecot's socket of [submission]; each, its state and its faults.
+
+    Nothing is changed, and nobody logs in.
+    """
+    table = config.submission
+    if table is None:
+        return
+    detail, problems = await asyncio.to_thread(certificate_state, table.certificate, table.key, datetime.now(UTC))
+    yield "submission certificate", detail, tuple(problems)
+    if table.users is not None:
+        try:
+            users = read_users(table.users)
+        except ConfigError as error:
+            yield "submission users", str(table.users), tuple(error.problems)
+        else:
+            without = [user.name for user in users.values() if user.password_hash == NO_PASSWORD]
+            cannot = [f"{table.users}: user {name} has no password" for name in without if not table.dovecot_auth]
+            yield "submission users", f"{table.users}: {len(users)} users", tuple(cannot)
+    if table.dovecot_auth is not None:
+        try:
+            await DovecotBackEnd(table.dovecot_auth, config.site.domains, None).handshake()
+        except LoginUnavailable as error:
+            yield "submission dovecot_auth", str(table.dovecot_auth), (str(error),)
+        else:
+            yield "submission dovecot_auth", str(table.dovecot_auth), ()

@@ -14,11 +14,11 @@ from typing import ClassVar
 
 import structlog
 
-from relay.entry import Recipe, room_for
-from relay.entry.budget import Share
+from relay.entry import Recipe
+from relay.entry.budget import Share, room_for
 from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
 from relay.entry.listening import SocketServer
-from relay.entry.smtp.aiosmtpd_base import CommandStream, unforeseen
+from relay.entry.smtp.aiosmtpd_base import SPARE_COMMANDS, CommandStream, unforeseen
 from relay.entry.smtp.content import receive
 from relay.errors import RelayError, TooManyRecipients, TryLater, for_all
 from relay.formats import mime
@@ -26,8 +26,6 @@ from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient
 
 log = structlog.get_logger(__name__)
 
-LEAST_RATE = 1024
-"""Minimum average rate of content, in octets a second, beside each client's idle time."""
 COMMANDS = ("MAIL", "RCPT", "DATA", "RSET", "NOOP", "VRFY", "HELP", "QUIT", "XFORWARD")
 EXTENSIONS = ("8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES", "DSN")
 
@@ -219,8 +217,11 @@ class SMTPSession(CommandStream):
 
     def named_in_log(self) -> AbstractContextManager[None]:
         """Within it every line of the log names this mail, and where it comes from."""
-        words = _log_words(self.origin(), self.client)
-        return structlog.contextvars.bound_contextvars(mail=self.mail_id, **words)
+        origin, connected = self.origin(), self.client
+        client = origin.addr or origin.name or connected
+        words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
+        named = {name: value for name, value in words.items() if value}
+        return structlog.contextvars.bound_contextvars(mail=self.mail_id, **named)
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """RFC 5321, 4.1.1.4."""
@@ -245,14 +246,14 @@ class SMTPSession(CommandStream):
     async def _take_mail(self, envelope: Envelope) -> None:
         """Receives the content and has the mail delivered, in a task that outlives this connection."""
         mail_id, delivery = self.mail_id, None
-        share = self.server.budget.share()
+        share = Share(self.server.budget)
         with self.named_in_log():
             try:
                 if not await self._has_room(share):
                     return
                 await self.push("354 End data with <CR><LF>.<CR><LF>")
                 try:
-                    content = await self._content(share)
+                    content = await receive(self, self.settings.max_message_size, share)
                     trace = self._received_field(mail_id, utf8=envelope.smtputf8)
                 except ConnectionError:
                     raise
@@ -261,8 +262,10 @@ class SMTPSession(CommandStream):
                     self.server.turned_away(failure)
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
-                self.has_brought_a_mail()
-                self._learn_queue_id(content)
+                self.spare = float(SPARE_COMMANDS)  # it has brought a mail
+                if self.trusted and not self.origin().ident:
+                    # Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field does.
+                    self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
                 mail = Mail(
                     envelope, content, mail_id, trace, self.origin(),
                     each_answered=self.each_answered, listener=self.listener, message_id=mime.message_id_hash(content),
@@ -270,16 +273,11 @@ class SMTPSession(CommandStream):
                 )  # fmt: skip
                 self.message_id = mail.message_id
                 delivery = self.server.run(self._deliver(mail))
-                delivery.add_done_callback(lambda _: share.release())
+                delivery.add_done_callback(lambda _: share.reduce())
                 await asyncio.shield(delivery)
             finally:
                 if delivery is None:
-                    share.release()
-
-    def _learn_queue_id(self, content: bytes) -> None:
-        """Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field has it."""
-        if self.trusted and not self.origin().ident:
-            self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
+                    share.reduce()
 
     async def _has_room(self, share: Share) -> bool:
         """Whether the content may come; if not, the client has heard it."""
@@ -293,21 +291,11 @@ class SMTPSession(CommandStream):
             return False
         return True
 
-    async def _content(self, share: Share) -> bytes:
-        """What follows DATA, if it comes fast enough. Raises what `receive` raises."""
-        begun, usual = self.loop.time(), self.settings.timeout
-
-        def keep_pace(octets: int) -> None:
-            left = begun + usual + octets / LEAST_RATE - self.loop.time()
-            self.start_timer(max(0.001, min(usual, left)))
-
-        self.start_timer()
-        return await receive(self, self.settings.max_message_size, share, keep_pace)
-
     async def _deliver(self, mail: Mail) -> None:
         """From here on nothing that the client does stops the mail; a client that is gone will send it again."""
-        # For this task, which has no other mail.
-        structlog.contextvars.bind_contextvars(message_id=mail.message_id, **_log_words(mail.origin, self.client))
+        # For this task, which has no other mail: what is known of it since its content has come.
+        known = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
+        structlog.contextvars.bind_contextvars(**known)
         self.stop_timer()
         done = heard = False
         outcomes: Outcomes = ()
@@ -399,10 +387,3 @@ class LMTPSession(SMTPSession):
     def reply(self, mail_id: str, outcomes: Outcomes, failure: RelayError | None) -> str:
         """A reply for each recipient that RCPT has accepted, in their order (RFC 2033, 4.2)."""
         return "\r\n".join(f"250 2.1.5 Ok: {mail_id}" if outcome is None else outcome.reply for outcome in outcomes)
-
-
-def _log_words(origin: Origin, connected: str) -> dict[str, str]:
-    """What every log line about this mail says of where it comes from."""
-    client = origin.addr or origin.name or connected
-    words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
-    return {name: value for name, value in words.items() if value}

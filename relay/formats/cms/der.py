@@ -5,6 +5,7 @@ Standard: X.690 (DER); reading is by cryptography's strict parser.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import TypeVar
 
 from cryptography.hazmat import asn1
@@ -36,9 +37,8 @@ def around(tag: int, pieces: Iterable[bytes], more: int = 0) -> list[bytes]:
     return [header(tag, sum(map(len, pieces)) + more), *pieces]
 
 
-def sequence(*parts: bytes) -> bytes:
-    """A SEQUENCE of encoded parts."""
-    return element(SEQUENCE, *parts)
+sequence = partial(element, SEQUENCE)
+"""A SEQUENCE of encoded parts."""
 
 
 def set_of(parts: Iterable[bytes]) -> bytes:

@@ -106,7 +106,11 @@ def encode(recipient: Recipient) -> bytes:
     """One RecipientInfo."""
     match recipient:
         case KEKRecipient():
-            return _encode_kek(recipient)
+            kekid = [der.element(der.OCTET_STRING, recipient.key_identifier)]
+            if recipient.attribute:
+                kekid.append(_encode_attribute(recipient.attribute))
+            wrapped = der.element(der.OCTET_STRING, recipient.wrapped_cek)
+            return der.element(0xA2, _KEK_VERSION, der.sequence(*kekid), _AES256_WRAP, wrapped)
         case RSARecipient():
             version = der.integer(2 if recipient.certificate.ski else 0)
             encrypted_key = der.element(der.OCTET_STRING, recipient.encrypted_cek)
@@ -148,14 +152,6 @@ def _decode(info: _KeyTransRecipientInfo | _KEKRecipientInfo | _OtherRecipientIn
         case _OtherRecipientInfo(kind=oids.ID_ORI_PAD) if der.whole(info.value) == der.NULL:
             return PadRecipient()
     raise BadStructure(f"unknown kind of recipient: {info.kind.dotted_string}")
-
-
-def _encode_kek(recipient: KEKRecipient) -> bytes:
-    kekid = [der.element(der.OCTET_STRING, recipient.key_identifier)]
-    if recipient.attribute:
-        kekid.append(_encode_attribute(recipient.attribute))
-    wrapped = der.element(der.OCTET_STRING, recipient.wrapped_cek)
-    return der.element(0xA2, _KEK_VERSION, der.sequence(*kekid), _AES256_WRAP, wrapped)
 
 
 @lru_cache(maxsize=256)

@@ -100,7 +100,7 @@ class Opened:
         sender = self.envelope.sender
         utf8 = envelope.smtputf8 or not sender.isascii()
         # RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content.
-        return mail.with_envelope(Envelope(sender, to, utf8, "HDRS", envelope.envid))
+        return mail.changed(envelope=Envelope(sender, to, utf8, "HDRS", envelope.envid))
 
 
 def _utc_now() -> datetime:
@@ -175,7 +175,10 @@ class MailOpener:
                     error.claimed = found.claimed
                     await self._check_not_lost(outermost, error)
                 raise
-            arrived = self._arrived(found, envelope, named) if mailboxes is not None else None
+            arrived = None
+            if mailboxes is not None:  # what the store remembers, until no copy could be opened any longer
+                latest = (max(self.clock(), envelope.sealed_at) + WINDOW + SKEW).timestamp()
+                arrived = OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest, named)
             # On the disk before anybody gets the original. Otherwise another relay, or this one after a kill, would
             # hand it on once more, or open another message under the same keys.
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "admit").timed():
@@ -217,8 +220,20 @@ class MailOpener:
         Whatever fails is only logged, for the mail has left, and who hears of a failure sends it again. Once all whom
         the sealed envelope names have it, its keys are kept only for as long as copies may still come.
         """
+        if opened.arrived is None:
+            return
+        size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
+        had = set(has_it)
         try:
-            await self._settle(opened, has_it)
+            named = await off_loop(size, all_named, opened.config, opened.envelope)
+            every = {name: None for names in named.values() for name in names}
+            await self.deliveries.settle_opened(
+                replace(opened.arrived, mailboxes=tuple(every)),
+                has_it,
+                [box for box in opened.due if box not in had],
+                complete=partial(all_have_it, named),
+                used=self._used(opened),
+            )
         except Exception as error:  # noqa: BLE001 - the mail has left; claims and keys end by themselves
             log.error("delivery_not_settled", cause=str(error), kind=type(error).__name__, delivered=len(has_it))
 
@@ -229,21 +244,6 @@ class MailOpener:
     async def give_up(self, opened: Opened) -> None:
         """Releases the claimed recipients, who may be retried at once, despite cancellation."""
         await asyncio.shield(self.begin_to_settle(opened, ()))
-
-    async def _settle(self, opened: Opened, has_it: Collection[str]) -> None:
-        if opened.arrived is None:
-            return
-        size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
-        named = await off_loop(size, all_named, opened.config, opened.envelope)
-        every = {name: None for names in named.values() for name in names}
-        had = set(has_it)
-        await self.deliveries.settle_opened(
-            replace(opened.arrived, mailboxes=tuple(every)),
-            has_it,
-            [box for box in opened.due if box not in had],
-            complete=partial(all_have_it, named),
-            used=self._used(opened),
-        )
 
     def _used(self, opened: Opened) -> list[KeysUsed]:
         """The keys that are destroyed soon, once nobody waits for this mail any longer."""
@@ -278,11 +278,6 @@ class MailOpener:
         except MalformedMessage as error:  # no mail server could have sent it
             raise BadStructure(f"the original: {error}") from error
         return envelope, *told_apart(config, envelope, mailboxes)
-
-    def _arrived(self, found: OpenedLayers, envelope: SealedEnvelope, named: tuple[str, ...]) -> OpenedMail:
-        """What the store remembers, until no copy could be opened any longer."""
-        latest = max(self.clock(), envelope.sealed_at) + WINDOW + SKEW
-        return OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest.timestamp(), named)
 
 
 def _without_success(recipient: Recipient) -> Recipient:

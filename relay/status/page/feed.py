@@ -15,13 +15,27 @@ import structlog
 from aiohttp import web
 
 from relay.status import Watched
-from relay.status.page.canary import show_canary
 from relay.status.page.html import Html
 from relay.status.page.keys import show_keys
 from relay.status.page.now import Now
-from relay.status.page.sections import show_clear, show_held, show_history, show_mails, show_troubles, show_verdict
-from relay.status.page.site import show_certificates, show_kmes, show_policies, show_processes, show_quarantine
-from relay.status.page.today import show_latency, show_today
+from relay.status.page.sections import (
+    show_clear,
+    show_held,
+    show_history,
+    show_latency,
+    show_mails,
+    show_today,
+    show_troubles,
+    show_verdict,
+)
+from relay.status.page.site import (
+    show_canary,
+    show_certificates,
+    show_kmes,
+    show_policies,
+    show_processes,
+    show_quarantine,
+)
 from relay.status.page.verdict import verdict
 from relay.status.page.waiting import show_waiting
 from relay.status.record import Record

@@ -22,7 +22,7 @@ from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.sink import Got, Sink
 from tests.testlib.sites import Site, make_site, serving
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 __all__ = ["backend", "postgresql", "server", "sqlite"]
 
@@ -62,7 +62,7 @@ class Scene:
         sender: str = "ann@alice.example",
         relay: int = 0,
         notify: str = "",
-    ) -> Reply:
+    ) -> SMTPReply:
         """What one of Bob's relays says to a message for one recipient, to a client that tries again as a mail queue does.
 
         A relay may still be writing down what it has answered when the same mail comes to the other one.

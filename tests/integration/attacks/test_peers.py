@@ -5,18 +5,20 @@ Standard: relay/FORMAT.md 9 and 11: the sealed envelope is under the signature, 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from relay.config import TCPAddress
 from relay.formats import cms, mime
 from relay.formats.cms.sealed_envelope import MAX_RECIPIENTS
 from relay.kme import DevelopmentKMEs
 from relay.schemes import Parties
-from relay.schemes.content import decrypt, encrypt, fresh_key, kem_key, unwrap, wrap
+from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
 from relay.schemes.pqc import PQC
 from relay.schemes.signatures import certificate_id
 from tests.integration.attacks.conftest import Scene, quarantined
@@ -50,8 +52,8 @@ def _encrypted_to(entity: bytes, person: Person) -> bytes:
     certificate = person.certificates.kem
     assert certificate is not None
     secret, ciphertext = certificate.public_key().encapsulate()  # type: ignore[union-attr]
-    key = fresh_key()
-    recipient = cms.KEMRecipient(certificate_id(certificate), ciphertext, wrap(kem_key(secret), key))
+    key = os.urandom(KEY_OCTETS)
+    recipient = cms.KEMRecipient(certificate_id(certificate), ciphertext, aes_key_wrap(kem_key(secret), key))
     return bytes(encrypt(entity, key, recipient))
 
 

@@ -1,5 +1,5 @@
 """Page, metrics, audit record, log and trace tell of the same mails the same, to the number, whatever becomes of them.
-Standard: relay/outcome/fates.py has what there is to tell.
+Standard: relay/outcome/trail.py has what there is to tell.
 """
 
 from __future__ import annotations

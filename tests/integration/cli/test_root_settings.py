@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.testlib.as_root import Ended, attempts
+from tests.testlib.as_root import EndedCommand, attempts
 from tests.testlib.roots_site import (
     Place,
     nobody,
@@ -51,7 +51,7 @@ def give(*paths: Path) -> None:
         os.chown(path, nobody().uid, nobody().gid, follow_symlinks=False)
 
 
-def run(*commands: Sequence[str | Path], cwd: Path | None = None) -> list[Ended]:
+def run(*commands: Sequence[str | Path], cwd: Path | None = None) -> list[EndedCommand]:
     happened = attempts(commands=commands, cwd=cwd, environment=NO_CONFIG)
     assert [each.said for each in happened.ended if each.status == "traceback"] == []
     return happened.ended
@@ -224,7 +224,7 @@ def test_the_relay_itself_may_own_all_of_it_and_a_group_may_edit_policies(place:
     assert rights(*run(words)) == []
 
 
-def rights(ended: Ended) -> list[str]:
+def rights(ended: EndedCommand) -> list[str]:
     """What `check` says of rights."""
     said = ended.said[ended.said.index("[") :]
     [found] = [each["problems"] for each in json.loads(said) if each["what"] == "rights"]

@@ -24,7 +24,7 @@ from tests.testlib import mails
 from tests.testlib.fake_kme import a_link
 from tests.testlib.sink import Sink
 from tests.testlib.sites import POLICIES, make_site
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 CONNECTIONS = 20
 """What Postfix makes to one destination."""
@@ -132,7 +132,7 @@ class MailServer:
     def __init__(self, relay: TCPAddress, queue: Iterable[bytes], connections: int = CONNECTIONS) -> None:
         self._relay = relay
         self._queue = iter(queue)
-        self.replies: dict[bytes, Reply] = {}
+        self.replies: dict[bytes, SMTPReply] = {}
         self.seconds: dict[bytes, float] = {}
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()

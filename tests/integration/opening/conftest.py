@@ -26,8 +26,8 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
-from relay.policy.priority import KeysWithReserve
 from relay.process import assembly
+from relay.schemes import KeysWithReserve
 from relay.store.quarantine_table import Kept
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
@@ -41,7 +41,7 @@ from tests.testlib import mails
 from tests.testlib.hop import Hop
 from tests.testlib.identities import Identities
 from tests.testlib.sites import ANY_SENDER, RelayProcess, Site, make_site, relay_process, serving
-from tests.testlib.submit import Reply
+from tests.testlib.submit import SMTPReply
 
 ANN, BEN, BEA, EVE = "ann@alice.example", "ben@bob.example", "bea@bob.example", "eve@bob.example"
 OUTSIDER = "outsider@stranger.example"
@@ -272,6 +272,6 @@ def make_bob(
     return bob
 
 
-def alike(replies: Sequence[Reply]) -> bool:
+def alike(replies: Sequence[SMTPReply]) -> bool:
     """Whether nothing but the mail's number tells these apart."""
     return len({re.sub(r"\b[0-9a-f]{12}\b", "ID", str(reply)) for reply in replies}) == 1

@@ -15,7 +15,7 @@ from relay.config import TCPAddress
 from relay.formats import cms, mime
 from tests.integration.opening.conftest import ANN, BEA, BEN, EVE, OUTSIDER, Alice, Bob, at_every_level
 from tests.testlib import mails
-from tests.testlib.submit import Reply, submit, until_settled
+from tests.testlib.submit import SMTPReply, submit, until_settled
 
 
 def flipped(message: bytes) -> bytes:
@@ -69,7 +69,7 @@ async def test_two_relays_that_get_the_same_mail_at_once_deliver_it_once(alice: 
     assert sorted(recipient for _, recipients in bob.got for recipient in recipients) == [BEA] * 5 + [BEN] * 5
 
 
-async def until_250(relay: TCPAddress, sealed: bytes, *recipients: str) -> Reply:
+async def until_250(relay: TCPAddress, sealed: bytes, *recipients: str) -> SMTPReply:
     """As a mail server does: held mail is tried again."""
     async with asyncio.timeout(60):
         while True:

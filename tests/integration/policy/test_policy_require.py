@@ -20,7 +20,7 @@ from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
 from tests.testlib.speed import seconds
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 from tests.unit.policy.test_policy import AES, PEERS, write
 
 REFUSE = AES + 'require = "aes"\n'
@@ -282,7 +282,7 @@ def test_no_sender_takes_long(tmp_path: Path) -> None:
 
 async def through_bob(
     directory: Path, kmes: DevelopmentKMEs, sink: Sink, policy: str, message: bytes, sender: str = "ann@alice.example"
-) -> Reply:
+) -> SMTPReply:
     bob = make_site(
         directory / "bob", "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address,
         policies={"default.toml": AES, "alice.example.toml": policy},

@@ -26,7 +26,7 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import ANY_SENDER, make_site, serving
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 QUANTA = (("ann", "off"), ("ben", "preferred"), ("cleo", "required"))
 HELD_LONG = 'levels = ["pqc"]\nhold_for = "1 h"\n'
@@ -40,7 +40,7 @@ async def through_alice(
     *messages: bytes,
     kme_settings: str = "",
     **how: Any,
-) -> list[Reply]:
+) -> list[SMTPReply]:
     """The replies to these messages."""
     site = make_site(
         directory / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,

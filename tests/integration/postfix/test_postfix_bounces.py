@@ -17,7 +17,7 @@ from tests.testlib import mails
 from tests.testlib.house import House, house
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sites import make_site, serving
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 pytestmark = [requires_postfix, pytest.mark.asyncio(loop_scope="module")]
 
@@ -39,7 +39,7 @@ class Made:
         """All that was taken from the KMEs so far."""
         return sum(len(issued.key.key) for issued in self.kmes.link.keys.values())
 
-    async def forge(self, message: bytes, recipient: str) -> Reply:
+    async def forge(self, message: bytes, recipient: str) -> SMTPReply:
         """An outsider's mail in Ben's name."""
         return await submit(self.alice.postfix.smtp, message, sender="ben@bob.example", recipients=[recipient])
 

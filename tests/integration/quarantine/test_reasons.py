@@ -285,7 +285,7 @@ async def test_what_comes_and_what_is_there_is_counted(bob: Bob, seal: Seal) -> 
         for _ in range(2):
             await parts.triage.cannot_open(mail, BadTag("changed"))
         with pytest.raises(KeyNotFound):
-            await parts.triage.cannot_open(mail.with_message(await seal()), KeyNotFound("late"))
+            await parts.triage.cannot_open(mail.changed(message=await seal()), KeyNotFound("late"))
         await parts.triage.refresh()
         board = parts.triage.board
         assert counted(board, metrics.QUARANTINE_PUT, "tampered", "no") == 1

@@ -24,7 +24,7 @@ from tests.testlib.real_scanners import amavisd, clamav, requires_amavisd, requi
 from tests.testlib.scanner import SIGNATURE, Scanner, ScanningFilter
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 pytestmark = requires_postfix
 
@@ -45,7 +45,7 @@ class Alices:
     sealing: TCPAddress
     of_bob: Sink
 
-    async def from_bob(self, message: bytes) -> Reply:
+    async def from_bob(self, message: bytes) -> SMTPReply:
         """The reply to a mail of Ben's, as it arrives: sealed by Bob's relay."""
         reply = await submit(self.sealing, message, sender="ben@bob.example", recipients=["ann@alice.example"])
         assert reply.code == 250

@@ -34,7 +34,7 @@ from tests.integration.test_workers import numbered, pids, until, workers
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
-from tests.testlib.status_page import Page, page
+from tests.testlib.status_page import ReadPage, page
 from tests.testlib.submit import submit
 
 
@@ -367,7 +367,7 @@ async def test_the_history_is_the_sum_over_workers_whichever_is_killed(site: Sit
         await until_shown(relay.addresses["status"], sent)
 
 
-async def until_shown(address: TCPAddress, delivered: int) -> Page:
+async def until_shown(address: TCPAddress, delivered: int) -> ReadPage:
     """What is shown may be a moment old, and is never too much."""
     async with asyncio.timeout(30):
         while True:
@@ -388,7 +388,7 @@ async def test_where_the_history_cannot_be_written_the_page_says_so_and_catches_
     monkeypatch.setattr(record, "LOOK_S", 0.05)
     monkeypatch.setattr(record, "WRITE_S", 0.05)
 
-    async def until_it_is_so(address: TCPAddress, *, written: bool) -> Page:
+    async def until_it_is_so(address: TCPAddress, *, written: bool) -> ReadPage:
         async with asyncio.timeout(30):
             while ("The history is not written" in (shown := await page(address)).text("troubles")) == written:
                 await asyncio.sleep(0.05)

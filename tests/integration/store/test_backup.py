@@ -20,7 +20,7 @@ from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site, relay_process
-from tests.testlib.submit import Reply, submit
+from tests.testlib.submit import SMTPReply, submit
 
 ONLY_PEOPLE_CHANGE = ("relay.toml", "policies", "identity", "peers", "site.secret")
 """What else the machine's own backup has: no relay writes it."""
@@ -48,7 +48,7 @@ def mail(level: str, number: int) -> bytes:
     return mails.plain(f"{level} {number}").replace(b"<1@", f"<{level}.{number}@".encode())
 
 
-async def send(relay: RelayProcess, way: str, message: bytes, level: str) -> Reply:
+async def send(relay: RelayProcess, way: str, message: bytes, level: str) -> SMTPReply:
     return await submit(relay.addresses[way], message, recipients=[f"{level}@bob.example"])
 
 

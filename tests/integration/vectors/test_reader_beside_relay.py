@@ -21,7 +21,7 @@ from tests.reader.mailboxes import mailbox
 from tests.testlib.der_edits import Element, edited, parse
 from tests.testlib.long import sized
 from tests.testlib.resealing import body_of, inside, padded, redigested, resealed, resigned, retagged
-from tests.testlib.side_by_side import BEN, PROTECTIONS, SENDER, Came, SealedMail, by_reader, by_relay, seal
+from tests.testlib.side_by_side import BEN, PROTECTIONS, SENDER, Came, SealedSample, by_reader, by_relay, seal
 
 ORIGINAL = b"From: ann@alice.example\r\nTo: ben@bob.example\r\nSubject: Figures\r\n\r\n42 and 43\r\n"
 OCTETS = [b"", b"\0", b" ", b"\t", b'"', b";", b"=", b":", b"A", b"z", b"\xff", b"\xc3\xa9"]
@@ -40,11 +40,11 @@ domains = st.sampled_from(["bob.example", "sales.bob.example", "bücher.example"
 
 
 @cache
-def _sealed(protection: str) -> SealedMail:
+def _sealed(protection: str) -> SealedSample:
     return asyncio.run(seal(ORIGINAL, protection))
 
 
-def _agree(message: bytes, mail: SealedMail) -> Came:
+def _agree(message: bytes, mail: SealedSample) -> Came:
     """Both open it to the same, or neither does; what came of it at the reader."""
     reader, relay = by_reader(message, mail.keys), by_relay(message, mail.keys)
     if reader.opened or relay.opened:
@@ -61,7 +61,7 @@ def _bytes_edited(octets: bytes, random: Random) -> bytes:
     return bytes(changed)
 
 
-def _under_the_seals(mail: SealedMail, protection: str, change: Callable[[bytes, str], bytes]) -> bytes:
+def _under_the_seals(mail: SealedSample, protection: str, change: Callable[[bytes, str], bytes]) -> bytes:
     """The message with another payload, or SignedData, inside its innermost layer, and right tags all around."""
     level, *outer = protection.split("+")
 
@@ -210,7 +210,7 @@ class TestSealedAnewByWhoHasTheKeys:
             _agree(message, mail)
 
 
-def _by_id(mail: SealedMail) -> list[tuple[str, bytes]]:
+def _by_id(mail: SealedSample) -> list[tuple[str, bytes]]:
     return [(name.key_id, key) for name, key in mail.keys.items()]
 
 
@@ -233,17 +233,17 @@ def _made_ber(element: Element, random: Random) -> None:
 # Where the page and the relay differ, or the page leaves open what the relay decides
 
 
-def _aes(payload: Callable[[bytes], bytes]) -> tuple[bytes, SealedMail]:
+def _aes(payload: Callable[[bytes], bytes]) -> tuple[bytes, SealedSample]:
     mail = _sealed("aes")
     return _under_the_seals(mail, "aes", lambda content, _: payload(content)), mail
 
 
-def _aes_around(level: str) -> tuple[bytes, SealedMail]:
+def _aes_around(level: str) -> tuple[bytes, SealedSample]:
     mail = asyncio.run(seal(ORIGINAL, f"{level}+aes"))
     return mail.message(), mail
 
 
-def _signed_data_in_ber() -> tuple[bytes, SealedMail]:
+def _signed_data_in_ber() -> tuple[bytes, SealedSample]:
     mail = _sealed("pqc")
 
     def change(entity: bytes, _: str) -> bytes:
@@ -254,12 +254,12 @@ def _signed_data_in_ber() -> tuple[bytes, SealedMail]:
     return _under_the_seals(mail, "pqc", change), mail
 
 
-def _header_of_signed_data(header: bytes) -> tuple[bytes, SealedMail]:
+def _header_of_signed_data(header: bytes) -> tuple[bytes, SealedSample]:
     mail = _sealed("pqc")
     return _under_the_seals(mail, "pqc", lambda entity, _: header + entity.removeprefix(mime.SIGNED)), mail
 
 
-def _name_in_chunks() -> tuple[bytes, SealedMail]:
+def _name_in_chunks() -> tuple[bytes, SealedSample]:
     mail = _sealed("aes")
     root = parse(mail.der)[0]
     root.form = "indefinite"
@@ -268,7 +268,7 @@ def _name_in_chunks() -> tuple[bytes, SealedMail]:
     return mail.message(root.encode()), mail
 
 
-def _recipient_twice() -> tuple[bytes, SealedMail]:
+def _recipient_twice() -> tuple[bytes, SealedSample]:
     def change(payload: bytes) -> bytes:
         read = envelope.read(envelope.split(payload)[0])
         names = (der.tlv(der.UTF8, name.encode()) for name in (read.master, read.slave, read.layers))
@@ -287,17 +287,17 @@ def _recipient_twice() -> tuple[bytes, SealedMail]:
     return _aes(change)
 
 
-def _line_of_a_mailbox() -> tuple[bytes, SealedMail]:
+def _line_of_a_mailbox() -> tuple[bytes, SealedSample]:
     mail = _sealed("aes")
     return b"From ann@alice.example\r\n" + mail.message(), mail
 
 
-def _comment(field: bytes) -> tuple[bytes, SealedMail]:
+def _comment(field: bytes) -> tuple[bytes, SealedSample]:
     mail = _sealed("aes")
     return mail.message().replace(field, field + b" (a; comment)", 1), mail
 
 
-DIFFERENCES: dict[str, Callable[[], tuple[bytes, SealedMail]]] = {
+DIFFERENCES: dict[str, Callable[[], tuple[bytes, SealedSample]]] = {
     "1: nothing of lines that are no field; the relay reads behind `From `, and no other": _line_of_a_mailbox,
     "1: nothing of comments; the relay knows none in Content-Type": lambda: _comment(b"application/pkcs7-mime;"[:-1]),
     "1: nothing of comments; the relay knows none in Content-Transfer-Encoding": lambda: _comment(b"base64"),
@@ -310,7 +310,7 @@ DIFFERENCES: dict[str, Callable[[], tuple[bytes, SealedMail]]] = {
     ids=["otp", "aes", "twice", "chunks"],
 )
 def test_neither_takes_a_layer_around_quantum_keys_a_recipient_named_twice_or_a_name_in_chunks(
-    made: Callable[[], tuple[bytes, SealedMail]],
+    made: Callable[[], tuple[bytes, SealedSample]],
 ) -> None:
     assert not _agree(*made()).opened
 
@@ -323,13 +323,13 @@ def test_neither_takes_a_layer_around_quantum_keys_a_recipient_named_twice_or_a_
     ],
     ids=["BER", "header"],
 )
-def test_both_take_signed_data_in_its_other_forms(made: Callable[[], tuple[bytes, SealedMail]]) -> None:
+def test_both_take_signed_data_in_its_other_forms(made: Callable[[], tuple[bytes, SealedSample]]) -> None:
     assert _agree(*made()).opened
 
 
 @pytest.mark.xfail(reason="what a receiver may take besides, or the page does not say", strict=True)
 @pytest.mark.parametrize("made", DIFFERENCES.values(), ids=DIFFERENCES.keys())
-def test_they_differ_where_the_page_and_the_relay_do(made: Callable[[], tuple[bytes, SealedMail]]) -> None:
+def test_they_differ_where_the_page_and_the_relay_do(made: Callable[[], tuple[bytes, SealedSample]]) -> None:
     _agree(*made())
 
 

@@ -30,7 +30,7 @@ from tests.testlib.identities import Identities
 from tests.testlib.mail_site import MailSite, mail_site
 from tests.testlib.ports import free_addresses
 from tests.testlib.sink import Got
-from tests.testlib.submit import Reply
+from tests.testlib.submit import SMTPReply
 from tests.testlib.wire import Wire
 
 SUBMITTERS = 4
@@ -227,7 +227,7 @@ async def _submit_all(
             group.create_task(submitter())
 
 
-async def _submitted(site: MailSite, message: Message) -> Reply:
+async def _submitted(site: MailSite, message: Message) -> SMTPReply:
     """What Postfix says, once it takes the connection: on a busy machine, new after a kill, it may not at first."""
     async with asyncio.timeout(120):
         while True:

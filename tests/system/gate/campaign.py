@@ -24,7 +24,7 @@ from relay.policy.settings import on_day
 from relay.policy.site import SiteFacts
 from tests.system.gate.mails import Pools
 from tests.system.gate.pairs import Maker, Pair
-from tests.testlib.gate_reference import Mail, Outcome, Policies, Site, asks_less, tests_weaker, weaker
+from tests.testlib.gate_reference import GateMail, GateOutcome, GatePolicies, GateSite, asks_less, tests_weaker, weaker
 
 PEERS = {"bob": ["bob.example", "lab.bob.example"], "carol": ["carol.example"]}
 SHARES = {"patterns": 0.25, "days": 0.1, "tags": 0.1, "peers": 0.05, "tests": 0.05, "others": 0.45}
@@ -90,7 +90,7 @@ def loads(pair: Pair) -> bool:
     return True
 
 
-def read(directory: Path, files: dict[str, str] | object, site: Site) -> tuple[PolicySet, PolicyFolder]:
+def read(directory: Path, files: dict[str, str] | object, site: GateSite) -> tuple[PolicySet, PolicyFolder]:
     """A set as the relay reads it."""
     assert isinstance(files, dict)
     for name, text in files.items():
@@ -110,7 +110,7 @@ def one(pair: Pair, number: int, figures: Figures, directory: Path, today: date,
     took = time.perf_counter() - began
     figures.gate_s += took
     figures.slowest = max(figures.slowest, took)
-    references = Policies(pair.old, pair.site), Policies(pair.new, pair.site)
+    references = GatePolicies(pair.old, pair.site), GatePolicies(pair.new, pair.site)
     pools = Pools(*references, today, random.Random(number))
     figures.pairs[pair.kind] += 1
     why = confirmed(*references, comparison)
@@ -141,7 +141,7 @@ def said(comparison: Comparison) -> str:
     )
 
 
-def found_weaker(old: Policies, new: Policies, pools: Pools, today: date, mails: int) -> str:
+def found_weaker(old: GatePolicies, new: GatePolicies, pools: Pools, today: date, mails: int) -> str:
     """What the reference finds weaker, by brute force."""
     if tests_weaker(new, old, today):
         return "tests"
@@ -155,7 +155,7 @@ def found_weaker(old: Policies, new: Policies, pools: Pools, today: date, mails:
     return ""
 
 
-def confirmed(old: Policies, new: Policies, comparison: Comparison) -> str:
+def confirmed(old: GatePolicies, new: GatePolicies, comparison: Comparison) -> str:
     """Whether the reference finds weaker what the gate shows to be weaker; the mails are the gate's, the judgement is not."""
     for each in comparison.differences:
         if each.weaker and each.sample is not None and isinstance(each.sample.content, DescribedMessage):
@@ -165,7 +165,7 @@ def confirmed(old: Policies, new: Policies, comparison: Comparison) -> str:
     return ""
 
 
-def described(content: DescribedMessage, sender: str, recipient: str, day: date) -> Mail:
+def described(content: DescribedMessage, sender: str, recipient: str, day: date) -> GateMail:
     """The mail of a message that was described."""
     header, _, body = content.message.decode().partition("\r\n\r\n")
     fields = [tuple(line.split(": ", 1)) for line in header.split("\r\n") if ": " in line]
@@ -174,10 +174,10 @@ def described(content: DescribedMessage, sender: str, recipient: str, day: date)
     kinds = re.findall(r"Content-Type: (.*)\r\n.*filename=\"(.*)\"", body)
     subject = next(text for name, text in fields if name == "Subject")
     attachments = tuple((name, kind) for kind, name in kinds)
-    return Mail(sender, recipient, day, authors, content.login, subject, tuple(own), attachments, content.size)
+    return GateMail(sender, recipient, day, authors, content.login, subject, tuple(own), attachments, content.size)
 
 
-def differs(policies: PolicySet, reference: Policies, mail: Mail) -> str:
+def differs(policies: PolicySet, reference: GatePolicies, mail: GateMail) -> str:
     """Where the relay decides otherwise than the reference, for a mail that can be made into one."""
     if mail.hidden or not mail.authors:
         return ""
@@ -191,5 +191,5 @@ def differs(policies: PolicySet, reference: Policies, mail: Mail) -> str:
             found = outcome_of(None, 0)
     expected = reference.outcome(mail)
     sealed = (found.levels, found.quantum, frozenset(found.kem), found.peer, found.priority)
-    got = Outcome(*sealed) if found.levels else Outcome()
+    got = GateOutcome(*sealed) if found.levels else GateOutcome()
     return "" if got == expected else f"{mail}: {got} and not {expected}"

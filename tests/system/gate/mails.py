@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
 from typing import Any
 
-from tests.testlib.gate_reference import MAX_BOUNCE, Mail, Policies, doubtful, listed, size_of, sizes, split
+from tests.testlib.gate_reference import MAX_BOUNCE, GateMail, GatePolicies, doubtful, listed, size_of, sizes, split
 
 TODAY = date.today
 FILLINGS = ("", "a", "zq", "ceo", "b1", "x.y", "anybody")
@@ -18,7 +18,7 @@ FILLINGS = ("", "a", "zq", "ceo", "b1", "x.y", "anybody")
 class Pools:
     """For each thing that a mail has, what may make a difference; `first` are those of rules that differ."""
 
-    def __init__(self, old: Policies, new: Policies, today: date, chance: random.Random) -> None:
+    def __init__(self, old: GatePolicies, new: GatePolicies, today: date, chance: random.Random) -> None:
         self.chance = chance
         self.today = today
         self._sets = (old, new)
@@ -112,7 +112,7 @@ class Pools:
             found = f"{local}{self.chance.choice(self._sets[0].site.separators)}{self.chance.choice(['x', 'board', ''])}@{domain}"
         return found
 
-    def mail(self, rules: Sequence[dict[str, Any]]) -> Mail:
+    def mail(self, rules: Sequence[dict[str, Any]]) -> GateMail:
         """One for which some rules may be, and others as chance wants."""
         chance = self.chance
         said: dict[str, Any] = {
@@ -133,7 +133,7 @@ class Pools:
         if chance.random() < 0.1:
             said["hidden"] = chance.choice([1, 200, 100_000])
             said["octets"] += said["hidden"]
-        return Mail(**said)
+        return GateMail(**said)
 
     def _asking(self, rules: Sequence[dict[str, Any]], *names: str) -> list[Any]:
         """What these rules ask for, or all do: not to fit a rule may make a difference, too."""
@@ -204,7 +204,7 @@ class Pools:
         fitting = [each for each in self.sizes if least <= each <= most]
         return self.chance.choice(fitting if fitting and self.chance.random() < 0.9 else self.sizes)
 
-    def mails(self, number: int) -> Iterator[Mail]:
+    def mails(self, number: int) -> Iterator[GateMail]:
         """Many."""
         for _ in range(number):
             dice = self.chance.random()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
-from tests.testlib.gate_reference import LEVELS, Site, conditions
+from tests.testlib.gate_reference import LEVELS, GateSite, conditions
 
 OWNERS = {"bob.example": "bob", "lab.bob.example": "bob", "carol.example": "carol"}
 OWN = frozenset({"alice.example"})
@@ -68,7 +68,7 @@ class Pair:
     kind: str
     old: Mapping[str, str]
     new: Mapping[str, str]
-    site: Site
+    site: GateSite
     what: str
 
 
@@ -161,7 +161,7 @@ class Maker:
         chance.shuffle(found["when"])
         return found
 
-    def base(self) -> tuple[Tables, Site]:
+    def base(self) -> tuple[Tables, GateSite]:
         """One set, as tables by the names of files."""
         chance = self.chance
         found: Tables = {"default.toml": self.file(default=True)}
@@ -176,7 +176,7 @@ class Maker:
             found["floors.toml"] = {"floor": floors}
         found["groups.toml"] = deepcopy(GROUPS)
         separators = chance.choice(["+", "+", "+", "+-"])
-        return found, Site(OWNERS, OWN, separators)
+        return found, GateSite(OWNERS, OWN, separators)
 
     def test(self) -> Tables:
         """One test, which need not be met."""

@@ -13,13 +13,12 @@ from typing import Any
 from hypothesis import given, settings, strategies as st
 
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, KMEMisconfigured, KMEUnreachable, StoreUnavailable
-from relay.keys.accounts import Accounts
 from relay.keys.faults import Call, KMERefusedRequest, KMEUnanswered, NotAsked
 from relay.keys.health import TimeLimit
 from relay.keys.pool import KeyPool
 from relay.keys.refill import Prefetch
 from relay.keys.replies import KeyStatus, status_from_reply
-from relay.keys.stock import SeenKeys
+from relay.keys.stock import Accounts, SeenKeys
 from relay.keys.types import Key
 from tests.testlib.fake_kme import FakeTime
 from tests.testlib.long import sized

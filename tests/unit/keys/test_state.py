@@ -11,11 +11,10 @@ from hypothesis import settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from relay.errors import KMEExhausted, KMEUnreachable
-from relay.keys.accounts import Accounts
 from relay.keys.events import Complaint
 from relay.keys.refill import Peak, WaterMarks
 from relay.keys.state import PeerPool, Want
-from relay.keys.stock import SeenKeys, Stock
+from relay.keys.stock import Accounts, SeenKeys, Stock
 from relay.keys.types import Key
 from tests.testlib.fake_kme import FakeTime
 

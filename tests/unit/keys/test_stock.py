@@ -12,12 +12,11 @@ from hypothesis import given, strategies as st
 
 from relay.errors import KMEMisconfigured
 from relay.formats import mime
-from relay.keys.accounts import Accounts
 from relay.keys.pads import pad_of, plan_pad
 from relay.keys.refill import LinkRate, Peak, Prefetch, Rate, WaterMarks, empty_in, marks
 from relay.keys.replies import KeyStatus, status_from_reply
 from relay.keys.rotation import KeysInUse, Rotation
-from relay.keys.stock import SeenKeys, Stock
+from relay.keys.stock import Accounts, SeenKeys, Stock
 from relay.keys.types import Key, KeyReference, SealingKey
 from relay.schemes.padding import padded_size
 from tests.testlib.fake_kme import FakeTime

@@ -40,7 +40,7 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.address_reference import sender_of
 from tests.testlib.long import sized
 from tests.testlib.planning import Keys, planner_of
-from tests.testlib.policy_made import OWN, OWNERS, PEERS, Made, Policies, message_of
+from tests.testlib.policy_made import OWN, OWNERS, PEERS, Made, MadePolicies, message_of
 from tests.testlib.policy_reference import Ability, Facts, Reference, Said
 from tests.unit.policy.test_policy import write
 
@@ -49,7 +49,7 @@ MAILS_EACH = 20 if SETS else 4
 """Each for one to four recipients."""
 
 
-def loaded(made: Made, directory: Path) -> tuple[Policies, PolicySet]:
+def loaded(made: Made, directory: Path) -> tuple[MadePolicies, PolicySet]:
     """Texts by name, and the set that the relay makes of them; what it does not take is made again."""
     policies = made.policies()
     site = SiteFacts(policies.site.domains, policies.site.tag_separators)

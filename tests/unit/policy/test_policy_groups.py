@@ -72,7 +72,7 @@ def test_patterns_that_have_to_be_compared_count_as_work_for_each_floor_that_nam
 def test_a_group_that_only_senders_are_compared_with_looks_into_no_message(tmp_path: Path) -> None:
     floor = '[[floor]]\nsender = "group:a"\nlevels = ["otp"]\n'
     files = {"default.toml": CLEAR, "floors.toml": floor, "groups.toml": groups("{}*@alice.example", size=50)}
-    assert not load_policies(write(tmp_path, files), PEERS).looks_inside
+    assert not load_policies(write(tmp_path, files), PEERS).patterns
 
 
 def test_looking_for_floors_in_vain_does_not_compare_each_file_with_each_member(

@@ -4,11 +4,13 @@ Standard: RFC 5083 and RFC 5084, with OpenSSL and pyasn1-alt-modules as independ
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from hypothesis import given, strategies as st
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
@@ -20,7 +22,7 @@ from relay.formats.cms.recipients import MAX_NUMBER
 from relay.keys import Key, KeyReference
 from relay.schemes import Opening, Parties, SealedPayload
 from relay.schemes.aes import AES
-from relay.schemes.content import encrypt, fresh_key, wrap
+from relay.schemes.content import KEY_OCTETS, encrypt
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload, said_whose
@@ -98,8 +100,8 @@ async def test_every_flipped_bit_is_noticed() -> None:
 async def test_a_key_that_has_not_32_octets_opens_nothing(octets: int) -> None:
     key = Key("key-1", bytes(range(octets)))
     wrapping = key.key if octets in (16, 24) else key.key[:32].ljust(32, b"\0")
-    content_key = fresh_key()
-    recipient = cms.KEKRecipient(b"key-1", wrap(wrapping, content_key), ATTRIBUTE)
+    content_key = os.urandom(KEY_OCTETS)
+    recipient = cms.KEKRecipient(b"key-1", aes_key_wrap(wrapping, content_key), ATTRIBUTE)
     der = bytes(encrypt(b"payload", content_key, recipient))
     with pytest.raises(BadStructure, match=f"has {octets} octets; level aes needs 32"):
         await _open(der, {"key-1": key})

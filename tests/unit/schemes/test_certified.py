@@ -4,6 +4,7 @@ Standard: RFC 9629, RFC 9882, RFC 8017 and RFC 5652, with OpenSSL and pyasn1-alt
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -16,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA87PrivateKey
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from pyasn1.codec.der.decoder import decode as pyasn1_decode
 from pyasn1.codec.der.encoder import encode as pyasn1_encode
 from pyasn1_alt_modules import rfc5083, rfc5652, rfc9629
@@ -33,7 +35,7 @@ from relay.formats import cms, mime
 from relay.identity import PeerCertificates
 from relay.identity.pairs import Role
 from relay.schemes import Opening, Scheme, Unsealed
-from relay.schemes.content import encrypt, fresh_key, kem_key, wrap
+from relay.schemes.content import KEY_OCTETS, encrypt, kem_key
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA, oaep
 from relay.schemes.signatures import certificate_id, sign
@@ -106,11 +108,13 @@ async def test_flipped_bits_are_noticed(level: Scheme, identities: Identities) -
 def _around(level: Scheme, identities: Identities, content: bytes) -> bytes:
     """`content` encrypted to Bob as `level` does it, whatever it is."""
     peer = identities.bob.certificates
-    content_key = fresh_key()
+    content_key = os.urandom(KEY_OCTETS)
     if level.name == "pqc":
         assert peer.kem is not None
         secret, ciphertext = peer.kem.public_key().encapsulate()  # type: ignore[union-attr]
-        recipient: Any = cms.KEMRecipient(certificate_id(peer.kem), ciphertext, wrap(kem_key(secret), content_key))
+        recipient: Any = cms.KEMRecipient(
+            certificate_id(peer.kem), ciphertext, aes_key_wrap(kem_key(secret), content_key)
+        )
     else:
         assert peer.rsa_encryption is not None
         key = peer.rsa_encryption.public_key()

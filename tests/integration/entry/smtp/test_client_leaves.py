@@ -11,7 +11,7 @@ from socket import SO_LINGER, SOL_SOCKET
 
 import pytest
 
-from relay.entry.budget import Budget
+from relay.entry.budget import Budget, Share
 from relay.entry.smtp.session import SMTPSession
 from relay.errors import NextHopUnavailable, StoreUnavailable
 from relay.kme import DevelopmentKMEs
@@ -107,7 +107,7 @@ async def test_a_client_that_only_sends_no_more_still_hears_what_became_of_its_m
 
 async def test_a_mail_is_taken_whose_client_sends_no_more_while_it_waits_for_room() -> None:
     budget = Budget(2**20, patience=10)
-    other = budget.share()
+    other = Share(budget)
     await other.hold(2**20)
     async with serving(budget=budget) as running, talking(running.address) as talk:
         talk.writer.write(b"EHLO c\r\nMAIL FROM:<>\r\nRCPT TO:<ben@bob.example>\r\nDATA\r\n")
@@ -124,7 +124,7 @@ async def test_a_mail_is_taken_whose_client_sends_no_more_while_it_waits_for_roo
         assert isinstance(conversation, SMTPSession)
         while not conversation.left:
             await asyncio.sleep(0)
-        other.release()
+        other.reduce()
         assert (await talk.reply()).code == 250
         assert (await talk.reply()).code == 221
 

@@ -14,10 +14,10 @@ from relay.entry.smtp import aiosmtpd_base
 from relay.errors import TryLater
 from tests.integration.entry.smtp.recipes import Recorder, serving
 from tests.testlib import mails
-from tests.testlib.submit import Reply, Talk, submit, submit_lmtp, talking
+from tests.testlib.submit import SMTPReply, Talk, submit, submit_lmtp, talking
 
 
-async def greeting(address: TCPAddress) -> Reply:
+async def greeting(address: TCPAddress) -> SMTPReply:
     """What a new connection hears first."""
     reader, writer = await asyncio.open_connection(*address)
     try:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from relay.entry import room_for
-from relay.entry.budget import Budget, Overloaded
+from relay.entry.budget import Budget, Overloaded, Share, room_for
 from relay.entry.smtp import content
 from relay.entry.smtp.aiosmtpd_base import PIECE_OCTETS
 from relay.entry.smtp.content import unstuffed
@@ -33,10 +32,10 @@ def big(size: int = 2 * MIB, seed: int = 1) -> bytes:
 
 async def test_a_share_is_given_back_however_it_ends() -> None:
     budget = Budget(100, patience=0.01)
-    with pytest.raises(KeyError), budget.share() as share:
+    with pytest.raises(KeyError), Share(budget) as share:
         await share.hold(80)
         assert (share.held, budget.used) == (80, 80)
-        with pytest.raises(Overloaded), budget.share() as other:
+        with pytest.raises(Overloaded), Share(budget) as other:
             await other.hold(30)
         raise KeyError
     assert (budget.used, budget.peak) == (0, 80)
@@ -44,12 +43,12 @@ async def test_a_share_is_given_back_however_it_ends() -> None:
 
 async def test_who_waits_gets_room_as_soon_as_there_is_some_in_the_order_of_asking() -> None:
     budget = Budget(100, patience=10)
-    first = budget.share()
+    first = Share(budget)
     await first.hold(90)
     order: list[int] = []
 
     async def ask(number: int, octets: int) -> None:
-        with budget.share() as share:
+        with Share(budget) as share:
             await share.hold(octets)
             order.append(number)
 
@@ -59,25 +58,25 @@ async def test_who_waits_gets_room_as_soon_as_there_is_some_in_the_order_of_aski
             await asyncio.sleep(0)
         first.reduce(10)
     assert order == [0, 1, 2]
-    first.release()
+    first.reduce()
     assert (budget.used, budget.peak) == (0, 90)
 
 
 async def test_what_is_larger_than_the_whole_budget_is_taken_alone() -> None:
     budget = Budget(100, patience=10)
-    small = budget.share()
+    small = Share(budget)
     await small.hold(1)
-    large = asyncio.create_task(budget.share().hold(1000))
+    large = asyncio.create_task(Share(budget).hold(1000))
     await asyncio.sleep(0)
     assert not large.done()
-    small.release()
+    small.reduce()
     await large
     assert budget.used == 1000
 
 
 async def test_when_all_who_have_a_part_wait_for_more_the_last_gives_way_at_once() -> None:
     budget = Budget(100, patience=3600)
-    one, two = budget.share(), budget.share()
+    one, two = Share(budget), Share(budget)
     await one.hold(50)
     await two.hold(50)
     waiting = asyncio.create_task(one.hold(80))
@@ -90,7 +89,7 @@ async def test_when_all_who_have_a_part_wait_for_more_the_last_gives_way_at_once
 
 async def test_who_is_cancelled_while_waiting_takes_nothing_and_lets_the_next_one_go_on() -> None:
     budget = Budget(100, patience=3600)
-    first, second, third = budget.share(), budget.share(), budget.share()
+    first, second, third = Share(budget), Share(budget), Share(budget)
     await first.hold(80)
     waiting = asyncio.create_task(second.hold(90))
     await asyncio.sleep(0)
@@ -109,7 +108,7 @@ async def test_whatever_is_asked_for_the_books_balance_and_nobody_waits_for_ever
 
     async def mail() -> bool:
         nonlocal most
-        with budget.share() as share:
+        with Share(budget) as share:
             try:
                 for _ in range(chance.randrange(1, 5)):
                     await share.hold(share.held + chance.randrange(1, 300))
