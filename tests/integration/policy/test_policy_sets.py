@@ -446,7 +446,9 @@ def test_install_leaves_all_as_it_was_where_something_is_wrong(
     assert (tmp_path / "policies").resolve() == tmp_path / "one"
 
 
-@pytest.mark.parametrize("target", ["../policies/.shared", "{top}/policies/.shared", "../two/more", "../policies/bob.example"])
+@pytest.mark.parametrize(
+    "target", ["../policies/.shared", "{top}/policies/.shared", "../two/more", "../policies/bob.example"]
+)
 def test_a_set_with_a_link_through_the_policies_own_link_is_not_installed(
     site: Callable[[Mapping[str, str]], Run], tmp_path: Path, target: str
 ) -> None:
