@@ -8,7 +8,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import Column, Connection, Executable, Insert
@@ -39,11 +38,8 @@ class OneStep:
     def __init__(self, statement: Executable) -> None:
         """Its parameters are bytes, text and numbers, which the driver takes as they are."""
         self.statement = statement
+        self._compiled: SQLCompiler | None = None
         self._expanded: dict[tuple[tuple[str, int], ...], _Expanded] = {}
-
-    @cached_property
-    def _compiled(self) -> SQLCompiler:
-        return _compiled(self.statement)
 
     def rows(self, connection: Connection, **parameters: Any) -> list[Any]:
         """What it gives."""
@@ -62,6 +58,7 @@ class OneStep:
         if lengths not in self._expanded:
             lists = {name: [_Given(name, at) for at in range(length)] for name, length in lengths}
             given = {name: _Given(name, 0) for name in parameters} | lists
+            self._compiled = self._compiled or _compiled(self.statement)
             self._expanded[lengths] = _expanded(self._compiled, given)
         text, values = self._expanded[lengths]
         return driver_of(connection).execute(
