@@ -34,7 +34,7 @@ _FILE = click.Path(path_type=Path, dir_okay=False)
 
 @click.command()
 @click.option(
-    "--quick", is_flag=True, help="Each case once, with few mails: that all works, and roughly how many mails a day."
+    "--quick", is_flag=True, help="In a minute: how many mails a day has room for, then each case once, with few mails."
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Only this part, way or case (--list); may be repeated.")
 @click.option("--list", "listed", is_flag=True, help="What can be measured, and what cannot be here, and why.")
@@ -65,8 +65,9 @@ def bench(
     smtp-sink takes, which come with Postfix; without them Python does, and bounds what can be measured. Every way must
     first bring mail to a sink that looks whether it is sealed, or open, as it should be.
 
-    Ways are measured in turn, round after round; figures are medians. On two cores all of it takes 20 minutes,
-    with --quick under one. Ctrl-C ends it with what is known by then. Leave the machine alone meanwhile.
+    Ways are measured in turn, round after round; figures are medians. On two cores all of it takes 20 minutes. With
+    --quick alone it ends within one, and what there was no time for is left out. Ctrl-C ends it with what is known by
+    then. Leave the machine alone meanwhile.
 
     The host of a virtual machine takes a processor whenever it likes; how much it took, the last line says. If that is
     more than some per cent, the figures say more of the host than of the relay.
