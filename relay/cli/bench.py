@@ -19,7 +19,7 @@ from relay.bench import plot
 from relay.bench.figures import BenchFigures
 from relay.bench.keys import measure_keys
 from relay.bench.levels import measure_levels
-from relay.bench.mail import ROUNDS, Run, list_cases, unknown
+from relay.bench.mail import DAY_ROUNDS, ROUNDS, Run, list_cases, unknown
 from relay.bench.policy import FULL_FILES, QUICK_FILES, measure_policy
 from relay.bench.report import show
 from relay.bench.result import STDOUT, BenchmarkFailed, BenchResult, Progress, machine, write_json
@@ -115,6 +115,8 @@ def _mail(
             run.figures.faults.append(str(error))
     seconds = time.monotonic() - began
     medians = f"medians of {run.rounds} rounds" if run.rounds else "one short round, which says little of speed"
+    if run.keeps_to_a_minute:
+        medians += f" but for the mails of a day, which had {DAY_ROUNDS}"
     taken = ProcessorTime.now().taken_since(processors)
     about = f"{medians}, {seconds:.0f} s in all; {where}; the host took {taken:.0%} of their time"
     if json_file != STDOUT:
