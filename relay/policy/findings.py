@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 from urllib.parse import unquote
 
 from relay.errors import ConfigError
@@ -250,62 +250,83 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
         yield ("require",), "no relay signs beneath a one-time pad, so this is never met; leave one of them out"
 
 
+class _Rule(NamedTuple):
+    """A rule with what the others are compared with: its levels, and what its patterns say."""
+
+    when: When
+    conditions: tuple[str, ...]
+    only_raises: bool
+    line: int
+    levels: tuple[str, ...]
+    globs: Mapping[str, tuple[Glob, ...]]
+    texts: Mapping[str, tuple[str, ...]]
+
+    @classmethod
+    def of(cls, file: PolicyFile, when: When, line: int, groups: Groups) -> _Rule:
+        """Rule of this file."""
+        globs, texts = {}, {}
+        for name in when.conditions:
+            if name in ON_PEOPLE:
+                globs[name] = tuple(when.people[name].all(groups))
+                texts[name] = tuple(map(str, globs[name]))
+            elif isinstance(value := getattr(when, name), tuple | list):
+                texts[name] = tuple(map(str.casefold, value))
+                globs[name] = tuple(map(Glob.of, texts[name]))
+        return cls(when, when.conditions, when.only_raises, line, file.own.instead(when, line).levels, globs, texts)
+
+
 def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Location, str]]:
     """Rules that change nothing for any mail, or by sender behind weaker ones that are looked at first."""
-    rules = list(enumerate(zip(file.policy.when, file.rule_lines, strict=True)))
-    for number, (rule, line) in rules:
-        for earlier, (other, other_line) in rules[:number]:
-            if hidden := _hides(file, (other, other_line), (rule, line), groups):
-                yield ("when", number), hidden.format(f"rule {earlier + 1} (line {other_line})")
+    pairs = zip(file.policy.when, file.rule_lines, strict=True)
+    rules = [_Rule.of(file, when, line, groups) for when, line in pairs]
+    for number, rule in enumerate(rules):
+        for earlier, other in enumerate(rules[:number]):
+            if hidden := _hides(other, rule):
+                yield ("when", number), hidden.format(f"rule {earlier + 1} (line {other.line})")
                 break
 
 
-def _hides(file: PolicyFile, first: tuple[When, int], second: tuple[When, int], groups: Groups) -> str:
+def _hides(first: _Rule, second: _Rule) -> str:
     """What is doubtful about the second of two rules because of the first, with {} for that one; or ""."""
-    (rule, _), (other, _) = second, first
-    if rule.only_raises != other.only_raises or other.since is not None or other.until is not None:
+    rule, other = second.when, first.when
+    if second.only_raises != first.only_raises or other.since is not None or other.until is not None:
         return ""
-    covers = all(_condition_covers(name, other, rule, groups) for name in other.conditions)
-    if rule.only_raises:
-        only_levels = rule.model_fields_set <= {*rule.conditions, "levels"}
+    covers = all(_condition_covers(name, first, second) for name in first.conditions)
+    if second.only_raises:
+        only_levels = rule.model_fields_set <= {*second.conditions, "levels"}
         same = rule.levels and other.levels and strongest((other.levels, rule.levels)) == other.levels
         idle = covers and only_levels and same
         return "changes nothing: {} raises as much wherever it applies; leave it out" if idle else ""
     if covers:
         return "never applies: {} applies first; move it up"
-    mine, others = (file.own.instead(*each).levels for each in (second, first))
-    stronger = strongest((others, mine)) != others and _meet(other, rule, groups)
+    mine, others = second.levels, first.levels
+    stronger = mine != others and strongest((others, mine)) != others and _meet(first, second)
     return "stronger than {}, which applies first where both would; move it up" if stronger else ""
 
 
-def _condition_covers(name: str, first: When, second: When, groups: Groups) -> bool:
+def _condition_covers(name: str, first: _Rule, second: _Rule) -> bool:
     """Whether wherever this condition of the second rule holds, that of the first does."""
-    mine, other = getattr(first, name), getattr(second, name)
+    mine, other = getattr(first.when, name), getattr(second.when, name)
     if other is None:
         return False
     if name == "larger_than":
         return bool(mine <= other)
     if name == "smaller_than":
         return bool(mine >= other)
+    wide, texts = first.globs[name], second.texts[name]
     # A pattern covers another one if it matches that one's own text, stars and all.
-    if name in ON_PEOPLE:
-        wide, texts = tuple(first.people[name].all(groups)), map(str, second.people[name].all(groups))
-        if name.startswith(NOT):  # whom the first leaves out, the second has to leave out
-            narrow = tuple(second.people[name].all(groups))
-            return all(any(glob.matches(str(each)) for glob in narrow) for each in wide)
-    else:
-        wide, texts = tuple(Glob.of(text.casefold()) for text in mine), map(str.casefold, other)
+    if name.startswith(NOT):  # whom the first leaves out, the second has to leave out
+        return all(any(glob.matches(text) for glob in second.globs[name]) for text in first.texts[name])
     if name == "subject_tag":
-        return all(any(tag.casefold() in text for tag in mine) for text in texts)
+        return all(any(tag in text for tag in first.texts[name]) for text in texts)
     return all(any(glob.matches(text) for glob in wide) for text in texts)
 
 
-def _meet(first: When, second: When, groups: Groups) -> bool:
+def _meet(first: _Rule, second: _Rule) -> bool:
     """Whether mail of some sender is for both rules, as far as patterns tell."""
-    if "sender" not in first.people or "sender" not in second.people:
+    if "sender" not in first.globs or "sender" not in second.globs:
         return True
-    others = list(second.people["sender"].all(groups))
-    return any(glob.meets(other) for glob in first.people["sender"].all(groups) for other in others)
+    return any(glob.meets(other) for glob in first.globs["sender"] for other in second.globs["sender"])
 
 
 def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str) -> Iterator[tuple[toml.Location, str]]:
