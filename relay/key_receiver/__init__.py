@@ -194,17 +194,25 @@ async def _serve(connection: socket.socket, config: Config) -> None:
     receiver = ReceiverHere(
         Spool(config.state_directory / SPOOL, SiteSecret.load(config.store.secret)), _origins(config), flush=True
     )
+    handing_over: set[asyncio.Task[None]] = set()
     while came is not None:
         asked, _ = came
-        if "hand_over" in asked:
-            await receiver.hand_over()
-            writer.write(frame({"number": asked["number"]}))
+        if "hand_over" in asked:  # a disk that stalls keeps no call for keys waiting
+            task = asyncio.create_task(_hand_over(writer, receiver, asked["number"]))
+            handing_over.add(task)
+            task.add_done_callback(handing_over.discard)
         else:
             answer = partial(_answer, writer, receiver, clients[asked["kme"]], asked)
             under_way[asked["kme"]].begin(answer, asked["patience"])
         came = await read_frame(reader)
-    await asyncio.gather(*(calls.ended() for calls in under_way.values()))
+    await asyncio.gather(*handing_over, *(calls.ended() for calls in under_way.values()))
     await receiver.close()
+    writer.close()
+
+
+async def _hand_over(writer: asyncio.StreamWriter, receiver: ReceiverHere, number: int) -> None:
+    await receiver.hand_over()
+    writer.write(frame({"number": number}))
 
 
 def _with_room_for_late_calls(kme: KMESettings) -> KMESettings:

@@ -157,10 +157,10 @@ class ReceiverHere:
                 # After a wait the next file would be flushed, not the one that has the reply.
                 while self._flush and self._flushed < self._appended:
                     await self._flush_once()
-            except StoreUnavailable as error:
-                log.error("spool_not_handed_over", cause=str(error))
-            else:
-                self._spool.hand_over([call.asked() for call in self._under_way.values()], GONE_ON)
+            except StoreUnavailable as error:  # it can be read, and the store may take it now
+                log.error("received_keys_not_spooled", cause=str(error))
+            self._flushed = self._appended
+            self._spool.hand_over([call.asked() for call in self._under_way.values()], GONE_ON)
 
     async def close(self) -> None:
         """As Receiver.close."""

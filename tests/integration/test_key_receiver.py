@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from relay.config import TCPAddress
-from relay.key_receiver.receiver import Delivered
+from relay.key_receiver import _serve
+from relay.key_receiver.receiver import Delivered, ReceiverHere, frame, read_frame
 from relay.keys import Key
 from relay.kme import DevelopmentKMEs
 from relay.process import app, assembly
@@ -446,3 +448,31 @@ async def test_a_relay_leaves_no_process_and_no_file_behind(bob: Site, sealed: b
         while runs(receiver):
             await asyncio.sleep(0.02)
     assert not list((bob.directory / "keys.spool").iterdir())
+
+
+async def test_a_disk_that_stalls_while_keys_are_handed_over_keeps_no_other_call_waiting(
+    bob: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stalled, begun = asyncio.Event(), list[int]()
+
+    async def hand_over(_: ReceiverHere) -> None:
+        begun.append(len(begun))
+        if len(begun) == 1:
+            await stalled.wait()
+
+    monkeypatch.setattr(ReceiverHere, "hand_over", hand_over)
+    SiteSecret.load_or_create(bob.config.store.secret)
+    ours, theirs = socket.socketpair()
+    serving = asyncio.create_task(_serve(theirs, bob.config))
+    reader, writer = await asyncio.open_unix_connection(sock=ours)
+    for number in (1, 2):
+        writer.write(frame({"number": number, "hand_over": True}))
+    for expected in (2, 1):
+        async with asyncio.timeout(30):
+            answer = await read_frame(reader)
+        assert answer is not None
+        assert answer[0] == {"number": expected}
+        stalled.set()
+    writer.close()
+    await writer.wait_closed()
+    await serving
