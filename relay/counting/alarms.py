@@ -18,8 +18,8 @@ class Alarm:
     `headline` says it in a few words, where {about} stands for what it is raised for. /readyz says what is `not_ready`.
 
     It begins when its condition has held for `after_s` seconds, and ends when it has not held for `clear_s`. So it does
-    not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has changed is
-    reported again after that time.
+    not flap. Where it says that mail cannot leave, it is not `mailed`: among alarms about a direction, the one about
+    the direction that the mail would take. With `digest_s`, a cause that has changed is reported again after that time.
     """
 
     name: str
@@ -47,6 +47,18 @@ _RENEW: Final = (
     "with SIGHUP."
 )
 
+_DELETED: Final = (
+    "The relay has no queue, so it does not see a mail deleted there (`postsuper -d`). It forgets one two hours after "
+    "its last attempt, or after twice the longest interval between its attempts, also over a restart"
+)
+_WHERE_TO_LOOK: Final = (
+    "The cause stands in brackets. policy: `qumail-relay policy explain SENDER RECIPIENT`, with the two that "
+    "`postqueue -p` shows. keys: `qumail-relay keys status`; for incoming mail (`KeyNotFound`) our KME does not have "
+    "the key that the peer sealed with, and the operator of the KMEs has to say why. next hop, store: "
+    "`qumail-relay check`. The log has the cause of each mail: `not_sealed` and `copy_not_delivered` for outgoing "
+    "mail, `mail_not_accepted` for incoming."
+)
+
 _ALL: Final = (
     Alarm(
         "shadow_mode",
@@ -63,37 +75,22 @@ _ALL: Final = (
         "Mail ({about}) waits too long",
         "Mail waits in the queue of the mail server, since it was held here at every attempt.",
         "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
-        "it has gone, or is no longer tried: for 2 hours, or twice the longest interval between its attempts",
-        "Look for the cause: `not_sealed`, `copy_not_delivered` and `held` in the log say it for each mail, and "
-        "`qumail_held_recipients` for all. If it is policy or keys: `qumail-relay policy explain` and "
-        "`qumail-relay keys status`; if it is the next hop: `qumail-relay check`. Then have the mail server try again "
-        "(`postqueue -f`).",
+        f"it has gone, or was refused. {_DELETED}",
+        f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`).",
         about="direction",
         mailed=False,
     ),
     Alarm(
         "mail_stuck",
-        "No {about} mail gets through",
-        "All mail of this direction is held.",
-        "three or more mails were held since the last that went, and for a minute none goes",
+        "All new {about} mail is held",
+        "All mail of this direction that came since the last one went is held.",
+        "three or more mails that had not been tried before were held since the last one went, and for a minute none "
+        "goes",
         "a mail goes, or none was held for ten minutes",
-        "`qumail-relay check` says what is wrong: keys, next hop, store. `not_sealed`, `copy_not_delivered` and `held` "
-        "in the log have the cause for each mail.",
+        _WHERE_TO_LOOK,
         about="direction",
         after_s=60.0,
         mailed=False,
-    ),
-    Alarm(
-        "policy_holds",
-        "Policy holds {about} mail",
-        "Mail waits that policy holds for another reason than keys: it covers nobody there, or lists no level that can "
-        "be done. It waits until policy is changed, or its sender's server gives up.",
-        "such mail was tried again",
-        "none waits",
-        "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it. Change the policy, or have "
-        'the mail refused at once: otherwise = "refuse" (policies/README.md).',
-        about="direction",
-        severity="warning",
     ),
     Alarm(
         "keys_gone",
@@ -326,6 +323,21 @@ _ALL: Final = (
         "they are right again",
         "`qumail-relay policy check` names file and line.",
         clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
+        "policy_holds",
+        "Policy holds {about} mail",
+        "Mail waits that policy holds for another reason than keys: it covers nobody there, or lists no level that can "
+        "be done. It waits until policy is changed, or its sender's server gives up.",
+        "such mail was tried again",
+        f"the last of it has gone, or was refused. {_DELETED}",
+        "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it; `postqueue -p` shows both "
+        "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have it refused at once: "
+        'otherwise = "refuse" (policies/README.md). After `postsuper -d` it ends by itself, two hours after the last '
+        "attempt; or within a minute once the relay was stopped, `held.json` beside its secret (store.secret) deleted, "
+        "and the relay started.",
+        about="direction",
         severity="warning",
     ),
     Alarm(

@@ -74,6 +74,11 @@ def _held(scene: Scene, direction: str, cause: str) -> None:
         scene.board.held.held(direction, cause, b"1", "ann@alice.example")
 
 
+def _stuck(scene: Scene) -> None:
+    scene.board.add(metrics.MAILS, *HELD, by=3)
+    scene.board.add(metrics.HELD_FIRST, "incoming", by=3)
+
+
 async def _one_finding(_: Looking) -> int:
     return 1
 
@@ -121,7 +126,7 @@ SOON = time.time() + 86_400
 PROVOKE: dict[str, Callable[[Scene], object]] = {
     "shadow_mode": lambda s: s.say(Config, "all_in_clear", "shadow mode is on"),
     "mail_held": lambda s: _held(s, "incoming", "store"),
-    "mail_stuck": lambda s: s.board.add(metrics.MAILS, *HELD, by=3),
+    "mail_stuck": _stuck,
     "policy_holds": lambda s: _held(s, "outgoing", "policy"),
     "keys_gone": lambda s: s.board.add(metrics.KEYS_MISSED, "carol", "KMEExhausted"),
     "keys_run_low": lambda s: s.board.set(metrics.KEY_ALARM, "kme2", "carol", to=1),
