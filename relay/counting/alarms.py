@@ -4,7 +4,8 @@ Standard: names stay; page, `check`, /readyz, metrics, log and mails print this 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Severity = Literal["critical", "warning"]
@@ -15,7 +16,8 @@ Severity = Literal["critical", "warning"]
 class Alarm:
     """One condition; `about` is what it is raised for each of, "" where there is only one.
 
-    `headline` says it in a few words, where {about} stands for what it is raised for. /readyz says what is `not_ready`.
+    `headline` says it in a few words, where {about} stands for what it is raised for. Where `reasons` has words for the
+    last part of that, they stand as {reason}. /readyz says what is `not_ready`.
 
     It begins when its condition has held for `after_s` seconds, and ends when it has not held for `clear_s`. So it does
     not flap. Where it says that mail cannot leave, it is not `mailed`: among alarms about a direction, the one about
@@ -35,10 +37,32 @@ class Alarm:
     digest_s: float = 0.0
     severity: Severity = "critical"
     not_ready: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, about: str) -> str:
         """The headline for what it is about."""
-        return self.headline.format(about=about)
+        if not self.reasons:
+            return self.headline.format(about=about)
+        name, _, reason = about.rpartition(" ")
+        return self.headline.format(about=name, reason=f": {self.reasons.get(reason, reason)}")
+
+
+PUT_ASIDE: Final = {
+    "expired": "no KME has its key",
+    "destroyed": "its key was used before, and is destroyed",
+    "key-lost": "its key was lost when the relay was killed",
+    "wrong-site": "sealed by or for a site that is not known here",
+    "tampered": "changed on the way, or not sealed by that peer",
+    "unknown-format": "not sealed in a form that is known here",
+    "unknown-signer": "signed under a certificate that is not known here",
+    "not-accepted": "sealed in a way that was not agreed",
+    "key-used": "its key has opened another message",
+    "redirected": "sealed for somebody else, or sent by somebody else",
+    "outside-window": "sealed too long ago, or by a wrong clock",
+    "replayed": "it has the id of another message that came before",
+    "unprotected": "less protection than policy requires",
+}
+"""Each reason of the quarantine (relay/quarantine) in a headline, which accuses nobody: no name there is verified."""
 
 
 _RENEW: Final = (
@@ -266,7 +290,7 @@ _ALL: Final = (
     ),
     Alarm(
         "mail_put_aside",
-        "Mail of a peer was put aside ({about})",
+        "Mail in the name of {about} was put aside{reason}",
         "Mail in a peer's name, by what its sealed layers or its sender say, could not be opened, and is in "
         "quarantine. Its sender believes it delivered, its recipients do not know of it, and its keys are destroyed in "
         "time. The first of each peer and reason is told at once, what changes in a digest an hour. Said daily.",
@@ -278,6 +302,7 @@ _ALL: Final = (
         clear_s=0.0,
         digest_s=3600.0,
         severity="warning",
+        reasons=PUT_ASIDE,
     ),
     Alarm(
         "quarantine_grows",

@@ -22,12 +22,16 @@ from structlog.testing import capture_logs
 
 from relay.config import AlarmSettings, Config
 from relay.counting import metrics
-from relay.counting.alarms import ALARMS
+from relay.counting.alarms import ALARMS, PUT_ASIDE
 from relay.counting.board import Board
+from relay.errors import RelayError
 from relay.mail import Mail
 from relay.policy.decide import PolicySet
+from relay.process import app
+from relay.quarantine import REASONS
 from relay.status import Watched, alarms, sight, telling
 from relay.status.alarms import AGAIN_S, Alarms
+from relay.status.page.words import _errors, reason
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
 from relay.status.sight import Looking, Sight
@@ -531,3 +535,25 @@ def test_a_kme_that_is_away_is_said_before_what_follows_from_it() -> None:
     places = {name: place for place, name in enumerate(ALARMS)}
     assert places["kme_away"] < places["keys_unwatched"]
     assert max(places["kme_away"], places["policy_broken"]) < places["policy_holds"]
+
+
+def test_each_reason_of_the_quarantine_has_words_for_a_headline_that_accuse_nobody() -> None:
+    assert set(PUT_ASIDE) == set(REASONS)
+    line = ALARMS["mail_put_aside"].line("alice tampered")
+    assert line == "Mail in the name of alice was put aside: changed on the way, or not sealed by that peer"
+
+
+async def test_in_shadow_mode_policy_holds_nothing_that_leaves(now: list[float]) -> None:
+    board = Board()
+    found = await looked(board, lambda: _held_twice(board, "policy"), now)
+    assert seen(found, "policy_holds") == ["outgoing"]
+    cast(Any, found.watched.config).all_in_clear = "shadow mode is on"
+    assert seen(found, "policy_holds") == []
+
+
+def test_what_the_page_says_of_an_error_is_written_for_people() -> None:
+    assert app.__name__, "which loads all errors that mail can meet"
+    for each in _errors(RelayError):
+        text = reason(each.__name__)
+        assert not re.search(r"`|\b(we|us|our|ours)\b", text), f"{each.__name__}: {text}"
+        assert text.endswith("."), f"{each.__name__}: {text}"

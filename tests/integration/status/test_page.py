@@ -107,12 +107,16 @@ async def test_numbers_are_those_of_metrics_and_of_what_was_sent(two: Two, sink:
             "mail to 1 recipient is held"
         ):
             await asyncio.sleep(0.05)
-    assert said == "✓ Mail flows 10 delivered, 2 refused in the last 10 minutes; mail to 1 recipient is held"
+    flows = "! Mail flows: DEVELOPMENT KEYS, NOT QUANTUM"
+    assert said == f"{flows} 10 delivered, 2 refused in the last 10 minutes; mail to 1 recipient is held"
     waits = (
-        "Put aside and held now Held: it waits in the queue of the mail server. Attempts held in the last 10 minutes: "
+        "Put aside and held now Held: it waits in the queue of the mail server, where postqueue -p shows each SENDER "
+        "and RECIPIENT. Attempts held in the last 10 minutes, by peer: "
     )
-    waits += "outgoing: bob 1 mail why recipients longest wait to see more outgoing next hop 1 "
+    waits += "outgoing: bob 1 mail why recipients longest wait what says more outgoing next hop 1 "
     assert (await page(two.alice["status"])).text("waiting").startswith(waits)
+    assert "None so far: quarantined, consumed, repeated" in shown.text("mails")
+    assert "DEVELOPMENT KEYS, NOT QUANTUM" in shown.text("keys")
     keys = (await numbers(two.alice["status"])).sum("qumail_key_pool_keys", peer="bob")
     assert re.search(rf"kme for bob .* ready here ?{keys:.0f} ", shown.text("keys"))
 
@@ -122,13 +126,13 @@ async def test_a_viewer_is_told_what_changes_and_nothing_else(two: Two, monkeypa
     async with looking(two.alice["status"]) as stream:
         first = await news(stream)
         assert set(first["sections"]) == set(feed.SECTIONS)
-        assert first["title"] == "Ready, and no mail comes · alice"
+        assert first["title"] == "Ready, and no mail comes: DEVELOPMENT KEYS, NOT QUANTUM · alice"
         assert await send(two.alice["outgoing"], 1) == 250
         async with asyncio.timeout(20):
             while "mails" not in (said := await news(stream))["sections"]:
                 assert "policies" not in said["sections"]
         assert ">aes<" in said["sections"]["mails"]
-        assert said["title"] == "Mail flows · alice"
+        assert said["title"] == "Mail flows: DEVELOPMENT KEYS, NOT QUANTUM · alice"
 
 
 async def test_without_viewers_nothing_is_made_and_for_many_it_is_made_once(
