@@ -80,7 +80,7 @@ _WHERE_TO_LOOK: Final = (
     "`postqueue -p` shows. keys: `qumail-relay keys status`; for incoming mail (`KeyNotFound`) our KME does not have "
     "the key that the peer sealed with, and the operator of the KMEs has to say why. next hop, store: "
     "`qumail-relay check`. The log has the cause of each mail: `not_sealed` and `copy_not_delivered` for outgoing "
-    "mail, `mail_not_accepted` for incoming."
+    "mail, `mail_not_accepted` and `opened_and_not_sent` for incoming."
 )
 
 _ALL: Final = (
