@@ -100,7 +100,8 @@ _ALL: Final = (
         "Mail waits in the queue of the mail server, since it was held here at every attempt.",
         "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
         f"it has gone, or was refused. {_DELETED}",
-        f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`).",
+        f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`). Mail that was deleted there is "
+        "forgotten two hours after its last attempt.",
         about="direction",
         mailed=False,
     ),

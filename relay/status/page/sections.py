@@ -103,7 +103,15 @@ def show_troubles(now: Now) -> Html:
     shown = (
         element("ul", each, class_="troubles", role="list")
         if found
-        else element("p", "The relay knows of nothing that is wrong.", class_="quiet")
+        else element(
+            "p",
+            "The relay knows of nothing that is wrong",
+            ", but its keys are those of development key servers, which are for trying out"
+            if now.development
+            else None,
+            ".",
+            class_="quiet",
+        )
     )
     return section("troubles", "What is wrong, and what to do" if found else "Nothing to do", shown, _ended(now))
 

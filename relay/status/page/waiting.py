@@ -81,5 +81,5 @@ def _peers(now: Now, direction: str) -> str:
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:
             tries[peer] = tries.get(peer, 0.0) + count
-    each = ", ".join(f"{peer or 'of none'} {count:,.0f}" for peer, count in sorted(tries.items()))
+    each = ", ".join(f"{peer or 'others'} {count:,.0f}" for peer, count in sorted(tries.items()))
     return f"{direction}: {each}" if each else ""

@@ -405,6 +405,7 @@ async def test_over_a_restart_mail_still_waits_and_the_alarm_ends_as_soon_as_it_
             async with asyncio.timeout(30):
                 while (await numbers(addresses["status"])).sum("qumail_held_recipients") != 1:
                     await asyncio.sleep(0.02)
+            assert "What waits was held before that." in await asked(addresses["status"], "/")
             assert said(logs, "alarm_ends") == []
             assert (await submit(addresses["outgoing"], mails.plain())).code == 250
             await until_written(site)
