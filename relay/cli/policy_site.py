@@ -21,7 +21,7 @@ from relay.formats import mime
 from relay.identity import PeerCertificates, own_identity
 from relay.journey.plan import Group, Outcome, Planned
 from relay.journey.planner import Decided, Planner, check_shown, decide, seconds_waited
-from relay.levels import SIGNED
+from relay.levels import AES, SIGNED
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
@@ -259,7 +259,7 @@ class _WithReadyKeys:
         groups = self.site.config.peers[peer].kme_groups
         for kme in self.ready:
             at = self.site.config.kmes[kme]
-            if at.group in groups and at.use in ("aes", "both"):
+            if at.group in groups and at.use in (AES.name, "both"):
                 return replace(supply, now=True)
         return supply
 

@@ -20,8 +20,9 @@ class Alarm:
     last part of that, they stand as {reason}. /readyz says what is `not_ready`.
 
     It begins when its condition has held for `after_s` seconds, and ends when it has not held for `clear_s`. So it does
-    not flap. Where it says that mail cannot leave, it is not `mailed`: among alarms about a direction, the one about
-    the direction that the mail would take. With `digest_s`, a cause that has changed is reported again after that time.
+    not flap. Where it says that mail cannot leave, it is not `mailed`. Among alarms about a direction, that is the one
+    about the direction that the alarm's mail takes. With `digest_s`, a cause that has changed is reported again after
+    that time.
     """
 
     name: str
@@ -361,8 +362,8 @@ _ALL: Final = (
         "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it; `postqueue -p` shows both "
         "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have it refused at once: "
         'otherwise = "refuse" (policies/README.md). After `postsuper -d` it ends by itself, two hours after the last '
-        "attempt; or within a minute once the relay was stopped, `held.json` beside its secret (store.secret) deleted, "
-        "and the relay started.",
+        "attempt. To end it within a minute: stop the relay, delete `held.json` beside its secret (store.secret), "
+        "start it.",
         about="direction",
         severity="warning",
     ),

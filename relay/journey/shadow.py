@@ -19,7 +19,7 @@ from relay.formats import mime
 from relay.journey.plan import Group, Outcome, Planned
 from relay.journey.sealing import Sealer
 from relay.levels import PLAINTEXT
-from relay.mail import Mail, domain_of
+from relay.mail import Mail, Recipient, domain_of
 from relay.runtime.aio import off_loop
 
 log = structlog.get_logger(__name__)
@@ -41,11 +41,10 @@ class Shadow:
         And those recipients whose mail stays inside: at our own domains, whatever policy would have done with it.
         """
         try:
-            plan = tuple(map(self._staying, await self.sealer.foresee(mail)))
+            plan = await self.sealer.foresee(mail)
         except RelayError as error:
             log.warning("not_foreseen", cause=str(error))
-            group = self._staying(Group(tuple(Planned(each, None) for each in mail.envelope.recipients), error=error))
-            return [], tuple(each for each in group.members if each.stays_inside)
+            return [], tuple(Planned(each, None, stays_inside=True) for each in self._own(mail.envelope.recipients))
         outcomes = [each for group in plan for each in group.outcomes(mail.envelope.sender, len(mail.message))]
         for outcome in outcomes:
             # Without the addresses, which log lines do not have.
@@ -55,12 +54,13 @@ class Shadow:
         entries = await off_loop(
             mime.work(mail.message), lambda: [each for group in plan for each in _entries(mail, group)]
         )
-        return entries, tuple(each for group in plan for each in group.members if each.stays_inside)
+        members = {each.recipient.mailbox: each for group in plan for each in group.members}
+        own = [members[each.mailbox] for each in self._own(mail.envelope.recipients)]
+        return entries, tuple(replace(each, stays_inside=True) for each in own)
 
-    def _staying(self, group: Group) -> Group:
+    def _own(self, recipients: Iterable[Recipient]) -> list[Recipient]:
         own = self.sealer.planner().config.site.domains
-        members = (replace(each, stays_inside=domain_of(each.recipient.mailbox) in own) for each in group.members)
-        return replace(group, members=tuple(members))
+        return [each for each in recipients if domain_of(each.mailbox) in own]
 
 
 _ADDRESSES = ("sender", "recipient")
