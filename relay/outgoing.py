@@ -28,13 +28,11 @@ from relay.audit.entries import LedgerEntry
 from relay.audit.writing import Audit
 from relay.config import OutgoingSettings
 from relay.errors import (
-    MalformedMessage,
     NextHopUnavailable,
     OutcomeUnknown,
     RelayError,
     ReservedSender,
     StoreUnavailable,
-    TrippedWire,
     TryLater,
     for_all,
 )
@@ -43,9 +41,10 @@ from relay.forward import NextHop, NextHopResult, Supervision
 from relay.journey.deliveries import Deliveries
 from relay.journey.delivery import Delivery
 from relay.journey.plan import Planned
+from relay.journey.planner import check_shown
 from relay.journey.sealing import SealedCopy, SealedMail, Sealer
 from relay.journey.shadow import Shadow
-from relay.journey.tripwire import check_sealed, shown_fields
+from relay.journey.tripwire import check_sealed
 from relay.levels import PLAINTEXT
 from relay.mail import OURS, InPlace, Mail, Outcomes
 from relay.outcome.tally import Tally
@@ -139,7 +138,7 @@ class Outgoing:
                 sealed = self._in_clear(rest, inside)
             else:
                 # Before keys are drawn: what the tripwire holds for its own fields, it would hold at every retry.
-                await off_loop(mime.header_work(rest.message), _check_shown, rest.message)
+                await off_loop(mime.header_work(rest.message), check_shown, rest.message)
                 delivery.step("seal")
                 sealed = await self.sealer.seal(rest)
                 entries = await _entries(rest, sealed.copies)
@@ -309,15 +308,6 @@ class Outgoing:
         self.entered.pop(delivery.name, None)
         _report(copy, NextHopResult((None,) * len(copy.recipients), "put in place", "milter"), len(message))
         return message
-
-
-def _check_shown(message: bytes) -> None:
-    """Raises MalformedMessage where visible fields leave no room, or the tripwire reads them in another way."""
-    shown = mime.shown_header(message)
-    try:
-        shown_fields(shown)
-    except TrippedWire as error:
-        raise MalformedMessage(f"its header cannot be shown: {error}") from error
 
 
 def _has_message_id(message: bytes) -> bool:

@@ -17,7 +17,7 @@ from relay.errors import ConfigError, RelayError
 from relay.keys.asking import SHORTAGE
 from relay.keys.build import km_client
 from relay.keys.client import KMEClient
-from relay.keys.development import from_development_kme
+from relay.keys.development import NOT_QUANTUM, from_development_kme
 from relay.keys.greeting import greet
 from relay.keys.kme_store import another_name
 from relay.keys.replies import USUAL_KEY_BITS, KeyStatus
@@ -27,7 +27,6 @@ _UNKNOWN = (
     "this KME cannot be tried so: if a peer does not find keys that mail from here has used, set one_batch_at_a_time = "
     "true"
 )
-NOT_QUANTUM = "DEVELOPMENT KEYS, NOT QUANTUM"
 
 
 async def kme_states(config: Config, trial_keys: bool) -> AsyncIterator[State]:

@@ -121,6 +121,8 @@ def explain(
 ) -> None:
     """Say how mail from SENDER to RECIPIENT is sealed, which file and line decide it, and what would happen now.
 
+    For mail that waits in Postfix's queue, `postqueue -p` shows both addresses.
+
     SENDER may be "<>", the null sender. No key is taken. The exit status is 1 where no policy covers the recipient.
     """
     sender = "" if sender == "<>" else sender
@@ -155,5 +157,5 @@ def _own(site: PolicySite) -> frozenset[str]:
 
 def _message(file: BinaryIO) -> bytes:
     """The file's bytes; one that has no CR at all gets CRLF line ends, as mail programs save it with LF."""
-    message = file.read(MAX_MESSAGE_OCTETS)
+    message = file.read(MAX_MESSAGE_OCTETS + 1)
     return message if b"\r" in message else message.replace(b"\n", b"\r\n")

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relay.cli.output import Pair, print_pairs, print_table
+from relay.counting.amounts import many
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, SIGNED, LevelName
 from relay.policy.chosen import RuleLook
 from relay.policy.decide import PolicySet
@@ -124,7 +125,8 @@ def _now(now: OutcomeNow) -> Iterator[Pair]:
         result = Text(f"{size} would be {what}{spent}", style="bold red" if bad else "bold green")
         yield "Now", (result, *outcome.causes)
         yield "SMTP reply", outcome.reply
-    yield "Keys", list(map(_keys, now.keys))
+    ready = (f"{kme}: {many(number, 'key')} ready at the relay that serves" for kme, number in now.ready.items())
+    yield "Keys", [*map(_keys, now.keys), *ready]
     yield "Certificates", [f"{each.what}: {_ends(each.ends, each.days)}" for each in now.certificates]
     if now.unknown:
         yield "Unknown", now.unknown

@@ -4,9 +4,9 @@ Nothing is started, stored or taken; a KME is asked once for its status, and not
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,9 +19,9 @@ from relay.config import Config
 from relay.errors import ConfigError, MalformedMessage, RelayError
 from relay.formats import mime
 from relay.identity import PeerCertificates, own_identity
-from relay.journey.plan import Outcome
-from relay.journey.planner import Decided, Planner, decide, seconds_waited
-from relay.levels import SIGNED
+from relay.journey.plan import Group, Outcome, Planned
+from relay.journey.planner import Decided, Planner, check_shown, decide, seconds_waited
+from relay.levels import AES, SIGNED
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
@@ -34,8 +34,10 @@ from relay.policy.traffic import TrafficSample
 from relay.schemes.all import all_schemes
 
 if TYPE_CHECKING:
+    from relay.keys.refill import Supply
     from relay.keys.report import PoolRow
     from relay.keys.ring import KeyRing
+    from relay.schemes import Supplies
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +80,16 @@ class PolicySite:
             return Planner(self.config, all_schemes(self.config), own_identity(self.config), self.certificates)
 
     async def foresee(
-        self, planner: Planner, sample: TrafficSample, recipients: Iterable[str], keys: KeyRing | None = None
+        self, planner: Planner, sample: TrafficSample, recipients: Iterable[str], keys: Supplies | None = None
     ) -> list[Outcome]:
-        """What would become of a message for these recipients; without `keys`, as if all were there."""
+        """What would become of a message for these recipients; without `keys`, as if all were there.
+
+        What the relay refuses before it asks policy is refused here, by the same checks.
+        """
         everybody, content, octets = list(map(Recipient, recipients)), sample.content, sample.octets
+        if (refused := self.refused_at_once(sample)) is not None:
+            group = Group(tuple(Planned(each, None) for each in everybody), error=refused)
+            return [replace(each, policy="before any policy") for each in group.outcomes(sample.sender, octets)]
         decided: list[Decided] = []
         seconds, original = None, None
         try:
@@ -94,6 +102,19 @@ class PolicySite:
             decided = [(each, error) for each in everybody]
         plan = await planner.foresee(decided, octets, seconds, keys, original)
         return [each for group in plan for each in group.outcomes(sample.sender, sample.octets)]
+
+    def refused_at_once(self, sample: TrafficSample) -> RelayError | None:
+        """Why the relay refuses a message whatever its policies say, if so; without content nothing is known."""
+        direction = self.config.outgoing or self.config.incoming
+        if direction is None or sample.content is None:
+            return None
+        try:
+            mime.check_size(sample.octets, direction.max_message_size)
+            mime.check_carriable(sample.content.message, direction.max_hops)
+            check_shown(sample.content.message)
+        except RelayError as error:
+            return error
+        return None
 
     async def capabilities(self, keys: KeyRing | None) -> Capabilities:
         """What relay and peers can do; how long pads may be is asked of the KMEs."""
@@ -165,13 +186,17 @@ class CertificateOutlook:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeNow:
-    """`outcome` for a message of `octets`; `keys` are the peer's KMEs, `unknown` says what could not be found out."""
+    """`outcome` for a message of `octets`; `keys` are the peer's KMEs, `unknown` says what could not be found out.
+
+    `ready` has the number of keys that the serving relay holds of each of these KMEs, none where it holds none.
+    """
 
     outcome: Outcome | None
     octets: int
     keys: tuple[PoolRow, ...] = ()
     certificates: tuple[CertificateOutlook, ...] = ()
     unknown: str = ""
+    ready: Mapping[str, int] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's types, with stable names."""
@@ -185,6 +210,7 @@ class OutcomeNow:
             "octets": self.octets,
             "keys": [asdict(row) for row in self.keys],
             "certificates": [asdict(each) | {"ends": each.ends.isoformat()} for each in self.certificates],
+            "ready_at_the_relay": dict(self.ready),
             "unknown": self.unknown or None,
         }
 
@@ -198,10 +224,44 @@ async def look_now(site: PolicySite, decision: Decision, content: MessageFacts |
             planner = site.planner()
         except ConfigError as error:
             return OutcomeNow(None, octets, unknown="; ".join(error.problems))
-        [outcome] = await site.foresee(planner, sample, sample.recipients, keys)
         rows = await _rows(keys, decision.peer) if keys is not None else ()
+        ready = _ready(site, rows)
+        supply = _WithReadyKeys(keys, site, ready) if keys is not None else None
+        [outcome] = await site.foresee(planner, sample, sample.recipients, supply)
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
-        return OutcomeNow(outcome, octets, rows, _certificates(site, decision), unknown)
+        return OutcomeNow(outcome, octets, rows, _certificates(site, decision), unknown, ready)
+
+
+def _ready(site: PolicySite, rows: tuple[PoolRow, ...]) -> dict[str, int]:
+    """How many keys the serving relay has ready of each of these KMEs; none where no relay serves."""
+    from relay.cli.keys import ready_at_the_serving_relay
+
+    ready = ready_at_the_serving_relay(site.config)
+    return {row.kme: number for row in rows if (number := ready.get((row.kme, row.peer), 0))}
+
+
+@dataclass(frozen=True, slots=True)
+class _WithReadyKeys:
+    """The keys of the KMEs, and those that the serving relay has `ready`, by KME: one of them seals a small message.
+
+    Whether they are enough for a pad is not said: which process has them is not known.
+    """
+
+    keys: KeyRing
+    site: PolicySite
+    ready: Mapping[str, int]
+
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        """As a KeyRing's. Raises KeyUnavailable."""
+        supply = await self.keys.can_supply(peer, hidden, low_priority=low_priority)
+        if supply.now or hidden or low_priority:
+            return supply
+        groups = self.site.config.peers[peer].kme_groups
+        for kme in self.ready:
+            at = self.site.config.kmes[kme]
+            if at.group in groups and at.use in (AES.name, "both"):
+                return replace(supply, now=True)
+        return supply
 
 
 async def _rows(keys: KeyRing, peer: str | None) -> tuple[PoolRow, ...]:

@@ -23,6 +23,7 @@ from relay.cli.output import json_option, plain_console, print_json, print_table
 from relay.cli.policy_config import go_on_as_relay
 from relay.cli.policy_print import CLEAR
 from relay.cli.policy_site import PolicySite, load_site
+from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of
 from relay.journey.plan import Outcome, Result
@@ -36,6 +37,8 @@ from relay.policy.traffic import TrafficSample, samples, total_octets
 ODD = 10
 """Number of messages shown that were treated as few others."""
 MAX_KINDS = 10_000
+UNREADABLE = "nobody: its header cannot be read"
+"""Stands for the recipient of a message that is refused for its header."""
 
 
 Kind = tuple[Result, str, str]
@@ -188,6 +191,8 @@ async def _simulated(site: PolicySite, paths: list[Path]) -> tuple[TrafficSums, 
     for sample in _read(paths):
         number += 1
         outside = _outside(site, sample)
+        if not sample.recipients and site.refused_at_once(sample) is not None:
+            outside = [UNREADABLE]
         left_out += not outside
         for outcome in await site.foresee(planner, sample, outside):
             tally.add(sample.name, outcome)
@@ -215,11 +220,14 @@ async def _compared(before: PolicySite, after: PolicySite, found: Iterator[Traff
 def _recorded(site: PolicySite, since: float) -> tuple[TrafficSums, int, int]:
     """What shadow mode found, as it was foreseen with the keys of that moment."""
     tally = TrafficSums()
-    number = 0
+    number = left_out = 0
     for time, outcome in _entries(site, since):
         number += 1
-        tally.add(time, outcome)
-    return tally, number, 0
+        if domain_of(outcome.recipient) in site.config.site.domains:
+            left_out += 1
+        else:
+            tally.add(time, outcome)
+    return tally, number, left_out
 
 
 def _shadowed(site: PolicySite, since: float) -> Iterator[TrafficSample]:
@@ -284,10 +292,12 @@ def _print_tally(console: Console, tally: TrafficSums, messages: int, left_out: 
     print_table(console, ("Result", "Protection", "Recipients", "Octets"), rows, numbers=2)
     for peer, bits in sorted(tally.quantum_bits.items()):
         console.print(f"Quantum key for peer {peer}: {bits:,} bits")
-    console.print(f"{messages:,} messages; {left_out:,} of them to nobody outside this site.")
-    if odd := tally.odd():
-        console.print(f"The {len(odd)} that were treated as the fewest others:")
-    for name, outcome in odd:
+    console.print(
+        f"{many(messages, 'message')}; {left_out:,} without a recipient outside this site, not counted above."
+    )
+    if tally.odd():
+        console.print("Treated as few others are, the rarest first:")
+    for name, outcome in tally.odd():
         what = f"{outcome.result} {outcome.protection}".rstrip()
         console.print(printable(f"  {what}: {name}: to {outcome.recipient} ({outcome.policy})"))
         for cause in outcome.causes:

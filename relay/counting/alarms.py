@@ -4,7 +4,8 @@ Standard: names stay; page, `check`, /readyz, metrics, log and mails print this 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final, Literal
 
 Severity = Literal["critical", "warning"]
@@ -15,11 +16,13 @@ Severity = Literal["critical", "warning"]
 class Alarm:
     """One condition; `about` is what it is raised for each of, "" where there is only one.
 
-    `headline` says it in a few words, where {about} stands for what it is raised for. /readyz says what is `not_ready`.
+    `headline` says it in a few words, where {about} stands for what it is raised for. Where `reasons` has words for the
+    last part of that, they stand as {reason}. /readyz says what is `not_ready`.
 
     It begins when its condition has held for `after_s` seconds, and ends when it has not held for `clear_s`. So it does
-    not flap. Where it says that mail cannot leave, it is not `mailed`. With `digest_s`, a cause that has changed is
-    reported again after that time.
+    not flap. Where it says that mail cannot leave, it is not `mailed`. Among alarms about a direction, that is the one
+    about the direction that the alarm's mail takes. With `digest_s`, a cause that has changed is reported again after
+    that time.
     """
 
     name: str
@@ -35,16 +38,50 @@ class Alarm:
     digest_s: float = 0.0
     severity: Severity = "critical"
     not_ready: bool = False
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def line(self, about: str) -> str:
         """The headline for what it is about."""
-        return self.headline.format(about=about)
+        if not self.reasons:
+            return self.headline.format(about=about)
+        name, _, reason = about.rpartition(" ")
+        return self.headline.format(about=name, reason=f": {self.reasons.get(reason, reason)}")
+
+
+PUT_ASIDE: Final = {
+    "expired": "no KME has its key",
+    "destroyed": "its key was used before, and is destroyed",
+    "key-lost": "its key was lost when the relay was killed",
+    "wrong-site": "sealed by or for a site that is not known here",
+    "tampered": "changed on the way, or not sealed by that peer",
+    "unknown-format": "not sealed in a form that is known here",
+    "unknown-signer": "signed under a certificate that is not known here",
+    "not-accepted": "sealed in a way that was not agreed",
+    "key-used": "its key has opened another message",
+    "redirected": "sealed for somebody else, or sent by somebody else",
+    "outside-window": "sealed too long ago, or by a wrong clock",
+    "replayed": "it has the id of another message that came before",
+    "unprotected": "less protection than policy requires",
+}
+"""Each reason of the quarantine (relay/quarantine) in a headline, which accuses nobody: no name there is verified."""
 
 
 _RENEW: Final = (
     "Renew a site's with `qumail-relay identity new --renew` and an invitation to each peer. Ask peers for theirs and "
     "the operator for a KME's; renew one for TLS as it was made. Files that are renewed are taken up by themselves or "
     "with SIGHUP."
+)
+
+_DELETED: Final = (
+    "The relay has no queue, so it does not see a mail deleted there (`postsuper -d`). It forgets one two hours after "
+    "its last attempt, or after twice the longest interval between its attempts, also over a restart"
+)
+_WHERE_TO_LOOK: Final = (
+    "The cause stands in brackets. policy: `qumail-relay policy explain SENDER RECIPIENT`, with the two that "
+    "`postqueue -p` shows. keys: `qumail-relay keys status`; for incoming mail (`KeyNotFound`) our KME does not have "
+    "the key that the peer sealed with, and the operator of the KMEs has to say why. next hop, store: "
+    "`qumail-relay check`. The log has the cause of each mail: `not_sealed` and `copy_not_delivered` for outgoing "
+    "mail, `mail_not_accepted` and `opened_and_not_sent` for incoming."
 )
 
 _ALL: Final = (
@@ -63,37 +100,23 @@ _ALL: Final = (
         "Mail ({about}) waits too long",
         "Mail waits in the queue of the mail server, since it was held here at every attempt.",
         "a recipient's mail was first held longer ago than `held_longer_than`, and a retry since has failed too",
-        "it has gone, or is no longer tried: for 2 hours, or twice the longest interval between its attempts",
-        "Look for the cause: `not_sealed`, `copy_not_delivered` and `held` in the log say it for each mail, and "
-        "`qumail_held_recipients` for all. If it is policy or keys: `qumail-relay policy explain` and "
-        "`qumail-relay keys status`; if it is the next hop: `qumail-relay check`. Then have the mail server try again "
-        "(`postqueue -f`).",
+        f"it has gone, or was refused. {_DELETED}",
+        f"{_WHERE_TO_LOOK} Then have the mail server try again (`postqueue -f`). Mail that was deleted there is "
+        "forgotten two hours after its last attempt.",
         about="direction",
         mailed=False,
     ),
     Alarm(
         "mail_stuck",
-        "No {about} mail gets through",
-        "All mail of this direction is held.",
-        "three or more mails were held since the last that went, and for a minute none goes",
+        "All new {about} mail is held",
+        "All mail of this direction that came since the last one went is held.",
+        "three or more mails that had not been tried before were held since the last one went, and for a minute none "
+        "goes",
         "a mail goes, or none was held for ten minutes",
-        "`qumail-relay check` says what is wrong: keys, next hop, store. `not_sealed`, `copy_not_delivered` and `held` "
-        "in the log have the cause for each mail.",
+        _WHERE_TO_LOOK,
         about="direction",
         after_s=60.0,
         mailed=False,
-    ),
-    Alarm(
-        "policy_holds",
-        "Policy holds {about} mail",
-        "Mail waits that policy holds for another reason than keys: it covers nobody there, or lists no level that can "
-        "be done. It waits until policy is changed, or its sender's server gives up.",
-        "such mail was tried again",
-        "none waits",
-        "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it. Change the policy, or have "
-        'the mail refused at once: otherwise = "refuse" (policies/README.md).',
-        about="direction",
-        severity="warning",
     ),
     Alarm(
         "keys_gone",
@@ -269,7 +292,7 @@ _ALL: Final = (
     ),
     Alarm(
         "mail_put_aside",
-        "Mail of a peer was put aside ({about})",
+        "Mail in the name of {about} was put aside{reason}",
         "Mail in a peer's name, by what its sealed layers or its sender say, could not be opened, and is in "
         "quarantine. Its sender believes it delivered, its recipients do not know of it, and its keys are destroyed in "
         "time. The first of each peer and reason is told at once, what changes in a digest an hour. Said daily.",
@@ -281,6 +304,7 @@ _ALL: Final = (
         clear_s=0.0,
         digest_s=3600.0,
         severity="warning",
+        reasons=PUT_ASIDE,
     ),
     Alarm(
         "quarantine_grows",
@@ -326,6 +350,21 @@ _ALL: Final = (
         "they are right again",
         "`qumail-relay policy check` names file and line.",
         clear_s=0.0,
+        severity="warning",
+    ),
+    Alarm(
+        "policy_holds",
+        "Policy holds {about} mail",
+        "Mail waits that policy holds for another reason than keys: it covers nobody there, or lists no level that can "
+        "be done. It waits until policy is changed, or its sender's server gives up.",
+        "such mail was tried again",
+        f"the last of it has gone, or was refused. {_DELETED}",
+        "`qumail-relay policy explain SENDER RECIPIENT` says which file and line hold it; `postqueue -p` shows both "
+        "addresses. Change the policy and have the mail tried again (`postqueue -f`), or have it refused at once: "
+        'otherwise = "refuse" (policies/README.md). After `postsuper -d` it ends by itself, two hours after the last '
+        "attempt. To end it within a minute: stop the relay, delete `held.json` beside its secret (store.secret), "
+        "start it.",
+        about="direction",
         severity="warning",
     ),
     Alarm(

@@ -85,16 +85,19 @@ class HeldMail:
         self._own = self._sections[own]
         self._key_at = slice(begin + 16, begin + 16 + KEY_OCTETS)
 
-    def held(self, direction: str, cause: str, name: bytes, mailbox: str) -> None:
-        """An attempt ended without the mail of this `name` having gone to the mailbox."""
+    def held(self, direction: str, cause: str, name: bytes, mailbox: str) -> bool:
+        """An attempt ended without the mail of this `name` having gone to the mailbox; returns whether it is the first
+        that is known.
+        """
         now, ours = boot_time(), self._name(name, mailbox)
         how = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
         for section, at in self._found(ours, self._live(now)):
             row = self._row(at)
             if row.until >= now:
                 self._set(section, at, _HeldRow(ours, row.first, now, max(row.pause, now - row.last), how))
-                return
+                return False
         self._add(_HeldRow(ours, now, now, 0.0, how), now)
+        return True
 
     def over(self, name: bytes, mailbox: str) -> None:
         """It has gone, or will not."""

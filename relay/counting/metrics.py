@@ -66,6 +66,12 @@ FAILURES: Final = Metric(
     "class of the error (relay/errors.py), such as KMEExhausted or NextHopUnavailable",
     ("direction", "reason"),
 )
+HELD_FIRST: Final = Metric(
+    "qumail_mails_first_held_total",
+    "counter",
+    f"Mails held for a recipient for whom they had not been held before: retries do not count. {_DIRECTION}",
+    ("direction",),
+)
 HELD_RECIPIENTS: Final = Metric(
     "qumail_held_recipients",
     "gauge",

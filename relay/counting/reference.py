@@ -58,6 +58,8 @@ def markdown() -> str:
 def _alarm(alarm: Alarm) -> str:
     about = f", for each {alarm.about}" if alarm.about else ""
     mailed = "" if alarm.mailed else " It is not sent by mail, since mail may not leave."
+    if mailed and alarm.about == "direction":
+        mailed = " About outgoing mail it is not sent by mail, since the alarm's mail would be held as well."
     ready = " /readyz says so too." if alarm.not_ready else ""
     return (
         f"### `{alarm.name}`{about}\n\n{alarm.severity.capitalize()}. {alarm.meaning} "

@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 import pybase64
 
-from relay.errors import BadStructure, MailLoop, MalformedMessage
+from relay.errors import BadStructure, MailLoop, MalformedMessage, MessageTooBig
 from relay.formats import parameters
 from relay.formats.pieces import PIECE_OCTETS, Octets, Pieces, joined, part_of
 
@@ -73,6 +73,12 @@ _MAILBOX_LINE = re.compile(rb">*From ")
 _LINE_OCTETS = 57
 _WHOLE = struct.Struct("76s" * (PIECE_OCTETS // _LINE_OCTETS) + "0s")
 """Cuts the base64 of a whole piece; what is left behind the last line is nothing, and ends that line."""
+
+
+def check_size(octets: int, limit: int) -> None:
+    """Raises MessageTooBig for a message of more octets than the limit."""
+    if octets > limit:
+        raise MessageTooBig(f"the content has {octets} octets, the limit is {limit}")
 
 
 def check_carriable(message: bytes, max_hops: int) -> None:

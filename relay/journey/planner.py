@@ -20,10 +20,12 @@ from relay.errors import (
     PolicyHolds,
     PolicyRefuses,
     RelayError,
+    TrippedWire,
 )
 from relay.formats import cms, mime
 from relay.formats.mailbox import folded_mailbox
 from relay.journey.plan import Copy, Group, Planned
+from relay.journey.tripwire import shown_fields
 from relay.keys import KeyReference
 from relay.keys.pads import plan_keys
 from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
@@ -33,7 +35,7 @@ from relay.policy.decide import PolicySet
 from relay.policy.decision import Decision
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
-from relay.schemes import KeysWithReserve, Parties, Scheme
+from relay.schemes import Parties, Scheme, Supplies
 from relay.schemes.padding import pack, padded_size
 
 if TYPE_CHECKING:
@@ -158,7 +160,7 @@ class Planner:
         decided: Iterable[Decided],
         octets: int,
         waited: float | None = None,
-        keys: KeysWithReserve | None = None,
+        keys: Supplies | None = None,
         original: bytes | None = None,
     ) -> tuple[Group, ...]:
         """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there.
@@ -382,3 +384,12 @@ def _cannot_be_sealed(sender: str, recipient: Recipient) -> str:
         if is_none:
             return f"the {whose}'s address is none, is too long, or has characters that no sealed mail may have"
     return ""
+
+
+def check_shown(message: bytes) -> None:
+    """Raises MalformedMessage where visible fields leave no room, or the tripwire reads them in another way."""
+    shown = mime.shown_header(message)
+    try:
+        shown_fields(shown)
+    except TrippedWire as error:
+        raise MalformedMessage(f"its header cannot be shown: {error}") from error

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from relay.formats import mime
 from relay.journey.plan import Group, Outcome, Planned
 from relay.journey.sealing import Sealer
 from relay.levels import PLAINTEXT
-from relay.mail import Mail
+from relay.mail import Mail, Recipient, domain_of
 from relay.runtime.aio import off_loop
 
 log = structlog.get_logger(__name__)
@@ -38,13 +38,13 @@ class Shadow:
     async def foresee(self, mail: Mail) -> tuple[list[LedgerEntry], tuple[Planned, ...]]:
         """What the ledger has to know: one entry for all recipients whom one policy would treat alike.
 
-        And those recipients whose mail stays inside.
+        And those recipients whose mail stays inside: at our own domains, whatever policy would have done with it.
         """
         try:
             plan = await self.sealer.foresee(mail)
         except RelayError as error:
             log.warning("not_foreseen", cause=str(error))
-            return [], ()
+            return [], tuple(Planned(each, None, stays_inside=True) for each in self._own(mail.envelope.recipients))
         outcomes = [each for group in plan for each in group.outcomes(mail.envelope.sender, len(mail.message))]
         for outcome in outcomes:
             # Without the addresses, which log lines do not have.
@@ -54,7 +54,13 @@ class Shadow:
         entries = await off_loop(
             mime.work(mail.message), lambda: [each for group in plan for each in _entries(mail, group)]
         )
-        return entries, tuple(each for group in plan for each in group.members if each.stays_inside)
+        members = {each.recipient.mailbox: each for group in plan for each in group.members}
+        own = [members[each.mailbox] for each in self._own(mail.envelope.recipients)]
+        return entries, tuple(replace(each, stays_inside=True) for each in own)
+
+    def _own(self, recipients: Iterable[Recipient]) -> list[Recipient]:
+        own = self.sealer.planner().config.site.domains
+        return [each for each in recipients if domain_of(each.mailbox) in own]
 
 
 _ADDRESSES = ("sender", "recipient")

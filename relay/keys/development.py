@@ -26,6 +26,8 @@ from relay.keys.types import SAEID
 KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
 
+NOT_QUANTUM = "DEVELOPMENT KEYS, NOT QUANTUM"
+"""What is said wherever keys of development KMEs are shown."""
 AUTHORITY = "QuMail Relay development CA"
 """The common name of the CA that all certificates of the development KMEs are from."""
 

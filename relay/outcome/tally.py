@@ -194,12 +194,18 @@ class Tally:
 
     def note_who_waits(self, delivery: Delivery, fates: Mapping[str, Fate]) -> None:
         """Who is held waits until a later attempt has another outcome; a concurrent attempt does not count."""
-        held, name = self._board.held, delivery.came_as or delivery.name
+        name, first = delivery.came_as or delivery.name, False
         for mailbox, fate in fates.items():
             if fate.outcome != "held":
-                held.over(name, mailbox)
+                self._board.held.over(name, mailbox)
             elif fate.reason not in _NO_NEWS:
-                held.held(self._direction, _CAUSES.get(fate.reason, "other"), name, mailbox)
+                first |= self._waits(fate.reason, name, mailbox)
+        if first:
+            self._board.add(metrics.HELD_FIRST, self._direction)
+
+    def _waits(self, reason: str, name: bytes, mailbox: str) -> bool:
+        """Notes a recipient who waits; returns whether it was not known."""
+        return self._board.held.held(self._direction, _CAUSES.get(reason, "other"), name, mailbox)
 
     @contextmanager
     def at_rcpt(self, sender: str, recipient: str) -> Iterator[None]:
@@ -208,7 +214,8 @@ class Tally:
         try:
             yield
         except TryLater as error:
-            self._board.held.held(self._direction, _CAUSES.get(type(error).__name__, "other"), name, recipient)
+            if self._waits(type(error).__name__, name, recipient):
+                self._board.add(metrics.HELD_FIRST, self._direction)
             raise
         except Refuse:
             self._board.held.over(name, recipient)

@@ -10,7 +10,10 @@ from relay.postfix import flow, ours
 from relay.postfix.flow import MailFlow
 from relay.postfix.settings import MasterService, PostfixFault
 
-REMEDY = "run `qumail-relay setup` again, which puts it right, or change relay.toml"
+REMEDY = (
+    "run `qumail-relay setup` again, which puts it right, or change relay.toml. After `setup --undo`, which changes "
+    "Postfix alone, relay.toml still has the later integration"
+)
 
 
 def filters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
@@ -19,7 +22,10 @@ def filters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
     for name in ("content_filter", "smtpd_proxy_filter", "relayhost"):
         for source in _sources(mail_flow, name):
             if ours.stale_filter(mail_flow.config, settings.value(name, source)):
-                what = "that is a port of the relay's, and by relay.toml it does not listen there: all this mail waits"
+                what = (
+                    "that is a port of the relay's, and by relay.toml it does not listen there: all this mail waits, "
+                    "once the relay was restarted with that file"
+                )
                 yield settings.of(name, source).fault("left-over", what, REMEDY)
 
 
@@ -32,7 +38,7 @@ def milters(mail_flow: MailFlow) -> Iterator[PostfixFault]:
             if ours.stale_milter(settings, mail_flow.config, milter):
                 what = (
                     f"{milter} is a port of the relay's, and by relay.toml it does not listen there: "
-                    f"{source.key} answers 451 to all mail"
+                    f"{source.key} answers 451 to all mail, once the relay was restarted with that file"
                 )
                 yield settings.of(name, source).fault("left-over", what, REMEDY)
 

@@ -57,8 +57,9 @@ async def stranded(directory: Path, config: Config) -> list[PostfixFault]:
     if not gone:
         return []
     what = (
-        f"{len(gone)} of the mails in it go to {gone[0]}, where the relay no longer takes mail: they never leave. Do "
-        "not requeue them (`postsuper -r`): Postfix asks no milter about such mail, and it would leave IN CLEAR"
+        f"{len(gone)} of the mails in it go to {gone[0]}, where by relay.toml the relay does not take mail: once it "
+        "was restarted with that file, they never leave. Do not requeue them (`postsuper -r`): Postfix asks no milter "
+        "about such mail, and it would leave IN CLEAR"
     )
     remedy = (
         "go back to the former integration (`qumail-relay setup --replace --integration content-filter`), restart "

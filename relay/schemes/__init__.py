@@ -49,7 +49,14 @@ class FreshKeys(Protocol):
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
 
 
-class KeysWithReserve(Protocol):
+class Supplies(Protocol):
+    """Who says which keys are available."""
+
+    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
+        """Whether such a pad (0: one key) is available now. Raises KeyUnavailable."""
+
+
+class KeysWithReserve(Supplies, Protocol):
     """FreshKeys of which some may be kept for mail of normal priority."""
 
     async def take(
@@ -59,9 +66,6 @@ class KeysWithReserve(Protocol):
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = OTP.name, low_priority: bool = False) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
-
-    async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
-        """Whether such a pad (0: one key) is available now. Raises KeyUnavailable."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from relay.counting import metrics
 from relay.counting.amounts import many, octets
-from relay.counting.held import DIRECTIONS
+from relay.counting.held import DIRECTIONS, Waiting
 from relay.counting.metric import Labels
 from relay.keys import report
 from relay.levels import PLAINTEXT
@@ -45,28 +45,36 @@ _NEVER_ASKED = ("not_asked", "cancelled")
 def _mail_held(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     most = sight.watched.config.alarms.held_longer_than
     for direction in sorted({each.direction for each in sight.waiting}):
-        ours = [each for each in sight.waiting if each.direction == direction]
         # Where not all found a place, what is tried again may not have: then what was tried once counts.
-        longest = max(each.longest if sight.more_wait else each.again for each in ours)
+        longest = max(each.longest if sight.more_wait else each.again for each in _waiting(sight, direction))
         if longest > most:
-            number = (
-                f"{many(sum(each.recipients for each in ours), 'recipient')}{' and more' if sight.more_wait else ''}"
-            )
-            causes = ", ".join(f"{each.cause}: {each.recipients}" for each in ours)
-            yield (
-                direction,
-                f"mail to {number} waits ({causes}), the first for {longest:.0f} s",
-            )
+            yield direction, f"{_who_waits(sight, direction)}, the first for {longest:.0f} s"
+
+
+def _waiting(sight: Sight, direction: str) -> list[Waiting]:
+    return [each for each in sight.waiting if each.direction == direction]
+
+
+def _who_waits(sight: Sight, direction: str) -> str:
+    """Returns how many recipients wait, and for what."""
+    ours = _waiting(sight, direction)
+    if not ours:
+        return "mail is held"
+    number = many(sum(each.recipients for each in ours), "recipient")
+    causes = ", ".join(f"{each.cause}: {each.recipients}" for each in ours)
+    return f"mail to {number}{' and more' if sight.more_wait else ''} waits ({causes})"
 
 
 def _mail_stuck(sight: Sight, standing: Collection[str]) -> Iterator[Seen]:
     for direction in DIRECTIONS:
-        least = 1 if direction in standing else DEFERRED
-        if sight.grown(metrics.MAILS, WINDOW_S, _ended(direction, ("held",))) < least:
+        held = _ended(direction, ("held",))
+        if not sight.grown(metrics.MAILS, WINDOW_S, held):
             continue
-        held = sight.grown(metrics.MAILS, _seconds_since_one_went(sight, direction), _ended(direction, ("held",)))
-        if held >= least:
-            yield direction, f"{many(held, 'mail')} held since the last that went ({direction})"
+        ago = _seconds_since_one_went(sight, direction)
+        # Retries of the same mails are none that came since; and a mail held at RCPT counts once for each recipient.
+        new = min(sight.grown(metrics.HELD_FIRST, ago, _first_is(direction)), sight.grown(metrics.MAILS, ago, held))
+        if new >= DEFERRED or (direction in standing and sight.grown(metrics.MAILS, ago, held)):
+            yield direction, f"{_who_waits(sight, direction)}, and none has gone for at least {ago:.0f} s ({direction})"
 
 
 def _seconds_since_one_went(sight: Sight, direction: str) -> float:
@@ -79,6 +87,9 @@ def _seconds_since_one_went(sight: Sight, direction: str) -> float:
 
 def _policy_holds(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     for each in sight.waiting:
+        # In shadow mode policy holds nothing that leaves: what waits from before goes at its next attempt.
+        if each.direction == "outgoing" and sight.watched.config.all_in_clear:
+            continue
         if each.cause == "policy" and (each.again or sight.more_wait):
             yield (
                 each.direction,
@@ -365,7 +376,6 @@ RULES: dict[str, Rule] = {
     "shadow_mode": _shadow_mode,
     "mail_held": _mail_held,
     "mail_stuck": _mail_stuck,
-    "policy_holds": _policy_holds,
     "keys_gone": _keys_gone,
     "keys_run_low": _keys_run_low,
     "peer_without_keys": _peer_without_keys,
@@ -387,6 +397,7 @@ RULES: dict[str, Rule] = {
     "clear_text": _clear_text,
     "tripwire": _tripwire,
     "policy_broken": _policy_broken,
+    "policy_holds": _policy_holds,
     "policy_edit_waits": _policy_edit_waits,
     "policy_test_fails": _policy_test_fails,
     "policy_in_vain": _policy_in_vain,

@@ -24,7 +24,7 @@ WINDOW_S = 600.0
 """Window for the growth of numbers, in seconds."""
 SAMPLE_S = 10.0
 GROWING = (
-    metrics.MAILS, metrics.FAILURES, metrics.KEYS_MISSED, metrics.KME_REQUESTS,
+    metrics.MAILS, metrics.HELD_FIRST, metrics.FAILURES, metrics.KEYS_MISSED, metrics.KME_REQUESTS,
     metrics.RECEIVED_KEYS_REFUSED, metrics.QUARANTINE_PUT,
     metrics.QUARANTINE_LAG, metrics.QUARANTINE_FULL, metrics.TRIPWIRE, metrics.LOOP_LAG,
 )  # fmt: skip

@@ -27,7 +27,7 @@ import structlog
 
 from relay.config import Config
 from relay.counting import metrics
-from relay.counting.alarms import ALARMS
+from relay.counting.alarms import ALARMS, Alarm
 from relay.counting.board import Board
 from relay.errors import NextHopUnavailable, PolicyHolds
 from relay.files.rights import why_not_as_root
@@ -136,8 +136,13 @@ class AlarmTelling:
         """Soon."""
         alarm = standing.alarm
         word = _Word(state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do)
-        for each in (*(self._mails.values() if alarm.mailed else ()), *self._runs.values()):
+        for each in (*(self._mails.values() if self._may_leave(alarm, standing.about) else ()), *self._runs.values()):
             each.add(word)
+
+    def _may_leave(self, alarm: Alarm, about: str) -> bool:
+        """Whether a mail of this alarm is not kept back by what the alarm is about."""
+        ours = "outgoing" if self._way_out is not None else "incoming"
+        return alarm.mailed or (alarm.about == "direction" and about != ours)
 
     def untold(self) -> dict[str, Any]:
         """The pending notices by receiver, for a file."""

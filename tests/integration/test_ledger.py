@@ -204,11 +204,13 @@ async def test_shadow_mode_tells_of_the_reserve_of_recipients_nobody_covers_and_
 
 
 @pytest.mark.in_process
+@pytest.mark.parametrize("own", ['levels = ["plaintext"]\n', None], ids=["plaintext", "not covered"])
 async def test_in_shadow_mode_mail_that_stays_inside_has_not_left_in_clear(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, log: LogCapture, own: str | None
 ) -> None:
     site = alice(tmp_path, kmes, sink, 'levels = ["aes"]\n', more="shadow = true\n")
-    (site.directory / "policies" / "alice.example.toml").write_text('levels = ["plaintext"]\n')
+    if own is not None:
+        (site.directory / "policies" / "alice.example.toml").write_text(own)
     recipients = ["root@alice.example", "ben@bob.example"]
     async with serving(site) as addresses:
         assert (await submit(addresses["outgoing"], mails.plain(), recipients=recipients)).code == 250

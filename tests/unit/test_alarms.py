@@ -22,12 +22,16 @@ from structlog.testing import capture_logs
 
 from relay.config import AlarmSettings, Config
 from relay.counting import metrics
-from relay.counting.alarms import ALARMS
+from relay.counting.alarms import ALARMS, PUT_ASIDE
 from relay.counting.board import Board
+from relay.errors import RelayError
 from relay.mail import Mail
 from relay.policy.decide import PolicySet
+from relay.process import app
+from relay.quarantine import REASONS
 from relay.status import Watched, alarms, sight, telling
 from relay.status.alarms import AGAIN_S, Alarms
+from relay.status.page.words import _errors, reason
 from relay.status.ready import Readiness
 from relay.status.rules import RULES, Seen
 from relay.status.sight import Looking, Sight
@@ -120,16 +124,20 @@ async def test_mail_is_stuck_where_three_were_held_since_the_last_that_went(now:
     board = Board()
     looking = Looking(watched(board), cast(Readiness, SimpleNamespace(found={})), {})
 
-    async def stuck(metric: tuple[str, ...], number: int, *standing: str) -> bool:
+    async def stuck(metric: tuple[str, ...], number: int, *standing: str, new: bool = True) -> bool:
         await looking.look()
         board.add(metrics.MAILS, *metric, by=number)
+        if metric == HELD and new:
+            board.add(metrics.HELD_FIRST, "outgoing", by=number)
         now[0] += 10
         return bool(seen(await looking.look(), "mail_stuck", *standing))
 
     assert not await stuck(ME, 1)
     assert not await stuck(HELD, 2)
     assert await stuck(HELD, 1)
+    assert await stuck(HELD, 3, "outgoing", new=False), "it stands while nothing goes"
     assert not await stuck(ME, 1, "outgoing")
+    assert not await stuck(HELD, 12, new=False), "the same mails, tried again, do not make it begin again"
 
 
 def _quarantine_81_of_100(board: Board) -> None:
@@ -457,6 +465,23 @@ async def test_a_critical_alarm_is_in_the_mail_and_in_its_subject_whatever_was_t
     assert f"(and {min(warnings + 1, telling.MOST - 1)} more)" in mail["Subject"]
 
 
+@pytest.mark.parametrize("name", ["mail_held", "mail_stuck", "next_hop_away", "next_hop_refuses"])
+def test_an_alarm_is_kept_from_the_mail_only_where_the_mail_could_not_leave(name: str) -> None:
+    config = cast(
+        Config,
+        SimpleNamespace(
+            alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None),
+            site=SimpleNamespace(name="alice", domains=("alice.example",), hostname="relay.alice.example"),
+        ),
+    )
+    for way_out, mailed in ((cast(Any, _Out()), "incoming"), (None, "outgoing")):
+        told = AlarmTelling(config, Board(), way_out, {})
+        for direction in ("outgoing", "incoming"):
+            told.tell(Standing(ALARMS[name], direction, "a cause", since=0.0, told=0.0, seen=0.0), "begins")
+        [word] = told.untold()["root@alice.example"]
+        assert word["about"] == mailed
+
+
 def test_what_was_still_to_be_told_of_an_alarm_that_is_no_more_known_holds_up_nothing(tmp_path: Path) -> None:
     config = SimpleNamespace(
         alarms=SimpleNamespace(mail_to=("root@alice.example",), command=None), site=SimpleNamespace()
@@ -509,3 +534,26 @@ def test_a_kme_that_is_away_is_said_before_what_follows_from_it() -> None:
     """The page takes its verdict from the first of the worst."""
     places = {name: place for place, name in enumerate(ALARMS)}
     assert places["kme_away"] < places["keys_unwatched"]
+    assert max(places["kme_away"], places["policy_broken"]) < places["policy_holds"]
+
+
+def test_each_reason_of_the_quarantine_has_words_for_a_headline_that_accuse_nobody() -> None:
+    assert set(PUT_ASIDE) == set(REASONS)
+    line = ALARMS["mail_put_aside"].line("alice tampered")
+    assert line == "Mail in the name of alice was put aside: changed on the way, or not sealed by that peer"
+
+
+async def test_in_shadow_mode_policy_holds_nothing_that_leaves(now: list[float]) -> None:
+    board = Board()
+    found = await looked(board, lambda: _held_twice(board, "policy"), now)
+    assert seen(found, "policy_holds") == ["outgoing"]
+    cast(Any, found.watched.config).all_in_clear = "shadow mode is on"
+    assert seen(found, "policy_holds") == []
+
+
+def test_what_the_page_says_of_an_error_is_written_for_people() -> None:
+    assert app.__name__, "which loads all errors that mail can meet"
+    for each in _errors(RelayError):
+        text = reason(each.__name__)
+        assert not re.search(r"`|\b(we|us|our|ours)\b", text), f"{each.__name__}: {text}"
+        assert text.endswith("."), f"{each.__name__}: {text}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from relay.entry.budget import STEP_OCTETS, Share, room_for
 from relay.entry.smtp.aiosmtpd_base import CommandStream
 from relay.errors import MessageTooBig, TryLater
+from relay.formats.mime import check_size
 from relay.runtime.aio import off_loop
 
 END_OF_DATA = b"\r\n.\r\n"
@@ -43,8 +44,7 @@ async def receive(stream: CommandStream, limit: int, share: Share) -> bytes:
         stream.put_back(content.behind)
     if failed is not None:
         raise failed
-    if content.size > limit:
-        raise MessageTooBig(f"the content has {content.size} octets, the limit is {limit}")
+    check_size(content.size, limit)
     room = room_for(content.size)
     await share.hold(room)
     share.reduce(room)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import structlog
 from aiohttp import web
 
+from relay.keys.development import from_development_kme
 from relay.status import Watched
 from relay.status.page.html import Html
 from relay.status.page.keys import show_keys
@@ -89,7 +90,9 @@ class Feed:
     """The page's content, and the viewers."""
 
     def __init__(self, watched: Watched, record: Record) -> None:
+        """Reads from their files whose KMEs are development key servers: another one needs a start of the relay."""
         self._watched = watched
+        self._development = frozenset(name for name, kme in watched.config.kmes.items() if from_development_kme(kme.ca))
         self._record = record
         self._shown = Shown()
         self._events: dict[int, bytes] = {}
@@ -180,7 +183,7 @@ class Feed:
         self._record.note(totals)
         config = self._watched.config
         addresses = config.status is not None and config.status.addresses
-        now = Now(config.site.name, time.time(), totals, self._record.view(), addresses)
+        now = Now(config.site.name, time.time(), totals, self._record.view(), addresses, self._development)
         # In a thread: with many KMEs and peers it takes longer than mail may wait for its turn.
         made, cost = await asyncio.to_thread(_made, now)
         shown, look = self._shown, self._shown.look + 1

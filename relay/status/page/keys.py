@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 
 from relay.counting import metrics
+from relay.keys.development import NOT_QUANTUM
 from relay.status.page import words
 from relay.status.page.charts import curve
 from relay.status.page.html import Content, Html, element
@@ -51,11 +52,15 @@ def _card(now: Now, kme: str, peer: str, number: int) -> Html:
     return element(
         "article",
         element("div", element("h3", element("bdi", kme), " for ", element("bdi", peer)),
-                element("p", _forecast(now, place, empty)), facts_list(facts)),
+                element("p", _forecast(now, place, empty)), _not_quantum(now, kme), facts_list(facts)),
         element("details", element("summary", "Two days and six weeks", id=f"summary-keys-{number}"),
                 [_curves(now, place, *span) for span in SPANS], id=f"details-keys-{number}"),
         class_="card",
     )  # fmt: skip
+
+
+def _not_quantum(now: Now, kme: str) -> Html | None:
+    return element("p", badge("warning", NOT_QUANTUM)) if kme in now.development else None
 
 
 def _unknown(now: Now, place: tuple[str, str]) -> str:

@@ -14,13 +14,17 @@ from relay.store.history import Stretch
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """One moment; `time` is in seconds since 1970, and `addresses` says whether people may be named."""
+    """One moment; `time` is in seconds since 1970, and `addresses` says whether people may be named.
+
+    `development` has the names of KMEs whose keys are not quantum (relay/keys/development.py).
+    """
 
     site: str
     time: float
     totals: Totals
     past: Remembered
     addresses: bool = False
+    development: frozenset[str] = frozenset()
 
     def stands(self, name: str, about: str = "") -> bool:
         """Whether this condition stands."""

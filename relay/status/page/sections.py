@@ -16,6 +16,12 @@ from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
 from relay.status.page.verdict import DIRECTIONS, MINUTES, Trouble, troubles, verdict
 
+OUTCOMES = ("delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated")
+_MEANT = {
+    "inside": "inside: in clear to a domain of this site",
+    "consumed": "consumed: for the canary",
+    "repeated": "repeated: those who had it already",
+}
 HOUR_S, DAY_S = 3600, 86_400
 HOURS, DAYS = 24, 42
 _PROTECTIONS = {name.replace("+", "-"): name for name in levels.protections()}
@@ -26,6 +32,8 @@ _NAMES = {**_PROTECTIONS, levels.PLAINTEXT: "in clear"}
 _SIGNS = {"good": "✓", "quiet": "·", "warning": "!", "bad": "✕"}
 _STATES = {"good": "Good", "quiet": "Quiet", "warning": "Warning", "bad": "Critical"}
 
+ZERO = words.number(0)
+
 
 def section(name: str, heading: str, *content: Content, class_: str | None = None) -> Html:
     """One section, by its heading."""
@@ -35,7 +43,7 @@ def section(name: str, heading: str, *content: Content, class_: str | None = Non
 
 def table(
     name: str,
-    caption: str,
+    caption: Content,
     columns: Sequence[str],
     rows: Sequence[Sequence[Content]],
     *,
@@ -47,7 +55,8 @@ def table(
     body = [
         element("tr", element("th", element("span", row[0]), scope="row", role="rowheader", class_=kind[0],
                 data_label=columns[0]),
-                [element("td", element("span", each), role="cell", class_=kind[at], data_label=columns[at])
+                [element("td", element("span", each), role="cell", class_="zero" if each == ZERO else kind[at],
+                         data_label=columns[at])
                  for at, each in enumerate(row[1:], 1)], role="row")
         for row in rows
     ]  # fmt: skip
@@ -94,7 +103,15 @@ def show_troubles(now: Now) -> Html:
     shown = (
         element("ul", each, class_="troubles", role="list")
         if found
-        else element("p", "The relay knows of nothing that is wrong.", class_="quiet")
+        else element(
+            "p",
+            "The relay knows of nothing that is wrong",
+            ", but its keys are those of development key servers, which are for trying out"
+            if now.development
+            else None,
+            ".",
+            class_="quiet",
+        )
     )
     return section("troubles", "What is wrong, and what to do" if found else "Nothing to do", shown, _ended(now))
 
@@ -145,7 +162,8 @@ def _reasons(now: Now) -> Html:
         )
     ]  # fmt: skip
     if not each:
-        return element("p", "Nothing was held or refused since the relay was started.", class_="quiet")
+        before = " What waits was held before that." if now.sum(metrics.HELD_RECIPIENTS) else ""
+        return element("p", f"Nothing was held or refused since the relay was started.{before}", class_="quiet")
     note = element("p", "Why mail was held or refused; each attempt counts.", class_="caption")
     return element("div", note, element("ul", each, class_="reasons", role="list"))
 
@@ -156,7 +174,10 @@ def show_mails(now: Now) -> Html:
     for (direction, _, _, level, outcome), count in now.series(metrics.MAILS):
         row = counts.setdefault((direction, level), {})
         row[outcome] = row.get(outcome, 0) + count
-    outcomes = ("delivered", "inside", "held", "refused", "quarantined", "consumed", "repeated")
+    outcomes = [each for each in OUTCOMES if any(row.get(each) for row in counts.values())]
+    caption = "; ".join(filter(None, ("Each attempt counts", *(_MEANT.get(each) for each in outcomes))))
+    if none := [each for each in OUTCOMES if each not in outcomes]:
+        caption += f". None so far: {', '.join(none)}"
     ordered = sorted(counts, key=lambda each: (DIRECTIONS.index(each[0]), LEVELS.index(_part(each[1]))))
     rows: list[list[Content]] = [
         [
@@ -171,9 +192,7 @@ def show_mails(now: Now) -> Html:
         "mails",
         "Mails since the start",
         element("p", "The relay has served since ", words.clock(since), ".", class_="quiet") if since else None,
-        table("mails", "Each attempt counts. Inside: in clear to a domain of this site; consumed: for the canary; "
-              "repeated: those who had it already",
-              ["level", "direction", *outcomes], rows, words_in=(0, 1))
+        table("mails", caption, ["level", "direction", *outcomes], rows, words_in=(0, 1))
         if rows else element("p", "None came so far.", class_="quiet"),
     )  # fmt: skip
 
@@ -198,7 +217,9 @@ def show_clear(now: Now) -> Html:
     return section(
         "clear",
         "Left in clear",
-        element("p", "Outgoing mails to elsewhere that policy lets leave unsealed; the ledger has each: ",
+        element("p", "Outgoing mails to elsewhere that left unsealed",
+                ", in shadow mode all" if now.stands("shadow_mode") else ", as policy lets them",
+                "; the ledger has each: ",
                 element("code", "qumail-relay ledger show"), ".", class_="quiet"),
         facts_list(facts, class_="loud" if started else None),
     )  # fmt: skip

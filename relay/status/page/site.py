@@ -107,7 +107,7 @@ def show_canary(now: Now) -> Html:
     every = now.value(metrics.CANARY_INTERVAL)
     answered, dropped = now.sum(metrics.CANARY_ANSWERED), now.sum(metrics.CANARY_DROPPED)
     facts: list[tuple[str, Content]] = [
-        ("of peers, answered", words.number(answered)), ("came for nothing", words.number(dropped)),
+        ("of peers, answered", words.number(answered)), ("dropped without an answer", words.number(dropped)),
     ]  # fmt: skip
     if every is None:
         shown = element("p", "No peer is asked: ", element("code", "every"), " of [canary] is not set.", class_="quiet")

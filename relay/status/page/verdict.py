@@ -9,6 +9,7 @@ from typing import Literal
 
 from relay.counting import amounts, metrics
 from relay.counting.alarms import ALARMS
+from relay.keys.development import NOT_QUANTUM
 from relay.status.page.now import Now
 from relay.status.record import RECENT_S
 from relay.status.rules import THROUGH
@@ -55,14 +56,19 @@ def verdict(now: Now) -> Verdict:
     )
     waiting = now.sum(metrics.HELD_RECIPIENTS)
     held = f"mail to {amounts.many(waiting, 'recipient')} is held" if waiting else "nothing is held"
+    if now.development:
+        held += f"; {NOT_QUANTUM}"
     counts = f"{through:,.0f} delivered, {refused:,.0f} refused in the last {MINUTES}; {held}"
     if found := _worst_first(now):
         worst = found[0]
         more = f"{len(found) - 1} more below; {counts}" if len(found) > 1 else counts
         return Verdict(state_of(worst), worst.alarm.line(worst.about), more)
-    if through or waiting or refused:
-        return Verdict("good", "Mail flows", counts)
-    return Verdict("quiet", "Ready, and no mail comes", f"none in the last {MINUTES}; {held}")
+    flows = bool(through or waiting or refused)
+    line = "Mail flows" if flows else "Ready, and no mail comes"
+    more = counts if flows else f"none in the last {MINUTES}; {held}"
+    if now.development:
+        return Verdict("warning", f"{line}, NOT QUANTUM", more)
+    return Verdict("good" if flows else "quiet", line, more)
 
 
 def troubles(now: Now) -> list[Trouble]:

@@ -10,7 +10,7 @@ from relay.quarantine import told
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
-from relay.status.page.sections import section, table
+from relay.status.page.sections import code, section, table
 from relay.status.page.verdict import DIRECTIONS, MINUTES
 from relay.store.quarantine_table import Kept
 
@@ -43,8 +43,8 @@ def _aside(now: Now) -> Html | None:
     ]  # fmt: skip
     more = number - len(rows)
     caption = f"Put aside: {amounts.many(number, 'message')}, which nobody has got, the newest above"
-    caption += f"; {more:,.0f} more: qumail-relay quarantine list" if more > 0 else ""
-    return table("aside", caption, ["came (UTC)", "from", "why", "size", "to see it"], rows, words_in=(0, 1, 2, 4))
+    caption += f"; {more:,.0f} more: `qumail-relay quarantine list`" if more > 0 else ""
+    return table("aside", code(caption), ["came (UTC)", "from", "why", "size", "command"], rows, words_in=(0, 1, 2, 4))
 
 
 def _whose(now: Now, kept: Kept) -> Content:
@@ -68,11 +68,11 @@ def _held(now: Now) -> Html | None:
                 )  # fmt: skip
     if not rows:
         return None
-    caption = "Held: it waits in the queue of the mail server"
+    caption = "Held: it waits in the queue of the mail server, where `postqueue -p` shows each SENDER and RECIPIENT"
     if peers := "; ".join(filter(None, (_peers(now, each) for each in DIRECTIONS))):
-        caption += f". Attempts held in the last {MINUTES}: {peers}"
-    columns = ["mail", "why", "recipients", "longest wait", "to see more"]
-    return table("held-now", caption, columns, rows, words_in=(0, 1, 3, 4))
+        caption += f". Attempts held in the last {MINUTES}, by peer: {peers}"
+    columns = ["mail", "why", "recipients", "longest wait", "what says more"]
+    return table("held-now", code(caption), columns, rows, words_in=(0, 1, 3, 4))
 
 
 def _peers(now: Now, direction: str) -> str:
@@ -81,5 +81,5 @@ def _peers(now: Now, direction: str) -> str:
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:
             tries[peer] = tries.get(peer, 0.0) + count
-    each = ", ".join(f"{peer or 'no peer'} {count:,.0f}" for peer, count in sorted(tries.items()))
+    each = ", ".join(f"{peer or 'others'} {count:,.0f}" for peer, count in sorted(tries.items()))
     return f"{direction}: {each}" if each else ""

@@ -13,6 +13,23 @@ from relay.status.page.html import Html, element
 
 _UNITS = (("day", 86_400.0), ("h", 3600.0), ("min", 60.0), ("s", 1.0))
 _OURS = {
+    "AmbiguousReply": "The KME's answer is about its keys or about the KME, and does not say which.",
+    "BadStructure": "The sealed message is not in a form that the relay accepts.",
+    "Gone": "The next hop cannot be reached, or ended the connection.",
+    "KMEBusy": "The KME asks the relay to come back later.",
+    "KMEMisconfigured": "The KME does not accept the relay, or the relay does not accept the KME.",
+    "KeyNotFound": "The KME does not know the key: it comes later, was lost, or was given out before.",
+    "KeysMissing": "Some of the keys asked for did not come.",
+    "LoginRefused": "The IMAP server does not accept the login.",
+    "MailboxRefused": "The IMAP server refused a command.",
+    "NotForUs": "It was sealed for a certificate that is not one of this site.",
+    "NotTaken": "The next hop did not take the mail.",
+    "OtherSize": "The KME gave a key of another size than was asked for.",
+    "OthersCanWrite": "Other users can change a file of the relay.",
+    "PolicyHolds": "Policy says hold, and no level that it lists can be done, whatever keys there are.",
+    "RepliedNotFound": "The KME says that it does not know some of the keys.",
+    "SealedForUs": "Sealed mail came to the listener of outgoing mail, where it cannot be opened.",
+    "Silent": "The next hop did not answer in time.",
     "Unforeseen": "A fault that the relay does not know; the log has it.",
     "Stopped": "The relay was stopped, or the client left.",
     "NotTried": "Another recipient's trouble held it before its turn came.",
@@ -54,7 +71,7 @@ def clock(seconds: float, form: str = "%Y-%m-%d %H:%M UTC") -> Html:
 
 
 def reason(name: str) -> str:
-    """What an error's class means: the first sentence that is written there."""
+    """What an error's class means, for people: as above, else the first paragraph that is written at the class."""
     if name in _OURS:
         return _OURS[name]
     for each in _errors(RelayError):

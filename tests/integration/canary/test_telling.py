@@ -30,11 +30,11 @@ async def test_the_page_has_the_numbers_of_metrics(making: Making) -> None:
         [(words, counts)] = shown.table("canary")
         assert (words[0], words[2], counts) == ("bob", f"{trip:,.2f} s", {"sent": 1, "returned": 1})
         assert words[1] == "✓ in time less than 1 min ago"
-        assert shown.facts("canary") == {"of peers, answered": "0", "came for nothing": "0"}
+        assert shown.facts("canary") == {"of peers, answered": "0", "dropped without an answer": "0"}
         assert "every 1 min" in shown.text("canary")
         assert shown.mails() == {("outgoing", "aes", "delivered"): 1, ("incoming", "aes", "consumed"): 1}
         shown = await page(scene.addresses[1]["status"])
-        assert shown.facts("canary") == {"of peers, answered": "1", "came for nothing": "0"}
+        assert shown.facts("canary") == {"of peers, answered": "1", "dropped without an answer": "0"}
         assert "No peer is asked" in shown.text("canary")
 
 

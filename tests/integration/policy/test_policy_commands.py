@@ -25,8 +25,11 @@ from relay.cli.policy_site import load_site
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.policy.traffic import samples
+from relay.process import app
 from tests.testlib import mails
+from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
+from tests.testlib.submit import submit
 from tests.unit.policy.test_policy import EXAMPLES, README, write
 
 Run = Callable[..., Result]
@@ -98,6 +101,51 @@ async def test_explain_asks_the_rules_about_the_message(tmp_path: Path, kmes: De
     for said in ("Rules       1 (line 5): it looks into the message, and there is none", "Max size    otp: 1024 bytes",
                  "a small message would be sealed otp", "kme (group alice-bob): "):  # fmt: skip
         assert said in result.stdout, result.stdout
+
+
+REFUSED = {
+    "hops": (b"Received: from a by b; Wed, 25 Nov 2026 10:00:00 +0000\r\n" * 51, "554 5.4.6"),
+    "nul": (b"X-A: a\0b\r\n", "554 5.6.0"),
+    "cr": (b"X-A: a\rb\r\n", "554 5.6.0"),
+    "lf": (b"X-A: a\nX-B: b\r\n", "554 5.6.0"),
+    "size": (b"X-A: a\r\n" * 3000, "552 5.3.4"),
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+async def test_explain_and_simulate_refuse_what_the_relay_refuses_before_policy(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, fault: str
+) -> None:
+    site, run = site_of(tmp_path, kmes, FILES)
+    text = site.config_file.read_text().replace("[outgoing]\n", "[outgoing]\nmax_message_size = 20000\n")
+    site.config_file.write_text(text.replace('127.0.0.1:1"', f'{sink.address}"'))
+    fields, code = REFUSED[fault]
+    message = fields + mails.plain()
+    (tmp_path / "bad.eml").write_bytes(message)
+    for recipient in ("ben@bob.example", "x@clear.example"):
+        now = (await explained(run, "a@alice.example", recipient, "--message", str(tmp_path / "bad.eml")))["now"]
+        assert (now["result"], now["smtp_reply"][:9]) == ("refused", code), now
+    found = json.loads((await asyncio.to_thread(run, "simulate", "--json", str(tmp_path / "bad.eml"))).stdout)
+    assert [each["result"] for each in found["results"]] == ["refused"]
+    async with app.running(site.config) as addresses:
+        reply = await submit(addresses["outgoing"], message, sender="a@alice.example", recipients=["ben@bob.example"])
+    assert str(reply)[:9] == code
+
+
+async def test_explain_knows_of_the_keys_that_the_serving_relay_has_ready(
+    tmp_path: Path, kmes: DevelopmentKMEs
+) -> None:
+    site, run = site_of(tmp_path, kmes, {"default.toml": 'levels = ["aes"]\n'})
+    await kmes.stop()
+    site.config.keys_file.parent.mkdir(parents=True, exist_ok=True)
+    row = {"kme": "kme", "peer": "bob", "pool_keys": 6, "trouble": "away"}
+    for ready, result in ((6, "sealed"), (0, "held")):
+        site.config.keys_file.write_text(json.dumps({"pools": [row | {"pool_keys": ready}]}))
+        now = (await explained(run, "a@alice.example", "x@bob.example"))["now"]
+        assert (now["result"], now["ready_at_the_relay"]) == (result, {"kme": 6} if ready else {})
+    site.config.keys_file.write_text(json.dumps({"pools": [row]}))
+    shown = await asyncio.to_thread(run, "explain", "a@alice.example", "x@bob.example")
+    assert "kme: 6 keys ready at the relay that serves" in shown.stdout
 
 
 async def test_explain_refuses_a_sender_that_smtp_refuses(tmp_path: Path, kmes: DevelopmentKMEs) -> None:
@@ -350,7 +398,8 @@ def test_simulate_adds_up_and_shows_the_odd_ones(tmp_path: Path, kmes: Developme
     shown = run("simulate", *paths)
     assert shown.exit_code == 0
     for said in (
-        "45 messages; 2 of them",
+        "45 messages; 2 without a recipient outside this site, not counted above.",
+        "Treated as few others are, the rarest first:",
         "PLAINTEXT",
         "Quantum key for peer bob: ",
         "nobody.eml: to x@nobody.example",
@@ -406,9 +455,12 @@ def test_what_shadow_mode_recorded_can_be_added_up_and_compared(tmp_path: Path, 
         "policy": "x:1", "policy_version": "0" * 12, "reply": "250",
     }  # fmt: skip
     old = entry | {"time": "2001-01-01T00:00:00Z"}
-    (site.directory / "shadow.jsonl").write_text("\n".join(map(json.dumps, [entry, old, {"time": "x"}])) + "\nbroken")
+    own = entry | {"recipient": "postmaster@alice.example", "result": "clear", "quantum_bits": 0}
+    lines = [entry, old, own, {"time": "x"}]
+    (site.directory / "shadow.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\nbroken")
     found = json.loads(run("simulate", "--shadow", "--json").stdout)
-    assert (found["messages"], found["quantum_bits"]) == (1, {"bob": 4096})
+    assert (found["messages"], found["left_out"], found["quantum_bits"]) == (2, 1, {"bob": 4096})
+    assert [each["result"] for each in found["results"]] == ["sealed"], "mail to our own domain has not left"
     write(tmp_path / "new", FILES | {"bob.example.toml": 'levels = ["aes"]\n'})
     changed = json.loads(
         run("diff", "--shadow", str(site.directory / "policies"), str(tmp_path / "new"), "--json").stdout

@@ -344,6 +344,7 @@ async def test_mail_that_waits_raises_an_alarm_until_it_has_gone(site: Site, sin
         found = await numbers(addresses["status"])
         assert found.sum("qumail_held_recipients") == 0
         assert found.sum("qumail_alarms_total", alarm="mail_held") == 1
+        assert found.sum("qumail_mails_first_held_total", direction="outgoing") == 1
 
 
 async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
@@ -357,6 +358,21 @@ async def test_mail_that_policy_holds_at_rcpt_waits_as_well(site: Site) -> None:
         async with asyncio.timeout(30):
             while (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code != 250:
                 await asyncio.sleep(0.1)
+        await until_written(site)
+
+
+async def test_mail_that_was_deleted_from_the_queue_is_forgotten_with_the_file_of_what_is_held(site: Site) -> None:
+    """As the alarm says; without that it stands for two hours, also over a restart."""
+    (site.directory / "policies" / "default.toml").rename(site.directory / "policies" / "bob.example.toml")
+    async with app.running(site.config) as addresses:
+        for _ in range(2):
+            assert (await submit(addresses["outgoing"], mails.plain(), recipients=["x@nobody.example"])).code == 451
+        await until_written(site, "policy_holds")
+    async with app.running(site.config):
+        await until_written(site, "policy_holds")
+    assert site.config.held_file.name in ALARMS["policy_holds"].what_to_do
+    site.config.held_file.unlink()
+    async with app.running(site.config):
         await until_written(site)
 
 
@@ -389,6 +405,7 @@ async def test_over_a_restart_mail_still_waits_and_the_alarm_ends_as_soon_as_it_
             async with asyncio.timeout(30):
                 while (await numbers(addresses["status"])).sum("qumail_held_recipients") != 1:
                     await asyncio.sleep(0.02)
+            assert "What waits was held before that." in await asked(addresses["status"], "/")
             assert said(logs, "alarm_ends") == []
             assert (await submit(addresses["outgoing"], mails.plain())).code == 250
             await until_written(site)

@@ -96,7 +96,7 @@ async def test_what_is_sent_stands_on_the_page_a_moment_later_and_nothing_comes_
     status, outgoing = two.alice["status"], two.alice["outgoing"]
     await browser.open(f"http://{status}/")
     await until(browser, "return document.getElementById('live').textContent === 'Live, '")
-    assert await browser.get("title") == "Ready, and no mail comes · alice"
+    assert await browser.get("title") == "Ready, and no mail comes, NOT QUANTUM · alice"
     for number in range(5):
         assert await send(outgoing, number) == 250
     assert await send(outgoing, 5, recipients=["x@bob.example", "z@elsewhere.example"]) == 250
@@ -116,7 +116,7 @@ async def test_what_is_sent_stands_on_the_page_a_moment_later_and_nothing_comes_
     async with asyncio.timeout(20):
         while {tuple(each[:3]): each[3] for each in await browser.run(TABLE)} != wanted:
             await asyncio.sleep(0.05)
-    assert await browser.get("title") == "Mail flows · alice"
+    assert await browser.get("title") == "Mail flows, NOT QUANTUM · alice"
     assert await browser.run("return document.getElementById('news').textContent") == await browser.get("title")
     monkeypatch.setattr(feed, "TICK_S", 3600)
     later = "const now = Date.now; Date.now = () => now() + 20000; "

@@ -54,6 +54,7 @@ async def test_that_all_mail_leaves_unsealed_in_shadow_mode_is_said_wherever_one
         page = await asked(addresses["status"], "/")
         assert "No outgoing mail is sealed" in page
         assert "Nothing to do" not in page
+        assert "left unsealed, in shadow mode all" in page
         assert (await numbers(addresses["status"])).sum("qumail_alarm", alarm="shadow_mode") == 1
         status, _, out = await run("check", "--config", shadowed.config_file)
         said = out.decode()

@@ -71,7 +71,12 @@ def _one_fails(policies: PoliciesInForce) -> None:
 def _held(scene: Scene, direction: str, cause: str) -> None:
     """At two tries."""
     for _ in range(2):
-        scene.board.held.held(direction, cause, b"1", "ann@alice.example")
+        scene.board.held.held(direction, cause, cause.encode(), "ann@alice.example")
+
+
+def _stuck(scene: Scene) -> None:
+    scene.board.add(metrics.MAILS, *HELD, by=3)
+    scene.board.add(metrics.HELD_FIRST, "incoming", by=3)
 
 
 async def _one_finding(_: Looking) -> int:
@@ -121,8 +126,8 @@ SOON = time.time() + 86_400
 PROVOKE: dict[str, Callable[[Scene], object]] = {
     "shadow_mode": lambda s: s.say(Config, "all_in_clear", "shadow mode is on"),
     "mail_held": lambda s: _held(s, "incoming", "store"),
-    "mail_stuck": lambda s: s.board.add(metrics.MAILS, *HELD, by=3),
-    "policy_holds": lambda s: _held(s, "outgoing", "policy"),
+    "mail_stuck": _stuck,
+    "policy_holds": lambda s: _held(s, "incoming", "policy"),
     "keys_gone": lambda s: s.board.add(metrics.KEYS_MISSED, "carol", "KMEExhausted"),
     "keys_run_low": lambda s: s.board.set(metrics.KEY_ALARM, "kme2", "carol", to=1),
     "keys_unwatched": lambda s: s.board.set(metrics.STATUS_AGE, "kme2", "carol", to=1000),

@@ -104,15 +104,22 @@ async def test_numbers_are_those_of_metrics_and_of_what_was_sent(two: Two, sink:
     assert "PolicyRefuses outgoing 1 in 10" in held
     async with asyncio.timeout(20):  # how many wait is looked at now and then
         while not (said := (await page(two.alice["status"])).text("slot-verdict")).endswith(
-            "mail to 1 recipient is held"
+            "mail to 1 recipient is held; DEVELOPMENT KEYS, NOT QUANTUM"
         ):
             await asyncio.sleep(0.05)
-    assert said == "✓ Mail flows 10 delivered, 2 refused in the last 10 minutes; mail to 1 recipient is held"
-    waits = (
-        "Put aside and held now Held: it waits in the queue of the mail server. Attempts held in the last 10 minutes: "
+    flows = "! Mail flows, NOT QUANTUM"
+    assert (
+        said
+        == f"{flows} 10 delivered, 2 refused in the last 10 minutes; mail to 1 recipient is held; DEVELOPMENT KEYS, NOT QUANTUM"
     )
-    waits += "outgoing: bob 1 mail why recipients longest wait to see more outgoing next hop 1 "
+    waits = (
+        "Put aside and held now Held: it waits in the queue of the mail server, where postqueue -p shows each SENDER "
+        "and RECIPIENT. Attempts held in the last 10 minutes, by peer: "
+    )
+    waits += "outgoing: bob 1 mail why recipients longest wait what says more outgoing next hop 1 "
     assert (await page(two.alice["status"])).text("waiting").startswith(waits)
+    assert "None so far: quarantined, consumed, repeated" in shown.text("mails")
+    assert "DEVELOPMENT KEYS, NOT QUANTUM" in shown.text("keys")
     keys = (await numbers(two.alice["status"])).sum("qumail_key_pool_keys", peer="bob")
     assert re.search(rf"kme for bob .* ready here ?{keys:.0f} ", shown.text("keys"))
 
@@ -122,13 +129,13 @@ async def test_a_viewer_is_told_what_changes_and_nothing_else(two: Two, monkeypa
     async with looking(two.alice["status"]) as stream:
         first = await news(stream)
         assert set(first["sections"]) == set(feed.SECTIONS)
-        assert first["title"] == "Ready, and no mail comes · alice"
+        assert first["title"] == "Ready, and no mail comes, NOT QUANTUM · alice"
         assert await send(two.alice["outgoing"], 1) == 250
         async with asyncio.timeout(20):
             while "mails" not in (said := await news(stream))["sections"]:
                 assert "policies" not in said["sections"]
         assert ">aes<" in said["sections"]["mails"]
-        assert said["title"] == "Mail flows · alice"
+        assert said["title"] == "Mail flows, NOT QUANTUM · alice"
 
 
 async def test_without_viewers_nothing_is_made_and_for_many_it_is_made_once(
@@ -417,8 +424,9 @@ def test_a_count_of_each_metric_that_is_remembered_is_a_counter() -> None:
 
 async def test_an_alarm_stands_there_with_what_to_do_and_is_remembered_when_it_is_over(site: Site) -> None:
     async with app.running(site.config) as addresses:
-        assert (await page(addresses["status"])).text("troubles") == (
-            "Nothing to do The relay knows of nothing that is wrong."
+        shown = (await page(addresses["status"])).text("troubles")
+        assert shown.startswith("Nothing to do The relay knows of nothing that is wrong, but its keys are those of"), (
+            shown
         )
         site.write_policies({"default.toml": 'levels = ["aes'})
 
