@@ -384,6 +384,8 @@ def _cms_kind(content_type: bytes) -> Literal["enveloped", "signed"] | None:
 
     All that one program writes are alike.
     """
+    if not content_type.isascii():  # some programs take it for blanks, others for part of a name
+        return None
     structured = parameters.parse(content_type)
     kinds = {_CMS_KINDS.get(each.lower()) for each in structured.readings("smime-type")}
     if structured.unclear or not _CMS_TYPES.issuperset(structured.values) or len(kinds) != 1:

@@ -222,6 +222,8 @@ def test_sealed_messages_are_recognised_as_others_write_them(content_type: bytes
 @pytest.mark.parametrize(
     "content_type",
     [
+        b"application/pkcs7-mime; \xffsmime-type=authenveloped-data",
+        b"application/pkcs7-mime; smime-type=authenveloped-data; \xc3\xa9=1",
         b"text/plain",
         b"application/pkcs7-mime; smime-type=enveloped-data",
         b"application/pkcs7-mime",
