@@ -23,7 +23,7 @@ def begin_delivery(
 ) -> asyncio.Task[None]:
     """Starts the whole journey of a mail that is `confirmed`, its answer included, and returns the task.
 
-    `answer` says the outcomes, one for each recipient, and returns whether the client was there to hear them; it may
+    `answer` says the outcomes, one for each recipient, and returns whether the client was there to hear them. It may
     raise ConnectionError where the client was not. `share` is what the mail holds; it is given back at the end. The
     caller waits with `asyncio.shield`: nothing that the client does stops the mail.
     """

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
 from relay.errors import BadStructure, CannotOpen, KMEBadReply, RelayError, TrippedWire
 from relay.formats import cms, mime
+from relay.formats.cms import content, der
 from relay.journey.tripwire import check_sealed
 from relay.keys import Key
 from relay.levels import LEVELS, SINGLE_KEYS, Level
@@ -85,6 +86,22 @@ async def test_the_keys_are_bound_to_a_ciphertext_once_its_tag_was_right(level: 
     assert not bound
     await scheme.open(cms.decode_enveloped(der), opening)
     assert len(bound) == level.quantum, f"relay/schemes/{level.name}.py does not call opening.verified"
+
+
+@each_level
+@pytest.mark.parametrize(
+    "parameters", ["0500", "0400", "0408" + 8 * "00", "0418" + 24 * "00", "3000", "020101"], ids=lambda text: text[:4]
+)
+async def test_content_encryption_with_parameters_of_another_form_is_refused(
+    level: Level, parameters: str, identities: Identities
+) -> None:
+    _, made, _ = await sealed(level, identities, b"payload")
+    kind = cms.decode_enveloped(made).content
+    algorithm = der.parse(content.AnyAlgorithm, content.encode(kind), "")
+    assert content.decode(algorithm) == kind
+    other = der.algorithm(algorithm.algorithm, bytes.fromhex(parameters))
+    with pytest.raises(BadStructure):
+        content.decode(der.parse(content.AnyAlgorithm, other, ""))
 
 
 @each_quantum_level
