@@ -1,5 +1,5 @@
 """The journey in: recognise a sealed mail, open it, verify it, mark it, hand the original on, or put it aside.
-A key taken from the KME is on the disk before it is used; nothing is handed on that was not verified.
+A key is written down before it is used; nothing is handed on before it is verified and its keys are on the disk.
 
 What happens to a mail, in this order:
 

@@ -97,6 +97,10 @@ def case_name(way: str, size: int) -> str:
     return f"{way} {size // MB} MB" if size >= MB else f"{way} {size // KB} KB"
 
 
+A_DAY = (case_name(AES.name, 4 * KB), case_name(f"opening {AES.name}", 4 * KB))
+"""Usual mail, sealed and opened: what a day has room for."""
+
+
 @dataclass(frozen=True, slots=True)
 class BenchComparison:
     """One figure by another of the same kind, less another where `added`, or alone where there is no other.

@@ -4,11 +4,12 @@ What it has so far is in `BenchFigures` at any moment, so that an interrupted ru
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from relay.bench.cases import OTHERS, PARTS, QUICK, WAYS, case_name
+from relay.bench.cases import A_DAY, OTHERS, PARTS, QUICK, WAYS, case_name
 from relay.bench.figures import BenchFigures
 from relay.bench.others import EXPECTED_S, MEASURED
 from relay.bench.result import BenchmarkFailed, Progress
@@ -17,6 +18,11 @@ from relay.bench.servers import Servers
 from relay.bench.tools import why_not
 
 ROUNDS = 5
+QUICK_S = 48.0
+"""Duration of a quick run of everything, in seconds, without its end; servers are stopped within a minute."""
+DAY_ROUNDS = 3
+"""Number of rounds for the mails of a day in such a run."""
+NO_TIME = "a quick run ends within a minute, and there was no time for it"
 
 
 @dataclass(slots=True)
@@ -52,6 +58,11 @@ class Run:
                 self.figures.note(case.name, why)
         return sorted((case for case in chosen if case.name not in self.figures.notes), key=lambda case: case.size)
 
+    @property
+    def keeps_to_a_minute(self) -> bool:
+        """Whether what there is no time for is left out: not where somebody has named what is to be measured."""
+        return self.quick and not self.only
+
     async def measure(self) -> None:
         """Figures are there as soon as they are known. Raises BenchmarkFailed where a server did not start."""
         cases, others = self.cases, [name for name in OTHERS if not self.only or name in self.only]
@@ -59,13 +70,35 @@ class Run:
         total += sum(EXPECTED_S[name][0 if self.quick else 1] for name in others)
         say = self._say(total, time.monotonic())
         async with Servers() as servers:
-            await Rounds(servers, self.figures, say).run(cases, rounds=self.rounds)
-            for name in others:
-                try:
-                    await MEASURED[name](servers, self.figures, say, quick=self.quick)
-                except BenchmarkFailed as error:
-                    self.figures.failed(name, error)
+            limit = asyncio.timeout(QUICK_S if self.keeps_to_a_minute else None)
+            try:
+                async with limit:
+                    await self._run(Rounds(servers, self.figures, say), cases)
+                    while others:
+                        await self._other(others[0], servers, say)
+                        del others[0]
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                for name in [*(case.name for case in cases if case.name not in self.figures.rounds), *others]:
+                    self.figures.notes.setdefault(name, NO_TIME)
             say("stopping", 0.0)
+
+    async def _run(self, rounds: Rounds, cases: Sequence[BenchCase]) -> None:
+        """Runs the cases; where there is a minute, first those of the answer, then one part after the other."""
+        if not self.keeps_to_a_minute:
+            await rounds.run(cases, rounds=self.rounds)
+            return
+        await rounds.run([case for case in cases if case.name in A_DAY], rounds=DAY_ROUNDS)
+        for part in PARTS:
+            if some := [case for case in cases if case.way.part == part and case.name not in A_DAY]:
+                await rounds.run(some, rounds=self.rounds)
+
+    async def _other(self, name: str, servers: Servers, say: Callable[[str, float], None]) -> None:
+        try:
+            await MEASURED[name](servers, self.figures, say, quick=self.quick)
+        except BenchmarkFailed as error:
+            self.figures.failed(name, error)
 
     def _say(self, total: float, began: float) -> Callable[[str, float], None]:
         """Hears of each step before it is taken, and of the seconds that it is expected to take."""

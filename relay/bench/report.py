@@ -9,17 +9,14 @@ from collections.abc import Iterator
 from rich.console import Console
 from rich.table import Table
 
-from relay.bench.cases import ALL, COMPARISONS, KB, MB, WAYS, Kind, case_name
+from relay.bench.cases import A_DAY, ALL, COMPARISONS, MB, WAYS, Kind, case_name
 from relay.bench.figures import FAILED, KEYS_RUN_OUT, BenchFigures, met
-from relay.levels import AES
 
 _GRIDS: dict[Kind, str] = {
     "mails/s": "carried: mails/s, from 1 MB on MB/s",
     "CPU ms": "processor time a mail, ms, of all processes of the server",
     "peak MB": "largest memory, MB, of all processes of the server",
 }
-_USUAL = 4 * KB
-"""Bytes of a usual mail."""
 _NAMES = list(dict.fromkeys(way.name for way in WAYS))
 
 
@@ -39,7 +36,7 @@ def show(figures: BenchFigures, about: str, earlier: BenchFigures | None = None)
 
 def a_day(figures: BenchFigures) -> str:
     """How many mails this machine carries in 24 hours, in one line; "" where that was not measured."""
-    rates = [figures.median(case_name(way, _USUAL), "mails/s") for way in (AES.name, f"opening {AES.name}")]
+    rates = [figures.median(case, "mails/s") for case in A_DAY]
     if None in rates:
         return ""
     sealed, opened = (f"{float(f'{rate * 86_400:.2g}'):,.0f}" for rate in rates if rate is not None)

@@ -36,10 +36,11 @@ from relay.files.stamps import stamp_of
 from relay.policy.compare import Comparison, Unproven, compare
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected
-from relay.policy.installing import write_note
+from relay.policy.installing import leads_through, write_note
 from relay.policy.load import PolicyFolder
 from relay.policy.names import printable
 from relay.policy.site import SiteFacts
+from relay.policy.walk import Listing
 from relay.runtime import heap
 
 _directory = ThereIs(only_directory=True)
@@ -132,6 +133,9 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
     except OSError as error:
         _fail(f"Not installed: {link.parent}: {error.strerror}")
     before = str(link.resolve()) if link.exists() else None
+    if through := _links_through(after, directory, link):
+        said = f"{through} leads through {link}, which is about to lead elsewhere"
+        _fail(f"Not installed: {printable(said)}: let the link lead to a file of the new set.")
     comparison, proven = _compared_with_present(after)
     if strict and not proven:
         if comparison is not None:
@@ -141,12 +145,17 @@ def _install(after: PolicySite, link: Path, directory: Path, *, strict: bool, as
         _fail(f"Not installed: {'it is not shown that nothing would be weaker' if unproven else why}.")
     if comparison is not None and not as_json:
         _show(comparison, as_json=False)  # what cannot be said, because nobody reads it, does not happen either
+    # What was written since it was read would come into force uncompared.
+    if (now := _version_of(after, directory)) != after.policies.version:
+        _fail(f"Not installed: {directory} has changed meanwhile ({now}); run this again once it stays as it is.")
     try:
         _swap(link, directory.resolve(), after.policies.version)
     except OSError as error:
         _fail(f"Not installed: {link}: {error.strerror}")
     try:
         _last(link.parent)
+        if (now := _version_of(after, link)) != after.policies.version:
+            _fail(f"Installed: {directory.resolve()}; but it has changed meanwhile, and {link} leads to {now}.")
         if as_json:
             installed = {"directory": str(directory.resolve()), "before": before, "version": after.policies.version}
             print_json(installed | {"tests": len(after.tests)} | (_as_dict(comparison) if comparison else {}))
@@ -165,6 +174,25 @@ def _relay_can_read(config: Config, directory: Path) -> None:
         for problem in error.problems:
             click.echo(problem, err=True)
         _fail(f"Not installed: the relay could not read all of {directory}.")
+
+
+def _links_through(after: PolicySite, directory: Path, link: Path) -> Path | None:
+    """A link of the new set that leads to what is not compared: to the set of before now, and elsewhere afterwards."""
+    listing = Listing(directory.resolve())
+    with relay_rights(after.config):
+        listing.look()
+        paths = (listing.directory / name for name in sorted(listing.links))
+        return next((path for path in paths if leads_through(path, link.absolute())), None)
+
+
+def _version_of(after: PolicySite, directory: Path) -> str:
+    """The version of what lies there now, for a person."""
+    folder = PolicyFolder(directory, after.config.peer_domains, site=SiteFacts.of(after.config))
+    try:
+        with relay_rights(after.config):
+            return folder.read().version
+    except ConfigError as error:
+        return printable(error.problems[0])
 
 
 def _wait_for_others(context: click.Context, parent: Path) -> None:

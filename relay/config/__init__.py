@@ -136,6 +136,11 @@ class Config(toml.Table):
         return self.store.secret.with_name("held.json")
 
     @property
+    def former_peers_file(self) -> Path:
+        """Whose the peers' domains were since the relay was started."""
+        return self.store.secret.with_name("former_peers.json")
+
+    @property
     def alarms_file(self) -> Path:
         """Which alarms stand, as the relay that serves writes it down."""
         return self.store.secret.with_name("alarms.json")

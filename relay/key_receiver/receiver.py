@@ -69,7 +69,10 @@ class ReplySpool(Protocol):
 
 
 class ReceiverHere:
-    """Does it in this process. With `flush` a reply is on the disk before it is used; several share one flush."""
+    """Does it in this process. With `flush` a reply is flushed to the disk at once; several share one flush.
+
+    That is not waited for: what a reply has opened leaves nobody's hands before its keys are in the store (admit).
+    """
 
     def __init__(self, spool: ReplySpool, kmes: Mapping[str, tuple[str, Interface]], *, flush: bool = False) -> None:
         """`kmes` has the group and interface of each KME, by name."""
@@ -77,6 +80,7 @@ class ReceiverHere:
         self._kmes = kmes
         self._flush = flush
         self._flushing = asyncio.Lock()
+        self._flusher: asyncio.Task[None] | None = None
         self._appended = self._flushed = 0
         self._under_way: dict[int, KeyCall] = {}
         self._calls = count()
@@ -91,12 +95,13 @@ class ReceiverHere:
             delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
                 self._spool.append(delivered.encoded())
-                self._appended += 1
-                if self._flush:
-                    await self._on_the_disk(self._appended)
-                    return replace(reply, kept=True)
             except StoreUnavailable as error:  # the keys are here, and the store may take them
                 log.error("received_keys_not_spooled", kme=kme, cause=str(error))
+                return reply
+            self._appended += 1
+            if self._flush:
+                self._flush_soon()
+                return replace(reply, kept=True)
         return reply
 
     async def _asked(
@@ -126,16 +131,24 @@ class ReceiverHere:
         with suppress(StoreUnavailable):  # only a kill within the next second would make something of it
             self._spool.note(call.over())
 
-    async def _on_the_disk(self, number: int) -> None:
-        """How many replies are. Raises StoreUnavailable."""
-        async with self._flushing:
-            await self._flush_to(number)
+    def _flush_soon(self) -> None:
+        """Begins to flush; where that is under way, it goes on until all is on the disk."""
+        if self._flusher is None or self._flusher.done():
+            self._flusher = asyncio.create_task(self._flush_all(), name="flush replies")
 
-    async def _flush_to(self, number: int) -> None:
-        while self._flushed < number:
-            all_of_them = self._appended
-            await asyncio.to_thread(self._spool.flush)
-            self._flushed = all_of_them
+    async def _flush_all(self) -> None:
+        try:
+            async with self._flushing:
+                while self._flushed < self._appended:
+                    await self._flush_once()
+        except StoreUnavailable as error:  # a kill costs none of them, and the store may take them
+            log.error("received_keys_not_spooled", cause=str(error))
+
+    async def _flush_once(self) -> None:
+        """Raises StoreUnavailable."""
+        all_of_them = self._appended
+        await asyncio.to_thread(self._spool.flush)
+        self._flushed = all_of_them
 
     async def hand_over(self) -> None:
         """As Receiver.hand_over."""
@@ -143,7 +156,7 @@ class ReceiverHere:
             try:
                 # After a wait the next file would be flushed, not the one that has the reply.
                 while self._flush and self._flushed < self._appended:
-                    await self._flush_to(self._appended)
+                    await self._flush_once()
             except StoreUnavailable as error:
                 log.error("spool_not_handed_over", cause=str(error))
             else:
@@ -151,6 +164,8 @@ class ReceiverHere:
 
     async def close(self) -> None:
         """As Receiver.close."""
+        if self._flusher is not None:
+            await self._flusher
         if not self._under_way and self._spool.written:
             with suppress(StoreUnavailable):
                 self._spool.note(GONE_ON)
@@ -166,7 +181,7 @@ class ReceiverProcess:
         instead: ReceiverHere,
         kept: Callable[[str, HTTPRequest], None] = lambda _kme, _request: None,
     ) -> None:
-        """`kept` is called with each request whose reply is flushed to the disk, and the KME's name."""
+        """`kept` is called with each request whose reply no kill can take any more, and the KME's name."""
         self._connection = connection
         self._instead = instead
         self._kept = kept

@@ -54,8 +54,8 @@ class HTTPRequest:
 class HTTPReply:
     """What came back: HTTP status, the body, and the seconds of Retry-After where they were given.
 
-    `kept`: it is on the disk, flushed, for the start after a kill. `whole` False: the body was larger than the
-    request allows, and nothing of it is here.
+    `kept`: it is written down for the start after a kill. `whole` False: the body was larger than the request allows,
+    and nothing of it is here.
 
     A body that may hold keys is a bytearray, so that `wipe` can overwrite it.
     """

@@ -251,7 +251,7 @@ class KeyRing:
     async def fetch(
         self, references: Iterable[KeyReference], *, use: KeyUse | None = None, patient: bool = True
     ) -> dict[KeyReference, Key]:
-        """The keys that a sealed message names: from the store, else from their KME, and then on the disk first.
+        """The keys that a sealed message names: from the store, else from their KME, and then written down.
 
         Whose keys a message may name is checked by who opens it (relay/opening), before this is called. A key
         that its KME does not know is missing from the result; `patient` False does not wait for the lag between the

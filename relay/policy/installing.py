@@ -8,6 +8,7 @@ that is moved back says nothing.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -22,6 +23,8 @@ from typing import Any, Literal, NamedTuple
 KnownBy = Literal["command", "link", "files", ""]
 """What says who it was: the note of `policy install`, the owner of the link, the owners of the files, or nothing."""
 
+MAX_LINKS = 40
+"""Maximum number of links on the way to a file, as the kernel has it."""
 MAX_NOTE = 4096
 """Maximum size of a note, in bytes."""
 MAX_USER = 64
@@ -54,6 +57,29 @@ class InstallNote(NamedTuple):
 
     who: Installer
     time: int
+
+
+def leads_through(path: Path, link: Path) -> bool:
+    """Whether a link, on the way to what an absolute path leads to, is this one. Raises OSError."""
+    place, at, links = (os.path.realpath(link.parent), link.name), "/", 0
+    todo = list(reversed(path.parts[1:]))
+    while todo:
+        if (part := todo.pop()) == "..":
+            at = at.rpartition("/")[0] or "/"
+            continue
+        if (at, part) == place:
+            return True
+        beyond = f"{at.rstrip('/')}/{part}"
+        try:
+            target = os.readlink(beyond)  # noqa: PTH115 - a thousand links may lead through one directory
+        except OSError:  # no link
+            at = beyond
+            continue
+        if (links := links + 1) > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        at = "/" if target.startswith("/") else at
+        todo += reversed(Path(target).parts[target.startswith("/") :])
+    return False
 
 
 def link_of(directory: Path) -> LinkId | None:

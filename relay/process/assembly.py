@@ -91,7 +91,7 @@ async def parts(
     board = board or Board()
     async with AsyncExitStack() as stack:
         settings = settings if isinstance(settings, Settings) else Settings(settings)
-        sites, dkim = SitesInForce(settings), _dkim(settings)
+        sites, dkim = SitesInForce(settings, board), _dkim(settings)
         config = sites.config()
         policies = await asyncio.to_thread(  # which may wait until files are quiet
             PoliciesInForce,

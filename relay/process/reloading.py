@@ -16,6 +16,7 @@ import structlog
 
 from relay.config import Config
 from relay.config.reloaded import changed, needs_restart, taken_over
+from relay.counting.board import Board
 from relay.entry import Reloadable
 from relay.errors import ConfigError
 from relay.files.stamps import Stamps, Unknown
@@ -26,6 +27,7 @@ from relay.journey.planner import Planner
 from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
 from relay.policy.reload import PoliciesInForce
+from relay.process.former_peers import FormerPeers
 from relay.schemes import Scheme
 
 log = structlog.get_logger(__name__)
@@ -75,13 +77,15 @@ class Settings:
 class SitesInForce:
     """This site and its peers as they are known now, and what plans and opens by that."""
 
-    def __init__(self, settings: Callable[[], Config]) -> None:
-        """Raises ConfigError. `use` comes before `planner` and `layers`."""
+    def __init__(self, settings: Callable[[], Config], board: Board) -> None:
+        """Raises ConfigError. `use` comes before `planner` and `layers`; blocks."""
         self._settings = settings
+        self._former = FormerPeers(settings().former_peers_file, board.name)
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
-        self.domains = _with_former(self.known.config.peer_domains, {})
+        self.domains = _with_former(self.known.config.peer_domains, self._former.read())
         """The peers' mail domains as policies go by them: also of former peers."""
+        self._former.write(self.domains)
         self._levels: Mapping[str, Scheme] = {}
         self._keys: KeyRing | None = None
 
@@ -110,7 +114,9 @@ class SitesInForce:
         """What the files say now: `domains` have it, and nothing else goes by it yet."""
         self.read_at = self.stamps()
         known = self.known.read_again(self._settings())
-        self.domains = _with_former(known.config.peer_domains, self.domains)
+        if (domains := _with_former(known.config.peer_domains, self.domains)) != self.domains:
+            self.domains = domains
+            self._former.write(domains)
         return known
 
     def take(self, known: KnownSites) -> None:

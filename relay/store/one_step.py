@@ -20,7 +20,7 @@ STEPS = (500, 64, 16)
 those that it has prepared."""
 
 _Row = TypeVar("_Row")
-_Compiled = tuple[str, list[Any]]
+_Expanded = tuple[str, list[Any]]
 """The text, and what stands in each place: a `_Given`, or a value that is always the same."""
 
 
@@ -38,7 +38,8 @@ class OneStep:
     def __init__(self, statement: Executable) -> None:
         """Its parameters are bytes, text and numbers, which the driver takes as they are."""
         self.statement = statement
-        self._compiled: dict[tuple[tuple[str, int], ...], _Compiled] = {}
+        self._compiled: SQLCompiler | None = None
+        self._expanded: dict[tuple[tuple[str, int], ...], _Expanded] = {}
 
     def rows(self, connection: Connection, **parameters: Any) -> list[Any]:
         """What it gives."""
@@ -54,11 +55,12 @@ class OneStep:
 
     def _run(self, connection: Connection, parameters: Mapping[str, Any]) -> sqlite3.Cursor:
         lengths = tuple((name, len(value)) for name, value in parameters.items() if isinstance(value, list))
-        if lengths not in self._compiled:
+        if lengths not in self._expanded:
             lists = {name: [_Given(name, at) for at in range(length)] for name, length in lengths}
             given = {name: _Given(name, 0) for name in parameters} | lists
-            self._compiled[lengths] = _compiled(self.statement, given)
-        text, values = self._compiled[lengths]
+            self._compiled = self._compiled or _compiled(self.statement)
+            self._expanded[lengths] = _expanded(self._compiled, given)
+        text, values = self._expanded[lengths]
         return driver_of(connection).execute(
             text,
             [
@@ -118,16 +120,27 @@ class _InsertOfRows:
 
     def __init__(self, statement: Insert) -> None:
         self._statement = statement
-        self._compiled: dict[tuple[tuple[str, ...], int], _Compiled] = {}
+        self._of_one: dict[tuple[str, ...], _Expanded] = {}
+        self._texts: dict[tuple[tuple[str, ...], int], str] = {}
 
     def run(self, driver: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """All of these have the columns of the first."""
-        key = tuple(rows[0]), len(rows)
-        if key not in self._compiled:
-            given = [{name: _Given(name, at) for name in rows[0]} for at in range(len(rows))]
-            self._compiled[key] = _compiled(self._statement.values(given))
-        text, values = self._compiled[key]
-        driver.execute(text, [rows[value.at][value.name] for value in values])
+        columns = tuple(rows[0])
+        if columns not in self._of_one:
+            given = {name: _Given(name, 0) for name in columns}
+            self._of_one[columns] = _expanded(_compiled(self._statement.values(given)))
+        text, values = self._of_one[columns]
+        if (columns, len(rows)) not in self._texts:
+            self._texts[columns, len(rows)] = _with_rows(text, len(values), len(rows))
+        driver.execute(self._texts[columns, len(rows)], [row[value.name] for row in rows for value in values])
+
+
+def _with_rows(insert: str, columns: int, rows: int) -> str:
+    """An INSERT of one row with this number of columns, as one of many rows."""
+    one = f"({', '.join('?' * columns)})"
+    begin, values, end = insert.partition(f"VALUES {one}")
+    assert values and "?" not in begin + end  # noqa: S101 - so SQLAlchemy writes it; the tables have no other value
+    return f"{begin}VALUES {', '.join([one] * rows)}{end}"
 
 
 def steps(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
@@ -146,8 +159,12 @@ def driver_of(connection: Connection) -> sqlite3.Connection:
     return cast(sqlite3.Connection, connection.connection.driver_connection)
 
 
-def _compiled(statement: Executable, given: Mapping[str, Any] | None = None) -> _Compiled:
-    """As SQLite has it, with a place for each value of a list."""
-    compiled = cast(SQLCompiler, cast(ClauseElement, statement).compile(dialect=sqlite.dialect()))
+def _compiled(statement: Executable) -> SQLCompiler:
+    """As SQLite has it. That takes longer than to run it."""
+    return cast(SQLCompiler, cast(ClauseElement, statement).compile(dialect=sqlite.dialect()))
+
+
+def _expanded(compiled: SQLCompiler, given: Mapping[str, Any] | None = None) -> _Expanded:
+    """The statement with a place for each value of a list."""
     state = compiled.construct_expanded_state(given)
     return state.statement, list(state.positional_parameters)

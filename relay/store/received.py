@@ -110,10 +110,10 @@ class ReceivedKeys:
         """Returns when keys can be stored, as was seen less than PROOF_S ago. Raises StoreUnavailable."""
         await self._database.can_be_written(PROOF_S)
 
-    # From the KME, or from its replies on the disk
+    # From the KME, or from its replies that are written down
 
     def spooled(self, group: str, master_sae: str, key_IDs: Iterable[str]) -> None:
-        """The reply that has these keys, or some of them, is on the disk, flushed, for the start after a kill."""
+        """The reply that has these keys, or some of them, is written down for the start after a kill."""
         self._spooled.update(KeyName(group, master_sae, key_ID) for key_ID in key_IDs)
 
     def taken_over_from_now_on(self) -> frozenset[KeyName]:
@@ -122,14 +122,15 @@ class ReceivedKeys:
         return frozenset(written)
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
-        """Takes keys (bytes by key_ID) as the KME gave them; they are on the disk when this returns.
+        """Takes keys (bytes by key_ID) as the KME gave them; no kill takes them once this returns.
 
         A key that is already there with the same bytes is fine. Raises StoreUnavailable, and KMEBadReply
         where a key_ID came with other bytes or after its key was destroyed; the other keys are then stored.
         """
         names = {key_ID: KeyName(group, master_sae, key_ID) for key_ID in keys}
-        # Flushed by the second process before it answered: a kill from here on costs none of them. So nobody has to
-        # wait for the database before a mail is opened. All others would be lost with this process.
+        # Written down by the second process before it answered: a kill from here on costs none of them. Nobody has to
+        # wait for the disk before a mail is opened: they are on it before anybody gets what they have opened (`admit`).
+        # All others would be lost with this process.
         spooled = {key_ID for key_ID, name in names.items() if name in self._spooled}
         self._fresh |= self._new_keys({names[key_ID]: keys[key_ID] for key_ID in spooled})
         self._spooled.difference_update(names.values())
@@ -171,7 +172,7 @@ class ReceivedKeys:
         return await self._unanswered.any_of(names)
 
     def fresh(self, places: Iterable[bytes]) -> dict[bytes, FreshKey]:
-        """Those that are on the disk, but have no row yet."""
+        """Those that are written down, but have no row yet."""
         return {at: self._fresh[at] for at in places if at in self._fresh}
 
     def have_rows(self, written: Mapping[bytes, FreshKey]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 import shutil
 import signal
 import ssl
@@ -454,4 +455,23 @@ async def test_a_domain_that_a_peer_had_stays_out_of_policies_for_everybody(alic
             reply = await submit(outgoing, numbered(0), recipients=[recipient], options=["SMTPUTF8"])
             assert reply.code in (450, 451, 550), (recipient, reply)
         assert (await submit(outgoing, numbered(0), recipients=["a@elsewhere.example"])).code == 250
+    assert [got.recipients for got in wire.got] == [("a@elsewhere.example",)]
+
+
+@pytest.mark.parametrize("anew", ["killed", "one after the other"])
+async def test_a_worker_that_starts_anew_remembers_the_peers_of_before(alice: Site, wire: Sink, anew: str) -> None:
+    without_table(alice, "bob")
+    (alice.directory / "policies" / "bob.example.toml").unlink()  # the file for everybody lets mail out in clear
+    async with alone(alice, 2) as relay:
+        assert (await submit(relay.addresses["outgoing"], numbered(0), recipients=["a@elsewhere.example"])).code == 250
+        (alice.directory / "peers" / "bob.json").unlink()
+        for worker in (1, 2):
+            await until(relay, "peers_reloaded", gone=["bob"], worker=worker)
+        if anew == "killed":
+            os.kill(int((await until(relay, "worker_started", worker=2))["process"]), signal.SIGKILL)
+        else:
+            relay.process.send_signal(signal.SIGUSR1)
+        await until(relay, "relay_serves", 3 if anew == "killed" else 4)
+        for number in range(12):
+            assert (await submit(relay.addresses["outgoing"], numbered(number))).code in (450, 451, 550)
     assert [got.recipients for got in wire.got] == [("a@elsewhere.example",)]

@@ -197,7 +197,7 @@ class Layers:
     async def _keys(self, references: Sequence[KeyReference], use: KeyUse, *, patient: bool) -> dict[str, Key]:
         """The keys that the site holds already, else from the KME.
 
-        What came from there is on the disk before it is used, since a KME gives a key once. A relay that is killed
+        What came from there is written down before it is used, since a KME gives a key once. A relay that is killed
         while it opens the mail, or cannot hand it on, needs the key again. Only a pad has more than the first few
         keys, and it needs all of them. Where one of the first is missing nobody is asked for the rest.
         """

@@ -196,6 +196,7 @@ def test_links_in_place_of_all_that_the_relay_writes_lead_root_nowhere(place: Pl
         "users",
         "keys.json",
         "alarms.json",
+        "former_peers.json",
         "held.json",
         "restore.check",
     )

@@ -446,6 +446,43 @@ def test_install_leaves_all_as_it_was_where_something_is_wrong(
     assert (tmp_path / "policies").resolve() == tmp_path / "one"
 
 
+@pytest.mark.parametrize(
+    "target", ["../policies/.shared", "{top}/policies/.shared", "../two/more", "../policies/bob.example"]
+)
+def test_a_set_with_a_link_through_the_policies_own_link_is_not_installed(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, target: str
+) -> None:
+    """Before the swap it leads to another file than afterwards."""
+    run = in_place(site, tmp_path, SETS | {".shared": PQC, "bob.example/ann.toml": PQC})
+    two = write(tmp_path / "two", SETS | {".shared": CLEAR})
+    (two / "more").symlink_to("../policies/.shared")
+    name = "sub.example" if target.endswith("bob.example") else "shared.example.toml"
+    (two / name).symlink_to(target.format(top=tmp_path))
+    result = run("install", str(two))
+    assert (result.exit_code, "which is about to lead elsewhere" in result.stderr) == (1, True), result.output
+    assert (tmp_path / "policies").resolve() == tmp_path / "one"
+    (two / name).unlink()
+    (two / "more").unlink()
+    (two / "shared.example.toml").symlink_to(".shared")
+    assert run("install", str(two)).exit_code == 0
+
+
+def test_what_was_written_during_the_comparison_is_not_installed(
+    site: Callable[[Mapping[str, str]], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = in_place(site, tmp_path, SETS)
+    two = write(tmp_path / "two", SETS)
+
+    def compared(*what: Any) -> Comparison:
+        write(two, {"bank.example.toml": CLEAR})
+        return compare(*what)
+
+    monkeypatch.setattr("relay.cli.policy_sets.compare", compared)
+    result = run("install", "--strict", str(two))
+    assert (result.exit_code, "has changed meanwhile" in result.stderr) == (1, True)
+    assert (tmp_path / "policies").resolve() == tmp_path / "one"
+
+
 def test_install_says_how_a_directory_becomes_a_link(site: Callable[[Mapping[str, str]], Run], tmp_path: Path) -> None:
     run = site(SETS)
     result = run("install", str(write(tmp_path / "two", SETS)))
