@@ -147,6 +147,9 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
         async with asyncio.timeout(30):
             while any(task for task in seen.tasks if not task.done()):
                 await asyncio.wait(seen.tasks)
+        async with asyncio.timeout(30):  # or SocketServer.discard was not called, and connections are counted for ever
+            while any(server.connections for server in seen.servers):
+                await asyncio.sleep(0.01)
     [mail] = seen.mails
     assert not seen.faults
     assert mail.listener in (listener, name), "Mail(listener=...): metrics and records name it"
