@@ -22,8 +22,9 @@ _LISTENERS = Path(__file__).parents[1] / "entry"
 class LaterCommand(NamedTuple):
     """A command that is loaded when it is called: `module:name` in relay.cli, and the first paragraph of its help.
 
-    `listener` is the folder of relay.entry that it is for, and without which there is no such command. `without` are
-    packages that libraries use only because they are installed, and that this command shall not keep in memory.
+    `listener` is the folder or file of relay.entry that it is for, and without which there is no such command.
+    `without` are packages that libraries use only because they are installed, and that this command shall not keep in
+    memory.
     """
 
     place: str
@@ -88,7 +89,8 @@ def _hidden(packages: tuple[str, ...]) -> Iterator[None]:
 
 def _missing(later: LaterCommand) -> str:
     """What this relay has not and the command needs, or ""."""
-    if not later.listener or (_LISTENERS / later.listener).is_dir():
+    place = _LISTENERS / later.listener
+    if not later.listener or place.is_dir() or place.with_suffix(".py").is_file():
         return ""
     return f"this relay has no relay.entry.{later.listener}, which it needs"
 

@@ -19,7 +19,7 @@ from relay.config.values import (
     parse_domain,
 )
 from relay.files import toml
-from relay.levels import SEALING, KMEUse, SealingLevel
+from relay.levels import AES, OTP, SEALING, KMEUse, SealingLevel
 
 
 def _domain_or_any(value: str) -> str:
@@ -261,6 +261,7 @@ class PeerSettings(toml.Table):
         "domains": ["bob.example"],
         "sae_id": "sae-bob",
     }
+    alternatives: ClassVar[Mapping[str, object]] = {"accept": [OTP.name, AES.name]}
 
     domains: Domains = ()
     """Its mail domains; those of its document where there is one."""
@@ -272,8 +273,8 @@ class PeerSettings(toml.Table):
     meant to be used with this peer, and check does not complain.
     """
     accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = SEALING
-    """The levels at which the peer may seal, by the innermost layer: mail at another one is put in quarantine. Leave
-    out what you do not want to rely on.
+    """The levels at which the peer may seal, by the innermost layer: mail at another one is put in quarantine. By
+    default all levels; list those that you want to rely on.
     """
     forwards: Annotated[tuple[ForwardedDomain, ...], BeforeValidator(as_tuple)] = ()
     """The sealed SMTP sender must be of the peer's domains, or none (a bounce), or of one of these domains. They are

@@ -37,7 +37,7 @@ from relay.counting.key_metrics import (
 from relay.counting.metric import Metric
 
 _DIRECTION = "direction: outgoing, incoming"
-_LISTENER = "listener: smtp, lmtp, submission, milter, imap, relay (what it writes itself)"
+_LISTENER = "listener: where it came in, such as smtp, lmtp, submission, milter, imap; relay (what it writes itself)"
 _MAIL_LABELS = ("direction", "listener", "peer", "level", "outcome")
 _STEP_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60)
 _LAG_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)

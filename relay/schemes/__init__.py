@@ -1,8 +1,8 @@
 """The cryptographic schemes of the levels; each file holds both directions of one level, and has the level's name.
 In and out is CMS (RFC 5652); what every scheme promises is the contract below.
 
-aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py and signatures.py are what they share. What a level
-is, beside its cryptography, stands in relay/levels.
+aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py, single_key.py and signatures.py are what they
+share. What a level is, beside its cryptography, stands in relay/levels.
 """
 
 from __future__ import annotations

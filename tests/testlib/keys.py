@@ -14,16 +14,21 @@ from relay.keys.types import SealingKey
 
 
 class MemoryKeys:
-    """Fresh keys from Alice (SAE 2) to Bob (SAE 1): `number` of them, of `octets` each, those of pads of `pad_key`."""
+    """Fresh keys from Alice (SAE 2) to Bob (SAE 1): `number` of them, of `octets` each, those of pads of `pad_key`.
+
+    `taken_for` has the levels for which single ones were taken.
+    """
 
     def __init__(self, number: int = 1000, octets: int = 32, pad_key: int = 4096) -> None:
         self.issued: dict[str, Key] = {}
+        self.taken_for: list[str] = []
         self._left = number
         self._octets = octets
         self._pad_key = pad_key
 
     async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
         key = self._key(self._octets)
+        self.taken_for.append(level)
         return SealingKey(key, self._reference(key))
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:

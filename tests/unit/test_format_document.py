@@ -16,6 +16,7 @@ import pytest
 from cryptography.hazmat.primitives.poly1305 import Poly1305
 from cryptography.x509 import ObjectIdentifier
 
+from relay import levels
 from relay.canary import message as canary
 from relay.canary.box import ANSWER_S
 from relay.formats import characters, cms, mime
@@ -44,7 +45,8 @@ def _rows(columns: int) -> list[list[str]]:
 
 
 def test_every_object_identifier_is_that_of_the_code_and_none_is_missing() -> None:
-    ours = {name: value.dotted_string for name, value in vars(oids).items() if isinstance(value, ObjectIdentifier)}
+    ours = {name: value for name, value in vars(levels).items() if name.startswith("ID_")}
+    ours |= {name: value.dotted_string for name, value in vars(oids).items() if isinstance(value, ObjectIdentifier)}
     written = {name: (oid, source) for name, oid, source in _rows(3) if name.startswith("ID_")}
     assert {name: oid for name, (oid, _) in written.items()} == ours
     for oid, source in written.values():
@@ -179,13 +181,13 @@ def test_the_input_of_the_key_derivation_is_what_the_document_says() -> None:
 def test_the_bound_of_the_one_time_tag_is_computed_right() -> None:
     assert "8 * ceil(L / 16) / 2^106" in FLAT
     assert 8 * -(-(2**20) // 16) / 2**106 == 2**-87
-    threats = (Path(__file__).parents[2] / "deploy" / "THREATS.md").read_text()
+    promises = (Path(__file__).parents[2] / "policies" / "README.md").read_text()
     for octets, keys, bound in ((2**20, 65_536, -85), (75 * 1024, 4864, -89)):
         key_IDs = tuple(str(uuid.UUID(int=number)) for number in range(keys))
         parameters = len(cms.PadContent("2", "1", "alice-bob", 0, key_IDs).encode())
         assert round(math.log2(8 * -(-(parameters + octets) // 16)) - 106) == bound
         assert f"2^{bound}" in FLAT
-    assert "2^-85 an attempt for 1 MiB" in threats
+    assert "2^-85 an attempt for 1 MiB" in promises
 
 
 def _dumped(node: Node, depth: int = 0) -> list[str]:

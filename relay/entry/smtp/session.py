@@ -10,12 +10,14 @@ import secrets
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import ClassVar
 
 import structlog
 
 from relay.entry import Recipe
 from relay.entry.budget import Share, room_for
+from relay.entry.delivering import begin_delivery
 from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
 from relay.entry.listening import SocketServer
 from relay.entry.smtp.aiosmtpd_base import SPARE_COMMANDS, CommandStream, unforeseen
@@ -272,8 +274,8 @@ class SMTPSession(CommandStream):
                     absent=self.absent, confirmed=True,
                 )  # fmt: skip
                 self.message_id = mail.message_id
-                delivery = self.server.run(self._deliver(mail))
-                delivery.add_done_callback(lambda _: share.reduce())
+                self.stop_timer()
+                delivery = begin_delivery(self.server, self.recipe, mail, share, partial(self._has_heard, mail))
                 await asyncio.shield(delivery)
             finally:
                 if delivery is None:
@@ -291,53 +293,16 @@ class SMTPSession(CommandStream):
             return False
         return True
 
-    async def _deliver(self, mail: Mail) -> None:
-        """From here on nothing that the client does stops the mail; a client that is gone will send it again."""
-        # For this task, which has no other mail: what is known of it since its content has come.
-        known = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
-        structlog.contextvars.bind_contextvars(**known)
-        self.stop_timer()
-        done = heard = False
-        outcomes: Outcomes = ()
-        try:
-            try:
-                outcomes = await self.recipe.process(mail)
-                done = True
-            except Exception as error:  # noqa: BLE001 - unknown errors hold mail
-                failure = error if isinstance(error, RelayError) else unforeseen(error)
-                outcomes = (failure,) * len(mail.envelope.recipients)
-            if self.transport is not None:
-                self.start_timer()  # also for a client that does not read the answer
-            heard = await self._has_heard(mail, outcomes)
-        finally:
-            # Who is cancelled before the answer is known to have been heard has not heard it.
-            await self._tell_whether_heard(mail, outcomes, heard=heard, done=done)
-
-    async def _tell_whether_heard(self, mail: Mail, outcomes: Outcomes, *, heard: bool, done: bool) -> None:
-        """Whether the client knows what became of the mail: what the recipe has `done`."""
-        if not outcomes:
-            return  # cancelled before there were any: nothing is to be heard of it
-        if heard and done:
-            self.recipe.heard(mail)
-            return
-        if not heard:
-            log.warning("client_gone_before_the_answer", recipients=len(mail.envelope.recipients))
-        try:
-            await self.recipe.client_gone(mail, outcomes)
-        except Exception as error:  # noqa: BLE001 - the mail has left
-            log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
-
     async def _has_heard(self, mail: Mail, outcomes: Outcomes) -> bool:
-        """Answers; whether the client was there to hear it.
+        """Answers; whether the client was there to hear it. Raises ConnectionError where it was not.
 
         One that sends no more may or may not hear it. It is taken for gone only where its retry can be distinguished
         from a second mail, which must not be lost.
         """
+        if self.transport is not None:
+            self.start_timer()  # also for a client that does not read the answer
         absent = self.absent()  # before the answer: a client that has heard it may go
-        try:
-            await self._answer(mail.id, outcomes)
-        except ConnectionError:
-            return False
+        await self._answer(mail.id, outcomes)
         if self.gone or math.isinf(absent):
             return False  # who has left while we said it raises nothing
         return not ((absent or self.left) and mime.is_like_no_other(mail.message))

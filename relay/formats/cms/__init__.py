@@ -4,6 +4,7 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
 | read | for |
 |---|---|
 | enveloped.py | AuthEnvelopedData: the encrypted content, its tag, and what a received key may open (RFC 5083) |
+| content.py | the kinds of content encryption, with their parameters |
 | recipients.py | the kinds of RecipientInfo: quantum key, KEM, RSA, one-time pad |
 | signed.py | SignedData with one signer (RFC 5652, 5) |
 | ber.py | the one pass that turns BER of other software into DER |
@@ -11,13 +12,10 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
 | der.py, oids.py | writing and reading DER elements; object identifiers |
 """
 
+from relay.formats.cms.content import NONCE_OCTETS, TAG_OCTETS, GCMContent, PadContent
 from relay.formats.cms.enveloped import (
-    NONCE_OCTETS,
-    TAG_OCTETS,
     AuthEnveloped,
-    GCMContent,
     KeyUse,
-    PadContent,
     decode_enveloped,
     encode_enveloped,
     enveloped_pieces,

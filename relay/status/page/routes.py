@@ -15,6 +15,7 @@ from relay.status import Watched
 from relay.status.alarms import Alarms
 from relay.status.page.feed import SECTIONS, Feed
 from relay.status.page.html import Html, element
+from relay.status.page.sections import LEVELS
 from relay.status.page.words import clock
 from relay.status.record import recording
 
@@ -87,10 +88,17 @@ def _columns(slots: Mapping[str, Html], names: Sequence[Sequence[str]], class_: 
     return element("div", columns, class_=f"columns {class_}")
 
 
+def _rules_of_levels() -> str:
+    """For the style sheet: the colour of each level, or that of `other` for one that has none there."""
+    colours = {name: f"var(--{name}, var(--other))" for name in LEVELS}
+    return "".join(f".level-{name} {{ fill: {each}; background: {each}; }}\n" for name, each in colours.items())
+
+
 @asynccontextmanager
 async def page(watched: Watched, alarms: Alarms) -> AsyncIterator[Page]:
     """The page, kept up until the block ends."""
     files = {name: (HERE / name).read_bytes() for name in FILES}
+    files["page.css"] += _rules_of_levels().encode()
     async with recording(watched, alarms) as record:
         feed = Feed(watched, record)
         async with in_background("page", feed.keep_up()):

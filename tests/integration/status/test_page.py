@@ -21,6 +21,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from relay import levels
 from relay.config import TCPAddress
 from relay.counting import metrics
 from relay.kme import DevelopmentKMEs
@@ -284,6 +285,10 @@ async def test_a_browser_takes_nothing_from_elsewhere_and_runs_nothing_that_stan
         assert not [name for name in each.attrib if name == "style" or name.startswith("on")]
         for link in (each.get("src"), each.get("href")):
             assert link is None or re.fullmatch(r"#?[a-z]+(\.[a-z]+)?", link), link
+    async with aiohttp.ClientSession() as session, session.get(f"http://{status}/page.css") as response:
+        style = await response.text()
+    for level in levels.protections():
+        assert f".level-{level.replace('+', '-')} {{" in style
     for file in ("page.js", "page.css", "icon.svg"):
         text = (Path(feed.__file__).parent / file).read_text()
         assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)|url\(|@import", text)

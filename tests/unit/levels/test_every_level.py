@@ -5,13 +5,17 @@ Standard: relay/FORMAT.md, sections 1 and 9; a level that is added is tested her
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
-from relay.errors import CannotOpen, RelayError, TrippedWire
+from relay.errors import BadStructure, CannotOpen, KMEBadReply, RelayError, TrippedWire
 from relay.formats import cms, mime
+from relay.formats.cms import content, der
 from relay.journey.tripwire import check_sealed
-from relay.levels import LEVELS, Level
+from relay.keys import Key
+from relay.levels import LEVELS, SINGLE_KEYS, Level
 from relay.schemes import Opening, Scheme
 from relay.schemes.all import all_schemes
 from tests.testlib import mails
@@ -19,15 +23,22 @@ from tests.testlib.identities import Identities
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload
 
-SCHEMES = all_schemes()
 each_level = pytest.mark.parametrize("level", LEVELS, ids=lambda level: level.name)
+each_quantum_level = pytest.mark.parametrize(
+    "level", [level for level in LEVELS if level.quantum], ids=lambda level: level.name
+)
+each_level_of_single_keys = pytest.mark.parametrize(
+    "level", [level for level in LEVELS if level.use == SINGLE_KEYS], ids=lambda level: level.name
+)
 
 
 async def sealed(level: Level, identities: Identities, content: bytes) -> tuple[Scheme, bytes, Opening]:
     """The level's scheme, what it makes of this, and what opens it."""
-    scheme, keys = SCHEMES[level.name], MemoryKeys()
+    scheme: Scheme = import_module(f"relay.schemes.{level.name}").scheme()
+    keys = MemoryKeys()
     made = await scheme.seal(content, identities.to_bob(), keys)
     assert bool(made.keys) == bool(made.quantum_bits) == level.quantum
+    assert set(keys.taken_for) <= {level.name}, "a key is taken for another level"
     return scheme, made.der, replace(identities.at_bob(), keys=keys.issued)
 
 
@@ -43,10 +54,10 @@ async def test_what_is_sealed_opens_to_the_same_octets(level: Level, size: int, 
 
 @each_level
 async def test_one_scheme_alone_recognises_it(level: Level, identities: Identities) -> None:
-    _, der, _ = await sealed(level, identities, b"x")
+    scheme, der, _ = await sealed(level, identities, b"x")
     enveloped = cms.decode_enveloped(der)
-    assert [name for name, scheme in SCHEMES.items() if scheme.recognises(enveloped)] == [level.name]
-    assert bool(SCHEMES[level.name].references(enveloped)) == level.quantum
+    assert [name for name, each in all_schemes().items() if each.recognises(enveloped)] == [level.name]
+    assert bool(scheme.references(enveloped)) == level.quantum
 
 
 @each_level
@@ -64,6 +75,65 @@ async def test_without_keys_of_ours_nothing_opens(level: Level, identities: Iden
     scheme, der, _ = await sealed(level, identities, b"payload")
     with pytest.raises(RelayError):
         await scheme.open(cms.decode_enveloped(der), Opening({}, identities.eve.identity))
+
+
+@each_level
+async def test_the_keys_are_bound_to_a_ciphertext_once_its_tag_was_right(level: Level, identities: Identities) -> None:
+    """Opening.verified is called once, and at no message that was changed."""
+    scheme, der, opening = await sealed(level, identities, b"payload")
+    bound: list[None] = []
+    opening = replace(opening, verified=lambda: bound.append(None))
+    with pytest.raises(CannotOpen):
+        await scheme.open(cms.decode_enveloped(der[:-1] + bytes([der[-1] ^ 1])), opening)
+    assert not bound
+    await scheme.open(cms.decode_enveloped(der), opening)
+    assert len(bound) == level.quantum, f"relay/schemes/{level.name}.py does not call opening.verified"
+
+
+@each_level
+@pytest.mark.parametrize(
+    "parameters", ["0500", "0400", "0408" + 8 * "00", "0418" + 24 * "00", "3000", "020101"], ids=lambda text: text[:4]
+)
+async def test_content_encryption_with_parameters_of_another_form_is_refused(
+    level: Level, parameters: str, identities: Identities
+) -> None:
+    _, made, _ = await sealed(level, identities, b"payload")
+    kind = cms.decode_enveloped(made).content
+    algorithm = der.parse(content.AnyAlgorithm, content.encode(kind), "")
+    assert content.decode(algorithm) == kind
+    other = der.algorithm(algorithm.algorithm, bytes.fromhex(parameters))
+    with pytest.raises(BadStructure):
+        content.decode(der.parse(content.AnyAlgorithm, other, ""))
+
+
+@each_quantum_level
+async def test_a_message_under_quantum_keys_has_one_recipient(level: Level, identities: Identities) -> None:
+    scheme, der, opening = await sealed(level, identities, b"payload")
+    enveloped = cms.decode_enveloped(der)
+    twice = replace(enveloped, recipients=enveloped.recipients * 2)
+    with pytest.raises(BadStructure):
+        scheme.references(twice)
+    with pytest.raises(BadStructure):
+        await scheme.open(twice, opening)
+
+
+@each_level_of_single_keys
+@pytest.mark.parametrize("octets", [16, 24, 31, 33])
+async def test_a_quantum_key_of_another_length_seals_and_opens_nothing(
+    level: Level, octets: int, identities: Identities
+) -> None:
+    scheme, der, opening = await sealed(level, identities, b"payload")
+    with pytest.raises(KMEBadReply):
+        await scheme.seal(b"payload", identities.to_bob(), MemoryKeys(octets=octets))
+    enveloped = cms.decode_enveloped(der)
+    [recipient], [key] = enveloped.recipients, opening.keys.values()
+    assert isinstance(recipient, cms.KEKRecipient)
+    other = Key(key.key_ID, bytes(octets))
+    if octets in (16, 24):  # with which the key wrap works as well
+        content_key = aes_key_unwrap(key.key, recipient.wrapped_cek)
+        recipient = replace(recipient, wrapped_cek=aes_key_wrap(other.key, content_key))
+    with pytest.raises(BadStructure):
+        await scheme.open(replace(enveloped, recipients=(recipient,)), replace(opening, keys={key.key_ID: other}))
 
 
 @each_level

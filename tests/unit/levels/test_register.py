@@ -24,6 +24,7 @@ from relay.schemes.all import all_schemes
 TOP = Path(__file__).parents[3]
 RELAY = TOP / "relay"
 FORMAT = (RELAY / "FORMAT.md").read_text()
+POLICIES = (TOP / "policies" / "README.md").read_text()
 NUMBERS = {1: "otp", 2: "aes", 3: "pqc", 4: "rsa"}
 """Numbers that policy files out there have. None is ever given to another level."""
 OTHER_MEANINGS = {
@@ -81,8 +82,28 @@ def test_a_level_without_quantum_keys_needs_certificates_that_peers_have(level: 
 def test_the_format_has_a_place_for_each_level(level: Level) -> None:
     headings = re.findall(r"^## \d+\. Levels? (.*)$", FORMAT, re.MULTILINE)
     assert level.name in {name for each in headings for name in re.split(r", | and ", each)}, "relay/FORMAT.md"
+    sections = re.split(r"^## ", FORMAT, flags=re.MULTILINE)
+    own = [text for text in sections if re.match(rf"\d+\. Levels? .*\b{level.name}\b", text)]
+    assert re.search(rf"\b{level.name}\b", own[0].partition("\n")[2]), "relay/FORMAT.md does not say what it is"
     for oid in (level.form.kind, level.form.content, level.form.kem.oid if level.form.kem else ""):
         assert oid in FORMAT, f"relay/FORMAT.md does not have {oid}"
+
+
+def test_the_format_draws_all_levels_in_their_order() -> None:
+    assert f"  {' | '.join(levels.SEALING)}\n" in FORMAT, "relay/FORMAT.md, section 1"
+
+
+@pytest.mark.parametrize("protection", levels.protections())
+def test_the_policies_page_says_what_each_level_promises(protection: str) -> None:
+    table = POLICIES.partition("### What each level promises")[2].partition("\n###")[0]
+    first = re.findall(r"^\| ([^|]*) \|", table, re.MULTILINE)
+    assert protection in {name for cell in first for name in cell.split(", ")}, "policies/README.md"
+
+
+@each_level
+def test_the_policies_page_says_what_it_means_to_require_a_level(level: Level) -> None:
+    table = POLICIES.partition("### What must arrive sealed")[2].partition("\n###")[0]
+    assert f'\n| `"{level.name}"` |' in table, "policies/README.md, under `What must arrive sealed`"
 
 
 def test_no_other_file_says_what_a_level_is() -> None:

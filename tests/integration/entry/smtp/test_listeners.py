@@ -13,18 +13,20 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import relay
 from relay.cli import COMMANDS
+from relay.cli.lazy import LazyGroup
 from relay.config.listeners import LISTENERS, IncomingSettings, OutgoingSettings, listening_settings
+from relay.config.reference import SAMPLES, model_of, value_of
 from relay.entry import ListenerModule
 
 TREE = Path(relay.__file__).parent
-SHARED = {"__init__", "budget", "envelope", "homeward", "listening", "server_tls"}
+SHARED = {"__init__", "budget", "delivering", "envelope", "homeward", "listening", "server_tls"}
 """What stands beside the listeners, for all of them."""
 COMMAND_OF = {each.listener: name for name, each in COMMANDS.items() if each.listener}
 """The command that is there for a listener alone."""
-IMAP = '\n[imap.ann]\nhost = "imap.example"\nuser = "ann@alice.example"\npassword_file = "password"\n'
 
 LOOK = """
 import importlib, json, pkgutil, sys
@@ -79,6 +81,18 @@ def has_setting(table: str, name: str) -> bool:
     return name in (OutgoingSettings.model_fields if table == "outgoing" else IncomingSettings.model_fields)
 
 
+def tables_that_set(setting: str) -> str:
+    """The table of one direction with an address of this setting; or the example of a table of its own."""
+    table, _, name = setting.partition(".")
+    if name:
+        return f'[{table}]\nnext_hop = "127.0.0.1:9"\n{name} = "127.0.0.1:0"\n'
+    model = model_of(table)
+    assert model is not None
+    lines = [f"{each} = {value_of(model.model_fields[each], value)}\n" for each, value in model.examples.items()]
+    header = f"{table}.{SAMPLES[table]}" if table in SAMPLES else table
+    return f'[outgoing]\nnext_hop = "127.0.0.1:9"\nlmtp = "127.0.0.1:0"\n[{header}]\n{"".join(lines)}'
+
+
 @pytest.mark.parametrize("listener", LISTENERS)
 def test_a_listener_that_was_taken_away_is_missed_by_its_own_command_and_settings_alone(
     listener: str, tmp_path: Path
@@ -89,12 +103,11 @@ def test_a_listener_that_was_taken_away_is_missed_by_its_own_command_and_setting
         shutil.rmtree(entry / listener)
     else:
         (entry / f"{listener}.py").unlink()
-    setting = LISTENERS[listener][0].partition("outgoing.")[2] or "lmtp"
     config = tmp_path / "relay.toml"
     config.write_text(
         '[site]\nname = "alice"\ndomains = ["alice.example"]\nhostname = "relay.alice.example"\nsae_id = "sae"\n'
         '[policies]\ndirectory = "policies"\n[store]\ndatabase = "store.sqlite"\nsecret = "secret"\n'
-        f'[outgoing]\nnext_hop = "127.0.0.1:9"\n{setting} = "127.0.0.1:0"\n{IMAP if listener == "imap" else ""}'
+        + tables_that_set(LISTENERS[listener][0])
     )
     command = COMMAND_OF.get(listener, "")
     ran = subprocess.run(
@@ -113,3 +126,10 @@ def test_a_listener_that_was_taken_away_is_missed_by_its_own_command_and_setting
     assert (
         f"is set, and this relay has no relay.entry.{listener}, which it needs" in json.loads(found)[0]["problems"][0]
     )
+
+
+@pytest.mark.parametrize(("listener", "there"), [("smtp", True), ("homeward", True), ("nothing", False)])
+def test_a_command_finds_its_listener_whether_that_is_a_folder_or_a_file(listener: str, there: bool) -> None:
+    later = {"serve": COMMANDS["serve"]._replace(listener=listener)}
+    ran = CliRunner().invoke(LazyGroup(later=later), ["serve", "--help"])
+    assert (ran.exit_code == 0 and "Usage" in ran.output) == there

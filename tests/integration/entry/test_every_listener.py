@@ -1,0 +1,164 @@
+"""What holds of every listener in config/listeners.py: it brings in one mail, and keeps to what all listeners owe.
+Standard: relay/entry/__init__.py and relay/ADDING.md; what a new listener leaves out is named here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tests.integration.entry
+from relay.config.listeners import LISTENERS
+from relay.entry.budget import Budget, room_for
+from relay.entry.homeward import Homeward
+from relay.entry.listening import SocketServer
+from relay.formats import mime
+from relay.incoming import Incoming
+from relay.kme import DevelopmentKMEs
+from relay.mail import Mail
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site, serving
+
+HERE = Path(tests.integration.entry.__file__).parent
+TABLES = {"submission", "imap"}
+"""Settings that are tables of their own, and need a server elsewhere: their own folders test them."""
+SETTINGS = [(name, setting) for name, settings in LISTENERS.items() for setting in settings if setting not in TABLES]
+pytestmark = pytest.mark.in_process
+
+
+@dataclass
+class Seen:
+    """What the listener has called, and what was wrong at that moment."""
+
+    mails: list[Mail] = field(default_factory=list)
+    in_place: bool = False
+    said: list[tuple[str, str]] = field(default_factory=list)
+    faults: set[str] = field(default_factory=set)
+    servers: set[SocketServer] = field(default_factory=set)
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+    budgets: set[Budget] = field(default_factory=set)
+
+    def mail(self, mail: Mail) -> None:
+        """A recipe gets one; not one that another recipe passes on."""
+        if mail.id in {each.id for each in self.mails}:
+            return
+        self.mails.append(mail)
+        if not any(server.connections for server in self.servers):
+            self.faults.add("SocketServer.add was not called: connections have no limit")
+        if asyncio.current_task() not in self.tasks:
+            self.faults.add("not in SocketServer.run: a client that leaves ends the delivery (use begin_delivery)")
+        if not any(budget.used >= room_for(len(mail.message)) for budget in self.budgets):
+            self.faults.add("no room is held in the budget while the mail is under way")
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    found = Seen()
+    add, run = SocketServer.add, SocketServer.run
+
+    def added(self: SocketServer, *args: Any) -> str:
+        found.servers.add(self)
+        return add(self, *args)
+
+    def ran(self: SocketServer, delivery: Any) -> asyncio.Task[Any]:
+        task = run(self, delivery)
+        found.tasks.add(task)
+        return task
+
+    init = Budget.__init__
+
+    def made(self: Budget, *args: Any, **settings: Any) -> None:
+        init(self, *args, **settings)
+        found.budgets.add(self)
+
+    monkeypatch.setattr(SocketServer, "add", added)
+    monkeypatch.setattr(SocketServer, "run", ran)
+    monkeypatch.setattr(Budget, "__init__", made)
+    for recipe in (Homeward, Incoming):
+        _watch(monkeypatch, recipe, found)
+    return found
+
+
+def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], found: Seen) -> None:
+    process, in_place = recipe.process, recipe.in_place
+    heard, client_gone = recipe.heard, recipe.client_gone
+
+    async def processed(self: Any, mail: Mail) -> Any:
+        found.mail(mail)
+        return await process(self, mail)
+
+    async def kept(self: Any, mail: Mail, fits: Callable[[bytes], bool]) -> Any:
+        found.in_place = True
+        found.mail(mail)
+        return await in_place(self, mail, fits)
+
+    def was_heard(self: Any, mail: Mail) -> None:
+        found.said.append((mail.id, "heard"))
+        heard(self, mail)
+
+    async def was_gone(self: Any, mail: Mail, outcomes: Any) -> None:
+        found.said.append((mail.id, "client_gone"))
+        await client_gone(self, mail, outcomes)
+
+    monkeypatch.setattr(recipe, "process", processed)
+    monkeypatch.setattr(recipe, "in_place", kept)
+    monkeypatch.setattr(recipe, "heard", was_heard)
+    monkeypatch.setattr(recipe, "client_gone", was_gone)
+
+
+def bringing(listener: str) -> Callable[..., Awaitable[None]]:
+    """The function `bring` of the listener's own tests."""
+    name = f"{listener}.bringing" if (HERE / listener).is_dir() else f"test_{listener}"
+    path = HERE / f"{name.replace('.', '/')}.py"
+    assert path.exists(), f"tests/integration/entry/{path.relative_to(HERE)} is missing: it has the tests of {listener}"
+    bring = getattr(import_module(f"{tests.integration.entry.__name__}.{name}"), "bring", None)
+    assert bring is not None, f"{path.relative_to(HERE)} has no function `bring(setting, address, message, ...)`"
+    return bring  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("listener", LISTENERS)
+def test_each_listener_has_tests_of_its_own(listener: str) -> None:
+    assert (HERE / listener).is_dir() or (HERE / f"test_{listener}.py").exists(), "in tests/integration/entry"
+
+
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_a_mail_comes_in_and_the_listener_owes_nothing(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
+) -> None:
+    direction, _, name = setting.partition(".")
+    out = direction == "outgoing"
+    hops: dict[str, Any] = {direction: wire.address}
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], **hops)
+    text = site.config_file.read_text()
+    assert 'listen = "127.0.0.1:0"\n' in text
+    site.config_file.write_text(text.replace('listen = "127.0.0.1:0"\n', f'{name} = "127.0.0.1:0"\n'))
+    sender, recipient = ("ann@alice.example", "ben@bob.example") if out else ("x@other.example", "ann@alice.example")
+    message = mails.plain()
+    async with serving(site) as addresses:
+        address = addresses[f"{direction}_{name}".removesuffix("_listen")]
+        await bringing(listener)(setting, address, message, sender, recipient)
+        async with asyncio.timeout(30):
+            while any(task for task in seen.tasks if not task.done()):
+                await asyncio.wait(seen.tasks)
+        async with asyncio.timeout(30):  # or SocketServer.discard was not called, and connections are counted for ever
+            while any(server.connections for server in seen.servers):
+                await asyncio.sleep(0.01)
+    [mail] = seen.mails
+    assert not seen.faults
+    assert mail.listener in (listener, name), "Mail(listener=...): metrics and records name it"
+    assert mail.id
+    assert mail.message_id == mime.message_id_hash(mail.message), "Mail(message_id=...): the other site's log has it"
+    assert mail.origin.addr, "Mail(origin=...): the log names the client"
+    assert [address.rstrip() for address in mail.envelope.addresses] == [recipient]
+    if not seen.in_place:  # else the mail server has the mail, its trace and its retries
+        assert mail.trace.startswith(b"Received: "), "Mail(trace=...): without it a loop is not noticed (RFC 5321 4.4)"
+        assert mail.confirmed, "Mail(confirmed=True): a client that is gone gets no second copy"
+        assert seen.said == [(mail.id, "heard")], "heard or client_gone, once (use begin_delivery)"
+    assert not any(budget.used for budget in seen.budgets), "the room in the budget is not given back"
