@@ -83,6 +83,23 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
     return denial
 
 
+def why_not_written(path: Path, error: OSError) -> str:
+    """What the error says; where the file is another user's, whose, and what root types so that we can write it."""
+    said = error.strerror or str(error)
+    if error.errno != errno.EACCES:
+        return said
+    try:
+        owner = path.lstat().st_uid
+    except OSError:
+        return said
+    return said if owner == os.geteuid() else f"{said}: it belongs to user {_user(owner)}: {give_to_us(path)}"
+
+
+def give_to_us(path: Path) -> str:
+    """What root types so that the file or directory is ours."""
+    return f"chown {user()}: {shlex.quote(str(path))}"
+
+
 def shown_by_root(found: os.stat_result) -> bool:
     """Whether it is root's and of our own group: so root gives a service what that may read and not change."""
     return found.st_uid == 0 != os.geteuid() and found.st_gid == os.getegid()

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import sync_directory
+from relay.files.permissions import why_not_written
 from relay.store import secret_file
 from relay.store.one_step import driver_of
 
@@ -53,7 +54,7 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
         ):
             connection.execute("PRAGMA journal_mode = WAL")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be made or opened: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be made or opened: {why_not_written(path, error)}") from error
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"{path}: is not an SQLite database") from error
@@ -168,7 +169,7 @@ def _locked(database: Path) -> int | None:
             if not held:
                 os.close(file)
     except OSError as error:
-        raise ConfigError(f"{database}: cannot be made or opened: {error.strerror}") from error
+        raise ConfigError(f"{database}: cannot be made or opened: {why_not_written(database, error)}") from error
     return file if held else None
 
 
