@@ -36,6 +36,7 @@ from relay.config import Config, DirectionSettings, LogSettings
 from relay.counting.alarms import ALARMS
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.files.rights import as_owner_of
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
@@ -45,6 +46,7 @@ from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.process import app, upkeep
 from relay.runtime import release
+from relay.setup.backups import BACKUP, changed_last
 from relay.status import StatusModule
 from relay.status.standing import of_the_serving_relay
 from relay.store import sent
@@ -92,6 +94,8 @@ def check(
     without a word in them, that show whether store, spools and audit record can be written. All are gone when it ends.
     """
     configure_logging(LogSettings(level="error"))
+    # Before root is left: what setup keeps of Postfix is root's alone.
+    changed = None if before_start or postfix_directory else _changed_postfix(config_file)
     config, states = _found(config_file, postfix_directory, trial_keys=trial_keys, next_hops=not no_next_hops)
     if not (before_start or postfix_directory):
         states += unit_states(config_file)
@@ -103,10 +107,20 @@ def check(
         _print(console, states)
         for line in () if config is None else not_quantum(config):
             console.print(Text.assemble(("NOTE   ", "bold red"), line), soft_wrap=True)
-        for step in () if postfix_directory else next_steps(config_file, config, states):
+        for step in () if postfix_directory else next_steps(config_file, config, states, changed):
             console.print(Text.assemble(("Next   ", "bold"), step), soft_wrap=True)
     if any(problems for _, _, problems in states):
         sys.exit(1)
+
+
+def _changed_postfix(config_file: Path) -> str | None:
+    """The directory of the Postfix here that setup has changed, "" where we may not read which; None for none."""
+    beside = config_file.absolute().parent
+    try:
+        with as_owner_of(beside):
+            return changed_last(beside)
+    except (OSError, ConfigError):
+        return "" if (beside / BACKUP).is_dir() else None
 
 
 def _print(console: Console, states: list[State]) -> None:
@@ -134,7 +148,7 @@ def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: boo
 
 
 async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
-    found = [state async for state in postfix_states(config, directory)]
+    found = [state async for state in postfix_states(config, config_file, directory)]
     return config, [("configuration", str(config_file), ()), *found, *standing_states(config)]
 
 

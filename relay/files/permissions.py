@@ -85,14 +85,16 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
 
 def why_not_written(path: Path, error: OSError) -> str:
     """What the error says; where the file is another user's, whose, and what root types so that we can write it."""
-    said = error.strerror or str(error)
-    if error.errno != errno.EACCES:
-        return said
+    return f"{error.strerror or error}{another_owner(path) if error.errno == errno.EACCES else ''}"
+
+
+def another_owner(path: Path) -> str:
+    """Whose this file is and what root types so that it is ours, to go behind a complaint; "" where it is ours."""
     try:
         owner = path.lstat().st_uid
     except OSError:
-        return said
-    return said if owner == os.geteuid() else f"{said}: it belongs to user {_user(owner)}: {give_to_us(path)}"
+        return ""
+    return "" if owner == os.geteuid() else f": it belongs to user {_user(owner)}: {give_to_us(path)}"
 
 
 def give_to_us(path: Path) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import sync_directory
-from relay.files.permissions import why_not_written
+from relay.files.permissions import another_owner, why_not_written
 from relay.store import secret_file
 from relay.store.one_step import driver_of
 
@@ -70,13 +70,15 @@ def make_sqlite_file(path: Path) -> None:
 
 
 def said_by_sqlite(path: Path, error: BaseException) -> str:
-    """What an error says, and what to do where a full disk is behind it, of which SQLite says "disk I/O error"."""
+    """What an error says, and what to do where a full disk is or another owner is behind it."""
     said = str(error) or type(error).__name__
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         with suppress(OSError):
             if missing := no_room(path.parent):
                 return f"{missing} ({said})"
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return said + another_owner(path)
     return said
 
 

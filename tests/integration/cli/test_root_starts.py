@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from relay.cli import units
-from relay.errors import ConfigError
+from relay.errors import ConfigError, StoreUnavailable
 from relay.files.rights import as_owner_of
-from relay.store.sqlite import prepare_sqlite_file
+from relay.store.sqlite import _locked, prepare_sqlite_file
 from tests.testlib.as_root import attempts
 from tests.testlib.roots_site import (
     Place,
@@ -50,9 +50,11 @@ def test_check_names_what_the_relays_user_cannot_write_and_whom_to_give_it_to(pl
 def test_a_store_of_another_user_is_said_to_be_theirs(place: Place) -> None:
     path = place.state / "relay.db"
     path.touch(mode=0o600)
-    said = f"Permission denied: it belongs to user root: chown nobody: {path}$"
-    with as_owner_of(place.state), pytest.raises(ConfigError, match=said):
+    said = f": it belongs to user root: chown nobody: {path}$"
+    with as_owner_of(place.state), pytest.raises(StoreUnavailable, match=said):
         prepare_sqlite_file(path, 1)
+    with as_owner_of(place.state), pytest.raises(ConfigError, match=f"Permission denied{said}"):
+        _locked(path)
 
 
 @pytest.mark.parametrize("booted", [True, False])
