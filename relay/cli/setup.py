@@ -140,11 +140,13 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         refuse_other_words(flags["words"], peer)
         refuse_other_domains(peer, peer.domains, flags["peer_domains"])
     if answered:
+        former = None
         with suppress(ConfigError):  # a relay.toml that is wrong answers nothing
             if places.config_file.exists():
-                flags = as_it_is(load(places.config_file), flags)
+                former = load(places.config_file)
+                flags = as_it_is(former, flags)
         answers, document = answers_of(asker, flags, document)
-        look_at_kme(answers, document)
+        look_at_kme(answers, document, former)
         look_at_postfix(answers, places, flags)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
     elif other := another_answer(load(places.config_file), flags):

@@ -359,6 +359,24 @@ async def test_a_kme_that_takes_the_site_for_another_sae_is_refused_before_anyth
     assert f"ok     KME {kmes.urls[0]}" in right.output
 
 
+@pytest.mark.parametrize("with_peer", [True, False])
+async def test_another_sae_id_that_the_kme_does_not_know_us_by_replaces_nothing(
+    home: Path, tmp_path: Path, identities: Identities, kmes: DevelopmentKMEs, with_peer: bool
+) -> None:
+    pem = kmes.state_dir
+    files = ("--kme-ca", f"{pem}/ca.pem", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-2.key")
+    peer = ("--peer", invitation(tmp_path, identities.bob), *PEERS) if with_peer else ()
+    flags = ("--yes", "--domain", "alice.example", "--postfix", "none", "--kme", kmes.urls[0], *files)
+    assert (await asyncio.to_thread(run, home, *flags, *peer, "--sae-id", "2")).exit_code == 0
+    before = contents(home)
+    wrong = await asyncio.to_thread(run, home, "--replace", "--sae-id", "7", "--postfix", "none")
+    assert wrong.exit_code == 1, wrong.output
+    assert "SAE '2'" in str(wrong.exception)
+    assert contents(home) == before
+    same = await asyncio.to_thread(run, home, "--replace", "--sae-id", "2", "--postfix", "none")
+    assert same.exit_code == 0, same.output
+
+
 async def test_a_site_without_peers_has_its_kme_asked_by_check_and_development_keys_are_named(
     home: Path, kmes: DevelopmentKMEs
 ) -> None:
