@@ -22,10 +22,11 @@ from relay.setup.asking import Prompter, filled
 from relay.setup.backups import changed_last
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_files, look_at
-from relay.setup.mail_server import StillQueued, planned_change
+from relay.setup.mail_server import planned_change
 from relay.setup.questions import DEVELOPMENT, NONE
 from relay.setup.relay_toml import relay_toml
 from relay.setup.scanners import NoRow
+from relay.setup.still_queued import StillQueued
 
 
 def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:

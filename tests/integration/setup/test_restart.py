@@ -40,7 +40,7 @@ async def test_a_client_that_was_connected_before_goes_by_the_changed_settings_a
 @requires_postfix
 async def test_check_names_a_client_that_was_connected_before_postfix_was_changed(tmp_path: Path) -> None:
     [smtp] = free_addresses(1)
-    words = ["check", "--config", reference.written(tmp_path), "--postfix"]
+    words = ("check", "--config", str(reference.written(tmp_path)), "--postfix")
     async with postfix.running(smtp=smtp, fragments=(), ports={}, settings={}) as server:
         amavis = await asyncio.to_thread(smtplib.SMTP, *smtp)
         _, _, out = await relay_command.run(*words, server.config)

@@ -31,6 +31,7 @@ from relay.setup.site import write_configuration
 from tests.integration.setup.test_mail_server import texts
 from tests.testlib import postfix
 from tests.testlib.identities import Identities, Person
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postconf
 from tests.testlib.terminal import Terminal
 
@@ -423,6 +424,26 @@ def test_the_usual_postfix_is_not_asked_for_but_shown_and_changed_once_somebody_
     assert f"The Postfix beside the relay is that of {tmp_path / 'etc'}." in said
     assert "Change Postfix so?" in said
     assert texts(tmp_path / "etc") == before
+    assert (
+        f"MAIL GOES PAST THE RELAY, as before: {tmp_path / 'etc'} was not changed."
+        in said.split("Change Postfix so?")[1]
+    )
+
+
+@requires_postconf
+@pytest.mark.parametrize("well", [True, False])
+def test_its_last_line_says_to_start_the_relay_that_postfix_hands_mail_to_now(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, well: bool
+) -> None:
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: well or "check" not in words)
+    asyncio.run(postfix.configure(tmp_path, ()))
+    base = str(free_addresses(1)[0].port % 60_000 + 1020)
+    result = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--port-base", base)
+    assert result.exit_code == (0 if well else 1)
+    last = " ".join(result.output.split("\n\n")[-1].split())
+    first = "" if well else "Fix what is wrong above. "
+    start = f"{first}NOW START THE RELAY: qumail-relay serve --config {home}/relay.toml. Until then mail waits"
+    assert last.startswith(start)
 
 
 @requires_postconf
@@ -445,6 +466,8 @@ def test_undo_says_of_each_change_whether_mail_leaves_in_clear_now(home: Path, t
     first, second = run(home, "--undo").output, run(home, "--undo").output
     assert "Still in force: 1 earlier change" in first
     assert "LEAVES IN CLEAR" not in first
+    assert "NO MAIL GOES THROUGH: Postfix is back at an earlier integration, and relay.toml is for milter" in first
+    assert "NO MAIL GOES THROUGH" not in second
     assert "MAIL LEAVES IN CLEAR from now on" in second
     assert texts(etc) == before
 
