@@ -31,7 +31,7 @@ from relay.cli.keys import key_receiver_ended, release_of_the_serving_relay, tro
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
-from relay.cli.units import how_to
+from relay.cli.units import how_to, how_to_run_what_is_installed
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.counting.alarms import ALARMS
 from relay.entry import ListenerModule
@@ -182,7 +182,7 @@ async def _states(
     if config.incoming is not None:
         yield "quarantine", *await quarantine_state(config)
     for what, problems in identity_findings(config, now):
-        yield what, "", problems
+        yield what, _identity_place(config, what), problems
     for state in peer_states(config, certificates):
         yield state
     listeners = [folder.states(config) for folder in folders]
@@ -197,6 +197,13 @@ async def _states(
         if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):
                 yield state
+
+
+def _identity_place(config: Config, what: str) -> str:
+    """Where the certificates, or the peers' documents, are that a finding of this name is about."""
+    if config.identity is None:
+        return ""
+    return str(config.identity.directory if what == "identity" else config.identity.peers_directory)
 
 
 def standing_states(config: Config) -> Iterator[State]:
@@ -412,5 +419,7 @@ def _release_states(config_file: Path, config: Config) -> Iterator[State]:
     elif running.version != here.version:
         problem = f"runs version {running.version} from {running.directory}"
     if problem:
-        problem += f"; installed is version {here.version} in {here.directory}: {how_to('restart', config_file)}"
+        problem += (
+            f"; installed is version {here.version} in {here.directory}: {how_to_run_what_is_installed(config_file)}"
+        )
     yield "release", f"{running.version} serves, from {running.directory}", (problem,) if problem else ()

@@ -99,7 +99,7 @@ USER = "qumail-relay"
 def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
-    It asks about six things; each has a flag. --yes takes the defaults, but for --kme, which has none. A relay.toml
+    It asks six questions, and at most ten with a real KME and the other site's invitation; each has a flag. --yes takes the defaults, but for --kme, which has none. A relay.toml
     that is there counts as the answers; run it again as often as you like. It looks at the KME, seals a test message,
     changes Postfix once that can be sealed, and ends with `check`.
     """

@@ -57,6 +57,12 @@ def how_to(what: Literal["start", "restart"], config_file: Path, user: str = "")
     return f"{first}{f'runuser -u {user} -- ' if user else ''}qumail-relay serve --config {config_file}"
 
 
+def how_to_run_what_is_installed(config_file: Path) -> str:
+    """What to type after another release was put in place: its unit may lie elsewhere than the one that runs."""
+    restart = how_to("restart", config_file)
+    return f"systemctl daemon-reload && {restart}" if unit_of(config_file) else restart
+
+
 def _as_whom(config_file: Path) -> str:
     """The user that we are, where root has to become that first: relay.toml is root's. Else ""."""
     try:

@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 MAX_LINKS = 40
 """Maximum number of links followed in a path, as in Linux."""
+OF_NOBODY = ("nogroup", "nobody")
+"""Names of the group that several users without one of their own share (Debian, Red Hat): no file is given to it."""
 _ACCESS = {"r": os.R_OK, "x": os.X_OK}
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
 
@@ -136,7 +138,7 @@ def _remedy(place: Path, found: os.stat_result, lacks: str) -> str:
         return f"its mode permits it, so an ACL or a security module does not: getfacl {name}"
     if whose != "o" or found.st_mode & _bits("o", "r"):
         return f"chmod {whose}+{lacks} {name}"
-    if found.st_uid == 0 and not found.st_mode & _bits("g", lacks):
+    if found.st_uid == 0 and not found.st_mode & _bits("g", lacks) and _group(os.getegid()) not in OF_NOBODY:
         return f"chgrp {_group(os.getegid())} {name} && chmod g+{lacks} {name}"
     return f"setfacl -m u:{user()}:{lacks} {name}"
 

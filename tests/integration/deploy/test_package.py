@@ -134,6 +134,34 @@ def test_each_commit_has_a_higher_version_than_the_one_before(tmp_path: Path) ->
     assert version_of(tmp_path) == f"{versions[-1]}.dirty"
 
 
+INSTALLS_NOTHING = """
+install_locked() (
+    cd "$1"/lib/python*/site-packages
+    mkdir qumail_relay-0.1.0.dist-info
+    printf 'Name: qumail-relay\\nVersion: 0.1.0\\n' >qumail_relay-0.1.0.dist-info/METADATA
+)
+"""
+
+
+def test_by_hand_the_version_names_the_commit_as_well(tmp_path: Path) -> None:
+    (deploy := tmp_path / "tree/deploy").mkdir(parents=True)
+    for name in ("install", "environment"):
+        shutil.copy(DEBIAN.parent / name, deploy)
+    shutil.copy(DEBIAN.parents[1] / "pyproject.toml", tmp_path / "tree")
+    with (deploy / "environment").open("a") as file:
+        file.write(INSTALLS_NOTHING)
+    author = ("-c", "user.name=x", "-c", "user.email=x@alice.example")
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "x")):
+        subprocess.run(["git", "-C", tmp_path / "tree", *words], check=True)
+    subprocess.run(["sh", deploy / "install", tmp_path / "opt"], check=True)
+    program = "from importlib.metadata import version; print(version('qumail-relay'))"
+    said = subprocess.run(
+        [tmp_path / "opt/bin/python", "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.strip() == version_of(tmp_path / "tree")
+    assert "+1.g" in said
+
+
 def test_the_command_says_the_version_of_its_package(machine: Machine, package: Path) -> None:
     install(machine, package)
     version = machine.run("dpkg-query", "--show", "--showformat=${Version}", "qumail-relay")
