@@ -99,9 +99,9 @@ USER = "qumail-relay"
 def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
-    It asks six questions, and at most ten with a real KME and the other site's invitation; each has a flag. --yes takes the defaults, but for --kme, which has none. A relay.toml
-    that is there counts as the answers; run it again as often as you like. It looks at the KME, seals a test message,
-    changes Postfix once that can be sealed, and ends with `check`.
+    It asks six questions, ten with a real KME and the other site's invitation; each has a flag. --yes takes the
+    defaults, but for --kme, which has none. A relay.toml that is there counts as the answers; run it again as often as
+    you like. It looks at the KME, seals a test message, changes Postfix once that can be sealed, and ends with `check`.
     """
     configure_logging(LogSettings(level="error"))
     places = SitePaths.beside(config_file or usual_config_file())

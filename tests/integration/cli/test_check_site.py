@@ -268,6 +268,15 @@ async def test_what_starts_the_relay_is_the_unit_that_reads_its_file_and_else_a_
     assert ("systemctl" in done.output) == command.startswith("systemctl")
 
 
+async def test_what_was_installed_since_is_run_by_the_unit_that_lies_there_now(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd goes by a unit file that is gone until it is told to look again."""
+    _unit(tmp_path, monkeypatch)("alice", alice.config_file)
+    command = "systemctl daemon-reload && systemctl restart alice"
+    assert units.how_to_run_what_is_installed(alice.config_file) == command
+
+
 async def test_relay_toml_is_to_be_edited_only_where_it_is_what_is_wrong(
     alice: Site,
 ) -> None:
