@@ -5,6 +5,7 @@ Standard: nothing ends with "all is well" while mail waits for a relay that does
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ from relay.cli.as_relay import load
 from relay.cli.check_listeners import listens_at
 from relay.cli.setup_again import integration_of
 from relay.cli.units import how_to
-from relay.config import Config
+from relay.config import Config, TCPAddress
 from relay.counting.amounts import many
 from relay.errors import ConfigError
+from relay.files.rights import as_owner_of
 from relay.postfix import handed_to
 from relay.postfix.queue import QueueUnknown, filtered
 from relay.setup import questions
@@ -43,24 +45,30 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
     """What an administrator has to do now, since mail waits or goes past the relay; "" for nothing."""
     if beside.directory is None:
         return ""
+    with as_owner_of(beside.directory):
+        ours = asyncio.run(handed_to(beside.directory, config))
+    if not beside.joined and ours:
+        return (
+            f"POSTFIX WAS NOT CHANGED, and {beside.directory} does not fit relay.toml. Run this again and say y, or "
+            f"see what is wrong: qumail-relay check --config {places.config_file} --postfix {beside.directory}"
+        )
     if not beside.joined:
         return (
             f"MAIL GOES PAST THE RELAY, as before: {beside.directory} was not changed. Run this again and say y, or "
             "see deploy/POSTFIX.md for how to do it by hand."
         )
-    unheard = asyncio.run(_unheard(beside.directory, config))
+    unheard = asyncio.run(_unheard(ours))
     if not unheard:
         return ""
     first = "" if well else "Fix what is wrong above. "
     start = how_to("start", places.config_file, owner.name if owner.is_another else "")
-    return (
-        f"{first}NOW START THE RELAY: {start}. Until then mail waits in Postfix's queue: nobody listens at {unheard}."
-    )
+    waits = "port 25 answers 451" if integration_of(config) == "milter" else "mail waits in Postfix's queue"
+    return f"{first}NOW START THE RELAY: {start}. Until then {waits}: nobody listens at {', '.join(unheard)}."
 
 
-async def _unheard(directory: Path, config: Config) -> str:
-    """Our addresses that Postfix hands mail to and where nobody listens."""
-    return ", ".join([str(each) for each in await handed_to(directory, config) if not await listens_at(each)])
+async def _unheard(addresses: Iterable[TCPAddress | Path]) -> list[str]:
+    """Those of these addresses at which nobody listens."""
+    return [str(each) for each in addresses if not await listens_at(each)]
 
 
 def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> BesidePostfix:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from tests.integration.deploy.conftest import DEBIAN, install
+from tests.integration.deploy.conftest import DEBIAN, install, stand_in_for_systemd
 from tests.testlib.throwaway import Machine
 
 SCRIPTS = ("build", "postinst", "postrm", "prerm", "qumail-relay")
@@ -275,9 +275,36 @@ def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, pre
     assert "qumail" not in machine.path("/etc/passwd").read_text() + machine.path("/etc/group").read_text()
 
 
-def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
+def of_the_document() -> list[list[str]]:
+    """The blocks of commands of INSTALL.md, By package."""
     section = (DEBIAN.parent / "INSTALL.md").read_text().split("## By package\n")[1].split("\n## ")[0]
-    install_it, take_it_out = (block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL))
+    return [block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL)]
+
+
+def test_the_commands_of_the_document_lead_from_an_installation_by_hand_to_the_package(
+    machine: Machine, package: Path
+) -> None:
+    """One shell types all of it, which remembers where the command was."""
+    by_hand = ("/etc/systemd/system/qumail-relay.service", "/usr/local/bin/qumail-relay", "/opt/qumail-relay/old")
+    for name in by_hand:
+        machine.path(name).parent.mkdir(parents=True, exist_ok=True)
+        machine.path(name).write_text("#!/bin/sh\necho of before\n")
+        machine.path(name).chmod(0o755)
+    stand_in_for_systemd(machine)
+    shutil.copy(package, machine.path(f"/root/{package.name}"))
+    _, (build, *over, check), _ = of_the_document()
+    assert build == "deploy/debian/build /root"
+    install_it = "qumail-relay setup --yes --domain alice.example --kme none --postfix none"
+    commands = "\n".join(["qumail-relay", *over]).replace("systemctl restart", f"{install_it}\nsystemctl restart")
+    said = machine.run("bash", "-ec", commands)
+    assert said.startswith("of before\n")
+    assert "ok     to alice.example" in said
+    assert [name for name in by_hand if machine.path(name).exists()] == []
+    assert "outgoing.lmtp  127.0.0.1:15024: listens" in machine.run("bash", "-c", check, may_fail=True)
+
+
+def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
+    install_it, _, take_it_out = of_the_document()
     build, apt, setup, start, check = install_it
     assert build == "deploy/debian/build /root"
     shutil.copy(package, machine.path(f"/root/{package.name}"))

@@ -444,6 +444,8 @@ def test_its_last_line_says_to_start_the_relay_that_postfix_hands_mail_to_now(
     first = "" if well else "Fix what is wrong above. "
     start = f"{first}NOW START THE RELAY: qumail-relay serve --config {home}/relay.toml. Until then mail waits"
     assert last.startswith(start)
+    answers = ("--replace", "--yes", "--integration", "milter", "--postfix", str(tmp_path / "etc"))
+    assert "POSTFIX WAS NOT CHANGED" in run(home, *answers).output.split("\n\n")[-1]
 
 
 @requires_postconf
