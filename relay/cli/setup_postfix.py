@@ -47,7 +47,8 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
         return ""
     with as_owner_of(beside.directory):
         ours = asyncio.run(handed_to(beside.directory, config))
-    if not beside.joined and ours:
+        former = not beside.joined and asyncio.run(left_over(beside.directory, config))
+    if not beside.joined and (ours or former):
         return (
             f"POSTFIX WAS NOT CHANGED, and {beside.directory} does not fit relay.toml. Run this again and say y, or "
             f"see what is wrong: qumail-relay check --config {places.config_file} --postfix {beside.directory}"
