@@ -67,7 +67,7 @@ def last_backup(beside: Path) -> Path:
     if found and not here:
         raise ConfigError(
             f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
-            "nothing was undone. To take the relay's content filters out here: deploy/POSTFIX.md, The queue"
+            "nothing was undone. To take the relay's content filters out here: deploy/SCANNERS.md, at its end"
         )
     if not here:
         raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")

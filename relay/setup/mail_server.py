@@ -150,7 +150,7 @@ def undo(beside: Path) -> Path:
             raise ConfigError(
                 f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, put "
                 f"the files of {backup / 'before'} there by hand, or take the relay's content filters out, and those "
-                f"alone (deploy/POSTFIX.md, The queue):\n{said.rstrip()}"
+                f"alone (deploy/SCANNERS.md, at its end):\n{said.rstrip()}"
             )
         _put_back(directory, before)
         (backup / "directory").unlink()  # first: half of a backup is none

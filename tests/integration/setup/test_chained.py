@@ -73,7 +73,7 @@ async def test_what_takes_the_content_filters_out_by_hand_leaves_those_of_others
 ) -> None:
     etc, config = await beside(tmp_path, before)
     await set_up(etc, tmp_path, config)
-    document = (FRAGMENTS.parent / "POSTFIX.md").read_text().split("To take the relay's content filters out again")[1]
+    document = (FRAGMENTS.parent / "SCANNERS.md").read_text().split("## Without the relay again")[1]
     commands = document.split("```sh\n")[1].split("```")[0].split("postfix stop")[0]
     await postfix.change(tmp_path, commands)
     assert [line for line in await in_force(etc) if "content_filter = qumail:" in line] == []
