@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 from click.core import ParameterSource
 
+from relay.cli.units import how_to
 from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.files import rights
@@ -54,6 +55,15 @@ def load_to_serve(config_file: Path, text: str | None = None) -> Config:
             f"{owner.name} (runuser -u {owner.name} -- qumail-relay ...), or make file and directory root's"
         )
     return load_config(config_file, text)
+
+
+def refuse_root(config: Config, config_file: Path) -> None:
+    """Raises ConfigError where root would start a relay that runs as another user, who could not use what it makes."""
+    if (user := relays_user(config)) is not None:
+        raise ConfigError(
+            f"{config.state_directory}: belongs to user {user.name}, so root starts no relay with it: "
+            f"{how_to('start', config_file, user.name)}"
+        )
 
 
 def owner_of_settings(config_file: Path) -> UnixUser | None:

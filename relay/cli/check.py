@@ -31,11 +31,12 @@ from relay.cli.keys import key_receiver_ended, release_of_the_serving_relay, tro
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.cli.quarantine import existing_store, quarantine_state
-from relay.cli.units import how_to
+from relay.cli.units import how_to, how_to_run_what_is_installed
 from relay.config import Config, DirectionSettings, LogSettings
 from relay.counting.alarms import ALARMS
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
+from relay.files.rights import as_owner_of
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
@@ -45,6 +46,7 @@ from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.process import app, upkeep
 from relay.runtime import release
+from relay.setup.backups import BACKUP, changed_last
 from relay.status import StatusModule
 from relay.status.standing import of_the_serving_relay
 from relay.store import sent
@@ -92,6 +94,8 @@ def check(
     without a word in them, that show whether store, spools and audit record can be written. All are gone when it ends.
     """
     configure_logging(LogSettings(level="error"))
+    # Before root is left: what setup keeps of Postfix is root's alone.
+    changed = None if before_start or postfix_directory else _changed_postfix(config_file)
     config, states = _found(config_file, postfix_directory, trial_keys=trial_keys, next_hops=not no_next_hops)
     if not (before_start or postfix_directory):
         states += unit_states(config_file)
@@ -103,10 +107,20 @@ def check(
         _print(console, states)
         for line in () if config is None else not_quantum(config):
             console.print(Text.assemble(("NOTE   ", "bold red"), line), soft_wrap=True)
-        for step in () if postfix_directory else next_steps(config_file, config, states):
+        for step in () if postfix_directory else next_steps(config_file, config, states, changed):
             console.print(Text.assemble(("Next   ", "bold"), step), soft_wrap=True)
     if any(problems for _, _, problems in states):
         sys.exit(1)
+
+
+def _changed_postfix(config_file: Path) -> str | None:
+    """The directory of the Postfix here that setup has changed, "" where we may not read which; None for none."""
+    beside = config_file.absolute().parent
+    try:
+        with as_owner_of(beside):
+            return changed_last(beside)
+    except (OSError, ConfigError):
+        return "" if (beside / BACKUP).is_dir() else None
 
 
 def _print(console: Console, states: list[State]) -> None:
@@ -134,7 +148,7 @@ def _found(config_file: Path, postfix_directory: Path | None, *, trial_keys: boo
 
 
 async def _postfix(config: Config, config_file: Path, directory: Path) -> Found:
-    found = [state async for state in postfix_states(config, directory)]
+    found = [state async for state in postfix_states(config, config_file, directory)]
     return config, [("configuration", str(config_file), ()), *found, *standing_states(config)]
 
 
@@ -168,7 +182,7 @@ async def _states(
     if config.incoming is not None:
         yield "quarantine", *await quarantine_state(config)
     for what, problems in identity_findings(config, now):
-        yield what, "", problems
+        yield what, _identity_place(config, what), problems
     for state in peer_states(config, certificates):
         yield state
     listeners = [folder.states(config) for folder in folders]
@@ -183,6 +197,13 @@ async def _states(
         if direction is not None and next_hops:
             async for state in _next_hops(name, direction, config.site.hostname):
                 yield state
+
+
+def _identity_place(config: Config, what: str) -> str:
+    """Where the certificates, or the peers' documents, are that a finding of this name is about."""
+    if config.identity is None:
+        return ""
+    return str(config.identity.directory if what == "identity" else config.identity.peers_directory)
 
 
 def standing_states(config: Config) -> Iterator[State]:
@@ -398,5 +419,7 @@ def _release_states(config_file: Path, config: Config) -> Iterator[State]:
     elif running.version != here.version:
         problem = f"runs version {running.version} from {running.directory}"
     if problem:
-        problem += f"; installed is version {here.version} in {here.directory}: {how_to('restart', config_file)}"
+        problem += (
+            f"; installed is version {here.version} in {here.directory}: {how_to_run_what_is_installed(config_file)}"
+        )
     yield "release", f"{running.version} serves, from {running.directory}", (problem,) if problem else ()

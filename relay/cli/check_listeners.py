@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay import postfix
+from relay.cli.as_relay import relays_user
 from relay.cli.check_site import NOBODY, RESTART, State
 from relay.cli.units import how_to, unit_of
 from relay.config import Config, TCPAddress
@@ -130,16 +131,19 @@ def unit_states(config_file: Path) -> Iterator[State]:
     yield f"unit {name}", "" if problem else "runs", (problem,) if problem else ()
 
 
-async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State]:
+async def postfix_states(config: Config, config_file: Path, directory: Path) -> AsyncIterator[State]:
     """One line for the configuration, and one for each address at which something is wrong.
 
     Postfix's files may be root's alone to read: root looks at them as their owner, and at nothing of the relay's.
     """
     neighbours: list[postfix.Neighbour] = []
+    handed_to: set[Where] = set()
     try:
         with as_owner_of(directory):
-            problems = tuple(map(str, await postfix.faults(directory, config)))
+            found = [*await postfix.faults(directory, config), *await postfix.by_former_settings(directory)]
+            problems = tuple(map(str, found))
             neighbours = await postfix.neighbours(directory, config)
+            handed_to = await postfix.handed_to(directory, config)
     except ConfigError as error:
         problems = tuple(error.problems)
     yield "Postfix", str(directory), problems
@@ -152,6 +156,18 @@ async def postfix_states(config: Config, directory: Path) -> AsyncIterator[State
     except ConfigError as error:
         yield "listeners", "", tuple(error.problems)
         return
-    async for state in listener_states(config, folders):
-        if state[2]:
-            yield state
+    async for what, detail, problems in listener_states(config, folders):
+        ours = next((where for where in handed_to if detail == f"{where}: {NOBODY}"), None)
+        if problems:
+            yield what, detail, problems
+        elif ours is not None:
+            yield what, detail, (_unheard(ours, config, config_file),)
+
+
+def _unheard(where: Where, config: Config, config_file: Path) -> str:
+    try:
+        user = relays_user(config)
+    except ConfigError:  # which check without --postfix finds
+        user = None
+    start = how_to("start", config_file, user.name if user is not None else "")
+    return f"{where}: {NOBODY}, and Postfix hands mail to it, which waits until the relay serves; start it: {start}"

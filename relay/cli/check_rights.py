@@ -18,11 +18,14 @@ from relay.cli.check_site import State
 from relay.cli.units import unit_of
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files import permissions
 from relay.files.rights import others_can_write
 from relay.policy.names import SUFFIX, printable
 
 MAX_NAMED = 10
-"""Maximum number of policy files that are named; the others are counted."""
+"""Maximum number of files of one kind that are named; the others are counted."""
+LOST_AND_FOUND = "lost+found"
+"""What a file system has at its top, which is root's and no matter of the relay's."""
 
 
 def rights_state(config_file: Path, config: Config) -> State:
@@ -60,12 +63,31 @@ def _problems(config_file: Path, config: Config) -> Iterator[str]:
     # A group of people may edit policies, if that is how the site wants it.
     yield from _of(config.policies.directory, trusted, groups=False)
     yield from _policies(config.policies.directory)
+    yield from _not_ours(config_file, config)
 
 
 def _of(path: Path, trusted: tuple[int, ...], *, groups: bool = True) -> Iterator[str]:
     with suppress(ConfigError):  # it cannot be read, which is found elsewhere
         if who := others_can_write(path.absolute(), trusted, groups=groups):
             yield f"{printable(str(path))}: {printable(who)}"
+
+
+def _not_ours(config_file: Path, config: Config) -> Iterator[str]:
+    """What the relay writes in its state directory, and cannot: another user has made it, root for instance."""
+    only_read = {path.absolute() for path in (config_file, *(path for _, path in named_paths(config)))}
+    only_read -= {path.absolute() for path in config.own_paths}
+    found = []
+    for where, directories, files in os.walk(config.state_directory.absolute()):
+        for path in (Path(where, name) for name in (*directories, *files) if name != LOST_AND_FOUND):
+            with suppress(OSError):
+                ours = path.lstat().st_uid == os.geteuid() or path.is_symlink() or os.access(path, os.W_OK)
+                if not ours and not any(each in only_read for each in (path, *path.parents)):
+                    found.append(path)
+    for path in sorted(found)[:MAX_NAMED]:
+        whose = f"belongs to user {owner_name(path.lstat().st_uid)}, and {permissions.user()}, as whom the relay runs"
+        yield f"{printable(str(path))}: {whose}, cannot write it: {printable(permissions.give_to_us(path))}"
+    if len(found) > MAX_NAMED:
+        yield f"{config.state_directory}: {len(found) - MAX_NAMED} more of its files belong to other users"
 
 
 def _relays_user(config: Config) -> int:

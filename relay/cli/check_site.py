@@ -60,8 +60,13 @@ def summary(states: Sequence[State]) -> str:
     return f"{len(wrong)} of {len(states)} things that were looked at are wrong: {', '.join(wrong)}."
 
 
-def next_steps(config_file: Path, config: Config | None, states: Iterable[State]) -> Iterator[str]:
-    """What to run next, the first thing first."""
+def next_steps(
+    config_file: Path, config: Config | None, states: Iterable[State], postfix: str | None = None
+) -> Iterator[str]:
+    """What to run next, the first thing first: faults before the start.
+
+    `postfix` is the directory of a Postfix that setup has changed, "" where that is unknown; None where there is none.
+    """
     where = f"--config {config_file}"
     states = list(states)
     if config is None and not config_file.exists():
@@ -81,11 +86,16 @@ def next_steps(config_file: Path, config: Config | None, states: Iterable[State]
     if development & away:
         yield "run the development key servers: qumail-relay kme"
     listeners = [(detail, problems) for what, detail, problems in states if what.startswith("listener ")]
-    if any(problem.endswith(RESTART) for _, problems in listeners for problem in problems):
+    restart = any(problem.endswith(RESTART) for _, problems in listeners for problem in problems)
+    faults = any(not problem.endswith(RESTART) for _, _, problems in states for problem in problems)
+    if restart:
         yield f"restart the relay: {how_to('restart', config_file)}"
-    elif any(detail.endswith(NOBODY) and not problems for detail, problems in listeners):
-        yield f"start the relay: {how_to('start', config_file)}"
-    if any(problems for _, _, problems in states):
+    if faults or restart:
         yield f"fix what is wrong, then: qumail-relay check {where}"
-    else:
+    if not restart and any(detail.endswith(NOBODY) and not problems for detail, problems in listeners):
+        yield f"start the relay: {how_to('start', config_file)}"
+    if postfix is not None:
+        directory = "" if postfix in ("", "/etc/postfix") else f" {postfix}"
+        yield f"Postfix was not looked at: qumail-relay check {where} --postfix{directory}"
+    elif not faults and not restart:
         yield f"look at Postfix beside it: qumail-relay check {where} --postfix"

@@ -17,7 +17,7 @@ import structlog
 import uvloop
 
 from relay import key_receiver
-from relay.cli.as_relay import load_to_serve
+from relay.cli.as_relay import load_to_serve, refuse_root
 from relay.cli.logs import configure_logging
 from relay.cli.options import config_option
 from relay.config import Config, TCPAddress
@@ -61,6 +61,7 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
     config = load_to_serve(config_file, text)
     if only_check:
         return
+    refuse_root(config, config_file)
     configure_logging(config.log, for_good=True)
 
     def ready(addresses: Mapping[str, TCPAddress]) -> None:

@@ -20,22 +20,16 @@ from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
 from relay.cli.setup_again import another_answer, as_it_is
 from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
+from relay.cli.setup_postfix import BesidePostfix, beside_postfix, last_line, put_back
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
-from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.levels import SEALING
-from relay.postfix.queue import QueueUnknown, filtered
-from relay.setup import questions
 from relay.setup.answers import Everybody, Integration, SitePaths, usual_config_file
-from relay.setup.asking import Prompter, read_file
-from relay.setup.backups import BACKUP, backups_of
+from relay.setup.asking import Prompter, filled, read_file
 from relay.setup.files import Owner, make_directory
-from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.peers import document_in
-from relay.setup.questions import NONE
-from relay.setup.restart import restarted, runs
 from relay.setup.site import make_state, write_configuration
 
 USER = "qumail-relay"
@@ -105,9 +99,9 @@ USER = "qumail-relay"
 def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: bool, **flags: Any) -> None:
     """Set this site up: relay.toml, first policies, keys and certificates, and Postfix beside it.
 
-    It asks about six things; each has a flag. --yes takes the defaults, but for --kme, which has none. A relay.toml
-    that is there counts as the answers; run it again as often as you like. It looks at the KME, seals a test message,
-    changes Postfix once that can be sealed, and ends with `check`.
+    It asks six questions, ten with a real KME and the other site's invitation; each has a flag. --yes takes the
+    defaults, but for --kme, which has none. A relay.toml that is there counts as the answers; run it again as often as
+    you like. It looks at the KME, seals a test message, changes Postfix once that can be sealed, and ends with `check`.
     """
     configure_logging(LogSettings(level="error"))
     places = SitePaths.beside(config_file or usual_config_file())
@@ -117,7 +111,7 @@ def setup(config_file: Path | None, *, undo_postfix: bool, keys: bool, test: boo
     if keys or test:
         become_the_relays_user(places.config_file)
     if undo_postfix:
-        _undo(places)
+        put_back(places)
     elif keys:
         _make_keys(load(places.config_file))
     elif test:
@@ -140,11 +134,13 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         refuse_other_words(flags["words"], peer)
         refuse_other_domains(peer, peer.domains, flags["peer_domains"])
     if answered:
+        former = None
         with suppress(ConfigError):  # a relay.toml that is wrong answers nothing
             if places.config_file.exists():
-                flags = as_it_is(load(places.config_file), flags)
+                former = load(places.config_file)
+                flags = as_it_is(former, flags)
         answers, document = answers_of(asker, flags, document)
-        look_at_kme(answers, document)
+        look_at_kme(answers, document, former)
         look_at_postfix(answers, places, flags)
         show_written(write_configuration(answers, places, owner, replace=flags["replace"]))
     elif other := another_answer(load(places.config_file), flags):
@@ -166,14 +162,16 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     click.echo("\nA test message:")
     sealed = _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
     if sealed:
-        behind = _beside_postfix(config, places, asker, flags)
+        beside = beside_postfix(config, places, asker, flags)
     else:
         # A relay that seals nothing, or does not even start, would keep all mail waiting.
-        behind = False
+        beside = BesidePostfix(None)
         click.echo(f"Postfix stays as it is. Fix that, then: qumail-relay setup --config {places.config_file}")
     click.echo()
-    without = ("--before-start",) if behind else ("--before-start", "--no-next-hops")
+    without = ("--before-start",) if beside.runs else ("--before-start", "--no-next-hops")
     well = _as_relay(owner, "check", "--config", str(places.config_file), *without)
+    if last := last_line(config, places, owner, beside, well=well):
+        click.secho(f"\n{filled(last)}", bold=True)
     # What check finds of a site that was there before, as mail in quarantine, is no fault of this run.
     if not sealed or (answered and not well):
         sys.exit(1)
@@ -207,50 +205,6 @@ def _whose_state(config: Config, owner: Owner, named: str | None) -> Owner:
 
 def _document(path: Path | None) -> bytes | None:
     return document_in(read_file(path)) if path is not None else None
-
-
-def _beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> bool:
-    """Whether a Postfix that runs stands behind the relay now."""
-    if flags["apply_postfix"] is False:
-        return False
-    directory = flags["postfix"]
-    where = questions.ask_postfix(asker) if directory is None else None if directory == NONE else Path(directory)
-    if where is None:
-        return False
-    change = asyncio.run(planned_change(where, config, beside=places.directory, service=flags["postfix_service"]))
-    if not change.differs:
-        click.echo(f"{where}: there already, nothing to change")
-        return asyncio.run(runs(where))
-    click.echo(change.diff())
-    for fault in change.faults:
-        click.echo(f"afterwards check --postfix will say: {fault}")
-    why = f"This is what changes in {where}. The files as they are now are kept in {places.directory / BACKUP}."
-    if flags["apply_postfix"] or asker.confirm(why, "Change Postfix so?", unasked=False):
-        backup = apply(change, places.directory)
-        reads_it = asyncio.run(restarted(where))
-        click.echo(
-            f"{where}: changed{' and restarted' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
-        )
-        return reads_it
-    click.echo(f"{where}: not changed; run this again, or see deploy/POSTFIX.md for how to do it by hand")
-    return False
-
-
-def _undo(places: SitePaths) -> None:
-    directory = undo(places.directory)
-    reads_it = asyncio.run(restarted(directory))
-    click.echo(f"{directory}: as it was before the last change{', and restarted' if reads_it else ''}.")
-    if left := len(backups_of(directory, places.directory)):
-        click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
-    else:
-        click.echo("MAIL LEAVES IN CLEAR from now on.")
-    try:
-        number = many(len(waiting), "mail") if (waiting := asyncio.run(filtered(directory))) else ""
-    except QueueUnknown as error:
-        number = f"The queue cannot be read ({error}): mail may be"
-    if number:
-        click.echo(f"{number} in the queue for the relay, and it may stay there: deploy/OPERATING.md, Uninstalling.")
-    click.echo("relay.toml, policies and keys are still there.")
 
 
 def _rehearse(config: Config) -> None:

@@ -11,20 +11,22 @@ from typing import Any
 
 import click
 
-from relay.config import load_config
+from relay.cli.as_relay import relay_rights
+from relay.config import Config, load_config
 from relay.config.values import parse_domain, parse_mailbox, parse_next_hop
-from relay.errors import ConfigError
-from relay.identity import read_document
+from relay.errors import ConfigError, KMEUnreachable
+from relay.identity import read_document, with_documents
 from relay.setup import questions
 from relay.setup.answers import Answers, KMEAccess, SitePaths
 from relay.setup.asking import Prompter, filled
 from relay.setup.backups import changed_last
 from relay.setup.development import development_kme, sae_beside
 from relay.setup.kme import check_files, look_at
-from relay.setup.mail_server import StillQueued, planned_change
+from relay.setup.mail_server import planned_change
 from relay.setup.questions import DEVELOPMENT, NONE
 from relay.setup.relay_toml import relay_toml
 from relay.setup.scanners import NoRow
+from relay.setup.still_queued import StillQueued
 
 
 def answers_of(asker: Prompter, flags: dict[str, Any], document: bytes | None) -> tuple[Answers, bytes | None]:
@@ -77,16 +79,31 @@ def _kme(flags: dict[str, Any], group: str, peer_sae: str | None) -> tuple[str, 
     return sae, KMEAccess(where.rstrip("/"), ca, certificate, key, group)
 
 
-def look_at_kme(answers: Answers, document: bytes | None) -> None:
+def look_at_kme(answers: Answers, document: bytes | None, former: Config | None) -> None:
     """Before anything is written. Raises ConfigError where it takes us for another SAE; what may be fixed is
     printed.
+
+    Of a site that is there, the `former`, nothing is replaced by an SAE ID under which the KME refuses us.
     """
     if answers.kme is None:
         return
-    peer = read_document(document) if document is not None else None
-    trouble = asyncio.run(look_at(answers.kme, answers.sae_id, peer.sae_id if peer is not None else None))
+    peer_sae = read_document(document).sae_id if document is not None else _known_peer(former)
+    trouble = asyncio.run(look_at(answers.kme, answers.sae_id, peer_sae))
+    refused = trouble and not trouble.startswith(KMEUnreachable.__name__)
+    if refused and former is not None and former.kmes and former.site.sae_id != answers.sae_id:
+        was = f"nothing was changed; before, this relay was SAE {former.site.sae_id!r}"
+        raise ConfigError(f"{answers.kme.url}: {trouble}; {was}")
     found = f"WRONG  KME {answers.kme.url}: {trouble}" if trouble else f"ok     KME {answers.kme.url}"
     click.echo(f"\n{filled(found, ' ' * 7)}")
+
+
+def _known_peer(config: Config | None) -> str | None:
+    """The SAE ID of a peer that this site has; None where there is none."""
+    if config is None:
+        return None
+    with suppress(ConfigError), relay_rights(config):
+        config, _ = with_documents(config)
+    return next((peer.sae_id for peer in config.peers.values() if peer.sae_id), None)
 
 
 def look_at_postfix(answers: Answers, places: SitePaths, flags: dict[str, Any]) -> None:

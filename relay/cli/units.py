@@ -4,10 +4,13 @@ Standard: systemd.unit(5) (where units are, and which of two goes first), sd_boo
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
+
+from relay.files import permissions
 
 DIRECTORIES = tuple(
     Path(place, "systemd/system") for place in ("/etc", "/run", "/usr/local/lib", "/usr/lib")
@@ -16,7 +19,12 @@ DIRECTORIES = tuple(
 BOOTED = Path("/run/systemd/system")
 """There where systemd runs this machine."""
 DEFAULT_CONFIG = Path("/etc/qumail-relay/relay.toml")
-"""What a relay reads that is told no file."""
+"""What the relay of deploy/qumail-relay.service reads."""
+INSTALL_UNIT = (
+    "in the clone: install -m 644 deploy/qumail-relay.service /etc/systemd/system/ && "
+    "systemctl daemon-reload && systemctl enable --now qumail-relay"
+)
+"""What deploy/INSTALL.md says of that unit, where it is not installed yet."""
 _STARTS = re.compile(r"^ExecStart=\S*qumail-relay\s+serve\b(.*)$", re.MULTILINE)
 _USER = re.compile(r"^User=(\S+)$", re.MULTILINE)
 _CONFIG = re.compile(r"--config[=\s]+(\S+)")
@@ -38,11 +46,29 @@ def unit_of(config_file: Path) -> Unit | None:
     return next((unit for unit in _units() if unit.config.resolve() == wanted), None)
 
 
-def how_to(what: Literal["start", "restart"], config_file: Path) -> str:
-    """What to type."""
+def how_to(what: Literal["start", "restart"], config_file: Path, user: str = "") -> str:
+    """What to type; `user` is as whom the relay runs, where this process is root's and the relay is not."""
     if unit := unit_of(config_file):
         return f"systemctl {what} {unit.name}"
-    return f"{'end it, then: ' if what == 'restart' else ''}qumail-relay serve --config {config_file}"
+    user = user or _as_whom(config_file)
+    first = "end it, then: " if what == "restart" else ""
+    if user and BOOTED.is_dir() and config_file.resolve() == DEFAULT_CONFIG.resolve():
+        return first + INSTALL_UNIT
+    return f"{first}{f'runuser -u {user} -- ' if user else ''}qumail-relay serve --config {config_file}"
+
+
+def how_to_run_what_is_installed(config_file: Path) -> str:
+    """What to type after another release was put in place: its unit may lie elsewhere than the one that runs."""
+    restart = how_to("restart", config_file)
+    return f"systemctl daemon-reload && {restart}" if unit_of(config_file) else restart
+
+
+def _as_whom(config_file: Path) -> str:
+    """The user that we are, where root has to become that first: relay.toml is root's. Else ""."""
+    try:
+        return permissions.user() if config_file.stat().st_uid == 0 != os.geteuid() else ""
+    except OSError:
+        return ""
 
 
 def _units() -> Iterator[Unit]:

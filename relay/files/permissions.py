@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 MAX_LINKS = 40
 """Maximum number of links followed in a path, as in Linux."""
+OF_NOBODY = ("nogroup", "nobody")
+"""Names of the group that several users without one of their own share (Debian, Red Hat): no file is given to it."""
 _ACCESS = {"r": os.R_OK, "x": os.X_OK}
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
 
@@ -83,6 +85,25 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
     return denial
 
 
+def why_not_written(path: Path, error: OSError) -> str:
+    """What the error says; where the file is another user's, whose, and what root types so that we can write it."""
+    return f"{error.strerror or error}{another_owner(path) if error.errno == errno.EACCES else ''}"
+
+
+def another_owner(path: Path) -> str:
+    """Whose this file is and what root types so that it is ours, to go behind a complaint; "" where it is ours."""
+    try:
+        owner = path.lstat().st_uid
+    except OSError:
+        return ""
+    return "" if owner == os.geteuid() else f": it belongs to user {_user(owner)}: {give_to_us(path)}"
+
+
+def give_to_us(path: Path) -> str:
+    """What root types so that the file or directory is ours."""
+    return f"chown {user()}: {shlex.quote(str(path))}"
+
+
 def shown_by_root(found: os.stat_result) -> bool:
     """Whether it is root's and of our own group: so root gives a service what that may read and not change."""
     return found.st_uid == 0 != os.geteuid() and found.st_gid == os.getegid()
@@ -117,7 +138,7 @@ def _remedy(place: Path, found: os.stat_result, lacks: str) -> str:
         return f"its mode permits it, so an ACL or a security module does not: getfacl {name}"
     if whose != "o" or found.st_mode & _bits("o", "r"):
         return f"chmod {whose}+{lacks} {name}"
-    if found.st_uid == 0 and not found.st_mode & _bits("g", lacks):
+    if found.st_uid == 0 and not found.st_mode & _bits("g", lacks) and _group(os.getegid()) not in OF_NOBODY:
         return f"chgrp {_group(os.getegid())} {name} && chmod g+{lacks} {name}"
     return f"setfacl -m u:{user()}:{lacks} {name}"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
-from relay.config import Config
+from relay.config import Config, TCPAddress
 from relay.postfix import (
     bypass,
     content_filter,
@@ -21,9 +21,10 @@ from relay.postfix import (
 )
 from relay.postfix.flow import MailFlow, mail_flow
 from relay.postfix.neighbours import Neighbour
+from relay.postfix.running import by_former_settings
 from relay.postfix.settings import PostfixFault, read_settings
 
-__all__ = ["Neighbour", "PostfixFault", "faults", "neighbours"]
+__all__ = ["Neighbour", "PostfixFault", "by_former_settings", "faults", "handed_to", "neighbours"]
 
 RULES: tuple[Callable[[MailFlow], Iterable[PostfixFault]], ...] = (
     left_over.filters,
@@ -87,3 +88,8 @@ async def neighbours(directory: Path, config: Config) -> list[Neighbour]:
     """The filters of other programs that this Postfix has on this host, each once. Raises what `faults` does."""
     found = {each.address: each for each in filters.neighbours(mail_flow(await read_settings(directory), config))}
     return list(found.values())
+
+
+async def handed_to(directory: Path, config: Config) -> set[TCPAddress | Path]:
+    """The relay's own addresses that this Postfix hands mail to, or asks as a milter. Raises what `faults` does."""
+    return set(mail_flow(await read_settings(directory), config).handed_to)

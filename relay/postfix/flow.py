@@ -80,6 +80,17 @@ class MailFlow:
         return next((side for side in self.sides if side.name == name), None)
 
     @property
+    def handed_to(self) -> Iterator[TCPAddress | Path]:
+        """The addresses of the relay that Postfix hands mail to, or asks as a milter."""
+        for side in self.sides:
+            targets = [_target(way.setting, way.value) for way in side.ways]
+            for address in entries(side.direction):
+                if any(each is not None and _is_at(address, each[1]) for each in targets):
+                    yield address
+            if side.by_milter and side.direction.milter is not None:
+                yield side.direction.milter
+
+    @property
     def sources(self) -> list[MasterService]:
         """The services through which mail comes in from outside the relay."""
         back = {service.key for side in self.sides for service in side.reinjections}
@@ -149,9 +160,14 @@ def entries(direction: DirectionSettings) -> dict[TCPAddress, Protocol]:
 def listens(direction: DirectionSettings, address: TCPAddress) -> Protocol | None:
     """What the relay speaks at this address, or None where it does not listen there."""
     for entry, protocol in entries(direction).items():
-        if entry.port == address.port and _same_host(entry.host, address.host):
+        if _is_at(entry, address):
             return protocol
     return None
+
+
+def _is_at(entry: TCPAddress, address: TCPAddress) -> bool:
+    """Whether a connection to the address reaches what listens at the entry."""
+    return entry.port == address.port and _same_host(entry.host, address.host)
 
 
 def milters(settings: PostfixSettings, service: MasterService) -> list[str]:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from relay.errors import ConfigError
+
 MACHINE_ID = Path("/etc/machine-id")
 BACKUP = "postfix-backup"
 """The directory beside relay.toml that keeps what was there."""
@@ -56,3 +58,17 @@ def this_machine() -> str:
     except OSError:
         return "none"
     return hashlib.sha256(b"qumail-relay postfix-backup " + machine).hexdigest()[:32] if machine else "none"
+
+
+def last_backup(beside: Path) -> Path:
+    """The change that `undo` takes back. Raises ConfigError where there is none."""
+    found = backups(beside / BACKUP)
+    here = [each for each in found if made_here(each)]
+    if found and not here:
+        raise ConfigError(
+            f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
+            "nothing was undone. To take the relay's content filters out here: deploy/SCANNERS.md, at its end"
+        )
+    if not here:
+        raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")
+    return here[-1]

@@ -17,28 +17,23 @@ from pathlib import Path
 import relay
 from relay.config import Config, TCPAddress
 from relay.config.ports import INCOMING, OUTGOING
-from relay.counting.amounts import many
 from relay.errors import ConfigError
 from relay.files.rights import as_owner_of, open_named
 from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
-from relay.postfix.queue import QueueUnknown, filtered, without_way
-from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, PostfixSettings, read_settings
-from relay.setup.backups import BACKUP, backups, backups_of, made_here, new_backup, this_machine
+from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, read_settings
+from relay.setup.backups import BACKUP, backups_of, last_backup, new_backup, this_machine
 from relay.setup.files import write_whole
 from relay.setup.former import LOG_NAMES, as_before, without_stale
 from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
 from relay.setup.scanners import before_smarthost, behind_scanners, between_milters
+from relay.setup.still_queued import raise_if_queued
 
 DELAY = ("", "delay_warning_time")
 """Where an administrator has set this, it stays."""
 _SHIPPED = Path(relay.__file__).parent / "postfix" / "fragments"
 _SOURCE = Path(relay.__file__).parents[1] / "deploy" / "postfix"
 _SUBMISSION = re.compile(r"submissions?|smtps|(.*:)?(587|465)")
-
-
-class StillQueued(ConfigError):
-    """Mail in the queue would wait for ever after the change, or may do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,26 +106,8 @@ async def planned_change(
         found = await faults(copy, config)
         then_in_force = await read_settings(copy)
     if before != after:
-        await _raise_if_queued(directory, then_in_force, config)
+        await raise_if_queued(directory, then_in_force, config)
     return PostfixChange(directory, before, after, tuple(found))
-
-
-async def _raise_if_queued(directory: Path, then: PostfixSettings, config: Config) -> None:
-    """Raises StillQueued where mail in the queue goes to a filter that is gone by the settings `then`, or may do so."""
-    try:
-        stranded = without_way(await filtered(directory), then, config)
-    except QueueUnknown as error:
-        raise StillQueued(
-            f"{directory}: what waits in the queue cannot be read ({error}), and mail there may go to the relay in a "
-            "way that this change takes away. Nothing was changed. As root, have `postqueue -j` list the queue and "
-            "`postcat -eq ID` each mail in it, then run this again"
-        ) from error
-    if stranded:
-        raise StillQueued(
-            f"{directory}: {many(len(stranded), 'mail')} in the queue for the relay, by {stranded[0]}, which this "
-            "change takes away. Nothing was changed. While the relay serves as it is, have `postqueue -f` empty "
-            "the queue; what cannot leave: `postsuper -d ID`"
-        )
 
 
 def apply(change: PostfixChange, beside: Path) -> Path:
@@ -163,16 +140,7 @@ def undo(beside: Path) -> Path:
 
     Raises ConfigError where there is none, or where the files are not as they were left: that edit would be lost.
     """
-    found = backups(beside / BACKUP)
-    here = [each for each in found if made_here(each)]
-    if found and not here:
-        raise ConfigError(
-            f"{beside / BACKUP}: what is kept there is another machine's Postfix, of before it was moved or restored; "
-            "nothing was undone. To take the content filters out here: deploy/POSTFIX.md, The queue"
-        )
-    if not here:
-        raise ConfigError(f"{beside / BACKUP}: no change of Postfix to undo")
-    backup = here[-1]
+    backup = last_backup(beside)
     try:
         directory = Path((backup / "directory").read_text().splitlines()[0])
         before, after = _read(backup / "before"), _read(backup / "after")
@@ -181,8 +149,8 @@ def undo(beside: Path) -> Path:
             said = "".join(_diff(directory / name, after[name], now[name]) for name in edited)
             raise ConfigError(
                 f"{directory}: edited since setup has changed it, so nothing was undone. Take this edit back, put "
-                f"the files of {backup / 'before'} there by hand, or take the content filters out (deploy/POSTFIX.md, "
-                f"The queue):\n{said.rstrip()}"
+                f"the files of {backup / 'before'} there by hand, or take the relay's content filters out, and those "
+                f"alone (deploy/SCANNERS.md, at its end):\n{said.rstrip()}"
             )
         _put_back(directory, before)
         (backup / "directory").unlink()  # first: half of a backup is none

@@ -1,5 +1,5 @@
 """Asks what setup needs to know: each question with a sentence of explanation and, where there can be one, a default.
-Standard: 10 answers for a site beside a Postfix whose KME's files lie in one directory, 7 with development KMEs.
+Standard: six answers beside a Postfix; a KME whose files lie in one directory adds two, and a peer with one domain two.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import sync_directory
+from relay.files.permissions import another_owner, why_not_written
 from relay.store import secret_file
 from relay.store.one_step import driver_of
 
@@ -53,7 +54,7 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
         ):
             connection.execute("PRAGMA journal_mode = WAL")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be made or opened: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot be made or opened: {why_not_written(path, error)}") from error
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"{path}: is not an SQLite database") from error
@@ -69,13 +70,15 @@ def make_sqlite_file(path: Path) -> None:
 
 
 def said_by_sqlite(path: Path, error: BaseException) -> str:
-    """What an error says, and what to do where a full disk is behind it, of which SQLite says "disk I/O error"."""
+    """What an error says, and what to do where a full disk is or another owner is behind it."""
     said = str(error) or type(error).__name__
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         with suppress(OSError):
             if missing := no_room(path.parent):
                 return f"{missing} ({said})"
+    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+        return said + another_owner(path)
     return said
 
 
@@ -168,7 +171,7 @@ def _locked(database: Path) -> int | None:
             if not held:
                 os.close(file)
     except OSError as error:
-        raise ConfigError(f"{database}: cannot be made or opened: {error.strerror}") from error
+        raise ConfigError(f"{database}: cannot be made or opened: {why_not_written(database, error)}") from error
     return file if held else None
 
 

@@ -20,14 +20,14 @@ AS_NOBODY = f"import _strptime, os; os.setgroups([]); os.setgid({NOBODY.pw_gid})
 
 
 @contextmanager
-def as_nobody() -> Iterator[None]:
-    """What is opened within is opened as nobody, where root runs the tests."""
+def as_nobody(group: int = NOBODY.pw_gid) -> Iterator[None]:
+    """What is opened within is opened as nobody, in this group, where root runs the tests."""
     if os.geteuid():
         yield
         return
     groups, gid = os.getgroups(), os.getegid()
     os.setgroups([])
-    os.setegid(NOBODY.pw_gid)
+    os.setegid(group)
     os.seteuid(NOBODY.pw_uid)
     try:
         yield

@@ -19,6 +19,7 @@ from relay.cli import check_site, cli, units
 from relay.formats import mime
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
+from relay.setup.backups import BACKUP, this_machine
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
@@ -123,6 +124,28 @@ async def test_what_is_wrong_stands_at_the_top_and_the_first_thing_to_do_at_the_
     assert status == 1
     assert "are wrong: outgoing next hop." in " ".join(out.decode().split())
     assert f"fix what is wrong, then: qumail-relay check --config {alice.config_file}" in out.decode()
+
+
+async def test_faults_come_before_the_start(alice: Site) -> None:
+    wrong: list[check_site.State] = [
+        ("listener outgoing.listen", "127.0.0.1:0: nobody listens", ()),
+        ("KME kme", "", ("kme/sae.key: cannot be read",)),
+    ]
+    steps = list(check_site.next_steps(alice.config_file, alice.config, wrong))
+    assert [step.split(",")[0].split(":")[0] for step in steps] == ["fix what is wrong", "start the relay"]
+
+
+async def test_check_says_at_its_end_that_postfix_was_not_looked_at_where_setup_has_changed_one(alice: Site) -> None:
+    kept = alice.directory / BACKUP / "1"
+    kept.mkdir(parents=True)
+    (kept / "directory").write_text(f"/etc/postfix-alice\n{this_machine()}\n")
+    for words, said in (((), True), (("--before-start",), False)):
+        _, _, out = await run("check", "--config", alice.config_file, *words)
+        last = out.decode().splitlines()[-1]
+        command = (
+            f"Postfix was not looked at: qumail-relay check --config {alice.config_file} --postfix /etc/postfix-alice"
+        )
+        assert (last == f"Next   {command}") == said
 
 
 @pytest.mark.parametrize("of_development", [True, False])
@@ -243,6 +266,15 @@ async def test_what_starts_the_relay_is_the_unit_that_reads_its_file_and_else_a_
     done = await asyncio.to_thread(CliRunner().invoke, cli, ["check", "--config", str(alice.config_file)])
     assert f"Next   start the relay: {command}" in done.output
     assert ("systemctl" in done.output) == command.startswith("systemctl")
+
+
+async def test_what_was_installed_since_is_run_by_the_unit_that_lies_there_now(
+    alice: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd goes by a unit file that is gone until it is told to look again."""
+    _unit(tmp_path, monkeypatch)("alice", alice.config_file)
+    command = "systemctl daemon-reload && systemctl restart alice"
+    assert units.how_to_run_what_is_installed(alice.config_file) == command
 
 
 async def test_relay_toml_is_to_be_edited_only_where_it_is_what_is_wrong(

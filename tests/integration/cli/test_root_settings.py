@@ -10,7 +10,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from relay.cli import cli
 from tests.testlib.as_root import EndedCommand, attempts
 from tests.testlib.roots_site import (
     Place,
@@ -65,6 +67,20 @@ def test_settings_in_a_strangers_directory_are_not_taken_unless_they_are_named(p
         assert each.status == 1, each
         assert "user nobody can write it" in each.said, each
     assert ran.read_text() == ""
+
+
+@pytest.mark.skipif(Path("/etc/qumail-relay/relay.toml").exists(), reason="a relay is installed on this machine")
+def test_what_no_option_names_is_relay_toml_here_and_else_that_of_etc(place: Place) -> None:
+    (elsewhere := place.site.parent / "elsewhere").mkdir()
+    (place.site / "policies/alice.example.toml").write_text('levels = ["plaintext"]\nreason = "inside"\n')
+    words = (("policy", "list"), ("quarantine", "list"), ("keys", "status"), ("ledger", "show"))
+    for each in run(*words, cwd=elsewhere):
+        assert each.status == 1
+        assert each.said.startswith("/etc/qumail-relay/relay.toml: cannot be read"), each.said
+    for each in run(*words, cwd=place.site):
+        assert each.status == 0, each.said
+    said = " ".join(CliRunner().invoke(cli, ["policy", "list", "--help"]).output.split()).replace("- ", "-")
+    assert "default: (relay.toml if it is there, else /etc/qumail-relay/relay.toml)" in said
 
 
 def test_a_strangers_settings_that_root_names_are_used_as_that_stranger(place: Place) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from packaging.version import Version
 
-from tests.integration.deploy.conftest import DEBIAN, install
+from tests.integration.deploy.conftest import DEBIAN, install, stand_in_for_systemd
 from tests.testlib.throwaway import Machine
 
 SCRIPTS = ("build", "postinst", "postrm", "prerm", "qumail-relay")
@@ -134,6 +134,34 @@ def test_each_commit_has_a_higher_version_than_the_one_before(tmp_path: Path) ->
     assert version_of(tmp_path) == f"{versions[-1]}.dirty"
 
 
+INSTALLS_NOTHING = """
+install_locked() (
+    cd "$1"/lib/python*/site-packages
+    mkdir qumail_relay-0.1.0.dist-info
+    printf 'Name: qumail-relay\\nVersion: 0.1.0\\n' >qumail_relay-0.1.0.dist-info/METADATA
+)
+"""
+
+
+def test_by_hand_the_version_names_the_commit_as_well(tmp_path: Path) -> None:
+    (deploy := tmp_path / "tree/deploy").mkdir(parents=True)
+    for name in ("install", "environment"):
+        shutil.copy(DEBIAN.parent / name, deploy)
+    shutil.copy(DEBIAN.parents[1] / "pyproject.toml", tmp_path / "tree")
+    with (deploy / "environment").open("a") as file:
+        file.write(INSTALLS_NOTHING)
+    author = ("-c", "user.name=x", "-c", "user.email=x@alice.example")
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "x")):
+        subprocess.run(["git", "-C", tmp_path / "tree", *words], check=True)
+    subprocess.run(["sh", deploy / "install", tmp_path / "opt"], check=True)
+    program = "from importlib.metadata import version; print(version('qumail-relay'))"
+    said = subprocess.run(
+        [tmp_path / "opt/bin/python", "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.strip() == version_of(tmp_path / "tree")
+    assert "+1.g" in said
+
+
 def test_the_command_says_the_version_of_its_package(machine: Machine, package: Path) -> None:
     install(machine, package)
     version = machine.run("dpkg-query", "--show", "--showformat=${Version}", "qumail-relay")
@@ -247,9 +275,36 @@ def test_from_install_over_upgrade_to_purge(machine: Machine, package: Path, pre
     assert "qumail" not in machine.path("/etc/passwd").read_text() + machine.path("/etc/group").read_text()
 
 
-def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
+def of_the_document() -> list[list[str]]:
+    """The blocks of commands of INSTALL.md, By package."""
     section = (DEBIAN.parent / "INSTALL.md").read_text().split("## By package\n")[1].split("\n## ")[0]
-    install_it, take_it_out = (block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL))
+    return [block.splitlines() for block in re.findall("```sh\n(.*?)```", section, re.DOTALL)]
+
+
+def test_the_commands_of_the_document_lead_from_an_installation_by_hand_to_the_package(
+    machine: Machine, package: Path
+) -> None:
+    """One shell types all of it, which remembers where the command was."""
+    by_hand = ("/etc/systemd/system/qumail-relay.service", "/usr/local/bin/qumail-relay", "/opt/qumail-relay/old")
+    for name in by_hand:
+        machine.path(name).parent.mkdir(parents=True, exist_ok=True)
+        machine.path(name).write_text("#!/bin/sh\necho of before\n")
+        machine.path(name).chmod(0o755)
+    stand_in_for_systemd(machine)
+    shutil.copy(package, machine.path(f"/root/{package.name}"))
+    _, (build, *over, check), _ = of_the_document()
+    assert build == "deploy/debian/build /root"
+    install_it = "qumail-relay setup --yes --domain alice.example --kme none --postfix none"
+    commands = "\n".join(["qumail-relay", *over]).replace("systemctl restart", f"{install_it}\nsystemctl restart")
+    said = machine.run("bash", "-ec", commands)
+    assert said.startswith("of before\n")
+    assert "ok     to alice.example" in said
+    assert [name for name in by_hand if machine.path(name).exists()] == []
+    assert "outgoing.lmtp  127.0.0.1:15024: listens" in machine.run("bash", "-c", check, may_fail=True)
+
+
+def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(machine: Machine, package: Path) -> None:
+    install_it, _, take_it_out = of_the_document()
     build, apt, setup, start, check = install_it
     assert build == "deploy/debian/build /root"
     shutil.copy(package, machine.path(f"/root/{package.name}"))

@@ -18,7 +18,7 @@ from relay.setup.mail_server import apply, planned_change, undo
 from tests.integration.setup.test_integrations import in_force, set_up
 from tests.integration.setup.test_mail_server import site, texts
 from tests.testlib import postfix
-from tests.testlib.postfix import requires_postconf, run
+from tests.testlib.postfix import FRAGMENTS, requires_postconf, run
 
 pytestmark = requires_postconf
 
@@ -65,6 +65,23 @@ async def test_amavisd_reads_opened_mail_and_what_it_hands_back_goes_to_the_rela
     shutil.move(tmp_path / "aside", tmp_path / BACKUP)
     undo(tmp_path)
     assert texts(etc) == kept
+
+
+@pytest.mark.parametrize("before", ["", EVERYWHERE, FROM_OUTSIDE], ids=["none", "everywhere", "from outside"])
+async def test_what_takes_the_content_filters_out_by_hand_leaves_those_of_others_in(
+    tmp_path: Path, before: str
+) -> None:
+    etc, config = await beside(tmp_path, before)
+    await set_up(etc, tmp_path, config)
+    document = (FRAGMENTS.parent / "SCANNERS.md").read_text().split("## Without the relay again")[1]
+    commands = document.split("```sh\n")[1].split("```")[0].split("postfix stop")[0]
+    await postfix.change(tmp_path, commands)
+    assert [line for line in await in_force(etc) if "content_filter = qumail:" in line] == []
+    assert await value(etc, "content_filter") == (AMAVISD if before == EVERYWHERE else "")
+    if before:
+        assert await value(etc, "content_filter", "127.0.0.1:10025/inet") == "", "else what it hands back goes round"
+    if before == FROM_OUTSIDE:
+        assert await value(etc, "content_filter", OPENED) == AMAVISD
 
 
 async def test_without_the_relay_amavisd_is_as_it_was(tmp_path: Path) -> None:

@@ -4,19 +4,23 @@ Standard: Postfix's own postconf says what is in force; every change of integrat
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from itertools import permutations
 from pathlib import Path
 from typing import get_args
 
 import pytest
+from click.testing import CliRunner
 
 from relay import postfix as checked
+from relay.cli import cli
 from relay.config import Config
 from relay.postfix import queue
 from relay.setup.answers import Integration
-from relay.setup.backups import BACKUP
-from relay.setup.mail_server import StillQueued, apply, planned_change
+from relay.setup.backups import BACKUP, this_machine
+from relay.setup.mail_server import apply, planned_change
+from relay.setup.still_queued import StillQueued
 from tests.integration.setup.test_mail_server import site, texts
 from tests.testlib import mails, postfix
 from tests.testlib.ports import free_addresses
@@ -158,3 +162,32 @@ async def test_where_the_queue_cannot_be_read_nothing_is_changed(
         assert "postqueue -j" in str(refused.value)
         assert texts(server.config) == before
         assert "queue-unknown" in [fault.code for fault in await checked.faults(server.config, former)]
+
+
+@requires_postfix
+async def test_undo_of_another_integration_leaves_no_queued_mail_behind(tmp_path: Path) -> None:
+    """As a change of integration does: what waits for the content filter would stay for ever behind a milter."""
+    [smtp] = free_addresses(1)
+    site(tmp_path, "content-filter")
+    settings = {"content_filter": "qumail:[127.0.0.1]:15024"}
+    transport = "postconf -M 'qumail/unix=qumail unix - - n - - lmtp'"
+    async with postfix.running(smtp=smtp, fragments=(), ports={}, settings=settings, changes=transport) as server:
+        for number in ("1", "2"):
+            kept = tmp_path / BACKUP / number
+            for when in ("before", "after"):
+                shutil.copytree(server.config, kept / when)
+            (kept / "directory").write_text(f"{server.config}\n{this_machine()}\n")
+        await run("postconf", "-c", str(kept / "before"), "-X", "content_filter")
+        await run("postconf", "-c", str(kept / "before"), "-MX", "qumail/unix")
+        await server.submit(mails.plain(), recipients=["ben@bob.example"])
+        await server.deferred("ben@bob.example")
+        words = ["setup", "--config", str(tmp_path / "relay.toml"), "--undo"]
+        before = texts(server.config)
+        refused = await asyncio.to_thread(CliRunner().invoke, cli, words)
+        assert isinstance(refused.exception, StillQueued)
+        assert "1 mail in the queue for the relay" in str(refused.exception)
+        assert texts(server.config) == before
+        await server.command("postsuper", "-d", "ALL")
+        done = await asyncio.to_thread(CliRunner().invoke, cli, words)
+        assert done.exit_code == 0, done.output
+        assert "qumail" not in (server.config / "main.cf").read_text()

@@ -106,7 +106,7 @@ async def test_what_is_kept_of_another_machines_postfix_is_never_put_here(
     for name, text in before.items():
         (etc / name).write_text(f"# of the new machine\n{text}")
     fresh = texts(etc)
-    with pytest.raises(ConfigError, match=r"another machine's Postfix.*take the content filters out"):
+    with pytest.raises(ConfigError, match=r"another machine's Postfix.*take the relay's content filters out"):
         undo(tmp_path)
     assert texts(etc) == fresh
     apply(await planned_change(etc, site(tmp_path)), tmp_path)

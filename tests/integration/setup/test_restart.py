@@ -13,7 +13,7 @@ import pytest
 
 from relay.setup import restart
 from relay.setup.restart import restarted
-from tests.testlib import postfix
+from tests.testlib import postfix, reference, relay_command
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
@@ -35,6 +35,25 @@ async def test_a_client_that_was_connected_before_goes_by_the_changed_settings_a
             assert (await server.submit(b"From: <ann@alice.example>\r\n\r\nx\r\n")).code == 250
             assert "refused" in await server.deferred("ben@bob.example")
             assert sink.got == []
+
+
+@requires_postfix
+async def test_check_names_a_client_that_was_connected_before_postfix_was_changed(tmp_path: Path) -> None:
+    [smtp] = free_addresses(1)
+    words = ("check", "--config", str(reference.written(tmp_path)), "--postfix")
+    async with postfix.running(smtp=smtp, fragments=(), ports={}, settings={}) as server:
+        amavis = await asyncio.to_thread(smtplib.SMTP, *smtp)
+        _, _, out = await relay_command.run(*words, server.config)
+        assert b"former settings" not in out
+        (server.config / "main.cf").touch()
+        _, _, out = await relay_command.run(*words, server.config)
+        said = out.decode()
+        assert f"smtpd of {server.config}, process " in said
+        assert "its client's mail goes by the former settings, past the relay; restart Postfix" in said
+        assert await restarted(server.config)
+        _, _, out = await relay_command.run(*words, server.config)
+        assert b"former settings" not in out
+        await asyncio.to_thread(amavis.close)
 
 
 @requires_postfix

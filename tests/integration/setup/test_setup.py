@@ -31,6 +31,7 @@ from relay.setup.site import write_configuration
 from tests.integration.setup.test_mail_server import texts
 from tests.testlib import postfix
 from tests.testlib.identities import Identities, Person
+from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postconf
 from tests.testlib.terminal import Terminal
 
@@ -359,6 +360,24 @@ async def test_a_kme_that_takes_the_site_for_another_sae_is_refused_before_anyth
     assert f"ok     KME {kmes.urls[0]}" in right.output
 
 
+@pytest.mark.parametrize("with_peer", [True, False])
+async def test_another_sae_id_that_the_kme_does_not_know_us_by_replaces_nothing(
+    home: Path, tmp_path: Path, identities: Identities, kmes: DevelopmentKMEs, with_peer: bool
+) -> None:
+    pem = kmes.state_dir
+    files = ("--kme-ca", f"{pem}/ca.pem", "--kme-certificate", f"{pem}/sae-2.pem", "--kme-key", f"{pem}/sae-2.key")
+    peer = ("--peer", invitation(tmp_path, identities.bob), *PEERS) if with_peer else ()
+    flags = ("--yes", "--domain", "alice.example", "--postfix", "none", "--kme", kmes.urls[0], *files)
+    assert (await asyncio.to_thread(run, home, *flags, *peer, "--sae-id", "2")).exit_code == 0
+    before = contents(home)
+    wrong = await asyncio.to_thread(run, home, "--replace", "--sae-id", "7", "--postfix", "none")
+    assert wrong.exit_code == 1, wrong.output
+    assert "SAE '2'" in str(wrong.exception)
+    assert contents(home) == before
+    same = await asyncio.to_thread(run, home, "--replace", "--sae-id", "2", "--postfix", "none")
+    assert same.exit_code == 0, same.output
+
+
 async def test_a_site_without_peers_has_its_kme_asked_by_check_and_development_keys_are_named(
     home: Path, kmes: DevelopmentKMEs
 ) -> None:
@@ -405,6 +424,28 @@ def test_the_usual_postfix_is_not_asked_for_but_shown_and_changed_once_somebody_
     assert f"The Postfix beside the relay is that of {tmp_path / 'etc'}." in said
     assert "Change Postfix so?" in said
     assert texts(tmp_path / "etc") == before
+    assert (
+        f"MAIL GOES PAST THE RELAY, as before: {tmp_path / 'etc'} was not changed."
+        in said.split("Change Postfix so?")[1]
+    )
+
+
+@requires_postconf
+@pytest.mark.parametrize("well", [True, False])
+def test_its_last_line_says_to_start_the_relay_that_postfix_hands_mail_to_now(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, well: bool
+) -> None:
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: well or "check" not in words)
+    asyncio.run(postfix.configure(tmp_path, ()))
+    base = str(free_addresses(1)[0].port % 60_000 + 1020)
+    result = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--port-base", base)
+    assert result.exit_code == (0 if well else 1)
+    last = " ".join(result.output.split("\n\n")[-1].split())
+    first = "" if well else "Fix what is wrong above. "
+    start = f"{first}NOW START THE RELAY: qumail-relay serve --config {home}/relay.toml. Until then mail waits"
+    assert last.startswith(start)
+    answers = ("--replace", "--yes", "--integration", "milter", "--postfix", str(tmp_path / "etc"))
+    assert "POSTFIX WAS NOT CHANGED" in run(home, *answers).output.split("\n\n")[-1]
 
 
 @requires_postconf
@@ -427,6 +468,8 @@ def test_undo_says_of_each_change_whether_mail_leaves_in_clear_now(home: Path, t
     first, second = run(home, "--undo").output, run(home, "--undo").output
     assert "Still in force: 1 earlier change" in first
     assert "LEAVES IN CLEAR" not in first
+    assert "NO MAIL GOES THROUGH: Postfix is back at an earlier integration, and relay.toml is for milter" in first
+    assert "NO MAIL GOES THROUGH" not in second
     assert "MAIL LEAVES IN CLEAR from now on" in second
     assert texts(etc) == before
 

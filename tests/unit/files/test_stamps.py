@@ -104,13 +104,13 @@ def _of_another_user(path: Path) -> None:
 
 REMEDIES: list[tuple[str, Callable[[Path], None], str]] = [
     ("one", lambda path: path.chmod(0o744), "mode 0744, owner root:root): chmod o+x {}"),
-    ("one", lambda path: path.chmod(0o700), "mode 0700, owner root:root): chgrp nogroup {0} && chmod g+x {0}"),
+    ("one", lambda path: path.chmod(0o700), "mode 0700, owner root:root): setfacl -m u:nobody:x {}"),
     ("one", lambda path: path.chmod(0o750), "mode 0750, owner root:root): setfacl -m u:nobody:x {}"),
     ("one", _owned_by_nobody, "mode 0055, owner nobody:root): chmod u+x {}"),
     ("one", _in_its_group, "mode 0640, owner root:nogroup): chmod g+x {}"),
     ("one", _of_another_user, "mode 0750, owner daemon:daemon): setfacl -m u:nobody:x {}"),
-    ("one/two", lambda path: path.chmod(0), "mode 0000, owner root:root): chgrp nogroup {0} && chmod g+rx {0}"),
-    ("one/two", lambda path: path.chmod(0o711), "mode 0711, owner root:root): chgrp nogroup {0} && chmod g+r {0}"),
+    ("one/two", lambda path: path.chmod(0), "mode 0000, owner root:root): setfacl -m u:nobody:rx {}"),
+    ("one/two", lambda path: path.chmod(0o711), "mode 0711, owner root:root): setfacl -m u:nobody:r {}"),
 ]
 
 
@@ -131,12 +131,19 @@ def test_the_part_that_denies_access_is_named_with_what_to_do(
 
 
 @by_root
+def test_a_file_of_roots_is_given_to_the_group_of_its_own_that_the_relay_has(top: Path) -> None:
+    (top / "one").chmod(0o700)
+    with as_nobody(group=1):
+        assert str(denial_at(top / "one/two")).endswith(f"chgrp daemon {top}/one && chmod g+x {top}/one")
+
+
+@by_root
 def test_a_remedy_opens_what_is_private_to_nobody_else(top: Path) -> None:
     file = top / "one/two/three.toml"
     denied = PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     file.chmod(0o600)
     with as_nobody():
-        assert cause(file, denied).endswith(f"chgrp nogroup {file} && chmod g+r {file}")
+        assert cause(file, denied).endswith(f"setfacl -m u:nobody:r {file}")
         assert cause(file, denied, private=True).endswith(f"(mode 0600, owner root:root): chown nobody {file}")
     os.chown(top / "one", 1, 1)
     (top / "one").chmod(0o700)
@@ -156,7 +163,7 @@ def test_to_open_what_a_link_leads_to_is_advised_only_if_the_link_is_meant(top: 
     (top / "secret").touch(mode=0o600)
     (top / "a.toml").symlink_to("secret")
     with as_nobody():
-        assert ": a link leads there; if that is meant: ch" in str(denial_at(top / "a.toml"))
+        assert ": a link leads there; if that is meant: setfacl" in str(denial_at(top / "a.toml"))
         assert "a link" not in str(denial_at(top / "secret"))
 
 

@@ -527,7 +527,7 @@ def test_a_file_or_directory_without_permission_is_an_error() -> None:
         with as_nobody():
             found = sorted(faults(directory))
         (directory / "bob.example").chmod(0o700)
-    said = re.compile(r"([a-z.]+): cannot be read by \w+: Permission denied \(mode 0000, owner \S+\): ch.+ (.+)")
+    said = re.compile(r"([a-z.]+): cannot be read by \w+: Permission denied \(mode 0000, owner \S+\): [a-z]+ .+ (.+)")
     assert [match.groups() for match in map(said.fullmatch, found) if match] == [
         ("bob.example", f"{directory}/bob.example"),
         ("default.toml", f"{directory}/default.toml"),

@@ -1,0 +1,130 @@
+"""`qumail-relay setup` and the Postfix beside the relay: changed on request, or put back; and what to do then.
+Standard: nothing ends with "all is well" while mail waits for a relay that does not run, or goes past it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from relay.cli.as_relay import load
+from relay.cli.check_listeners import listens_at
+from relay.cli.setup_again import integration_of
+from relay.cli.units import how_to
+from relay.config import Config, TCPAddress
+from relay.counting.amounts import many
+from relay.errors import ConfigError
+from relay.files.rights import as_owner_of
+from relay.postfix import handed_to
+from relay.postfix.queue import QueueUnknown, filtered
+from relay.setup import questions
+from relay.setup.answers import SitePaths
+from relay.setup.asking import Prompter
+from relay.setup.backups import BACKUP, backups_of
+from relay.setup.files import Owner
+from relay.setup.mail_server import apply, planned_change, undo
+from relay.setup.questions import NONE
+from relay.setup.restart import restarted, runs
+from relay.setup.still_queued import left_over, refuse_undo_that_strands
+
+
+class BesidePostfix(NamedTuple):
+    """How Postfix stands beside the relay now: its directory (None: none was looked at), joined to it, and running."""
+
+    directory: Path | None
+    joined: bool = False
+    runs: bool = False
+
+
+def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePostfix, *, well: bool) -> str:
+    """What an administrator has to do now, since mail waits or goes past the relay; "" for nothing."""
+    if beside.directory is None:
+        return ""
+    with as_owner_of(beside.directory):
+        ours = asyncio.run(handed_to(beside.directory, config))
+        former = not beside.joined and asyncio.run(left_over(beside.directory, config))
+    if not beside.joined and (ours or former):
+        return (
+            f"POSTFIX WAS NOT CHANGED, and {beside.directory} does not fit relay.toml. Run this again and say y, or "
+            f"see what is wrong: qumail-relay check --config {places.config_file} --postfix {beside.directory}"
+        )
+    if not beside.joined:
+        return (
+            f"MAIL GOES PAST THE RELAY, as before: {beside.directory} was not changed. Run this again and say y, or "
+            "see deploy/POSTFIX.md for how to do it by hand."
+        )
+    unheard = asyncio.run(_unheard(ours))
+    if not unheard:
+        return ""
+    first = "" if well else "Fix what is wrong above. "
+    start = how_to("start", places.config_file, owner.name if owner.is_another else "")
+    waits = "port 25 answers 451" if integration_of(config) == "milter" else "mail waits in Postfix's queue"
+    return f"{first}NOW START THE RELAY: {start}. Until then {waits}: nobody listens at {', '.join(unheard)}."
+
+
+async def _unheard(addresses: Iterable[TCPAddress | Path]) -> list[str]:
+    """Those of these addresses at which nobody listens."""
+    return [str(each) for each in addresses if not await listens_at(each)]
+
+
+def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> BesidePostfix:
+    """Shows what would change in Postfix and changes it, where somebody says so; how it stands then.
+
+    Raises ConfigError, and StillQueued where mail in the queue would be stranded.
+    """
+    if flags["apply_postfix"] is False:
+        return BesidePostfix(None)
+    directory = flags["postfix"]
+    where = questions.ask_postfix(asker) if directory is None else None if directory == NONE else Path(directory)
+    if where is None:
+        return BesidePostfix(None)
+    change = asyncio.run(planned_change(where, config, beside=places.directory, service=flags["postfix_service"]))
+    if not change.differs:
+        click.echo(f"{where}: there already, nothing to change")
+        return BesidePostfix(where, joined=True, runs=asyncio.run(runs(where)))
+    click.echo(change.diff())
+    for fault in change.faults:
+        click.echo(f"afterwards check --postfix will say: {fault}")
+    why = f"This is what changes in {where}. The files as they are now are kept in {places.directory / BACKUP}."
+    if flags["apply_postfix"] or asker.confirm(why, "Change Postfix so?", unasked=False):
+        backup = apply(change, places.directory)
+        reads_it = asyncio.run(restarted(where))
+        click.echo(
+            f"{where}: changed{' and restarted' if reads_it else ''}; `setup --undo` puts back what is in {backup}"
+        )
+        return BesidePostfix(where, joined=True, runs=reads_it)
+    return BesidePostfix(where)
+
+
+def put_back(places: SitePaths) -> None:
+    """Puts Postfix back as it was before the last change, and says what holds then. Raises ConfigError."""
+    config = None
+    with suppress(ConfigError):  # Postfix can be put back whatever relay.toml says
+        config = load(places.config_file)
+    if config is not None:
+        asyncio.run(refuse_undo_that_strands(places.directory, config))
+    directory = undo(places.directory)
+    reads_it = asyncio.run(restarted(directory))
+    click.echo(f"{directory}: as it was before the last change{', and restarted' if reads_it else ''}.")
+    if left := len(backups_of(directory, places.directory)):
+        click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
+        if config is not None and (unheard := asyncio.run(left_over(directory, config))):
+            click.echo(
+                f"NO MAIL GOES THROUGH: Postfix is back at an earlier integration, and relay.toml is for "
+                f"{integration_of(config)}. {unheard[0]}\nGive relay.toml the earlier integration: qumail-relay setup "
+                f"--replace --integration ... --config {places.config_file}; then restart the relay."
+            )
+    else:
+        click.echo("MAIL LEAVES IN CLEAR from now on.")
+    try:
+        number = many(len(waiting), "mail") if (waiting := asyncio.run(filtered(directory))) else ""
+    except QueueUnknown as error:
+        number = f"The queue cannot be read ({error}): mail may be"
+    if number:
+        click.echo(f"{number} in the queue for the relay, and it may stay there: deploy/OPERATING.md, Uninstalling.")
+    click.echo("relay.toml, policies and keys are still there.")
