@@ -6,12 +6,15 @@ A content filter such as amavisd keeps its connection for the next mail. After a
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
 from relay.errors import ConfigError
 from relay.postfix.settings import command
 
+PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+"""Pauses after failed starts, in seconds."""
 _UNIT = re.compile(r"/(postfix[^/\s]*\.service)$", re.MULTILINE)
 
 
@@ -23,8 +26,22 @@ async def restarted(directory: Path) -> bool:
         await command("systemctl", None, "restart", unit)
     else:
         await command("postfix", directory, "stop")
-        await command("postfix", directory, "start")
+        await _start(directory)
     return True
+
+
+async def _start(directory: Path) -> None:
+    """Tries again for a while: processes of before may still have the ports. Raises ConfigError."""
+    for pause in PAUSES_S:
+        try:
+            await command("postfix", directory, "start")
+        except ConfigError as error:
+            failed = error
+            await asyncio.sleep(pause)
+        else:
+            return
+    how = f"postfix -c {directory} start"
+    raise ConfigError(f"{failed}; Postfix is stopped now. Its log says why; then: {how}") from failed
 
 
 async def runs(directory: Path) -> bool:

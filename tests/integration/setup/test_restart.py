@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from relay.errors import ConfigError
 from relay.setup import restart
 from relay.setup.restart import restarted
 from tests.testlib import postfix, reference, relay_command
@@ -70,6 +71,29 @@ async def test_a_postfix_that_systemd_runs_is_restarted_by_systemd(
     async with postfix.running(smtp=smtp, fragments=(), ports={}, settings={}) as server:
         assert await restarted(server.config)
         assert (tmp_path / "asked").read_text() == "restart postfix@-.service\n"
+
+
+@requires_postfix
+@pytest.mark.parametrize("failures", [2, 99])
+async def test_a_postfix_whose_ports_are_not_free_yet_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    await postfix.configure(tmp_path, ())
+    program = tmp_path / "bin" / "postfix"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\necho "$3" >>{tmp_path}/asked\n'
+        f'[ "$3" != start ] || [ "$(grep -c start {tmp_path}/asked)" -gt {failures} ] || {{ echo in use >&2; exit 1; }}\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(restart, "PAUSES_S", (0.0, 0.0, 0.0, 0.0))
+    if failures == 2:
+        assert await restarted(tmp_path / "etc")
+        assert (tmp_path / "asked").read_text().split() == ["status", "stop", "start", "start", "start"]
+    else:
+        with pytest.raises(ConfigError, match="in use; Postfix is stopped now"):
+            await restarted(tmp_path / "etc")
 
 
 @requires_postfix
