@@ -35,13 +35,20 @@ Stamps = dict[Path, Seen]
 """Of each file what is there."""
 
 
+MAX_REGULAR_OCTETS = 64 * 2**20
+"""Maximum size of a file that the relay keeps beside its store, in bytes: one with holes costs its writer no disk."""
+
+
 def read_regular(path: Path) -> bytes:
-    """What a regular file holds. Raises OSError, also for all else: a FIFO would be waited for without end."""
+    """What a regular file holds. Raises OSError for a larger one, and for all else: a FIFO would be waited for."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return file.read()
+        content = file.read(MAX_REGULAR_OCTETS + 1)
+    if len(content) > MAX_REGULAR_OCTETS:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 def stamp_of(path: str | Path | os.DirEntry[str], *, follow: bool = True) -> Seen:

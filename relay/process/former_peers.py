@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from relay.files import write_whole
+from relay.files.stamps import read_regular
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +29,7 @@ class FormerPeers:
     def read(self) -> Domains:
         """What another process of this relay knew last; nothing where there was none."""
         try:
-            said = json.loads(self._file.read_text(encoding="utf-8"))
+            said = json.loads(read_regular(self._file))
             if said["relay"] == self._relay:
                 return {str(name): tuple(map(str, domains)) for name, domains in said["domains"].items()}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):

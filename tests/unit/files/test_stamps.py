@@ -172,6 +172,10 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not a regular file"):
         read_regular(tmp_path / "fifo")
     (tmp_path / "file").write_bytes(b"x")
+    with (tmp_path / "holes").open("wb") as holes:
+        holes.truncate(20 * 2**30)
+    with pytest.raises(OSError, match="File too large"):
+        read_regular(tmp_path / "holes")
     assert read_regular(tmp_path / "file") == b"x"
 
 
