@@ -118,6 +118,9 @@ def take_in_peer(
     )
     if found.change != "same":
         click.echo(f"Pinned as {found.peer.name}. A relay that serves takes it over within seconds.")
+    if found.change == "new" and config.incoming is not None:
+        where = "is in quarantine: `qumail-relay quarantine list`, then `quarantine release`"
+        click.echo(f"What it sealed for this site before {where}.")
     show_written(policies)
 
 

@@ -589,6 +589,7 @@ def test_accepting_shows_the_words_and_asks(home: Path, tmp_path: Path, identiti
     for line in lines_of(identities.bob.identity.fingerprint):
         assert line in result.output
     assert (home / "state/peers/bob.json").exists()
+    assert "sealed for this site before is in quarantine: `qumail-relay quarantine list`" in result.output
     again = run(home, invitation(tmp_path, identities.bob), group="identity accept")
     assert again.exit_code == 0
     assert "Already pinned" in again.output
