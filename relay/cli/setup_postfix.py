@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import click
 
@@ -31,6 +31,7 @@ from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.questions import NONE
 from relay.setup.restart import restarted, runs
 from relay.setup.still_queued import left_over, refuse_undo_that_strands
+from relay.status.standing import serves
 
 
 class BesidePostfix(NamedTuple):
@@ -62,9 +63,10 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
     if not unheard:
         return ""
     first = "" if well else "Fix what is wrong above. "
-    start = how_to("start", places.config_file, owner.name if owner.is_another else "")
+    what: Literal["start", "restart"] = "restart" if serves(config) else "start"
+    how = how_to(what, places.config_file, owner.name if owner.is_another else "")
     waits = "port 25 answers 451" if integration_of(config) == "milter" else "mail waits in Postfix's queue"
-    return f"{first}NOW START THE RELAY: {start}. Until then {waits}: nobody listens at {', '.join(unheard)}."
+    return f"{first}NOW {what.upper()} THE RELAY: {how}. Until then {waits}: nobody listens at {', '.join(unheard)}."
 
 
 async def _unheard(addresses: Iterable[TCPAddress | Path]) -> list[str]:

@@ -120,7 +120,7 @@ _ALL: Final = (
     ),
     Alarm(
         "keys_gone",
-        "No mail leaves for {about} under quantum keys",
+        "Mail for {about} finds no quantum key",
         "Mail to a peer finds no quantum key, though the rates may say otherwise: it is held, or goes under another "
         "level that its policy lists.",
         "a key was asked for and did not come",

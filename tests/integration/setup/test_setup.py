@@ -444,6 +444,9 @@ def test_its_last_line_says_to_start_the_relay_that_postfix_hands_mail_to_now(
     first = "" if well else "Fix what is wrong above. "
     start = f"{first}NOW START THE RELAY: qumail-relay serve --config {home}/relay.toml. Until then mail waits"
     assert last.startswith(start)
+    (home / "state" / "alarms.json").write_text("{}")  # as of a relay that serves by what relay.toml said before
+    again = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--port-base", base)
+    assert f"{first}NOW RESTART THE RELAY: end it, then: qumail-relay serve" in " ".join(again.output.split())
     answers = ("--replace", "--yes", "--integration", "milter", "--postfix", str(tmp_path / "etc"))
     assert "POSTFIX WAS NOT CHANGED" in run(home, *answers).output.split("\n\n")[-1]
 
