@@ -53,7 +53,7 @@ def _problems(config: Config, where: Where, *, listens: bool, serves: bool | Non
             f"{where}: a program{whose} listens there, and it is no relay of this site, for none serves from its "
             "database: the relay cannot start; end that program, or choose another port"
         )
-    elif users and not users & {0, _relays_user(config)}:
+    elif users and (ours := _relays_users(config)) and not users & {0, *ours}:
         yield f"{where}: a program{whose} listens there, who is not the relay's user: choose another port"
     elif serves and not listens and isinstance(where, TCPAddress) and where.port:
         yield f"{where}: the relay serves, and does not listen there: {RESTART}"
@@ -91,10 +91,13 @@ def _users(where: Where) -> set[int]:
     return found
 
 
-def _relays_user(config: Config) -> int | None:
-    with suppress(OSError):
-        return config.store.secret.stat().st_uid
-    return None
+def _relays_users(config: Config) -> set[int]:
+    """Whose the files are that the relay writes, as far as they are there."""
+    found = set()
+    for path in config.own_paths:
+        with suppress(OSError):
+            found.add(path.stat().st_uid)
+    return found
 
 
 def owner_name(user: int) -> str:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from relay.cli import units
+from relay.cli import check_listeners, units
+from relay.config import TCPAddress, load_config
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files.rights import as_owner_of
 from relay.store.sqlite import _locked, prepare_sqlite_file
@@ -76,3 +77,14 @@ def test_check_by_root_says_to_start_it_as_the_relays_user(place: Place) -> None
     [ended] = attempts("check", *place.config, "--no-next-hops").ended
     assert ended.user == nobody().uid
     assert f"start the relay: runuser -u nobody -- qumail-relay serve --config {place.site}/relay.toml" in ended.said
+
+
+def test_a_listener_of_the_relays_user_is_no_strangers_where_the_secret_is_not_there(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(place.site / "relay.toml")
+    config.store.secret.unlink(missing_ok=True)
+    for user, found in ((place.state.stat().st_uid, []), (4242, ["who is not the relay's user"])):
+        monkeypatch.setattr(check_listeners, "_users", lambda _, user=user: {user})
+        said = list(check_listeners._problems(config, TCPAddress("127.0.0.1", 1), listens=True, serves=None))
+        assert [part in each for part, each in zip(found, said, strict=True)] == [True] * len(found)
