@@ -27,7 +27,7 @@ from relay.errors import ConfigError
 from relay.identity import read_document
 from relay.levels import SEALING
 from relay.setup.answers import Everybody, Integration, SitePaths, usual_config_file
-from relay.setup.asking import Prompter, filled, read_file
+from relay.setup.asking import Prompter, read_file
 from relay.setup.files import Owner, make_directory
 from relay.setup.peers import document_in
 from relay.setup.site import make_state, write_configuration
@@ -171,7 +171,7 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     without = ("--before-start",) if beside.runs else ("--before-start", "--no-next-hops")
     well = _as_relay(owner, "check", "--config", str(places.config_file), *without)
     if last := last_line(config, places, owner, beside, well=well):
-        click.secho(f"\n{filled(last)}", bold=True)
+        click.secho(f"\n{last}", bold=True)
     # What check finds of a site that was there before, as mail in quarantine, is no fault of this run.
     if not sealed or (answered and not well):
         sys.exit(1)

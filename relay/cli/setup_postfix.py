@@ -24,7 +24,7 @@ from relay.postfix import handed_to
 from relay.postfix.queue import QueueUnknown, filtered
 from relay.setup import questions
 from relay.setup.answers import SitePaths
-from relay.setup.asking import Prompter
+from relay.setup.asking import Prompter, filled
 from relay.setup.backups import BACKUP, backups_of
 from relay.setup.files import Owner
 from relay.setup.mail_server import apply, planned_change, undo
@@ -43,19 +43,18 @@ class BesidePostfix(NamedTuple):
 
 
 def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePostfix, *, well: bool) -> str:
-    """What an administrator has to do now, since mail waits or goes past the relay; "" for nothing."""
+    """What an administrator has to do now, since mail waits or goes past the relay, in lines; "" for nothing."""
     if beside.directory is None:
         return ""
     with as_owner_of(beside.directory):
         ours = asyncio.run(handed_to(beside.directory, config))
         former = not beside.joined and asyncio.run(left_over(beside.directory, config))
     if not beside.joined and (ours or former):
-        return (
-            f"POSTFIX WAS NOT CHANGED, and {beside.directory} does not fit relay.toml. Run this again and say y, or "
-            f"see what is wrong: qumail-relay check --config {places.config_file} --postfix {beside.directory}"
-        )
+        said = f"POSTFIX WAS NOT CHANGED, and {beside.directory} does not fit relay.toml. Run this again and say y, or"
+        command = f"qumail-relay check --config {places.config_file} --postfix {beside.directory}"
+        return f"{filled(f'{said} see what is wrong:')}\n  {command}"
     if not beside.joined:
-        return (
+        return filled(
             f"MAIL GOES PAST THE RELAY, as before: {beside.directory} was not changed. Run this again and say y, or "
             "see deploy/POSTFIX.md for how to do it by hand."
         )
@@ -66,7 +65,10 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
     what: Literal["start", "restart"] = "restart" if serves(config) else "start"
     how = how_to(what, places.config_file, owner.name if owner.is_another else "")
     waits = "port 25 answers 451" if integration_of(config) == "milter" else "mail waits in Postfix's queue"
-    return f"{first}NOW {what.upper()} THE RELAY: {how}. Until then {waits}: nobody listens at {', '.join(unheard)}."
+    until = f"Until then {waits}: nobody listens at {', '.join(unheard)}."
+    before, _, command = how.replace(", then:", " first:").rpartition(": ")
+    now = f"{first}NOW {what.upper()} THE RELAY{f' ({before})' if before else ''}. {until}"
+    return f"{filled(now)}\n  {command}"  # in one line, to be copied
 
 
 async def _unheard(addresses: Iterable[TCPAddress | Path]) -> list[str]:
