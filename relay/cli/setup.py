@@ -18,9 +18,9 @@ from relay.cli.as_relay import become_owner_of_settings, become_the_relays_user,
 from relay.cli.invitations import refuse_other_words, show_written, take_in_peer
 from relay.cli.logs import configure_logging
 from relay.cli.peer_domains import NotConfirmed, refuse_other_domains
-from relay.cli.setup_again import another_answer, as_it_is
+from relay.cli.setup_again import another_answer, as_it_is, integration_of
 from relay.cli.setup_answers import answers_of, look_at_kme, look_at_postfix
-from relay.cli.setup_postfix import BesidePostfix, beside_postfix, last_line, put_back
+from relay.cli.setup_postfix import BesidePostfix, as_before, beside_postfix, last_line, put_back
 from relay.config import Config, LogSettings
 from relay.config.ports import PORT_BASE
 from relay.errors import ConfigError
@@ -133,11 +133,12 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
         peer = read_document(document)
         refuse_other_words(flags["words"], peer)
         refuse_other_domains(peer, peer.domains, flags["peer_domains"])
+    former, said_before = None, b""
     if answered:
-        former = None
         with suppress(ConfigError):  # a relay.toml that is wrong answers nothing
             if places.config_file.exists():
                 former = load(places.config_file)
+                said_before = places.config_file.read_bytes()
                 flags = as_it_is(former, flags)
         answers, document = answers_of(asker, flags, document)
         look_at_kme(answers, document, former)
@@ -163,6 +164,8 @@ def _set_up(places: SitePaths, asker: Prompter, flags: dict[str, Any]) -> None:
     sealed = _as_relay(owner, "setup", "--test", "--config", str(places.config_file))
     if sealed:
         beside = beside_postfix(config, places, asker, flags)
+        if former is not None and beside.declined and integration_of(former) != integration_of(config):
+            config, beside = former, as_before(places, said_before, beside)
     else:
         # A relay that seals nothing, or does not even start, would keep all mail waiting.
         beside = BesidePostfix(None)

@@ -5,6 +5,7 @@ Standard: nothing ends with "all is well" while mail waits for a relay that does
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from relay.setup import questions
 from relay.setup.answers import SitePaths
 from relay.setup.asking import Prompter, filled
 from relay.setup.backups import BACKUP, backups_of
-from relay.setup.files import Owner
+from relay.setup.files import Owner, write_whole
 from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.questions import NONE
 from relay.setup.restart import restarted, runs
@@ -41,6 +42,11 @@ class BesidePostfix(NamedTuple):
     joined: bool = False
     runs: bool = False
 
+    @property
+    def declined(self) -> bool:
+        """Whether it was to be changed, and was not."""
+        return self.directory is not None and not self.joined
+
 
 def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePostfix, *, well: bool) -> str:
     """What an administrator has to do now, since mail waits or goes past the relay, in lines; "" for nothing."""
@@ -48,12 +54,12 @@ def last_line(config: Config, places: SitePaths, owner: Owner, beside: BesidePos
         return ""
     with as_owner_of(beside.directory):
         ours = asyncio.run(handed_to(beside.directory, config))
-        former = not beside.joined and asyncio.run(left_over(beside.directory, config))
-    if not beside.joined and (ours or former):
+        former = beside.declined and asyncio.run(left_over(beside.directory, config))
+    if beside.declined and (ours or former):
         said = f"POSTFIX WAS NOT CHANGED, and {beside.directory} does not fit relay.toml. Run this again and say y, or"
         command = f"qumail-relay check --config {places.config_file} --postfix {beside.directory}"
         return f"{filled(f'{said} see what is wrong:')}\n  {command}"
-    if not beside.joined:
+    if beside.declined:
         return filled(
             f"MAIL GOES PAST THE RELAY, as before: {beside.directory} was not changed. Run this again and say y, or "
             "see deploy/POSTFIX.md for how to do it by hand."
@@ -105,6 +111,16 @@ def beside_postfix(config: Config, places: SitePaths, asker: Prompter, flags: di
     return BesidePostfix(where)
 
 
+def as_before(places: SitePaths, said: bytes, beside: BesidePostfix) -> BesidePostfix:
+    """Puts back what relay.toml `said`: with another integration than Postfix has, a restart would stop all mail."""
+    path = places.config_file
+    with as_owner_of(path.parent):
+        found = path.stat()
+        write_whole(path, said, found.st_mode & 0o7777, (found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
+    click.echo(f"{path}: as it was before, since {beside.directory} was not changed")
+    return beside._replace(joined=True)
+
+
 def put_back(places: SitePaths) -> None:
     """Puts Postfix back as it was before the last change, and says what holds then. Raises ConfigError."""
     config = None
@@ -118,10 +134,11 @@ def put_back(places: SitePaths) -> None:
     if left := len(backups_of(directory, places.directory)):
         click.echo(f"Still in force: {many(left, 'earlier change')} of setup's. Run this again to undo that as well.")
         if config is not None and (unheard := asyncio.run(left_over(directory, config))):
+            other = "content-filter" if integration_of(config) != "content-filter" else "milter"
             click.echo(
                 f"NO MAIL GOES THROUGH: Postfix is back at an earlier integration, and relay.toml is for "
                 f"{integration_of(config)}. {unheard[0]}\nGive relay.toml the earlier integration: qumail-relay setup "
-                f"--replace --integration ... --config {places.config_file}; then restart the relay."
+                f"--replace --integration {other} --config {places.config_file}; then restart the relay."
             )
     else:
         click.echo("MAIL LEAVES IN CLEAR from now on.")

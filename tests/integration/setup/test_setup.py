@@ -447,8 +447,23 @@ def test_its_last_line_says_to_start_the_relay_that_postfix_hands_mail_to_now(
     (home / "state" / "alarms.json").write_text("{}")  # as of a relay that serves by what relay.toml said before
     again = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--port-base", base)
     assert f"{first}NOW RESTART THE RELAY (end it first). Until" in " ".join(again.output.split())
-    answers = ("--replace", "--yes", "--integration", "milter", "--postfix", str(tmp_path / "etc"))
-    assert "POSTFIX WAS NOT CHANGED" in run(home, *answers).output.split("\n\n")[-1]
+
+
+@requires_postconf
+def test_another_integration_that_postfix_is_not_changed_for_leaves_relay_toml_as_it_was(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next restart of the relay would stop all mail, and mail in the queue would go to a port that is gone."""
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda *_: True)
+    asyncio.run(postfix.configure(tmp_path, ()))
+    assert run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply").exit_code == 0
+    before, etc = (home / "relay.toml").read_bytes(), texts(tmp_path / "etc")
+    result = run(home, "--replace", "--yes", "--integration", "milter", "--postfix", str(tmp_path / "etc"))
+    assert f"{home}/relay.toml: as it was before, since {tmp_path}/etc was not changed" in result.output
+    assert ((home / "relay.toml").read_bytes(), texts(tmp_path / "etc")) == (before, etc)
+    assert run(home, "--replace", "--yes", "--integration", "milter", "--postfix", "none").exit_code == 0
+    assert (home / "relay.toml").read_bytes() != before, "by hand"
+    assert "POSTFIX WAS NOT CHANGED" in run(home, "--yes", "--postfix", str(tmp_path / "etc")).output
 
 
 @requires_postconf
