@@ -7,7 +7,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from relay.keys.lag import LAG_WAITING
 from relay.kme import DevelopmentKMEs, LinkSettings, Misbehaviour
 from tests.conftest import Pair
 from tests.testlib import mails
+from tests.testlib.ports import free_address
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
 from tests.testlib.submit import submit
@@ -66,9 +66,7 @@ def alice(tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink) -> Callable[..., An
 
 def closed_port() -> TCPAddress:
     """An address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return TCPAddress(*probe.getsockname())
+    return free_address()
 
 
 @pytest.mark.in_process

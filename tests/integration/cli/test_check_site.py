@@ -8,7 +8,6 @@ import asyncio
 import json
 import os
 import pwd
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from relay.kme import DevelopmentKMEs
 from relay.setup.backups import BACKUP, this_machine
 from tests.testlib import mails
 from tests.testlib.identities import Identities
+from tests.testlib.ports import free_address
 from tests.testlib.relay_command import run
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site, relay_process
@@ -186,9 +186,7 @@ async def test_a_listener_at_which_another_program_listens_is_wrong_for_the_rela
 
 
 async def test_a_listener_that_a_serving_relay_does_not_open_is_wrong(alice: Site) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        free = probe.getsockname()[1]
+    free = free_address().port
     async with relay_process(alice):
         edit(alice, 'listen = "127.0.0.1:0"', f'listen = "127.0.0.1:{free}"')
         [problem] = (await findings(alice))["listener outgoing.listen"]
