@@ -20,11 +20,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from relay.files.permissions import MAX_LINKS
+
 KnownBy = Literal["command", "link", "files", ""]
 """What says who it was: the note of `policy install`, the owner of the link, the owners of the files, or nothing."""
 
-MAX_LINKS = 40
-"""Maximum number of links on the way to a file, as the kernel has it."""
 MAX_NOTE = 4096
 """Maximum size of a note, in bytes."""
 MAX_USER = 64

@@ -36,6 +36,7 @@ from relay.outgoing import Outgoing
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
 from relay.policy.site import SiteFacts
+from relay.process.former_peers import FormerPeers
 from relay.process.reloading import Settings, SitesInForce
 from relay.process.upkeep import ANNOUNCED
 from relay.quarantine.triage import Notices, Triage
@@ -86,12 +87,14 @@ async def parts(
 
     Without `prefetch` a key is drawn only when it is needed, so that a single message burns no others. With
     `key_receiver` (relay/key_receiver) another process asks for received keys, which outlives this one. What
-    is counted is on the `board`. Where policy files are wrong, those of `last_good` are in force.
+    is counted is on the `board`; a process that serves has one. Where policy files are wrong, those of
+    `last_good` are in force.
     """
+    settings = settings if isinstance(settings, Settings) else Settings(settings)
+    former = FormerPeers(settings().former_peers_file, board.name) if board is not None else None
     board = board or Board()
     async with AsyncExitStack() as stack:
-        settings = settings if isinstance(settings, Settings) else Settings(settings)
-        sites, dkim = SitesInForce(settings, board), _dkim(settings)
+        sites, dkim = SitesInForce(settings, former), _dkim(settings)
         config = sites.config()
         policies = await asyncio.to_thread(  # which may wait until files are quiet
             PoliciesInForce,

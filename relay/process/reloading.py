@@ -16,7 +16,6 @@ import structlog
 
 from relay.config import Config
 from relay.config.reloaded import changed, needs_restart, taken_over
-from relay.counting.board import Board
 from relay.entry import Reloadable
 from relay.errors import ConfigError
 from relay.files.stamps import Stamps, Unknown
@@ -77,15 +76,18 @@ class Settings:
 class SitesInForce:
     """This site and its peers as they are known now, and what plans and opens by that."""
 
-    def __init__(self, settings: Callable[[], Config], board: Board) -> None:
-        """Raises ConfigError. `use` comes before `planner` and `layers`; blocks."""
+    def __init__(self, settings: Callable[[], Config], former: FormerPeers | None) -> None:
+        """Raises ConfigError. `use` comes before `planner` and `layers`; blocks.
+
+        `former` is for a process that serves. A command has none: what it wrote there would make workers forget.
+        """
         self._settings = settings
-        self._former = FormerPeers(settings().former_peers_file, board.name)
+        self._former = former
         self.read_at = self.stamps()
         self.known = KnownSites.read(settings())
-        self.domains = _with_former(self.known.config.peer_domains, self._former.read())
+        self.domains = _with_former(self.known.config.peer_domains, former.read() if former is not None else {})
         """The peers' mail domains as policies go by them: also of former peers."""
-        self._former.write(self.domains)
+        self._keep()
         self._levels: Mapping[str, Scheme] = {}
         self._keys: KeyRing | None = None
 
@@ -116,8 +118,12 @@ class SitesInForce:
         known = self.known.read_again(self._settings())
         if (domains := _with_former(known.config.peer_domains, self.domains)) != self.domains:
             self.domains = domains
-            self._former.write(domains)
+            self._keep()
         return known
+
+    def _keep(self) -> None:
+        if self._former is not None:
+            self._former.write(self.domains)
 
     def take(self, known: KnownSites) -> None:
         """From the next mail on this counts; to be called in the event loop."""

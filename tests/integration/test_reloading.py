@@ -27,6 +27,7 @@ from relay.config import load_config
 from relay.errors import ConfigError
 from relay.identity import with_documents
 from relay.kme import DevelopmentKMEs
+from relay.process import assembly
 from tests.integration.entry.submission.conftest import ca as ca, write_certificate
 from tests.integration.entry.submission.program import connected
 from tests.testlib import mails
@@ -467,6 +468,8 @@ async def test_a_worker_that_starts_anew_remembers_the_peers_of_before(alice: Si
         (alice.directory / "peers" / "bob.json").unlink()
         for worker in (1, 2):
             await until(relay, "peers_reloaded", gone=["bob"], worker=worker)
+        async with assembly.parts(alice.config, prefetch=False):  # as a command beside it does
+            pass
         if anew == "killed":
             os.kill(int((await until(relay, "worker_started", worker=2))["process"]), signal.SIGKILL)
         else:
