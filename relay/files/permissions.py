@@ -9,7 +9,7 @@ import grp
 import os
 import pwd
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,14 @@ OF_NOBODY = ("nogroup", "nobody")
 """Names of the group that several users without one of their own share (Debian, Red Hat): no file is given to it."""
 _ACCESS = {"r": os.R_OK, "x": os.X_OK}
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
+
+
+class Step(NamedTuple):
+    """A directory that is searched, the name that is looked up there, and whether none is left to look up after it."""
+
+    directory: str
+    name: str
+    last: bool
 
 
 class Denial(NamedTuple):
@@ -48,21 +56,22 @@ def cause(path: str | Path, error: OSError, what: str = "cannot be read: ", *, p
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
     """What keeps this process from reading a file or directory; None where nothing does or it is unknown."""
     try:
-        return _denial_at(Path(path).absolute().parts, private=private)
+        return _denial_at(Path(path).absolute(), private=private)
     except OSError:
         return None
 
 
-def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
-    """Walks along an absolute path as the kernel does. Raises OSError."""
-    at, links, is_link = "/", 0, False
-    todo = list(reversed(parts[1:]))
+def steps(path: Path) -> Iterator[Step]:
+    """Walks along an absolute path as the kernel does; the last step has no name, and is where the path leads.
+
+    Raises OSError (ELOOP).
+    """
+    at, links = "/", 0
+    todo = list(reversed(path.parts[1:]))
     while todo:
-        if not os.path.isdir(at):  # noqa: PTH112 - nothing is below a file, whatever its rights
-            return None
-        if not os.access(at, os.X_OK, effective_ids=True):
-            return _denial(Path(at), "x", private=private)
-        if (part := todo.pop()) == "..":
+        part = todo.pop()
+        yield Step(at, part, not todo)
+        if part == "..":
             at = at.rpartition("/")[0] or "/"
             continue
         beyond = f"{at.rstrip('/')}/{part}"
@@ -71,11 +80,24 @@ def _denial_at(parts: Sequence[str], *, private: bool) -> Denial | None:
         except OSError:  # no link
             at = beyond
             continue
-        links, is_link = links + 1, is_link or not todo
-        if links > MAX_LINKS:
-            return None
+        if (links := links + 1) > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         at = "/" if target.startswith("/") else at
         todo += reversed(Path(target).parts[target.startswith("/") :])
+    yield Step(at, "", last=False)
+
+
+def _denial_at(path: Path, *, private: bool) -> Denial | None:
+    """Asks at each step of an absolute path. Raises OSError."""
+    at, was_last, is_link = "/", False, False
+    for at, name, last in steps(path):
+        if not name:
+            break
+        if not os.path.isdir(at):  # noqa: PTH112 - nothing is below a file, whatever its rights
+            return None
+        if not os.access(at, os.X_OK, effective_ids=True):
+            return _denial(Path(at), "x", private=private)
+        is_link, was_last = is_link or was_last, last
     place = Path(at)
     needed = "rx" if place.is_dir() else "r"
     lacks = "".join(each for each in needed if not os.access(place, _ACCESS[each], effective_ids=True))

@@ -8,7 +8,6 @@ that is moved back says nothing.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import stat
@@ -20,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from relay.files.permissions import MAX_LINKS
+from relay.files.permissions import steps
 
 KnownBy = Literal["command", "link", "files", ""]
 """What says who it was: the note of `policy install`, the owner of the link, the owners of the files, or nothing."""
@@ -61,25 +60,8 @@ class InstallNote(NamedTuple):
 
 def leads_through(path: Path, link: Path) -> bool:
     """Whether a link, on the way to what an absolute path leads to, is this one. Raises OSError."""
-    place, at, links = (os.path.realpath(link.parent), link.name), "/", 0
-    todo = list(reversed(path.parts[1:]))
-    while todo:
-        if (part := todo.pop()) == "..":
-            at = at.rpartition("/")[0] or "/"
-            continue
-        if (at, part) == place:
-            return True
-        beyond = f"{at.rstrip('/')}/{part}"
-        try:
-            target = os.readlink(beyond)  # noqa: PTH115 - a thousand links may lead through one directory
-        except OSError:  # no link
-            at = beyond
-            continue
-        if (links := links + 1) > MAX_LINKS:
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
-        at = "/" if target.startswith("/") else at
-        todo += reversed(Path(target).parts[target.startswith("/") :])
-    return False
+    place = (os.path.realpath(link.parent), link.name)
+    return any((directory, name) == place for directory, name, _ in steps(path))
 
 
 def link_of(directory: Path) -> LinkId | None:
