@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import os
 import pwd
-from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
@@ -343,8 +342,3 @@ class Replayed(CannotOpen):
 
 class NotForUs(CannotOpen):
     """Sealed to a certificate that is not ours."""
-
-
-def for_all(outcomes: Iterable[RelayError | None]) -> RelayError | None:
-    """The one outcome for all recipients where only one can be given (SMTP): hold before refuse before accepted."""
-    return min(outcomes, key=lambda each: (each is None, isinstance(each, Refuse)), default=None)

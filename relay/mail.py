@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from relay.errors import RelayError
+from relay.errors import Refuse, RelayError
 from relay.formats.mailbox import folded_domain, folded_mailbox
 
 Outcomes = tuple[RelayError | None, ...]
@@ -18,6 +18,11 @@ Outcomes = tuple[RelayError | None, ...]
 
 MAILBOX = re.compile(r"""([^@"\\]+|"(?:[^"\\]|\\.)*")@(\[[^\[\]@"\\]+\]|[^\s@"\\()\[\],:;]+)""")
 """RFC 5321, 4.1.2, but for characters of the local part that are of no danger; exactly one "@" is outside quotes."""
+
+
+def for_all(outcomes: Iterable[RelayError | None]) -> RelayError | None:
+    """The one outcome for all recipients where only one can be given (SMTP): hold before refuse before accepted."""
+    return min(outcomes, key=lambda each: (each is None, isinstance(each, Refuse)), default=None)
 
 
 @dataclass(frozen=True, slots=True)

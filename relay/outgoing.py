@@ -34,7 +34,6 @@ from relay.errors import (
     ReservedSender,
     StoreUnavailable,
     TryLater,
-    for_all,
 )
 from relay.formats import mime
 from relay.forward import NextHop, NextHopResult, Supervision
@@ -46,7 +45,7 @@ from relay.journey.sealing import SealedCopy, SealedMail, Sealer
 from relay.journey.shadow import Shadow
 from relay.journey.tripwire import check_sealed
 from relay.levels import PLAINTEXT
-from relay.mail import OURS, InPlace, Mail, Outcomes
+from relay.mail import OURS, InPlace, Mail, Outcomes, for_all
 from relay.outcome.tally import Tally
 from relay.runtime.aio import off_loop
 

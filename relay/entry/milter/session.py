@@ -35,9 +35,9 @@ from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.listening import SocketServer
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
-from relay.errors import MalformedMessage, MessageTooBig, RelayError, TooManyRecipients, TryLater, for_all
+from relay.errors import MalformedMessage, MessageTooBig, RelayError, TooManyRecipients, TryLater
 from relay.formats import mime
-from relay.mail import Envelope, InPlace, Mail, Origin, Recipient
+from relay.mail import Envelope, InPlace, Mail, Origin, Recipient, for_all
 from relay.runtime.aio import Turns, off_loop
 
 log = structlog.get_logger(__name__)

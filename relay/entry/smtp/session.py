@@ -22,9 +22,9 @@ from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt,
 from relay.entry.listening import SocketServer
 from relay.entry.smtp.aiosmtpd_base import SPARE_COMMANDS, CommandStream, unforeseen
 from relay.entry.smtp.content import receive
-from relay.errors import RelayError, TooManyRecipients, TryLater, for_all
+from relay.errors import RelayError, TooManyRecipients, TryLater
 from relay.formats import mime
-from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient
+from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient, for_all
 
 log = structlog.get_logger(__name__)
 
