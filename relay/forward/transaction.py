@@ -148,25 +148,21 @@ class _Transaction:
 
     async def read_verdict(self) -> None:
         """What the next hop makes of the content: one reply, or with LMTP one for each accepted recipient."""
-        if not self._lmtp:
-            self._conclude(await self._verdict(self._accepted))
-            return
-        for place in self._accepted:
-            self.outcomes[place] = await self._verdict([place])
-
-    async def _verdict(self, places: Sequence[int]) -> RelayError | None:
-        """What is said of these recipients."""
-        server = self._client.server
-        try:
-            reply = await self._client.reply("content", self._client.timeouts.content_reply, verdict=True)
-        except Gone as lost:
-            return OutcomeUnknown(f"{lost}; whether it was taken is not known")
-        if not reply.positive:
-            return fault(server, "content", reply, NextHopUnavailable)
-        # Without an await since the answer was read: who is killed before that would send the mail twice.
-        self._supervision.accepted([self._mail.envelope.recipients[place] for place in places])
-        self.answer = self.answer or reply.text
-        return None
+        for places in [[place] for place in self._accepted] if self._lmtp else [self._accepted]:
+            outcome: RelayError | None = None
+            try:
+                reply = await self._client.reply("content", self._client.timeouts.content_reply, verdict=True)
+            except Gone as lost:
+                outcome = OutcomeUnknown(f"{lost}; whether it was taken is not known")
+            else:
+                if reply.positive:
+                    # Without an await since the answer was read: who is killed before that would send the mail twice.
+                    self._supervision.accepted([self._mail.envelope.recipients[place] for place in places])
+                    self.answer = self.answer or reply.text
+                else:
+                    outcome = fault(self._client.server, "content", reply, NextHopUnavailable)
+            for place in places:
+                self.outcomes[place] = outcome
 
     def _refused(self, reply: Reply) -> RelayError:
         too_many = reply.code == 452 and reply.status in (None, "4.5.3")
