@@ -1,16 +1,23 @@
 """Hands a mail to the next hop and returns only when the next hop has said what becomes of it.
-Standard: RFC 5321 6.1; a next hop is one server or several that are tried in turn, by SMTP or LMTP (RFC 2033).
+Standard: RFC 5321 6.1; 3.1, 3.2 (several mails in one session), RFC 2033 4.1 (LHLO), RFC 3207 4.2 (all is asked anew
+after STARTTLS), RFC 7435 (opportunistic TLS: where offered, unverified), RFC 8996 (TLS 1.2 at least).
+
+A next hop is one server or several that are tried in turn. Connections are kept for the mails that come next.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from relay.config import DirectionSettings, MailDomain, Server
 from relay.errors import (
+    ConfigError,
     DeliveryUnderWay,
     NextHopRefused,
     NextHopUnavailable,
@@ -18,9 +25,8 @@ from relay.errors import (
     RelayError,
     StoreUnavailable,
 )
-from relay.forward.client import Gone, NotTaken, RecipientOverLimit
-from relay.forward.pool import ConnectionPool
-from relay.forward.transaction import UNSUPERVISED, NextHopResult, Supervision, stuffed
+from relay.forward.client import Client, Gone, NotTaken, RecipientOverLimit, Silent, Timeouts
+from relay.forward.transaction import UNSUPERVISED, NextHopResult, Supervision, stuffed, transact
 from relay.mail import Mail
 
 if TYPE_CHECKING:  # 6 MB that only a next hop found by MX needs
@@ -34,6 +40,13 @@ log = structlog.get_logger(__name__)
 
 AVOIDED_S = 60.0
 """Time a server that failed is tried after all others, in seconds: else it would cost each mail its timeout."""
+IDLE_S = 10.0
+"""Time a connection waits for the next mail, in seconds: a busy next hop must not lack it for long."""
+AGE_S = 300.0
+"""Maximum age of a connection, in seconds: a change of the next hop's address is noticed then."""
+MAILS = 100
+"""Maximum number of mails a connection carries."""
+GOODBYE_S = 2.0
 
 
 class NextHop:
@@ -138,13 +151,13 @@ class NextHop:
 class _Attempt:
     """A mail on its way, and what has become of each of its recipients.
 
-    `pending` are the places of those recipients for whom another server may be tried.
+    `pending` are the places of those recipients for whom another server may be tried: those of whom none has said
+    anything yet, and those whom none has taken.
     """
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
-        nobody: RelayError = Gone("there was no next hop to try")
-        self._outcomes: list[RelayError | None] = [nobody] * len(mail.envelope.recipients)
+        self._outcomes: list[RelayError | None] = [None] * len(mail.envelope.recipients)
         self.pending = list(range(len(self._outcomes)))
         self._answer = "no recipient was accepted"
         self._next_hop = ""
@@ -160,7 +173,7 @@ class _Attempt:
     def fail(self, error: RelayError) -> None:
         """Sets this error for all pending recipients; a server's own reply about one outweighs silence."""
         for place in self.pending:
-            if isinstance(self._outcomes[place], Gone) or not isinstance(error, Gone):
+            if isinstance(self._outcomes[place], Gone | None) or not isinstance(error, Gone):
                 self._outcomes[place] = error
         self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
 
@@ -177,7 +190,152 @@ class _Attempt:
 
     def result(self) -> NextHopResult:
         """Raises what is the one failure of all recipients."""
+        if self.pending and self._outcomes[self.pending[0]] is None:
+            raise Gone("there was no next hop to try")
         first = next(iter(self._outcomes), None)
         if first is not None and all(outcome is first for outcome in self._outcomes):
             raise first
         return NextHopResult(tuple(self._outcomes), self._answer, self._next_hop)
+
+
+class ConnectionPool:
+    """The connections of one direction, at most `next_hop_connections` idle ones to each server.
+
+    Either side may close one that is kept.
+    """
+
+    def __init__(self, direction: DirectionSettings, hostname: str) -> None:
+        """`hostname` is what we call ourselves. Raises ConfigError where a certificate file cannot be used."""
+        self._timeouts = Timeouts(direction.timeout)
+        self._hostname = hostname.encode("idna" if not hostname.isascii() else "ascii")
+        self._tls_mode = direction.next_hop_tls
+        self._tls_name = direction.next_hop_tls_name
+        self._tls_context = _context(direction.next_hop_ca, verify=self._tls_mode == "required")
+        self._most = direction.next_hop_connections
+        self._idle: dict[Server, dict[Client, asyncio.TimerHandle]] = {}
+        """Those that are idle, the one used last at the end, and what closes each when it was idle for too long."""
+        self._closed = False
+
+    async def carry(self, server: Server, mail: Mail, supervision: Supervision) -> NextHopResult:
+        """The mail over an idle connection, or over a new one where there is none or it has died meanwhile.
+
+        Raises NotTaken or NextHopRefused, for all recipients.
+        """
+        idle = self._take(server)
+        while True:
+            client = idle or await self.open(server)
+            try:
+                result = await transact(client, mail, supervision)
+            except BaseException as error:
+                client.close()
+                if idle is None or isinstance(error, Silent) or not isinstance(error, Gone):
+                    raise
+                log.debug("idle_connection_was_gone", next_hop=str(server), cause=str(error))
+                idle = None
+            else:
+                break
+        client.mails += 1
+        if any(result.outcomes):
+            client.close()  # after a refusal it may not be as good as new
+        else:
+            self._keep(client)
+        return result
+
+    async def open(self, server: Server) -> Client:
+        """A new connection, greeted and, as the settings want it, encrypted. Raises Gone."""
+        client = await Client.connect(server, self._timeouts)
+        try:
+            await self._greeted(client)
+            await self._hello(client)
+            if self._wants_tls(client.peer_host):
+                await self._secure(client)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    async def close(self) -> None:
+        """Says goodbye on all idle connections, and keeps none from now on."""
+        self._closed = True
+        idle = {client: expiry for server in list(self._idle) for client, expiry in self._idle.pop(server).items()}
+        for client, expiry in idle.items():
+            expiry.cancel()
+            client.close()
+        await asyncio.gather(*(client.closed(GOODBYE_S) for client in idle))
+
+    # One connection.
+
+    async def _greeted(self, client: Client) -> None:
+        greeting = await client.reply("greeting")
+        if greeting.code != 220:
+            raise Gone(f"next hop {client.server}: greeting: {greeting}")
+
+    async def _hello(self, client: Client) -> None:
+        verb = b"LHLO" if client.server.protocol == "lmtp" else b"EHLO"
+        reply = await client.command(verb.decode(), verb + b" " + self._hostname)
+        if reply.code >= 500 and verb == b"EHLO":
+            verb = b"HELO"
+            reply = await client.command("HELO", b"HELO " + self._hostname)
+        if not reply.positive:
+            raise Gone(f"next hop {client.server}: {verb.decode()}: {reply}")
+        offered = [line.partition(" ") for line in reply.lines[1:]] if verb != b"HELO" else []
+        client.extensions = {name.upper(): parameters for name, _, parameters in offered}
+
+    def _wants_tls(self, host: str) -> bool:
+        """Whether STARTTLS is asked for where it is offered; `host` is the IP address there, "" for a Unix socket."""
+        if self._tls_mode == "none" or not host:
+            return False
+        return self._tls_mode != "auto" or not ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+    async def _secure(self, client: Client) -> None:
+        offered = "STARTTLS" in client.extensions
+        reply = await client.command("STARTTLS", b"STARTTLS") if offered else None
+        if reply is not None and reply.code == 220:
+            await client.start_tls(self._tls_context, self._tls_name or client.server.host)
+            await self._hello(client)
+        elif self._tls_mode == "required":
+            said = reply or "it offers none"
+            raise Gone(f"next hop {client.server}: next_hop_tls requires TLS: {said}")
+
+    # Those that are idle.
+
+    def _take(self, server: Server) -> Client | None:
+        """The connection that was used last: others may so come to the end of their time."""
+        idle = self._idle.get(server, {})
+        while idle:
+            client, expiry = idle.popitem()
+            expiry.cancel()
+            if client.usable:
+                return client
+        return None
+
+    def _keep(self, client: Client) -> None:
+        loop = asyncio.get_running_loop()
+        idle = self._idle.setdefault(client.server, {})
+        for dead in [each for each in idle if not each.usable]:
+            idle.pop(dead).cancel()
+        worn = client.mails >= MAILS or loop.time() - client.opened >= AGE_S
+        if self._closed or worn or len(idle) >= self._most:
+            client.close()
+            return
+        idle[client] = loop.call_later(IDLE_S, self._expire, client)
+
+    def _expire(self, client: Client) -> None:
+        del self._idle[client.server][client]
+        client.close()
+
+
+def _context(ca: Path | str, *, verify: bool) -> ssl.SSLContext:
+    """`ca` is a file of CA certificates, or a word for the system's. Raises ConfigError."""
+    try:
+        if isinstance(ca, Path):
+            context = ssl.create_default_context(cafile=ca)
+        else:  # the system's take milliseconds to read
+            context = ssl.create_default_context() if verify else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    except OSError as error:
+        raise ConfigError(f"next_hop_ca: {ca} cannot be used as CA certificates: {error}") from error
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if not verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context

@@ -45,18 +45,13 @@ class Silent(Gone):
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply: its code, and its lines as they came, without the code."""
+    """A reply: its code, and the text of each line without the code, control characters replaced."""
 
     code: int
-    raw: tuple[bytes, ...]
+    lines: tuple[str, ...]
 
     def __str__(self) -> str:
         return f"{self.code} {self.text}"
-
-    @property
-    def lines(self) -> tuple[str, ...]:
-        """The text of each line, control characters replaced."""
-        return tuple(_printable(each.strip()) for each in self.raw)
 
     @property
     def text(self) -> str:
@@ -103,8 +98,7 @@ class Client(asyncio.Protocol):
     """Sends commands, gives the replies one by one; a reply that nobody waits for ends the connection.
 
     `name` is the server's, in words. `extensions` are those that it offers (RFC 5321, 2.2). `opened` is the loop's
-    time; `mails` counts those it has carried; `expiry` closes it while it is idle. Every wait ends at `deadline`, in
-    the loop's time.
+    time; `mails` counts those it has carried. Every wait ends at `deadline`, in the loop's time.
     """
 
     def __init__(self, server: Server, timeouts: Timeouts) -> None:
@@ -114,7 +108,6 @@ class Client(asyncio.Protocol):
         self.extensions: dict[str, str] = {}
         self.opened = asyncio.get_running_loop().time()
         self.mails = 0
-        self.expiry: asyncio.TimerHandle | None = None
         self.deadline = float("inf")
         self.usable = True
         """Whether the connection stands, as far as is known."""
@@ -122,7 +115,7 @@ class Client(asyncio.Protocol):
         self._silent = False
         self._transport: Any = None
         self._unread = b""
-        self._lines: list[bytes] = []
+        self._lines: list[str] = []
         self._code = b""
         self._octets = 0
         self._replies: deque[Reply] = deque()
@@ -179,7 +172,15 @@ class Client(asyncio.Protocol):
         Also for 421 (RFC 5321, 3.8), but not where it is the `verdict` on a content: that may have been taken.
         """
         if not self._replies and self.usable:
-            await self._reply_comes(seconds or self.timeouts.reply)
+            # One timer in place of asyncio.timeout: each mail waits like this several times.
+            loop = asyncio.get_running_loop()
+            seconds = max(0.0, min(seconds or self.timeouts.reply, self.deadline - loop.time()))
+            self._awaited = loop.create_future()
+            timer = loop.call_later(seconds, self._too_late, f"no reply within {seconds:g} s")
+            try:
+                await self._awaited
+            finally:
+                timer.cancel()
         if not self._replies:
             self._raise(name)
         reply = self._replies.popleft()
@@ -246,7 +247,7 @@ class Client(asyncio.Protocol):
                 self._fail(f"not an SMTP reply: {_printable(line[:80])}")
                 return
             self._code = match[1]
-            self._lines.append(match[3] or b"")
+            self._lines.append(_printable((match[3] or b"").strip()))
             self._octets += len(line)
             if match[2] != b"-":
                 reply = Reply(int(match[1]), tuple(self._lines))
@@ -273,17 +274,6 @@ class Client(asyncio.Protocol):
     def resume_writing(self) -> None:
         """The other side keeps up again."""
         self._writable.set()
-
-    async def _reply_comes(self, seconds: float) -> None:
-        """As `_wait`, reduced to one timer: each mail waits like this several times."""
-        loop = asyncio.get_running_loop()
-        seconds = max(0.0, min(seconds, self.deadline - loop.time()))
-        self._awaited = loop.create_future()
-        timer = loop.call_later(seconds, self._too_late, f"no reply within {seconds:g} s")
-        try:
-            await self._awaited
-        finally:
-            timer.cancel()
 
     def _tell(self) -> None:
         if self._awaited is not None and not self._awaited.done():

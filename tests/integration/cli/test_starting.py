@@ -18,7 +18,7 @@ import pytest
 from relay.config import TCPAddress
 from relay.entry.listening import GRACE_S, address_of, all_bound
 from relay.errors import StoreUnavailable
-from relay.forward.pool import GOODBYE_S
+from relay.forward import GOODBYE_S
 from relay.key_receiver import receiver
 from relay.keys import fetch
 from relay.kme import DevelopmentKMEs

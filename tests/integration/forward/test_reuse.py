@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from relay import forward
 from relay.errors import NextHopUnavailable
-from relay.forward import pool
 from tests.integration.forward.conftest import Build
 from tests.integration.forward.mails import BEA, BEN, BIG, mail
 from tests.testlib.hop import HANG_UP, SILENCE, Hop
@@ -151,7 +151,7 @@ async def test_a_connection_on_which_something_was_refused_is_not_kept(build: Bu
 async def test_a_connection_is_given_up_when_its_time_has_come(
     build: Build, monkeypatch: pytest.MonkeyPatch, limit: str, value: float
 ) -> None:
-    monkeypatch.setattr(pool, limit, value)
+    monkeypatch.setattr(forward, limit, value)
     async with Hop() as hop:
         next_hop = build(hop)
         await next_hop.deliver(mail())
@@ -175,15 +175,15 @@ async def test_a_delivery_that_is_broken_off_leaves_no_connection(build: Build) 
 
 async def test_small_writes_leave_at_once(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    connect = pool.ConnectionPool.open
+    connect = forward.ConnectionPool.open
 
-    async def remember(self: pool.ConnectionPool, server: Any) -> Any:
+    async def remember(self: forward.ConnectionPool, server: Any) -> Any:
         connection = await connect(self, server)
         taken = connection._transport.get_extra_info("socket")
         opened.append(taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
         return connection
 
-    monkeypatch.setattr(pool.ConnectionPool, "open", remember)
+    monkeypatch.setattr(forward.ConnectionPool, "open", remember)
     async with Hop() as hop:
         await build(hop).deliver(mail())
     assert opened == [1]
