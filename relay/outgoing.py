@@ -65,9 +65,9 @@ SHADOW = "shadow mode"
 class Outgoing:
     """The parts that this journey uses; one value for the relay's lifetime.
 
-    `signer` returns the current DKIM signer; `is_own_canary` recognises the address from which only the relay sends.
-    `entered` has what stands in the ledger of mails of which nothing has left yet; the `tally` counts and records
-    outcomes.
+    `signer` returns the current DKIM signer, where there is [dkim]; `is_own_canary` recognises the address from which
+    only the relay sends. `entered` has what stands in the ledger of mails of which nothing has left yet; the `tally`
+    counts and records outcomes.
     """
 
     direction: OutgoingSettings
@@ -76,7 +76,7 @@ class Outgoing:
     audit: Audit
     deliveries: Deliveries
     shadow: Shadow | None = None
-    signer: Callable[[], Signer | None] = lambda: None
+    signer: Callable[[], Signer | None] | None = None
     tally: Tally = field(default_factory=partial(Tally, "outgoing"), repr=False)
     is_own_canary: Callable[[str], bool] = lambda _: False
     entered: dict[bytes, frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
@@ -238,7 +238,7 @@ class Outgoing:
         """
         if copy.in_clear:
             return trace
-        if (signer := self.signer()) is not None:
+        if self.signer is not None and (signer := self.signer()) is not None:
             trace += await off_loop(mime.work(copy.message), signer.fields, copy.message)
         await off_loop(mime.work(copy.message), check_sealed, copy.message, copy.protection, trace)
         return trace

@@ -134,7 +134,7 @@ async def parts(
             audit,
             {name: level.algorithms for name, level in levels.items()},
             Sealer(sites.planner, policies, keys, board),
-            Originals(opener, policies, dkim.arrivals if dkim is not None else _nothing, board),
+            Originals(opener, policies, dkim.arrivals if dkim is not None else None, board),
             _triage(config, sites, store, next_hops, board),
             CanaryBox(sites.config, store.canaries, board),
             next_hops,
@@ -156,7 +156,7 @@ def outgoing_recipe(built: Parts) -> Outgoing:
         built.audit,
         Deliveries("outgoing", built.store.deliveries, built.sent),
         _shadow(config, built),
-        built.dkim.signer if built.dkim is not None else _nothing,
+        built.dkim.signer if built.dkim is not None else None,
         tally(built, "outgoing"),
         built.canaries.takes,
     )
@@ -191,10 +191,6 @@ def _dkim(settings: Settings) -> DKIMInForce | None:
     from relay.dkim.in_force import DKIMInForce
 
     return DKIMInForce(settings)
-
-
-def _nothing() -> None:
-    """Placeholder where there is no [dkim]."""
 
 
 def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:

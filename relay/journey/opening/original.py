@@ -46,7 +46,7 @@ class Originals:
 
     opener: MailOpener
     policies: Callable[[], PolicySet]
-    dkim: Callable[[], Arrivals | None] = lambda: None
+    dkim: Callable[[], Arrivals | None] | None = None
     board: Board = field(default_factory=Board, repr=False)
 
     async def open(
@@ -67,7 +67,7 @@ class Originals:
         writes to. There `busy` counts as due, and the outer signatures are those that its server has checked. `mark`
         is added to X-QuMail-Protection. Raises KeyUnavailable, StoreUnavailable or CannotOpen, and then claims nobody.
         """
-        layers, dkim = self.opener.layers(), self.dkim()
+        layers, dkim = self.opener.layers(), self.dkim() if self.dkim is not None else None
         outermost = await layers.recognise(message, sender)
         if outermost is None:
             return None
@@ -98,7 +98,7 @@ class Originals:
     async def unopened(self, message: bytes) -> bytes:
         """A message as it came, without marks and results that only we may write: it must not claim to be opened."""
         message = await off_loop(mime.work(message), mime.without_fields, message, mime.OUR_MARKS)
-        dkim = self.dkim()
+        dkim = self.dkim() if self.dkim is not None else None
         return await dkim.without_forged(message) if dkim else message
 
     async def missed(self, sender: str, content: MessageFacts, protection: str, peer: str) -> Missed | None:
