@@ -1,5 +1,5 @@
 """The records that a killed process had no time to write, of mail that was leaving.
-Standard: deploy/AUDIT.md; what was announced before it left (pending.py) and stands in no record gets one now.
+Standard: deploy/AUDIT.md; what was announced before it left (writing.py) and stands in no record gets one now.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import structlog
 
 from relay.audit.chain import ChainPlace
 from relay.audit.entries import as_time, in_lines
-from relay.audit.pending import SUFFIX
 from relay.audit.reading import lines
-from relay.audit.writing import Audit
+from relay.audit.writing import ANNOUNCED_SUFFIX, Audit
 from relay.runtime.aio import in_thread
 from relay.store.mapped_file import left_behind, records_in
 
@@ -35,7 +34,7 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
     """
     number = 0
     known: tuple[frozenset[str], dict[str, int]] | None = None
-    async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
+    async with aclosing(in_thread(left_behind(directory, ANNOUNCED_SUFFIX))) as files:
         async for file in files:
             # Before the first file goes: a later one may report an earlier attempt.
             if known is None:
@@ -69,7 +68,7 @@ def _read(announced: bytes) -> dict[str, Any] | None:
 def _last_attempts(directory: Path) -> dict[str, int]:
     """When a mail was last about to leave for a recipient, by what the store calls them, in nanoseconds since 1970."""
     last: dict[str, int] = {}
-    for said in filter(None, map(_read, records_in(directory, SUFFIX))):
+    for said in filter(None, map(_read, records_in(directory, ANNOUNCED_SUFFIX))):
         for name in said["names"]:
             last[name] = max(last.get(name, 0), said["when"])
     return last

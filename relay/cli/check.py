@@ -17,8 +17,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from relay.audit import pending
 from relay.audit.chain import why_not_writable
+from relay.audit.writing import ANNOUNCED_SUFFIX
 from relay.canary.message import canary_address
 from relay.canary.post import obstacle
 from relay.cli.as_relay import become_the_relays_user, load
@@ -339,7 +339,7 @@ def _sent(config: Config) -> list[State]:
 def _announced(config: Config) -> list[State]:
     """Whether it could be noted what is about to leave; where nothing is there, nothing."""
     until = "a kill costs records of the audit"
-    return _mapped(config.state_directory / upkeep.ANNOUNCED, pending.SUFFIX, "announcements", until)
+    return _mapped(config.state_directory / upkeep.ANNOUNCED, ANNOUNCED_SUFFIX, "announcements", until)
 
 
 def _mapped(directory: Path, suffix: str, what: str, until: str) -> list[State]:

@@ -19,8 +19,7 @@ from time import time_ns
 from typing import Literal, NamedTuple
 
 from relay.audit.entries import as_time, in_lines, now
-from relay.audit.pending import Announced
-from relay.audit.writing import Audit
+from relay.audit.writing import Announced, Audit
 from relay.errors import RECIPIENT
 from relay.journey.delivery import Delivery
 from relay.journey.opening import Opened

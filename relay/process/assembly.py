@@ -15,8 +15,7 @@ import structlog
 
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash
-from relay.audit.pending import Pending
-from relay.audit.writing import Audit
+from relay.audit.writing import Audit, Pending
 from relay.canary.box import CanaryBox
 from relay.config import Config
 from relay.counting.board import Board

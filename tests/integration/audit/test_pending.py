@@ -12,10 +12,9 @@ import pytest
 
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash
-from relay.audit.pending import SUFFIX, Pending
 from relay.audit.reading import records
 from relay.audit.verifying import verify
-from relay.audit.writing import Audit
+from relay.audit.writing import ANNOUNCED_SUFFIX, Audit, Pending
 from relay.store.mapped_file import left_behind
 
 
@@ -29,7 +28,7 @@ def pending(tmp_path: Path) -> Iterator[Pending]:
 def announced(directory: Path, pending: Pending) -> list[bytes]:
     """What the next process finds of this one, which ends now."""
     pending.close()
-    return sorted(itertools.chain.from_iterable(file.records for file in left_behind(directory, SUFFIX)))
+    return sorted(itertools.chain.from_iterable(file.records for file in left_behind(directory, ANNOUNCED_SUFFIX)))
 
 
 def test_what_is_not_recorded_is_found_and_nothing_else(tmp_path: Path, pending: Pending) -> None:

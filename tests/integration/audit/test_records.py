@@ -21,9 +21,9 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay.audit.entries import AddressHash
-from relay.audit.pending import SUFFIX
 from relay.audit.reading import records
 from relay.audit.verifying import verify
+from relay.audit.writing import ANNOUNCED_SUFFIX
 from relay.config import TCPAddress
 from relay.errors import ConfigError
 from relay.formats import mime
@@ -457,7 +457,7 @@ async def test_a_relay_that_starts_after_a_kill_reads_of_the_record_what_may_be_
         relay.kill()
         await relay.process.wait()
         await asyncio.gather(sending, return_exceptions=True)
-    [announced] = records_in(alice.config.state_directory / "audit.pending", SUFFIX)
+    [announced] = records_in(alice.config.state_directory / "audit.pending", ANNOUNCED_SUFFIX)
     said = json.loads(announced)
     claim = json.dumps({"event": "mail", "mail": said["mail"], "recipients": said["recipients"]}).encode()
     path.write_bytes(claim.ljust(len(before) - 1) + b"\n")  # a reader takes it for recorded
@@ -485,7 +485,7 @@ async def test_an_odd_file_beside_them_keeps_no_announcement_and_no_start_back(a
         await submit(relay.addresses["outgoing"], mails.plain())
         relay.kill()
         await relay.process.wait()
-    for directory, suffix in (("audit.pending", SUFFIX), ("sent.recent", ".sent")):
+    for directory, suffix in (("audit.pending", ANNOUNCED_SUFFIX), ("sent.recent", ".sent")):
         os.mkfifo(alice.config.state_directory / directory / f"0{suffix}")
     status, _, said = await run("check", "--config", alice.config_file)
     assert status == 1

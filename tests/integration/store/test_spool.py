@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from relay.audit.pending import SUFFIX, Pending
+from relay.audit.writing import ANNOUNCED_SUFFIX, Pending
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over_keys
 from relay.key_receiver.receiver import Delivered
@@ -134,7 +134,7 @@ def test_a_file_that_somebody_looks_at_as_soon_as_it_is_made_is_not_waited_for(
 ) -> None:
     """The search does not block the event loop."""
     found: Generator[object] = (
-        left_behind(tmp_path, SECRET) if kind == "spool" else mapped_file.left_behind(tmp_path, SUFFIX)
+        left_behind(tmp_path, SECRET) if kind == "spool" else mapped_file.left_behind(tmp_path, ANNOUNCED_SUFFIX)
     )
     really, looked = os.open, threading.Event()
 
