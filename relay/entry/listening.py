@@ -1,6 +1,7 @@
 """Listens for connections: binds addresses before anything else of the relay is there, counts connections, ends them.
 Standard: RFC 5321 3.8 (a server that shuts down says 421), 4.5.4.2 (limits are left to it), 6.1 (a mail that was
-received whole is brought to its end, whatever becomes of the connection); RFC 4291 2.5.4 (a /64 is one client).
+received whole is brought to its end, whatever becomes of the connection), RFC 1047 (a client that heard no answer sends
+again); RFC 4291 2.5.4 (a /64 is one client).
 """
 
 from __future__ import annotations
@@ -9,15 +10,21 @@ import asyncio
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from relay.config import ListenerSettings, Network, TCPAddress
-from relay.entry.budget import Budget
-from relay.errors import ConfigError, RelayError
+from relay.entry import Recipe
+from relay.entry.budget import Budget, Share
+from relay.errors import ConfigError, RelayError, TryLater
+from relay.mail import Mail, Outcomes
 from relay.runtime.aio import Lane
+
+log = structlog.get_logger(__name__)
 
 BACKLOG = 512
 """Maximum number of connections that wait to be accepted."""
@@ -154,6 +161,19 @@ class SocketServer:
         task.add_done_callback(self._deliveries.discard)
         return task
 
+    def deliver(
+        self, recipe: Recipe, mail: Mail, share: Share, answer: Callable[[Outcomes], Awaitable[bool]]
+    ) -> asyncio.Task[None]:
+        """Starts the whole journey of a mail that is `confirmed`, its answer included, and returns the task.
+
+        `answer` says the outcomes, one for each recipient, and returns whether the client was there to hear them. It
+        may raise ConnectionError where the client was not. `share` is what the mail holds; it is given back at the end.
+        The caller waits with `asyncio.shield`: nothing that the client does stops the mail.
+        """
+        delivery = self.run(_delivered(recipe, mail, answer))
+        delivery.add_done_callback(lambda _: share.reduce())
+        return delivery
+
     def add(self, connection: ClientConnection, client: str) -> str:
         """Counts one more connection; why it cannot stay, or ""."""
         network = network_of(client)
@@ -183,6 +203,49 @@ class SocketServer:
     def trusts(self, client: str) -> bool:
         """Whether the client is in a trusted network."""
         return bool(client) and self._is_trusted(client)
+
+
+async def _delivered(recipe: Recipe, mail: Mail, answer: Callable[[Outcomes], Awaitable[bool]]) -> None:
+    # For this task, which has no other mail: what is known of it since its content has come.
+    known = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
+    structlog.contextvars.bind_contextvars(**known)
+    done = heard = False
+    outcomes: Outcomes = ()
+    try:
+        try:
+            outcomes = await recipe.process(mail)
+            done = True
+        except Exception as error:  # noqa: BLE001 - unknown errors hold mail
+            failure = error if isinstance(error, RelayError) else _unforeseen(error)
+            outcomes = (failure,) * len(mail.envelope.recipients)
+        try:
+            heard = await answer(outcomes)
+        except ConnectionError:
+            heard = False
+    finally:
+        # Who is cancelled before the answer is known to have been heard has not heard it.
+        await _tell_whether_heard(recipe, mail, outcomes, heard=heard, done=done)
+
+
+async def _tell_whether_heard(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, heard: bool, done: bool) -> None:
+    """Whether the client knows what became of the mail: what the recipe has `done`."""
+    if not outcomes:
+        return  # cancelled before there were any: nothing is to be heard of it
+    if heard and done:
+        recipe.heard(mail)
+        return
+    if not heard:
+        log.warning("client_gone_before_the_answer", recipients=len(mail.envelope.recipients))
+    try:
+        await recipe.client_gone(mail, outcomes)
+    except Exception as error:  # noqa: BLE001 - the mail has left
+        log.error("delivery_not_remembered", cause=str(error), kind=type(error).__name__)
+
+
+def _unforeseen(error: Exception) -> TryLater:
+    """What we did not foresee holds the mail."""
+    log.error("delivery_failed", cause=f"{type(error).__name__}: {error}", exc_info=error)
+    return TryLater("unforeseen")
 
 
 class SocketServers:

@@ -17,7 +17,6 @@ import structlog
 
 from relay.entry import Recipe
 from relay.entry.budget import Share, room_for
-from relay.entry.delivering import begin_delivery
 from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
 from relay.entry.listening import SocketServer
 from relay.entry.smtp.aiosmtpd_base import SPARE_COMMANDS, CommandStream, unforeseen
@@ -275,7 +274,7 @@ class SMTPSession(CommandStream):
                 )  # fmt: skip
                 self.message_id = mail.message_id
                 self.stop_timer()
-                delivery = begin_delivery(self.server, self.recipe, mail, share, partial(self._has_heard, mail))
+                delivery = self.server.deliver(self.recipe, mail, share, partial(self._has_heard, mail))
                 await asyncio.shield(delivery)
             finally:
                 if delivery is None:

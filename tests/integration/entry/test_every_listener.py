@@ -53,7 +53,9 @@ class Seen:
         if not any(server.connections for server in self.servers):
             self.faults.add("SocketServer.add was not called: connections have no limit")
         if asyncio.current_task() not in self.tasks:
-            self.faults.add("not in SocketServer.run: a client that leaves ends the delivery (use begin_delivery)")
+            self.faults.add(
+                "not in SocketServer.run: a client that leaves ends the delivery (use SocketServer.deliver)"
+            )
         if not any(budget.used >= room_for(len(mail.message)) for budget in self.budgets):
             self.faults.add("no room is held in the budget while the mail is under way")
 
@@ -160,5 +162,5 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
     if not seen.in_place:  # else the mail server has the mail, its trace and its retries
         assert mail.trace.startswith(b"Received: "), "Mail(trace=...): without it a loop is not noticed (RFC 5321 4.4)"
         assert mail.confirmed, "Mail(confirmed=True): a client that is gone gets no second copy"
-        assert seen.said == [(mail.id, "heard")], "heard or client_gone, once (use begin_delivery)"
+        assert seen.said == [(mail.id, "heard")], "heard or client_gone, once (use SocketServer.deliver)"
     assert not any(budget.used for budget in seen.budgets), "the room in the budget is not given back"
