@@ -35,8 +35,7 @@ from relay.outgoing import Outgoing
 from relay.policy.last_good import LastGood
 from relay.policy.reload import PoliciesInForce
 from relay.policy.site import SiteFacts
-from relay.process.former_peers import FormerPeers
-from relay.process.reloading import Settings, SitesInForce
+from relay.process.reloading import FormerPeers, Settings, SitesInForce
 from relay.process.upkeep import ANNOUNCED
 from relay.quarantine.triage import Notices, Triage
 from relay.schemes.all import all_schemes

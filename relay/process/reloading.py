@@ -8,6 +8,7 @@ The thread that follows the policies' edits (policy/reload.py) looks at these fi
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +19,8 @@ from relay.config import Config
 from relay.config.reloaded import changed, needs_restart, taken_over
 from relay.entry import Reloadable
 from relay.errors import ConfigError
-from relay.files.stamps import Stamps, Unknown
+from relay.files import write_whole
+from relay.files.stamps import Stamps, Unknown, read_regular
 from relay.formats.mailbox import folded_domain
 from relay.identity import KnownSites, site_stamps
 from relay.journey.opening.layers import Layers
@@ -26,7 +28,6 @@ from relay.journey.planner import Planner
 from relay.keys.build import peer_keys
 from relay.keys.ring import KeyRing
 from relay.policy.reload import PoliciesInForce
-from relay.process.former_peers import FormerPeers
 from relay.schemes import Scheme
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,38 @@ class Settings:
             log.info("relay_toml_reloaded", changed=taken)
         if waiting := [each for each in changed(self._started, read) if needs_restart(each)]:
             log.warning("settings_need_restart", changed=waiting)
+
+
+Domains = Mapping[str, tuple[str, ...]]
+"""Mail domains by the name of their peer."""
+
+
+class FormerPeers:
+    """Whose the peers' domains were, for the workers of one relay: one that starts anew must not forget a former peer.
+
+    A JSON file, replaced whole; it counts for the relay that wrote it, until that is started anew. Both methods block.
+    """
+
+    def __init__(self, file: Path, relay: str) -> None:
+        """`relay` is what its processes have in common, and no other relay has: the name of their board."""
+        self._file, self._relay = file, relay
+
+    def read(self) -> Domains:
+        """What another process of this relay knew last; nothing where there was none."""
+        try:
+            said = json.loads(read_regular(self._file))
+            if said["relay"] == self._relay:
+                return {str(name): tuple(map(str, domains)) for name, domains in said["domains"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            pass
+        return {}
+
+    def write(self, domains: Domains) -> None:
+        """Keeps them; where that cannot be, the log says so, and the processes that know them go on."""
+        try:
+            write_whole(self._file, json.dumps({"relay": self._relay, "domains": domains}))
+        except OSError as error:
+            log.warning("peers_not_kept", file=str(self._file), cause=error.strerror)
 
 
 class SitesInForce:
@@ -141,9 +174,7 @@ class SitesInForce:
         self._layers = Layers(known.config, self._levels, self._keys, *site)
 
 
-def _with_former(
-    now: Mapping[str, tuple[str, ...]], before: Mapping[str, tuple[str, ...]]
-) -> dict[str, tuple[str, ...]]:
+def _with_former(now: Domains, before: Domains) -> dict[str, tuple[str, ...]]:
     """The peers' domains, and those that no longer belong to anybody, as a peer's that nothing else knows.
 
     Mail to these is held as long as the relay runs: policies for everybody that let mail out in clear are not for them.
