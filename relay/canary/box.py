@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import structlog
@@ -59,16 +60,14 @@ class CanaryBox:
 
     def __init__(self, known: Callable[[], Config], table: Canaries, board: Board) -> None:
         """`known` gives the configuration with the peers as they are now."""
+        self.takes: Callable[[str], bool] = partial(is_canary, domains=known().site.domains)
+        """Whether mail to this mailbox ends here."""
         self._known = known
         self._table = table
         self._board = board
         self._waiting: asyncio.Queue[_Arrival] = asyncio.Queue(MOST)
         self._told: dict[Reason, float] = {}
         self._untold: Counter[Reason] = Counter()
-
-    def takes(self, mailbox: str) -> bool:
-        """Whether mail to this mailbox ends here."""
-        return is_canary(mailbox, self._known().site.domains)
 
     def take(self, opened: Opened, *, protected: bool) -> None:
         """A mail that was opened for our address; `protected` says whether as policy requires. To be called last."""
