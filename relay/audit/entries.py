@@ -101,8 +101,6 @@ class LedgerEntry:
 
 def in_lines(recipients: Sequence[str]) -> list[Sequence[str]]:
     """These, as they stand in records, in groups of which each fits a line."""
-    if len(recipients) == 1:  # as of most mail
-        return [recipients]
     groups: list[Sequence[str]] = []
     begin = octets = 0
     for at, each in enumerate(recipients):

@@ -137,7 +137,7 @@ class AttemptRecord:
             groups.setdefault((of[mailbox], fate, cause, said), []).append(mailbox)
         when, quoted = time_ns(), audit.addresses.quoted
         for (part, fate, cause, said), mailboxes in groups.items():
-            for some in in_lines(mailboxes):
+            for some in in_lines(mailboxes) if len(mailboxes) > 1 else [mailboxes]:
                 audit.note(partial(_record, when, part.members, fate, cause, said, quoted, some), part.announced)
                 part.announced = None
 
