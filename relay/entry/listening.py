@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -179,7 +180,8 @@ class SocketServer:
         network = network_of(client)
         self.connections[connection] = network
         self._empty.clear()
-        all_there_are, of_client = self._change(network, 1)
+        all_there_are = self._present.change(self._name, 1)
+        of_client = self._present.change(f"{self._name} {network}", 1)
         limits = self.settings
         if self._stopping:
             return "it came while the relay stops"
@@ -193,12 +195,10 @@ class SocketServer:
         """It has ended."""
         network = self.connections.pop(connection, None)
         if network is not None:
-            self._change(network, -1)
+            self._present.change(self._name, -1)
+            self._present.change(f"{self._name} {network}", -1)
         if not self.connections:
             self._empty.set()
-
-    def _change(self, network: str, by: int) -> tuple[int, int]:
-        return self._present.change(self._name, by), self._present.change(f"{self._name} {network}", by)
 
     def trusts(self, client: str) -> bool:
         """Whether the client is in a trusted network."""
@@ -218,22 +218,18 @@ async def _delivered(recipe: Recipe, mail: Mail, answer: Callable[[Outcomes], Aw
         except Exception as error:  # noqa: BLE001 - unknown errors hold mail
             failure = error if isinstance(error, RelayError) else _unforeseen(error)
             outcomes = (failure,) * len(mail.envelope.recipients)
-        try:
+        with suppress(ConnectionError):
             heard = await answer(outcomes)
-        except ConnectionError:
-            heard = False
     finally:
         # Who is cancelled before the answer is known to have been heard has not heard it.
-        await _tell_whether_heard(recipe, mail, outcomes, heard=heard, done=done)
+        if heard and done:
+            recipe.heard(mail)
+        elif outcomes:  # else cancelled before there were any: nothing is to be heard of it
+            await _client_gone(recipe, mail, outcomes, heard=heard)
 
 
-async def _tell_whether_heard(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, heard: bool, done: bool) -> None:
-    """Whether the client knows what became of the mail: what the recipe has `done`."""
-    if not outcomes:
-        return  # cancelled before there were any: nothing is to be heard of it
-    if heard and done:
-        recipe.heard(mail)
-        return
+async def _client_gone(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, heard: bool) -> None:
+    """The client does not know what became of the mail, or has `heard` of what the recipe has not done."""
     if not heard:
         log.warning("client_gone_before_the_answer", recipients=len(mail.envelope.recipients))
     try:
