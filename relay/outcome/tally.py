@@ -8,7 +8,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from time import perf_counter
 from typing import NamedTuple
@@ -79,20 +78,22 @@ class Tally:
         self._cells: dict[tuple[str, Fate], _Cells] = {}
 
     @contextmanager
-    def of(self, mail: Mail) -> Iterator[Attempt]:
+    def of(self, mail: Mail) -> Iterator[AttemptRecord]:
         """`with`: one delivery attempt, which is reported when it ends, in any way. Its first step is to begin."""
-        attempt, began = Attempt(AttemptRecord(self.trail, mail)), perf_counter()
+        attempt, began = AttemptRecord(self.trail, mail), perf_counter()
         try:
             yield attempt
         except BaseException as error:
-            self._tell(mail, attempt, began, error)
+            self._tell(attempt, began, error)
             raise
         else:
-            self._tell(mail, attempt, began, None)
+            self._tell(attempt, began, None)
+        finally:
+            attempt.delivery = None  # each has the other: in a circle the message would stay until it is collected
 
-    def _tell(self, mail: Mail, attempt: Attempt, began: float, error: BaseException | None) -> None:
+    def _tell(self, attempt: AttemptRecord, began: float, error: BaseException | None) -> None:
         """A fault in it is logged: the mail has left, and for a number its client must not try again."""
-        delivery, now = attempt.delivery, perf_counter()
+        mail, delivery, now = attempt.mail, attempt.delivery, perf_counter()
         step, since = "begin", began
         try:
             for following, at in delivery.steps if delivery is not None else ():
@@ -104,7 +105,7 @@ class Tally:
             self.count(mail.listener, fates.values())
             if delivery is not None and mail.listener != OURS:
                 self.note_who_waits(delivery, fates)
-            attempt.record.end(delivery, fates, error)
+            attempt.end(fates, error)
         except Exception as failure:  # noqa: BLE001 - as above
             log.error("mail_not_counted", kind=type(failure).__name__, cause=str(failure))
 
@@ -128,7 +129,7 @@ class Tally:
     def _tell_at_once(self, mail: Mail, delivery: Delivery) -> None:
         fates = self._fates(mail, delivery, None)
         self.count(mail.listener, fates.values())
-        AttemptRecord(self.trail, mail).end(delivery, fates, None)
+        AttemptRecord(self.trail, mail, delivery).end(fates)
 
     def _fates(self, mail: Mail, delivery: Delivery | None, error: BaseException | None) -> dict[str, Fate]:
         """The fate of each recipient, by mailbox; `error` applies to those without any other outcome."""
@@ -221,18 +222,6 @@ class Tally:
             self._board.held.over(name, recipient)
             raise
         self._board.held.over(name, recipient)
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One delivery attempt; the caller says which delivery it is."""
-
-    record: AttemptRecord
-    delivery: Delivery | None = None
-
-    def begins(self, delivery: Delivery) -> None:
-        """What is known of the mail from here on is in there."""
-        self.delivery, delivery.witness = delivery, self.record
 
 
 _known_fate = lru_cache(maxsize=1000)(Fate)

@@ -95,11 +95,19 @@ class Trail:
 
 @dataclass(slots=True)
 class AttemptRecord:
-    """One delivery attempt, to be ended in any case: what is about to leave, and what became of it."""
+    """One delivery attempt, to be ended in any case: what is about to leave, and what became of it.
+
+    `delivery` is None as long as it is not known which one it is.
+    """
 
     trail: Trail
     mail: Mail
+    delivery: Delivery | None = None
     _of: dict[str, CopyRecord] = field(default_factory=dict, init=False)
+
+    def begins(self, delivery: Delivery) -> None:
+        """What is known of the mail from here on is in there."""
+        self.delivery, delivery.witness = delivery, self
 
     def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
         """To be called before each end of the content. Raises StoreUnavailable.
@@ -112,7 +120,7 @@ class AttemptRecord:
         quoted, (first, at) = audit.addresses.quoted, audit.chain.place
         begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
-            members = self._members(audit, delivery, copy, policy, octets)
+            members = self._members(audit, copy, policy, octets)
             whom = ", ".join(map(quoted, mailboxes))
             names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
             said = f'{begin}, "recipients": [{whom}], "names": ["{names}"], {members}}}'
@@ -120,13 +128,13 @@ class AttemptRecord:
             for mailbox in mailboxes:
                 of[mailbox] = part
 
-    def end(self, delivery: Delivery | None, fates: Mapping[str, Fate], error: BaseException | None) -> None:
+    def end(self, fates: Mapping[str, Fate], error: BaseException | None = None) -> None:
         """Ends the attempt, with these fates by mailbox; `error` applies to those without any other outcome."""
-        audit, of = self.trail.audit, self._of
+        audit, of, delivery = self.trail.audit, self._of, self.delivery
         if audit is None:
             return
         if len(of) < len(fates):
-            self._complete(audit, delivery, fates)
+            self._complete(audit, fates)
         groups: dict[tuple[CopyRecord, Fate, str, tuple[str, str]], list[str]] = {}
         for mailbox, fate in fates.items():
             said, cause = _NOTHING, ""
@@ -141,34 +149,29 @@ class AttemptRecord:
                 audit.note(partial(_record, when, part.members, fate, cause, said, quoted, some), part.announced)
                 part.announced = None
 
-    def _complete(self, audit: Audit, delivery: Delivery | None, fates: Mapping[str, Fate]) -> None:
+    def _complete(self, audit: Audit, fates: Mapping[str, Fate]) -> None:
         """The members for those for whom nothing was about to leave."""
+        delivery = self.delivery
         parts: dict[tuple[str, str, DecidingPolicy], CopyRecord] = {}
         for copy in delivery.copies if delivery is not None else ():
             rest = [each for each in copy.recipients if each.mailbox not in self._of]
             for policy, mailboxes in _by_policy(rest, copy).items():
-                self._of |= dict.fromkeys(mailboxes, CopyRecord(self._members(audit, delivery, copy, policy, 0)))
+                self._of |= dict.fromkeys(mailboxes, CopyRecord(self._members(audit, copy, policy, 0)))
         for mailbox, fate in fates.items():
             if mailbox not in self._of:
                 planned = delivery.without.get(mailbox) if delivery is not None else None
                 policy = _policy(planned) if planned is not None else NO_POLICY
                 what = fate.peer, fate.level, policy
                 if what not in parts:
-                    parts[what] = CopyRecord(self._members(audit, delivery, None, policy, 0, fate))
+                    parts[what] = CopyRecord(self._members(audit, None, policy, 0, fate))
                 self._of[mailbox] = parts[what]
 
     def _members(
-        self,
-        audit: Audit,
-        delivery: Delivery | None,
-        copy: SealedCopy | None,
-        policy: DecidingPolicy,
-        octets: int,
-        fate: Fate | None = None,
+        self, audit: Audit, copy: SealedCopy | None, policy: DecidingPolicy, octets: int, fate: Fate | None = None
     ) -> str:
         """All that is known before anybody has the mail. Written by hand: json.dumps takes four times as long."""
         mail = self.mail
-        opened = delivery.opened if delivery is not None else None
+        opened = self.delivery.opened if self.delivery is not None else None
         keys: tuple[KeyReference, ...] = ()
         peer, level, bits, sealed = "", PLAINTEXT, 0, ""  # what is not sealed goes on as it came
         if copy is not None:
