@@ -13,7 +13,7 @@ import pytest
 from cryptography.exceptions import AlreadyFinalized
 from hypothesis import given, strategies as st
 
-from relay.entry.smtp.content import END_OF_DATA, _Content
+from relay.entry.smtp.session import END_OF_DATA, _Content
 from relay.errors import MalformedMessage, TrippedWire
 from relay.formats import mime, pieces
 from relay.formats.pieces import PIECE_OCTETS, Pieces

@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, settings, strategies as st
 
 from relay.dkim import results as dkim_results
 from relay.entry.milter import edits as milter_edits
-from relay.entry.smtp import content, senders as submission_senders
+from relay.entry.smtp import senders as submission_senders, session as smtp_session
 from relay.entry.smtp.session import LMTPSession
 from relay.errors import KMEBadReply
 from relay.files import toml
@@ -163,7 +163,7 @@ def _with_the_text(item: Any, size: int | None) -> None:
 
 
 PLANTED: dict[str, tuple[Any, str, Any]] = {
-    "smtp": (content, "unstuffed", _not_unstuffed),
+    "smtp": (smtp_session, "unstuffed", _not_unstuffed),
     "lmtp": (LMTPSession, "reply", _all_taken),
     "milter": (milter_edits, "BODY_OCTETS", 0),
     "mime": (mime, "NEVER_CARRIED", frozenset({b"return-path"})),

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from relay.entry.budget import Budget, Overloaded, Share, room_for
-from relay.entry.smtp import content
+from relay.entry.smtp import session
 from relay.entry.smtp.aiosmtpd_base import PIECE_OCTETS
-from relay.entry.smtp.content import unstuffed
+from relay.entry.smtp.session import unstuffed
 from relay.errors import TryLater
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.recipes import Recorder, serving
@@ -154,12 +154,12 @@ async def test_a_big_mail_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch
         pieces.append(len(text))
         return unstuffed(text)
 
-    monkeypatch.setattr(content, "unstuffed", noted)
+    monkeypatch.setattr(session, "unstuffed", noted)
     message = mails.plain(body=".y\r\n" * (3 * MIB // 4))
     async with serving() as running:
         assert (await submit(running.address, message)).code == 250
     assert running.recipe.mails[0].message == message
-    assert max(pieces) <= PIECE_OCTETS + len(content.END_OF_DATA)
+    assert max(pieces) <= PIECE_OCTETS + len(session.END_OF_DATA)
 
 
 async def test_a_new_mail_waits_for_the_one_that_is_being_delivered() -> None:
