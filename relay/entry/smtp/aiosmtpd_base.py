@@ -64,15 +64,17 @@ _NOT_MAIL = re.compile(rb"(?:CONNECT|DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT) |[^
 """What a web browser can be made to say to a mail server."""
 
 
-class _NoHandler:
+class _NoMethods:
+    """Has none that aiosmtpd could find by their names."""
+
     def __dir__(self) -> list[str]:
         return []
 
 
-_NO_HANDLER = _NoHandler()
+_NO_HANDLER = _NoMethods()
 
 
-class CommandStream(SMTP):
+class CommandStream(_NoMethods, SMTP):
     """One connection: reads commands one by one, lets go who is too slow or makes no sense, and knows no mail yet.
 
     A subclass says which `commands` it knows, each a method `smtp_VERB`. `idle` is set while no mail is in flight; who
@@ -113,9 +115,6 @@ class CommandStream(SMTP):
         self._at_once, self._turn_began = 0, time.monotonic()
         self.spare, self._spare_at = float(SPARE_COMMANDS), self.loop.time()
         self._refused_because = ""
-
-    def __dir__(self) -> list[str]:
-        return []
 
     # The connection.
 
