@@ -51,12 +51,7 @@ class Reply:
     lines: tuple[str, ...]
 
     def __str__(self) -> str:
-        return f"{self.code} {self.text}"
-
-    @property
-    def text(self) -> str:
-        """All lines as one."""
-        return " ".join(self.lines)
+        return f"{self.code} {' '.join(self.lines)}"
 
     @property
     def status(self) -> str | None:

@@ -158,7 +158,7 @@ class _Transaction:
                 if reply.positive:
                     # Without an await since the answer was read: who is killed before that would send the mail twice.
                     self._supervision.accepted([self._mail.envelope.recipients[place] for place in places])
-                    self.answer = self.answer or reply.text
+                    self.answer = self.answer or " ".join(reply.lines)
                 else:
                     outcome = fault(self._client.server, "content", reply, NextHopUnavailable)
             for place in places:
