@@ -3,9 +3,8 @@ Standard: deploy/AUDIT.md, which says what a kill and a power failure can cost.
 
 A record that must be there before mail leaves is awaited, and shares one flush with all who come meanwhile. An ordinary
 one is noted, and written within FLUSH_S by a thread, many together; mail never waits for it. That the mail was about to
-leave is announced before it does, in a mapped file that a killed process leaves to the relay that starts after it
-(recovery.py). Nothing is in such a file but what stands in the audit record, or will, and names of recipients as the
-store has them.
+leave is announced before it does, in a mapped file that a killed process leaves behind (recovery.py). Such a file has
+what stands in the audit record, or will, and the names of recipients as the store has them. It has nothing else.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ class NextHop:
 class _Attempt:
     """A mail on its way, and what has become of each of its recipients.
 
-    `pending` are the places of those recipients for whom another server may be tried: those of whom none has said
-    anything yet, and those whom none has taken.
+    `pending` are the places of those recipients for whom another server may be tried. Of them no server has said
+    anything yet, or none has taken the mail.
     """
 
     def __init__(self, mail: Mail) -> None:
