@@ -151,13 +151,14 @@ class NextHop:
 class _Attempt:
     """A mail on its way, and what has become of each of its recipients.
 
-    `pending` are the places of those recipients for whom another server may be tried. Of them no server has said
-    anything yet, or none has taken the mail.
+    `pending` are the places of those recipients for whom another server may be tried.
     """
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
-        self._outcomes: list[RelayError | None] = [None] * len(mail.envelope.recipients)
+        # Until a server has said otherwise: None would mean that it was accepted.
+        nobody: RelayError = Gone("there was no next hop to try")
+        self._outcomes: list[RelayError | None] = [nobody] * len(mail.envelope.recipients)
         self.pending = list(range(len(self._outcomes)))
         self._answer = "no recipient was accepted"
         self._next_hop = ""
@@ -173,7 +174,7 @@ class _Attempt:
     def fail(self, error: RelayError) -> None:
         """Sets this error for all pending recipients; a server's own reply about one outweighs silence."""
         for place in self.pending:
-            if isinstance(self._outcomes[place], Gone | None) or not isinstance(error, Gone):
+            if isinstance(self._outcomes[place], Gone) or not isinstance(error, Gone):
                 self._outcomes[place] = error
         self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
 
@@ -190,8 +191,6 @@ class _Attempt:
 
     def result(self) -> NextHopResult:
         """Raises what is the one failure of all recipients."""
-        if self.pending and self._outcomes[self.pending[0]] is None:
-            raise Gone("there was no next hop to try")
         first = next(iter(self._outcomes), None)
         if first is not None and all(outcome is first for outcome in self._outcomes):
             raise first
