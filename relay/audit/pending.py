@@ -1,5 +1,5 @@
 """What this process has yet to write into the audit record of mail that is about to leave: a killed one leaves it.
-Standard: store/mapped_file.py; an announcement is a JSON object.
+Standard: store/record_files.py; an announcement is a JSON object.
 
 There is nothing in it but what stands in the audit record, or will, and names of recipients as the store has them.
 """
@@ -10,7 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from relay.errors import StoreUnavailable
-from relay.store.mapped_file import OVERHEAD_OCTETS, MappedFile
+from relay.store.mapped_file import MappedFile
+from relay.store.record_files import OVERHEAD_OCTETS
 
 FILE_OCTETS = 4 * 2**20
 TURN_OCTETS = 64 * 1024

@@ -128,9 +128,17 @@ async def _reseal(config: Config) -> tuple[int, int]:
 
 
 def _under_older_secrets(spool: Path, secret: SiteSecret) -> list[Path]:
-    from relay.store.spool import spool_contents
+    """The files that need them. Raises OSError where one cannot be read: it may be such a file."""
+    from relay.store.record_files import contents
+    from relay.store.spool import SUFFIX
 
-    return [each.path for each in spool_contents(spool, secret) if each.secret_ids - {secret.ids[0]}]
+    older = []
+    for each in contents(spool, SUFFIX, secret):
+        if each.error is not None:
+            raise each.error
+        if each.secret_ids - {secret.ids[0]}:
+            older.append(each.path)
+    return older
 
 
 async def _report(config: Config) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from relay.audit.pending import SUFFIX, Pending
 from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.audit.writing import Audit
-from relay.store.mapped_file import left_behind
+from relay.store.record_files import left_behind
 
 
 @pytest.fixture
