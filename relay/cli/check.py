@@ -37,6 +37,7 @@ from relay.counting.alarms import ALARMS
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.files.rights import as_owner_of
+from relay.files.sqlite import no_room
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
@@ -56,7 +57,6 @@ from relay.store.record_files import contents
 from relay.store.secret import SiteSecret
 from relay.store.sent import SENT
 from relay.store.spool import Spool
-from relay.store.sqlite import no_room
 from relay.store.store import Store
 
 HELD = "mail is held (451)"
