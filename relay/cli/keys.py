@@ -132,13 +132,10 @@ def _under_older_secrets(spool: Path, secret: SiteSecret) -> list[Path]:
     from relay.store.record_files import contents
     from relay.store.spool import SUFFIX
 
-    older = []
-    for each in contents(spool, SUFFIX, secret):
-        if each.error is not None:
-            raise each.error
-        if each.secret_ids - {secret.ids[0]}:
-            older.append(each.path)
-    return older
+    files = list(contents(spool, SUFFIX, secret))
+    for unread in filter(None, (each.error for each in files)):
+        raise unread
+    return [each.path for each in files if each.secret_ids - {secret.ids[0]}]
 
 
 async def _report(config: Config) -> dict[str, Any]:
