@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import suppress
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,7 @@ from relay.audit.chain import ChainPlace
 from relay.audit.entries import as_time, in_lines
 from relay.audit.reading import lines
 from relay.audit.writing import ANNOUNCED_SUFFIX, Audit
-from relay.runtime.aio import in_thread
-from relay.store.mapped_file import left_behind, records_in
+from relay.store.record_files import contents, take_over
 
 log = structlog.get_logger(__name__)
 
@@ -32,45 +32,41 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
     `sent` gives the names of recipients of whom it is known that the next hop has taken their mail. Of others it is
     not, and their outcome is "unknown". It blocks.
     """
-    number = 0
     known: tuple[frozenset[str], dict[str, int]] | None = None
-    async with aclosing(in_thread(left_behind(directory, ANNOUNCED_SUFFIX))) as files:
-        async for file in files:
-            # Before the first file goes: a later one may report an earlier attempt.
-            if known is None:
-                known = await asyncio.to_thread(lambda: (sent(), _last_attempts(directory)))
-            announced = [said for each in file.records if (said := _read(each)) is not None]
-            if unread := file.torn + len(file.records) - len(announced):
-                log.error("announcement_not_read", file=str(file.path), records=unread)
-            taken, last = known
-            missing = await asyncio.to_thread(_missing_records, announced, audit.directory, taken, last)
-            for each in missing:
-                audit.note(partial(_members, each))
-            # Before the file goes: until then it is the only place where they stand.
-            await audit.flush()
-            await asyncio.to_thread(file.remove)
-            number += len(missing)
-    if number:
+
+    async def put(notes: Sequence[bytes]) -> int:
+        nonlocal known
+        announced = [_read(each) for each in notes]
+        # Before the first file goes: a later one may report an earlier attempt.
+        if known is None:
+            known = await asyncio.to_thread(lambda: (sent(), _last_attempts(directory)))
+        missing = await asyncio.to_thread(_missing_records, announced, audit.directory, *known)
+        for each in missing:
+            audit.note(partial(_members, each))
+        # Before the file goes: until then it is the only place where they stand.
+        await audit.flush()
+        return len(missing)
+
+    if number := await take_over(directory, ANNOUNCED_SUFFIX, put, "records of mail that was leaving are missing"):
         log.warning("audit_completed", records=number, cause="the relay was killed before it could write them")
 
 
-def _read(announced: bytes) -> dict[str, Any] | None:
-    """None for what is none."""
-    try:
-        said = json.loads(announced)
-    except ValueError:
-        said = None
-    if isinstance(said, dict) and said.keys() >= {"when", "behind", "mail", "recipients", "names"}:
-        return {"time": as_time(said["when"]), **said}
-    return None
+def _read(announced: bytes) -> dict[str, Any]:
+    """Raises ValueError for what is none."""
+    said = json.loads(announced)
+    if not isinstance(said, dict) or not said.keys() >= {"when", "behind", "mail", "recipients", "names"}:
+        raise ValueError("written by a newer relay")
+    return {"time": as_time(said["when"]), **said}
 
 
 def _last_attempts(directory: Path) -> dict[str, int]:
     """When a mail was last about to leave for a recipient, by what the store calls them, in nanoseconds since 1970."""
     last: dict[str, int] = {}
-    for said in filter(None, map(_read, records_in(directory, ANNOUNCED_SUFFIX))):
-        for name in said["names"]:
-            last[name] = max(last.get(name, 0), said["when"])
+    for note in chain.from_iterable(file.records for file in contents(directory, ANNOUNCED_SUFFIX)):
+        with suppress(ValueError):
+            said = _read(note)
+            for name in said["names"]:
+                last[name] = max(last.get(name, 0), said["when"])
     return last
 
 

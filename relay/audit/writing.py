@@ -24,7 +24,8 @@ from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import StoreUnavailable
 from relay.store.group_commit import GroupCommit
-from relay.store.mapped_file import OVERHEAD_OCTETS, MappedFile
+from relay.store.mapped_file import MappedFile
+from relay.store.record_files import OVERHEAD_OCTETS
 
 log = structlog.get_logger(__name__)
 

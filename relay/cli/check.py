@@ -37,6 +37,7 @@ from relay.counting.alarms import ALARMS
 from relay.entry import ListenerModule
 from relay.errors import ConfigError, RelayError, StoreUnavailable
 from relay.files.rights import as_owner_of
+from relay.files.sqlite import no_room
 from relay.forward import NextHop
 from relay.identity import PeerCertificates, identity_findings, with_documents
 from relay.key_receiver import SPOOL
@@ -49,13 +50,13 @@ from relay.runtime import release
 from relay.setup.backups import BACKUP, changed_last
 from relay.status import StatusModule
 from relay.status.standing import of_the_serving_relay
-from relay.store import sent
+from relay.store import sent, spool
 from relay.store.database import transport_problem
-from relay.store.mapped_file import MappedFile, unreadable
+from relay.store.mapped_file import MappedFile
+from relay.store.record_files import contents
 from relay.store.secret import SiteSecret
 from relay.store.sent import SENT
-from relay.store.spool import Spool, spool_contents
-from relay.store.sqlite import no_room
+from relay.store.spool import Spool
 from relay.store.store import Store
 
 HELD = "mail is held (451)"
@@ -323,9 +324,9 @@ def _received(config: Config) -> list[State]:
     except ValueError:
         problems.append(f"{directory}: was written by a newer relay")
     try:
-        spool = Spool(directory, secret)
-        spool.ready()
-        spool.close()
+        writer = Spool(directory, secret)
+        writer.ready()
+        writer.close()
     except StoreUnavailable as error:
         problems.append(f"{error}; until there is, {until}")
     return [(what, detail, tuple(problems))]
@@ -345,7 +346,7 @@ def _announced(config: Config) -> list[State]:
 def _mapped(directory: Path, suffix: str, what: str, until: str) -> list[State]:
     if not directory.is_dir():
         return _no_directory(directory, what, until)
-    problems = [_not_read(directory, error) for error in unreadable(directory, suffix)]
+    problems = [_not_read(each.path, each.error) for each in contents(directory, suffix) if each.error]
     try:
         MappedFile(directory, suffix, sent.FILE_OCTETS).discard()
     except StoreUnavailable as error:
@@ -363,19 +364,18 @@ def _no_directory(directory: Path, what: str, until: str) -> list[State]:
 def _waiting(directory: Path, secret: SiteSecret, secret_file: Path) -> tuple[list[bytes], list[str]]:
     """The records in a spool, and what keeps a relay from taking any over."""
     records, problems = [], []
-    try:
-        for file in spool_contents(directory, secret):
-            records += file.records
-            if missing := file.secret_ids.difference(secret.ids):
-                ids = ", ".join(sorted(missing))
-                problems.append(f"{file.path}: holds what is under site secret {ids}, whose line {secret_file} lacks")
-    except OSError as error:
-        problems.append(_not_read(directory, error))
+    for file in contents(directory, spool.SUFFIX, secret):
+        records += file.records
+        if file.error is not None:
+            problems.append(_not_read(file.path, file.error))
+        if missing := file.secret_ids.difference(secret.ids):
+            ids = ", ".join(sorted(missing))
+            problems.append(f"{file.path}: holds what is under site secret {ids}, whose line {secret_file} lacks")
     return records, problems
 
 
-def _not_read(directory: Path, error: OSError) -> str:
-    return f"{error.filename or directory}: {error.strerror}: no relay reads it: move it away"
+def _not_read(path: Path, error: OSError) -> str:
+    return f"{path}: {error.strerror}: no relay reads it: move it away"
 
 
 def _audit(config: Config) -> list[State]:

@@ -128,9 +128,14 @@ async def _reseal(config: Config) -> tuple[int, int]:
 
 
 def _under_older_secrets(spool: Path, secret: SiteSecret) -> list[Path]:
-    from relay.store.spool import spool_contents
+    """The files that need them. Raises OSError where one cannot be read: it may be such a file."""
+    from relay.store.record_files import contents
+    from relay.store.spool import SUFFIX
 
-    return [each.path for each in spool_contents(spool, secret) if each.secret_ids - {secret.ids[0]}]
+    files = list(contents(spool, SUFFIX, secret))
+    for unread in filter(None, (each.error for each in files)):
+        raise unread
+    return [each.path for each in files if each.secret_ids - {secret.ids[0]}]
 
 
 async def _report(config: Config) -> dict[str, Any]:

@@ -41,8 +41,9 @@ from relay.keys.http import HTTPRequest, NoAnswer, Receiver
 from relay.runtime import heap
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import KeyName
+from relay.store.record_files import take_over
 from relay.store.secret import SiteSecret
-from relay.store.spool import Spool, take_over
+from relay.store.spool import SUFFIX, Spool
 
 log = structlog.get_logger(__name__)
 
@@ -126,7 +127,7 @@ async def take_over_keys(
                 log.warning("received_key_not_taken_over", cause=str(error))
         return sum(map(len, found.values()))
 
-    return await take_over(directory, secret, put, "received_keys_not_read")
+    return await take_over(directory, SUFFIX, put, "keys that a KME has given are lost", secret)
 
 
 def _keys_and_lost(

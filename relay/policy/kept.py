@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from relay.config import Config
 from relay.errors import ConfigError
+from relay.files.sqlite import connected, make_sqlite_file
 from relay.policy.decide import PolicySet
 from relay.policy.load import PolicyFolder
 from relay.policy.step import Edits, SetFiles, SetStep
@@ -31,8 +32,6 @@ MAX_SETS = 20
 """Maximum number of sets kept."""
 MAX_OCTETS = 64 * 2**20
 """Maximum size, in bytes, of what is kept beside the set in force."""
-BUSY_S = 5.0
-"""Timeout for a file lock held by another process, in seconds."""
 FORMAT = 1
 _OVERHEAD = 64
 """Approximate overhead of a file beside its name and text, in bytes."""
@@ -126,22 +125,15 @@ class KeptSets:
     def reading(self) -> Iterator[Book]:
         """What is there in one moment; the OSError where nothing is kept yet is FileNotFoundError."""
         self.file.stat()
-        with closing(self._connected()) as connection:
+        with closing(connected(self.file)) as connection:
             connection.execute("BEGIN")
             yield Book(connection)
 
-    def _connected(self) -> sqlite3.Connection:
-        # A journal that a killed process has left has to be played back, also for one that only reads.
-        where = f"{self.file.absolute().as_uri()}?mode=rw"
-        return sqlite3.connect(where, uri=True, timeout=BUSY_S, isolation_level=None)
-
     def _made(self) -> sqlite3.Connection:
         """The file, which is made where it is missing, and anew where it has another format."""
-        self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for _ in range(2):
-            with suppress(FileExistsError):
-                os.close(os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            connection = self._connected()
+            make_sqlite_file(self.file)
+            connection = connected(self.file)
             try:
                 if _prepared(connection):
                     return connection
@@ -151,11 +143,6 @@ class KeptSets:
             connection.close()
             self.discard()
         raise sqlite3.OperationalError("it cannot be made anew")
-
-
-def is_damage(error: sqlite3.Error) -> bool:
-    """Whether it says that the file is damaged, or is something else."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 def _prepared(connection: sqlite3.Connection) -> bool:

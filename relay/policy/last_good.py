@@ -22,8 +22,9 @@ from typing import NamedTuple
 import structlog
 
 from relay.errors import ConfigError
+from relay.files.sqlite import is_damage
 from relay.policy.installing import LinkId, link_of, owner_of_link, owners_of_files, read_note
-from relay.policy.kept import Book, KeptSets, is_damage, text_of_path
+from relay.policy.kept import Book, KeptSets, text_of_path
 from relay.policy.load import PolicyFolder
 from relay.policy.site import SiteFacts
 from relay.policy.step import Edits, Names, SetFiles, SetStep, Way

@@ -17,8 +17,8 @@ import structlog
 
 from relay.counting import metrics
 from relay.errors import StoreUnavailable
+from relay.files.sqlite import no_room
 from relay.status import Watched
-from relay.store.sqlite import no_room
 
 log = structlog.get_logger(__name__)
 

@@ -18,9 +18,9 @@ from relay.config import Config
 from relay.errors import ConfigError, StoreUnavailable
 from relay.files import sync_directory
 from relay.files.rights import UnixUser, as_owner_of
+from relay.files.sqlite import connected, said_by_sqlite
 from relay.store.restore_check import mark_as_copy
 from relay.store.secret_file import locked, open_regular
-from relay.store.sqlite import said_by_sqlite
 
 
 def make_new(to: Path, user: UnixUser | None = None) -> None:
@@ -91,9 +91,9 @@ def _copied_database(path: Path, to: Path) -> Path:
     copy = to / path.name
     # SQLite makes the file; nobody else may read it meanwhile, which the directory's mode sees to.
     try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)) as store:
+        with closing(connected(path)) as store:
             store.execute("VACUUM INTO ?", (str(copy),))
-        with closing(sqlite3.connect(copy, isolation_level=None)) as copied:
+        with closing(connected(copy)) as copied:
             mark_as_copy(copied)
     except sqlite3.Error as error:
         raise StoreUnavailable(f"{path}: cannot be copied: {said_by_sqlite(copy, error)}") from error

@@ -37,8 +37,9 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from relay.errors import ConfigError, StoreUnavailable
+from relay.files.sqlite import said_by_sqlite
 from relay.store.postgresql import exposed, postgresql_engine, postgresql_insert, without_secrets
-from relay.store.sqlite import checkpoint, prepare_sqlite_file, said_by_sqlite, sqlite_engine
+from relay.store.sqlite import checkpoint, prepare_sqlite_file, sqlite_engine
 
 if TYPE_CHECKING:  # 10 MB that only a store in PostgreSQL needs
     from sqlalchemy.dialects import postgresql

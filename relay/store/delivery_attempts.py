@@ -113,10 +113,8 @@ class AttemptRows:
         self._database = database
         new = database.insert(opened_rows).on_conflict_do_nothing().returning(opened_rows.c.mail)
         self._new_opened = InsertNew(opened_rows.c.mail, new)
-        put = database.insert(recipient_rows)
         # Another relay may have written of the same recipient meanwhile.
-        newer = {name: put.excluded[name] for name in ("copy", "forget_at")}
-        self._put = PutRows(put.on_conflict_do_update(index_elements=["recipient"], set_=newer))
+        self._put = PutRows(database.insert(recipient_rows), "recipient", ("copy", "forget_at"))
 
     def begin(
         self,

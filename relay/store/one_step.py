@@ -1,4 +1,4 @@
-"""Statements of SQLAlchemy that SQLite's own driver runs, about any number of rows in one step.
+"""Statements that SQLite's own driver runs, about any number of rows in one step.
 Standard: each step lets other threads go on, and waits until it may go on itself: a busy relay's store would do little
 else if there were one for each row. On a server they run as SQLAlchemy has them.
 """
@@ -8,12 +8,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from sqlalchemy import Column, Connection, Executable, Insert
+from sqlalchemy import Column, Connection, Executable
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement
+
+if TYPE_CHECKING:
+    from relay.store.database import Insert
 
 STEPS = (500, 64, 16)
 """Numbers of rows in one step; the last step has fewer. There is a statement for each number, and the driver keeps
@@ -58,8 +62,11 @@ class OneStep:
         if lengths not in self._expanded:
             lists = {name: [_Given(name, at) for at in range(length)] for name, length in lengths}
             given = {name: _Given(name, 0) for name in parameters} | lists
-            self._compiled = self._compiled or _compiled(self.statement)
-            self._expanded[lengths] = _expanded(self._compiled, given)
+            # Compiled once: that takes longer than to run it.
+            statement = cast(ClauseElement, self.statement)
+            self._compiled = self._compiled or cast(SQLCompiler, statement.compile(dialect=sqlite.dialect()))
+            state = self._compiled.construct_expanded_state(given)
+            self._expanded[lengths] = state.statement, list(state.positional_parameters)
         text, values = self._expanded[lengths]
         return driver_of(connection).execute(
             text,
@@ -81,16 +88,15 @@ class InsertNew:
         """`key` is the primary key; `returning` is an INSERT that leaves alone what is there and returns the others."""
         self._key = key
         self._returning = returning
-        self._insert = _InsertOfRows(sqlite.insert(key.table))
 
     def add(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> set[Any]:
         """The keys of those that were added."""
         if connection.dialect.name != "sqlite":
             return set(connection.scalars(self._returning, list(rows))) if rows else set()
-        driver, name, added = driver_of(connection), self._key.name, set[Any]()
+        name, added = self._key.name, set[Any]()
         for some in steps(rows):
             try:
-                self._insert.run(driver, some)
+                _insert(connection, self._key.table.name, some)
                 added.update([row[name] for row in some])
             except sqlite3.IntegrityError:  # one of them is there, and nothing was added
                 added.update(connection.scalars(self._returning, list(some)))
@@ -98,12 +104,15 @@ class InsertNew:
 
 
 class PutRows:
-    """Puts rows into a table, over what is there."""
+    """Puts rows into a table, where some may be already."""
 
-    def __init__(self, statement: Insert) -> None:
-        """An INSERT that says what becomes of a row which is there; it has no values but those of the rows."""
-        self._statement = statement
-        self._insert = _InsertOfRows(statement)
+    def __init__(self, insert: Insert, key: str, newer: Sequence[str]) -> None:
+        """`key` is the primary key; of a row that is there, the `newer` columns change."""
+        self._table = insert.table.name
+        self._statement = insert.on_conflict_do_update(
+            index_elements=[key], set_={name: insert.excluded[name] for name in newer}
+        )
+        self._end = f" ON CONFLICT ({key}) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in newer)}"
 
     def put(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """All of these."""
@@ -112,35 +121,21 @@ class PutRows:
                 connection.execute(self._statement, list(rows))
             return
         for some in steps(rows):
-            self._insert.run(driver_of(connection), some)
+            _insert(connection, self._table, some, self._end)
 
 
-class _InsertOfRows:
-    """An INSERT of one number of rows after the other."""
-
-    def __init__(self, statement: Insert) -> None:
-        self._statement = statement
-        self._of_one: dict[tuple[str, ...], _Expanded] = {}
-        self._texts: dict[tuple[tuple[str, ...], int], str] = {}
-
-    def run(self, driver: sqlite3.Connection, rows: Sequence[Mapping[str, Any]]) -> None:
-        """All of these have the columns of the first."""
-        columns = tuple(rows[0])
-        if columns not in self._of_one:
-            given = {name: _Given(name, 0) for name in columns}
-            self._of_one[columns] = _expanded(_compiled(self._statement.values(given)))
-        text, values = self._of_one[columns]
-        if (columns, len(rows)) not in self._texts:
-            self._texts[columns, len(rows)] = _with_rows(text, len(values), len(rows))
-        driver.execute(self._texts[columns, len(rows)], [row[value.name] for row in rows for value in values])
+def _insert(connection: Connection, table: str, rows: Sequence[Mapping[str, Any]], end: str = "") -> None:
+    """Adds rows, all of which have the columns of the first."""
+    columns = tuple(rows[0])
+    text = _insert_text(table, columns, len(rows), end)
+    driver_of(connection).execute(text, [row[name] for row in rows for name in columns])
 
 
-def _with_rows(insert: str, columns: int, rows: int) -> str:
-    """An INSERT of one row with this number of columns, as one of many rows."""
-    one = f"({', '.join('?' * columns)})"
-    begin, values, end = insert.partition(f"VALUES {one}")
-    assert values and "?" not in begin + end  # noqa: S101 - so SQLAlchemy writes it; the tables have no other value
-    return f"{begin}VALUES {', '.join([one] * rows)}{end}"
+@lru_cache
+def _insert_text(table: str, columns: tuple[str, ...], rows: int, end: str) -> str:
+    one = f"({', '.join('?' * len(columns))})"
+    # No name comes from outside.
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([one] * rows)}{end}"  # noqa: S608
 
 
 def steps(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
@@ -157,14 +152,3 @@ def steps(rows: Sequence[_Row]) -> Iterator[Sequence[_Row]]:
 def driver_of(connection: Connection) -> sqlite3.Connection:
     """The driver's own connection, which is spared the way through SQLAlchemy."""
     return cast(sqlite3.Connection, connection.connection.driver_connection)
-
-
-def _compiled(statement: Executable) -> SQLCompiler:
-    """As SQLite has it. That takes longer than to run it."""
-    return cast(SQLCompiler, cast(ClauseElement, statement).compile(dialect=sqlite.dialect()))
-
-
-def _expanded(compiled: SQLCompiler, given: Mapping[str, Any] | None = None) -> _Expanded:
-    """The statement with a place for each value of a list."""
-    state = compiled.construct_expanded_state(given)
-    return state.statement, list(state.positional_parameters)

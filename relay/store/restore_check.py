@@ -9,7 +9,6 @@ what is forgotten by time is forgotten by a time that follows slowly.
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -19,9 +18,10 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy import Column, Connection, Double, Integer, Table, select
 
+from relay.files import write_whole
+from relay.files.stamps import read_regular
 from relay.runtime.aio import boot_time
 from relay.store.database import Database, metadata, to_its_end
-from relay.store.secret_file import open_regular
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,6 @@ OF_A_COPY = -1.0
 """Sentinel for the mark of a copy: such a store counts as restored, whatever the file beside the secret says."""
 YEAR_10000 = 253_402_300_800.0
 """Seconds since 1970 that no clock has shown: a mark beyond could not be seen to move on."""
-_MOST_OCTETS = 64
 
 _table = Table(
     "restore_check",
@@ -160,18 +159,15 @@ class RestoreCheck:
         if self._file is None:
             return 0.0
         try:
-            with os.fdopen(open_regular(self._file, os.O_RDONLY), "rb") as file:
-                return _moment(float(file.read(_MOST_OCTETS))) or 0.0
+            return _moment(float(read_regular(self._file))) or 0.0
         except (OSError, ValueError):
             return 0.0
 
     def _write(self, mark: float) -> None:
         if self._file is None:
             return
-        beside = self._file.with_name(f".{self._file.name}.{os.getpid()}")
         try:
-            beside.write_text(repr(mark))
-            beside.replace(self._file)
+            write_whole(self._file, repr(mark))
         except OSError as error:
             # No more than that: what follows destroys keys, and must not wait for a file.
             if not self._complained:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import aclosing, suppress
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -19,10 +19,10 @@ from typing import NamedTuple
 import structlog
 
 from relay.errors import StoreUnavailable
-from relay.runtime.aio import in_thread
 from relay.store.database import batches
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.mapped_file import MappedFile, left_behind, records_in
+from relay.store.mapped_file import MappedFile
+from relay.store.record_files import contents, take_over
 
 log = structlog.get_logger(__name__)
 
@@ -134,33 +134,23 @@ class SentRecords:
 def sent_of_late(directory: Path) -> frozenset[str]:
     """The names, in hexadecimal, of all recipients of whom that stands there, as far as it can be read. Blocks."""
     found: set[str] = set()
-    for record in records_in(directory, SUFFIX):
-        with suppress(ValueError):  # take_over_sent says so
-            found.update(name.hex() for name in _Sent.read(record).recipients)
+    for file in contents(directory, SUFFIX):
+        for record in file.records:
+            with suppress(ValueError):  # take_over_sent says so
+                found.update(name.hex() for name in _Sent.read(record).recipients)
     return frozenset(found)
 
 
 async def take_over_sent(directory: Path, deliveries: DeliveryRecords) -> int:
     """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable, OSError."""
-    number = 0
-    async with aclosing(in_thread(left_behind(directory, SUFFIX))) as files:
-        async for file in files:
-            try:
-                number += await _put([_Sent.read(record) for record in file.records], deliveries)
-            except ValueError:
-                log.error("sent_not_read", file=str(file.path), meaning="written by a newer relay: it stays")
-                continue
-            if file.torn:
-                log.error("sent_torn", file=str(file.path), records=file.torn, meaning="such mail may be sent again")
-            # Not before all of it is in the store: until then the file is the only copy.
-            await asyncio.to_thread(file.remove)
-    return number
 
+    async def put(records: Sequence[bytes]) -> int:
+        found = [_Sent.read(record) for record in records]
+        last = max((each.at for each in found), default=0.0)
+        recent = [each for each in found if each.at > last - KEPT_S]
+        for together in batches(recent):
+            remembered = (deliveries.remember(each.mail, each.recipients, opened=each.opened) for each in together)
+            await asyncio.gather(*remembered)
+        return len(recent)
 
-async def _put(found: Sequence[_Sent], deliveries: DeliveryRecords) -> int:
-    last = max((each.at for each in found), default=0.0)
-    recent = [each for each in found if each.at > last - KEPT_S]
-    for together in batches(recent):
-        remembered = (deliveries.remember(each.mail, each.recipients, opened=each.opened) for each in together)
-        await asyncio.gather(*remembered)
-    return len(recent)
+    return await take_over(directory, SUFFIX, put, "such mail may be sent again")

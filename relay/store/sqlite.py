@@ -19,15 +19,13 @@ from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import URL
 
 from relay.errors import ConfigError, StoreUnavailable
-from relay.files import sync_directory
-from relay.files.permissions import another_owner, why_not_written
+from relay.files.permissions import why_not_written
+from relay.files.sqlite import connected, make_sqlite_file, said_by_sqlite
 from relay.store import secret_file
 from relay.store.one_step import driver_of
 
 log = structlog.get_logger(__name__)
 
-ROOM_TO_START = 16 * 2**20
-"""Disk space reserved at the start, in bytes; nearly all of it for what must not wait for room."""
 WAIT_S = 5.0
 """Maximum wait of a relay that starts for another that ends, in seconds."""
 LOOK_S = 0.05
@@ -50,7 +48,7 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
         # SQLite does not wait for its turn when two processes change the journal mode at once.
         with (
             secret_file.locked(path.parent),
-            closing(sqlite3.connect(path, timeout=busy_timeout, isolation_level=None)) as connection,
+            closing(connected(path, busy_timeout)) as connection,
         ):
             connection.execute("PRAGMA journal_mode = WAL")
     except OSError as error:
@@ -59,39 +57,6 @@ def prepare_sqlite_file(path: Path, busy_timeout: float) -> None:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise ConfigError(f"{path}: is not an SQLite database") from error
         raise StoreUnavailable(f"{path}: {said_by_sqlite(path, error)}") from error
-
-
-def make_sqlite_file(path: Path) -> None:
-    """Makes the file, empty and of mode 0600, where there is none. Raises OSError; blocks."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-        sync_directory(path.parent)
-
-
-def said_by_sqlite(path: Path, error: BaseException) -> str:
-    """What an error says, and what to do where a full disk is or another owner is behind it."""
-    said = str(error) or type(error).__name__
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        with suppress(OSError):
-            if missing := no_room(path.parent):
-                return f"{missing} ({said})"
-    if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        return said + another_owner(path)
-    return said
-
-
-def no_room(directory: Path) -> str:
-    """What to do where its disk has no room for what a relay needs there; "" where it has. Raises OSError."""
-    disk = os.statvfs(directory)
-    free = disk.f_bavail * disk.f_frsize
-    if free >= ROOM_TO_START:
-        return ""
-    return (
-        f"no space left on its disk: {free // 1024} KiB are free, and a relay needs "
-        f"{ROOM_TO_START // 2**20} MiB in {directory}: make room there"
-    )
 
 
 def sqlite_engine(path: Path, begin: str, connections: int, busy_timeout: float) -> Engine:

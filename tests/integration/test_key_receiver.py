@@ -390,7 +390,7 @@ async def test_a_secret_is_not_given_up_while_a_key_that_waits_is_under_it(
     assert rotated[0] == 0
     status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
     assert (status, "is under an older secret" in said) == (1, True), "somebody holds a file of it still"
-    held.discard()
+    held.close()
     (bob.directory / "keys.spool" / "0.spool").mkdir()
     status, said, _ = await relay_command.run("keys", "reseal", "--config", bob.config_file)
     assert (status, "0.spool: Is a directory" in said) == (1, True), "what cannot be read may be under it"

@@ -15,7 +15,7 @@ from relay.audit.entries import AddressHash
 from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.audit.writing import ANNOUNCED_SUFFIX, Audit, Pending
-from relay.store.mapped_file import left_behind
+from relay.store.record_files import left_behind
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from relay.errors import ConfigError
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.process import app
-from relay.store.mapped_file import records_in
+from relay.store.record_files import contents
 from relay.store.secret import SiteSecret
 from relay.store.secret_file import locked
 from tests.integration.test_refusals import log as log  # a fixture
@@ -457,7 +457,11 @@ async def test_a_relay_that_starts_after_a_kill_reads_of_the_record_what_may_be_
         relay.kill()
         await relay.process.wait()
         await asyncio.gather(sending, return_exceptions=True)
-    [announced] = records_in(alice.config.state_directory / "audit.pending", ANNOUNCED_SUFFIX)
+    [announced] = [
+        each
+        for file in contents(alice.config.state_directory / "audit.pending", ANNOUNCED_SUFFIX)
+        for each in file.records
+    ]
     said = json.loads(announced)
     claim = json.dumps({"event": "mail", "mail": said["mail"], "recipients": said["recipients"]}).encode()
     path.write_bytes(claim.ljust(len(before) - 1) + b"\n")  # a reader takes it for recorded

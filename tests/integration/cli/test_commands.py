@@ -25,11 +25,11 @@ from relay.audit.reading import records
 from relay.audit.verifying import verify
 from relay.cli import check
 from relay.config import TCPAddress
+from relay.files import sqlite
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.process import app, assembly
-from relay.store import sqlite
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store
 from tests.testlib import mails, relay_command

@@ -38,9 +38,7 @@ def test_each_row_is_in_one_step_and_few_numbers_of_rows_are(number: int) -> Non
 @pytest.mark.parametrize("number", NUMBERS)
 async def test_only_what_is_new_is_added_and_told(database: Database, number: int) -> None:
     insert = InsertNew(rows.c.mail, database.insert(rows).on_conflict_do_nothing().returning(rows.c.mail))
-    over = database.insert(rows)
-    newer = {"fingerprint": over.excluded.fingerprint}
-    put = PutRows(over.on_conflict_do_update(index_elements=["mail"], set_=newer))
+    put = PutRows(database.insert(rows), "mail", ("fingerprint",))
     some = OneStep(select(rows.c.mail, rows.c.fingerprint).where(rows.c.mail.in_(bindparam("some", expanding=True))))
     gone = OneStep(delete(rows).where(rows.c.mail.in_(bindparam("some", expanding=True))))
 

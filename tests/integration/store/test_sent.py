@@ -12,7 +12,8 @@ from structlog.testing import capture_logs
 
 from relay.formats import mime
 from relay.store.mail_identity import recipient_name
-from relay.store.mapped_file import MappedFile, left_behind
+from relay.store.mapped_file import MappedFile
+from relay.store.record_files import left_behind
 from relay.store.sent import FILE_OCTETS, KEPT_S, ROOM_OCTETS, SUFFIX, SentRecords, sent_of_late, take_over_sent
 from relay.store.store import Store
 
@@ -94,7 +95,7 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(
     assert sent_of_late(tmp_path) == {BEN[0].hex()}
     with capture_logs() as logs:
         assert await take_over_sent(tmp_path, store.deliveries) == 1
-    assert [line["event"] for line in logs] == ["sent_not_read"]
+    assert [line["event"] for line in logs] == ["record_file_not_read"]
     assert left(tmp_path) == 1
     assert (await store.deliveries.begin("outgoing", bytes(32), ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
@@ -113,7 +114,7 @@ async def test_a_record_that_was_changed_after_a_kill_is_told_once_and_the_other
     with capture_logs() as logs:
         for taken_over in (1, 0):
             assert await take_over_sent(tmp_path, store.deliveries) == taken_over
-    assert [(line["event"], line["log_level"]) for line in logs] == [("sent_torn", "error")]
+    assert [(line["event"], line["log_level"]) for line in logs] == [("record_file_torn", "error")]
     assert (await store.deliveries.begin("outgoing", b"2" * 32, ["ben@bob.example"])).delivered == {"ben@bob.example"}
 
 

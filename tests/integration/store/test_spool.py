@@ -11,20 +11,19 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from relay.audit.writing import ANNOUNCED_SUFFIX, Pending
 from relay.errors import StoreUnavailable
 from relay.key_receiver import take_over_keys
 from relay.key_receiver.receiver import Delivered
-from relay.store import mapped_file
+from relay.store.record_files import MAX_OCTETS, left_behind
 from relay.store.secret import SealedOctets, SiteSecret
-from relay.store.spool import Spool, left_behind, spool_contents
+from relay.store.spool import SUFFIX, Spool
 from relay.store.store import Store
 from tests.testlib.received import mark_used
 
@@ -49,7 +48,7 @@ def written(directory: Path, records: list[bytes]) -> Path:
 
 
 def found(directory: Path, secret: SiteSecret = SECRET) -> list[list[bytes]]:
-    return [file.records for file in left_behind(directory, secret)]
+    return [file.records for file in left_behind(directory, SUFFIX, secret)]
 
 
 @contextmanager
@@ -128,33 +127,6 @@ async def test_whoever_is_cancelled_while_he_looks_leaves_no_file_locked(
     assert found(tmp_path) == [RECORDS]
 
 
-@pytest.mark.parametrize("kind", ["spool", "announcements"])
-def test_a_file_that_somebody_looks_at_as_soon_as_it_is_made_is_not_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    """The search does not block the event loop."""
-    found: Generator[object] = (
-        left_behind(tmp_path, SECRET) if kind == "spool" else mapped_file.left_behind(tmp_path, ANNOUNCED_SUFFIX)
-    )
-    really, looked = os.open, threading.Event()
-
-    def open_and_look(path: Path, flags: int, mode: int = 0o777) -> int:
-        file = really(path, flags, mode)
-        if flags & os.O_EXCL and not looked.is_set():
-            looked.set()
-            next(found)
-        return file
-
-    monkeypatch.setattr(os, "open", open_and_look)
-    write = Spool(tmp_path, SECRET).append if kind == "spool" else Pending(tmp_path).add
-    writing = threading.Thread(target=write, args=(b"first",), daemon=True)
-    writing.start()
-    writing.join(10)
-    assert not writing.is_alive()
-    assert looked.is_set()
-    found.close()
-
-
 def test_no_key_and_no_name_of_one_can_be_read_in_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, [delivered("a-key-ID").encoded()])
     content = path.read_bytes()
@@ -172,7 +144,7 @@ def test_wherever_the_writing_is_cut_all_records_before_that_are_there(tmp_path:
     for cut in range(len(whole) + 1):
         for rest in (b"", bytes(100)):
             path.write_bytes(whole[:cut] + rest)
-            [file] = left_behind(tmp_path, SECRET)
+            [file] = left_behind(tmp_path, SUFFIX, SECRET)
             expected = sum(end <= cut for end in ends[1:])
             assert file.records == RECORDS[:expected]
             assert bool(file.torn) == bool(whole[ends[expected] : cut].strip(b"\0"))
@@ -192,7 +164,7 @@ def test_without_its_secret_a_file_stays_where_it_is(tmp_path: Path) -> None:
     path = written(tmp_path, RECORDS)
     with capture_logs() as logs:
         assert found(tmp_path, SiteSecret(bytes(32))) == []
-    assert [line["event"] for line in logs] == ["spool_not_read"]
+    assert [line["event"] for line in logs] == ["record_file_not_read"]
     assert path.exists()
     assert found(tmp_path, SiteSecret(bytes(32), bytes(range(32)))) == [RECORDS]
 
@@ -216,29 +188,8 @@ def test_a_changed_record_does_not_cost_the_others(tmp_path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[30] ^= 1
     path.write_bytes(content)
-    [file] = left_behind(tmp_path, SECRET)
+    [file] = left_behind(tmp_path, SUFFIX, SECRET)
     assert (file.records, file.torn > 0) == (RECORDS[1:], True)
-
-
-@pytest.mark.parametrize("odd", ["directory", "fifo", "link to a device", "link to a fifo", "link to a spool"])
-@pytest.mark.timeout(20)
-def test_what_is_no_file_of_its_own_stops_nobody(tmp_path: Path, odd: str) -> None:
-    spool, elsewhere = tmp_path / "spool", tmp_path / "elsewhere"
-    written(spool, RECORDS).rename(spool / "1.spool")
-    path = spool / "0.spool"
-    if odd == "directory":
-        path.mkdir()
-    elif odd == "fifo":
-        os.mkfifo(path)
-    else:
-        os.mkfifo(elsewhere)
-        to = {"device": Path("/dev/zero"), "fifo": elsewhere, "spool": spool / "1.spool"}[odd.split()[-1]]
-        path.symlink_to(to)
-    with capture_logs() as logs:
-        assert found(spool) == [RECORDS]
-    assert [line["event"] for line in logs] == ["spool_not_read"]
-    with pytest.raises(OSError, match=r"0\.spool"):
-        list(spool_contents(spool, SECRET))
 
 
 def test_with_no_room_it_is_not_ready_and_what_has_room_can_be_written_then(tmp_path: Path) -> None:
@@ -252,6 +203,20 @@ def test_with_no_room_it_is_not_ready_and_what_has_room_can_be_written_then(tmp_
     spool.append(b"three")
     spool.close()
     assert found(tmp_path) == [[b"one", b"three"]]
+
+
+def test_no_file_becomes_larger_than_what_is_read(tmp_path: Path) -> None:
+    """What does not fit waits until the file is handed over."""
+    spool = Spool(tmp_path, SECRET)
+    with pytest.raises(StoreUnavailable, match="is full"):
+        for _ in range(40):
+            spool.note(bytes(2 * 2**20 - 100))
+    [path] = tmp_path.iterdir()
+    assert MAX_OCTETS - 8 * 2**20 < path.stat().st_size <= MAX_OCTETS
+    spool.hand_over()
+    assert len(found(tmp_path)[0]) > 25
+    spool.ready()
+    spool.close()
 
 
 async def test_what_was_left_behind_goes_into_the_store_and_no_copy_stays(tmp_path: Path, store: Store) -> None:
@@ -296,5 +261,5 @@ async def test_what_a_newer_relay_has_written_stays_and_stops_nobody(tmp_path: P
     other.close()
     with capture_logs() as logs:
         assert await take_over_keys(tmp_path, SECRET, store.received) == 1
-    assert [line["event"] for line in logs] == ["received_keys_not_read"]
+    assert [line["event"] for line in logs] == ["record_file_not_read"]
     assert list(tmp_path.glob("*.spool")) == [path]

@@ -27,8 +27,8 @@ UNTIL_IN_THE_STORE = [
     ("relay.store.received", "ReceivedKeys.put", "after"),
     ("relay.store.received", "ReceivedKeys.have_rows", "before"),
     ("relay.store.received", "ReceivedKeys.have_rows", "after"),
-    ("relay.store.spool", "SpoolFile.remove", "before"),
-    ("relay.store.spool", "SpoolFile.remove", "after"),
+    ("relay.store.record_files", "RecordFile.remove", "before"),
+    ("relay.store.record_files", "RecordFile.remove", "after"),
 ]
 UNTIL_SETTLED = [
     ("relay.store.delivery_records", "DeliveryRecords.admit", "before"),

@@ -1,5 +1,5 @@
-"""Records in mapped memory: a killed writer leaves each of them whole or not at all, and a torn one is told from others.
-Standard: what the next process finds, without a word from the one that wrote.
+"""Record files: a killed writer leaves each record whole or not at all, and a torn one is told from others.
+Standard: what the next process finds, without a word from the one that wrote. Sealed records: test_spool.py.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,9 +16,15 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from structlog.testing import capture_logs
 
+from relay.audit.writing import ANNOUNCED_SUFFIX, Pending
 from relay.errors import StoreUnavailable
-from relay.store.mapped_file import MAX_OCTETS, MappedFile, left_behind, records_in, unreadable
+from relay.store import spool
+from relay.store.mapped_file import MappedFile
+from relay.store.record_files import MAX_OCTETS, contents, left_behind
+from relay.store.secret import SiteSecret
+from relay.store.spool import Spool
 
+SECRET = SiteSecret(bytes(range(32)))
 SUFFIX = ".records"
 OCTETS = 1 << 13
 
@@ -82,6 +89,7 @@ def test_a_changed_record_is_counted_and_those_around_it_are_read(tmp_path: Path
 
 WRITER = """
 import sys
+import threading
 from pathlib import Path
 from relay.store.mapped_file import MappedFile
 file = MappedFile(Path(sys.argv[1]), ".records", 1 << 20)
@@ -100,7 +108,7 @@ def test_a_killed_writer_leaves_whole_records_in_order_and_no_gap(tmp_path: Path
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"writes\n"
         assert not list(left_behind(tmp_path, SUFFIX)), "it is still written"
-        assert len(list(records_in(tmp_path, SUFFIX))) >= 0
+        assert len(list(contents(tmp_path, SUFFIX))) == 1
         writer.send_signal(signal.SIGKILL)
     records, torn = found(tmp_path)
     assert torn == 0
@@ -119,23 +127,63 @@ def test_without_room_no_file_is_made_and_none_stays(tmp_path: Path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("odd", ["FIFO", "directory", "link to nowhere", "huge"])
-def test_what_cannot_be_read_stays_is_told_and_keeps_nothing_back(tmp_path: Path, odd: str) -> None:
+@pytest.mark.parametrize("kind", ["spool", "announcements"])
+def test_a_file_that_somebody_looks_at_as_soon_as_it_is_made_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """The search does not block the event loop."""
+    found = left_behind(tmp_path, spool.SUFFIX, SECRET) if kind == "spool" else left_behind(tmp_path, ANNOUNCED_SUFFIX)
+    really, looked = os.open, threading.Event()
+
+    def open_and_look(path: Path, flags: int, mode: int = 0o777) -> int:
+        file = really(path, flags, mode)
+        if flags & os.O_EXCL and not looked.is_set():
+            looked.set()
+            next(found)
+        return file
+
+    monkeypatch.setattr(os, "open", open_and_look)
+    write = Spool(tmp_path, SECRET).append if kind == "spool" else Pending(tmp_path).add
+    writing = threading.Thread(target=write, args=(b"first",), daemon=True)
+    writing.start()
+    writing.join(10)
+    assert not writing.is_alive()
+    assert looked.is_set()
+    found.close()
+
+
+@pytest.mark.parametrize(
+    "odd", ["FIFO", "directory", "huge", "link to nowhere", "link to a device", "link to a FIFO", "link to a file"]
+)
+@pytest.mark.parametrize("sealed", [False, True])
+@pytest.mark.timeout(20)
+def test_what_cannot_be_read_stays_is_told_and_keeps_nothing_back(tmp_path: Path, odd: str, sealed: bool) -> None:
     """It comes first in the order of names."""
-    there = tmp_path / f"0{SUFFIX}"
+    directory, elsewhere = tmp_path / "files", tmp_path / "elsewhere"
+    if sealed:
+        writer = Spool(directory, SECRET)
+        writer.append(b"good")
+        writer.close()
+        [good] = directory.iterdir()
+    else:
+        good = written(directory, [b"good"])
+    suffix, secret = (spool.SUFFIX, SECRET) if sealed else (SUFFIX, None)
+    good.rename(good.with_name(f"1{suffix}"))
+    there = directory / f"0{suffix}"
     match odd:
         case "FIFO":
             os.mkfifo(there)
         case "directory":
             there.mkdir()
-        case "link to nowhere":
-            there.symlink_to("/nowhere/at/all")
         case "huge":
             with there.open("wb") as file:
                 file.truncate(MAX_OCTETS + 1)
-    written(tmp_path, [b"good"])
+        case _:
+            os.mkfifo(elsewhere)
+            to = {"nowhere": "/nowhere/at/all", "device": "/dev/zero", "FIFO": str(elsewhere), "file": f"1{suffix}"}
+            there.symlink_to(to[odd.split()[-1]])
     with capture_logs() as logs:
-        assert found(tmp_path) == ([b"good"], 0)
-    assert [(each["event"], each["file"]) for each in logs] == [("mapped_file_not_read", str(there))]
-    assert [*map(str, unreadable(tmp_path, SUFFIX))]
+        assert [file.records for file in left_behind(directory, suffix, secret)] == [[b"good"]]
+    assert [(each["event"], each["file"]) for each in logs] == [("record_file_not_read", str(there))]
+    assert [each.path for each in contents(directory, suffix, secret) if each.error is not None] == [there]
     assert os.path.lexists(there)
