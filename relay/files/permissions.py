@@ -22,7 +22,7 @@ _ACCESS = {"r": os.R_OK, "x": os.X_OK}
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
 
 
-class Step(NamedTuple):
+class PathStep(NamedTuple):
     """A directory that is searched, the name that is looked up there, and whether none is left to look up after it."""
 
     directory: str
@@ -61,7 +61,7 @@ def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
         return None
 
 
-def steps(path: Path) -> Iterator[Step]:
+def steps(path: Path) -> Iterator[PathStep]:
     """Walks along an absolute path as the kernel does; the last step has no name, and is where the path leads.
 
     Raises OSError (ELOOP).
@@ -70,7 +70,7 @@ def steps(path: Path) -> Iterator[Step]:
     todo = list(reversed(path.parts[1:]))
     while todo:
         part = todo.pop()
-        yield Step(at, part, not todo)
+        yield PathStep(at, part, not todo)
         if part == "..":
             at = at.rpartition("/")[0] or "/"
             continue
@@ -84,7 +84,7 @@ def steps(path: Path) -> Iterator[Step]:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         at = "/" if target.startswith("/") else at
         todo += reversed(Path(target).parts[target.startswith("/") :])
-    yield Step(at, "", last=False)
+    yield PathStep(at, "", last=False)
 
 
 def _denial_at(path: Path, *, private: bool) -> Denial | None:
