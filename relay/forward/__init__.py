@@ -156,25 +156,24 @@ class _Attempt:
 
     def __init__(self, mail: Mail) -> None:
         self._mail = mail
-        # Until a server has said otherwise: None would mean that it was accepted.
-        nobody: RelayError = Gone("there was no next hop to try")
-        self._outcomes: list[RelayError | None] = [nobody] * len(mail.envelope.recipients)
-        self.pending = list(range(len(self._outcomes)))
+        self._outcomes: dict[int, RelayError | None] = {}
+        """By place; there is none as long as no server has said anything, since None means that it was accepted."""
+        self.pending = list(range(len(mail.envelope.recipients)))
         self._answer = "no recipient was accepted"
         self._next_hop = ""
 
     @property
     def rest(self) -> Mail:
         """The mail to those who are pending."""
-        if len(self.pending) == len(self._outcomes):
-            return self._mail
         recipients = self._mail.envelope.recipients
+        if len(self.pending) == len(recipients):
+            return self._mail
         return self._mail.to([recipients[place] for place in self.pending])
 
     def fail(self, error: RelayError) -> None:
         """Sets this error for all pending recipients; a server's own reply about one outweighs silence."""
         for place in self.pending:
-            if isinstance(self._outcomes[place], Gone) or not isinstance(error, Gone):
+            if isinstance(self._outcomes.get(place, error), Gone) or not isinstance(error, Gone):
                 self._outcomes[place] = error
         self.pending = [place for place in self.pending if isinstance(self._outcomes[place], NotTaken)]
 
@@ -191,10 +190,13 @@ class _Attempt:
 
     def result(self) -> NextHopResult:
         """Raises what is the one failure of all recipients."""
-        first = next(iter(self._outcomes), None)
-        if first is not None and all(outcome is first for outcome in self._outcomes):
+        if len(self._outcomes) < len(self._mail.envelope.recipients):
+            self.fail(Gone("there was no next hop to try"))
+        outcomes = tuple(self._outcomes[place] for place in range(len(self._mail.envelope.recipients)))
+        first = next(iter(outcomes), None)
+        if first is not None and all(outcome is first for outcome in outcomes):
             raise first
-        return NextHopResult(tuple(self._outcomes), self._answer, self._next_hop)
+        return NextHopResult(outcomes, self._answer, self._next_hop)
 
 
 class ConnectionPool:
