@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 from relay.errors import BadStructure, BadTag, KeyNotFound, KMEBadReply
 from relay.formats import cms
 from relay.formats.characters import is_printable
-from relay.formats.cms.content import Content
+from relay.formats.cms.enveloped import Content
 from relay.formats.pieces import Octets, Pieces
 from relay.keys import KeyReference
 from relay.runtime.aio import off_loop
