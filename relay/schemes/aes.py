@@ -7,8 +7,7 @@ from __future__ import annotations
 from relay import levels
 from relay.config import Config
 from relay.formats import cms
-from relay.formats.pieces import Octets, Pieces
-from relay.schemes import content
+from relay.schemes import content as gcm
 from relay.schemes.single_key import SingleKeyScheme
 
 
@@ -16,12 +15,8 @@ class AES(SingleKeyScheme, level=levels.AES):
     """AES-256-GCM with quantum keys; also the layer that quantum enhancement adds."""
 
     content = cms.GCMContent
-
-    def encrypt(self, payload: Octets | Pieces, key: bytes, recipient: cms.KEKRecipient) -> Pieces:
-        return content.encrypt(payload, key, recipient)
-
-    def decrypt(self, enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
-        return content.decrypt(enveloped, key)
+    encrypt = staticmethod(gcm.encrypt)
+    decrypt = staticmethod(gcm.decrypt)
 
 
 def scheme(_: Config | None = None) -> AES:
