@@ -156,7 +156,8 @@ class PolicySet:
         """The first of these files that covers its address; every one looked for is put into `lookups`."""
         for name, step in names:
             file = self.files.get(name)
-            not_now = file.policy.not_now if file is not None else ""
+            # Most files have no dates.
+            not_now = file.policy.not_now if file and (file.policy.since or file.policy.until) else ""
             decides = file is not None and not not_now and (step != "parent domain" or file.policy.subdomains)
             if lookups is not None:
                 lookups.append(Lookup(name, step, file is not None, decides, not_now))
@@ -255,7 +256,7 @@ class PolicySet:
         owner = self.owners.get(address.domain)
         if owner is None or file.scope == "person" or file.domain == address.domain:
             return ""
-        if not file.policy.in_clear or self._choose(file, sender, address, None).levels != ONLY_PLAINTEXT:
+        if not file.lists_plaintext or self._choose(file, sender, address, None).levels != ONLY_PLAINTEXT:
             return ""
         return (
             f"{file.source} says plaintext, but {address.domain} belongs to peer {owner!r}: "

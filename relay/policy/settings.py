@@ -110,8 +110,6 @@ class SealingSettings(toml.Table):
     @property
     def not_now(self) -> str:
         """Why this does not count today, or ""."""
-        if self.since is None and self.until is None:  # as of most
-            return ""
         if self.since is not None and today() < self.since:
             return f"it begins on {self.since}"
         return f"it ended on {self.until}" if self.ended else ""
