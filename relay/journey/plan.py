@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from relay.errors import RelayError, TryLater
 from relay.levels import ONLY_PLAINTEXT, QUANTUM
 from relay.mail import Recipient
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision
 from relay.policy.settings import Priority
 
 Result = Literal["sealed", "clear", "held", "refused"]

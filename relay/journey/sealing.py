@@ -26,8 +26,7 @@ from relay.keys.types import SealingKey
 from relay.levels import AES, PLAINTEXT
 from relay.mail import Mail, Recipient
 from relay.policy.content import MessageFacts
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import KeysWithReserve, SealedPayload
