@@ -44,7 +44,7 @@ class Copy(NamedTuple):
     @property
     def key_on_top(self) -> bool:
         """Whether the quantum key is for one more layer around a level that needs none."""
-        return self.takes_key and len(self.layers) > 1
+        return len(self.layers) > 1 and self.layers[-1] in QUANTUM
 
 
 @dataclass(frozen=True, slots=True)

@@ -308,7 +308,8 @@ class Planner:
                 causes.append(cause)
                 continue
             for copy in _copies(decision, level):
-                cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.takes_key else "")
+                # Where the level itself takes a key, `obstacle` has asked for a KME.
+                cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.key_on_top else "")
                 if not cause:
                     return copy, tuple(causes)
                 what = "no quantum key on top: " if copy.key_on_top else ""

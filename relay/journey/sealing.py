@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -146,14 +147,7 @@ class Sealer:
         decided, original, seconds = await _to_plan(policies, mail)
         self._policy_seconds.observe(perf_counter() - began)
 
-        async def attempt(group: Group, copy: Copy) -> SealedCopy:
-            try:
-                return await self._copy(planner, original, mail.envelope.sender, group, copy)
-            except KeyUnavailable as error:
-                self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
-                self.board.missed[copy.peer or ""] = str(error)
-                raise
-
+        attempt = partial(self._copy, planner, original, mail.envelope.sender)
         had, without = await planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
         planned = {each.recipient.mailbox: each for group in without for each in group.members}
@@ -212,6 +206,10 @@ class Sealer:
         try:
             sealed, envelope_id = await self._sealed(planner, original, sender, group, copy)
             made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
+        except KeyUnavailable as error:
+            self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
+            self.board.missed[copy.peer or ""] = str(error)
+            raise
         except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits

@@ -65,6 +65,12 @@ class DeliveryRecords:
         self._clock = clock
         self._known: set[bytes] | Neighbours | None = None
         self._neighbours: Neighbours | None = None
+        self.shared = False
+        """Whether other workers use this store, and learn of each attempt."""
+        self.alone = database.is_sqlite
+        """Whether no other process begins attempts in this store."""
+        self.lingers = not database.is_sqlite
+        """Whether other relays begin attempts in this store; they see an attempt by its claims alone."""
         self._take_over: Callable[[], Awaitable[object]] = _nothing
         self._marked_still: dict[bytes, set[bytes]] = {}
         self._unwritten: list[Settlement] = []
@@ -87,6 +93,7 @@ class DeliveryRecords:
         for mail in self._known if isinstance(self._known, set) else ():
             neighbours.add(mail)
         self._known = self._neighbours = neighbours
+        self.shared, self.alone = True, False
         self._take_over = take_over
 
     async def waiting(self) -> int:
@@ -94,21 +101,6 @@ class DeliveryRecords:
         query = select(func.count()).select_from(recipient_rows).where(recipient_rows.c.copy.is_not(None))
         [(number,)] = await self._database.rows(query)
         return int(number)
-
-    @property
-    def shared(self) -> bool:
-        """Whether other workers use this store, and learn of each attempt."""
-        return self._neighbours is not None
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other process begins attempts in this store."""
-        return self._neighbours is None and self._database.is_sqlite
-
-    @property
-    def lingers(self) -> bool:
-        """Whether other relays begin attempts in this store; they see an attempt by its claims alone."""
-        return not self._database.is_sqlite
 
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins an attempt of this mail to these; to be called before `begin`.
