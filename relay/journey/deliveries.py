@@ -35,11 +35,10 @@ from relay.formats import mime
 from relay.journey.delivery import Delivery, leaves_rows, without_messages
 from relay.journey.sealing import SealedCopy
 from relay.keys import KeyReference
-from relay.mail import OURS, Mail, Outcomes, Recipient
+from relay.mail import OURS, Mail, Outcomes, Recipient, name_as_it_came, recipient_name
 from relay.runtime.aio import off_loop
 from relay.store.delivery_attempts import WaitingCopy
 from relay.store.delivery_records import LINGER_S, DeliveryRecords
-from relay.store.mail_identity import name_as_it_came, recipient_name
 from relay.store.sent import SentRecords
 
 log = structlog.get_logger(__name__)

@@ -13,9 +13,8 @@ from relay.errors import RelayError, TryLater
 from relay.journey.opening import Opened
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy
-from relay.mail import Mail, Outcomes, Recipient
+from relay.mail import Mail, Outcomes, Recipient, recipient_name
 from relay.store.delivery_attempts import Begun
-from relay.store.mail_identity import recipient_name
 
 
 class Witness(Protocol):

@@ -25,13 +25,12 @@ from relay.keys import KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
 from relay.levels import AES, PLAINTEXT
-from relay.mail import Mail, Recipient
+from relay.mail import Mail, Recipient, sealed_name
 from relay.policy.content import MessageFacts
 from relay.policy.decide import Decision, PolicySet
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import KeysWithReserve, SealedPayload
-from relay.store.mail_identity import sealed_name
 
 log = structlog.get_logger(__name__)
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, delete, select
 
 from relay.errors import DeliveryUnderWay, RelayError, Replayed
+from relay.mail import OpenedMail
 from relay.store.claims import ClaimsTransaction
 from relay.store.database import Database, batches
 from relay.store.delivery_tables import (
@@ -22,7 +23,6 @@ from relay.store.delivery_tables import (
     recipient_row,
     recipient_rows,
 )
-from relay.store.mail_identity import OpenedMail
 from relay.store.one_step import InsertNew, PutRows
 from relay.store.received_table import Bound, FreshKey, KeysUsed, NewRows, bind_keys, mark_used
 

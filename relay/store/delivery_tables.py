@@ -1,5 +1,5 @@
 """The tables of deliveries: who has a mail or waits for it, the sealed copies that wait, the mails that were opened.
-What their rows mean is in delivery_records.py; names are digests, as in mail_identity.py.
+What their rows mean is in delivery_records.py; names are digests, as in relay/mail.py.
 
 For SQLite small rows are in the tree of their key (WITHOUT ROWID), and only in indexes that queries use. Each further
 tree is a page that a mail writes.
@@ -23,7 +23,7 @@ recipient_rows = Table(
     Column("forget_at", Double),
     sqlite_with_rowid=False,
 )
-"""Names as in mail_identity.py. `copy` is what waits for them, NULL: they have the mail. `forget_at` is in seconds
+"""Names as in relay/mail.py. `copy` is what waits for them, NULL: they have the mail. `forget_at` is in seconds
 since 1970, NULL for a mail in `opened_mails`."""
 # Not for PostgreSQL too: for its option, SQLAlchemy would load all that it has for that server.
 Index("ix_deliveries_forget_at", recipient_rows.c.forget_at, sqlite_where=recipient_rows.c.forget_at.is_not(None))

@@ -34,10 +34,9 @@ from relay.journey.opening.recipients import (
 from relay.keys import KeyReference
 from relay.keys.types import by_origin
 from relay.levels import OF_PADS
-from relay.mail import Envelope, Mail, Recipient
+from relay.mail import Envelope, Mail, OpenedMail, Recipient, recipient_name, sealed_name
 from relay.runtime.aio import off_loop
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.mail_identity import OpenedMail, recipient_name, sealed_name
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
 from relay.store.received_table import KeyName, KeysUsed
 from relay.store.restore_check import RestoreCheck
