@@ -27,8 +27,18 @@ from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable
 from relay.mail import OpenedMail, recipient_name
 from relay.store.claims import Claims, ClaimsTransaction
 from relay.store.database import Database, batches, to_its_end
-from relay.store.delivery_attempts import KEEP_FOR_S, AttemptRows, Beginning, Begun, Settlement, WaitingCopy
-from relay.store.delivery_tables import all_known, copy_rows, opened_rows, recipient_rows
+from relay.store.delivery_attempts import (
+    KEEP_FOR_S,
+    AttemptRows,
+    Beginning,
+    Begun,
+    Settlement,
+    WaitingCopy,
+    all_known,
+    copy_rows,
+    opened_rows,
+    recipient_rows,
+)
 from relay.store.group_commit import GroupCommit
 from relay.store.neighbours import Neighbours
 from relay.store.received import ReceivedKeys
