@@ -17,7 +17,6 @@ from relay.policy.conditions import MailFacts
 from relay.policy.content import MessageFacts
 from relay.policy.file import PolicyFile
 from relay.policy.floors import Floor
-from relay.policy.kems import DEFAULT_KEMS, KEMNames
 from relay.policy.names import (
     DEFAULT_FILE,
     FoldedAddress,
@@ -32,7 +31,7 @@ from relay.policy.patterns import Groups
 from relay.policy.people import read_mailbox, read_recipient, read_sender
 from relay.policy.require import Demand, Requirement, Requirements
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import Chosen, MaxSize, Otherwise, Priority, Sign
+from relay.policy.settings import DEFAULT_KEMS, Chosen, KEMNames, MaxSize, Otherwise, Priority, Sign
 from relay.policy.site import ANY_SITE, SiteFacts
 from relay.policy.strength import Quantum
 from relay.policy.units import duration_text

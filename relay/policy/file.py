@@ -15,10 +15,9 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 from relay.errors import ConfigError
 from relay.files import toml
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
-from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules, When
-from relay.policy.settings import Chosen, Otherwise, Priority, SealingSettings, Sign
+from relay.policy.settings import DEFAULT_KEMS, Chosen, KEMNames, Otherwise, Priority, SealingSettings, Sign, parse_kems
 from relay.policy.strength import Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
