@@ -342,7 +342,7 @@ def _finished(original: bytes, sealed: Pieces) -> tuple[bytes, bytes]:
     digest = hashlib.sha256()
 
     def seen() -> Iterator[Octets]:
-        for piece in sealed:
+        for piece in sealed.make():
             digest.update(piece)
             yield piece
 

@@ -169,7 +169,8 @@ class DeliveryRecords:
         has begun nothing. This process must have no other attempt of it under way. Raises DeliveryUnderWay where
         another attempt is under way, and StoreUnavailable.
         """
-        await self._written_of(mail)
+        if any(each.mail == mail for each in self._unwritten):
+            await self.go_on()
         if not intent and not self._may_know(mail):
             return Begun()
         names = {recipient_name(mail, mailbox): mailbox for mailbox in mailboxes}
@@ -184,7 +185,8 @@ class DeliveryRecords:
         """
         if opened is None:
             return await self._begun(Beginning("", b"", {}, bound=bound)) if bound else Begun()
-        await self._written_of(opened.name)
+        if any(each.mail == opened.name for each in self._unwritten):
+            await self.go_on()
         names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}
         return await self._begun(Beginning("opened", opened.name, names, opened, bound))
 
@@ -291,11 +293,6 @@ class DeliveryRecords:
         """Writes what could not be written when it should have been. Raises StoreUnavailable."""
         if self._unwritten:
             await self._write_now()
-
-    async def _written_of(self, mail: bytes) -> None:
-        """What was said of the mail so far is written when this returns. Raises StoreUnavailable."""
-        if any(each.mail == mail for each in self._unwritten):
-            await self.go_on()
 
     @to_its_end
     async def _write(self, outcome: Settlement) -> None:
