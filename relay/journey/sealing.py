@@ -129,8 +129,11 @@ class Sealer:
         """
         policies = self.policies()
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
-        if isinstance(decision, Decision) and _depends_on_message(decision):
-            return
+        if isinstance(decision, Decision):
+            # The message may raise its level, have waited, or be too large.
+            may_be_refused = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
+            if decision.looks_inside or decision.hold_for is not None or may_be_refused:
+                return
         [group] = self.planner().plan(decided, 0)
         if group.error is not None:
             log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
@@ -312,12 +315,6 @@ def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool
 def _wanted(decision: Decision) -> str:
     """What policy requires for a recipient: its levels in their order, and when quantum keys go on top."""
     return f"{','.join(decision.levels)} {decision.quantum}"
-
-
-def _depends_on_message(decision: Decision) -> bool:
-    """Whether the decision depends on the message: it may raise its level, have waited, or be too large."""
-    for_ever = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
-    return decision.looks_inside or decision.hold_for is not None or for_ever
 
 
 async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:

@@ -191,10 +191,10 @@ def _check_body(body: _Body, form: _Form) -> None:
     tag, beginning, encryption, kem = form
     found = list(_elements(body, recipients, _MAX_RECIPIENTS))
     alike = all(
-        each == tag and _begins(body, inside, beginning) and (not kem or _kem(body, inside) == kem)
+        each == tag and body.octets(*inside).startswith(beginning) and (not kem or _kem(body, inside) == kem)
         for each, inside in found
     )
-    has_form = found and alike and _begins(body, algorithm, encryption)
+    has_form = found and alike and body.octets(*algorithm).startswith(encryption)
     if not right or not body.ends_with(tag_octets).startswith(_TAG):
         raise TrippedWire("version, content or tag are not those of a sealed message")
     if not has_form:
@@ -212,11 +212,6 @@ def _kem(body: _Body, recipient: _Range) -> bytes:
     if [tag for tag, _ in found] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
         raise TrippedWire("the recipient is no KEMRecipientInfo")
     return body.octets(*found[2][1])
-
-
-def _begins(body: _Body, where: _Range, octets: bytes) -> bool:
-    start, end = where
-    return body.octets(start, min(end, start + len(octets))) == octets
 
 
 def _inside(body: _Body, where: _Range, *tags: int) -> list[_Range]:
