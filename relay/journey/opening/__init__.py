@@ -230,13 +230,13 @@ class MailOpener:
         size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
         had = set(has_it)
         try:
-            named = await off_loop(size, all_named, opened.config, opened.envelope)
+            named = await off_loop(size, _all_named, opened.config, opened.envelope)
             every = {name: None for names in named.values() for name in names}
             await self.deliveries.settle_opened(
                 replace(opened.arrived, mailboxes=tuple(every)),
                 has_it,
                 [box for box in opened.due if box not in had],
-                complete=partial(all_have_it, named),
+                complete=partial(_all_have_it, named),
                 used=self._used(opened),
             )
         except Exception as error:  # noqa: BLE001 - the mail has left; claims and keys end by themselves
@@ -274,15 +274,15 @@ class MailOpener:
 
         Raises CannotOpen.
         """
-        envelope = read_envelope(config, found, entity.envelope)
+        envelope = _read_envelope(config, found, entity.envelope)
         if not any_time:
             trusted_from = self.restore_check.trusted_from if self.restore_check is not None else float("-inf")
-            check_time(envelope.sealed_at, self.clock(), trusted_from)
+            _check_time(envelope.sealed_at, self.clock(), trusted_from)
         try:
             mime.check_carriable(entity.content, max_hops)
         except MalformedMessage as error:  # no mail server could have sent it
             raise BadStructure(f"the original: {error}") from error
-        return envelope, *told_apart(config, envelope, mailboxes)
+        return envelope, *_told_apart(config, envelope, mailboxes)
 
 
 def _without_success(recipient: Recipient) -> Recipient:
@@ -293,7 +293,7 @@ def _without_success(recipient: Recipient) -> Recipient:
     return replace(recipient, notify=",".join(wanted) or None)
 
 
-def read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnvelope:
+def _read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnvelope:
     """The sealed envelope, once it fits what was opened. Raises CannotOpen."""
     if len(found.peers) != 1:
         raise BadSignature(f"its layers come from different peers: {', '.join(sorted(found.peers))}")
@@ -305,7 +305,7 @@ def read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnve
     return cms.read_sealed_envelope(der, cms.Ends(name, peer.sae_id, config.site.sae_id, found.names, domains))
 
 
-def check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:
+def _check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:
     """Raises OutsideWindow; from `trusted_from` on, seconds since 1970, the store remembers what was opened."""
     if sealed_at < now - WINDOW:
         raise OutsideWindow(f"sealed at {sealed_at:%Y-%m-%d %H:%M:%S} UTC, more than {WINDOW.days} days ago")
@@ -315,22 +315,22 @@ def check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:
         raise OutsideWindow("sealed before this site's store was restored, which may have forgotten it")
 
 
-def all_named(config: Config, envelope: SealedEnvelope) -> dict[str, tuple[str, ...]]:
+def _all_named(config: Config, envelope: SealedEnvelope) -> dict[str, tuple[str, ...]]:
     """By recipient, whom their mail may arrive for: themselves first, then their aliases here."""
     return {recipient: (recipient, *config.aliases.get(recipient, ())) for recipient in envelope.recipients}
 
 
-def told_apart(
+def _told_apart(
     config: Config, envelope: SealedEnvelope, mailboxes: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
-    allowed = {each for names in all_named(config, envelope).values() for each in names}
+    allowed = {each for names in _all_named(config, envelope).values() for each in names}
     once = dict.fromkeys(mailboxes)
     return tuple([box for box in once if box in allowed]), tuple([box for box in once if box not in allowed])
 
 
-def all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
-    """Whether each recipient of `all_named` has the mail, themselves or by all their aliases."""
+def _all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
+    """Whether each recipient of `_all_named` has the mail, themselves or by all their aliases."""
     return all(
         recipient in served or (bool(aliases) and served.issuperset(aliases)) for recipient, *aliases in named.values()
     )
