@@ -15,8 +15,7 @@ from relay.cli.output import Pair, print_pairs, print_table
 from relay.counting.amounts import many
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, SIGNED, LevelName
 from relay.policy.chosen import RuleLook
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision, Explanation, Lookup
+from relay.policy.decide import Decision, Explanation, Lookup, PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.names import printable
 from relay.policy.units import duration_text

@@ -24,8 +24,7 @@ from relay.journey.planner import Decided, Planner, check_shown, decide, seconds
 from relay.levels import AES, SIGNED
 from relay.mail import Recipient
 from relay.policy.content import MessageFacts
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.expected import Expected
 from relay.policy.findings import Capabilities, column_of
 from relay.policy.load import PolicyFolder

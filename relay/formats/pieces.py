@@ -5,7 +5,7 @@ So there is one copy of it at the end, and not one more for each stage. Each pie
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 Octets = bytes | bytearray | memoryview
@@ -32,17 +32,14 @@ class Pieces:
     def __len__(self) -> int:
         return self.size
 
-    def __iter__(self) -> Iterator[Octets]:
-        return iter(self.make())
-
     def __bytes__(self) -> bytes:
-        return joined(self.size, self)
+        return joined(self.size, self.make())
 
 
 def part_of(octets: Octets | Pieces) -> Iterable[Octets]:
     """The pieces of it: views, no copies."""
     if isinstance(octets, Pieces):
-        return octets
+        return octets.make()
     if len(octets) <= PIECE_OCTETS:
         return (octets,)
     view = memoryview(octets)

@@ -35,11 +35,10 @@ from relay.formats import mime
 from relay.journey.delivery import Delivery, leaves_rows, without_messages
 from relay.journey.sealing import SealedCopy
 from relay.keys import KeyReference
-from relay.mail import OURS, Mail, Outcomes, Recipient
+from relay.mail import OURS, Mail, Outcomes, Recipient, name_as_it_came, recipient_name
 from relay.runtime.aio import off_loop
 from relay.store.delivery_attempts import WaitingCopy
 from relay.store.delivery_records import LINGER_S, DeliveryRecords
-from relay.store.mail_identity import name_as_it_came, recipient_name
 from relay.store.sent import SentRecords
 
 log = structlog.get_logger(__name__)
@@ -96,7 +95,10 @@ class Deliveries:
         finally:
             if not (delivery.over and self._unanswered.get(mail.id) is delivery):
                 self._let_others_begin(name, mail)
-            self._note_name(delivery)
+            if mail.id:  # kept for `client_gone`, which may come next
+                self._names[mail.id] = _OPENED if delivery.opened is not None else delivery.name
+                if len(self._names) > ANSWERED_AT_ONCE:
+                    self._names.popitem(last=False)
 
     async def _end(self, delivery: Delivery) -> None:
         """Records what a retry has to know, and forgets the rest once the client has its answer."""
@@ -162,7 +164,8 @@ class Deliveries:
         if delivery.witness is not None:
             delivery.witness.leaves(delivery, leaving.envelope.recipients, leaving.size, copy)
         self._take_room(delivery)
-        self._records.check(delivery.begun.relay)
+        if delivery.begun.relay:
+            self._records.check(delivery.begun.relay)
         if copy is not None:
             copy.may_have = True  # from now on, until there is a verdict
 
@@ -302,13 +305,6 @@ class Deliveries:
 
     async def _name(self, mail: Mail) -> bytes:
         return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
-
-    def _note_name(self, delivery: Delivery) -> None:
-        """Keeps the delivery for `client_gone`, which may come next."""
-        if delivery.mail.id:
-            self._names[delivery.mail.id] = _OPENED if delivery.opened is not None else delivery.name
-        while len(self._names) > ANSWERED_AT_ONCE:
-            self._names.popitem(last=False)
 
     async def _settle(self, delivery: Delivery, *, heard: bool = True) -> None:
         """Stores what a retry has to know."""

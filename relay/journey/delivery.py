@@ -13,9 +13,8 @@ from relay.errors import RelayError, TryLater
 from relay.journey.opening import Opened
 from relay.journey.plan import Planned
 from relay.journey.sealing import SealedCopy
-from relay.mail import Mail, Outcomes, Recipient
+from relay.mail import Mail, Outcomes, Recipient, recipient_name
 from relay.store.delivery_attempts import Begun
-from relay.store.mail_identity import recipient_name
 
 
 class Witness(Protocol):
@@ -97,13 +96,16 @@ class Delivery:
     @property
     def answer(self) -> Outcomes:
         """The outcome for each recipient as the envelope has them; one that was forgotten is held."""
-        return tuple(self._outcome(mailbox) for mailbox in self.mail.envelope.mailboxes)
+        delivered, outcomes = self.begun.delivered, self.outcomes
+        return tuple(
+            [None if each in delivered else outcomes.get(each, _NOT_TRIED) for each in self.mail.envelope.mailboxes]
+        )
 
     def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
         """Whether all recipients but these have the mail."""
         these = {recipient.mailbox for recipient in recipients}
-        mailboxes = self.mail.envelope.mailboxes
-        return all(mailbox in these or self._outcome(mailbox) is None for mailbox in mailboxes)
+        answers = zip(self.mail.envelope.mailboxes, self.answer, strict=True)
+        return all(mailbox in these or outcome is None for mailbox, outcome in answers)
 
     @property
     def over(self) -> bool:
@@ -124,11 +126,6 @@ class Delivery:
         self.came_as, self.opened, self.name, self.like_no_other = self.name, opened, opened.mail, True
         self.begun = Begun(frozenset(opened.served), relay=opened.relay)
         self._names.clear()
-
-    def _outcome(self, mailbox: str) -> RelayError | None:
-        if mailbox in self.begun.delivered:
-            return None
-        return self.outcomes.get(mailbox, _NOT_TRIED)
 
 
 _NOT_TRIED = TryLater("not tried")

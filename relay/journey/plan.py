@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 from relay.errors import RelayError, TryLater
 from relay.levels import ONLY_PLAINTEXT, QUANTUM
 from relay.mail import Recipient
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision
 from relay.policy.settings import Priority
 
 Result = Literal["sealed", "clear", "held", "refused"]
@@ -44,7 +44,7 @@ class Copy(NamedTuple):
     @property
     def key_on_top(self) -> bool:
         """Whether the quantum key is for one more layer around a level that needs none."""
-        return self.takes_key and len(self.layers) > 1
+        return len(self.layers) > 1 and self.layers[-1] in QUANTUM
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,7 @@ from relay.keys.pads import plan_keys
 from relay.levels import ON_TOP, ONLY_PLAINTEXT, OTP, PLAINTEXT, QUANTUM, LevelName
 from relay.mail import Recipient, domain_of
 from relay.policy.content import MessageFacts
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import Parties, Scheme, Supplies
@@ -309,7 +308,8 @@ class Planner:
                 causes.append(cause)
                 continue
             for copy in _copies(decision, level):
-                cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.takes_key else "")
+                # Where the level itself takes a key, `obstacle` has asked for a KME.
+                cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.key_on_top else "")
                 if not cause:
                     return copy, tuple(causes)
                 what = "no quantum key on top: " if copy.key_on_top else ""

@@ -8,6 +8,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import NamedTuple
 
@@ -24,14 +25,12 @@ from relay.keys import KeyReference
 from relay.keys.pads import Pad
 from relay.keys.types import SealingKey
 from relay.levels import AES, PLAINTEXT
-from relay.mail import Mail, Recipient
+from relay.mail import Mail, Recipient, sealed_name
 from relay.policy.content import MessageFacts
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import KeysWithReserve, SealedPayload
-from relay.store.mail_identity import sealed_name
 
 log = structlog.get_logger(__name__)
 
@@ -130,8 +129,11 @@ class Sealer:
         """
         policies = self.policies()
         [(_, decision)] = decided = decide(policies, sender, [Recipient(recipient)], None)
-        if isinstance(decision, Decision) and _depends_on_message(decision):
-            return
+        if isinstance(decision, Decision):
+            # The message may raise its level, have waited, or be too large.
+            may_be_refused = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
+            if decision.looks_inside or decision.hold_for is not None or may_be_refused:
+                return
         [group] = self.planner().plan(decided, 0)
         if group.error is not None:
             log.warning("not_sealed", cause=str(group.error), policy_version=policies.version)
@@ -147,14 +149,7 @@ class Sealer:
         decided, original, seconds = await _to_plan(policies, mail)
         self._policy_seconds.observe(perf_counter() - began)
 
-        async def attempt(group: Group, copy: Copy) -> SealedCopy:
-            try:
-                return await self._copy(planner, original, mail.envelope.sender, group, copy)
-            except KeyUnavailable as error:
-                self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
-                self.board.missed[copy.peer or ""] = str(error)
-                raise
-
+        attempt = partial(self._copy, planner, original, mail.envelope.sender)
         had, without = await planner.carry_out(decided, len(original), seconds, attempt)
         failures = {each.address: group.error for group in without for each in group.recipients if group.error}
         planned = {each.recipient.mailbox: each for group in without for each in group.members}
@@ -213,6 +208,10 @@ class Sealer:
         try:
             sealed, envelope_id = await self._sealed(planner, original, sender, group, copy)
             made.message, digest = await off_loop(len(sealed.pieces), _finished, original, sealed.pieces)
+        except KeyUnavailable as error:
+            self.board.add(metrics.KEYS_MISSED, copy.peer or "", type(error).__name__)
+            self.board.missed[copy.peer or ""] = str(error)
+            raise
         except CannotOpen as error:  # what a receiver would refuse is our fault here, and not the sender's
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
@@ -318,12 +317,6 @@ def _wanted(decision: Decision) -> str:
     return f"{','.join(decision.levels)} {decision.quantum}"
 
 
-def _depends_on_message(decision: Decision) -> bool:
-    """Whether the decision depends on the message: it may raise its level, have waited, or be too large."""
-    for_ever = decision.impossible not in (None, decision.otherwise) and not decision.hopeless(0)
-    return decision.looks_inside or decision.hold_for is not None or for_ever
-
-
 async def _to_plan(policies: PolicySet, mail: Mail) -> tuple[list[Decided], bytes, float | None]:
     """What policy says, what would be sealed, and how long the mail has waited (seconds)."""
     content = MessageFacts(mail.message, mail.origin.login)
@@ -346,7 +339,7 @@ def _finished(original: bytes, sealed: Pieces) -> tuple[bytes, bytes]:
     digest = hashlib.sha256()
 
     def seen() -> Iterator[Octets]:
-        for piece in sealed:
+        for piece in sealed.make():
             digest.update(piece)
             yield piece
 

@@ -188,8 +188,13 @@ def _check_body(body: _Body, form: _Form) -> None:
     version, recipients, encrypted = _inside(body, (enveloped[0], enveloped[1] - tag_octets), 0x02, 0x31, 0x30)
     inner_type, algorithm, ciphertext = _inside(body, encrypted, 0x06, 0x30, 0x80)
     right = body.octets(*version) == b"\0" and body.octets(*inner_type) == _DATA and ciphertext[0] < ciphertext[1]
+    tag, beginning, encryption, kem = form
     found = list(_elements(body, recipients, _MAX_RECIPIENTS))
-    has_form = found and _has_form(body, form, found, algorithm)
+    alike = all(
+        each == tag and body.octets(*inside).startswith(beginning) and (not kem or _kem(body, inside) == kem)
+        for each, inside in found
+    )
+    has_form = found and alike and body.octets(*algorithm).startswith(encryption)
     if not right or not body.ends_with(tag_octets).startswith(_TAG):
         raise TrippedWire("version, content or tag are not those of a sealed message")
     if not has_form:
@@ -200,15 +205,6 @@ _Range = tuple[int, int]
 """Where the contents of an element begin and end."""
 
 
-def _has_form(body: _Body, form: _Form, recipients: list[tuple[int, _Range]], algorithm: _Range) -> bool:
-    tag, beginning, content, kem = form
-    alike = all(
-        each == tag and _begins(body, inside, beginning) and (not kem or _kem(body, inside) == kem)
-        for each, inside in recipients
-    )
-    return alike and _begins(body, algorithm, content)
-
-
 def _kem(body: _Body, recipient: _Range) -> bytes:
     """What stands in the AlgorithmIdentifier of a KEMRecipientInfo: an object identifier alone (RFC 9629, 3)."""
     _, information = _inside(body, recipient, 0x06, 0x30)
@@ -216,11 +212,6 @@ def _kem(body: _Body, recipient: _Range) -> bytes:
     if [tag for tag, _ in found] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
         raise TrippedWire("the recipient is no KEMRecipientInfo")
     return body.octets(*found[2][1])
-
-
-def _begins(body: _Body, where: _Range, octets: bytes) -> bool:
-    start, end = where
-    return body.octets(start, min(end, start + len(octets))) == octets
 
 
 def _inside(body: _Body, where: _Range, *tags: int) -> list[_Range]:

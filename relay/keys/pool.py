@@ -396,7 +396,10 @@ class KeyPool:
 
     def _refill_if_low(self, peer_pool: PeerPool, *, to_high: bool = True) -> None:
         """Begins a refill where fewer keys are left than the low mark; `to_high` False goes no further than that."""
-        if peer_pool.refill(self._marks(peer_pool), to_high=to_high) and not self._closed:
+        found = self._marks(peer_pool)
+        peer_pool.fill_to = found.high if to_high else found.low
+        peer_pool.filling = peer_pool.filling or len(peer_pool.stock) < found.low
+        if peer_pool.filling and not self._closed:
             self._draw(peer_pool)
 
     def _marks(self, peer_pool: PeerPool) -> WaterMarks:

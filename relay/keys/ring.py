@@ -338,8 +338,8 @@ class KeyRing:
         groups, sae_id = self._groups_of(peer, use), self.peers[peer].sae_id
         if not groups:
             raise KMEMisconfigured(f"no KME group for SAE {sae_id} serves level {use}")
-        if len(groups) == 1:
-            return groups[0].candidates(sae_id, size)
+        if len(groups) == len(groups[0].members) == 1:  # as mostly: there is nothing to choose
+            return groups[0].members
         groups = sorted(groups, key=lambda group: -round(group.health, 1))
         return [member for group in groups for member in group.candidates(sae_id, size)]
 

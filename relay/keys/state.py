@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from relay.errors import KeyUnavailable, KMEBadReply, KMEExhausted, StoreUnavailable
 from relay.keys.events import Complaint
 from relay.keys.faults import KMERefusedRequest
-from relay.keys.refill import Peak, WaterMarks
+from relay.keys.refill import Peak
 from relay.keys.stock import HeldKey, Stock
 from relay.keys.types import Key
 
@@ -133,12 +133,6 @@ class PeerPool:
             self._end(want, held)
 
     # Requests
-
-    def refill(self, found: WaterMarks, *, to_high: bool) -> bool:
-        """Whether keys are to be drawn ahead now: fewer are left than the low mark."""
-        self.fill_to = found.high if to_high else found.low
-        self.filling = self.filling or len(self.stock) < found.low
-        return self.filling
 
     def begin(self, flight: Hashable, most: int, *, alone: bool = False) -> int:
         """A request goes out for the returned number of keys, `most` at most; 0: none is needed.

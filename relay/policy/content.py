@@ -7,6 +7,7 @@ A rule that looks into a message can only raise the level, so counting the uncle
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import NamedTuple, TypeVar, cast
@@ -43,17 +44,17 @@ class Part(NamedTuple):
     names: tuple[str, ...] = ()
 
 
+@dataclass(slots=True, eq=False)
 class MessageFacts:
-    """One message, asked by any number of rules for any number of recipients."""
+    """One message, asked by any number of rules for any number of recipients.
 
-    def __init__(self, message: bytes, login: str | None = None) -> None:
-        """Reads nothing yet. Asking raises MalformedMessage where the header has no end.
+    Nothing is read before it is asked for. Asking raises MalformedMessage where the header has no end. `login` is the
+    name under which the client has authenticated, "" for none; None where that is not known.
+    """
 
-        `login` is the name under which the client has authenticated, "" for none; None where that is not known.
-        """
-        self.message = message
-        self.login = login
-        self._once: dict[object, object] = {}
+    message: bytes = field(repr=False)
+    login: str | None = None
+    _once: dict[object, object] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def size(self) -> int:
@@ -102,8 +103,8 @@ class MessageFacts:
             return None
         values: set[str] = set()
         left = MAX_TEXT_WORK
-        for field in fields:
-            found, work = texts.values(field.partition(b":")[2], left, self._charsets)
+        for raw in fields:
+            found, work = texts.values(raw.partition(b":")[2], left, self._charsets)
             if found is None:
                 return None
             values |= found

@@ -15,8 +15,7 @@ from relay.errors import RelayError, TryLater
 from relay.files import toml
 from relay.levels import LevelName
 from relay.policy.content import MessageFacts
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.names import parse_address, printable
 from relay.policy.settings import Otherwise, Priority, today
 from relay.policy.strength import Quantum, parse_levels

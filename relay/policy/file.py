@@ -15,10 +15,9 @@ from pydantic import BeforeValidator, ValidationInfo, field_validator
 from relay.errors import ConfigError
 from relay.files import toml
 from relay.levels import ONLY_PLAINTEXT, PLAINTEXT, LevelName
-from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.names import Scope, scope_of
 from relay.policy.rules import Rules, When
-from relay.policy.settings import Chosen, Otherwise, Priority, SealingSettings, Sign
+from relay.policy.settings import DEFAULT_KEMS, Chosen, KEMNames, Otherwise, Priority, SealingSettings, Sign, parse_kems
 from relay.policy.strength import Quantum, Required, parse_level, parse_levels, raised_quantum, strongest
 
 Unprotected = Literal["refuse", "quarantine", "mark"]
@@ -120,7 +119,7 @@ class PolicyFile:
     `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default, `source` is its path
     for messages. `line` is where its `levels` stand; 1 is the first. `rule_lines` are where those of each rule stand,
     or the rule itself if it has none. `digest` is SHA-256 of name and text. It `looks_inside` where a rule asks about
-    the message, so that the envelope alone does not decide.
+    the message, so that the envelope alone does not decide. It `lists_plaintext` where it or a rule does, on any day.
     """
 
     name: str
@@ -133,6 +132,7 @@ class PolicyFile:
     own: Chosen
     digest: int
     looks_inside: bool
+    lists_plaintext: bool
 
 
 Known = MutableMapping[tuple[Scope, str], Policy]
@@ -160,7 +160,8 @@ def parse_policy(name: str, source: str, text: str, digest: int, peers: Collecti
             known[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
     own = Chosen(policy.levels, source=source).instead(policy, line)
-    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0)
+    in_clear = any(each.levels == ONLY_PLAINTEXT for each in (policy, *policy.when))
+    return PolicyFile(name, scope, domain, policy, source, line, rule_lines, own, digest, policy.patterns > 0, in_clear)
 
 
 def _without_comments(text: str) -> str:

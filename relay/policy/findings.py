@@ -15,8 +15,7 @@ from relay.files import toml
 from relay.identity import liboqs
 from relay.levels import ONLY_PLAINTEXT, OTP, SIGNED, LevelName
 from relay.policy.conditions import NOT, ON_PEOPLE
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.file import PolicyFile
 from relay.policy.floors import Floor
 from relay.policy.names import SUFFIX, FoldedAddress, may_be_route, printable

@@ -9,9 +9,8 @@ from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from relay.levels import PQC, LevelName, strength
-from relay.policy.kems import KEMNames, with_kems
 from relay.policy.rules import PlacedRule
-from relay.policy.settings import Chosen, MaxSize, Otherwise, Priority
+from relay.policy.settings import Chosen, KEMNames, MaxSize, Otherwise, Priority, with_kems
 from relay.policy.strength import Quantum, raised_quantum, strongest
 
 T = TypeVar("T")

@@ -4,6 +4,7 @@ Standard: policies/README.md is the reference and has every setting that stands 
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -15,8 +16,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from relay.config import parse_size
 from relay.files import toml
+from relay.formats.cms import FURTHER_KEMS, ML_KEM_1024
 from relay.levels import LEVELS, ONLY_PLAINTEXT, PLAINTEXT, PQC, SEALING, LevelName
-from relay.policy.kems import DEFAULT_KEMS, KEMNames, parse_kems
 from relay.policy.strength import Quantum, parse_level, parse_levels
 from relay.policy.units import Duration
 
@@ -28,6 +29,12 @@ Priority = Literal["low", "normal"]
 
 Sign = Literal["ML-DSA-87"]
 """How level pqc signs."""
+
+KEMNames = tuple[str, ...]
+"""The KEMs of level pqc: ML-KEM-1024 first, then the further ones in the order of their layers, from the inside out."""
+
+DEFAULT_KEMS: KEMNames = (ML_KEM_1024,)
+_KEMS = (ML_KEM_1024, *FURTHER_KEMS)
 
 _BY_NUMBER = {str(level.number): level.name for level in LEVELS}
 """Levels by number, as keys of TOML tables have it."""
@@ -60,6 +67,32 @@ def _size(level: object, size: object) -> int:
         return parse_size(size)
     except ValueError as error:
         raise ValueError(f"{level}: {error}") from error
+
+
+def parse_kems(value: object) -> KEMNames:
+    """`["ml-kem-1024", "hqc-256"]`, or one name alone; raises ValueError saying what is wrong and how to write it."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names:
+        raise ValueError('write a list of KEMs, for instance ["ml-kem-1024", "hqc-256"]')
+    kems = tuple(_parse_kem(name) for name in names)
+    if len(set(kems)) != len(kems):
+        raise ValueError("a KEM is listed twice; leave one out")
+    if ML_KEM_1024 not in kems:
+        raise ValueError(f"{ML_KEM_1024!r} is missing; further KEMs go around it, never in its place")
+    return with_kems(DEFAULT_KEMS, kems)
+
+
+def with_kems(kems: KEMNames, more: KEMNames) -> KEMNames:
+    """The KEMs and those of `more` that are not among them."""
+    return (*kems, *(kem for kem in more if kem not in kems))
+
+
+def _parse_kem(name: object) -> str:
+    if isinstance(name, str) and name.lower() in _KEMS:
+        return name.lower()
+    close = difflib.get_close_matches(name.lower(), _KEMS, n=1) if isinstance(name, str) else ()
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(_KEMS)}"
+    raise ValueError(f"{name!r} is not a KEM that is known here; {hint}")
 
 
 class SealingSettings(toml.Table):
@@ -110,8 +143,6 @@ class SealingSettings(toml.Table):
     @property
     def not_now(self) -> str:
         """Why this does not count today, or ""."""
-        if self.since is None and self.until is None:  # as of most
-            return ""
         if self.since is not None and today() < self.since:
             return f"it begins on {self.since}"
         return f"it ended on {self.until}" if self.ended else ""

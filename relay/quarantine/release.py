@@ -20,10 +20,9 @@ from relay.forward import NextHop, NextHopResult
 from relay.journey.opening import Opened
 from relay.journey.opening.original import Originals
 from relay.levels import PLAINTEXT
-from relay.mail import Envelope, Mail, Outcomes, Recipient
+from relay.mail import Envelope, Mail, Outcomes, Recipient, recipient_name
 from relay.quarantine.triage import identity, let_out_name
 from relay.runtime.aio import off_loop
-from relay.store.mail_identity import recipient_name
 from relay.store.quarantine import Quarantine
 from relay.store.quarantine_table import Kept
 

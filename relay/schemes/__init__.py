@@ -1,7 +1,7 @@
 """The cryptographic schemes of the levels; each file holds both directions of one level, and has the level's name.
 In and out is CMS (RFC 5652); what every scheme promises is the contract below.
 
-aes.py, otp.py, pqc.py and rsa.py do not know each other; content.py, single_key.py and signatures.py are what they
+aes.py, otp.py, pqc.py and rsa.py do not know each other; content_key.py, padding.py and signatures.py are what they
 share. What a level is, beside its cryptography, stands in relay/levels.
 """
 

@@ -7,21 +7,16 @@ from __future__ import annotations
 from relay import levels
 from relay.config import Config
 from relay.formats import cms
-from relay.formats.pieces import Octets, Pieces
-from relay.schemes import content
-from relay.schemes.single_key import SingleKeyScheme
+from relay.schemes import content_key
+from relay.schemes.content_key import SingleKeyScheme
 
 
 class AES(SingleKeyScheme, level=levels.AES):
     """AES-256-GCM with quantum keys; also the layer that quantum enhancement adds."""
 
     content = cms.GCMContent
-
-    def encrypt(self, payload: Octets | Pieces, key: bytes, recipient: cms.KEKRecipient) -> Pieces:
-        return content.encrypt(payload, key, recipient)
-
-    def decrypt(self, enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
-        return content.decrypt(enveloped, key)
+    encrypt = staticmethod(content_key.encrypt)
+    decrypt = staticmethod(content_key.decrypt)
 
 
 def scheme(_: Config | None = None) -> AES:

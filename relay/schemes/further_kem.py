@@ -18,7 +18,7 @@ from relay.formats.pieces import Octets, Pieces
 from relay.identity import liboqs
 from relay.identity.further import key_identifier
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
-from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
+from relay.schemes.content_key import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
 
 if TYPE_CHECKING:
     from relay.identity import Identity

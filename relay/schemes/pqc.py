@@ -15,7 +15,7 @@ from relay.config import Config
 from relay.errors import CannotSeal, NotForUs
 from relay.formats import cms
 from relay.formats.cms import SignatureScheme
-from relay.schemes.content import kem_key, unwrap
+from relay.schemes.content_key import kem_key, unwrap
 from relay.schemes.signatures import SignedScheme, certificate_id, names
 
 if TYPE_CHECKING:

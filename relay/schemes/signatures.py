@@ -26,7 +26,7 @@ from relay.identity.certificates import MIN_RSA_BITS, valid_now
 from relay.identity.pairs import subject_key_identifier
 from relay.runtime.aio import off_loop
 from relay.schemes import FreshKeys, Opening, Parties, Scheme, SealedPayload, Unsealed
-from relay.schemes.content import KEY_OCTETS, decrypt, encrypt
+from relay.schemes.content_key import KEY_OCTETS, decrypt, encrypt
 
 if TYPE_CHECKING:
     from relay.identity import Identity, PeerCertificates, RSAKeyPair, SigningKeyPair

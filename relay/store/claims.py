@@ -150,9 +150,9 @@ class Claims:
     def check(self, relay: str) -> None:
         """To be called last before a mail leaves. Raises DeliveryUnderWay where its claims may be with others by now.
 
-        `relay` is the name under which they were taken, "" where they are in no store.
+        `relay` is the name under which they were taken.
         """
-        if relay and (relay != self._relay or self._clock() >= self._good_until):
+        if relay != self._relay or self._clock() >= self._good_until:
             raise DeliveryUnderWay("this relay was out of touch with its store, and another one may have the mail now")
 
     def drop(self, places: Iterable[bytes]) -> None:

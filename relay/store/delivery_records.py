@@ -24,12 +24,22 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, delete, func, select
 
 from relay.errors import DeliveryUnderWay, RelayError, StoreUnavailable
+from relay.mail import OpenedMail, recipient_name
 from relay.store.claims import Claims, ClaimsTransaction
 from relay.store.database import Database, batches, to_its_end
-from relay.store.delivery_attempts import KEEP_FOR_S, AttemptRows, Beginning, Begun, Settlement, WaitingCopy
-from relay.store.delivery_tables import all_known, copy_rows, opened_rows, recipient_rows
+from relay.store.delivery_attempts import (
+    KEEP_FOR_S,
+    AttemptRows,
+    Beginning,
+    Begun,
+    Settlement,
+    WaitingCopy,
+    all_known,
+    copy_rows,
+    opened_rows,
+    recipient_rows,
+)
 from relay.store.group_commit import GroupCommit
-from relay.store.mail_identity import OpenedMail, recipient_name
 from relay.store.neighbours import Neighbours
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound, KeysUsed
@@ -65,6 +75,12 @@ class DeliveryRecords:
         self._clock = clock
         self._known: set[bytes] | Neighbours | None = None
         self._neighbours: Neighbours | None = None
+        self.shared = False
+        """Whether other workers use this store, and learn of each attempt."""
+        self.alone = database.is_sqlite
+        """Whether no other process begins attempts in this store."""
+        self.lingers = not database.is_sqlite
+        """Whether other relays begin attempts in this store; they see an attempt by its claims alone."""
         self._take_over: Callable[[], Awaitable[object]] = _nothing
         self._marked_still: dict[bytes, set[bytes]] = {}
         self._unwritten: list[Settlement] = []
@@ -87,6 +103,7 @@ class DeliveryRecords:
         for mail in self._known if isinstance(self._known, set) else ():
             neighbours.add(mail)
         self._known = self._neighbours = neighbours
+        self.shared, self.alone = True, False
         self._take_over = take_over
 
     async def waiting(self) -> int:
@@ -94,21 +111,6 @@ class DeliveryRecords:
         query = select(func.count()).select_from(recipient_rows).where(recipient_rows.c.copy.is_not(None))
         [(number,)] = await self._database.rows(query)
         return int(number)
-
-    @property
-    def shared(self) -> bool:
-        """Whether other workers use this store, and learn of each attempt."""
-        return self._neighbours is not None
-
-    @property
-    def alone(self) -> bool:
-        """Whether no other process begins attempts in this store."""
-        return self._neighbours is None and self._database.is_sqlite
-
-    @property
-    def lingers(self) -> bool:
-        """Whether other relays begin attempts in this store; they see an attempt by its claims alone."""
-        return not self._database.is_sqlite
 
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins an attempt of this mail to these; to be called before `begin`.
@@ -167,7 +169,8 @@ class DeliveryRecords:
         has begun nothing. This process must have no other attempt of it under way. Raises DeliveryUnderWay where
         another attempt is under way, and StoreUnavailable.
         """
-        await self._written_of(mail)
+        if any(each.mail == mail for each in self._unwritten):
+            await self.go_on()
         if not intent and not self._may_know(mail):
             return Begun()
         names = {recipient_name(mail, mailbox): mailbox for mailbox in mailboxes}
@@ -182,7 +185,8 @@ class DeliveryRecords:
         """
         if opened is None:
             return await self._begun(Beginning("", b"", {}, bound=bound)) if bound else Begun()
-        await self._written_of(opened.name)
+        if any(each.mail == opened.name for each in self._unwritten):
+            await self.go_on()
         names = {recipient_name(opened.name, mailbox): mailbox for mailbox in opened.mailboxes}
         return await self._begun(Beginning("opened", opened.name, names, opened, bound))
 
@@ -289,11 +293,6 @@ class DeliveryRecords:
         """Writes what could not be written when it should have been. Raises StoreUnavailable."""
         if self._unwritten:
             await self._write_now()
-
-    async def _written_of(self, mail: bytes) -> None:
-        """What was said of the mail so far is written when this returns. Raises StoreUnavailable."""
-        if any(each.mail == mail for each in self._unwritten):
-            await self.go_on()
 
     @to_its_end
     async def _write(self, outcome: Settlement) -> None:

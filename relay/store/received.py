@@ -17,12 +17,13 @@ from sqlalchemy import Connection, bindparam, delete, func, select, update
 from relay.errors import KeyUsed, StoreUnavailable, TryLater
 from relay.formats.cms import KeyUse
 from relay.runtime.aio import off_loop_in_turn
-from relay.store.database import ROWS_AT_ONCE, Database, to_its_end
+from relay.store.database import ROWS_AT_ONCE, Database, batches, to_its_end
 from relay.store.group_commit import GroupCommit
 from relay.store.one_step import InsertNew
 from relay.store.places import Places
 from relay.store.received_table import (
     KEY_WORK,
+    UNUSED_KEEP_FOR_S,
     FreshKey,
     KeyName,
     NewRows,
@@ -33,9 +34,9 @@ from relay.store.received_table import (
     keys,
     opened_key,
     place,
+    unanswered_keys,
 )
 from relay.store.secret import SiteSecret
-from relay.store.unanswered import UnansweredKeys
 
 OTP_KEEP_FOR_S = 900.0
 """Seconds that a key of level otp is kept once all whom its mail names have it: retries of one delivery, no more."""
@@ -95,7 +96,6 @@ class ReceivedKeys:
         self._new = InsertNew(keys.c.place, database.insert(keys).on_conflict_do_nothing().returning(keys.c.place))
         self._store_together = GroupCommit(self._store_all)
         self._look_together = GroupCommit(self._look_all)
-        self._unanswered = UnansweredKeys(database)
         self._spooled: set[KeyName] = set()
         self._fresh: dict[bytes, FreshKey] = {}
         self._written: set[KeyName] = set()
@@ -165,11 +165,26 @@ class ReceivedKeys:
 
     async def note_unanswered(self, names: Collection[KeyName]) -> None:
         """These were asked for by processes that were killed before they read the answer. Raises StoreUnavailable."""
-        await self._unanswered.note(names, self._clock())
+        forget_at = self._clock() + UNUSED_KEEP_FOR_S
+        rows = [{"place": at, "forget_at": forget_at} for at in sorted(map(place, names))]
+        new = self._database.insert(unanswered_keys).on_conflict_do_nothing()
 
+        def add(connection: Connection) -> None:
+            for some in batches(rows):
+                connection.execute(new, some)
+
+        if rows:
+            await self._database.writing(add)
+
+    @to_its_end
     async def unanswered(self, names: Collection[KeyName]) -> bool:
         """Whether one of these was asked for so: where no KME knows it, it is gone. Raises StoreUnavailable."""
-        return await self._unanswered.any_of(names)
+        places = await off_loop_in_turn(KEY_WORK * len(names), lambda: sorted(map(place, names)))
+        for some in batches(places):
+            query = select(unanswered_keys.c.place).where(unanswered_keys.c.place.in_(some)).limit(1)
+            if await self._database.rows(query):
+                return True
+        return False
 
     def fresh(self, places: Iterable[bytes]) -> dict[bytes, FreshKey]:
         """Those that are written down, but have no row yet."""
@@ -235,7 +250,7 @@ class ReceivedKeys:
         if destroyed:
             await self._database.scrub()
         await self._database.write(delete(keys).where(keys.c.destroyed_at <= now - TOMBSTONE_KEEP_FOR_S))
-        await self._unanswered.forget(now)
+        await self._database.write(delete(unanswered_keys).where(unanswered_keys.c.forget_at < now))
         return destroyed
 
     async def counts(self) -> dict[tuple[str, str], Counts]:

@@ -1,4 +1,4 @@
-"""The table of received keys: what a key is called, its row, and what it has opened.
+"""The tables of received keys: what a key is called, its row, and what it has opened.
 Standard: ETSI GS QKD 014 makes key_IDs unique within one KME only. Different names never share a row, however hostile
 the strings are, and the bytes of a key are only had from a row that is just as it was stored.
 """
@@ -83,6 +83,18 @@ keys = Table(
 is the one that a key has opened something at, `bound_to` the fingerprints (32 bytes each) of all that it has opened.
 
 Times are seconds since 1970; `place` is the name's SHA-256; the names are as as_column writes them.
+"""
+
+unanswered_keys = Table(
+    "unanswered_keys",
+    metadata,
+    Column("place", LargeBinary(32), primary_key=True),
+    Column("forget_at", Double, nullable=False),
+)
+"""Keys that were asked for when all processes of a relay were killed, so that no answer was read.
+
+Where the KME no longer knows one of them, it is gone. `place` is that of the row which the key has not; `forget_at` is
+in seconds since 1970.
 """
 
 held = keys.c.destroyed_at.is_(None)

@@ -87,7 +87,7 @@ class SentRecords:
             self._files.append(MappedFile(self._directory, SUFFIX, FILE_OCTETS))
 
     def note(self, mail: bytes, recipients: Sequence[bytes], opened: bool = False) -> None:
-        """These have the mail, by the names of mail_identity.py; `opened`: its name is that of its sealed envelope.
+        """These have the mail, by the names of relay/mail.py; `opened`: its name is that of its sealed envelope.
 
         Never raises; there is no await in here.
         """

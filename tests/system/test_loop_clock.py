@@ -21,8 +21,7 @@ import structlog
 
 from relay.config import TCPAddress
 from relay.formats import mime
-from relay.formats.cms.content import MAX_PAD_KEYS, PadContent
-from relay.formats.cms.enveloped import AuthEnveloped, encode_enveloped
+from relay.formats.cms.enveloped import MAX_PAD_KEYS, AuthEnveloped, PadContent, encode_enveloped
 from relay.formats.cms.recipients import PadRecipient
 from relay.kme import DevelopmentKMEs, LinkSettings
 from relay.process import app

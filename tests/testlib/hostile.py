@@ -8,7 +8,7 @@ import base64
 from collections.abc import Callable
 
 from relay.formats import cms
-from relay.formats.cms.content import MAX_PAD_KEYS
+from relay.formats.cms.enveloped import MAX_PAD_KEYS
 
 _FIELDS = "From: ann@alice.example", "To: ben@bob.example", "Date: Wed, 25 Nov 2026 10:00:00 +0000"
 _ACUTE = "\u0301".encode()

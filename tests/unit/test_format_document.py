@@ -23,7 +23,7 @@ from relay.formats import characters, cms, mime
 from relay.formats.cms import ber, oids
 from relay.formats.cms.der import header
 from relay.formats.cms.recipients import KEMS
-from relay.journey.opening.recipients import SKEW, WINDOW
+from relay.journey.opening import SKEW, WINDOW
 from relay.keys.pads import plan_pad
 from relay.keys.replies import KeyStatus
 from relay.schemes.padding import LENGTH_OCTETS, pad, padded_size, padme, unpad

@@ -3,8 +3,7 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
 
 | read | for |
 |---|---|
-| enveloped.py | AuthEnvelopedData: the encrypted content, its tag, and what a received key may open (RFC 5083) |
-| content.py | the kinds of content encryption, with their parameters |
+| enveloped.py | AuthEnvelopedData (RFC 5083): kinds of content encryption, tag, what a received key may open |
 | recipients.py | the kinds of RecipientInfo: quantum key, KEM, RSA, one-time pad |
 | signed.py | SignedData with one signer (RFC 5652, 5) |
 | ber.py | the one pass that turns BER of other software into DER |
@@ -12,10 +11,13 @@ Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
 | der.py, oids.py | writing and reading DER elements; object identifiers |
 """
 
-from relay.formats.cms.content import NONCE_OCTETS, TAG_OCTETS, GCMContent, PadContent
 from relay.formats.cms.enveloped import (
+    NONCE_OCTETS,
+    TAG_OCTETS,
     AuthEnveloped,
+    GCMContent,
     KeyUse,
+    PadContent,
     decode_enveloped,
     encode_enveloped,
     enveloped_pieces,

@@ -1,7 +1,8 @@
 """Opens what is sealed for this site, claims those who are to get it, and notes who has it.
 Standard: relay/FORMAT.md, the receiver's order; nothing is released before the last step.
 
-layers.py opens, recipients.py decides who may have it; original.py makes of that what is handed on.
+layers.py opens; original.py makes of that what is handed on. Who may have it is decided here: the sealed envelope has
+to fit what was opened, and names the recipients. All mailboxes are in their one spelling (relay/formats/mailbox.py).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import structlog
@@ -18,32 +19,36 @@ import structlog
 from relay.config import Config
 from relay.counting import metrics
 from relay.counting.board import Board
-from relay.errors import BadStructure, CannotOpen, KeyLost, KeyNotFound, MalformedMessage, RelayError
-from relay.formats import mime
+from relay.errors import (
+    BadSignature,
+    BadStructure,
+    CannotOpen,
+    KeyLost,
+    KeyNotFound,
+    MalformedMessage,
+    NotAccepted,
+    OutsideWindow,
+    RelayError,
+)
+from relay.formats import cms, mime
 from relay.formats.cms import SealedEnvelope
 from relay.journey.opening.layers import Layer, Layers, OpenedLayers
-from relay.journey.opening.recipients import (
-    SKEW,
-    WINDOW,
-    all_have_it,
-    all_named,
-    check_time,
-    read_envelope,
-    told_apart,
-)
 from relay.keys import KeyReference
 from relay.keys.types import by_origin
 from relay.levels import OF_PADS
-from relay.mail import Envelope, Mail, Recipient
+from relay.mail import Envelope, Mail, OpenedMail, Recipient, recipient_name, sealed_name
 from relay.runtime.aio import off_loop
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.mail_identity import OpenedMail, recipient_name, sealed_name
 from relay.store.received import OTP_KEEP_FOR_S, USED_KEEP_FOR_S, ReceivedKeys
 from relay.store.received_table import KeyName, KeysUsed
 from relay.store.restore_check import RestoreCheck
 
 log = structlog.get_logger(__name__)
 
+WINDOW = timedelta(days=7)
+"""Time after sealing in which a message opens; IDs are remembered, and keys wait for late recipients, as long."""
+SKEW = timedelta(minutes=10)
+"""Maximum clock skew between two sites."""
 PATIENT_OCTETS = 2 * 2**20
 """Maximum size of a message that waits for lagging keys, in bytes: meanwhile it takes memory from others."""
 ENVELOPE_COSTS = 4
@@ -225,13 +230,13 @@ class MailOpener:
         size = len(opened.envelope.recipients) * RECIPIENT_OCTETS
         had = set(has_it)
         try:
-            named = await off_loop(size, all_named, opened.config, opened.envelope)
+            named = await off_loop(size, _all_named, opened.config, opened.envelope)
             every = {name: None for names in named.values() for name in names}
             await self.deliveries.settle_opened(
                 replace(opened.arrived, mailboxes=tuple(every)),
                 has_it,
                 [box for box in opened.due if box not in had],
-                complete=partial(all_have_it, named),
+                complete=partial(_all_have_it, named),
                 used=self._used(opened),
             )
         except Exception as error:  # noqa: BLE001 - the mail has left; claims and keys end by themselves
@@ -269,15 +274,15 @@ class MailOpener:
 
         Raises CannotOpen.
         """
-        envelope = read_envelope(config, found, entity.envelope)
+        envelope = _read_envelope(config, found, entity.envelope)
         if not any_time:
             trusted_from = self.restore_check.trusted_from if self.restore_check is not None else float("-inf")
-            check_time(envelope.sealed_at, self.clock(), trusted_from)
+            _check_time(envelope.sealed_at, self.clock(), trusted_from)
         try:
             mime.check_carriable(entity.content, max_hops)
         except MalformedMessage as error:  # no mail server could have sent it
             raise BadStructure(f"the original: {error}") from error
-        return envelope, *told_apart(config, envelope, mailboxes)
+        return envelope, *_told_apart(config, envelope, mailboxes)
 
 
 def _without_success(recipient: Recipient) -> Recipient:
@@ -286,3 +291,46 @@ def _without_success(recipient: Recipient) -> Recipient:
         return recipient
     wanted = [each for each in recipient.notify.upper().split(",") if each not in ("", "SUCCESS")]
     return replace(recipient, notify=",".join(wanted) or None)
+
+
+def _read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnvelope:
+    """The sealed envelope, once it fits what was opened. Raises CannotOpen."""
+    if len(found.peers) != 1:
+        raise BadSignature(f"its layers come from different peers: {', '.join(sorted(found.peers))}")
+    (name,) = found.peers
+    peer = config.peers[name]
+    if found.protection[0] not in peer.accept:
+        raise NotAccepted(f"sealed at level {found.protection[0]}, which peer {name!r} may not use (`accept`)")
+    domains = (*peer.domains, *peer.forwards)
+    return cms.read_sealed_envelope(der, cms.Ends(name, peer.sae_id, config.site.sae_id, found.names, domains))
+
+
+def _check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:
+    """Raises OutsideWindow; from `trusted_from` on, seconds since 1970, the store remembers what was opened."""
+    if sealed_at < now - WINDOW:
+        raise OutsideWindow(f"sealed at {sealed_at:%Y-%m-%d %H:%M:%S} UTC, more than {WINDOW.days} days ago")
+    if sealed_at > now + SKEW:
+        raise OutsideWindow(f"sealed at {sealed_at:%Y-%m-%d %H:%M:%S} UTC, which is still to come; check both clocks")
+    if sealed_at.timestamp() < trusted_from:
+        raise OutsideWindow("sealed before this site's store was restored, which may have forgotten it")
+
+
+def _all_named(config: Config, envelope: SealedEnvelope) -> dict[str, tuple[str, ...]]:
+    """By recipient, whom their mail may arrive for: themselves first, then their aliases here."""
+    return {recipient: (recipient, *config.aliases.get(recipient, ())) for recipient in envelope.recipients}
+
+
+def _told_apart(
+    config: Config, envelope: SealedEnvelope, mailboxes: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Those of the mailboxes that the sealed envelope names, by this site's aliases too, and the others."""
+    allowed = {each for names in _all_named(config, envelope).values() for each in names}
+    once = dict.fromkeys(mailboxes)
+    return tuple([box for box in once if box in allowed]), tuple([box for box in once if box not in allowed])
+
+
+def _all_have_it(named: dict[str, tuple[str, ...]], served: set[str]) -> bool:
+    """Whether each recipient of `_all_named` has the mail, themselves or by all their aliases."""
+    return all(
+        recipient in served or (bool(aliases) and served.issuperset(aliases)) for recipient, *aliases in named.values()
+    )

@@ -4,7 +4,7 @@ Standard: policies/README.md; soundness comes first, then few false alarms, then
 From a set down to a letter::
 
     whole.py         kind of recipient by kind, day by day      kinds.py views.py sides.py items.py
-    proof.py         is one side weaker than the other for any mail?      cells.py context.py showing.py
+    proof.py         is one side weaker than the other for any mail?      cells.py context.py
     outcomes.py      what becomes of a mail to which some rules apply?      combinations.py
     implied.py       does one rule apply wherever another one does?      languages.py search.py
     unproven.py      what is left, with a mail to look at it

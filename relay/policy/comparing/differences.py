@@ -13,8 +13,7 @@ from relay.errors import RelayError
 from relay.policy.comparing.outcomes import HELD, TriedLevels, weaker
 from relay.policy.comparing.time_limit import check_time
 from relay.policy.content import MessageFacts
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.settings import today
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]

@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 from relay.levels import ONLY_PLAINTEXT, OTP, PQC, QUANTUM, SEALING, SIGNED, LevelName, strength
 from relay.policy.comparing.items import Effect
-from relay.policy.kems import KEMNames
 from relay.policy.raising import raised
-from relay.policy.settings import Chosen, Priority
+from relay.policy.settings import Chosen, KEMNames, Priority
 from relay.policy.strength import Quantum, never_weaker
 
 _QUANTA: tuple[Quantum, ...] = ("off", "preferred", "required")

@@ -18,7 +18,7 @@ from relay.formats import cms, mime
 from relay.formats.cms.sealed_envelope import MAX_RECIPIENTS
 from relay.kme import DevelopmentKMEs
 from relay.schemes import Parties
-from relay.schemes.content import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
+from relay.schemes.content_key import KEY_OCTETS, decrypt, encrypt, kem_key, unwrap
 from relay.schemes.pqc import PQC
 from relay.schemes.signatures import certificate_id
 from tests.integration.attacks.conftest import Scene, quarantined

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 from structlog.testing import LogCapture
 
-from relay.journey.opening.recipients import SKEW, WINDOW
+from relay.journey.opening import SKEW, WINDOW
 from relay.store.store import Store
 from tests.integration.opening.conftest import ANN, BEA, BEN, Alice, Bob, Clock, at_every_level
 from tests.testlib.relay_command import run

@@ -12,7 +12,7 @@ from typing import Literal
 import pytest
 
 from relay.kme import DevelopmentKMEs
-from relay.store.mail_identity import begin_before
+from relay.mail import begin_before
 from tests.testlib import mails
 from tests.testlib.house import POLICIES, House, house
 from tests.testlib.mail_site import mail_site

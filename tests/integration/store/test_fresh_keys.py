@@ -17,9 +17,9 @@ from sqlalchemy import Connection
 from relay.errors import KeyDestroyed, KeyUsed, KMEBadReply, StoreUnavailable
 from relay.formats.cms import KeyUse
 from relay.key_receiver import take_over_keys
+from relay.mail import OpenedMail
 from relay.store.database import Database
 from relay.store.delivery_attempts import WaitingCopy
-from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound, KeyName
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool

@@ -13,10 +13,10 @@ from sqlalchemy import Connection
 
 from relay.counting import metrics
 from relay.errors import DeliveryUnderWay, StoreUnavailable
+from relay.mail import recipient_name
 from relay.runtime.aio import boot_time
 from relay.store.claims import LEASE_S, PATIENCE_S
 from relay.store.delivery_attempts import KEEP_FOR_S, Begun, WaitingCopy
-from relay.store.mail_identity import recipient_name
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
 from tests.integration.store.backends import Backend

@@ -15,8 +15,7 @@ import pytest
 from relay.errors import DeliveryUnderWay
 from relay.journey import deliveries
 from relay.journey.deliveries import Deliveries
-from relay.mail import Envelope, Mail, Recipient
-from relay.store.mail_identity import name_as_it_came, recipient_name
+from relay.mail import Envelope, Mail, Recipient, name_as_it_came, recipient_name
 from relay.store.neighbours import Neighbours, shared_memory
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import Connection, bindparam, delete, select
 
 from relay.store.database import Database, open_database
-from relay.store.delivery_tables import opened_rows as rows
+from relay.store.delivery_attempts import opened_rows as rows
 from relay.store.one_step import InsertNew, OneStep, PutRows, steps
 from tests.integration.store.backends import Backend
 

@@ -18,8 +18,8 @@ import pytest
 from relay.counting import metrics
 from relay.errors import KeyDestroyed, KeyUsed, Replayed, StoreUnavailable
 from relay.formats.cms import KeyUse
+from relay.mail import OpenedMail
 from relay.store.delivery_attempts import RecipientState
-from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound
 from relay.store.secret import SiteSecret
 from relay.store.store import Store, open_store
@@ -384,7 +384,7 @@ _KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from relay.formats.cms import KeyUse
-from relay.store.mail_identity import OpenedMail
+from relay.mail import OpenedMail
 from relay.store.received_table import Bound
 from relay.store.secret import SiteSecret
 from relay.store.store import open_store

@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Engine, event
 
 from relay.errors import KMEBadReply, TryLater
 from relay.formats.cms import KeyUse
+from relay.mail import OpenedMail
 from relay.store.database import Database
-from relay.store.mail_identity import OpenedMail
 from relay.store.received import OTP_KEEP_FOR_S, PLACES_AT_ONCE, TOMBSTONE_KEEP_FOR_S, USED_KEEP_FOR_S, Counts
 from relay.store.received_table import UNUSED_KEEP_FOR_S, Bound, KeyName, KeysUsed, as_column, from_column
 from relay.store.secret import SiteSecret

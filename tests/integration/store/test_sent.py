@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from relay.formats import mime
-from relay.store.mail_identity import recipient_name
+from relay.mail import recipient_name
 from relay.store.mapped_file import MappedFile
 from relay.store.record_files import left_behind
 from relay.store.sent import FILE_OCTETS, KEPT_S, ROOM_OCTETS, SUFFIX, SentRecords, sent_of_late, take_over_sent

@@ -46,8 +46,8 @@ from relay.journey.opening.layers import Layers
 from relay.keys import Key
 from relay.keys.group import KMEGroup
 from relay.keys.ring import KeyRing, PeerKeys
+from relay.mail import OpenedMail
 from relay.schemes.all import all_schemes
-from relay.store.mail_identity import OpenedMail
 from relay.store.received_table import Bound, KeyName, find
 from relay.store.store import Store
 from tests.testlib.received import mark_used

@@ -21,13 +21,13 @@ from relay.journey.opening import MailOpener
 from relay.journey.opening.layers import Layers
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
+from relay.mail import OpenedMail
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
 from relay.store.delivery_attempts import Begun
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.mail_identity import OpenedMail
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound
 from tests.integration.vectors.test_vectors import CONFIG

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from relay.errors import KMEExhausted, KMEUnreachable
 from relay.keys.events import Complaint
-from relay.keys.refill import Peak, WaterMarks
+from relay.keys.refill import Peak
 from relay.keys.state import PeerPool, Want
 from relay.keys.stock import Accounts, SeenKeys, Stock
 from relay.keys.types import Key
@@ -95,7 +95,8 @@ class Histories(RuleBasedStateMachine):
     @rule(low=st.integers(0, 3), more=st.integers(0, 5), to_high=st.booleans())
     def it_is_refilled(self, low: int, more: int, to_high: bool) -> None:
         self.pool.prefetched = True
-        self.pool.refill(WaterMarks(low, low + more), to_high=to_high)
+        self.pool.fill_to = low + more if to_high else low
+        self.pool.filling = self.pool.filling or len(self.pool.stock) < low
 
     @rule(seconds=st.sampled_from([1, 99, 101]))
     def time_goes_by(self, seconds: int) -> None:

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.keywrap import aes_key_unwrap, aes_key_wrap
 
 from relay.errors import BadStructure, CannotOpen, KMEBadReply, RelayError, TrippedWire
 from relay.formats import cms, mime
-from relay.formats.cms import content, der
+from relay.formats.cms import der
+from relay.formats.cms.enveloped import AnyAlgorithm, decode_content, encode_content
 from relay.journey.tripwire import check_sealed
 from relay.keys import Key
 from relay.levels import LEVELS, SINGLE_KEYS, Level
@@ -99,11 +100,11 @@ async def test_content_encryption_with_parameters_of_another_form_is_refused(
 ) -> None:
     _, made, _ = await sealed(level, identities, b"payload")
     kind = cms.decode_enveloped(made).content
-    algorithm = der.parse(content.AnyAlgorithm, content.encode(kind), "")
-    assert content.decode(algorithm) == kind
+    algorithm = der.parse(AnyAlgorithm, encode_content(kind), "")
+    assert decode_content(algorithm) == kind
     other = der.algorithm(algorithm.algorithm, bytes.fromhex(parameters))
     with pytest.raises(BadStructure):
-        content.decode(der.parse(content.AnyAlgorithm, other, ""))
+        decode_content(der.parse(AnyAlgorithm, other, ""))
 
 
 @each_quantum_level

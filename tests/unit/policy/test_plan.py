@@ -20,8 +20,7 @@ from relay.keys.ring import KeyRing
 from relay.keys.types import SealingKey
 from relay.levels import LevelName
 from relay.mail import Envelope, Mail, Recipient
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
 from tests.testlib.policy_reference import Ability

@@ -25,8 +25,7 @@ from relay.formats.mailbox import fold_domain
 from relay.levels import LEVELS, NAMES
 from relay.policy import expected, walk as policy_walk
 from relay.policy.conditions import ON_RECIPIENTS
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.file import Policy
 from relay.policy.floors import Floor
 from relay.policy.load import PolicyFolder, load_policies

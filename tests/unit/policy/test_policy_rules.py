@@ -20,8 +20,7 @@ from relay.files import toml
 from relay.formats.addresses import MAX_ADDRESSES
 from relay.levels import NAMES, SEALING, LevelName, strength
 from relay.policy.content import MessageFacts
-from relay.policy.decide import PolicySet
-from relay.policy.decision import Decision
+from relay.policy.decide import Decision, PolicySet
 from relay.policy.load import load_policies
 from relay.policy.patterns import Glob
 from relay.policy.structure import MAX_PARTS

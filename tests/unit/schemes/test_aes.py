@@ -22,7 +22,7 @@ from relay.formats.cms.recipients import MAX_NUMBER
 from relay.keys import Key, KeyReference
 from relay.schemes import Opening, Parties, SealedPayload
 from relay.schemes.aes import AES
-from relay.schemes.content import KEY_OCTETS, encrypt
+from relay.schemes.content_key import KEY_OCTETS, encrypt
 from tests.testlib import mails
 from tests.testlib.keys import MemoryKeys
 from tests.testlib.payloads import payload, said_whose

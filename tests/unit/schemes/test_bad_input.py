@@ -26,6 +26,7 @@ from relay.journey.opening import MailOpener
 from relay.journey.opening.layers import ASKED_FIRST, Layers
 from relay.keys import Key, KeyReference
 from relay.keys.ring import KeyRing
+from relay.mail import OpenedMail
 from relay.schemes import Opening, Parties, Scheme
 from relay.schemes.aes import AES
 from relay.schemes.otp import OneTimePad
@@ -34,7 +35,6 @@ from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA
 from relay.store.delivery_attempts import Begun
 from relay.store.delivery_records import DeliveryRecords
-from relay.store.mail_identity import OpenedMail
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import Bound
 from tests.integration.vectors.test_vectors import CONFIG

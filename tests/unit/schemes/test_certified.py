@@ -35,7 +35,7 @@ from relay.formats import cms, mime
 from relay.identity import PeerCertificates
 from relay.identity.pairs import Role
 from relay.schemes import Opening, Scheme, Unsealed
-from relay.schemes.content import KEY_OCTETS, encrypt, kem_key
+from relay.schemes.content_key import KEY_OCTETS, encrypt, kem_key
 from relay.schemes.pqc import PQC
 from relay.schemes.rsa import RSA, oaep
 from relay.schemes.signatures import certificate_id, sign

@@ -14,7 +14,7 @@ from structlog.testing import LogCapture
 from relay.entry.imap.marks import OriginalMarks
 from relay.formats import mime
 from relay.journey import opening
-from relay.journey.opening.recipients import WINDOW
+from relay.journey.opening import WINDOW
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.process import assembly
