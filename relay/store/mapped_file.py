@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import mmap
 import os
+import zlib
 from pathlib import Path
 
-from relay.store.record_files import LENGTH_OCTETS, OVERHEAD_OCTETS, crc, new_file
+from relay.store.record_files import CRC, LENGTH_OCTETS, OVERHEAD_OCTETS, new_file
 
 _END = bytes(LENGTH_OCTETS)
 
@@ -40,7 +41,7 @@ class MappedFile:
         body, end = begin + LENGTH_OCTETS, begin + OVERHEAD_OCTETS + len(record)
         if end > self._most:
             return False
-        memory[body : end + LENGTH_OCTETS] = crc(record) + record + _END
+        memory[body : end + LENGTH_OCTETS] = CRC.pack(zlib.crc32(record)) + record + _END
         # Last: behind it may stand what was written before the file was emptied.
         memory[begin:body] = (end - body).to_bytes(LENGTH_OCTETS, "big")
         self.end = end

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from struct import Struct
 
 import structlog
 
@@ -32,18 +33,15 @@ from relay.store.secret_file import open_regular
 
 log = structlog.get_logger(__name__)
 
-LENGTH_OCTETS = CRC_OCTETS = 4
-OVERHEAD_OCTETS = LENGTH_OCTETS + CRC_OCTETS
+LENGTH_OCTETS = 4
+CRC = Struct(">I")
+"""Form of the CRC-32 of a record, which stands before it."""
+OVERHEAD_OCTETS = LENGTH_OCTETS + CRC.size
 """Overhead of a record beside its own bytes."""
 MAX_OCTETS = 64 * 2**20
 """Maximum size of a file, in bytes."""
 _ID_OCTETS = 8
 _WRITER = re.compile(r"([0-9a-f]{8})-")
-
-
-def crc(record: bytes) -> bytes:
-    """The checksum that stands before a record."""
-    return zlib.crc32(record).to_bytes(CRC_OCTETS, "big")
 
 
 def sealed(record: bytes, directory: Path, secret: SiteSecret) -> bytes:
@@ -219,8 +217,8 @@ def _read(path: Path, file: int, secret: SiteSecret | None) -> RecordFile:
         while length := int.from_bytes(stream.read(LENGTH_OCTETS), "big"):
             row = stream.read(min(length, size))
             at += LENGTH_OCTETS + len(row)
-            record = row[CRC_OCTETS:]
-            if len(row) != length or row[:CRC_OCTETS] != crc(record):
+            record = row[CRC.size :]
+            if len(row) != length or row[: CRC.size] != CRC.pack(zlib.crc32(record)):
                 torn += 1
             elif secret is None:
                 records.append(record)

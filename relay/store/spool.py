@@ -6,6 +6,7 @@ allocated room promises nothing, and what is put into mapped memory may be a sig
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import structlog
 
 from relay.errors import StoreUnavailable
 from relay.files import sync_directory
-from relay.store.record_files import LENGTH_OCTETS, MAX_OCTETS, crc, needing_room, new_file, sealed
+from relay.store.record_files import CRC, LENGTH_OCTETS, MAX_OCTETS, needing_room, new_file, sealed
 from relay.store.secret import SiteSecret
 
 log = structlog.get_logger(__name__)
@@ -77,7 +78,7 @@ class Spool:
     def _write(self, file: int, end: int, record: bytes) -> int:
         """How many bytes it has there. Raises StoreUnavailable."""
         row = sealed(record, self._directory, self._secret)
-        row = crc(row) + row
+        row = CRC.pack(zlib.crc32(row)) + row
         row = len(row).to_bytes(LENGTH_OCTETS, "big") + row
         try:
             written = 0

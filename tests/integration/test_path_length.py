@@ -1,0 +1,66 @@
+"""How far somebody has to read to know what happens to one mail: the functions and files that it runs through.
+Standard: relay/README.md, "A message out, in ten steps".
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+import relay
+from relay.kme import DevelopmentKMEs
+from tests.testlib import mails
+from tests.testlib.sink import Sink
+from tests.testlib.sites import make_site, serving
+from tests.testlib.submit import submit
+
+HERE = Path(relay.__file__).parent
+MAILS = 10
+MAX_FUNCTIONS, MAX_FILES = 300, 45
+
+
+@contextmanager
+def called() -> Iterator[set[tuple[Path, str]]]:
+    """The functions of the relay that this thread runs meanwhile, without lambdas and comprehensions."""
+    functions: set[tuple[Path, str]] = set()
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        file = Path(code.co_filename)
+        if event == "call" and not code.co_name.startswith("<") and HERE in file.parents:
+            functions.add((file, code.co_qualname))
+
+    sys.setprofile(note)
+    try:
+        yield functions
+    finally:
+        sys.setprofile(None)
+
+
+@pytest.mark.in_process
+async def test_a_sealed_mail_runs_through_few_functions_in_few_files(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+) -> None:
+    site = make_site(
+        tmp_path, "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
+        policies={"default.toml": 'levels = ["aes"]\n'},
+    )  # fmt: skip
+    path: set[tuple[Path, str]] = set()
+    async with serving(site) as addresses:
+        for number in range(MAILS):
+            with called() as functions:
+                reply = await submit(addresses["outgoing"], mails.plain(), recipients=["bob@bob.example"])
+            assert reply.code == 250, reply
+            # What all of them run through is a mail's; what the relay does beside mail comes once in a while.
+            path = functions if number == 1 else path & functions
+    beside = {HERE / "kme", HERE / "status"}  # the development KMEs are in this process too
+    path = {each for each in path if beside.isdisjoint(each[0].parents)}
+    files = {file for file, _ in path}
+    assert {HERE / "outgoing.py", HERE / "journey/sealing.py", HERE / "forward/transaction.py"} <= files
+    assert len(path) <= MAX_FUNCTIONS, sorted(name for _, name in path)
+    assert len(files) <= MAX_FILES, sorted(map(str, files))
