@@ -59,11 +59,11 @@ def pids(relay: RelayProcess) -> dict[int, int]:
 
 
 @asynccontextmanager
-async def workers(site: Site, number: int, *, before: str = "", executes: bool = False) -> AsyncIterator[RelayProcess]:
+async def workers(site: Site, number: int, *, before: str = "") -> AsyncIterator[RelayProcess]:
     text = site.config_file.read_text()
     if "[limits]" not in text:
         site.config_file.write_text(f"{text}\n[limits]\nworkers = {number}\n")
-    async with relay_process(site, before=before, executes=executes) as relay:
+    async with relay_process(site, before=before) as relay:
         yield relay
 
 
@@ -185,7 +185,7 @@ async def test_what_a_killed_worker_had_sent_another_one_sends_no_second_time(
 
 
 async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, sink: Sink) -> None:
-    async with workers(site, 2, executes=True) as relay:
+    async with workers(site, 2) as relay:
         before = pids(relay)
         stop, replies = asyncio.Event(), []
 
@@ -375,7 +375,7 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
     text = site.config_file.read_text()
     site.config_file.write_text(f"{text}\n[limits]\nworkers = 2\n")
     with (site.directory / "relay.log").open("ab") as log:
-        process = await relay_command.start("serve", "--config", site.config_file, stderr=log, executes=True)
+        process = await relay_command.start("serve", "--config", site.config_file, stderr=log)
     relay = RelayProcess(process, {}, site.directory / "relay.log")
     try:
         await until(relay, "worker_started", 2)
@@ -409,7 +409,7 @@ async def test_a_worker_runs_no_program_out_of_the_current_directory(
     for name in ("relay.py", "structlog.py"):
         (tmp_path / name).write_text(f"raise SystemExit('{name} of somebody else')")
     monkeypatch.chdir(tmp_path)
-    async with workers(site, 2, executes=True) as relay:
+    async with workers(site, 2) as relay:
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 
