@@ -201,6 +201,8 @@ class Workers:
         self._neighbours.has_ended(running.worker_id)
         self._places.has_ended(running.place)
         self._running_now.discard(running)
+        if self._stopping.is_set():
+            return
         status = await running.process.status()
         if self._is_over(running):
             return
