@@ -79,7 +79,7 @@ class ForkServer:
         """Starts a process that serves as this worker. Raises OSError where there can be no further one."""
         answer, files = await self._ask(worker.as_json(), worker.descriptors)
         if not files:
-            raise OSError(answer)
+            raise OSError(f"no process for a worker, or no descriptor for it: {answer}")
         return Forked(self, answer, files[0])
 
     async def status(self, pid: int) -> int | None:
@@ -156,7 +156,7 @@ def begin(relay_toml: Path) -> ForkServer | socket.socket:
 def forked_worker(way: socket.socket, load: Callable[[Worker], None]) -> Worker:
     """Makes this process the fork server; returns in each process that it forks, with what that worker is handed.
 
-    `load` loads what a worker needs. Exits when nobody can ask any more.
+    `load` loads what the first worker needs, and so does any other. Exits when nobody can ask any more.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     os.setsid()
@@ -165,6 +165,7 @@ def forked_worker(way: socket.socket, load: Callable[[Worker], None]) -> Worker:
     for name in os.environ.keys() - without_manager(os.environ).keys():
         del os.environ[name]
     name_process("relay forks")
+    loaded = False
     while True:
         question, files, _, _ = socket.recv_fds(way, MOST, MOST_FILES, socket.MSG_CMSG_CLOEXEC)
         if not question:
@@ -174,8 +175,10 @@ def forked_worker(way: socket.socket, load: Callable[[Worker], None]) -> Worker:
             way.send(json.dumps(_status(asked)).encode())
             continue
         worker = Worker.from_json(question.decode()).renumbered(files)
-        load(worker)
-        heap.set_aside()
+        if not loaded:
+            load(worker)
+            heap.set_aside()
+            loaded = True
         try:
             pid = os.fork()
         except OSError as error:
