@@ -231,13 +231,12 @@ async def test_a_worker_comes_from_a_process_that_has_loaded_what_is_installed_a
         assert set(relay_command.workers_of(relay.process.pid)) == set(pids(relay).values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-async def test_where_the_process_that_forks_workers_ends_or_hangs_they_serve_and_another_one_forks(
-    site: Site, sink: Sink, number: signal.Signals
+async def test_where_the_process_that_forks_workers_has_ended_they_serve_and_another_one_forks(
+    site: Site, sink: Sink
 ) -> None:
-    async with workers(site, 2, before="from relay.process import fork_server; fork_server.ANSWER_S = 5.0") as relay:
+    async with workers(site, 2) as relay:
         before = forker(relay)
-        os.kill(before, number)
+        os.kill(before, signal.SIGKILL)
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
         os.kill(pids(relay)[1], signal.SIGKILL)
         await until(relay, "relay_serves", 3)
