@@ -1,8 +1,8 @@
 """Forks the workers of a relay from a process that has loaded what they need and serves nothing: they share memory.
 Standard: descriptors go from process to process by SCM_RIGHTS (unix(7)); pidfd_open(2) says when a process has ended.
 
-It has no event loop and one thread, of which a fork copies everything. The process that starts workers begins it, asks
-it for each worker, and begins another one where it has ended, or where another release may be installed.
+It has no event loop and one thread, of which a fork copies everything. The process that starts workers begins it, and
+asks it for each worker. It begins another one where that has ended, or where another release may be installed.
 """
 
 from __future__ import annotations
