@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -23,9 +24,8 @@ from relay.cli.options import config_option
 from relay.config import Config, TCPAddress
 from relay.errors import ConfigError
 from relay.files import toml, write_whole
-from relay.process import app, workers
+from relay.process import app, fork_server, workers
 from relay.process.reloading import Settings
-from relay.process.worker import Worker
 from relay.runtime import signals
 from relay.runtime.heap import use_one_heap
 
@@ -40,8 +40,8 @@ from relay.runtime.heap import use_one_heap
 @click.option(
     "--check", "only_check", is_flag=True, help="Read relay.toml, say what is wrong there, and serve nothing."
 )
-@click.option("--worker", "as_worker", hidden=True, help="Of the process that starts the workers.")
-def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worker: str | None) -> None:
+@click.option("--fork-server", "way", type=int, hidden=True, help="Of the process that starts the workers.")
+def serve(config_file: Path, ready_file: Path | None, only_check: bool, way: int | None) -> None:
     """Run the relay: seal outgoing mail, open incoming mail, until SIGTERM.
 
     Policies, peers' documents, the identity, DKIM keys, password files and certificates count once their files have
@@ -54,8 +54,8 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
     """
     # Each is for some processes of a relay, and must kill no other one: `systemctl kill` signals all of a service.
     signals.end_nothing()
-    if as_worker is not None:
-        _serve_as_worker(Worker.from_json(as_worker), config_file)
+    if way is not None:
+        _serve_as_worker(socket.socket(fileno=way), config_file)
         return
     text = toml.read(config_file)
     config = load_to_serve(config_file, text)
@@ -72,26 +72,33 @@ def serve(config_file: Path, ready_file: Path | None, only_check: bool, as_worke
     if ready_file is not None:
         # Before a key is drawn: a relay whose file is in a wrong place is started anew again and again.
         _try(ready_file)
-    if config.limits.workers > 1:
-        uvloop.run(workers.serve(config, config_file, text, ready))
-        return
     use_one_heap()
     app.load(config)
+    if config.limits.workers > 1:
+        forks = fork_server.begin(config_file)
+        if isinstance(forks, socket.socket):
+            _serve_as_worker(forks, config_file)
+        else:
+            uvloop.run(workers.serve(config, config_file, text, forks, ready))
+        return
     # The second process first: one that is forked later would keep the relay's lock, and stand in a new relay's way.
     settings = Settings(config, partial(load_to_serve, config_file))
     uvloop.run(app.serve(settings, key_receiver.start(config), ready))
 
 
-def _serve_as_worker(worker: Worker, config_file: Path) -> None:
-    """Serves as one worker, with the relay.toml and sockets that its supervisor passed on."""
+def _serve_as_worker(way: socket.socket, config_file: Path) -> None:
+    """Forks the workers that are asked for on `way`; serves in each, with the relay.toml and sockets handed to it."""
+
+    def read(text: str) -> Config:
+        return load_to_serve(config_file, text)
 
     def read_again() -> Config:
-        return worker.share_of(load_to_serve(config_file, worker.texts.last))
+        return worker.share_of(read(worker.texts.last))
 
-    config = worker.share_of(load_to_serve(config_file, worker.texts.first))
-    configure_logging(config.log, for_good=True)
     use_one_heap()
-    app.load(config)
+    worker = fork_server.forked_worker(way, lambda worker: app.load(read(worker.texts.first)))
+    config = worker.share_of(read(worker.texts.first))
+    configure_logging(config.log, for_good=True)
     structlog.contextvars.bind_contextvars(worker=worker.number)
     receiver = key_receiver.start(config, worker.descriptors)
     settings = Settings(config, read_again, tell=False)

@@ -215,8 +215,8 @@ class LimitSettings(toml.Table):
     try again later. One that is larger than the whole is taken when it is alone.
     """
     workers: int = Field(default=1, ge=1, le=64)
-    """Processes that serve as one relay at the same addresses, for machines with several cores; each costs the memory
-    of a relay. They share the room above and the keys that are kept ready.
+    """Processes that serve as one relay at the same addresses, for machines with several cores; each costs some 50 MB.
+    They share the room above and the keys that are kept ready.
     """
 
 

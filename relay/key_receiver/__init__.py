@@ -39,6 +39,7 @@ from relay.keys.client import KMEClient
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPRequest, NoAnswer, Receiver
 from relay.runtime import heap
+from relay.runtime.naming import name_process
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import KeyName
 from relay.store.record_files import take_over
@@ -172,6 +173,7 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
         for each in not_for_it:
             os.close(each)
         os.setsid()
+        name_process("relay keys")
         # systemd ends all processes of a service at once (SIGABRT: its watchdog): this one has to stay until its calls
         # are over.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT, signal.SIGUSR1, signal.SIGUSR2):

@@ -55,6 +55,7 @@ from relay.process.worker import Worker
 from relay.runtime import signals
 from relay.runtime.aio import in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
+from relay.runtime.release import installed
 from relay.runtime.stopping import Stop, Stopped, end_at_last, told_to_stop
 from relay.schemes.all import all_schemes
 from relay.status import StatusModule, Watched
@@ -101,6 +102,7 @@ def load(config: Config) -> None:
 
     Raises ConfigError, as `listeners` does.
     """
+    installed()
     listeners(config)
     status(config)
     all_schemes(config)

@@ -1,5 +1,5 @@
 """One worker: a process that serves beside others as one relay, with what the process that started it has handed it.
-Standard: descriptors are inherited (exec keeps those that are marked so); none of them outlives the worker.
+Standard: descriptors come by SCM_RIGHTS (unix(7)) under other numbers; none of them outlives the worker.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ import json
 import os
 import socket
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import structlog
@@ -19,11 +19,14 @@ import structlog
 from relay.config import Config
 from relay.counting.board import Board
 from relay.entry.listening import Sockets
+from relay.runtime.aio import readable
 from relay.runtime.stopping import Stop
 
 log = structlog.get_logger(__name__)
 
 _LENGTH_OCTETS = 8
+_LONE = ("relay_toml", "supervisor", "lock", "neighbours", "board")
+"""Names of the fields of a worker that are one descriptor each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,21 @@ class Worker:
         return cls(**values)
 
     def as_json(self) -> str:
-        """Returns it as JSON for the command line of the worker's process; nothing in it is secret."""
+        """Returns it as JSON for the process that forks it; nothing in it is secret."""
         return json.dumps(asdict(self))
+
+    def renumbered(self, descriptors: Sequence[int]) -> Worker:
+        """Returns it with these `descriptors` in the place of its own, in the same order."""
+        new = dict(zip(self.descriptors, descriptors, strict=True))
+        sockets = {name: tuple(new[each] for each in some) for name, some in self.sockets.items()}
+        others = {name: new.get(getattr(self, name), -1) for name in _LONE}
+        return replace(self, sockets=sockets, **others)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """All of them."""
         listening = (each for some in self.sockets.values() for each in some)
-        others = (self.relay_toml, self.supervisor, self.lock, self.neighbours, self.board)
+        others = (getattr(self, name) for name in _LONE)
         return (*listening, *(each for each in others if each >= 0))
 
     @property
@@ -141,12 +151,7 @@ class Worker:
     @staticmethod
     async def heard(way: socket.socket) -> tuple[str, Any] | None:
         """The next word that a worker says, at the other end of its `way`; None when it has ended."""
-        loop, came = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(way, came.set)
-        try:
-            await came.wait()
-        finally:
-            loop.remove_reader(way)
+        await readable(way)
         said, files, _, _ = socket.recv_fds(way, 4, 1)
         if not said:
             return None

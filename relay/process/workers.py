@@ -12,8 +12,6 @@ import json
 import os
 import signal
 import socket
-import sys
-from asyncio.subprocess import Process
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
@@ -32,12 +30,13 @@ from relay.entry.listening import Sockets, close_all
 from relay.files import toml, write_whole
 from relay.keys.report import together
 from relay.process import app
+from relay.process.fork_server import Forked, ForkServer
 from relay.process.reloading import Settings
 from relay.process.upkeep import held_mail_kept
 from relay.process.worker import Texts, Worker
 from relay.runtime import signals
 from relay.runtime.aio import in_background
-from relay.runtime.notify import READY, STOPPING, notify, stay_alive, without_manager
+from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, told_to_stop
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
@@ -69,7 +68,7 @@ class _Running:
     number: int
     worker_id: int
     place: int
-    process: Process
+    process: Forked
     began: float
     reloads: int
     addresses: asyncio.Future[Mapping[str, TCPAddress] | None]
@@ -80,8 +79,8 @@ class _Running:
 class Workers:
     """All workers of a relay that serves."""
 
-    def __init__(self, config: Config, relay_toml: Path, common: Worker, settings: Settings, stop: Stop) -> None:
-        """`common` is what each of them is handed, but for its number, its worker ID and the way to it.
+    def __init__(self, config: Config, forks: ForkServer, common: Worker, settings: Settings, stop: Stop) -> None:
+        """`forks` starts their processes. `common` is what each is handed, but for its number, worker ID and way to it.
 
         `settings` are read again before the workers are asked to do so. `stop` is set when no worker serves, and none
         can be started.
@@ -89,7 +88,7 @@ class Workers:
         self._stop = stop
         self._config = config
         self._settings = settings
-        self._relay_toml = relay_toml
+        self._forks = forks
         self._common = common
         self._running: dict[int, _Running] = {}
         self._neighbours = Neighbours(common.neighbours)
@@ -124,7 +123,7 @@ class Workers:
                 serves = each.addresses.done()
                 if each.silent > (MOST_SILENT if serves else MOST_STARTING):
                     log.error("worker_hangs", worker=each.number, process=each.process.pid, serves=serves)
-                    _tell(each.process, signal.SIGKILL)
+                    each.process.send_signal(signal.SIGKILL)
 
     async def keep_up(self) -> None:
         """Restarts all workers at SIGUSR1, one after the other; runs until cancelled."""
@@ -137,12 +136,12 @@ class Workers:
         """Returns when all have ended, each after its mails in flight; who does not end is killed. Nothing is lost."""
         self._stopping.set()
         for each in self._running_now:
-            _tell(each.process, signal.SIGTERM)
+            each.process.send_signal(signal.SIGTERM)
         if self._watching:
             await asyncio.wait(self._watching, timeout=STOP_S)
         for each in self._running_now:
             log.error("worker_does_not_end", worker=each.number, process=each.process.pid)
-            _tell(each.process, signal.SIGKILL)
+            each.process.send_signal(signal.SIGKILL)
         while self._watching:
             await asyncio.wait(self._watching)
 
@@ -152,7 +151,7 @@ class Workers:
         self._settings.reload()
         for each in self._running_now:
             if each.addresses.done() and each.addresses.result() is not None:
-                _tell(each.process, signal.SIGHUP)
+                each.process.send_signal(signal.SIGHUP)
 
     def start_anew(self) -> None:
         """Restarts all workers, for another version of the relay for instance, without a gap in service."""
@@ -167,10 +166,11 @@ class Workers:
             log.error("workers_end", kmes=kmes, cause="they drop undelivered keys: one process serves; set workers = 1")
         self._running = {number: each for number, each in self._running.items() if number == 1}
         for each in others:
-            _tell(each.process, signal.SIGTERM)
+            each.process.send_signal(signal.SIGTERM)
 
     async def _all_anew(self) -> None:
         """The old one ends only once the new one serves: if that failed, mail would wait for a person."""
+        await self._forks.renew()
         for number in sorted(self._running):
             if number not in self._running:
                 continue
@@ -184,23 +184,26 @@ class Workers:
                 log.error(
                     "workers_not_started_anew", worker=number, cause="the new one cannot serve: the old ones stay"
                 )
-                _tell(new.process, signal.SIGKILL)
+                new.process.send_signal(signal.SIGKILL)
                 return
             if number not in self._running:  # the first one serves alone since a moment ago
-                _tell(new.process, signal.SIGTERM)
+                new.process.send_signal(signal.SIGTERM)
                 continue
             old, self._running[number] = self._running[number], new
-            _tell(old.process, signal.SIGUSR2)  # not SIGTERM: who has just connected would be sent away
+            old.process.send_signal(signal.SIGUSR2)  # not SIGTERM: who has just connected would be sent away
             await old.process.wait()
         log.info("workers_started_anew", workers=self._common.of)
 
     async def _watch(self, running: _Running) -> None:
         """Starts another one in the place of one that has ended unasked."""
-        status = await running.process.wait()
+        await running.process.wait()
         # Only now: while a process is ending, its files may still be locked, and what is in them cannot be read.
         self._neighbours.has_ended(running.worker_id)
         self._places.has_ended(running.place)
         self._running_now.discard(running)
+        if self._stopping.is_set():
+            return
+        status = await running.process.status()
         if self._is_over(running):
             return
         log.error("worker_ended", worker=running.number, status=status)
@@ -218,7 +221,7 @@ class Workers:
                 await self._pause(running.number)
             else:
                 if self._is_over(running):  # another one serves in its place since a moment ago
-                    _tell(new.process, signal.SIGTERM)
+                    new.process.send_signal(signal.SIGTERM)
                 else:
                     self._running[running.number] = new
 
@@ -244,14 +247,8 @@ class Workers:
         reloads, worker_id, place = self._reloads, self._new_worker_id(), self._places.take()
         with theirs:
             worker = replace(self._common, number=number, supervisor=theirs.fileno(), worker_id=worker_id, place=place)
-            # Of relay.toml a worker takes what this process has read of it: two workers with two stores would be two
-            # relays. Without -P a program that lies in the current directory would be run.
-            command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
             try:
-                process = await asyncio.create_subprocess_exec(
-                    *command, "--worker", worker.as_json(),
-                    pass_fds=worker.descriptors, start_new_session=True, env=without_manager(os.environ),
-                )  # fmt: skip
+                process = await self._forks.start(worker)
             except BaseException:
                 ours.close()
                 self._places.has_ended(place)
@@ -265,7 +262,7 @@ class Workers:
             self._watching.add(task)
             task.add_done_callback(self._watching.discard)
         if self._stopping.is_set():
-            _tell(process, signal.SIGTERM)
+            process.send_signal(signal.SIGTERM)
         return running
 
     def _new_worker_id(self) -> int:
@@ -282,7 +279,7 @@ class Workers:
                 if what == "serves" and not running.addresses.done():
                     running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
                     if running.reloads < self._reloads:
-                        _tell(running.process, signal.SIGHUP)
+                        running.process.send_signal(signal.SIGHUP)
                 elif what == "keys":
                     running.keys = value
                     self._write_keys()
@@ -299,13 +296,17 @@ class Workers:
             log.warning("key_report_not_written", cause=error.strerror)
 
 
-async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
+async def serve(
+    config: Config, relay_toml: Path, text: str, forks: ForkServer, ready: Callable[[Mapping[str, TCPAddress]], None]
+) -> None:
     """Runs all workers until SIGTERM or SIGINT. Raises ConfigError, and Stopped where one cannot start.
 
-    `text` is that of `relay_toml`. `ready` is called once all serve, with their addresses.
+    `text` is that of `relay_toml`. `forks` starts their processes, and is closed. `ready` is called once all serve,
+    with their addresses.
     """
     with told_to_stop() as stop:
         async with AsyncExitStack() as stack:
+            stack.callback(forks.close)
             sockets = await app.bound(config)
             stack.callback(close_all, sockets)
             neighbours = shared_memory()
@@ -326,7 +327,7 @@ async def serve(config: Config, relay_toml: Path, text: str, ready: Callable[[Ma
                 0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, board, lock=lock
             )
             read_again = partial(_read_again, config, texts, relay_toml)
-            workers = Workers(config, relay_toml, common, Settings(config, read_again), stop)
+            workers = Workers(config, forks, common, Settings(config, read_again), stop)
             stack.push_async_callback(workers.stop)
             # First: who connects while the last mails end would wait for nobody, and not hear so.
             stack.callback(close_all, sockets)
@@ -364,8 +365,3 @@ def _most_at_once(workers: int) -> int:
 
 def _descriptors(sockets: Sockets) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.fileno() for each in some) for name, some in sockets.items()}
-
-
-def _tell(process: Process, number: int) -> None:
-    with suppress(ProcessLookupError):
-        process.send_signal(number)

@@ -5,6 +5,7 @@ Nothing that a client sends holds the loop for more than a few milliseconds.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
@@ -100,6 +101,16 @@ class Lane:
         self._moves = bool(self._waiting)
         if self._moves:
             asyncio.get_running_loop().call_soon(self._next)
+
+
+async def readable(connection: socket.socket) -> None:
+    """Returns once there is something to be read, or the other side has ended."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(connection, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(connection)
 
 
 def boot_time() -> float:

@@ -4,6 +4,7 @@ Standard: importlib.metadata; an upgrade writes every file anew, so that the pac
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +26,15 @@ class Release(NamedTuple):
 
 
 def installed() -> Release:
-    """The release that this process was started from, where it is asked for at the start."""
-    directory = Path(relay.__file__).parent
+    """The release that was installed when this process, or the one that it was forked from, first asked for it.
+
+    Where that is at the start, it is the one that runs.
+    """
+    return _installed(Path(relay.__file__).parent)
+
+
+@cache
+def _installed(directory: Path) -> Release:
     return Release(_version(), str(directory), _stamp(directory))
 
 

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from select import POLLIN, poll
 from typing import TypeVar
 
 import structlog
@@ -331,14 +332,21 @@ class Claims:
 
 
 def _lives(name: str) -> bool:
-    """Whether the process of another lease is there; one with our number was ours before, in a container."""
+    """Whether the process of another lease runs; one with our number was ours before, in a container.
+
+    One that has ended does not run, though it may have a number until somebody waits for it.
+    """
     pid = int(name.partition("-")[0])
     if pid == os.getpid():
         return False
     try:
-        os.kill(pid, 0)
+        process = os.pidfd_open(pid)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        pass
-    return True
+    except OSError:  # no descriptor is left: nobody knows
+        return True
+    look = poll()
+    look.register(process, POLLIN)
+    ended = look.poll(0)
+    os.close(process)
+    return not ended

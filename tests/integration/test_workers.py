@@ -59,11 +59,11 @@ def pids(relay: RelayProcess) -> dict[int, int]:
 
 
 @asynccontextmanager
-async def workers(site: Site, number: int, *, before: str = "", executes: bool = False) -> AsyncIterator[RelayProcess]:
+async def workers(site: Site, number: int, *, before: str = "") -> AsyncIterator[RelayProcess]:
     text = site.config_file.read_text()
     if "[limits]" not in text:
         site.config_file.write_text(f"{text}\n[limits]\nworkers = {number}\n")
-    async with relay_process(site, before=before, executes=executes) as relay:
+    async with relay_process(site, before=before) as relay:
         yield relay
 
 
@@ -185,7 +185,7 @@ async def test_what_a_killed_worker_had_sent_another_one_sends_no_second_time(
 
 
 async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, sink: Sink) -> None:
-    async with workers(site, 2, executes=True) as relay:
+    async with workers(site, 2) as relay:
         before = pids(relay)
         stop, replies = asyncio.Event(), []
 
@@ -206,6 +206,60 @@ async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, s
         after = pids(relay)
         assert not set(before.values()) & set(after.values())
         assert after.keys() == before.keys()
+
+
+def forker(relay: RelayProcess) -> int:
+    """The process that forks the workers: the only child of the one that starts them."""
+    pid = relay.process.pid
+    [found] = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return found
+
+
+async def test_a_worker_comes_from_a_process_that_has_loaded_what_is_installed_and_no_other_is_left(
+    site: Site, sink: Sink
+) -> None:
+    """What the first process runs before it loads anything is in its own workers, not in those that SIGUSR1 starts."""
+    async with workers(site, 2, before="import structlog; structlog.contextvars.bind_contextvars(old=True)") as relay:
+        first = forker(relay)
+        os.kill(pids(relay)[1], signal.SIGKILL)
+        await until(relay, "relay_serves", 3)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
+        assert [each.get("old", False) for each in events(relay, "relay_serves")] == [True] * 3 + [False] * 2
+        assert [each["status"] for each in events(relay, "worker_ended")] == [-signal.SIGKILL]
+        assert forker(relay) != first
+        assert set(relay_command.workers_of(relay.process.pid)) == set(pids(relay).values())
+
+
+async def test_where_the_process_that_forks_workers_has_ended_they_serve_and_another_one_forks(
+    site: Site, sink: Sink
+) -> None:
+    async with workers(site, 2) as relay:
+        before = forker(relay)
+        os.kill(before, signal.SIGKILL)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+        os.kill(pids(relay)[1], signal.SIGKILL)
+        await until(relay, "relay_serves", 3)
+        assert forker(relay) != before
+        assert (await submit(relay.addresses["outgoing"], numbered(2))).code == 250
+    assert not any(map(_lives, [before, *pids(relay).values()]))
+
+
+async def test_a_worker_has_a_session_of_its_own_and_no_descriptor_of_another_one(site: Site, sink: Sink) -> None:
+    async with workers(site, 3) as relay:
+        sessions = {os.getsid(pid) for pid in pids(relay).values()}
+        assert sessions == set(pids(relay).values())
+        ways = [_sockets(pid) & _sockets(forker(relay)) for pid in pids(relay).values()]
+        assert ways == [set()] * 3
+        used = {len(_sockets(pid)) for pid in pids(relay).values()}
+        os.kill(pids(relay)[3], signal.SIGKILL)
+        await until(relay, "relay_serves", 4)
+        assert len(_sockets(pids(relay)[3])) <= max(used)
+
+
+def _sockets(pid: int) -> set[str]:
+    links = (each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir())
+    return {str(each) for each in links if str(each).startswith("socket:")}
 
 
 async def test_a_relay_toml_that_is_edited_counts_for_no_worker_before_the_relay_is_started_again(
@@ -375,7 +429,7 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
     text = site.config_file.read_text()
     site.config_file.write_text(f"{text}\n[limits]\nworkers = 2\n")
     with (site.directory / "relay.log").open("ab") as log:
-        process = await relay_command.start("serve", "--config", site.config_file, stderr=log, executes=True)
+        process = await relay_command.start("serve", "--config", site.config_file, stderr=log)
     relay = RelayProcess(process, {}, site.directory / "relay.log")
     try:
         await until(relay, "worker_started", 2)
@@ -409,7 +463,9 @@ async def test_a_worker_runs_no_program_out_of_the_current_directory(
     for name in ("relay.py", "structlog.py"):
         (tmp_path / name).write_text(f"raise SystemExit('{name} of somebody else')")
     monkeypatch.chdir(tmp_path)
-    async with workers(site, 2, executes=True) as relay:
+    async with workers(site, 2) as relay:
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew")
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 

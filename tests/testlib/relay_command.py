@@ -1,7 +1,5 @@
 """`qumail-relay ...` as a process of its own, forked from one that has loaded everything: loading takes over a second.
 Standard: what a test can tell from `python -m relay` is how long it takes; some tests start that one nevertheless.
-
-So are the workers of a relay, but for one that `executes`: it starts them as it does where it is installed.
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from asyncio.subprocess import Process
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -37,8 +34,6 @@ MOST, MOST_FILES = 65_536, 250
 _PR_SET_PDEATHSIG = 1
 SERVING = ("relay.process", "relay.entry", "relay.keys", "relay.key_receiver", "relay.forward", "relay.status")
 """What a relay loads only when it serves, as its configuration asks for it."""
-WORKER_OF = "worker {}"
-"""The name of the process of one that was forked for the relay that is process {}."""
 
 
 class RelayCommand:
@@ -99,25 +94,14 @@ class RelayCommand:
 
 
 def workers_of(pid: int) -> list[int]:
-    """The processes of the workers of this relay that have not ended, however they were started."""
-    processes: dict[int, tuple[str, int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended
-            head, _, rest = stat.read_text().rpartition(")")
-            processes[int(stat.parent.name)] = head.partition("(")[2], int(rest.split()[1])
-    # What a worker forks has its name as well, and outlives it.
-    forked = WORKER_OF.format(pid), _forker_and_way()[0]
-    return [
-        each
-        for each, (name, parent) in processes.items()
-        if (name, parent) == forked or (parent == pid and _executes_as_worker(each))
-    ]
+    """The processes of the workers of this relay that have not ended: the children of its child that forks them."""
+    return [worker for child in _children(pid) for worker in _children(child)]
 
 
-def _executes_as_worker(pid: int) -> bool:
-    with suppress(OSError):
-        return b"\0--worker\0" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
+def _children(pid: int) -> list[int]:
+    with suppress(OSError):  # it has ended
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 async def start(
@@ -128,12 +112,10 @@ async def start(
     environment: Mapping[str, str] | None = None,
     group: int | None = None,
     before: str = "",
-    executes: bool = False,
 ) -> RelayCommand:
     """Starts it. Files that are not given lead nowhere.
 
-    `group` is the group it runs under, where root may choose; `before` is a program that it runs first. A relay that
-    `executes` starts its workers as it does where it is installed.
+    `group` is the group it runs under, where root may choose; `before` is a program that it runs first.
     """
     asked = {
         "arguments": [str(each) for each in arguments],
@@ -141,7 +123,6 @@ async def start(
         "directory": str(Path.cwd()),
         "group": group,
         "before": before,
-        "executes": executes,
     }
     nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -151,12 +132,12 @@ async def start(
 
 
 def _forked(asked: dict[str, Any], files: Sequence[int]) -> RelayCommand:
-    """The first three files are the standard ones; the others it has under the numbers that it `keeps`."""
+    """The files are the standard ones."""
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        _, connection = _forker_and_way()
+        connection = _way()
         # At once and without an await: answers come in the order of the questions.
-        socket.send_fds(connection, [json.dumps({"keeps": [], **asked}).encode()], [write, *files])
+        socket.send_fds(connection, [json.dumps(asked).encode()], [write, *files])
         pid = int(connection.recv(MOST))
     except BaseException:
         os.close(read)
@@ -183,12 +164,12 @@ async def run(
 
 
 @cache
-def _forker_and_way() -> tuple[int, socket.socket]:
-    """The process that forks, and the way to it: one for each process that runs tests; it ends with that."""
+def _way() -> socket.socket:
+    """The way to the process that forks: one for each process that runs tests; it ends with that."""
     if _LISTENING:  # this one was forked by it
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(_LISTENING[0])
-        return os.getppid(), connection
+        return connection
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
@@ -205,7 +186,7 @@ def _forker_and_way() -> tuple[int, socket.socket]:
         process.wait()
 
     atexit.register(end)
-    return process.pid, ours
+    return ours
 
 
 def fork_for_ever(descriptor: int) -> None:
@@ -292,11 +273,9 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
     """The forked process is `qumail-relay` from here on; does not return."""
     status = 1
     try:
-        if "worker_of" in asked:  # first: who kills its relay looks for it
-            Path("/proc/self/comm").write_text(WORKER_OF.format(asked["worker_of"]))
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        _take(files, [0, 1, 2, *asked["keeps"]])
+        _take(files, [0, 1, 2])
         os.setsid()
         os.chdir(asked["directory"])
         os.environ.clear()
@@ -306,9 +285,7 @@ def _become(asked: dict[str, Any], files: list[int]) -> None:
         _end_with_the_forker()
         from relay.cli import main
 
-        if not asked["executes"]:
-            patch.object(asyncio, "create_subprocess_exec", _workers_forked).start()
-            _believe_files_at_once()
+        _believe_files_at_once()
         exec(asked["before"], {})
         sys.argv = ["qumail-relay", *asked["arguments"]]
         main()
@@ -343,18 +320,3 @@ def _take(files: Sequence[int], numbers: Sequence[int]) -> None:
             with suppress(OSError):
                 os.close(number)
     os.closerange(max(high) + 1, MOST)
-
-
-_execute = asyncio.create_subprocess_exec
-
-
-async def _workers_forked(*command: str, **how: Any) -> Process | RelayCommand:
-    """asyncio.create_subprocess_exec of a relay, but for its workers."""
-    if command[1:5] != ("-P", "-m", "relay", "serve"):
-        return await _execute(*command, **how)
-    kept = list(how["pass_fds"])
-    asked = {
-        "arguments": command[4:], "environment": dict(how["env"]), "directory": str(Path.cwd()), "keeps": kept,
-        "group": os.getgid(), "before": "", "executes": False, "worker_of": os.getpid(),
-    }  # fmt: skip
-    return _forked(asked, [0, 1, 2, *kept])

@@ -180,12 +180,10 @@ async def relay_process(
     listen: Mapping[str, TCPAddress] | None = None,
     group: int | None = None,
     before: str = "",
-    executes: bool = False,
 ) -> AsyncIterator[RelayProcess]:
     """A relay that serves; `listen` fixes the addresses, so that a restarted one is found again.
 
-    `group` is the group it runs under, where root may choose; `before` is a program that it runs first; one that
-    `executes` starts its workers as it does where it is installed, which takes each a second.
+    `group` is the group it runs under, where root may choose; `before` is a program that it runs first.
     """
     site.set_workers(WORKERS)
     text = site.config_file.read_text()
@@ -201,7 +199,7 @@ async def relay_process(
     with log_file.open("ab") as log:
         process = await relay_command.start(
             "serve", "--config", site.config_file, "--ready-file", ready,
-            stderr=log, group=group, before=before, executes=executes,
+            stderr=log, group=group, before=before,
         )  # fmt: skip
     try:
         addresses = await _read_when_ready(process, ready, log_file)

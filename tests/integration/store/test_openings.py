@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -173,6 +174,17 @@ async def test_a_claim_ends_by_itself_so_that_a_killed_relay_keeps_nobodys_mail(
     assert await admit(relays[0], [], mail) == {BEN: "busy"}, "it is the other's now"
     await relays[0].deliveries.settle_opened(mail, [], [BEN])
     assert await admit(relays[0], [], mail) == {BEN: "busy"}, "and stays so, whatever became of the first try"
+
+
+async def test_a_process_that_has_ended_is_dead_though_nobody_has_waited_for_its_end(
+    relays: tuple[Store, Store], backend: Backend, clock: Clock
+) -> None:
+    await relays[0].deliveries.admit([], opened(clock=clock))
+    ended = os.posix_spawn(sys.executable, [sys.executable, "-c", "pass"], os.environ)
+    os.waitid(os.P_PID, ended, os.WEXITED | os.WNOWAIT)
+    await backend.run("UPDATE relays SET relay = ? WHERE relay = ?", f"{ended}-x", relays[0].claims._relay)
+    assert await relays[1].claims.dead_processes() == ({f"{ended}-x"} if backend.name == "sqlite" else set())
+    os.waitpid(ended, 0)
 
 
 async def test_who_has_a_mail_is_known_though_it_could_not_be_written_and_is_written_later(

@@ -1,0 +1,213 @@
+"""Forks the workers of a relay from a process that has loaded what they need and serves nothing: they share memory.
+Standard: descriptors go from process to process by SCM_RIGHTS (unix(7)); pidfd_open(2) says when a process has ended.
+
+It has no event loop and one thread, of which a fork copies everything. The process that starts workers begins it, and
+asks it for each worker. It begins another one where that has ended, or where another release may be installed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, cast
+
+from relay.process.worker import Worker
+from relay.runtime import heap
+from relay.runtime.aio import readable
+from relay.runtime.naming import name_process
+from relay.runtime.notify import without_manager
+
+ANSWER_S = 60.0
+"""Timeout for the fork server's answer, in seconds: one that has just begun loads everything first."""
+MOST, MOST_FILES = 65_536, 253
+"""Maximum size of a question, in bytes, and the maximum number of descriptors that Linux lets go with it."""
+_HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Signals for the relay, which the fork server does not notice, and a worker gets that has just been forked."""
+
+
+class Forked:
+    """The process of a worker, which is the child of the fork server."""
+
+    def __init__(self, server: ForkServer, pid: int, pidfd: int) -> None:
+        """`pidfd` refers to the process, and is closed once that has ended."""
+        self.pid = pid
+        self._server = server
+        self._pidfd = pidfd
+        self._ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(pidfd, self._end)
+
+    def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._ended.set()
+
+    async def wait(self) -> None:
+        """Returns when it has ended."""
+        await self._ended.wait()
+
+    async def status(self) -> int | None:
+        """The exit status of one that has ended, once; negative for a signal, None where the fork server has ended."""
+        return await self._server.status(self.pid)
+
+    def send_signal(self, number: int) -> None:
+        """Unless it has ended."""
+        if not self._ended.is_set():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+
+class ForkServer:
+    """The fork server, as the process that starts workers sees it."""
+
+    def __init__(self, pid: int, way: socket.socket, relay_toml: Path) -> None:
+        """`pid` is a child of this process, and `way` the connection to it."""
+        way.setblocking(False)
+        self._pid = pid
+        self._way: socket.socket | None = way
+        self._relay_toml = relay_toml
+        self._turn = asyncio.Lock()
+
+    async def start(self, worker: Worker) -> Forked:
+        """Starts a process that serves as this worker. Raises OSError where there can be no further one."""
+        answer, files = await self._ask(worker.as_json(), worker.descriptors)
+        if not files:
+            raise OSError(f"no process for a worker, or no descriptor for it: {answer}")
+        return Forked(self, answer, files[0])
+
+    async def status(self, pid: int) -> int | None:
+        """See Forked."""
+        if self._way is None:
+            return None
+        try:
+            status, _ = await self._ask(str(pid))
+        except OSError:
+            return None
+        return cast(int | None, status)
+
+    async def renew(self) -> None:
+        """From now on workers come from another one, which runs the release that is installed then."""
+        async with self._turn:
+            self.close()
+
+    def close(self) -> None:
+        """Ends it, when nobody is asking it."""
+        if self._way is not None:
+            self._way.close()
+            self._way = None
+            os.kill(self._pid, signal.SIGKILL)  # even if it hangs; it has nothing to lose
+            os.waitpid(self._pid, 0)
+
+    async def _ask(self, question: str, descriptors: Sequence[int] = ()) -> tuple[Any, list[int]]:
+        """Its answer, and the descriptors that came along. Raises OSError, and then it is closed."""
+        async with self._turn:
+            self._way = self._way or self._begun()
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    return await _answer(self._way, question, descriptors)
+            except BaseException:
+                self.close()
+                raise
+
+    def _begun(self) -> socket.socket:
+        """The way to another one. Raises OSError."""
+        ours, theirs = _way()
+        with theirs:
+            theirs.set_inheritable(True)
+            # Without -P a program that lies in the current directory would be run.
+            command = [sys.executable, "-P", "-m", "relay", "serve", "--config", str(self._relay_toml)]
+            command += ["--fork-server", str(theirs.fileno())]
+            self._pid = os.posix_spawn(sys.executable, command, os.environ)
+        ours.setblocking(False)
+        return ours
+
+
+async def _answer(way: socket.socket, question: str, descriptors: Sequence[int]) -> tuple[Any, list[int]]:
+    """See ForkServer._ask."""
+    socket.send_fds(way, [question.encode()], descriptors)
+    await readable(way)
+    answer, files, _, _ = socket.recv_fds(way, MOST, 1, socket.MSG_CMSG_CLOEXEC)
+    if not answer:
+        raise BrokenPipeError(errno.EPIPE, "the process that forks workers has ended")
+    return json.loads(answer), files
+
+
+def begin(relay_toml: Path) -> ForkServer | socket.socket:
+    """Makes a copy of this process the fork server: there it returns the way for `forked_worker`.
+
+    To be called before there are an event loop and threads.
+    """
+    ours, theirs = _way()
+    heap.set_aside()  # a collection would write on the pages that are shared
+    if pid := os.fork():
+        theirs.close()
+        return ForkServer(pid, ours, relay_toml)
+    ours.close()
+    return theirs
+
+
+def forked_worker(way: socket.socket, load: Callable[[Worker], None]) -> Worker:
+    """Makes this process the fork server; returns in each process that it forks, with what that worker is handed.
+
+    `load` loads what the first worker needs, and so does any other. Exits when nobody can ask any more.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+    os.setsid()
+    os.closerange(3, way.fileno())
+    os.closerange(way.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    for name in os.environ.keys() - without_manager(os.environ).keys():
+        del os.environ[name]
+    name_process("relay forks")
+    loaded = False
+    while True:
+        question, files, _, _ = socket.recv_fds(way, MOST, MOST_FILES, socket.MSG_CMSG_CLOEXEC)
+        if not question:
+            os._exit(0)  # at once: until then workers that were killed with their supervisor look as if they lived
+        asked = json.loads(question)
+        if isinstance(asked, int):
+            way.send(json.dumps(_status(asked)).encode())
+            continue
+        worker = Worker.from_json(question.decode()).renumbered(files)
+        if not loaded:
+            load(worker)
+            heap.set_aside()
+            loaded = True
+        try:
+            pid = os.fork()
+        except OSError as error:
+            way.send(json.dumps(str(error)).encode())
+        else:
+            if pid == 0:
+                _become(worker, way)
+                return worker
+            pidfd = os.pidfd_open(pid)
+            socket.send_fds(way, [str(pid).encode()], [pidfd])
+            os.close(pidfd)
+        for each in files:
+            os.close(each)
+
+
+def _become(worker: Worker, way: socket.socket) -> None:
+    way.close()
+    os.setsid()
+    name_process(f"relay worker {worker.number}")
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)
+
+
+def _status(pid: int) -> int | None:
+    try:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # of another fork server
+        return None
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def _way() -> tuple[socket.socket, socket.socket]:
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
