@@ -14,7 +14,7 @@ from relay.cli.lazy import LaterCommand, LazyGroup
 from relay.errors import ConfigError, RelayError
 from relay.files import permissions
 from relay.runtime import signals
-from relay.runtime.no_dumps import forbid_core_dumps
+from relay.runtime.prctl import forbid_core_dumps
 
 COMMANDS = {
     "audit": LaterCommand(

@@ -39,7 +39,7 @@ from relay.keys.client import KMEClient
 from relay.keys.faults import KMEFault
 from relay.keys.http import HTTPRequest, NoAnswer, Receiver
 from relay.runtime import heap
-from relay.runtime.naming import name_process
+from relay.runtime.prctl import name_process
 from relay.store.received import ReceivedKeys
 from relay.store.received_table import KeyName
 from relay.store.record_files import take_over

@@ -22,8 +22,8 @@ from typing import Any, cast
 from relay.process.worker import Worker
 from relay.runtime import heap
 from relay.runtime.aio import readable
-from relay.runtime.naming import name_process
 from relay.runtime.notify import without_manager
+from relay.runtime.prctl import name_process
 
 ANSWER_S = 60.0
 """Timeout for the fork server's answer, in seconds: one that has just begun loads everything first."""

@@ -16,7 +16,7 @@ import pytest
 
 from relay.errors import ConfigError
 from relay.kme import DevelopmentKMEs
-from relay.runtime.no_dumps import forbid_core_dumps
+from relay.runtime.prctl import forbid_core_dumps
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, relay_process
 
