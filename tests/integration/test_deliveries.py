@@ -109,7 +109,7 @@ async def test_a_retry_sends_the_same_sealed_form_under_the_same_key(
 
 
 def keys_live_for(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
-    """As if the peer's KME forgot a key so long after it was used here."""
+    """As if the peer's KME forgot a key so long after it was used here: for a relay in this process."""
     monkeypatch.setattr(Planner, "left_for_peer", lambda _, keys: seconds if keys else math.inf)
 
 
@@ -118,6 +118,7 @@ def behind(site: Site, hop: Hop) -> None:
     site.config_file.write_text(re.sub('next_hop = ".*"', f'next_hop = "{hop.next_hop}"', site.config_file.read_text()))
 
 
+@pytest.mark.in_process
 async def test_a_form_whose_key_the_peer_need_not_have_any_more_is_sealed_anew(
     site: Site, wire: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +133,7 @@ async def test_a_form_whose_key_the_peer_need_not_have_any_more_is_sealed_anew(
     assert mime.sealed_content(got.message) != mime.sealed_content(before)
 
 
+@pytest.mark.in_process
 async def test_while_no_next_hop_answers_such_a_form_waits_and_no_key_is_spent(
     site: Site, hop: Hop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +152,7 @@ async def test_while_no_next_hop_answers_such_a_form_waits_and_no_key_is_spent(
     assert mime.sealed_content(got.message) != mime.sealed_content(before)
 
 
+@pytest.mark.in_process
 async def test_a_form_that_a_next_hop_may_have_is_sent_again_however_old_it_is(
     site: Site, hop: Hop, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -160,6 +160,7 @@ async def test_plaintext_dressed_up_as_sealed_by_us_is_sealed_like_any_other_mai
     assert mails.untraced(sink.got[-1].message) == OTHER_MARK + dressed
 
 
+@pytest.mark.in_process
 async def test_a_store_that_fails_after_delivery_does_not_have_the_mail_sent_again(
     pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -205,6 +206,7 @@ async def test_a_hundred_mails_at_once_all_arrive_each_under_its_own_key(pair: P
     assert sorted(mails.untraced(got.message).removeprefix(AES_MARK) for got in sink.got) == sorted(bodies)
 
 
+@pytest.mark.in_process
 async def test_a_mail_that_has_arrived_is_kept_in_memory_by_nothing(pair: Pair, sink: Sink) -> None:
     """Not even until the next search for cycles, which an idle relay does not make for hours."""
     gc.collect()
@@ -222,6 +224,7 @@ async def test_a_mail_that_has_arrived_is_kept_in_memory_by_nothing(pair: Pair, 
     assert not kept
 
 
+@pytest.mark.in_process
 async def test_a_fault_in_counting_has_no_mail_sent_again(
     pair: Pair, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -174,7 +174,8 @@ class Folder:
         self._originals.clear()
         self._breaks.clear()
         self.lost.clear()
-        self._seen = min(found, default=selected.next_uid) - 1
+        # Of what has arrived since SELECT, one search may have found a message, and an earlier one not those before it.
+        self._seen = min([*found, selected.next_uid]) - 1
         self._validity = selected.validity
 
     async def _scan(self) -> None:

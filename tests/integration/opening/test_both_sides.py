@@ -125,6 +125,7 @@ async def test_an_unusual_address_gets_its_mail(relays: Starting, recipient: str
 
 
 @pytest.mark.parametrize("recipient", ["b\u200den@bob.example", "b\ue000n@bob.example", '"b<n>"@bob.example'])
+@pytest.mark.in_process
 async def test_an_address_that_no_receiver_takes_is_refused_alone(
     relays: Starting, log: LogCapture, recipient: str
 ) -> None:
@@ -138,6 +139,7 @@ async def test_an_address_that_no_receiver_takes_is_refused_alone(
 @pytest.mark.parametrize(
     "sender", ["ann@mail.alice.example", "ann@localhost", "ann@[192.0.2.1]", "ann@stranger.example"]
 )
+@pytest.mark.in_process
 async def test_mail_from_a_sender_whom_the_peer_would_not_take_is_held_with_the_remedy(
     relays: Starting, log: LogCapture, sender: str
 ) -> None:

@@ -223,6 +223,7 @@ async def test_a_mail_that_is_given_up_at_any_moment_is_kept_once_or_asked_for_a
     assert given_up > 10
 
 
+@pytest.mark.in_process
 async def test_mail_of_a_peer_that_is_put_aside_is_told_until_somebody_has_decided(
     bob: Bob, seal: Seal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -305,6 +306,7 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("code", REFUSALS)
+@pytest.mark.in_process
 async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_looks(
     bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -328,6 +330,7 @@ async def test_a_kme_that_gives_no_key_of_arriving_mail_is_named_wherever_one_lo
     assert str(code) in told["cause"] or code == 200
 
 
+@pytest.mark.in_process
 async def test_a_kme_that_never_answers_for_keys_of_arriving_mail_is_named_wherever_one_looks(
     bob: Bob, seal: Seal, kmes: DevelopmentKMEs, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -129,6 +129,7 @@ async def test_check_looks_at_each_mailbox(
     assert not [line for line in provider.told if re.match("UID|STORE|APPEND|CREATE", line)]
 
 
+@pytest.mark.in_process
 async def test_a_mailbox_that_is_not_watched_is_an_alarm_until_it_is(
     provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,6 +152,7 @@ async def test_a_mailbox_that_is_not_watched_is_an_alarm_until_it_is(
 
 
 @pytest.mark.parametrize("why", ["connection", "folder", "settings"])
+@pytest.mark.in_process
 async def test_the_alarm_says_why_a_mailbox_is_not_watched(
     why: str, provider: IMAPDouble, tmp_path: Path, kmes: DevelopmentKMEs
 ) -> None:

@@ -15,6 +15,7 @@ import trustme
 from relay.kme import DevelopmentKMEs
 from relay.process import app
 from tests.integration.entry.imap.conftest import Alice, bob_at, opened, original, visit
+from tests.testlib import mails
 from tests.testlib.dovecot import PASSWORD
 from tests.testlib.imap_double import CAPABILITIES, Conversation, IMAPDouble
 from tests.testlib.sites import Site, serving
@@ -92,6 +93,20 @@ async def test_a_number_that_is_none_of_imaps_is_a_failure_of_the_mailbox(
         assert len(visited.failure) < 500
     else:
         assert (visited.failure, visited.opened) == ("", 1)
+
+
+async def test_what_arrives_between_the_first_questions_about_a_folder_is_opened(
+    alice: Alice, provider: IMAPDouble, bob: Site
+) -> None:
+    """The folder was empty when it was selected, and nothing in it sealed; then a sealed and a marked message came."""
+    provider.instead["SELECT"] = [
+        b"* 0 EXISTS\r\n* OK [UIDVALIDITY 7] x\r\n* OK [UIDNEXT 1] x\r\nTAG OK [READ-WRITE] done\r\n"
+    ]
+    provider.instead["UID SEARCH"] = [b"* SEARCH\r\nTAG OK done\r\n"]
+    provider.put(await alice.seal(original("one")))
+    provider.put(b"X-QuMail-Protection: otp; peer=alice\r\n" + mails.plain())
+    [visited] = await visit(bob)
+    assert (visited.failure, visited.opened) == ("", 1)
 
 
 async def test_a_server_that_refuses_to_be_idle_is_polled(
