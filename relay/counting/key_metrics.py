@@ -25,7 +25,10 @@ KEYS_BURNT: Final = Metric(
     ("kme", "cause"),
 )
 KEY_BITS_USED: Final = Metric(
-    "qumail_key_bits_used_total", "counter", "Bits of key that sealed mail. level: otp, aes", ("peer", "level")
+    "qumail_key_bits_used_total",
+    "counter",
+    "Bits of key that sealed mail, by the level that took them",
+    ("peer", "level"),
 )
 PAD_DISCARDED: Final = Metric(
     "qumail_pad_bytes_discarded_total", "counter", "Bytes of keys that one-time pads had no use for", ("kme",)

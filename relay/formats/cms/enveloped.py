@@ -1,8 +1,8 @@
 """AuthEnvelopedData: recipients, content encrypted in one of several ways, and the tag that authenticates it.
 Standard: RFC 5083; AES-256-GCM (RFC 5084), and the one-time pad of relay/FORMAT.md.
 
-Another content encryption is a class, its name in `Content`, and a case in `encode_content` and in `decode_content`:
-mypy names the first that lacks.
+Another content encryption is a class, its name in `Content`, and a case in `encode_content` and in `decode_content`.
+mypy names the first that encoding lacks, and a test what decoding lacks.
 """
 
 from __future__ import annotations
@@ -219,9 +219,7 @@ def decode_content(algorithm: AnyAlgorithm) -> Content:
                 der.children(key_IDs, MAX_PAD_KEYS, kept=False)
         pad = der.parse(_PadParameters, algorithm.parameters, "one-time pad parameters")
         return _decode_pad(pad)
-    raise BadStructure(
-        f"content encryption {algorithm.algorithm.dotted_string} is neither AES-256-GCM nor one-time pad"
-    )
+    raise BadStructure(f"content encryption {algorithm.algorithm.dotted_string} is none that a level uses")
 
 
 def _decode_pad(pad: _PadParameters) -> PadContent:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import tests.integration.entry
+from relay.config import TCPAddress
 from relay.config.listeners import LISTENERS
 from relay.entry.budget import Budget, room_for
 from relay.entry.homeward import Homeward
@@ -24,7 +25,7 @@ from relay.kme import DevelopmentKMEs
 from relay.mail import Mail
 from tests.testlib import mails
 from tests.testlib.sink import Sink
-from tests.testlib.sites import make_site, serving
+from tests.testlib.sites import POLICIES, Site, make_site, serving
 
 HERE = Path(tests.integration.entry.__file__).parent
 TABLES = {"submission", "imap"}
@@ -40,6 +41,8 @@ class Seen:
     mails: list[Mail] = field(default_factory=list)
     in_place: bool = False
     said: list[tuple[str, str]] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    not_taken: list[str] = field(default_factory=list)
     faults: set[str] = field(default_factory=set)
     servers: set[SocketServer] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
@@ -52,6 +55,8 @@ class Seen:
         self.mails.append(mail)
         if not any(server.connections for server in self.servers):
             self.faults.add("SocketServer.add was not called: connections have no limit")
+        if any(each.idle.is_set() for server in self.servers for each in server.connections):
+            self.faults.add("`idle` is set while a mail is in flight: a relay that stops would cut it off")
         if asyncio.current_task() not in self.tasks:
             self.faults.add(
                 "not in SocketServer.run: a client that leaves ends the delivery (use SocketServer.deliver)"
@@ -91,6 +96,15 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
 def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], found: Seen) -> None:
     process, in_place = recipe.process, recipe.in_place
     heard, client_gone = recipe.heard, recipe.client_gone
+    check_recipient, not_taken = recipe.check_recipient, recipe.not_taken
+
+    def checked(self: Any, sender: str, recipient: str) -> None:
+        found.asked.append(recipient)
+        check_recipient(self, sender, recipient)
+
+    def was_not_taken(self: Any, mail: Mail, errors: Any) -> None:
+        found.not_taken.extend(errors)
+        not_taken(self, mail, errors)
 
     async def processed(self: Any, mail: Mail) -> Any:
         found.mail(mail)
@@ -111,6 +125,8 @@ def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], f
 
     monkeypatch.setattr(recipe, "process", processed)
     monkeypatch.setattr(recipe, "in_place", kept)
+    monkeypatch.setattr(recipe, "check_recipient", checked)
+    monkeypatch.setattr(recipe, "not_taken", was_not_taken)
     monkeypatch.setattr(recipe, "heard", was_heard)
     monkeypatch.setattr(recipe, "client_gone", was_gone)
 
@@ -130,22 +146,33 @@ def test_each_listener_has_tests_of_its_own(listener: str) -> None:
     assert (HERE / listener).is_dir() or (HERE / f"test_{listener}.py").exists(), "in tests/integration/entry"
 
 
+def site_with(setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> Site:
+    """Alice's, where mail comes in by this setting alone; the policy refuses recipients at refused.example."""
+    direction, _, name = setting.partition(".")
+    hops: dict[str, Any] = {direction: wire.address}
+    policies = {**POLICIES, "refused.example.toml": 'levels = ["aes"]\notherwise = "refuse"\n'}
+    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=policies, **hops)
+    text = site.config_file.read_text()
+    assert 'listen = "127.0.0.1:0"\n' in text
+    site.config_file.write_text(text.replace('listen = "127.0.0.1:0"\n', f'{name} = "127.0.0.1:0"\n'))
+    return site
+
+
+def address_in(addresses: dict[str, TCPAddress], setting: str) -> TCPAddress:
+    name = setting.replace(".", "_").removesuffix("_listen")
+    assert name in addresses, f"Listener.start has to return the real address as {name}"
+    return addresses[name]
+
+
 @pytest.mark.parametrize(("listener", "setting"), SETTINGS)
 async def test_a_mail_comes_in_and_the_listener_owes_nothing(
     listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
 ) -> None:
     direction, _, name = setting.partition(".")
     out = direction == "outgoing"
-    hops: dict[str, Any] = {direction: wire.address}
-    site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], **hops)
-    text = site.config_file.read_text()
-    assert 'listen = "127.0.0.1:0"\n' in text
-    site.config_file.write_text(text.replace('listen = "127.0.0.1:0"\n', f'{name} = "127.0.0.1:0"\n'))
     sender, recipient = ("ann@alice.example", "ben@bob.example") if out else ("x@other.example", "ann@alice.example")
-    message = mails.plain()
-    async with serving(site) as addresses:
-        address = addresses[f"{direction}_{name}".removesuffix("_listen")]
-        await bringing(listener)(setting, address, message, sender, recipient)
+    async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
+        await bringing(listener)(setting, address_in(addresses, setting), mails.plain(), sender, recipient)
         async with asyncio.timeout(30):
             while any(task for task in seen.tasks if not task.done()):
                 await asyncio.wait(seen.tasks)
@@ -164,3 +191,36 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
         assert mail.confirmed, "Mail(confirmed=True): a client that is gone gets no second copy"
         assert seen.said == [(mail.id, "heard")], "heard or client_gone, once (use SocketServer.deliver)"
     assert not any(budget.used for budget in seen.budgets), "the room in the budget is not given back"
+
+
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_what_the_next_hop_does_not_take_is_not_answered_as_taken(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
+) -> None:
+    out = setting.startswith("outgoing.")
+    sender, recipient = ("ann@alice.example", "ben@bob.example") if out else ("x@other.example", "ann@alice.example")
+    wire.on_data.append("451 4.3.0 not now")
+    async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
+        bring = bringing(listener)(setting, address_in(addresses, setting), mails.plain(), sender, recipient)
+        try:
+            await bring
+        except AssertionError:
+            pass
+        else:
+            assert seen.in_place, "the client hears that the mail was taken, which the next hop did not take"
+    assert not wire.got
+
+
+@pytest.mark.parametrize(("listener", "setting"), [each for each in SETTINGS if each[1].startswith("outgoing.")])
+async def test_a_recipient_whom_policy_refuses_is_refused_before_there_is_a_mail(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
+) -> None:
+    recipient = "eve@refused.example"
+    async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
+        with pytest.raises(AssertionError):
+            await bringing(listener)(
+                setting, address_in(addresses, setting), mails.plain(), "ann@alice.example", recipient
+            )
+    assert seen.asked == [recipient], "recipe.check_recipient was not asked"
+    assert seen.not_taken == [recipient], "recipe.not_taken was not told: nothing counts or records who was refused"
+    assert not seen.mails

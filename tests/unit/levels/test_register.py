@@ -47,7 +47,10 @@ def strings(path: Path) -> Iterator[str]:
 
 def test_all_levels_are_listed_strongest_first() -> None:
     assert [level.name for level in LEVELS] == list(levels.SEALING), "SealingLevel and LEVELS differ"
-    assert all(one.strength > other.strength > 0 for one, other in pairwise(LEVELS))
+    for one, other in pairwise(LEVELS):
+        assert one.strength > other.strength > 0, (
+            f"LEVELS has {one.name} before {other.name}: the strongest comes first"
+        )
 
 
 def test_a_number_is_that_of_one_level_for_ever() -> None:
