@@ -174,6 +174,8 @@ class Outgoing:
 
     async def _enter(self, delivery: Delivery, entries: Sequence[LedgerEntry]) -> None:
         """Writes the ledger, but only once for mail in clear that is retried and of which nothing has left."""
+        if not (entries or self.entered):
+            return
         name = self._entered_as(delivery)
         known = self.entered.pop(name, frozenset())
         if not entries:
@@ -233,7 +235,7 @@ class Outgoing:
             return
         copy.may_have = may_have or OutcomeUnknown in map(type, result.outcomes)
         delivery.note(copy.recipients, result.outcomes, result.next_hop, result.answer)
-        if None in result.outcomes:
+        if self.entered and None in result.outcomes:
             self.entered.pop(self._entered_as(delivery), None)
         try:
             if more:  # before anything else: a relay killed in between would have the mail sent twice
