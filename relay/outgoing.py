@@ -79,7 +79,7 @@ class Outgoing:
     signer: Callable[[], Signer | None] | None = None
     tally: Tally = field(default_factory=partial(Tally, "outgoing"), repr=False)
     is_own_canary: Callable[[str], bool] = lambda _: False
-    entered: dict[bytes, frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
+    entered: dict[tuple[bytes, str], frozenset[LedgerEntry]] = field(default_factory=dict, repr=False)
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """The reply to RCPT TO, where it is already known.
@@ -174,14 +174,26 @@ class Outgoing:
 
     async def _enter(self, delivery: Delivery, entries: Sequence[LedgerEntry]) -> None:
         """Writes the ledger, but only once for mail in clear that is retried and of which nothing has left."""
-        known = self.entered.pop(delivery.name, frozenset())
+        if not (entries or self.entered):
+            return
+        name = self._entered_as(delivery)
+        known = self.entered.pop(name, frozenset())
         if not entries:
             return
         delivery.step("ledger")
         await self.audit.record(*(entry for entry in entries if entry not in known))
-        self.entered[delivery.name] = known.union(entries)
+        self.entered[name] = known.union(entries)
         if len(self.entered) > MAX_ENTERED:
             del self.entered[next(iter(self.entered))]
+
+    def _entered_as(self, delivery: Delivery) -> tuple[bytes, str]:
+        """What a retry is known by.
+
+        Where other processes deliver as well, one may have delivered it since, and the same bytes may be another mail.
+        Then the queue ID tells; without one each attempt has lines of its own.
+        """
+        mail = delivery.mail
+        return delivery.name, "" if self.deliveries.alone else mail.origin.ident or mail.id
 
     def _in_clear(self, mail: Mail, inside: tuple[Planned, ...]) -> SealedMail:
         """Shadow mode: the mail leaves as it came, but for whom it stays `inside`."""
@@ -223,8 +235,8 @@ class Outgoing:
             return
         copy.may_have = may_have or OutcomeUnknown in map(type, result.outcomes)
         delivery.note(copy.recipients, result.outcomes, result.next_hop, result.answer)
-        if None in result.outcomes:
-            self.entered.pop(delivery.name, None)
+        if self.entered and None in result.outcomes:
+            self.entered.pop(self._entered_as(delivery), None)
         try:
             if more:  # before anything else: a relay killed in between would have the mail sent twice
                 await self.deliveries.so_far(delivery)
@@ -304,7 +316,7 @@ class Outgoing:
             return None
         self.deliveries.check(delivery, delivery.mail.to(copy.recipients).changed(message=message), copy)
         delivery.note(copy.recipients, (None,) * len(copy.recipients), "milter")
-        self.entered.pop(delivery.name, None)
+        self.entered.pop(self._entered_as(delivery), None)
         _report(copy, NextHopResult((None,) * len(copy.recipients), "put in place", "milter"), len(message))
         return message
 

@@ -66,6 +66,11 @@ class Deliveries:
         self._forgotten_later: dict[bytes, tuple[asyncio.Task[None], asyncio.Event]] = {}
         self._names: OrderedDict[str, bytes] = OrderedDict()
 
+    @property
+    def alone(self) -> bool:
+        """Whether no other process begins attempts of the same mails."""
+        return self._records.alone
+
     @asynccontextmanager
     async def of(self, mail: Mail, *, begin: bool = True) -> AsyncIterator[Delivery]:
         """One attempt. However it ends, what was delivered is remembered until the client needs no retry.

@@ -38,7 +38,7 @@ PATTERNS = 10
 PARTS_COST = 4
 """Cost of finding the parts of a message, as a multiple of other work on its bytes."""
 MAX_MADE = 10_000
-"""Number of sealed messages that are recognised when they come back; older ones are sealed once more."""
+"""Number of sealed messages that this process recognises when they come back; all others are sealed once more."""
 
 
 @dataclass(slots=True)

@@ -133,6 +133,7 @@ async def test_a_blind_copy_is_not_to_be_found_by_the_others(pair: Pair, sink: S
     assert b"secretary" not in sink.got[0].message
 
 
+@pytest.mark.in_process
 async def test_what_is_sealed_already_is_not_sealed_again(
     tmp_path: Path, kmes: DevelopmentKMEs, pair: Pair, sink: Sink, wire: Sink
 ) -> None:

@@ -104,6 +104,7 @@ async def test_mail_in_clear_leaves_a_line_and_is_held_where_it_cannot_be_writte
     assert (found["event"], found["level"]) == ("plaintext", "plaintext")
 
 
+@pytest.mark.in_process
 @pytest.mark.parametrize("shadow", ["", "shadow = true\n"])
 async def test_retries_of_mail_in_clear_leave_one_line_until_it_has_left(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, shadow: str

@@ -21,6 +21,8 @@ from typing import Any
 
 import pytest
 
+from relay.audit.entries import LEDGER
+from relay.audit.reading import records
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, relay_command
@@ -128,6 +130,30 @@ async def test_the_same_octets_again_at_another_worker_are_another_mail_as_they_
             os.kill(first, signal.SIGCONT)
             assert (await talk.reply()).code == 250
     assert set(how_often(sink).values()) == {2}
+
+
+async def test_a_mail_in_clear_that_another_worker_delivered_stands_in_the_ledger_when_it_comes_again(
+    site: Site, sink: Sink
+) -> None:
+    """The worker that held it has written its line, and does not know that it has left since."""
+    site.write_policies({"bob.example.toml": 'levels = ["plaintext"]\nreason = "public"\n'})
+    sink.on_data = ["451 4.2.0 busy"]
+    async with workers(site, 2) as relay:
+        first, second = pids(relay)[1], pids(relay)[2]
+        os.kill(second, signal.SIGSTOP)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 451
+        delivered = []
+        for awake, asleep in ((second, first), (first, second)):
+            os.kill(asleep, signal.SIGSTOP)
+            os.kill(awake, signal.SIGCONT)
+            async with talking(relay.addresses["outgoing"]) as talk:
+                await talk.begin()
+                await talk.send(b"".join(stuffed(numbered(1))))
+                os.kill(asleep, signal.SIGCONT)  # the end of its mark is waited for
+                reply = await talk.reply()
+            assert reply.code == 250
+            delivered.append(reply.text.rpartition(" ")[2])
+    assert set(delivered) <= {each["mail"] for each in records(site.config.audit_directory, events=LEDGER)}
 
 
 async def test_while_the_last_mails_end_connections_are_refused_and_wait_for_nobody(site: Site, sink: Sink) -> None:
