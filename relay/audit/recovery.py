@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,25 +23,28 @@ from relay.store.record_files import contents, take_over
 log = structlog.get_logger(__name__)
 
 
-async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
+async def take_over_announced(
+    directory: Path, audit: Audit, sent: Callable[[Collection[str]], Awaitable[Collection[str]]]
+) -> None:
     """Writes the records that are missing. Raises ConfigError, OSError and StoreUnavailable.
 
     Who has the mail has it by the last attempt; of those before it nobody knows what the next hop said.
 
-    `sent` gives the names of recipients of whom it is known that the next hop has taken their mail. Of others it is
-    not, and their outcome is "unknown". It blocks.
+    `sent` gives those of these names of recipients of whom it is known that the next hop has taken their mail. Of
+    others it is not, and their outcome is "unknown".
     """
-    known: tuple[frozenset[str], dict[str, int]] | None = None
+    last: dict[str, int] | None = None
 
     async def put(notes: Sequence[bytes]) -> int:
-        nonlocal known
+        nonlocal last
         announced = [_read(each) for each in notes]
         # Before the first file goes: a later one may report an earlier attempt.
-        if known is None:
-            known = await asyncio.to_thread(lambda: (sent(), _last_attempts(directory)))
-        missing = await asyncio.to_thread(_missing_records, announced, audit.directory, *known)
-        for each in missing:
-            audit.note(partial(_members, each))
+        if last is None:
+            last = await asyncio.to_thread(_last_attempts, directory)
+        taken = frozenset(await sent({name for each in announced for name in each["names"]}))
+        missing = await asyncio.to_thread(_missing_records, announced, audit.directory, taken, last)
+        # Not noted for later: where they cannot be written now, the next attempt would note them once more.
+        await asyncio.gather(*(audit.write_now(_members(each)) for each in missing))
         # Before the file goes: until then it is the only place where they stand.
         await audit.flush()
         return len(missing)
@@ -54,9 +56,15 @@ async def take_over_announced(directory: Path, audit: Audit, sent: Callable[[], 
 def _read(announced: bytes) -> dict[str, Any]:
     """Raises ValueError for what is none."""
     said = json.loads(announced)
-    if not isinstance(said, dict) or not said.keys() >= {"when", "behind", "mail", "recipients", "names"}:
-        raise ValueError("written by a newer relay")
-    return {"time": as_time(said["when"]), **said}
+    try:
+        first, octets = said["behind"]
+        whom, names = said["recipients"], said["names"]
+        texts = all(isinstance(each, str) for each in (said["mail"], *whom, *names))
+        if texts and len(whom) == len(names) and all(isinstance(each, int) for each in (first, octets, said["when"])):
+            return {"time": as_time(said["when"]), **said}
+    except (TypeError, KeyError, OverflowError, OSError):
+        pass
+    raise ValueError("written by a newer relay")
 
 
 def _last_attempts(directory: Path) -> dict[str, int]:

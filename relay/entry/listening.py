@@ -29,6 +29,8 @@ log = structlog.get_logger(__name__)
 
 BACKLOG = 512
 """Maximum number of connections that wait to be accepted."""
+LEAVE_S = 10.0
+"""Time clients have to leave a worker whose place was taken, in seconds."""
 GRACE_S = 30.0
 """Time mails in flight have to end when the relay stops, in seconds."""
 PROBE_S = 5.0
@@ -124,12 +126,22 @@ class SocketServer:
             self.servers.append(await create(protocol, sock=each, backlog=BACKLOG))
 
     async def retire(self) -> None:
-        """Leaves new connections to others; returns when all that there are have ended by themselves."""
+        """Leaves new connections to others; returns when all that there are have ended, and all mails in flight.
+
+        Connections have LEAVE_S to end by themselves, and are closed then, or once the mail in flight is answered.
+        """
         for server in self.servers:
             server.close()
         # One that was accepted in this step is not among the connections yet.
         await asyncio.sleep(ACCEPTED_S)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LEAVE_S):
+                await self._empty.wait()
+        for each in list(self.connections):
+            each.close_when_idle()
         await self._empty.wait()
+        while self._deliveries:
+            await asyncio.wait(self._deliveries)
 
     async def stop(self, grace: float = GRACE_S) -> None:
         """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""

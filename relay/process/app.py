@@ -70,8 +70,10 @@ from relay.store.sqlite import sole_relay
 
 log = structlog.get_logger(__name__)
 
-RETIRE_S = 10.0
-"""Time the clients of a worker whose place was taken have to finish, in seconds."""
+RETIRE_S = 900.0
+"""Maximum time the mails in flight of a worker whose place was taken have to end, in seconds: longer than any next hop
+is waited for. Broken off, one would be sent again by its client, and arrive twice.
+"""
 
 
 def listeners(config: Config) -> dict[str, ListenerModule]:

@@ -25,8 +25,8 @@ from relay.runtime.aio import readable
 from relay.runtime.notify import without_manager
 from relay.runtime.prctl import name_process
 
-ANSWER_S = 60.0
-"""Timeout for the fork server's answer, in seconds: one that has just begun loads everything first."""
+LOAD_S, ANSWER_S = 60.0, 10.0
+"""Timeouts for the fork server's answers, in seconds: before the first one it loads everything."""
 MOST, MOST_FILES = 65_536, 253
 """Maximum size of a question, in bytes, and the maximum number of descriptors that Linux lets go with it."""
 _HELD = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
@@ -74,6 +74,7 @@ class ForkServer:
         self._way: socket.socket | None = way
         self._relay_toml = relay_toml
         self._turn = asyncio.Lock()
+        self._has_loaded = False
 
     async def start(self, worker: Worker) -> Forked:
         """Starts a process that serves as this worker. Raises OSError where there can be no further one."""
@@ -101,7 +102,7 @@ class ForkServer:
         """Ends it, when nobody is asking it."""
         if self._way is not None:
             self._way.close()
-            self._way = None
+            self._way, self._has_loaded = None, False
             os.kill(self._pid, signal.SIGKILL)  # even if it hangs; it has nothing to lose
             os.waitpid(self._pid, 0)
 
@@ -110,8 +111,10 @@ class ForkServer:
         async with self._turn:
             self._way = self._way or self._begun()
             try:
-                async with asyncio.timeout(ANSWER_S):
-                    return await _answer(self._way, question, descriptors)
+                async with asyncio.timeout(ANSWER_S if self._has_loaded else LOAD_S):
+                    answer = await _answer(self._way, question, descriptors)
+                self._has_loaded = True
+                return answer
             except BaseException:
                 self.close()
                 raise

@@ -8,10 +8,9 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import structlog
@@ -22,7 +21,7 @@ from relay.audit.writing import Audit
 from relay.config import Config
 from relay.counting import metrics
 from relay.counting.held import HeldMail
-from relay.errors import ConfigError, StoreUnavailable
+from relay.errors import StoreUnavailable
 from relay.files import write_whole
 from relay.files.stamps import read_regular
 from relay.key_receiver import Receiving
@@ -66,18 +65,26 @@ async def take_over_what_was_sent(config: Config, store: Store, audit: Audit) ->
     after the other: who returned while the other one is at it would take it for done.
     """
     directory = config.state_directory / SENT
+
+    async def sent(names: Collection[str]) -> Collection[str]:
+        late = await asyncio.to_thread(sent_of_late, directory)
+        # Where the audit record could not be written before, the store has taken over meanwhile what was sent.
+        return late | {name.hex() for name in await store.deliveries.who_have_it(list(map(bytes.fromhex, names)))}
+
     async with _alone(directory):
-        await _complete_audit(config, audit, partial(sent_of_late, directory))
+        await _complete_audit(config, audit, sent)
         number = await take_over_sent(directory, store.deliveries)
     if number:
         log.warning("relay_was_killed", mails_sent_shortly_before=number)
 
 
-async def _complete_audit(config: Config, audit: Audit, sent: Callable[[], frozenset[str]]) -> None:
+async def _complete_audit(
+    config: Config, audit: Audit, sent: Callable[[Collection[str]], Awaitable[Collection[str]]]
+) -> None:
     """Any failure is logged, and blocks nothing else."""
     try:
         await take_over_announced(config.state_directory / ANNOUNCED, audit, sent)
-    except (StoreUnavailable, ConfigError, OSError) as error:
+    except Exception as error:  # noqa: BLE001 - mail does not wait for it
         log.error("audit_not_completed", cause=str(error), instead="tried again in a minute")
 
 

@@ -150,7 +150,7 @@ class Workers:
         self._reloads += 1
         self._settings.reload()
         for each in self._running_now:
-            if each.addresses.done() and each.addresses.result() is not None:
+            if _serves(each):
                 each.process.send_signal(signal.SIGHUP)
 
     def start_anew(self) -> None:
@@ -180,7 +180,7 @@ class Workers:
                 log.error("workers_not_started_anew", worker=number, cause=f"{error}: the old ones stay")
                 return
             await asyncio.wait([new.addresses], timeout=START_S)
-            if not new.addresses.done() or new.addresses.result() is None:
+            if not _serves(new):
                 log.error(
                     "workers_not_started_anew", worker=number, cause="the new one cannot serve: the old ones stay"
                 )
@@ -190,7 +190,9 @@ class Workers:
                 new.process.send_signal(signal.SIGTERM)
                 continue
             old, self._running[number] = self._running[number], new
-            old.process.send_signal(signal.SIGUSR2)  # not SIGTERM: who has just connected would be sent away
+            # Not SIGTERM: who has just connected would be sent away. One that does not serve yet, since it took the
+            # place of one that has ended meanwhile, would not hear of it, and stay.
+            old.process.send_signal(signal.SIGUSR2 if _serves(old) else signal.SIGKILL)
             await old.process.wait()
         log.info("workers_started_anew", workers=self._common.of)
 
@@ -231,7 +233,7 @@ class Workers:
 
     def _end_where_none_serves(self, number: int) -> None:
         """The service manager shall see it, start the relay anew, and in the end give it up for a person to look."""
-        serving = any(each.addresses.done() and each.addresses.result() is not None for each in self._running_now)
+        serving = any(map(_serves, self._running_now))
         if self._ended_soon[number] >= TRIES and not serving:
             self._stop.tell("no worker serves, and none can be started; what they said stands above")
 
@@ -361,6 +363,11 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
 def _most_at_once(workers: int) -> int:
     """Maximum number of processes at once: an old worker may end while a new one serves, and a third starts."""
     return 3 * workers
+
+
+def _serves(running: _Running) -> bool:
+    """Whether it has said that it does."""
+    return running.addresses.done() and running.addresses.result() is not None
 
 
 def _descriptors(sockets: Sockets) -> dict[str, tuple[int, ...]]:

@@ -8,7 +8,7 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,30 +46,44 @@ async def keep_own(watched: Watched) -> None:
     board.set(metrics.STARTED, to=time.time())
     board.set(metrics.BUILD, installed().version, to=1)
     board.set(metrics.MESSAGE_MEMORY_LIMIT, to=watched.budget.octets)
-    while True:
+
+    async def look() -> None:
         board.set(metrics.RESIDENT, to=_resident())
         board.set(metrics.MESSAGE_MEMORY, to=watched.budget.used)
         report.show(watched.keys, board)
-        await asyncio.sleep(MEASURE_S)
+
+    await _again_and_again("process", MEASURE_S, look)
 
 
 async def keep_forecasts(watched: Watched) -> None:
     """What all processes together make of the keys, for ever: for one of them."""
-    while True:
+
+    async def look() -> None:
         watched.board.set(metrics.WORKERS, to=watched.board.processes)
         report.show_forecasts(watched.keys, watched.board, await watched.board.totals())
-        await asyncio.sleep(MEASURE_S)
+
+    await _again_and_again("keys", MEASURE_S, look)
 
 
 async def keep_site(watched: Watched) -> None:
     """Certificates, and what lies on the disk, for ever: for one of the processes."""
     told: set[tuple[str, str]] = set()
+
+    async def look() -> None:
+        nonlocal told
+        told = await _site(watched, told)
+
+    await _again_and_again("site", SITE_S, look)
+
+
+async def _again_and_again(what: str, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+    """Looks at intervals of these seconds; where that fails, figures of before would look well for ever without it."""
     while True:
         try:
-            told = await _site(watched, told)
+            await look()
         except Exception as error:  # noqa: BLE001 - the next look may succeed
-            log.warning("site_not_measured", cause=f"{type(error).__name__}: {error}")
-        await asyncio.sleep(SITE_S)
+            log.warning("not_measured", what=what, cause=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(seconds)
 
 
 async def _site(watched: Watched, told: set[tuple[str, str]]) -> set[tuple[str, str]]:

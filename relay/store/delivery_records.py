@@ -112,6 +112,15 @@ class DeliveryRecords:
         [(number,)] = await self._database.rows(query)
         return int(number)
 
+    async def who_have_it(self, recipients: Sequence[bytes]) -> set[bytes]:
+        """Those of these names of recipients (32 bytes each) who have their mail. Raises StoreUnavailable."""
+        found: set[bytes] = set()
+        for some in batches(recipients):
+            query = select(recipient_rows.c.recipient).where(recipient_rows.c.recipient.in_(some))
+            rows = await self._database.rows(query.where(recipient_rows.c.copy.is_(None)))
+            found.update([bytes(name) for (name,) in rows])
+        return found
+
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins an attempt of this mail to these; to be called before `begin`.
 

@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from struct import Struct
 
@@ -69,9 +70,10 @@ class RecordFile:
         """Overwrites the records and deletes the file: the store has them. Raises OSError; blocks."""
         # A disk that copies when it is written to overwrites nothing, and may have no room for that.
         with suppress(OSError), os.fdopen(open_regular(self.path, os.O_RDWR), "r+b") as file:
-            file.write(bytes(self.octets))
-            file.flush()
-            os.fdatasync(file.fileno())
+            if os.fstat(file.fileno()).st_nlink == 1:  # what has another name is not ours alone
+                file.write(bytes(self.octets))
+                file.flush()
+                os.fdatasync(file.fileno())
         self.path.unlink(missing_ok=True)
 
 
@@ -203,8 +205,13 @@ def _paths(directory: Path, suffix: str) -> list[Path]:
 
 def _log_unread(path: Path, cause: OSError | str) -> None:
     if not isinstance(cause, FileNotFoundError):
-        said = cause.strerror if isinstance(cause, OSError) else cause
-        log.error("record_file_not_read", file=str(path), cause=said, meaning="it stays where it is")
+        _log_once(path, str(cause.strerror) if isinstance(cause, OSError) else cause)
+
+
+@lru_cache(maxsize=1000)
+def _log_once(path: Path, cause: str) -> None:
+    """A file that cannot be read is looked at again and again."""
+    log.error("record_file_not_read", file=str(path), cause=cause, meaning="it stays where it is")
 
 
 def _read(path: Path, file: int, secret: SiteSecret | None) -> RecordFile:

@@ -556,3 +556,21 @@ async def test_who_is_cut_off_before_the_answer_and_tries_again_at_any_worker_ha
             await asyncio.gather(*(cut_off(relay, first + number) for number in range(6)))
     assert len(how_often(sink)) == 120
     assert set(how_often(sink).values()) == {1}
+
+
+async def test_a_worker_that_dies_while_all_are_started_anew_is_renewed_as_well(site: Site, sink: Sink) -> None:
+    """Two have its place then, and neither waits for the other for ever."""
+    soon = "from relay.process import workers; workers.SOON_S, workers.PAUSES_S = 0.0, (0.0,)"
+    async with workers(site, 2, before=soon) as relay:
+        before = pids(relay)
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "worker_started", 3)
+        os.kill(before[1], signal.SIGKILL)
+        await until(relay, "workers_started_anew")
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        await until(relay, "workers_started_anew", 2)
+        async with asyncio.timeout(30):
+            while len(relay_command.workers_of(relay.process.pid)) != 2:
+                await asyncio.sleep(0.05)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+    assert set(how_often(sink).values()) == {1}

@@ -4,17 +4,23 @@ Standard: each test leaves a `Pending` as a killed process would.
 
 from __future__ import annotations
 
+import errno
 import itertools
-from collections.abc import Iterator
+import json
+import os
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from relay.audit.chain import Chain
 from relay.audit.entries import AddressHash
 from relay.audit.reading import records
+from relay.audit.recovery import take_over_announced
 from relay.audit.verifying import verify
 from relay.audit.writing import ANNOUNCED_SUFFIX, Audit, Pending
+from relay.errors import StoreUnavailable
 from relay.store.record_files import left_behind
 
 
@@ -81,3 +87,65 @@ async def test_a_record_that_cannot_be_made_stands_in_nobodys_way(tmp_path: Path
     await audit.close()
     assert [each["event"] for each in records(tmp_path / "audit")] == ["gap", "mail"]
     assert not verify(tmp_path / "audit").problems
+
+
+ANNOUNCED = {
+    "when": 1_700_000_000_000_000_000, "behind": [1, 0], "recipients": ["ben@bob.example"], "names": ["ab" * 32],
+    "mail": "1f",
+}  # fmt: skip
+
+
+def left(directory: Path, record: dict[str, object]) -> None:
+    """What a killed process has announced."""
+    killed = Pending(directory)
+    killed.add(json.dumps(record).encode())
+    killed.close()
+
+
+async def all_have_it(names: Collection[str]) -> Collection[str]:
+    return names
+
+
+async def test_what_cannot_be_written_yet_is_written_once_and_says_who_has_the_mail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left(tmp_path / "pending", ANNOUNCED)
+    audit = Audit(Chain(tmp_path / "audit"), AddressHash(None))
+
+    def full(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(audit.chain, "append", full)
+        for _ in range(3):
+            with pytest.raises(StoreUnavailable):
+                await take_over_announced(tmp_path / "pending", audit, all_have_it)
+    await take_over_announced(tmp_path / "pending", audit, all_have_it)
+    await audit.close()
+    [record] = records(tmp_path / "audit")
+    assert (record["outcome"], record["recipients"]) == ("delivered", ["ben@bob.example"])
+    assert not [*(tmp_path / "pending").iterdir()]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"when": "x"},
+        {"when": 10**40},
+        {"behind": 7},
+        {"behind": ["a", 0]},
+        {"names": []},
+        {"recipients": [7]},
+        {"mail": []},
+    ],
+)
+async def test_an_announcement_of_another_form_stays_and_is_in_nobodys_way(
+    tmp_path: Path, changed: dict[str, object]
+) -> None:
+    left(tmp_path / "pending", ANNOUNCED | changed)
+    left(tmp_path / "pending", ANNOUNCED)
+    audit = Audit(Chain(tmp_path / "audit"), AddressHash(None))
+    await take_over_announced(tmp_path / "pending", audit, all_have_it)
+    await audit.close()
+    assert len(list(records(tmp_path / "audit"))) == 1
+    assert len([*(tmp_path / "pending").iterdir()]) == 1

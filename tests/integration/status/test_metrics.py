@@ -4,6 +4,7 @@ Standard: the text format of Prometheus, read by prometheus_client's own parser.
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -17,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay.config import TCPAddress
 from relay.kme import DevelopmentKMEs
 from relay.process import app
-from relay.status import exposition
+from relay.status import exposition, measures
 from tests.testlib import mails
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
@@ -119,6 +120,26 @@ async def test_what_was_sent_and_opened_is_counted_to_the_mail(two: Two, sink: S
 def _of_mails(found: Numbers) -> set[object]:
     """All names and labels that depend on mails."""
     return {each for each in found.samples if not each[0].startswith(("qumail_key", "qumail_kme", "qumail_journal"))}
+
+
+async def test_a_process_that_could_not_measure_itself_once_does_so_again(
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the figures of before would look well for ever."""
+    failures = iter([OSError("Too many open files")] * 2)
+
+    def resident() -> int:
+        for failure in failures:
+            raise failure
+        return 12_345
+
+    monkeypatch.setattr(measures, "MEASURE_S", 0.01)
+    monkeypatch.setattr(measures, "_resident", resident)
+    monkeypatch.setattr(exposition, "SHARE", math.inf)
+    site = make_site(tmp_path, "bob", state=kmes.state_dir, kme_url=kmes.urls[1], incoming=sink.address)
+    async with app.running(with_status(site).config) as addresses, asyncio.timeout(30):
+        while (await numbers(addresses["status"])).sum("qumail_memory_resident_bytes") != 12_345:
+            await asyncio.sleep(0.02)
 
 
 async def test_strangers_become_no_labels(two: Two, sink: Sink) -> None:

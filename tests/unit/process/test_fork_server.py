@@ -15,7 +15,7 @@ from relay.process.worker import Worker
 
 
 async def test_one_that_hangs_is_killed_and_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fork_server, "ANSWER_S", 0.05)
+    monkeypatch.setattr(fork_server, "LOAD_S", 0.05)
     sleep = shutil.which("sleep")
     assert sleep is not None
     pid = os.posix_spawn(sleep, ["sleep", "60"], os.environ)

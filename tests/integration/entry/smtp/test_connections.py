@@ -9,6 +9,7 @@ import asyncio
 import pytest
 
 from relay.config import ListenerSettings
+from relay.entry import listening
 from relay.entry.budget import Budget
 from relay.entry.listening import SocketServer
 
@@ -65,3 +66,19 @@ async def test_who_comes_while_the_relay_stops_is_not_taken() -> None:
 )  # fmt: skip
 def test_loopback_and_nobody_else_is_trusted_by_default(client: str, trusted: bool) -> None:
     assert SocketServer(ListenerSettings(), Budget(1)).trusts(client) == trusted
+
+
+async def test_who_leaves_the_place_to_others_waits_for_mails_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken off, a mail that the next hop has would be sent again by its client."""
+    monkeypatch.setattr(listening, "LEAVE_S", 0.0)
+    monkeypatch.setattr(listening, "ACCEPTED_S", 0.0)
+    server, answered = SocketServer(ListenerSettings(), Budget(1)), asyncio.Event()
+    delivery = server.run(answered.wait())
+    retired = asyncio.create_task(server.retire())
+    await asyncio.wait([retired], timeout=0.2)
+    assert not retired.done()
+    assert not delivery.cancelled()
+    answered.set()
+    async with asyncio.timeout(30):
+        await retired
+    assert delivery.result()
