@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -188,7 +189,8 @@ async def check_mail(
 
     log.entries.clear()
     ledger, one_try = Lines(), OneTry(mail)
-    outgoing = Outgoing(cast("Any", None), sealer, cast("Any", None), cast("Audit", ledger), cast("Any", None))
+    alone = cast("Any", SimpleNamespace(alone=True))
+    outgoing = Outgoing(cast("Any", None), sealer, cast("Any", None), cast("Audit", ledger), alone)
     await outgoing._add_copies(cast("Delivery", one_try))
     left = {each.address: copy.protection for copy in one_try.copies for each in copy.recipients}
     stayed = {who: "held" if isinstance(error, TryLater) else "refused" for who, error in one_try.outcomes.items()}
