@@ -70,9 +70,10 @@ from relay.store.sqlite import sole_relay
 
 log = structlog.get_logger(__name__)
 
-RETIRE_S = 900.0
-"""Maximum time the mails in flight of a worker whose place was taken have to end, in seconds: longer than any next hop
-is waited for. Broken off, one would be sent again by its client, and arrive twice.
+RETIRE_S = 3600.0
+"""Maximum time the mails in flight have to end in a worker whose place was taken, in seconds.
+
+The usual timeouts give a mail half an hour. One that is broken off would be sent again by its client, and arrive twice.
 """
 
 
