@@ -127,8 +127,9 @@ class _Body:
         self._head = bytearray()
         self._last = b""
 
-    def octets(self, start: int, end: int) -> bytes:
-        """These octets of it, as far as they are there."""
+    def octets(self, start: int, end: int, most: int | None = None) -> bytes:
+        """These octets of it, as far as they are there, and at `most` so many: a pad names its keys in megabytes."""
+        end = end if most is None else min(end, start + most)
         while len(self._head) < end and (piece := next(self._pieces, b"")):
             self._head += piece
         return bytes(self._head[start:end])
@@ -191,10 +192,10 @@ def _check_body(body: _Body, form: _Form) -> None:
     tag, beginning, encryption, kem = form
     found = list(_elements(body, recipients, _MAX_RECIPIENTS))
     alike = all(
-        each == tag and body.octets(*inside).startswith(beginning) and (not kem or _kem(body, inside) == kem)
+        each == tag and body.octets(*inside, len(beginning)) == beginning and (not kem or _kem(body, inside) == kem)
         for each, inside in found
     )
-    has_form = found and alike and body.octets(*algorithm).startswith(encryption)
+    has_form = found and alike and body.octets(*algorithm, len(encryption)) == encryption
     if not right or not body.ends_with(tag_octets).startswith(_TAG):
         raise TrippedWire("version, content or tag are not those of a sealed message")
     if not has_form:
