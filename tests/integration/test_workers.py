@@ -275,12 +275,19 @@ async def test_a_worker_has_a_session_of_its_own_and_no_descriptor_of_another_on
     async with workers(site, 3) as relay:
         sessions = {os.getsid(pid) for pid in pids(relay).values()}
         assert sessions == set(pids(relay).values())
-        ways = [_sockets(pid) & _sockets(forker(relay)) for pid in pids(relay).values()]
-        assert ways == [set()] * 3
-        used = {len(_sockets(pid)) for pid in pids(relay).values()}
+        listeners = _shared(relay)
         os.kill(pids(relay)[3], signal.SIGKILL)
         await until(relay, "relay_serves", 4)
-        assert len(_sockets(pids(relay)[3])) <= max(used)
+        assert _shared(relay) == listeners
+        forks = _sockets(forker(relay))
+        assert not any(forks & _sockets(pid) for pid in pids(relay).values())
+
+
+def _shared(relay: RelayProcess) -> set[str]:
+    """The sockets that more than one process of the relay has."""
+    processes = [relay.process.pid, forker(relay), *pids(relay).values()]
+    found = Counter(each for pid in processes for each in _sockets(pid))
+    return {each for each, times in found.items() if times > 1}
 
 
 def _sockets(pid: int) -> set[str]:
