@@ -102,7 +102,7 @@ OURS = "relay"
 """The listener name of mail without retries: nothing of it waits in a queue."""
 
 
-def _never_absent() -> float:
+def never_absent() -> float:
     """No client waits for the answer, or it is unknown whether one does."""
     return 0.0
 
@@ -128,7 +128,7 @@ class Mail:
     each_answered: bool = False
     listener: str = ""
     message_id: str = ""
-    absent: Callable[[], float] = field(default=_never_absent, repr=False, compare=False)
+    absent: Callable[[], float] = field(default=never_absent, repr=False, compare=False)
     confirmed: bool = False
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:

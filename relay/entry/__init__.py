@@ -6,12 +6,11 @@ config/listeners.py has their list. One that is taken away is missed only by a r
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from relay.counting import metrics
 from relay.counting.board import Board
 from relay.errors import RelayError
 from relay.mail import Mail, Outcomes
@@ -29,8 +28,8 @@ if TYPE_CHECKING:  # a command that needs one folder alone does not load all of 
     from relay.store.secret import SiteSecret
 
 
-class Recipe(Protocol):
-    """outgoing.py or incoming.py, as SMTP sees them."""
+class RecipientChecks(Protocol):
+    """outgoing.py or incoming.py, before there is a mail."""
 
     def check_recipient(self, sender: str, recipient: str) -> None:
         """Raises the TryLater or Refuse that this recipient is to be answered with."""
@@ -40,6 +39,10 @@ class Recipe(Protocol):
 
         The mail is what is known of it: of one whose content did not come, no bytes.
         """
+
+
+class Recipe(RecipientChecks, Protocol):
+    """outgoing.py or incoming.py, as SMTP sees them."""
 
     async def process(self, mail: Mail) -> Outcomes:
         """Carries the mail to the next hop: one outcome for each recipient, None where it was accepted there.
@@ -73,14 +76,6 @@ class Inside:
     """Of mail that arrives."""
     board: Board
     present: Present
-
-    def turned_away(self, direction: str, listener: str) -> Callable[[RelayError], None]:
-        """What counts that something was not taken in there, before there was a mail."""
-
-        def count(error: RelayError) -> None:
-            self.board.add(metrics.REJECTIONS, direction, listener, type(error).__name__)
-
-        return count
 
     @property
     def directions(self) -> Iterator[tuple[str, DirectionSettings, Homeward | Incoming]]:

@@ -10,8 +10,8 @@ import asyncio
 import ipaddress
 import socket
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -19,7 +19,8 @@ from typing import Any, Protocol, TypeVar
 import structlog
 
 from relay.config import ListenerSettings, Network, TCPAddress
-from relay.entry import Recipe
+from relay.counting import metrics
+from relay.entry import Inside, Recipe
 from relay.entry.budget import Budget, Share
 from relay.errors import ConfigError, RelayError, TryLater
 from relay.mail import Mail, Outcomes
@@ -96,16 +97,18 @@ class SocketServer:
         self,
         settings: ListenerSettings,
         budget: Budget,
+        listener: str = "",
         turned_away: Callable[[RelayError], None] = lambda _: None,
         present: Present | None = None,
         name: str = "",
     ) -> None:
-        """`turned_away` is called with each error for which a mail or a recipient is not taken.
+        """`listener` is what its mails call it; `turned_away` gets each error for which there is no mail.
 
-        `present` counts connections, also those to listeners with this `name` of other processes.
+        `present` counts connections, also those to servers with this `name` of other processes.
         """
         self.settings = settings
         self.budget = budget
+        self.listener = listener
         self.turned_away = turned_away
         self.connections: dict[ClientConnection, str] = {}
         self.lane = Lane()
@@ -116,7 +119,8 @@ class SocketServer:
         self._stopping = False
         self._empty = asyncio.Event()
         self._empty.set()
-        self._is_trusted = lru_cache(maxsize=1024)(partial(_is_in, settings.trusted))
+        self.trusts = lru_cache(maxsize=1024)(partial(_is_in, settings.trusted))
+        """Whether a client is in a trusted network; one that is not known is in none."""
 
     async def listen(self, sockets: Sequence[socket.socket], protocol: Callable[[], asyncio.BaseProtocol]) -> None:
         """Takes the connections that come to these sockets, each with a new `protocol`."""
@@ -167,6 +171,15 @@ class SocketServer:
         for server in self.servers:
             await server.wait_closed()
 
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Counts a RelayError that passes: what is not taken before there is a mail."""
+        try:
+            yield
+        except RelayError as error:
+            self.turned_away(error)
+            raise
+
     def run(self, delivery: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
         """Starts what has to come to its end also when its client goes away; `stop` waits for it."""
         task = asyncio.create_task(delivery)
@@ -212,10 +225,6 @@ class SocketServer:
         if not self.connections:
             self._empty.set()
 
-    def trusts(self, client: str) -> bool:
-        """Whether the client is in a trusted network."""
-        return bool(client) and self._is_trusted(client)
-
 
 async def _delivered(recipe: Recipe, mail: Mail, answer: Callable[[Outcomes], Awaitable[bool]]) -> None:
     # For this task, which has no other mail: what is known of it since its content has come.
@@ -256,6 +265,15 @@ def _unforeseen(error: Exception) -> TryLater:
     return TryLater("unforeseen")
 
 
+def server_inside(inside: Inside, direction: str, listener: str, settings: ListenerSettings) -> SocketServer:
+    """The server of this listener and direction, whose connections and refusals are counted."""
+
+    def turned_away(error: RelayError) -> None:
+        inside.board.add(metrics.REJECTIONS, direction, listener, type(error).__name__)
+
+    return SocketServer(settings, inside.budget, listener, turned_away, inside.present, f"{direction}.{listener}")
+
+
 class SocketServers:
     """What a listener made of such servers has for all of them: they end all at once."""
 
@@ -283,6 +301,8 @@ def network_of(address: str) -> str:
 
 
 def _is_in(networks: tuple[Network, ...], client: str) -> bool:
+    if not client:
+        return False
     address = _parsed(client)
     return any(address in network for network in networks)
 

@@ -106,8 +106,6 @@ class KMEGroup:
 
         With `slave_sae` and `size` (bits) only those that have such a key ready, unless none has.
         """
-        if len(self.members) == 1:
-            return self.members
         with_keys = [member for member in self.members if size and member.pool.ready(slave_sae, size)]
         return sorted(with_keys or self.members, key=lambda member: -member.health(Call.ENC_KEYS))
 
@@ -238,9 +236,7 @@ class KMEGroup:
         """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None
-        members, missing = self.members, key_IDs
-        if len(members) > 1:
-            members = sorted(members, key=lambda member: -member.health(Call.DEC_KEYS))
+        members, missing = sorted(self.members, key=lambda member: -member.health(Call.DEC_KEYS)), key_IDs
         for member in members:
             if found:
                 missing = [key_ID for key_ID in key_IDs if key_ID not in found]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Listener, Reloadable
-from relay.entry.listening import SocketServer, SocketServers, Where, address_of
+from relay.entry.listening import SocketServers, Where, address_of, server_inside
 from relay.entry.milter.session import milter_connection
 
 
@@ -45,10 +45,7 @@ class MilterListener(SocketServers):
         addresses: dict[str, TCPAddress] = {}
         for name, direction, recipe in self._inside.directions:
             if sockets := self._inside.sockets.get(f"{name}.milter"):
-                turned_away = self._inside.turned_away(name, "milter")
-                server = SocketServer(
-                    direction, self._inside.budget, turned_away, self._inside.present, f"{name}.milter"
-                )
+                server = server_inside(self._inside, name, "milter", direction)
                 await server.listen(sockets, partial(milter_connection, server, recipe))
                 self.servers.add(server)
                 if not isinstance(direction.milter, Path):

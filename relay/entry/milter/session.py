@@ -5,7 +5,6 @@ Standard: milter protocol 6; unknown errors answer 451, and a broken connection 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -30,14 +29,15 @@ from kilter.protocol import (
 )
 from kilter.protocol.core import FilterMessage, MTAMessage
 
+from relay.entry import RecipientChecks
 from relay.entry.budget import STEP_OCTETS, Share, room_for
-from relay.entry.envelope import parse_mail, parse_rcpt
 from relay.entry.listening import SocketServer
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
-from relay.errors import MalformedMessage, MessageTooBig, RelayError, TooManyRecipients, TryLater
+from relay.entry.transaction import Transaction
+from relay.errors import MalformedMessage, MessageTooBig, RelayError, TryLater
 from relay.formats import mime
-from relay.mail import Envelope, InPlace, Mail, Origin, Recipient, for_all
+from relay.mail import InPlace, Mail, Origin, Recipient, for_all
 from relay.runtime.aio import Turns, off_loop
 
 log = structlog.get_logger(__name__)
@@ -57,11 +57,7 @@ CONNECTION_STAGES = frozenset(b"CH")
 class _Message:
     """What has come of a mail so far; `paths` are the recipients as they came, each in angle brackets."""
 
-    envelope: Envelope
-    id: str
-    recipients: list[Recipient] = field(default_factory=list)
-    not_taken: dict[Recipient, RelayError] = field(default_factory=dict)
-    message_id: str = ""
+    transaction: Transaction
     paths: list[str] = field(default_factory=list)
     fields: list[Field] = field(default_factory=list)
     body: bytearray = field(default_factory=bytearray)
@@ -78,14 +74,8 @@ class _Message:
         return self.octets + FIELD_OCTETS * len(self.fields)
 
 
-class InPlaceRecipe(Protocol):
+class InPlaceRecipe(RecipientChecks, Protocol):
     """outgoing.py or incoming.py, as the milter sees them."""
-
-    def check_recipient(self, sender: str, recipient: str) -> None:
-        """Raises the TryLater or Refuse that this recipient is to be answered with."""
-
-    def not_taken(self, mail: Mail, errors: Mapping[str, RelayError]) -> None:
-        """The mail is over, in which `check_recipient` raised these, by mailbox, for the mail's recipients."""
 
     async def in_place(self, mail: Mail, fits: Callable[[bytes], bool]) -> InPlace:
         """What takes the mail's place in the mail server. Raises TryLater or Refuse, for all recipients.
@@ -196,38 +186,30 @@ class MilterSession:
 
     def _mail(self, sender: bytes, parameters: list[bytes]) -> list[FilterMessage]:
         self._start_over()
-        words = _words(self._whole(sender, "mail_addr"), parameters)
+        path, known = _text(self._whole(sender, "mail_addr")), _known(parameters)
+        if not (path.isascii() and all(map(str.isascii, known))) and "SMTPUTF8" not in map(str.upper, known):
+            known.append("SMTPUTF8")  # sendmail(1) does not say so
+        transaction = Transaction(self._server, self._recipe)
         try:
-            utf8 = not words.isascii() and " SMTPUTF8" not in words.upper()  # sendmail(1) does not say so
-            envelope, _ = parse_mail(f"FROM:{words}{' SMTPUTF8' if utf8 else ''}", self._settings.max_message_size)
+            transaction.mail(path, known)
         except RelayError as error:
             log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
-            self._server.turned_away(error)
             return [_reply(error)]
-        self._message = _Message(envelope, secrets.token_hex(6))
+        self._message = _Message(transaction)
         self.idle.clear()
         return [Continue()]
 
     def _rcpt(self, recipient: bytes, parameters: list[bytes]) -> list[FilterMessage]:
         message = self._in_message()
-        sender = message.envelope.sender
-        with structlog.contextvars.bound_contextvars(mail=message.id, **self._log_words()):
+        transaction = message.transaction
+        with structlog.contextvars.bound_contextvars(mail=transaction.id, **self._log_words()):
             try:
-                found = parse_rcpt(f"TO:{_words(self._whole(recipient, 'rcpt_addr'), parameters)}", utf8=True)
-                if len(message.recipients) + len(message.not_taken) >= self._settings.max_recipients:
-                    raise TooManyRecipients(f"a mail has at most {self._settings.max_recipients}")
+                transaction.rcpt(_text(self._whole(recipient, "rcpt_addr")), _known(parameters), utf8=True)
             except RelayError as error:
+                sender = transaction.begun.sender if transaction.begun is not None else ""
                 log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
-                self._server.turned_away(error)
                 return [_reply(error)]
-            try:
-                self._recipe.check_recipient(sender, found.address)
-            except RelayError as error:
-                log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
-                message.not_taken[found] = error
-                return [_reply(error)]
-        message.recipients.append(found)
-        message.paths.append(_path(recipient))
+        message.paths.append(f"<{_text(recipient)}>")
         return [Continue()]
 
     async def _header(self, name: str, value: bytes) -> None:
@@ -271,11 +253,13 @@ class MilterSession:
     async def _end(self) -> list[FilterMessage]:
         """The whole mail is here: what takes its place, or why there is nothing."""
         message = self._in_message()
-        with structlog.contextvars.bound_contextvars(mail=message.id, **self._log_words()):
+        with structlog.contextvars.bound_contextvars(mail=message.transaction.id, **self._log_words()):
             try:
                 if message.fault is not None:
                     raise message.fault  # noqa: TRY301
-                if not message.recipients:  # else nobody would be left to have it, and it would be thrown away
+                if (
+                    not message.transaction.recipients
+                ):  # else nobody would be left to have it, and it would be thrown away
                     raise TryLater("a mail without a recipient")  # noqa: TRY301
                 return await self._in_place(message)
             except RelayError as error:
@@ -293,11 +277,7 @@ class MilterSession:
         octets = await off_loop(work, message_of, message.fields, body)
         before = memoryview(octets)[len(octets) - len(body) :]
         del body
-        mail = Mail(
-            message.envelope, octets, id=message.id, origin=self._origin(),
-            listener="milter", message_id=mime.message_id_hash(octets),
-        ).to(message.recipients)  # fmt: skip
-        message.message_id = mail.message_id
+        mail = message.transaction.complete(octets, origin=self._origin(), each_answered=False, confirmed=False)
         with structlog.contextvars.bound_contextvars(message_id=mail.message_id):
             result = await self._working(mail)
         if failure := for_all(result.outcomes):
@@ -339,12 +319,8 @@ class MilterSession:
 
     def _start_over(self) -> None:
         message, self._message = self._message, None
-        if message is not None and message.not_taken:
-            mail = Mail(
-                message.envelope, b"", id=message.id, origin=self._origin(), listener="milter",
-                message_id=message.message_id,
-            ).to(message.not_taken)  # fmt: skip
-            self._recipe.not_taken(mail, {each.mailbox: error for each, error in message.not_taken.items()})
+        if message is not None:
+            message.transaction.over(self._origin)
         self._share.reduce()
 
     def _mail_is_over(self) -> None:
@@ -402,15 +378,15 @@ def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> 
     return [*told, *gone, Accept()]
 
 
-def _words(path: bytes, parameters: list[bytes]) -> str:
-    """A path in angle brackets, and those of its parameters that we pass on."""
-    known = [each.decode("utf-8", "surrogateescape") for each in parameters]
-    return " ".join([_path(path), *(each for each in known if _is_known(each))])
-
-
-def _path(path: bytes) -> str:
+def _text(path: bytes) -> str:
+    """The address in a path, which may stand in angle brackets."""
     text = path.decode("utf-8", "surrogateescape")
-    return text if text.startswith("<") else f"<{text}>"
+    return text[1:-1] if text.startswith("<") and text.endswith(">") else text
+
+
+def _known(parameters: list[bytes]) -> list[str]:
+    """Those that we pass on."""
+    return [text for each in parameters if _is_known(text := each.decode("utf-8", "surrogateescape"))]
 
 
 def _is_known(parameter: str) -> bool:

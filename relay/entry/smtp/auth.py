@@ -13,11 +13,11 @@ from typing import Protocol
 
 import pybase64
 
-from relay.entry.envelope import printable
 from relay.entry.listening import network_of
 from relay.entry.smtp.rates import HourlyRate, Seen
 from relay.entry.smtp.senders import SenderRights
 from relay.entry.smtp.users import MAX_NAME, UserFile
+from relay.entry.transaction import printable
 from relay.errors import Refuse, TryLater
 
 AT_ONCE = 2

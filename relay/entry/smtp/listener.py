@@ -12,7 +12,7 @@ from functools import partial
 
 from relay.config import Config, TCPAddress
 from relay.entry import Inside, Listener
-from relay.entry.listening import SocketServer, SocketServers, Where, address_of
+from relay.entry.listening import SocketServer, SocketServers, Where, address_of, server_inside
 from relay.entry.server_tls import ServerTLS, certificate_state
 from relay.entry.smtp.aiosmtpd_base import silence_log
 from relay.entry.smtp.auth import LoginUnavailable
@@ -55,17 +55,14 @@ class SMTPListener(SocketServers):
         self._sockets = inside.sockets
         self._submission = submission
         self._sessions: dict[str, tuple[SocketServer, Callable[[], SMTPSession]]] = {}
-        config, hostname, budget = inside.config, inside.config.site.hostname, inside.budget
+        config, hostname = inside.config, inside.config.site.hostname
         for name, direction, recipe in inside.directions:
-            for what, session in (("listen", SMTPSession), ("lmtp", LMTPSession)):
-                server = SocketServer(
-                    direction, budget, inside.turned_away(name, session.listener), inside.present, f"{name}.{what}"
-                )
+            for what, protocol, session in (("listen", "smtp", SMTPSession), ("lmtp", "lmtp", LMTPSession)):
+                server = server_inside(inside, name, protocol, direction)
                 self._sessions[f"{name}.{what}"] = server, partial(session, server, hostname, recipe)
         if (users := config.submission) is not None and submission is not None and inside.outgoing is not None:
             completion = Completion(inside.outgoing, submission.logins.back_end, hostname, check_from=users.check_from)
-            turned_away = inside.turned_away("outgoing", SubmissionSession.listener)
-            server = SocketServer(users, budget, turned_away, inside.present, "submission")
+            server = server_inside(inside, "outgoing", "submission", users)
             new = partial(SubmissionSession, server, hostname, completion, submission)
             self._sessions |= {"submission.listen": (server, new), "submission.listen_tls": (server, new)}
         self.servers.update(server for server, _ in self._sessions.values())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import secrets
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -20,12 +19,13 @@ import structlog
 
 from relay.entry import Recipe
 from relay.entry.budget import STEP_OCTETS, Share, room_for
-from relay.entry.envelope import XFORWARD, BadParameter, parse_mail, parse_rcpt, parse_xforward, printable
 from relay.entry.listening import SocketServer
 from relay.entry.smtp.aiosmtpd_base import SPARE_COMMANDS, CommandStream, unforeseen
-from relay.errors import MessageTooBig, RelayError, TooManyRecipients, TryLater
+from relay.entry.smtp.xforward import XFORWARD, parse_xforward
+from relay.entry.transaction import BadParameter, Transaction, path_of, printable
+from relay.errors import MessageTooBig, RelayError, TryLater
 from relay.formats import mime
-from relay.mail import UNKNOWN, Envelope, Mail, Origin, Outcomes, Recipient, for_all
+from relay.mail import UNKNOWN, Mail, Origin, Outcomes, for_all
 from relay.runtime.aio import off_loop
 
 log = structlog.get_logger(__name__)
@@ -43,30 +43,25 @@ class SMTPSession(CommandStream):
     """One SMTP connection, whose mails go to one recipe.
 
     A subclass may know other `commands`, announce other `extensions`, and override `check_client_may_mail` and
-    `origin`. What MAIL and RCPT have said is in `begun` (None outside of a transaction) and `recipients`.
+    `origin`. What MAIL and RCPT have said is in `transaction`.
     """
 
     commands: ClassVar[tuple[str, ...]] = ("HELO", "EHLO", *COMMANDS)
     greets_with: ClassVar[str] = "EHLO"
     each_answered: ClassVar[bool] = False
-    listener: ClassVar[str] = "smtp"
     ignored_parameters: ClassVar[frozenset[str]] = frozenset()
     """Parameters of MAIL that a subclass understands, or that mean nothing to it."""
 
     def __init__(self, server: SocketServer, hostname: str, recipe: Recipe) -> None:
         super().__init__(server, hostname)
         self.recipe = recipe
-        self._not_taken: dict[Recipient, RelayError] = {}
-        self.start_over()
+        self.transaction = Transaction(server, recipe)
+        self.forwarded = UNKNOWN
 
     def start_over(self) -> None:
         """No transaction, and nothing known that was said about one."""
-        self._tell_who_was_not_taken()
-        self.message_id = ""
-        self.begun: Envelope | None = None
-        self.mail_id = ""
-        self.recipients: list[Recipient] = []
-        self.declared_size = 0
+        self.transaction.over(self.origin)
+        self.transaction = Transaction(self.server, self.recipe)
         self.forwarded = UNKNOWN
 
     # What a subclass may do otherwise.
@@ -89,7 +84,7 @@ class SMTPSession(CommandStream):
     def connection_lost(self, error: Exception | None) -> None:
         """Ends a transaction that has come to no content."""
         super().connection_lost(error)
-        self._tell_who_was_not_taken()
+        self.transaction.over(self.origin)
 
     # Commands that are not about a mail.
 
@@ -134,7 +129,7 @@ class SMTPSession(CommandStream):
             await self.wrong("501 5.5.4 Syntax: QUIT")
             return
         self.ending = True
-        self._tell_who_was_not_taken()
+        self.transaction.over(self.origin)
         await self.push("221 2.0.0 Bye")
 
     async def smtp_RSET(self, arg: str | None) -> None:
@@ -151,7 +146,7 @@ class SMTPSession(CommandStream):
         """What a trusted mail server knows of its own client; it holds for the next transaction."""
         if not self.trusted:
             await self.wrong("550 5.7.1 You are not trusted with this command")
-        elif self.begun is not None:
+        elif self.transaction.begun is not None:
             await self.wrong("503 5.5.1 Not in the middle of a transaction")
         else:
             try:
@@ -166,63 +161,46 @@ class SMTPSession(CommandStream):
         if not self.session.host_name:
             await self.wrong(f"503 5.5.1 Send {self.greets_with} first")
             return
-        if self.begun is not None:
+        if self.transaction.begun is not None:
             await self.wrong("503 5.5.1 Nested MAIL command")
             return
-        self.mail_id = secrets.token_hex(6)
         try:
-            begun, size = parse_mail(arg, self.settings.max_message_size, self.ignored_parameters)
-            await self.check_client_may_mail(begun.sender)
+            with self.server.counted():
+                path, parameters = path_of("FROM:", arg)
+            sender = self.transaction.mail(path, parameters, self.ignored_parameters)
+            with self.server.counted():
+                await self.check_client_may_mail(sender)
         except BadParameter as error:
             await self.wrong(error.reply)
-            return
         except RelayError as error:
             with self.named_in_log():
                 log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
-            self.server.turned_away(error)
+            self.transaction = Transaction(self.server, self.recipe)
             await self.push(error.reply)
-            return
-        self.begun, self.declared_size = begun, size
-        await self.push("250 2.1.0 Ok")
+        else:
+            await self.push("250 2.1.0 Ok")
 
     async def smtp_RCPT(self, arg: str | None) -> None:
         """RFC 5321, 4.1.1.3."""
-        if self.begun is None:
+        if self.transaction.begun is None:
             await self.wrong("503 5.5.1 Need MAIL command")
             return
         with self.named_in_log():
             try:
-                # Those who were not taken count as well: of each there is a record.
-                if len(self.recipients) + len(self._not_taken) >= self.settings.max_recipients:
-                    raise TooManyRecipients(f"a mail has at most {self.settings.max_recipients}")
-                recipient = parse_rcpt(arg, utf8=self.begun.smtputf8)
+                with self.server.counted():
+                    path, parameters = path_of("TO:", arg)
+                self.transaction.rcpt(path, parameters)
             except RelayError as error:
-                self.server.turned_away(error)
                 await self.refuse_recipient(error)
                 return
-            try:
-                self.recipe.check_recipient(self.begun.sender, recipient.address)
-            except RelayError as error:
-                self._not_taken[recipient] = error
-                await self.refuse_recipient(error)
-                return
-        self.recipients.append(recipient)
         await self.push("250 2.1.5 Ok")
 
     async def refuse_recipient(self, error: RelayError) -> None:
         """Says so, and that it was so in the log; to be called within `named_in_log`."""
-        sender = self.begun.sender if self.begun is not None else ""
+        begun = self.transaction.begun
+        sender = begun.sender if begun is not None else ""
         log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
         await (self.wrong if isinstance(error, BadParameter) else self.push)(error.reply)
-
-    def _tell_who_was_not_taken(self) -> None:
-        errors, self._not_taken = self._not_taken, {}
-        if errors and self.begun is not None:
-            mail = Mail(
-                replace(self.begun, recipients=tuple(errors)), b"", self.mail_id, origin=self.origin(),
-                listener=self.listener, message_id=self.message_id,
-            )  # fmt: skip
-            self.recipe.not_taken(mail, {recipient.mailbox: error for recipient, error in errors.items()})
 
     def named_in_log(self) -> AbstractContextManager[None]:
         """Within it every line of the log names this mail, and where it comes from."""
@@ -230,20 +208,20 @@ class SMTPSession(CommandStream):
         client = origin.addr or origin.name or connected
         words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
         named = {name: value for name, value in words.items() if value}
-        return structlog.contextvars.bound_contextvars(mail=self.mail_id, **named)
+        return structlog.contextvars.bound_contextvars(mail=self.transaction.id, **named)
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """RFC 5321, 4.1.1.4."""
         if arg:
             await self.wrong("501 5.5.4 Syntax: DATA")
-        elif self.begun is None:
+        elif self.transaction.begun is None:
             await self.wrong("503 5.5.1 Need MAIL command")
-        elif not self.recipients:
+        elif not self.transaction.recipients:
             await self.wrong("503 5.5.1 Need RCPT command")
         else:
             self.idle.clear()
             try:
-                await self._take_mail(replace(self.begun, recipients=tuple(self.recipients)))
+                await self._take_mail(self.transaction)
             finally:
                 self.start_over()
                 self.idle.set()
@@ -252,53 +230,44 @@ class SMTPSession(CommandStream):
 
     # The mail.
 
-    async def _take_mail(self, envelope: Envelope) -> None:
+    async def _take_mail(self, transaction: Transaction) -> None:
         """Receives the content and has the mail delivered, in a task that outlives this connection."""
-        mail_id, delivery = self.mail_id, None
+        delivery = None
         share = Share(self.server.budget)
         with self.named_in_log():
             try:
-                if not await self._has_room(share):
+                try:
+                    with self.server.counted():
+                        await share.hold(room_for(transaction.size))
+                except RelayError as error:
+                    log.warning("mail_not_accepted", reply=error.reply, cause=str(error))
+                    await self.push(error.reply)
+                    self.drop_what_did_not_wait()
                     return
                 await self.push("354 End data with <CR><LF>.<CR><LF>")
                 try:
                     content = await receive(self, self.settings.max_message_size, share)
-                    trace = self._received_field(mail_id, utf8=envelope.smtputf8)
+                    trace = self._received_field(transaction)
                 except ConnectionError:
                     raise
                 except Exception as error:  # noqa: BLE001 - unknown errors hold mail
                     failure = error if isinstance(error, RelayError) else unforeseen(error)
                     self.server.turned_away(failure)
-                    await self._answer(mail_id, (failure,) * len(envelope.recipients))
+                    await self._answer(transaction.id, (failure,) * len(transaction.recipients))
                     return
                 self.spare = float(SPARE_COMMANDS)  # it has brought a mail
                 if self.trusted and not self.origin().ident:
                     # Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field does.
                     self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
-                mail = Mail(
-                    envelope, content, mail_id, trace, self.origin(),
-                    each_answered=self.each_answered, listener=self.listener, message_id=mime.message_id_hash(content),
-                    absent=self.absent, confirmed=True,
-                )  # fmt: skip
-                self.message_id = mail.message_id
+                mail = transaction.complete(
+                    content, origin=self.origin(), each_answered=self.each_answered, trace=trace, absent=self.absent
+                )
                 self.stop_timer()
                 delivery = self.server.deliver(self.recipe, mail, share, partial(self._has_heard, mail))
                 await asyncio.shield(delivery)
             finally:
                 if delivery is None:
                     share.reduce()
-
-    async def _has_room(self, share: Share) -> bool:
-        """Whether the content may come; if not, the client has heard it."""
-        try:
-            await share.hold(room_for(self.declared_size))
-        except TryLater as error:
-            log.warning("mail_not_accepted", reply=error.reply, cause=str(error))
-            self.server.turned_away(error)
-            await self.push(error.reply)
-            self.drop_what_did_not_wait()
-            return False
-        return True
 
     async def _has_heard(self, mail: Mail, outcomes: Outcomes) -> bool:
         """Answers; whether the client was there to hear it. Raises ConnectionError where it was not.
@@ -330,15 +299,16 @@ class SMTPSession(CommandStream):
         final = accepted and not isinstance(failure, TryLater)
         return failure.reply + (f" ({accepted} of {len(outcomes)} recipients have it)" if final else "")
 
-    def _received_field(self, mail_id: str, *, utf8: bool) -> bytes:
+    def _received_field(self, transaction: Transaction) -> bytes:
         """It names who has connected, whatever XFORWARD said; the log has both."""
         word = self.protocol if self.protocol == "LMTP" or not self.session.extended_smtp else "ESMTP"
-        word = f"UTF8{self.protocol}" if utf8 else word
+        if transaction.begun is not None and transaction.begun.smtputf8:
+            word = f"UTF8{self.protocol}"
         return mime.received_field(
             client=f"{printable(self.session.host_name or 'unknown')} ([{self.client or 'local'}])",
             hostname=self.hostname,
             protocol=word + ("S" if self.secured else "") + ("A" if self.session.authenticated else ""),
-            mail_id=mail_id,
+            mail_id=transaction.id,
             when=datetime.now(UTC),
         )
 
@@ -349,7 +319,6 @@ class LMTPSession(SMTPSession):
     commands: ClassVar = ("LHLO", *COMMANDS)
     greets_with: ClassVar = "LHLO"
     protocol: ClassVar = "LMTP"
-    listener: ClassVar = "lmtp"
     each_answered: ClassVar = True
 
     async def smtp_LHLO(self, arg: str | None) -> None:
@@ -405,11 +374,6 @@ async def _fault(octets: int, limit: int, share: Share) -> MessageTooBig | TryLa
     return None
 
 
-def unstuffed(text: bytes) -> bytes:
-    """A piece of content, which begins a line, without the dots that DATA doubled."""
-    return text.replace(b"\r\n.", b"\r\n")
-
-
 @dataclass(slots=True)
 class _Content:
     """The content as far as it has come. `size` is its octets without doubled dots, `behind` what followed its end."""
@@ -433,7 +397,7 @@ class _Content:
         else:
             text, self._held = _held_back(text)
         if dotted:
-            text = unstuffed(text)
+            text = text.replace(b"\r\n.", b"\r\n")  # what DATA has doubled
         if self._extra and text:
             text, self._extra = text[self._extra :], 0
         self.size += len(text)

@@ -133,7 +133,6 @@ class SubmissionSession(SMTPSession):
         *("HELO", "EHLO", "STARTTLS", "AUTH"),
         *(verb for verb in COMMANDS if verb != "XFORWARD"),
     )
-    listener: ClassVar = "submission"
     ignored_parameters: ClassVar[frozenset[str]] = frozenset({"AUTH"})
     """RFC 4954, 5: it may be given with MAIL; no client is believed that says for whom it sends."""
 
@@ -159,11 +158,11 @@ class SubmissionSession(SMTPSession):
 
     async def smtp_RCPT(self, arg: str | None) -> None:
         """Every recipient counts, also one who is refused: addresses are not to be tried out here."""
-        if self.begun is not None:
+        if self.transaction.begun is not None:
             try:
-                self._service.rates.take("recipients", self._user, self.client)
+                with self.server.counted():
+                    self._service.rates.take("recipients", self._user, self.client)
             except TooMuchMail as error:
-                self.server.turned_away(error)
                 with self.named_in_log():
                     await self.refuse_recipient(error)
                 return
@@ -222,7 +221,7 @@ class SubmissionSession(SMTPSession):
             yield "503 5.5.1 Send EHLO first"
         if self._user:
             yield "503 5.5.1 Already authenticated"
-        if self.begun is not None:
+        if self.transaction.begun is not None:
             yield "503 5.5.1 Not in the middle of a transaction"
 
     async def _credentials(self, mechanism: str, initial: bytes) -> Credentials:

@@ -150,7 +150,7 @@ async def test_what_nobody_foresaw_holds_the_mail_and_is_not_shown() -> None:
 async def test_a_fault_in_a_command_holds_it_and_the_dialogue_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as running, talking(running.address) as talk:
         await talk.say("EHLO a")
-        monkeypatch.setattr("relay.entry.smtp.session.parse_mail", lambda *_: 1 / 0)
+        monkeypatch.setattr("relay.entry.smtp.session.path_of", lambda *_: 1 / 0)
         assert str(await talk.say(MAIL)) == "451 4.3.0 Temporary failure, try again later"
         assert (await talk.say("NOOP")).code == 250
 

@@ -13,7 +13,6 @@ import pytest
 from relay.entry.budget import Budget, Overloaded, Share, room_for
 from relay.entry.smtp import session
 from relay.entry.smtp.aiosmtpd_base import PIECE_OCTETS
-from relay.entry.smtp.session import unstuffed
 from relay.errors import TryLater
 from relay.kme import DevelopmentKMEs
 from tests.integration.entry.smtp.recipes import Recorder, serving
@@ -149,17 +148,18 @@ async def test_many_big_mails_at_once_stay_within_the_budget_and_all_arrive(opti
 async def test_a_big_mail_is_read_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     """50 MiB with a dot at each line's beginning take some 100 ms, in which nobody else would be served."""
     pieces: list[int] = []
+    add = session._Content.add
 
-    def noted(text: bytes) -> bytes:
-        pieces.append(len(text))
-        return unstuffed(text)
+    def noted(self: session._Content, piece: bytes) -> None:
+        pieces.append(len(piece))
+        add(self, piece)
 
-    monkeypatch.setattr(session, "unstuffed", noted)
+    monkeypatch.setattr(session._Content, "add", noted)
     message = mails.plain(body=".y\r\n" * (3 * MIB // 4))
     async with serving() as running:
         assert (await submit(running.address, message)).code == 250
     assert running.recipe.mails[0].message == message
-    assert max(pieces) <= PIECE_OCTETS + len(session.END_OF_DATA)
+    assert max(pieces) <= PIECE_OCTETS
 
 
 async def test_a_new_mail_waits_for_the_one_that_is_being_delivered() -> None:
