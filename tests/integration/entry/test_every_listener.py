@@ -16,9 +16,13 @@ import pytest
 import tests.integration.entry
 from relay.config import TCPAddress
 from relay.config.listeners import LISTENERS
+from relay.counting import metrics
+from relay.counting.board import Board
+from relay.counting.metric import Metric
 from relay.entry.budget import Budget, room_for
 from relay.entry.homeward import Homeward
 from relay.entry.listening import SocketServer
+from relay.entry.transaction import Transaction
 from relay.formats import mime
 from relay.incoming import Incoming
 from relay.kme import DevelopmentKMEs
@@ -31,6 +35,7 @@ HERE = Path(tests.integration.entry.__file__).parent
 TABLES = {"submission", "imap"}
 """Settings that are tables of their own, and need a server elsewhere: their own folders test them."""
 SETTINGS = [(name, setting) for name, settings in LISTENERS.items() for setting in settings if setting not in TABLES]
+MAX_RECIPIENTS, MAX_KIB = 2, 16
 pytestmark = pytest.mark.in_process
 
 
@@ -47,12 +52,16 @@ class Seen:
     servers: set[SocketServer] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     budgets: set[Budget] = field(default_factory=set)
+    completed: list[Mail] = field(default_factory=list)
+    rejected: list[tuple[str, ...]] = field(default_factory=list)
 
     def mail(self, mail: Mail) -> None:
         """A recipe gets one; not one that another recipe passes on."""
         if mail.id in {each.id for each in self.mails}:
             return
         self.mails.append(mail)
+        if not any(mail is each for each in self.completed):
+            self.faults.add("not from Transaction.complete: an address may have a line end in it")
         if not any(server.connections for server in self.servers):
             self.faults.add("SocketServer.add was not called: connections have no limit")
         if any(each.idle.is_set() for server in self.servers for each in server.connections):
@@ -85,6 +94,21 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         init(self, *args, **settings)
         found.budgets.add(self)
 
+    count = Board.add
+
+    def counted(self: Board, name: Metric, *labels: str, by: float = 1.0) -> None:
+        if name == metrics.REJECTIONS:
+            found.rejected.append(labels)
+        count(self, name, *labels, by=by)
+
+    complete = Transaction.complete
+
+    def completed(self: Transaction, *args: Any, **named: Any) -> Mail:
+        found.completed.append(complete(self, *args, **named))
+        return found.completed[-1]
+
+    monkeypatch.setattr(Board, "add", counted)
+    monkeypatch.setattr(Transaction, "complete", completed)
     monkeypatch.setattr(SocketServer, "add", added)
     monkeypatch.setattr(SocketServer, "run", ran)
     monkeypatch.setattr(Budget, "__init__", made)
@@ -131,14 +155,21 @@ def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], f
     monkeypatch.setattr(recipe, "client_gone", was_gone)
 
 
-def bringing(listener: str) -> Callable[..., Awaitable[None]]:
+def bringing(listener: str) -> Callable[..., Awaitable[list[bool]]]:
     """The function `bring` of the listener's own tests."""
     name = f"{listener}.bringing" if (HERE / listener).is_dir() else f"test_{listener}"
     path = HERE / f"{name.replace('.', '/')}.py"
     assert path.exists(), f"tests/integration/entry/{path.relative_to(HERE)} is missing: it has the tests of {listener}"
     bring = getattr(import_module(f"{tests.integration.entry.__name__}.{name}"), "bring", None)
     assert bring is not None, f"{path.relative_to(HERE)} has no function `bring(setting, address, message, ...)`"
-    return bring  # type: ignore[no-any-return]
+
+    async def checked(setting: str, address: TCPAddress, message: bytes, sender: str, *recipients: str) -> list[bool]:
+        heard = await bring(setting, address, message, sender, list(recipients))
+        assert isinstance(heard, list), "`bring` returns whether the client heard that the mail was taken"
+        assert len(heard) == len(recipients), "for each recipient"
+        return heard
+
+    return checked
 
 
 @pytest.mark.parametrize("listener", LISTENERS)
@@ -154,8 +185,16 @@ def site_with(setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=policies, **hops)
     text = site.config_file.read_text()
     assert 'listen = "127.0.0.1:0"\n' in text
-    site.config_file.write_text(text.replace('listen = "127.0.0.1:0"\n', f'{name} = "127.0.0.1:0"\n'))
+    here = f'{name} = "127.0.0.1:0"\nmax_recipients = {MAX_RECIPIENTS}\nmax_message_size = "{MAX_KIB} KiB"\n'
+    site.config_file.write_text(text.replace('listen = "127.0.0.1:0"\n', here))
     return site
+
+
+def addresses_of(setting: str) -> tuple[str, str, str]:
+    """A sender and two recipients."""
+    if setting.startswith("outgoing."):
+        return "ann@alice.example", "ben@bob.example", "bea@bob.example"
+    return "x@other.example", "ann@alice.example", "amy@alice.example"
 
 
 def address_in(addresses: dict[str, TCPAddress], setting: str) -> TCPAddress:
@@ -168,11 +207,11 @@ def address_in(addresses: dict[str, TCPAddress], setting: str) -> TCPAddress:
 async def test_a_mail_comes_in_and_the_listener_owes_nothing(
     listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
 ) -> None:
-    direction, _, name = setting.partition(".")
-    out = direction == "outgoing"
-    sender, recipient = ("ann@alice.example", "ben@bob.example") if out else ("x@other.example", "ann@alice.example")
+    name = setting.partition(".")[2]
+    sender, recipient, _ = addresses_of(setting)
     async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
-        await bringing(listener)(setting, address_in(addresses, setting), mails.plain(), sender, recipient)
+        heard = await bringing(listener)(setting, address_in(addresses, setting), mails.plain(), sender, recipient)
+        assert heard == [True]
         async with asyncio.timeout(30):
             while any(task for task in seen.tasks if not task.done()):
                 await asyncio.wait(seen.tasks)
@@ -197,18 +236,54 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
 async def test_what_the_next_hop_does_not_take_is_not_answered_as_taken(
     listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
 ) -> None:
-    out = setting.startswith("outgoing.")
-    sender, recipient = ("ann@alice.example", "ben@bob.example") if out else ("x@other.example", "ann@alice.example")
+    sender, recipient, _ = addresses_of(setting)
     wire.on_data.append("451 4.3.0 not now")
     async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
-        bring = bringing(listener)(setting, address_in(addresses, setting), mails.plain(), sender, recipient)
-        try:
-            await bring
-        except AssertionError:
-            pass
-        else:
-            assert seen.in_place, "the client hears that the mail was taken, which the next hop did not take"
+        heard = await bringing(listener)(setting, address_in(addresses, setting), mails.plain(), sender, recipient)
+    assert seen.in_place or heard == [False], "the client hears that the mail was taken, which the next hop refused"
     assert not wire.got
+
+
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_the_client_hears_an_outcome_for_each_recipient_or_one_for_all_as_the_mail_says(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
+) -> None:
+    sender, one, other = addresses_of(setting)
+    wire.on_rcpt[other] = "550 5.1.1 nobody here"
+    async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
+        heard = await bringing(listener)(setting, address_in(addresses, setting), mails.plain(), sender, one, other)
+    [mail] = seen.mails
+    if mail.each_answered:
+        assert heard == [True, False], "each_answered=True: the client hears an outcome for each recipient"
+    else:
+        assert heard in ([False, False], [seen.in_place] * 2), "each_answered=False: one outcome for all"
+
+
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_what_is_turned_away_before_there_is_a_mail_is_counted(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
+) -> None:
+    direction, _, name = setting.partition(".")
+    sender, *two = addresses_of(setting)
+    names = {(direction, listener), (direction, name)}
+    async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
+
+        async def turned_away(message: bytes, *recipients: str) -> set[str]:
+            seen.rejected.clear()
+            heard = await bringing(listener)(setting, address_in(addresses, setting), message, sender, *recipients)
+            assert not all(heard), "the client hears that what is turned away was taken"
+            assert {labels[:2] for labels in seen.rejected} <= names, "server_inside(...): direction and listener"
+            return {labels[2] for labels in seen.rejected}
+
+        counted = "nothing counts what is not taken: raise it within `with server.counted()`"
+        large = mails.plain(body="x\r\n" * MAX_KIB * 1024)
+        assert await turned_away(large, two[0]) == {"MessageTooBig"}, counted
+        assert await turned_away(mails.plain(), *two, "third@refused.example") == {"TooManyRecipients"}, counted
+        for budget in seen.budgets:
+            budget.used, budget.patience = budget.octets, 0.0
+        assert await turned_away(mails.plain(), two[0]) == {"Overloaded"}, counted
+        for budget in seen.budgets:
+            budget.used = 0
 
 
 @pytest.mark.parametrize(("listener", "setting"), [each for each in SETTINGS if each[1].startswith("outgoing.")])
@@ -217,10 +292,10 @@ async def test_a_recipient_whom_policy_refuses_is_refused_before_there_is_a_mail
 ) -> None:
     recipient = "eve@refused.example"
     async with serving(site_with(setting, tmp_path, kmes, wire)) as addresses:
-        with pytest.raises(AssertionError):
-            await bringing(listener)(
-                setting, address_in(addresses, setting), mails.plain(), "ann@alice.example", recipient
-            )
+        heard = await bringing(listener)(
+            setting, address_in(addresses, setting), mails.plain(), "ann@alice.example", recipient
+        )
+    assert heard == [False]
     assert seen.asked == [recipient], "recipe.check_recipient was not asked"
     assert seen.not_taken == [recipient], "recipe.not_taken was not told: nothing counts or records who was refused"
     assert not seen.mails

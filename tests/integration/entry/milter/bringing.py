@@ -10,8 +10,8 @@ from relay.config import TCPAddress
 from tests.integration.entry.milter.mta import MTA, in_thread
 
 
-async def bring(setting: str, address: TCPAddress, message: bytes, sender: str, recipient: str) -> None:
-    """Hands the mail over and reads the answer."""
+async def bring(setting: str, address: TCPAddress, message: bytes, sender: str, recipients: list[str]) -> list[bool]:
+    """Hands the mail over; whether the mail server hears that it was taken, for each recipient."""
     header, _, body = message.decode().partition("\r\n\r\n")
     fields = [(name, value) for name, _, value in (line.partition(":") for line in header.split("\r\n"))]
 
@@ -19,8 +19,8 @@ async def bring(setting: str, address: TCPAddress, message: bytes, sender: str, 
         mta = MTA(address)
         try:
             mta.negotiate()
-            return mta.mail(fields, body, sender=f"<{sender}>", recipients=[f"<{recipient}>"]).word
+            return mta.mail(fields, body, sender=f"<{sender}>", recipients=[f"<{each}>" for each in recipients]).word
         finally:
             mta.close()
 
-    assert await in_thread(whole) == miltertest.SMFIR_ACCEPT
+    return [await in_thread(whole) == miltertest.SMFIR_ACCEPT] * len(recipients)

@@ -8,10 +8,10 @@ from relay.config import TCPAddress
 from tests.testlib.submit import submit, submit_lmtp
 
 
-async def bring(setting: str, address: TCPAddress, message: bytes, sender: str, recipient: str) -> None:
-    """Hands the mail over and reads the answer."""
+async def bring(setting: str, address: TCPAddress, message: bytes, sender: str, recipients: list[str]) -> list[bool]:
+    """Hands the mail over; whether the client hears that it was taken, for each recipient."""
     if setting.endswith(".lmtp"):
-        [reply] = await submit_lmtp(address, message, sender=sender, recipients=[recipient])
-    else:
-        reply = await submit(address, message, sender=sender, recipients=[recipient])
-    assert reply.code == 250
+        replies = await submit_lmtp(address, message, sender=sender, recipients=recipients)
+        return [reply.code == 250 for reply in replies]
+    reply = await submit(address, message, sender=sender, recipients=recipients)
+    return [reply.code == 250] * len(recipients)
