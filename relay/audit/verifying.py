@@ -74,10 +74,10 @@ def verify(
     elsewhere, and must be found. A head says nothing of retention, so `keep_days` does. `now` (aware) is when records
     are to be old enough.
     """
-    return _Verifier(directory, expected, head, keep_days, now or datetime.now(UTC)).verify()
+    return _RecordVerifier(directory, expected, head, keep_days, now or datetime.now(UTC)).verify()
 
 
-class _Verifier:
+class _RecordVerifier:
     def __init__(
         self, directory: Path, expected: ExpectedLine | None, head: str | None, keep_days: int | None, now: datetime
     ) -> None:

@@ -116,7 +116,7 @@ def measure_levels(*, quick: bool, progress: Progress) -> BenchResult:
     )  # fmt: skip
 
 
-class _Keys:
+class _ReadyKeys:
     """Fresh keys that were made before the time is taken; all that were given are remembered for opening."""
 
     def __init__(self) -> None:
@@ -155,7 +155,7 @@ def _parties(directory: Path) -> Parties:
 
 async def _figures(parties: Parties, name: str, size: int, rounds: int) -> LevelFigures:
     message = next(mails_of(size))
-    identity, peer, keys = parties.identity, parties.certificates, _Keys()
+    identity, peer, keys = parties.identity, parties.certificates, _ReadyKeys()
     assert identity is not None and peer is not None  # noqa: S101 - made above
     sealed = opened = b""
 
@@ -188,7 +188,7 @@ async def _figures(parties: Parties, name: str, size: int, rounds: int) -> Level
     return LevelFigures(name, size, len(sealed), seal_cost, open_cost, min(bares), min(references))
 
 
-async def _seal(name: str, message: bytes, parties: Parties, keys: _Keys) -> bytes:
+async def _seal(name: str, message: bytes, parties: Parties, keys: _ReadyKeys) -> bytes:
     """As relay/journey/sealing.py does it."""
     inner, _, enhanced = name.partition("+")
     sealed = await _SCHEMES[inner].seal(mime.wrap_payload(message, _envelope(name, parties)), parties, keys)

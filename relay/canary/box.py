@@ -48,7 +48,7 @@ Reason = Literal[
 
 
 @dataclass(frozen=True, slots=True)
-class _Arrival:
+class _CanaryArrival:
     peer: str
     sender: str
     note: CanaryNote
@@ -65,7 +65,7 @@ class CanaryBox:
         self._known = known
         self._table = table
         self._board = board
-        self._waiting: asyncio.Queue[_Arrival] = asyncio.Queue(MOST)
+        self._waiting: asyncio.Queue[_CanaryArrival] = asyncio.Queue(MOST)
         self._told: dict[Reason, float] = {}
         self._untold: Counter[Reason] = Counter()
 
@@ -80,7 +80,7 @@ class CanaryBox:
             self.drop("malformed", peer)
         else:
             try:
-                self._waiting.put_nowait(_Arrival(peer, sender, read(opened.original), self._table.clock()))
+                self._waiting.put_nowait(_CanaryArrival(peer, sender, read(opened.original), self._table.clock()))
             except BadStructure:
                 self.drop("malformed", peer)
             except asyncio.QueueFull:
@@ -115,7 +115,7 @@ class CanaryBox:
                     "canary_not_handled", kind=kind, peer=arrival.peer, cause=f"{type(error).__name__}: {error}"
                 )
 
-    async def _count(self, arrival: _Arrival) -> None:
+    async def _count(self, arrival: _CanaryArrival) -> None:
         seconds = await self._table.returned(arrival.peer, arrival.note.nonce, arrival.at)
         if seconds is None:
             self.drop("unexpected", arrival.peer)
@@ -123,7 +123,7 @@ class CanaryBox:
         self._board.add(metrics.CANARY_RETURNED, arrival.peer)
         log.info("canary_returned", peer=arrival.peer, seconds=round(seconds, 3))
 
-    async def _answer(self, arrival: _Arrival, post: Post | None) -> None:
+    async def _answer(self, arrival: _CanaryArrival, post: Post | None) -> None:
         if post is None or not self._known().canary.answer or post.obstacle(arrival.sender):
             self.drop("not answered", arrival.peer)
         elif not await self._table.may_answer(arrival.peer, ANSWER_S):

@@ -202,7 +202,7 @@ def _wait_for_others(context: click.Context, parent: Path) -> None:
     fcntl.flock(number, fcntl.LOCK_EX)
 
 
-class _Present(NamedTuple):
+class _UsableSet(NamedTuple):
     """A set that mail may go by now, its tests, and how it is called."""
 
     policies: PolicySet
@@ -231,22 +231,22 @@ def _compared_with_present(after: PolicySite) -> tuple[Comparison | None, bool]:
     return (found[shown] if found else None), proven
 
 
-def _in_force(config: Config) -> tuple[_Present | None, bool]:
+def _in_force(config: Config) -> tuple[_UsableSet | None, bool]:
     """The set that the relay went by last, None where it was none; and whether that is known."""
     try:
         found = in_force_last(config)
     except ConfigError as error:
         click.echo(f"Not compared with the set in force: {printable(error.problems[0])}", err=True)
         return None, False
-    return (_Present(*found, f"the set in force, version {found[0].version},") if found else None), True
+    return (_UsableSet(*found, f"the set in force, version {found[0].version},") if found else None), True
 
 
-def _of_files(config: Config) -> _Present | None:
+def _of_files(config: Config) -> _UsableSet | None:
     """What the files say now; None where that cannot be used, which may be just what is being fixed."""
     folder = PolicyFolder(config.policies.directory, config.peer_domains, site=SiteFacts.of(config))
     try:
         with relay_rights(config):
-            return _Present(folder.read(), folder.tests, f"what the files of {config.policies.directory} say")
+            return _UsableSet(folder.read(), folder.tests, f"what the files of {config.policies.directory} say")
     except ConfigError as error:
         click.echo(f"Not compared: what is there now cannot be used: {printable(error.problems[0])}", err=True)
         return None

@@ -92,7 +92,7 @@ def others_can_write(path: Path, trusted: Collection[int] = (), *, groups: bool 
     Without `groups` members of a file's group may. Raises ConfigError where the path cannot be followed.
     """
     try:
-        with _place(path, _Way(path, {0, *trusted}, groups=groups, whole=True)) as place:
+        with _place(path, _FollowedPath(path, {0, *trusted}, groups=groups, whole=True)) as place:
             return f"user {place.owner.name} can change it" if place.owner is not None else ""
     except OthersCanWrite as error:
         return error.what
@@ -225,9 +225,9 @@ _ROOT = frozenset({0})
 
 
 @contextmanager
-def _place(path: Path, way: _Way | None = None) -> Iterator[_PathPlace]:
+def _place(path: Path, way: _FollowedPath | None = None) -> Iterator[_PathPlace]:
     """Where the path leads to, as root sees it unless another `way` is given. Raises ConfigError."""
-    way = way or _Way(path, _ROOT)
+    way = way or _FollowedPath(path, _ROOT)
     try:
         try:
             place = way.to_its_end()
@@ -238,7 +238,7 @@ def _place(path: Path, way: _Way | None = None) -> Iterator[_PathPlace]:
         os.close(way.directory)
 
 
-class _Way:
+class _FollowedPath:
     """A path that is followed as long as the users `trusted` alone can exchange it, who are numbers.
 
     With `whole` they alone can also change the file at its end. `directory` is a descriptor of where it has come to.

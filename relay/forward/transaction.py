@@ -66,14 +66,14 @@ async def transact(client: Client, mail: Mail, supervision: Supervision) -> Next
     hop may be tried. Once the end of the content was sent there is none: a silence then is an unknown outcome.
     """
     client.deadline = asyncio.get_running_loop().time() + client.timeouts.mail
-    transaction = _Transaction(client, mail, supervision)
+    transaction = _ClientTransaction(client, mail, supervision)
     await transaction.name_sender_and_recipients()
     if await transaction.may_send_content() and await transaction.send_content():
         await transaction.read_verdict()
     return NextHopResult(tuple(transaction.outcomes), transaction.answer, client.name)
 
 
-class _Transaction:
+class _ClientTransaction:
     """The steps of one mail transaction, each to be taken once and in this order.
 
     `accepted` are the places of those recipients whom nothing has refused so far.

@@ -227,7 +227,7 @@ class _File(_Strict):
     signature: _Octets
 
 
-class _Certificates(_Strict):
+class _SiteCertificates(_Strict):
     ca: _Certificate
     signing: _Certificate
     kem: _Certificate | None = None
@@ -243,7 +243,7 @@ class _Document(_Strict):
     levels: Annotated[_Levels, Field(min_length=1, max_length=len(SEALING))]
     serial: Annotated[int, Field(ge=1, lt=2**63)]
     issued: AwareDatetime
-    certificates: _Certificates
+    certificates: _SiteCertificates
     kems: dict[Annotated[str, AfterValidator(_further_kem)], _Octets] = {}
 
 

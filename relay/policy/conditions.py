@@ -45,7 +45,7 @@ class MailFacts(NamedTuple):
         )
 
 
-class _Condition(NamedTuple):
+class _PersonCondition(NamedTuple):
     """One condition on people, as it is asked again and again; `why_not` says so where it does not hold."""
 
     who: str
@@ -54,7 +54,7 @@ class _Condition(NamedTuple):
     why_not: str
 
     @classmethod
-    def of(cls, name: str, patterns: AddressPatterns) -> _Condition:
+    def of(cls, name: str, patterns: AddressPatterns) -> _PersonCondition:
         who, opposite = name.removeprefix(NOT), name.startswith(NOT)
         return cls(who, patterns, opposite, f"the {who} is {'' if opposite else 'not '}{patterns.said}")
 
@@ -75,8 +75,8 @@ class PeopleConditions(SealingSettings):
     not_login: Texts | None = None
 
     _people: Mapping[str, AddressPatterns] = PrivateAttr({})
-    _of_mail: tuple[_Condition, ...] = PrivateAttr(())
-    _of_recipient: tuple[_Condition, ...] = PrivateAttr(())
+    _of_mail: tuple[_PersonCondition, ...] = PrivateAttr(())
+    _of_recipient: tuple[_PersonCondition, ...] = PrivateAttr(())
 
     @field_validator("sender", "not_sender", "author", "not_author", "login", "not_login")
     @classmethod
@@ -88,7 +88,7 @@ class PeopleConditions(SealingSettings):
     def _read_patterns(self) -> PeopleConditions:
         said = ((name, getattr(self, name, None)) for name in ON_PEOPLE)
         self._people = {name: _patterns(name, texts) for name, texts in said if texts}
-        each = {name: _Condition.of(name, patterns) for name, patterns in self._people.items()}
+        each = {name: _PersonCondition.of(name, patterns) for name, patterns in self._people.items()}
         self._of_mail = tuple(condition for name, condition in each.items() if name not in ON_RECIPIENTS)
         self._of_recipient = tuple(condition for name, condition in each.items() if name in ON_RECIPIENTS)
         return self

@@ -26,8 +26,8 @@ class Polled:
         """Of this directory of policies; knows nothing yet."""
         self._top = directory
         self._links: dict[str, Seen] = {}
-        self._ways, self._directories = _Places(), _Places()
-        self._kinds = [_Kind(self._moved), _Kind(self._ways.turned), _Kind(self._directories.turned)]
+        self._ways, self._directories = _NamesByDirectory(), _NamesByDirectory()
+        self._kinds = [_PollKind(self._moved), _PollKind(self._ways.turned), _PollKind(self._directories.turned)]
 
     @property
     def due(self) -> float:
@@ -87,7 +87,7 @@ class Polled:
         return now != seen or (now is None and stamp_of(path, follow=False) is None)
 
 
-class _Places:
+class _NamesByDirectory:
     """Directories, each with the names that are reached through it: few of these, most often, for many names."""
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class _Places:
         return [name for place in before ^ self._closed for name in self._names.get(place, ())]
 
 
-class _Kind:
+class _PollKind:
     """One kind of looking, and when it is due again."""
 
     def __init__(self, look: Callable[[], Iterable[str]]) -> None:

@@ -199,7 +199,10 @@ class Reloading:
         self._loop = asyncio.get_running_loop()
         self._asked = False
         self._looked_at = float("-inf")
-        self._watched = [(_Watched(sites), self._reload_sites), *((_Watched(each), each.reload) for each in others)]
+        self._watched = [
+            (_WatchedFiles(sites), self._reload_sites),
+            *((_WatchedFiles(each), each.reload) for each in others),
+        ]
 
     def ask(self) -> None:
         """SIGHUP: everything is read again, whether it has changed or not."""
@@ -230,7 +233,7 @@ class Reloading:
         self._policies.set_peers(self._sites.domains)
 
 
-class _Watched:
+class _WatchedFiles:
     """Whether files have changed, and are quiet, so that they are to be read."""
 
     def __init__(self, what: Reloadable | SitesInForce) -> None:

@@ -41,7 +41,7 @@ Counts = dict[Labels, float]
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Snapshot:
     at: float
     counts: dict[Metric, Counts]
     times: dict[str, list[float]]
@@ -89,7 +89,7 @@ class Record:
         self._standing: list[Standing] = []
         self._ended: deque[Ended] = deque(maxlen=ENDED)
         self._aside: list[Kept] = []
-        self._looks: deque[_Look] = deque()
+        self._looks: deque[_Snapshot] = deque()
         self._last: dict[tuple[str, str], float] = {}
         self._stretches: dict[tuple[int, int], Stretch] = {}
         self._written: Counts | None = None
@@ -110,7 +110,7 @@ class Record:
                 self._looks.pop()
         steps = totals.get(metrics.STEP_SECONDS, {})
         times = {direction: list(numbers) for (direction, step), numbers in steps.items() if step == "all"}
-        self._looks.append(_Look(now, counts, times))
+        self._looks.append(_Snapshot(now, counts, times))
         while len(self._looks) > 2 and self._looks[1].at <= now - RECENT_S:
             self._looks.popleft()
         standing = self._alarms.standing
@@ -140,7 +140,7 @@ class Record:
             [*self._aside],
         )
 
-    def _history(self, now: _Look) -> dict[int, list[Stretch]]:
+    def _history(self, now: _Snapshot) -> dict[int, list[Stretch]]:
         """What is written, and what is still to be: so that it reports the same mails as all else does."""
         if self._written is None:
             return dict(self._sorted)

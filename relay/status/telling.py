@@ -48,7 +48,7 @@ _COMMAND = "command"
 
 
 @dataclass(frozen=True, slots=True)
-class _Word:
+class _Notice:
     """One notice about one alarm."""
 
     state: State
@@ -88,29 +88,29 @@ class _Untold:
     """The notices that wait for one address, or for the program."""
 
     def __init__(self) -> None:
-        self.words: deque[_Word] = deque()
+        self.words: deque[_Notice] = deque()
         self._something = asyncio.Event()
 
-    def add(self, word: _Word) -> None:
+    def add(self, word: _Notice) -> None:
         if len(self.words) >= MOST:
             self.words.remove(next((each for each in self.words if not each.critical), self.words[0]))
         self.words.append(word)
         self._something.set()
 
-    async def wait(self) -> list[_Word]:
+    async def wait(self) -> list[_Notice]:
         """All there is, once there is something."""
         while not self.words:
             self._something.clear()
             await self._something.wait()
         return list(self.words)
 
-    def told(self, words: Sequence[_Word]) -> None:
+    def told(self, words: Sequence[_Notice]) -> None:
         for each in words:
             with suppress(ValueError):  # it was one too many meanwhile
                 self.words.remove(each)
 
 
-def _headline(words: Sequence[_Word]) -> str:
+def _headline(words: Sequence[_Notice]) -> str:
     """The worst alarm that begins, and how many more do."""
     begin = sorted((word for word in words if word.state == "begins"), key=lambda each: not each.critical)
     if not begin:
@@ -135,7 +135,9 @@ class AlarmTelling:
     def tell(self, standing: Standing, state: State) -> None:
         """Soon."""
         alarm = standing.alarm
-        word = _Word(state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do)
+        word = _Notice(
+            state, alarm.name, standing.about, standing.cause, standing.since, alarm.meaning, alarm.what_to_do
+        )
         for each in (*(self._mails.values() if self._may_leave(alarm, standing.about) else ()), *self._runs.values()):
             each.add(word)
 
@@ -152,7 +154,7 @@ class AlarmTelling:
     def resume(self, untold: Mapping[str, Any]) -> None:
         """What `untold` gave, to those that alarms are still due to. Raises ValueError, KeyError and TypeError."""
         for to, each in {**self._mails, **self._runs}.items():
-            for word in (_Word(**fields) for fields in untold.get(to, ())):
+            for word in (_Notice(**fields) for fields in untold.get(to, ())):
                 if word.name in ALARMS:
                     each.add(word)
 
@@ -177,7 +179,7 @@ class AlarmTelling:
                 await self._run(word)
                 untold.told([word])
 
-    async def _mail(self, address: str, words: Sequence[_Word]) -> bool:
+    async def _mail(self, address: str, words: Sequence[_Notice]) -> bool:
         """Whether it was taken."""
         try:
             async with asyncio.timeout(MAIL_S):
@@ -190,7 +192,7 @@ class AlarmTelling:
         self._board.add(metrics.ALARMS_TOLD, "mail", "sent")
         return True
 
-    async def _send(self, address: str, words: Sequence[_Word]) -> None:
+    async def _send(self, address: str, words: Sequence[_Notice]) -> None:
         """Raises RelayError."""
         mail = self._written(address, words)
         if self._way_out is not None:
@@ -204,7 +206,7 @@ class AlarmTelling:
         if outcome is not None:
             raise outcome
 
-    def _written(self, address: str, words: Sequence[_Word]) -> Mail:
+    def _written(self, address: str, words: Sequence[_Notice]) -> Mail:
         from_ = f"postmaster@{self._site.domains[0]}"
         message = EmailMessage(policy=policy.SMTPUTF8 if not address.isascii() else policy.SMTP)
         message["From"] = from_
@@ -217,7 +219,7 @@ class AlarmTelling:
         envelope = Envelope("", (Recipient(address, notify="NEVER"),), smtputf8=not address.isascii())
         return Mail(envelope, message.as_bytes(), id=secrets.token_hex(6), listener=OURS)
 
-    async def _run(self, word: _Word) -> None:
+    async def _run(self, word: _Notice) -> None:
         command = self._settings.command or ()
         try:
             status = await self._ran(command, json.dumps(word.as_json(self._site.name)).encode() + b"\n")

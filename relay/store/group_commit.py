@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 @dataclass(slots=True, eq=False)
-class _Queued(Generic[Item]):
+class _QueuedWrite(Generic[Item]):
     item: Item
     done: bool = False
     error: StoreUnavailable | None = None
@@ -31,11 +31,11 @@ class GroupCommit(Generic[Item]):
     def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
         self._commit = commit
         self._turn = asyncio.Lock()
-        self._queue: list[_Queued[Item]] = []
+        self._queue: list[_QueuedWrite[Item]] = []
 
     async def __call__(self, item: Item) -> None:
         """Returns when the item is committed; raises StoreUnavailable when it could not be."""
-        mine = _Queued(item)
+        mine = _QueuedWrite(item)
         self._queue.append(mine)
         try:
             async with self._turn:

@@ -74,7 +74,7 @@ class _Storing:
 
 
 @dataclass(slots=True)
-class _Looking:
+class _KeySearch:
     """Keys that are looked for, by the places of their rows, and the rows that were found."""
 
     places: list[bytes]
@@ -218,7 +218,7 @@ class ReceivedKeys:
         work = KEY_WORK * len(key_IDs)
         names = await off_loop_in_turn(work, _at_their_places, group, master_sae, key_IDs)
         fresh = self.fresh(names) if self._fresh else {}
-        looking = _Looking([at for at in names if at not in fresh])
+        looking = _KeySearch([at for at in names if at not in fresh])
         if looking.places:
             await self._look_together(looking)
         octets = {names[at].key_ID: key.key for at, key in fresh.items()}
@@ -227,7 +227,7 @@ class ReceivedKeys:
         return octets | opened, destroyed
 
     @to_its_end
-    async def _look_all(self, lookings: Sequence[_Looking]) -> None:
+    async def _look_all(self, lookings: Sequence[_KeySearch]) -> None:
         """One query for all."""
         places = list({at for each in lookings for at in each.places})
         found = await self._database.reading(lambda connection: find_at(connection, places))

@@ -51,7 +51,8 @@ def test_a_class_name_stands_for_one_thing() -> None:
     for file in [*RELAY.rglob("*.py"), *(Path(__file__).parents[1] / "testlib").rglob("*.py")]:
         for node in ast.parse(file.read_text()).body:
             if isinstance(node, ast.ClassDef):
-                found.setdefault(node.name, []).append(str(file))
+                name = node.name.lstrip("_") if RELAY in file.parents else node.name
+                found.setdefault(name, []).append(str(file))
     assert {name: files for name, files in found.items() if len(files) > 1} == {}
 
 

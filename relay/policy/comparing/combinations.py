@@ -38,7 +38,7 @@ class _RulePart(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Unit:
+class _AlikeParts:
     """Parts of rules that do the same: it is enough to know whether one of them applies. `first` stands for all."""
 
     first: _RulePart
@@ -84,18 +84,18 @@ def _bits(numbers: Collection[int]) -> int:
     return sum(1 << number for number in numbers)
 
 
-def _units(context: Context) -> tuple[list[_Unit], frozenset[int]]:
+def _units(context: Context) -> tuple[list[_AlikeParts], frozenset[int]]:
     """The units, and the numbers of those that apply always."""
     parts = list(_parts(context))
     needs = [_needed(context, part.item.conditions, part, parts) for part in parts]
-    units: dict[object, _Unit] = {}
+    units: dict[object, _AlikeParts] = {}
     unit_of: list[int] = []
     for number, part in enumerate(parts):
         # Where a list is not in descending order, it matters which of two lists comes first.
         does = part.item.effect if context.sure.a_lattice else part.item.key
         both = part.old is not None and part.new is not None
         what = (part.old is None, part.new is None, does, None if both else needs[number])
-        unit = units.setdefault(what, _Unit(part))
+        unit = units.setdefault(what, _AlikeParts(part))
         unit.members.append(number)
         unit_of.append(list(units).index(what))
     for unit in units.values():

@@ -44,7 +44,7 @@ class RuleScope(NamedTuple):
         return (self.fits is None or any_fits(self.fits)) and not any_fits(self.misses)
 
 
-class _State(NamedTuple):
+class _ReadSoFar(NamedTuple):
     """How far an address has been read.
 
     `whole` and `bare` have the places reached in each pattern by the address, and by what it is without its tag.
@@ -63,7 +63,7 @@ def searched(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separat
     """The shortest address that is one of all `wanted` and of none of `unwanted`. Raises TooHard."""
     search = _Search(wanted, unwanted, separators)
     queue = deque([search.first])
-    came: dict[_State, tuple[_State, str] | None] = {search.first: None}
+    came: dict[_ReadSoFar, tuple[_ReadSoFar, str] | None] = {search.first: None}
     left = MAX_WORK
     while queue:
         state = queue.popleft()
@@ -79,7 +79,7 @@ def searched(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separat
     return None
 
 
-def _spelled(came: dict[_State, tuple[_State, str] | None], state: _State) -> str:
+def _spelled(came: dict[_ReadSoFar, tuple[_ReadSoFar, str] | None], state: _ReadSoFar) -> str:
     letters: list[str] = []
     while (before := came[state]) is not None:
         state, letter = before
@@ -111,33 +111,33 @@ class _Search:
         others = [letter for letter in _DOMAIN_LETTERS if letter not in own]
         self._domain_letters = (*others[:1], *sorted(own & set(_DOMAIN_LETTERS)))
         start = (1,) * len(globs)
-        self.first = _State(_BEGIN, start, start)
+        self.first = _ReadSoFar(_BEGIN, start, start)
 
-    def steps(self, state: _State) -> Iterator[tuple[str, _State]]:
+    def steps(self, state: _ReadSoFar) -> Iterator[tuple[str, _ReadSoFar]]:
         """Each letter that may come next, and where it leads."""
         part, whole, bare = state
         if part in (_LABEL, _DOMAIN):
             for letter in self._domain_letters:
-                yield letter, _State(_DOMAIN, self._moved(whole, letter), self._moved(bare, letter))
+                yield letter, _ReadSoFar(_DOMAIN, self._moved(whole, letter), self._moved(bare, letter))
             if part == _DOMAIN:
-                yield ".", _State(_LABEL, self._moved(whole, "."), self._moved(bare, "."))
+                yield ".", _ReadSoFar(_LABEL, self._moved(whole, "."), self._moved(bare, "."))
             return
         for letter in self._local_letters:
             after, separates = self._moved(whole, letter), letter in self._separators
             if part == _TAG or (part == _LOCAL and separates):
-                yield letter, _State(_TAG, after, bare)
+                yield letter, _ReadSoFar(_TAG, after, bare)
             else:  # nothing stands before a separator at the beginning
                 begun = _UNTAGGED if part == _UNTAGGED or separates else _LOCAL
-                yield letter, _State(begun, after, self._moved(bare, letter))
+                yield letter, _ReadSoFar(begun, after, self._moved(bare, letter))
         if part != _BEGIN:
-            yield "@", _State(_LABEL, self._moved(whole, "@"), self._moved(bare, "@"))
+            yield "@", _ReadSoFar(_LABEL, self._moved(whole, "@"), self._moved(bare, "@"))
 
-    def alive(self, state: _State) -> bool:
+    def alive(self, state: _ReadSoFar) -> bool:
         """Whether those wanted may still be found behind this state."""
         reached = [one | other for one, other in zip(state.whole, state.bare, strict=True)]
         return all(fits is None or any(reached[each] for each in fits) for fits, _ in self._wanted)
 
-    def found(self, state: _State) -> bool:
+    def found(self, state: _ReadSoFar) -> bool:
         """Whether what has been read up to this state is wanted."""
         fitting = [
             bool((one | other) & automaton.end)

@@ -308,7 +308,7 @@ async def test_a_try_that_is_cancelled_at_any_moment_keeps_nobody_from_the_mail(
             for _ in range(steps):
                 await asyncio.sleep(0)
             # There the next hop has the content, and nobody knows yet whether it has taken it.
-            unknown = not task.done() and "_Transaction.read_verdict" in waiting_in(task.get_coro())
+            unknown = not task.done() and "_ClientTransaction.read_verdict" in waiting_in(task.get_coro())
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             while isinstance((outcomes := await incoming.process(replace(mail, id="again")))[0], KeyNotFound):
