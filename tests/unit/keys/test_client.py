@@ -1,22 +1,15 @@
-"""The KM client against a KME that misbehaves: a typed error or a success, in time, with the accounts right.
+"""The KM client against a KME whose replies are wrong: a typed error or a success, with the accounts right.
 Standard: ETSI GS QKD 014 V1.1.1; the misbehaviours are those of real KMEs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
-import logging
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from relay.errors import (
-    ConfigError,
     KeyNotFound,
     KeyUnavailable,
     KMEBadReply,
@@ -24,14 +17,10 @@ from relay.errors import (
     KMEMisconfigured,
     KMEUnreachable,
 )
-from relay.keys import Key, KMEGroup, OptimizedKMClient, Prefetch
-from relay.keys.asking import Question
-from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest, NotAsked
+from relay.keys.faults import Call, ErrorRule, KeysMissing, KMEBusy, KMEFault, KMERefusedRequest
 from relay.keys.health import TimeLimit
-from relay.keys.http import HTTPReply, HTTPRequest
 from relay.keys.settings import Quirks
-from relay.keys.transport import CONNECT_TIMEOUT_S
-from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
+from tests.testlib.fake_kme import FakeKME, FakeTime
 
 
 @pytest.mark.parametrize(
@@ -193,66 +182,6 @@ async def test_a_setting_overrides_what_a_refusal_means(kme: FakeKME) -> None:
             await client.request_dec_keys("alice", ["some"])
 
 
-async def test_a_fault_that_passes_is_tried_again_with_growing_jittered_pauses(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "http", times=3, code=500)
-    async with kme.client(timing=time.timing) as client:
-        assert len(await client.request_enc_keys("bob")) == 1
-    assert len(kme.got("enc_keys")) == 4
-    assert len(time.slept) == 3
-    assert time.slept == sorted(time.slept)
-
-
-async def test_retry_after_is_honoured_before_the_next_try(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "http", code=429, headers=(("Retry-After", "7"),))
-    async with kme.client(timing=time.timing) as client:
-        await client.request_enc_keys("bob")
-    assert time.slept == [7.0]
-
-
-async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_is_over(
-    kme: FakeKME, time: FakeTime
-) -> None:
-    kme.misbehave("enc_keys", "http", code=429, headers=(("Retry-After", "90"),))
-    async with kme.client(timing=time.timing) as client:
-        with pytest.raises(KMEBusy):
-            await client.request_enc_keys("bob")
-        with pytest.raises(NotAsked) as told:
-            await client.request_enc_keys("bob")
-        assert told.value.retry_after == pytest.approx(90)
-        assert len(kme.got("enc_keys")) == 1
-        time.now += 90
-        await client.request_enc_keys("bob")
-
-
-async def test_a_long_retry_after_for_one_received_key_keeps_no_other_away(kme: FakeKME, time: FakeTime) -> None:
-    """Anybody can write mail that names keys which a KME, or a gateway before it, refuses in this way."""
-    (key_ID, octets), *_ = kme.drawn(1)
-    kme.misbehave("dec_keys", "http", code=429, headers=(("Retry-After", "3600"),))
-    async with kme.client(timing=time.timing) as client:
-        with pytest.raises(KMEBusy):
-            await client.request_dec_keys("alice", ["00000000-0000-4000-8000-000000000000"])
-        assert [key.key for key in await client.request_dec_keys("bob", [key_ID])] == [octets]
-
-
-@pytest.mark.parametrize(("code", "stored"), [(429, 100), (500, 100), (503, 100), (503, 0), (404, 0)])
-async def test_a_kme_that_says_when_to_come_back_is_asked_once(
-    kme: FakeKME, time: FakeTime, code: int, stored: int
-) -> None:
-    kme.link.bits = stored * 256
-    kme.misbehave("enc_keys", "http", times=None, code=code, headers=(("Retry-After", "90"),))
-    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16), timing=time.timing)
-    for _ in range(14):
-        with pytest.raises(KeyUnavailable):
-            await group.take("bob")
-        time.now += 1
-    assert len(kme.got("enc_keys")) == 1
-    kme.behave()
-    kme.link.bits = 100 * 256
-    time.now += 90
-    await group.take("bob")
-    await group.close()
-
-
 @pytest.mark.parametrize(
     ("code", "stored", "error"),
     [(503, 0, KMEExhausted), (503, 100, KMEUnreachable), (404, 0, KMEExhausted), (404, 100, KMERefusedRequest)],
@@ -299,223 +228,6 @@ async def test_an_object_without_any_field_of_a_status_is_no_status(kme: FakeKME
     async with kme.client(timing=time.timing, retry_attempts=0) as client:
         with pytest.raises(KMEBadReply):
             await client.check_key_status("bob")
-
-
-async def test_a_password_in_the_url_is_in_no_name(certificates: Certificates) -> None:
-    client = OptimizedKMClient("https://user:secret@kme.example:13000/prefix", **certificates.files)
-    assert client.name == "https://kme.example:13000/prefix"
-
-
-async def test_an_own_certificate_that_has_ended_is_named_and_burns_no_key(
-    certificates: Certificates, kme: FakeKME, time: FakeTime, tmp_path: Path
-) -> None:
-    ended = certificates.authority.issue_cert(common_name="sae-alice", not_after=datetime(2024, 1, 2, tzinfo=UTC))
-    ended.private_key_pem.write_to_path(tmp_path / "sae.key")
-    ended.cert_chain_pems[0].write_to_path(tmp_path / "sae.pem")
-    async with kme.client(timing=time.timing, certificate=tmp_path / "sae.pem", key=tmp_path / "sae.key") as client:
-        with pytest.raises(KMEMisconfigured, match=r"our certificate .* ended on 2024-01-02"):
-            await client.request_enc_keys("bob", number=7)
-    assert client.accounts.totals()["issued"] == 0
-
-
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # loops that end with open connections are the point
-def test_a_client_is_used_in_one_event_loop_after_the_other(
-    certificates: Certificates, capfd: pytest.CaptureFixture[str]
-) -> None:
-    kmes: list[FakeKME] = []
-    started, ended = threading.Event(), threading.Event()
-
-    async def serve() -> None:
-        async with FakeKME(certificates) as kme:
-            kme.misbehave("dec_keys", "http", times=None, code=500)
-            kmes.append(kme)
-            started.set()
-            await asyncio.to_thread(ended.wait)
-
-    with ThreadPoolExecutor() as pool:
-        serving = pool.submit(asyncio.run, serve())
-        started.wait()
-        client = kmes[0].client(timeout=5)
-
-        async def use() -> None:
-            drawn = [client.request_enc_keys("bob", 1, size) for size in (256, 512, 256)]
-            fetched = [client.request_dec_keys("bob", [key_ID]) for key_ID in "abc"]
-            results = await asyncio.gather(*drawn, *fetched, return_exceptions=True)
-            assert [type(result) for result in results] == [*[list] * 3, *[KeysMissing] * 3]
-
-        async def leave_one_waiting() -> None:
-            asyncio.get_running_loop().call_soon(asyncio.ensure_future, client.request_enc_keys("bob"))
-            await asyncio.sleep(0)
-
-        for work in (use, use, leave_one_waiting, use, client.close):
-            asyncio.run(work())
-        ended.set()
-        serving.result()
-    gc.collect()
-    assert "Unclosed" not in capfd.readouterr().err
-
-
-async def test_a_slow_handshake_is_waited_for_as_timeout_says(certificates: Certificates) -> None:
-    async with FakeKME(certificates) as kme:
-        client = OptimizedKMClient(kme.url, **certificates.files, timeout=20)
-        assert client.transport.connect_timeout == 10
-        assert kme.client(timeout=0.3).transport.connect_timeout == CONNECT_TIMEOUT_S
-
-
-async def test_a_configuration_fault_is_not_tried_again_and_makes_no_hot_loop(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "http", times=None, code=401)
-    async with kme.client(timing=time.timing) as client:
-        for _ in range(20):
-            with pytest.raises(KMEMisconfigured):
-                await client.request_enc_keys("bob")
-    assert len(kme.got("enc_keys")) == 1
-    assert time.slept == []
-
-
-async def test_a_key_of_somebody_else_does_not_keep_others_from_theirs(kme: FakeKME, time: FakeTime) -> None:
-    async with kme.client(timing=time.timing) as client:
-        for _ in range(10):
-            kme.misbehave("dec_keys", "http", code=401)
-            with pytest.raises(KeyNotFound):
-                await client.request_dec_keys("alice", ["of-somebody-else"])
-        [(key_ID, _)] = kme.drawn(1)
-        assert len(await client.request_dec_keys("alice", [key_ID])) == 1
-
-
-@pytest.mark.parametrize("code", [400, 401, 404, 415, 500, 503, 504])
-async def test_replies_about_keys_never_count_against_a_kme_that_answers_status(
-    kme: FakeKME, time: FakeTime, code: int
-) -> None:
-    kme.misbehave("dec_keys", "http", times=None, code=code, headers=(("Retry-After", "3000"),))
-    async with kme.client(timing=time.timing) as client:
-        for _ in range(20):
-            with pytest.raises(KeyUnavailable):
-                await client.request_dec_keys("alice", ["unknown"])
-        assert (client.breakers["dec_keys"], client.health, time.slept) == (0, 1.0, [])
-        assert (len(kme.got("dec_keys")), len(kme.got("status"))) == (20, int(code == 404 or code >= 415))
-        kme.behave()
-        [(key_ID, _)] = kme.drawn(1)
-        assert len(await client.request_dec_keys("alice", [key_ID])) == 1
-
-
-@pytest.mark.parametrize("status", [{"kind": "http", "code": 503}, {"kind": "drop"}])
-async def test_a_kme_that_answers_status_no_better_is_not_well(
-    kme: FakeKME, time: FakeTime, status: dict[str, Any]
-) -> None:
-    kme.misbehave("dec_keys", "http", times=None, code=503)
-    kme.misbehave("status", **status, times=None)
-    async with kme.client(timing=time.timing, retry_attempts=5) as client:
-        with pytest.raises(KMEUnreachable):
-            await client.request_dec_keys("alice", ["some"])
-        with pytest.raises(NotAsked):
-            await client.request_dec_keys("alice", ["some"])
-
-
-async def test_a_kme_whose_status_is_not_there_is_there_itself(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("dec_keys", "http", times=None, code=500)
-    kme.misbehave("status", "http", times=None, code=404)
-    async with kme.client(timing=time.timing) as client:
-        for _ in range(20):
-            with pytest.raises(KeyNotFound):
-                await client.request_dec_keys("alice", ["unknown"])
-
-
-async def test_quick_refusals_do_not_shorten_the_time_that_keys_may_take(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("dec_keys", "http", times=50, code=404)
-    async with kme.client(timing=time.timing, timeout=10, min_timeout=0.1) as client:
-        for _ in range(50):
-            with pytest.raises(KeyNotFound):
-                await client.request_dec_keys("alice", ["unknown"])
-        assert client.time_limits[Call.DEC_KEYS].seconds == 10
-
-
-async def test_an_open_breaker_probes_with_status_before_it_draws_keys(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "http", times=None, code=500)
-    async with kme.client(timing=time.timing, retry_attempts=4) as client:
-        with pytest.raises(KMEUnreachable):
-            await client.request_enc_keys("bob")
-        assert client.health == 0
-        with pytest.raises(NotAsked):
-            await client.request_enc_keys("bob")
-        kme.behave()
-        kme.requests.clear()
-        time.now += 10
-        await client.request_enc_keys("bob")
-        assert [request.call for request in kme.requests] == ["status", "enc_keys"]
-        await client.request_enc_keys("bob")
-        assert len(kme.got("status")) == 1
-
-
-async def test_a_probe_that_gets_no_answer_spends_no_keys(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "http", times=None, code=500)
-    kme.misbehave("status", "drop", times=None)
-    async with kme.client(timing=time.timing, retry_attempts=4) as client:
-        with pytest.raises(KMEUnreachable):
-            await client.request_enc_keys("bob")
-        before = len(kme.got("enc_keys"))
-        time.now += 10
-        with pytest.raises(KMEUnreachable):
-            await client.request_enc_keys("bob")
-        assert len(kme.got("enc_keys")) == before
-
-
-async def test_exhaustion_does_not_open_the_breaker(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "http", times=None, code=503, body='{"message": "exhausted"}')
-    async with kme.client(timing=time.timing) as client:
-        for _ in range(10):
-            with pytest.raises(KMEExhausted):
-                await client.request_enc_keys("bob")
-        assert client.breakers["enc_keys"] == 0
-        kme.behave()
-        await client.request_enc_keys("bob")
-
-
-async def test_unanswered_requests_are_not_repeated_beyond_the_burn_budget(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "lose_reply", times=None)
-    async with kme.client(timing=time.timing, burn_budget=10, retry_attempts=5) as client:
-        with pytest.raises(KMEUnreachable):
-            await client.request_enc_keys("bob", number=4)
-        assert len(kme.got("enc_keys")) == 2
-        assert client.accounts.totals()["burnt"] == 8
-
-
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_broken_connection_never_sends_a_request_for_keys_twice(
-    kme: FakeKME, time: FakeTime, method: Any
-) -> None:
-    kme.misbehave("enc_keys", "lose_reply", times=None)
-    kme.misbehave("dec_keys", "lose_reply", times=None)
-    async with kme.client(timing=time.timing, retry_attempts=0, quirks=Quirks(method=method)) as client:
-        with pytest.raises(KMEUnreachable):
-            await client.request_enc_keys("bob")
-        with pytest.raises(KMEUnreachable):
-            await client.request_dec_keys("alice", ["some"])
-    assert len(kme.got("enc_keys")) == 1
-    assert len(kme.got("dec_keys")) == 1
-
-
-async def test_get_uses_one_connection_for_each_request(kme: FakeKME) -> None:
-    async with kme.client(quirks=Quirks(method="GET")) as client:
-        keys = await client.request_enc_keys("bob", number=3, size=128)
-        got = await client.request_dec_keys("alice", [key.key_ID for key in keys])
-    assert got == keys
-    assert [dict(request.query) for request in kme.got("enc_keys")] == [{"number": "3", "size": "128"}]
-    assert [len(request.query) for request in kme.got("dec_keys")] == [1, 1, 1]
-    assert len({request.connection for request in kme.requests}) == 4
-
-
-async def test_post_keeps_its_connection(kme: FakeKME) -> None:
-    async with kme.client() as client:
-        for _ in range(5):
-            await client.request_enc_keys("bob")
-    assert kme.connections == 1
-
-
-async def test_one_request_for_fresh_keys_at_a_time_goes_out_for_a_slave(kme: FakeKME) -> None:
-    kme.latency = 0.01
-    async with kme.client() as client:
-        await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(6)))
-    assert kme.most_enc_keys_at_once == 1
 
 
 @pytest.mark.parametrize(("unit", "sent"), [("bits", 512), ("bytes", 64), ("ignored", None)])
@@ -571,187 +283,6 @@ async def test_keys_that_came_are_not_lost_when_others_did_not(kme: FakeKME) -> 
         assert missing.value.missing == [key.key_ID for key in keys[2:]]
 
 
-async def test_an_sae_id_of_any_form_stays_one_part_of_the_path(kme: FakeKME) -> None:
-    async with kme.client() as client:
-        await client.check_key_status("a/b c?ü")
-    assert kme.requests[0].path == "/api/v1/keys/a%2Fb%20c%3F%C3%BC/status"
-
-
-async def test_a_path_prefix_in_the_url_is_kept(certificates: Certificates) -> None:
-    async with FakeKME(certificates, prefix="/client/carol/etsi") as kme, kme.client() as client:
-        await client.check_key_status("bob")
-    assert kme.requests[0].path == "/client/carol/etsi/api/v1/keys/bob/status"
-
-
-async def test_a_kme_that_dies_and_comes_back_is_used_again(kme: FakeKME, time: FakeTime) -> None:
-    async with kme.client(timing=time.timing, retry_attempts=0) as client:
-        await client.request_enc_keys("bob")
-        await kme.stop()
-        for _ in range(3):
-            with pytest.raises(KMEUnreachable):
-                await client.request_enc_keys("bob")
-        await kme.start()
-        time.now += 60
-        await client.request_enc_keys("bob")
-
-
-async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_timeout(
-    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("relay.keys.transport.CONNECT_TIMEOUT_S", 0.1)
-    gone = asyncio.Event()
-
-    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
-        gone.set()
-
-    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    kme = FakeKME(certificates, port=port)
-    async with kme.client(retry_attempts=0, timeout=5) as client:
-        with pytest.raises(KMEUnreachable):
-            await client.request_enc_keys("bob")
-        assert client.accounts.totals()["issued"] == 0
-    await gone.wait()
-    silent.close()
-    await silent.wait_closed()
-
-
-async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_its_keys_are_burnt_in_the_end(
-    kme: FakeKME,
-) -> None:
-    kme.misbehave("enc_keys", "hang")
-    async with kme.client(timeout=30) as client:
-        task = asyncio.create_task(client.request_enc_keys("bob", number=3))
-        await kme.next_request()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert (client.key_requests.unread, client.accounts.totals()["burnt"]) == (3, 0)
-        assert len(await client.request_enc_keys("bob")) == 1
-    assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
-
-
-@pytest.mark.parametrize("gives_up", ["the client", "the caller"])
-async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, time: FakeTime, gives_up: str) -> None:
-    answer = asyncio.Event()
-    kme.misbehave("enc_keys", "late", until=answer)
-    by_caller = gives_up == "the caller"
-    options = {"timeout": 30} if by_caller else {"timeout": 0.2, "min_timeout": 0.2, "retry_attempts": 0}
-    async with kme.client(timing=time.timing, **options) as client:
-        await client.check_key_status("bob")
-        with pytest.raises(TimeoutError if by_caller else KMEUnreachable):
-            async with asyncio.timeout(0.2 if by_caller else None):
-                await client.request_enc_keys("bob", number=3)
-        while client.key_requests.unread < 3:
-            await asyncio.sleep(0)
-        answer.set()
-        while client.key_requests.unread:
-            await asyncio.sleep(0.01)
-        keys = await client.request_enc_keys("bob", number=3)
-        assert len({key.key_ID for key in keys}) == 3
-        assert len(kme.got("enc_keys")) == 1
-        assert client.accounts.totals() == {"issued": 3, "used": 3, "burnt": 0, "expired": 0, "in_pool": 0}
-
-
-@pytest.mark.parametrize(
-    ("code", "whole", "burnt"), [(504, True, 3), (502, False, 3), (200, False, 3), (404, False, 0)]
-)
-async def test_a_late_answer_without_keys_burns_what_it_may_have_cost(
-    kme: FakeKME, code: int, whole: bool, burnt: int
-) -> None:
-    async def answer() -> HTTPReply:
-        return HTTPReply(code, bytearray(), whole=whole)
-
-    async def no_keys(_: object) -> list[Key]:
-        return []
-
-    async with kme.client() as client:
-        question = Question(Call.ENC_KEYS, HTTPRequest("POST", "", sae="bob"), no_keys, spends=3)
-        client.key_requests._leave(asyncio.create_task(answer()), question, sent=True)
-        while client.key_requests.unread:
-            await asyncio.sleep(0)
-        assert client.accounts.totals()["burnt"] == burnt
-
-
-async def test_a_kme_that_pauses_now_and_then_loses_no_key_however_quick_it_was(kme: FakeKME) -> None:
-    """A limit that follows a quick KME would give up each pause, and burn the keys."""
-    async with kme.client(timeout=10, min_timeout=0.05) as client:
-        for number in range(12):
-            if number == 10:
-                kme.misbehave("enc_keys", "late", seconds=0.4)
-            await client.request_enc_keys("bob")
-        assert (len(kme.got("enc_keys")), client.accounts.totals()["burnt"]) == (12, 0)
-
-
-async def test_callers_who_wait_at_the_same_time_share_a_request(kme: FakeKME) -> None:
-    kme.latency = 0.02
-    async with kme.client() as client:
-
-        async def keys() -> list[Key]:
-            return [key for _ in range(5) for key in await client.request_enc_keys("bob")]
-
-        found = await asyncio.gather(*(keys() for _ in range(10)))
-        assert len({key.key_ID for each in found for key in each}) == 50
-        assert [request.content["number"] for request in kme.got("enc_keys")] == [10] * 5
-        assert kme.most_enc_keys_at_once == 1
-
-
-async def test_several_requests_are_on_the_way_where_the_kme_permits_it(kme: FakeKME) -> None:
-    kme.misbehave("enc_keys", "late", until=(answer := asyncio.Event()))
-    async with kme.client(quirks=Quirks(at_once=2), timeout=30) as client:
-        first = asyncio.create_task(client.request_enc_keys("bob"))
-        await kme.next_request()
-        second = asyncio.create_task(client.request_enc_keys("bob"))
-        await first  # whichever request its key has come by
-        answer.set()
-        assert await second != await first
-        assert kme.most_enc_keys_at_once == 2
-
-
-async def test_callers_of_a_kme_that_hangs_hear_of_it_together(kme: FakeKME, time: FakeTime) -> None:
-    kme.misbehave("enc_keys", "hang", times=None)
-    async with kme.client(timing=time.timing, retry_attempts=1, timeout=0.2) as client:
-        began = asyncio.get_running_loop().time()
-        results = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(20)), return_exceptions=True)
-        assert all(isinstance(result, KMEUnreachable) for result in results)
-        assert [request.content["number"] for request in kme.got("enc_keys")] == [20, 20]
-        assert asyncio.get_running_loop().time() - began < 20 * 0.2
-
-
-async def test_too_many_callers_for_one_request_are_served_by_smaller_ones(kme: FakeKME, time: FakeTime) -> None:
-    kme.limits["max_key_per_request"] = 4
-    async with kme.client(timing=time.timing) as client:
-        keys = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(10)))
-        assert len({key.key_ID for [key] in keys}) == 10
-        assert len(await client.request_enc_keys("bob", number=9)) == 9
-    async with kme.client(timing=time.timing) as client:
-        assert len(await client.request_enc_keys("bob", number=9)) == 9
-
-
-async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: FakeKME) -> None:
-    before = asyncio.all_tasks()
-    client = kme.client()
-    await asyncio.gather(*(client.check_key_status("bob") for _ in range(5)))
-    await client.close()
-    mine = {task for task in asyncio.all_tasks() - before if not is_the_servers(task)}
-    assert mine == set()
-    while kme.open_connections:
-        await asyncio.sleep(0)
-
-
-async def test_a_client_that_nobody_closed_makes_no_noise(kme: FakeKME, caplog: pytest.LogCaptureFixture) -> None:
-    client = kme.client()
-    await client.check_key_status("bob")
-    with caplog.at_level(logging.DEBUG, logger="asyncio"):
-        del client
-        gc.collect()
-        await asyncio.sleep(0)
-    assert "Unclosed" not in caplog.text
-
-
 async def test_keys_are_in_no_error_and_no_representation(kme: FakeKME, time: FakeTime) -> None:
     async with kme.client(timing=time.timing) as client:
         [key] = await client.request_enc_keys("bob")
@@ -761,12 +292,6 @@ async def test_keys_are_in_no_error_and_no_representation(kme: FakeKME, time: Fa
             await client.request_enc_keys("bob")
         causes = [str(error.value), str(error.value.__cause__), str(error.value.__cause__.__cause__)]  # type: ignore[union-attr]
         assert not any("*" in cause for cause in causes)
-
-
-def test_certificate_files_that_are_not_there_are_named(certificates: Certificates, kme: FakeKME) -> None:
-    files = certificates.files | {"key": certificates.directory / "nowhere.key"}
-    with pytest.raises(ConfigError, match=r"nowhere\.key"):
-        type(kme.client())("https://localhost:1", **files)
 
 
 async def _make(client: Any, call: str) -> None:

@@ -1,0 +1,179 @@
+"""The connections of the KM client: TLS, one for each request or one for many, and none that is left behind.
+Standard: RFC 8446, RFC 9112.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from relay.errors import (
+    ConfigError,
+    KMEMisconfigured,
+    KMEUnreachable,
+)
+from relay.keys import OptimizedKMClient
+from relay.keys.faults import KeysMissing
+from relay.keys.settings import Quirks
+from relay.keys.transport import CONNECT_TIMEOUT_S
+from tests.testlib.fake_kme import Certificates, FakeKME, FakeTime, is_the_servers
+
+
+async def test_a_password_in_the_url_is_in_no_name(certificates: Certificates) -> None:
+    client = OptimizedKMClient("https://user:secret@kme.example:13000/prefix", **certificates.files)
+    assert client.name == "https://kme.example:13000/prefix"
+
+
+async def test_an_own_certificate_that_has_ended_is_named_and_burns_no_key(
+    certificates: Certificates, kme: FakeKME, time: FakeTime, tmp_path: Path
+) -> None:
+    ended = certificates.authority.issue_cert(common_name="sae-alice", not_after=datetime(2024, 1, 2, tzinfo=UTC))
+    ended.private_key_pem.write_to_path(tmp_path / "sae.key")
+    ended.cert_chain_pems[0].write_to_path(tmp_path / "sae.pem")
+    async with kme.client(timing=time.timing, certificate=tmp_path / "sae.pem", key=tmp_path / "sae.key") as client:
+        with pytest.raises(KMEMisconfigured, match=r"our certificate .* ended on 2024-01-02"):
+            await client.request_enc_keys("bob", number=7)
+    assert client.accounts.totals()["issued"] == 0
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # loops that end with open connections are the point
+def test_a_client_is_used_in_one_event_loop_after_the_other(
+    certificates: Certificates, capfd: pytest.CaptureFixture[str]
+) -> None:
+    kmes: list[FakeKME] = []
+    started, ended = threading.Event(), threading.Event()
+
+    async def serve() -> None:
+        async with FakeKME(certificates) as kme:
+            kme.misbehave("dec_keys", "http", times=None, code=500)
+            kmes.append(kme)
+            started.set()
+            await asyncio.to_thread(ended.wait)
+
+    with ThreadPoolExecutor() as pool:
+        serving = pool.submit(asyncio.run, serve())
+        started.wait()
+        client = kmes[0].client(timeout=5)
+
+        async def use() -> None:
+            drawn = [client.request_enc_keys("bob", 1, size) for size in (256, 512, 256)]
+            fetched = [client.request_dec_keys("bob", [key_ID]) for key_ID in "abc"]
+            results = await asyncio.gather(*drawn, *fetched, return_exceptions=True)
+            assert [type(result) for result in results] == [*[list] * 3, *[KeysMissing] * 3]
+
+        async def leave_one_waiting() -> None:
+            asyncio.get_running_loop().call_soon(asyncio.ensure_future, client.request_enc_keys("bob"))
+            await asyncio.sleep(0)
+
+        for work in (use, use, leave_one_waiting, use, client.close):
+            asyncio.run(work())
+        ended.set()
+        serving.result()
+    gc.collect()
+    assert "Unclosed" not in capfd.readouterr().err
+
+
+async def test_a_slow_handshake_is_waited_for_as_timeout_says(certificates: Certificates) -> None:
+    async with FakeKME(certificates) as kme:
+        client = OptimizedKMClient(kme.url, **certificates.files, timeout=20)
+        assert client.transport.connect_timeout == 10
+        assert kme.client(timeout=0.3).transport.connect_timeout == CONNECT_TIMEOUT_S
+
+
+async def test_get_uses_one_connection_for_each_request(kme: FakeKME) -> None:
+    async with kme.client(quirks=Quirks(method="GET")) as client:
+        keys = await client.request_enc_keys("bob", number=3, size=128)
+        got = await client.request_dec_keys("alice", [key.key_ID for key in keys])
+    assert got == keys
+    assert [dict(request.query) for request in kme.got("enc_keys")] == [{"number": "3", "size": "128"}]
+    assert [len(request.query) for request in kme.got("dec_keys")] == [1, 1, 1]
+    assert len({request.connection for request in kme.requests}) == 4
+
+
+async def test_post_keeps_its_connection(kme: FakeKME) -> None:
+    async with kme.client() as client:
+        for _ in range(5):
+            await client.request_enc_keys("bob")
+    assert kme.connections == 1
+
+
+async def test_an_sae_id_of_any_form_stays_one_part_of_the_path(kme: FakeKME) -> None:
+    async with kme.client() as client:
+        await client.check_key_status("a/b c?ü")
+    assert kme.requests[0].path == "/api/v1/keys/a%2Fb%20c%3F%C3%BC/status"
+
+
+async def test_a_path_prefix_in_the_url_is_kept(certificates: Certificates) -> None:
+    async with FakeKME(certificates, prefix="/client/carol/etsi") as kme, kme.client() as client:
+        await client.check_key_status("bob")
+    assert kme.requests[0].path == "/client/carol/etsi/api/v1/keys/bob/status"
+
+
+async def test_a_kme_that_dies_and_comes_back_is_used_again(kme: FakeKME, time: FakeTime) -> None:
+    async with kme.client(timing=time.timing, retry_attempts=0) as client:
+        await client.request_enc_keys("bob")
+        await kme.stop()
+        for _ in range(3):
+            with pytest.raises(KMEUnreachable):
+                await client.request_enc_keys("bob")
+        await kme.start()
+        time.now += 60
+        await client.request_enc_keys("bob")
+
+
+async def test_a_connection_that_never_gets_through_tls_ends_at_the_connect_timeout(
+    certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.keys.transport.CONNECT_TIMEOUT_S", 0.1)
+    gone = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        gone.set()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    kme = FakeKME(certificates, port=port)
+    async with kme.client(retry_attempts=0, timeout=5) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob")
+        assert client.accounts.totals()["issued"] == 0
+    await gone.wait()
+    silent.close()
+    await silent.wait_closed()
+
+
+async def test_a_client_that_is_closed_leaves_no_connection_and_no_task(kme: FakeKME) -> None:
+    before = asyncio.all_tasks()
+    client = kme.client()
+    await asyncio.gather(*(client.check_key_status("bob") for _ in range(5)))
+    await client.close()
+    mine = {task for task in asyncio.all_tasks() - before if not is_the_servers(task)}
+    assert mine == set()
+    while kme.open_connections:
+        await asyncio.sleep(0)
+
+
+async def test_a_client_that_nobody_closed_makes_no_noise(kme: FakeKME, caplog: pytest.LogCaptureFixture) -> None:
+    client = kme.client()
+    await client.check_key_status("bob")
+    with caplog.at_level(logging.DEBUG, logger="asyncio"):
+        del client
+        gc.collect()
+        await asyncio.sleep(0)
+    assert "Unclosed" not in caplog.text
+
+
+def test_certificate_files_that_are_not_there_are_named(certificates: Certificates, kme: FakeKME) -> None:
+    files = certificates.files | {"key": certificates.directory / "nowhere.key"}
+    with pytest.raises(ConfigError, match=r"nowhere\.key"):
+        type(kme.client())("https://localhost:1", **files)

@@ -1,0 +1,102 @@
+"""When the KM client asks again: after pauses, when the KME says so, and never at the price of keys beyond the budget.
+Standard: RFC 9110 10.2.3 (Retry-After).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from relay.errors import (
+    KeyUnavailable,
+    KMEUnreachable,
+)
+from relay.keys import KMEGroup, Prefetch
+from relay.keys.faults import KMEBusy, NotAsked
+from relay.keys.settings import Quirks
+from tests.testlib.fake_kme import FakeKME, FakeTime
+
+
+async def test_a_fault_that_passes_is_tried_again_with_growing_jittered_pauses(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", times=3, code=500)
+    async with kme.client(timing=time.timing) as client:
+        assert len(await client.request_enc_keys("bob")) == 1
+    assert len(kme.got("enc_keys")) == 4
+    assert len(time.slept) == 3
+    assert time.slept == sorted(time.slept)
+
+
+async def test_retry_after_is_honoured_before_the_next_try(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "http", code=429, headers=(("Retry-After", "7"),))
+    async with kme.client(timing=time.timing) as client:
+        await client.request_enc_keys("bob")
+    assert time.slept == [7.0]
+
+
+async def test_a_long_retry_after_ends_the_call_and_keeps_others_away_until_it_is_over(
+    kme: FakeKME, time: FakeTime
+) -> None:
+    kme.misbehave("enc_keys", "http", code=429, headers=(("Retry-After", "90"),))
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KMEBusy):
+            await client.request_enc_keys("bob")
+        with pytest.raises(NotAsked) as told:
+            await client.request_enc_keys("bob")
+        assert told.value.retry_after == pytest.approx(90)
+        assert len(kme.got("enc_keys")) == 1
+        time.now += 90
+        await client.request_enc_keys("bob")
+
+
+async def test_a_long_retry_after_for_one_received_key_keeps_no_other_away(kme: FakeKME, time: FakeTime) -> None:
+    """Anybody can write mail that names keys which a KME, or a gateway before it, refuses in this way."""
+    (key_ID, octets), *_ = kme.drawn(1)
+    kme.misbehave("dec_keys", "http", code=429, headers=(("Retry-After", "3600"),))
+    async with kme.client(timing=time.timing) as client:
+        with pytest.raises(KMEBusy):
+            await client.request_dec_keys("alice", ["00000000-0000-4000-8000-000000000000"])
+        assert [key.key for key in await client.request_dec_keys("bob", [key_ID])] == [octets]
+
+
+@pytest.mark.parametrize(("code", "stored"), [(429, 100), (500, 100), (503, 100), (503, 0), (404, 0)])
+async def test_a_kme_that_says_when_to_come_back_is_asked_once(
+    kme: FakeKME, time: FakeTime, code: int, stored: int
+) -> None:
+    kme.link.bits = stored * 256
+    kme.misbehave("enc_keys", "http", times=None, code=code, headers=(("Retry-After", "90"),))
+    group = KMEGroup("g", [kme.client(timing=time.timing)], Prefetch(4, 16), timing=time.timing)
+    for _ in range(14):
+        with pytest.raises(KeyUnavailable):
+            await group.take("bob")
+        time.now += 1
+    assert len(kme.got("enc_keys")) == 1
+    kme.behave()
+    kme.link.bits = 100 * 256
+    time.now += 90
+    await group.take("bob")
+    await group.close()
+
+
+async def test_unanswered_requests_are_not_repeated_beyond_the_burn_budget(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "lose_reply", times=None)
+    async with kme.client(timing=time.timing, burn_budget=10, retry_attempts=5) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob", number=4)
+        assert len(kme.got("enc_keys")) == 2
+        assert client.accounts.totals()["burnt"] == 8
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_broken_connection_never_sends_a_request_for_keys_twice(
+    kme: FakeKME, time: FakeTime, method: Any
+) -> None:
+    kme.misbehave("enc_keys", "lose_reply", times=None)
+    kme.misbehave("dec_keys", "lose_reply", times=None)
+    async with kme.client(timing=time.timing, retry_attempts=0, quirks=Quirks(method=method)) as client:
+        with pytest.raises(KMEUnreachable):
+            await client.request_enc_keys("bob")
+        with pytest.raises(KMEUnreachable):
+            await client.request_dec_keys("alice", ["some"])
+    assert len(kme.got("enc_keys")) == 1
+    assert len(kme.got("dec_keys")) == 1

@@ -1,0 +1,138 @@
+"""Those who wait for keys: they share requests, keys that come late are there for the next, and nobody holds up others.
+Standard: ETSI GS QKD 014 V1.1.1: what was drawn and not received is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from relay.errors import (
+    KMEUnreachable,
+)
+from relay.keys import Key
+from relay.keys.asking import Question
+from relay.keys.faults import Call
+from relay.keys.http import HTTPReply, HTTPRequest
+from relay.keys.settings import Quirks
+from tests.testlib.fake_kme import FakeKME, FakeTime
+
+
+async def test_one_request_for_fresh_keys_at_a_time_goes_out_for_a_slave(kme: FakeKME) -> None:
+    kme.latency = 0.01
+    async with kme.client() as client:
+        await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(6)))
+    assert kme.most_enc_keys_at_once == 1
+
+
+async def test_a_request_that_nobody_waits_for_any_more_holds_up_no_other_and_its_keys_are_burnt_in_the_end(
+    kme: FakeKME,
+) -> None:
+    kme.misbehave("enc_keys", "hang")
+    async with kme.client(timeout=30) as client:
+        task = asyncio.create_task(client.request_enc_keys("bob", number=3))
+        await kme.next_request()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (client.key_requests.unread, client.accounts.totals()["burnt"]) == (3, 0)
+        assert len(await client.request_enc_keys("bob")) == 1
+    assert client.accounts.totals() | {"issued": 0} == {"issued": 0, "used": 1, "burnt": 3, "expired": 0, "in_pool": 0}
+
+
+@pytest.mark.parametrize("gives_up", ["the client", "the caller"])
+async def test_keys_that_come_late_are_there_for_the_next_caller(kme: FakeKME, time: FakeTime, gives_up: str) -> None:
+    answer = asyncio.Event()
+    kme.misbehave("enc_keys", "late", until=answer)
+    by_caller = gives_up == "the caller"
+    options = {"timeout": 30} if by_caller else {"timeout": 0.2, "min_timeout": 0.2, "retry_attempts": 0}
+    async with kme.client(timing=time.timing, **options) as client:
+        await client.check_key_status("bob")
+        with pytest.raises(TimeoutError if by_caller else KMEUnreachable):
+            async with asyncio.timeout(0.2 if by_caller else None):
+                await client.request_enc_keys("bob", number=3)
+        while client.key_requests.unread < 3:
+            await asyncio.sleep(0)
+        answer.set()
+        while client.key_requests.unread:
+            await asyncio.sleep(0.01)
+        keys = await client.request_enc_keys("bob", number=3)
+        assert len({key.key_ID for key in keys}) == 3
+        assert len(kme.got("enc_keys")) == 1
+        assert client.accounts.totals() == {"issued": 3, "used": 3, "burnt": 0, "expired": 0, "in_pool": 0}
+
+
+@pytest.mark.parametrize(
+    ("code", "whole", "burnt"), [(504, True, 3), (502, False, 3), (200, False, 3), (404, False, 0)]
+)
+async def test_a_late_answer_without_keys_burns_what_it_may_have_cost(
+    kme: FakeKME, code: int, whole: bool, burnt: int
+) -> None:
+    async def answer() -> HTTPReply:
+        return HTTPReply(code, bytearray(), whole=whole)
+
+    async def no_keys(_: object) -> list[Key]:
+        return []
+
+    async with kme.client() as client:
+        question = Question(Call.ENC_KEYS, HTTPRequest("POST", "", sae="bob"), no_keys, spends=3)
+        client.key_requests._leave(asyncio.create_task(answer()), question, sent=True)
+        while client.key_requests.unread:
+            await asyncio.sleep(0)
+        assert client.accounts.totals()["burnt"] == burnt
+
+
+async def test_a_kme_that_pauses_now_and_then_loses_no_key_however_quick_it_was(kme: FakeKME) -> None:
+    """A limit that follows a quick KME would give up each pause, and burn the keys."""
+    async with kme.client(timeout=10, min_timeout=0.05) as client:
+        for number in range(12):
+            if number == 10:
+                kme.misbehave("enc_keys", "late", seconds=0.4)
+            await client.request_enc_keys("bob")
+        assert (len(kme.got("enc_keys")), client.accounts.totals()["burnt"]) == (12, 0)
+
+
+async def test_callers_who_wait_at_the_same_time_share_a_request(kme: FakeKME) -> None:
+    kme.latency = 0.02
+    async with kme.client() as client:
+
+        async def keys() -> list[Key]:
+            return [key for _ in range(5) for key in await client.request_enc_keys("bob")]
+
+        found = await asyncio.gather(*(keys() for _ in range(10)))
+        assert len({key.key_ID for each in found for key in each}) == 50
+        assert [request.content["number"] for request in kme.got("enc_keys")] == [10] * 5
+        assert kme.most_enc_keys_at_once == 1
+
+
+async def test_several_requests_are_on_the_way_where_the_kme_permits_it(kme: FakeKME) -> None:
+    kme.misbehave("enc_keys", "late", until=(answer := asyncio.Event()))
+    async with kme.client(quirks=Quirks(at_once=2), timeout=30) as client:
+        first = asyncio.create_task(client.request_enc_keys("bob"))
+        await kme.next_request()
+        second = asyncio.create_task(client.request_enc_keys("bob"))
+        await first  # whichever request its key has come by
+        answer.set()
+        assert await second != await first
+        assert kme.most_enc_keys_at_once == 2
+
+
+async def test_callers_of_a_kme_that_hangs_hear_of_it_together(kme: FakeKME, time: FakeTime) -> None:
+    kme.misbehave("enc_keys", "hang", times=None)
+    async with kme.client(timing=time.timing, retry_attempts=1, timeout=0.2) as client:
+        began = asyncio.get_running_loop().time()
+        results = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(20)), return_exceptions=True)
+        assert all(isinstance(result, KMEUnreachable) for result in results)
+        assert [request.content["number"] for request in kme.got("enc_keys")] == [20, 20]
+        assert asyncio.get_running_loop().time() - began < 20 * 0.2
+
+
+async def test_too_many_callers_for_one_request_are_served_by_smaller_ones(kme: FakeKME, time: FakeTime) -> None:
+    kme.limits["max_key_per_request"] = 4
+    async with kme.client(timing=time.timing) as client:
+        keys = await asyncio.gather(*(client.request_enc_keys("bob") for _ in range(10)))
+        assert len({key.key_ID for [key] in keys}) == 10
+        assert len(await client.request_enc_keys("bob", number=9)) == 9
+    async with kme.client(timing=time.timing) as client:
+        assert len(await client.request_enc_keys("bob", number=9)) == 9
