@@ -1,0 +1,115 @@
+"""`qumail-relay setup` beside a Postfix: when that is changed, when not, and what is said of it.
+Standard: deploy/INSTALL.md; whatever an administrator has written is still there afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from relay.setup import questions
+from tests.integration.setup.answered import USUAL, contents, run
+from tests.integration.setup.test_mail_server import texts
+from tests.testlib import postfix
+from tests.testlib.ports import free_addresses
+from tests.testlib.postfix import requires_postconf
+
+pytestmark = pytest.mark.usefixtures("without_the_end")
+
+
+def test_postfix_stays_as_it_is_while_the_test_message_cannot_be_sealed(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: "--test" not in words)
+    etc = tmp_path / "postfix"
+    etc.mkdir()
+    for name in ("main.cf", "master.cf"):
+        (etc / name).write_text("")
+    before = contents(etc)
+    result = run(home, *USUAL[:-1], str(etc), "--apply")
+    assert result.exit_code == 1
+    assert "Postfix stays as it is. Fix that, then: qumail-relay setup" in result.output
+    assert contents(etc) == before
+
+
+@requires_postconf
+def test_the_usual_postfix_is_not_asked_for_but_shown_and_changed_once_somebody_says_so(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    monkeypatch.setattr(questions, "USUAL_POSTFIX", tmp_path / "etc")
+    before = texts(tmp_path / "etc")
+    result = run(home, typed="alice.example\nlater\ndevelopment\ncontent-filter\nhold\nn\n")
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.output.split())
+    assert f"The Postfix beside the relay is that of {tmp_path / 'etc'}." in said
+    assert "Change Postfix so?" in said
+    assert texts(tmp_path / "etc") == before
+    assert (
+        f"MAIL GOES PAST THE RELAY, as before: {tmp_path / 'etc'} was not changed."
+        in said.split("Change Postfix so?")[1]
+    )
+
+
+@requires_postconf
+@pytest.mark.parametrize("well", [True, False])
+def test_its_last_line_says_to_start_the_relay_that_postfix_hands_mail_to_now(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, well: bool
+) -> None:
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda _, *words: well or "check" not in words)
+    asyncio.run(postfix.configure(tmp_path, ()))
+    base = str(free_addresses(1)[0].port % 60_000 + 1020)
+    result = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--port-base", base)
+    assert result.exit_code == (0 if well else 1)
+    last = " ".join(result.output.split("\n\n")[-1].split())
+    first = "" if well else "Fix what is wrong above. "
+    assert last.startswith(f"{first}NOW START THE RELAY. Until then mail waits")
+    assert result.output.endswith(f"\n  qumail-relay serve --config {home}/relay.toml\n"), "in one line, to be copied"
+    (home / "state" / "alarms.json").write_text("{}")  # as of a relay that serves by what relay.toml said before
+    again = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--port-base", base)
+    assert f"{first}NOW RESTART THE RELAY (end it first). Until" in " ".join(again.output.split())
+
+
+@requires_postconf
+def test_another_integration_that_postfix_is_not_changed_for_leaves_relay_toml_as_it_was(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the next restart of the relay would stop all mail, and mail in the queue would go to a port that is gone."""
+    monkeypatch.setattr("relay.cli.setup._as_relay", lambda *_: True)
+    asyncio.run(postfix.configure(tmp_path, ()))
+    assert run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply").exit_code == 0
+    before, etc = (home / "relay.toml").read_bytes(), texts(tmp_path / "etc")
+    result = run(home, "--replace", "--yes", "--integration", "milter", "--postfix", str(tmp_path / "etc"))
+    assert f"{home}/relay.toml: as it was before, since {tmp_path}/etc was not changed" in result.output
+    assert ((home / "relay.toml").read_bytes(), texts(tmp_path / "etc")) == (before, etc)
+    assert run(home, "--replace", "--yes", "--integration", "milter", "--postfix", "none").exit_code == 0
+    assert (home / "relay.toml").read_bytes() != before, "by hand"
+    assert "POSTFIX WAS NOT CHANGED" in run(home, "--yes", "--postfix", str(tmp_path / "etc")).output
+
+
+@requires_postconf
+def test_a_postfix_with_which_the_relay_cannot_stand_in_a_row_has_nothing_written(home: Path, tmp_path: Path) -> None:
+    asyncio.run(postfix.configure(tmp_path, (), settings={"content_filter": "smtp-amavis:[127.0.0.1]:10024"}))
+    result = run(home, *USUAL[:-1], str(tmp_path / "etc"), "--apply", "--integration", "milter")
+    assert result.exit_code == 1
+    assert "take --integration content-filter" in " ".join(result.output.split())
+    assert not (home / "relay.toml").exists()
+    assert not (home / "policies").exists()
+
+
+@requires_postconf
+def test_undo_says_of_each_change_whether_mail_leaves_in_clear_now(home: Path, tmp_path: Path) -> None:
+    asyncio.run(postfix.configure(tmp_path, ()))
+    before = texts(etc := tmp_path / "etc")
+    flags = (*USUAL[:-1], str(etc), "--apply")
+    assert run(home, *flags).exit_code == 0
+    assert run(home, *flags, "--replace", "--integration", "milter").exit_code == 0
+    first, second = run(home, "--undo").output, run(home, "--undo").output
+    assert "Still in force: 1 earlier change" in first
+    assert "LEAVES IN CLEAR" not in first
+    assert "NO MAIL GOES THROUGH: Postfix is back at an earlier integration, and relay.toml is for milter" in first
+    assert "NO MAIL GOES THROUGH" not in second
+    assert "MAIL LEAVES IN CLEAR from now on" in second
+    assert texts(etc) == before
