@@ -27,10 +27,11 @@ from relay.kme import DevelopmentKMEs
 from relay.policy.traffic import samples
 from relay.process import app
 from tests.testlib import mails
+from tests.testlib.policy_files import write
 from tests.testlib.sink import Sink
 from tests.testlib.sites import Site, make_site
 from tests.testlib.submit import submit
-from tests.unit.policy.test_policy import EXAMPLES, README, write
+from tests.unit.policy.test_policy import EXAMPLES, README
 
 Run = Callable[..., Result]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tests.unit.policy.test_policy import AES, write
+from tests.testlib.policy_files import AES, write
 from tests.unit.policy.test_policy_cli import (
     log_as_before as log_as_before,  # a fixture
     site as site,  # a fixture

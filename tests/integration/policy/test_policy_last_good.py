@@ -33,10 +33,10 @@ from tests.integration.status.test_metrics import numbers, with_status
 from tests.integration.test_workers import workers
 from tests.testlib import mails, relay_command
 from tests.testlib.counted import counted
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.sink import Sink
 from tests.testlib.sites import RelayProcess, Site, make_site
 from tests.testlib.submit import submit
-from tests.unit.policy.test_policy import AES, PEERS, write
 
 PQC = 'levels = ["pqc"]\n'
 BROKEN = "levels = [\n"

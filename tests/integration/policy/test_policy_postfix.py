@@ -15,11 +15,11 @@ from relay.policy.load import load_policies
 from tests.testlib import mails
 from tests.testlib.long import sized
 from tests.testlib.mail_site import mail_site
+from tests.testlib.policy_files import write
 from tests.testlib.ports import free_addresses
 from tests.testlib.postfix import requires_postfix
 from tests.testlib.sink import Sink
 from tests.testlib.wire import Wire
-from tests.unit.policy.test_policy import write
 
 pytestmark = requires_postfix
 

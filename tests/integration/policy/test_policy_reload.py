@@ -36,10 +36,10 @@ from relay.process import app
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.counted import counted
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site
 from tests.testlib.submit import submit
-from tests.unit.policy.test_policy import AES, PEERS, write
 
 PQC = 'levels = ["pqc"]\n'
 BROKEN = "levels = [\n"

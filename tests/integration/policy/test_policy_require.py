@@ -17,11 +17,11 @@ from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.require import Requirements, author
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.sink import Sink
 from tests.testlib.sites import make_site, serving
 from tests.testlib.speed import seconds
 from tests.testlib.submit import SMTPReply, submit
-from tests.unit.policy.test_policy import AES, PEERS, write
 
 REFUSE = AES + 'require = "aes"\n'
 MARK = REFUSE + 'unprotected = "mark"\n'

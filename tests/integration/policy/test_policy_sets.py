@@ -26,7 +26,7 @@ from relay.policy.reload import PoliciesInForce
 from tests.integration.policy.test_policy_reload import count, levels, until, watched
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import relay_command
-from tests.unit.policy.test_policy import AES, PEERS, write
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_cli import (
     log_as_before as log_as_before,  # a fixture
     site as site,  # a fixture

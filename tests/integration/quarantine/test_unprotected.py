@@ -12,9 +12,9 @@ from relay.policy.content import MessageFacts
 from relay.policy.load import load_policies
 from tests.integration.quarantine.conftest import Bob, Seal, settings
 from tests.testlib import mails
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.sink import Sink
 from tests.testlib.submit import submit
-from tests.unit.policy.test_policy import AES, PEERS, write
 
 
 def require(level: str) -> dict[str, str]:

@@ -41,9 +41,9 @@ from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib.address_reference import sender_of
 from tests.testlib.long import sized
 from tests.testlib.planning import Keys, planner_of
+from tests.testlib.policy_files import write
 from tests.testlib.policy_made import OWN, OWNERS, PEERS, Made, MadePolicies, message_of
 from tests.testlib.policy_reference import Ability, Facts, Reference, Said
-from tests.unit.policy.test_policy import write
 
 SETS = sized(0, 900)
 MAILS_EACH = 20 if SETS else 4

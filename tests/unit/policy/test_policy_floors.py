@@ -23,8 +23,9 @@ from relay.policy.load import PolicyFolder, load_policies
 from relay.policy.site import SiteFacts
 from tests.testlib import mails
 from tests.testlib.planning import Keys, planner_of
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.testlib.policy_reference import Ability
-from tests.unit.policy.test_policy import AES, ORGANISATIONS, PEERS, write
+from tests.unit.policy.test_policy import ORGANISATIONS
 
 SENDER = "ann@alice.example"
 CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'

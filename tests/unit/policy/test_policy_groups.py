@@ -13,7 +13,7 @@ from relay.policy.content import MessageFacts
 from relay.policy.findings import in_vain
 from relay.policy.load import load_policies
 from relay.policy.patterns import Glob, Patterns
-from tests.unit.policy.test_policy import AES, PEERS, write
+from tests.testlib.policy_files import AES, PEERS, write
 
 CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
 FLOORS = "".join(f'[[floor]]\nauthor = ["group:a", "group:b"]\nlevels = ["{level}"]\n' for level in ("otp", "aes"))

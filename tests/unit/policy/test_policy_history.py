@@ -35,7 +35,7 @@ from relay.policy.step import MAX_NAMES, Names, SetFiles, SetStep, digest_of_all
 from relay.runtime import heap
 from relay.store.secret import SiteSecret
 from tests.testlib.nobody import as_nobody, by_root
-from tests.unit.policy.test_policy import AES, PEERS, write
+from tests.testlib.policy_files import AES, PEERS, write
 
 PQC = 'levels = ["pqc"]\n'
 CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'

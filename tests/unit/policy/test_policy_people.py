@@ -15,7 +15,7 @@ from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
 from relay.policy.site import SiteFacts
-from tests.unit.policy.test_policy import AES, PEERS, write
+from tests.testlib.policy_files import AES, PEERS, write
 
 CLEAR = 'levels = ["plaintext"]\nreason = "public"\n'
 BOARD = "*@board.alice.example"

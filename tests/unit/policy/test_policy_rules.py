@@ -26,8 +26,8 @@ from relay.policy.patterns import Glob
 from relay.policy.structure import MAX_PARTS
 from relay.policy.units import parse_duration
 from tests.testlib.long import sized
+from tests.testlib.policy_files import PEERS, write
 from tests.testlib.speed import seconds
-from tests.unit.policy.test_policy import PEERS, write
 
 TABLE = tomllib.loads((Path(__file__).parents[2] / "data" / "rules.toml").read_text(encoding="utf-8"))
 DECISIONS = Path(__file__).parents[2] / "data" / "decisions.toml"

@@ -17,7 +17,7 @@ from relay.policy.load import load_policies
 from relay.policy.reload import GONE_QUIET_S
 from relay.policy.watch import EVERYTHING, NOTHING, Changes
 from tests.integration.policy.test_policy_reload import levels
-from tests.unit.policy.test_policy import AES, PEERS, write
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_vanishing import (
     CLEAR,
     PQC,

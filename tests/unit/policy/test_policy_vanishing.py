@@ -23,7 +23,7 @@ from relay.policy.reload import GONE_QUIET_S, QUIET_S, PoliciesInForce
 from relay.policy.watch import EVERYTHING, NOTHING, Changes, DirectoryWatch
 from tests.integration.policy.test_policy_reload import levels, until, watched
 from tests.integration.test_refusals import log as log  # a fixture
-from tests.unit.policy.test_policy import AES, PEERS, write
+from tests.testlib.policy_files import AES, PEERS, write
 from tests.unit.policy.test_policy_cli import (
     Run,
     log_as_before as log_as_before,  # a fixture

@@ -12,10 +12,10 @@ import pytest
 from relay.policy.content import MessageFacts
 from relay.policy.decide import PolicySet
 from relay.policy.load import load_policies
+from tests.testlib.policy_files import PEERS, write
 from tests.testlib.spellings import ALL, Spelling, harmless
 from tests.testlib.spellings.names import with_part
 from tests.testlib.spellings.spelling import b, mail, q
-from tests.unit.policy.test_policy import PEERS, write
 
 CONDITIONS = ("subject_tag", "header", "attachment_name", "attachment_type")
 WANTED = sorted({(each.condition, each.wanted) for each in ALL})
