@@ -13,6 +13,7 @@ from types import FrameType
 import pytest
 
 import relay
+from relay.audit import writing
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -44,8 +45,10 @@ def called() -> Iterator[set[tuple[Path, str]]]:
 
 @pytest.mark.in_process
 async def test_a_sealed_mail_runs_through_few_functions_in_few_files(
-    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink
+    tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Where a mail takes as long as this, the audit record is written beside every one.
+    monkeypatch.setattr(writing, "FLUSH_S", 3600.0)
     site = make_site(
         tmp_path, "alice", state=kmes.state_dir, kme_url=kmes.urls[0], outgoing=sink.address,
         policies={"default.toml": 'levels = ["aes"]\n'},
