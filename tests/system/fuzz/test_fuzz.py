@@ -146,8 +146,8 @@ def test_what_broke_a_reader_once_breaks_it_no_more(path: Path) -> None:
 # --- the targets themselves ----------------------------------------------------------------------------
 
 
-def _not_unstuffed(text: bytes) -> bytes:
-    return text
+def _with_dots_doubled(self: smtp_session._Content) -> bytes:
+    return b"".join(self._pieces).replace(b"\r\n.", b"\r\n..")
 
 
 def _all_taken(self: LMTPSession, mail_id: str, outcomes: tuple[object, ...], failure: object) -> str:
@@ -163,7 +163,7 @@ def _with_the_text(item: Any, size: int | None) -> None:
 
 
 PLANTED: dict[str, tuple[Any, str, Any]] = {
-    "smtp": (smtp_session, "unstuffed", _not_unstuffed),
+    "smtp": (smtp_session._Content, "octets", _with_dots_doubled),
     "lmtp": (LMTPSession, "reply", _all_taken),
     "milter": (milter_edits, "BODY_OCTETS", 0),
     "mime": (mime, "NEVER_CARRIED", frozenset({b"return-path"})),
