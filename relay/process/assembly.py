@@ -39,6 +39,7 @@ from relay.process.reloading import FormerPeers, Settings, SitesInForce
 from relay.process.upkeep import ANNOUNCED
 from relay.quarantine.triage import Notices, Triage
 from relay.schemes.all import all_schemes
+from relay.store.sealed_here import SEALED_HERE, SealedHere
 from relay.store.secret import SiteSecret
 from relay.store.sent import SENT, SentRecords
 from relay.store.store import Store, open_store
@@ -103,6 +104,7 @@ async def parts(
             last_good=last_good,
         )
         secret = SiteSecret.load_or_create(config.store.secret)
+        made = _sealed_here(config, secret) if former is not None else SealedHere()  # a command has its own
         audit = _audit(config, secret, board)
         stack.push_async_callback(audit.close)
         restore_check_file = config.store.secret.with_name("restore.check")
@@ -131,7 +133,7 @@ async def parts(
             keys,
             audit,
             {name: level.algorithms for name, level in levels.items()},
-            Sealer(sites.planner, policies, keys, board),
+            Sealer(sites.planner, policies, keys, board, made=made),
             Originals(opener, policies, dkim.arrivals if dkim is not None else None, board),
             _triage(config, sites, store, next_hops, board),
             CanaryBox(sites.config, store.canaries, board),
@@ -199,6 +201,11 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
     chain = Chain(config.audit_directory)
     chain.look()
     return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=settings.holds)
+
+
+def _sealed_here(config: Config, secret: SiteSecret) -> SealedHere:
+    """What the workers of this relay have sealed of late."""
+    return SealedHere(secret.derived(b"sealed here")[0], config.state_directory / SEALED_HERE)
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:

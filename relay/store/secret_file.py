@@ -36,9 +36,12 @@ def read(path: Path) -> bytes:
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of the regular file with this very name; waits for nobody whatever is there. Raises OSError."""
+    """A descriptor of the regular file with this very name; waits for nobody whatever is there. Raises OSError.
+
+    One that `flags` make has mode 0600.
+    """
     # O_NONBLOCK: opening a FIFO must not wait for somebody at its other end, nor must what is read from it then.
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
         return descriptor

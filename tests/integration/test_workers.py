@@ -23,6 +23,7 @@ import pytest
 
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
+from relay.formats import mime
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, relay_command
@@ -112,6 +113,22 @@ async def test_one_mail_at_two_workers_at_once_leaves_once(site: Site, sink: Sin
         sink.gate.set()
         assert (await one).code == 250
     assert set(how_often(sink).values()) == {1}
+
+
+async def test_what_one_worker_has_sealed_no_other_one_seals_again_nor_does_the_relay_after_a_restart(
+    site: Site, sink: Sink
+) -> None:
+    async with workers(site, 2) as relay:
+        first, second = pids(relay)[1], pids(relay)[2]
+        os.kill(second, signal.SIGSTOP)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+        os.kill(first, signal.SIGSTOP)
+        os.kill(second, signal.SIGCONT)
+        assert (await submit(relay.addresses["outgoing"], sink.got[0].message)).code == 250
+        os.kill(first, signal.SIGCONT)
+    async with workers(site, 2) as relay:
+        assert (await submit(relay.addresses["outgoing"], sink.got[1].message)).code == 250
+    assert len({mime.sealed_content(got.message) for got in sink.got}) == 1
 
 
 async def test_the_same_octets_again_at_another_worker_are_another_mail_as_they_are_at_one(
