@@ -251,6 +251,22 @@ async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, s
         assert after.keys() == before.keys()
 
 
+async def test_the_log_says_what_the_exchange_of_workers_waits_for(site: Site, sink: Sink) -> None:
+    sink.gate = asyncio.Event()
+    soon = "from relay.entry import listening; listening.LEAVE_S, listening.WAITS_S = 0.1, 0.1"
+    async with workers(site, 2, before=soon) as relay:
+        mail = asyncio.create_task(submit(relay.addresses["outgoing"], numbered(1)))
+        await sink.reached.wait()
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        [waits, *_] = await until(relay, "worker_waits_for_mail")
+        assert (waits["listener"], waits["mails"]) == ("outgoing.listen", 1)
+        assert waits["worker"] in (1, 2)
+        assert not events(relay, "workers_started_anew")
+        sink.gate.set()
+        assert (await mail).code == 250
+        await until(relay, "workers_started_anew")
+
+
 def forker(relay: RelayProcess) -> int:
     """The process that forks the workers: the only child of the one that starts them."""
     pid = relay.process.pid
