@@ -352,7 +352,12 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
     signals.hear(signal.SIGHUP, workers.reload)
     signals.hear(signal.SIGUSR1, workers.start_anew)
     async with in_background("silent workers", workers.end_the_silent()):
-        addresses = await stop.or_end(workers.start())
+        try:
+            addresses = await stop.or_end(workers.start())
+        except Stopped:
+            if stop.told:  # `serve` raises the cause where there is one
+                return
+            raise
         async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):
             ready(addresses)
             notify(READY)

@@ -509,6 +509,24 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
         assert await process.wait() >= 0  # no signal has ended it
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_relay_that_is_told_to_stop_before_it_serves_ends_well(
+    site: Site, number: signal.Signals, workers: int
+) -> None:
+    text = site.config_file.read_text()
+    site.config_file.write_text(f"{text}\n[limits]\nworkers = {workers}\n")
+    before = (
+        "import os, signal\nfrom relay.entry import listening\nbind = listening.all_bound\n"
+        f"async def told(where):\n    os.kill(os.getpid(), {number.value})\n    return await bind(where)\n"
+        "from relay.process import app\napp.all_bound = told"
+    )
+    with (site.directory / "relay.log").open("ab") as log:
+        process = await relay_command.start("serve", "--config", site.config_file, stderr=log, before=before)
+    async with asyncio.timeout(60):
+        assert await process.wait() == 0, (site.directory / "relay.log").read_text()
+
+
 async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: Sink) -> None:
     """As `systemctl kill --signal=USR1` sends it."""
     async with workers(site, 2) as relay:
