@@ -338,6 +338,37 @@ async def test_a_relay_toml_that_is_edited_counts_for_no_worker_before_the_relay
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
 
 
+async def test_a_relay_toml_that_cannot_be_read_holds_up_nothing_else(site: Site, sink: Sink, tmp_path: Path) -> None:
+    """One on a server that does not answer, and a pipe, are met by a reload alone."""
+    hangs = tmp_path / "hangs"
+    before = (
+        "import threading\nfrom pathlib import Path\nfrom relay.files import toml\nread = toml.read\n"
+        f"def hanging(path):\n    Path({str(hangs)!r}).exists() and threading.Event().wait()\n    return read(path)\n"
+        "toml.read = hanging"
+    )
+    async with workers(site, 2, before=before) as relay:
+        text = site.config_file.read_text()
+        site.config_file.unlink()
+        os.mkfifo(site.config_file)
+        relay.process.send_signal(signal.SIGHUP)
+        [refused] = await until(relay, "relay_toml_not_reloaded")
+        assert "not a regular file" in str(refused["problems"])
+        site.config_file.unlink()
+        site.config_file.write_text(
+            text.replace("[peers.bob]", '[aliases]\n"a@alice.example" = ["ann@alice.example"]\n[peers.bob]')
+        )
+        relay.process.send_signal(signal.SIGHUP)
+        await until(relay, "relay_toml_reloaded")
+        hangs.touch()
+        relay.process.send_signal(signal.SIGHUP)
+        os.kill(pids(relay)[2], signal.SIGKILL)
+        await until(relay, "relay_serves", 3)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+        relay.process.terminate()
+        async with asyncio.timeout(60):
+            assert await relay.process.wait() == 0
+
+
 async def test_workers_end_when_the_process_that_starts_them_is_killed(site: Site, sink: Sink) -> None:
     async with workers(site, 2) as relay:
         running = pids(relay)
