@@ -19,6 +19,7 @@ from relay.audit.writing import Audit, Pending
 from relay.canary.box import CanaryBox
 from relay.config import Config
 from relay.counting.board import Board
+from relay.errors import StoreUnavailable
 from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.journey.deliveries import Deliveries
@@ -204,8 +205,12 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
 
 
 def _sealed_here(config: Config, secret: SiteSecret) -> SealedHere:
-    """What the workers of this relay have sealed of late."""
-    return SealedHere(secret.derived(b"sealed here")[0], config.state_directory / SEALED_HERE)
+    """What the workers of this relay have sealed of late; this process alone where no file can be made for it."""
+    try:
+        return SealedHere(secret.derived(b"sealed here")[0], config.state_directory / SEALED_HERE)
+    except StoreUnavailable as error:
+        log.warning("sealed_mail_not_remembered", cause=str(error))
+        return SealedHere()
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:
