@@ -367,7 +367,7 @@ def _watched(built: Parts, budget: Budget) -> Watched:
 
 
 def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
-    """One worker among several: of mails under way, and of keys drawn, each knows what all do."""
+    """One worker among several: of mails under way, of keys drawn and of what was sealed, each knows what all do."""
     if isinstance(built.config.store.database, Path):
         built.store.deliveries.share(neighbours, take_over)
 
@@ -377,6 +377,7 @@ def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Call
         return CountedTogether(neighbours, crc32(f"{kme} {sae}".encode()) % COUNTERS)
 
     built.keys.share(draws_of, first=worker.first)
+    built.sealer.made.share(worker.sealed_here)
 
 
 async def serve(

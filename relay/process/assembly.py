@@ -19,7 +19,6 @@ from relay.audit.writing import Audit, Pending
 from relay.canary.box import CanaryBox
 from relay.config import Config
 from relay.counting.board import Board
-from relay.errors import StoreUnavailable
 from relay.forward import NextHop
 from relay.incoming import Incoming
 from relay.journey.deliveries import Deliveries
@@ -40,7 +39,6 @@ from relay.process.reloading import FormerPeers, Settings, SitesInForce
 from relay.process.upkeep import ANNOUNCED
 from relay.quarantine.triage import Notices, Triage
 from relay.schemes.all import all_schemes
-from relay.store.sealed_here import SEALED_HERE, SealedHere
 from relay.store.secret import SiteSecret
 from relay.store.sent import SENT, SentRecords
 from relay.store.store import Store, open_store
@@ -105,7 +103,6 @@ async def parts(
             last_good=last_good,
         )
         secret = SiteSecret.load_or_create(config.store.secret)
-        made = _sealed_here(config, secret) if former is not None else SealedHere()  # a command has its own
         audit = _audit(config, secret, board)
         stack.push_async_callback(audit.close)
         restore_check_file = config.store.secret.with_name("restore.check")
@@ -134,7 +131,7 @@ async def parts(
             keys,
             audit,
             {name: level.algorithms for name, level in levels.items()},
-            Sealer(sites.planner, policies, keys, board, made=made),
+            Sealer(sites.planner, policies, keys, board),
             Originals(opener, policies, dkim.arrivals if dkim is not None else None, board),
             _triage(config, sites, store, next_hops, board),
             CanaryBox(sites.config, store.canaries, board),
@@ -202,15 +199,6 @@ def _audit(config: Config, secret: SiteSecret, board: Board) -> Audit:
     chain = Chain(config.audit_directory)
     chain.look()
     return Audit(chain, addresses, pending, board, every_mail=settings.every_mail, hold=settings.holds)
-
-
-def _sealed_here(config: Config, secret: SiteSecret) -> SealedHere:
-    """What the workers of this relay have sealed of late; this process alone where no file can be made for it."""
-    try:
-        return SealedHere(secret.derived(b"sealed here")[0], config.state_directory / SEALED_HERE)
-    except StoreUnavailable as error:
-        log.warning("sealed_mail_not_remembered", cause=str(error))
-        return SealedHere()
 
 
 def _shadow(config: Config, built: Parts) -> Shadow | None:

@@ -38,6 +38,7 @@ from relay.runtime import signals
 from relay.runtime.aio import in_background, in_daemon
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, told_to_stop
+from relay.store import sealed_here
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
 
@@ -322,8 +323,9 @@ async def serve(
             stack.callback(forks.close)
             sockets = await app.bound(config)
             stack.callback(close_all, sockets)
-            neighbours = shared_memory()
+            neighbours, sealed = shared_memory(), sealed_here.shared_memory()
             stack.callback(os.close, neighbours)
+            stack.callback(os.close, sealed)
             board = shared_board(_most_at_once(config.limits.workers))
             stack.callback(os.close, board)
             lock = -1
@@ -337,7 +339,15 @@ async def serve(
             texts = Texts(relay_toml_here)
             texts.add(text)
             common = Worker(
-                0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, board, lock=lock
+                0,
+                config.limits.workers,
+                _descriptors(sockets),
+                relay_toml_here,
+                -1,
+                neighbours,
+                sealed,
+                board,
+                lock=lock,
             )
             read_again = partial(_read_again, config, texts, relay_toml)
             workers = Workers(config, forks, common, Settings(config, read_again), stop)

@@ -1,5 +1,5 @@
-"""What was sealed here of late, for all workers of a relay and after its restart: what comes back is not sealed again.
-Standard: BLAKE2b with a key (RFC 7693) out of the site secret, in a file that processes share (mmap(2), MAP_SHARED).
+"""What was sealed here of late, for all workers of a relay: what comes back is not sealed again.
+Standard: BLAKE2b with a key (RFC 7693), in memory that processes share (memfd_create(2)); a restart forgets it.
 
 A message says nothing about it that a stranger could forge: only its own SHA-256 is looked for. An entry is the keyed
 hash of everything that must be the same again. One that is torn, since two processes write at once, is no entry.
@@ -11,25 +11,25 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
-from relay.store.record_files import needing_room
-from relay.store.secret_file import open_regular
-
-SEALED_HERE = "sealed.recent"
-"""Name of the file beside the store."""
-_BUCKETS, _WAYS, _TAG_OCTETS = 1 << 12, 16, 16
+_BUCKETS, _WAYS, _TAG_OCTETS, _KEY_OCTETS = 1 << 12, 16, 16, 32
 _BUCKET_OCTETS = _WAYS * _TAG_OCTETS
-_OCTETS = _BUCKETS * _BUCKET_OCTETS
+_KEY_AT = _BUCKETS * _BUCKET_OCTETS
+_OCTETS = _KEY_AT + _KEY_OCTETS
 
 
 class SealedHere:
     """The last sealed messages: some 40,000, each counted once for each of its recipients."""
 
-    def __init__(self, key: bytes | None = None, path: Path | None = None) -> None:
-        """`key` has at most 64 bytes. Without `path` only this process knows. Raises StoreUnavailable."""
-        self._key = os.urandom(32) if key is None else key
-        self._memory = mmap.mmap(-1, _OCTETS) if path is None else _shared(path)
+    def __init__(self) -> None:
+        """At first this process has it for itself."""
+        self._memory = mmap.mmap(-1, _OCTETS)
+        self._key = os.urandom(_KEY_OCTETS)
+
+    def share(self, descriptor: int) -> None:
+        """From now on it is in the memory that `shared_memory` gave; the descriptor is not closed here."""
+        self._memory = mmap.mmap(descriptor, _OCTETS)
+        self._key = self._memory[_KEY_AT:]
 
     def add(self, digest: bytes, peer: str, protection: str, mailboxes: Iterable[str]) -> None:
         """The message with this `digest` was sealed for these `mailboxes` of the peer, in these layers."""
@@ -54,12 +54,9 @@ class SealedHere:
         return int.from_bytes(mark[:8]) % _BUCKETS * _BUCKET_OCTETS, mark[8:]
 
 
-def _shared(path: Path) -> mmap.mmap:
-    with needing_room(path.parent, _OCTETS):
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = open_regular(path, os.O_RDWR | os.O_CREAT)
-        try:
-            os.posix_fallocate(file, 0, _OCTETS)  # without room a write would end the process
-            return mmap.mmap(file, _OCTETS)
-        finally:
-            os.close(file)
+def shared_memory() -> int:
+    """Memory in which nothing is known to be sealed, as a descriptor that workers inherit."""
+    descriptor = os.memfd_create("sealed here")
+    os.ftruncate(descriptor, _OCTETS)
+    os.pwrite(descriptor, os.urandom(_KEY_OCTETS), _KEY_AT)
+    return descriptor

@@ -1,33 +1,37 @@
-"""What was sealed here is known to all who share the file, for its own recipients alone, and to nobody without the key."""
+"""What was sealed here is known to all who share the memory, for its own recipients alone."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
-from relay.errors import StoreUnavailable
-from relay.store.sealed_here import SealedHere
+from relay.store.sealed_here import SealedHere, shared_memory
 
-KEY = bytes(32)
 DIGEST = bytes(range(32))
 
 
-@pytest.fixture(name="file")
-def _file(tmp_path: Path) -> Path:
-    file = tmp_path / "state" / "sealed"
-    SealedHere(KEY, file).add(DIGEST, "bob", "aes", ["ben@bob.example", "bea@bob.example"])
-    return file
+@pytest.fixture(name="memory")
+def _memory() -> Iterator[int]:
+    descriptor = shared_memory()
+    known(descriptor).add(DIGEST, "bob", "aes", ["ben@bob.example", "bea@bob.example"])
+    yield descriptor
+    os.close(descriptor)
 
 
-def test_another_process_and_a_later_one_know_it(file: Path) -> None:
-    shared, later = SealedHere(KEY, file), SealedHere(KEY, file)
+def known(descriptor: int) -> SealedHere:
+    here = SealedHere()
+    here.share(descriptor)
+    return here
+
+
+def test_another_process_and_a_later_one_know_it(memory: int) -> None:
+    other, later = known(memory), known(memory)
     assert later.has(DIGEST, "bob", "aes", ["bea@bob.example", "ben@bob.example"])
     assert later.has(DIGEST, "bob", "aes", ["ben@bob.example"])
-    shared.add(DIGEST, "carol", "otp", ["cat@carol.example"])
+    other.add(DIGEST, "carol", "otp", ["cat@carol.example"])
     assert later.has(DIGEST, "carol", "otp", ["cat@carol.example"])
-    assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
@@ -40,13 +44,13 @@ def test_another_process_and_a_later_one_know_it(file: Path) -> None:
     ],
 )
 def test_what_differs_in_anything_was_not_sealed_here(
-    file: Path, digest: bytes, peer: str, protection: str, mailbox: str
+    memory: int, digest: bytes, peer: str, protection: str, mailbox: str
 ) -> None:
-    assert not SealedHere(KEY, file).has(digest, peer, protection, ["bea@bob.example", mailbox])
+    assert not known(memory).has(digest, peer, protection, ["bea@bob.example", mailbox])
 
 
-def test_what_another_key_has_written_is_no_entry(file: Path) -> None:
-    assert not SealedHere(bytes([1]) * 32, file).has(DIGEST, "bob", "aes", ["ben@bob.example"])
+def test_another_relay_knows_nothing_of_it(memory: int) -> None:
+    assert not SealedHere().has(DIGEST, "bob", "aes", ["ben@bob.example"])
 
 
 def test_the_newest_ten_thousand_are_known() -> None:
@@ -55,9 +59,3 @@ def test_the_newest_ten_thousand_are_known() -> None:
     for each in digests:
         here.add(each, "bob", "aes", ["ben@bob.example"])
     assert all(here.has(each, "bob", "aes", ["ben@bob.example"]) for each in digests[-10_000:])
-
-
-def test_what_is_no_regular_file_is_not_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "sealed")
-    with pytest.raises(StoreUnavailable, match="not a regular file"):
-        SealedHere(KEY, tmp_path / "sealed")
