@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -22,13 +22,11 @@ from relay.audit.policy_fields import of_comparison, of_step
 from relay.audit.policy_places import POLICIES, PolicyRecordPlaces, newest_first, records_behind
 from relay.audit.writing import RETRY_S, Audit
 from relay.errors import ConfigError, StoreUnavailable
+from relay.policy.compare_within import ComparedSets, compare_within
 from relay.policy.kept import KeptTexts
 from relay.policy.last_good import LastGood, SetInForce
 from relay.policy.load import PolicyFolder
 from relay.policy.step import Names, SetFiles, SetStep, digest_of_all
-
-if TYPE_CHECKING:
-    from relay.policy.compare_within import ComparedSets
 
 log = structlog.get_logger(__name__)
 
@@ -158,9 +156,6 @@ class PolicyRecords:
         """What was compared, or why nothing was."""
         if sets.before is None or sets.now is None:
             return None, sets.missing
-        # Loaded here: most relays come to their end without a change of policy.
-        from relay.policy.compare_within import compare_within
-
         try:
             return compare_within(COMPARE_S, sets.before, sets.now), ""
         except Exception as error:  # that the set came into force is to be recorded, whatever stands in the way of this

@@ -24,7 +24,7 @@ from relay.entry import Inside, Recipe
 from relay.entry.budget import Budget, Share
 from relay.errors import ConfigError, RelayError, TryLater
 from relay.mail import Mail, Outcomes
-from relay.runtime.aio import Lane
+from relay.runtime.aio import Lane, in_background
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +32,8 @@ BACKLOG = 512
 """Maximum number of connections that wait to be accepted."""
 LEAVE_S = 10.0
 """Time clients have to leave a worker whose place was taken, in seconds."""
+WAITS_S, WAITS_AGAIN_S = 60.0, 600.0
+"""Seconds until the log says what such a worker still waits for, and until it does so again."""
 GRACE_S = 30.0
 """Time mails in flight have to end when the relay stops, in seconds."""
 PROBE_S = 5.0
@@ -143,9 +145,20 @@ class SocketServer:
                 await self._empty.wait()
         for each in list(self.connections):
             each.close_when_idle()
-        await self._empty.wait()
-        while self._deliveries:
-            await asyncio.wait(self._deliveries)
+        async with in_background("what is waited for", self._tell_what_is_waited_for()):
+            await self._empty.wait()
+            while self._deliveries:
+                await asyncio.wait(self._deliveries)
+
+    async def _tell_what_is_waited_for(self) -> None:
+        """Until it ends no other worker is exchanged, and a mail may take half an hour."""
+        pause = WAITS_S
+        while True:
+            await asyncio.sleep(pause)
+            pause = WAITS_AGAIN_S
+            # A connection has one mail; one whose client is gone has none, and its delivery goes on.
+            mails = max(len(self.connections), len(self._deliveries))
+            log.warning("worker_waits_for_mail", listener=self._name, mails=mails)
 
     async def stop(self, grace: float = GRACE_S) -> None:
         """Takes no new connection, lets mails in flight end within `grace` seconds, closes what is left."""

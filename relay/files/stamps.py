@@ -10,13 +10,12 @@ from __future__ import annotations
 import errno
 import fnmatch
 import os
-import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from relay.errors import ConfigError
-from relay.files import permissions
+from relay.files import open_regular, permissions
 
 Stamp = tuple[int, int, int, int, int]
 """Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""
@@ -41,10 +40,7 @@ MAX_REGULAR_OCTETS = 64 * 2**20
 
 def read_regular(path: Path) -> bytes:
     """What a regular file holds. Raises OSError for a larger one, and for all else: a FIFO would be waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
+    with open(path, "rb", opener=open_regular) as file:
         content = file.read(MAX_REGULAR_OCTETS + 1)
     if len(content) > MAX_REGULAR_OCTETS:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origi
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from relay.errors import ConfigError
-from relay.files import permissions
+from relay.files import open_regular, permissions
 
 MAX_FILE_BYTES = 1024 * 1024
 """Maximum size of a configuration or policy file, in bytes; a larger one is refused unread."""
@@ -68,9 +68,9 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read(path: Path) -> str:
-    """The text of `path`, at most MAX_FILE_BYTES of UTF-8; raises ConfigError."""
+    """The text of `path`, a regular file of at most MAX_FILE_BYTES of UTF-8; raises ConfigError."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_regular) as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(permissions.cause(path, error)) from error

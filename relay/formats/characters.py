@@ -60,6 +60,11 @@ def _of_assigned(change: Callable[[str], str], text: str) -> str:
     return "".join(pieces)
 
 
+def load() -> None:
+    """Reads the table of what Unicode 14.0 does not assign; else the first text that is not ASCII does."""
+    _later()
+
+
 @cache
 def _later() -> re.Pattern[str]:
     """What Unicode 14.0 does not assign, as many as stand side by side."""

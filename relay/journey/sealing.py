@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple
 
 import structlog
 
@@ -31,14 +30,13 @@ from relay.policy.decide import Decision, PolicySet
 from relay.policy.strength import strength_of
 from relay.runtime.aio import off_loop, off_loop_in_turn
 from relay.schemes import KeysWithReserve, SealedPayload
+from relay.store.sealed_here import SealedHere
 
 log = structlog.get_logger(__name__)
 
 PATTERNS = 10
 PARTS_COST = 4
 """Cost of finding the parts of a message, as a multiple of other work on its bytes."""
-MAX_MADE = 10_000
-"""Number of sealed messages that this process recognises when they come back; all others are sealed once more."""
 
 
 @dataclass(slots=True)
@@ -94,21 +92,14 @@ class SealedMail:
     without: dict[str, Planned] = field(default_factory=dict)
 
 
-class SealedBefore(NamedTuple):
-    """A message that was sealed here: its peer, mailboxes and layers."""
-
-    peer: str
-    mailboxes: frozenset[str]
-    protection: str
-
-
 @dataclass(frozen=True, slots=True)
 class Sealer:
     """Seals mails; one value for the relay's lifetime.
 
     `planner` gives what this relay and its peers can do, `policies` the policy set in force, each asked once for each
     mail. What is read again while it is sealed counts for the next one. `made` has what was sealed of late, by its
-    SHA-256. How long policy takes is on the `board`. `clock` gives seconds since 1970.
+    SHA-256: what comes back is not sealed again. How long policy takes is on the `board`. `clock` gives seconds since
+    1970.
     """
 
     planner: Callable[[], Planner]
@@ -116,7 +107,7 @@ class Sealer:
     keys: KeysWithReserve
     board: Board = field(default_factory=Board, repr=False)
     clock: Callable[[], float] = time.time
-    made: dict[bytes, SealedBefore] = field(default_factory=dict, repr=False)
+    made: SealedHere = field(default_factory=SealedHere, repr=False)
     _policy_seconds: SpreadCell = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -216,11 +207,8 @@ class Sealer:
             raise CannotSeal(str(error)) from error
         made.keys, made.quantum_bits = sealed.keys, sealed.quantum_bits
         made.sealed = sealed_name(envelope_id, planner.config.site.sae_id).hex()[:16]
-        # Only the event loop's thread changes this memory.
-        mailboxes = frozenset([each.mailbox for each in made.recipients])
-        self.made[digest] = SealedBefore(copy.peer or "", mailboxes, made.protection)
-        if len(self.made) > MAX_MADE:
-            del self.made[next(iter(self.made))]
+        # Only the event loop's thread adds to it: two threads might lose an entry.
+        self.made.add(digest, copy.peer or "", made.protection, [each.mailbox for each in made.recipients])
         return made
 
     async def _sealed(
@@ -252,13 +240,13 @@ class Sealer:
             der = mime.sealed_content(message)
         except BadStructure:
             return None
-        made = self.made.get(hashlib.sha256(der).digest())
-        if made is None or made.peer != copy.peer or not made.mailboxes.issuperset(m.mailbox for m in group.recipients):
-            return None
-        enough = strength_of(made.protection) >= strength_of(copy.protection) and all(
-            made.protection in planner.acceptable(each.decision) for each in group.members if each.decision
-        )
-        return (made.protection, mime.sealed_message(message, der)) if enough else None
+        digest, mailboxes = hashlib.sha256(der).digest(), [each.mailbox for each in group.recipients]
+        enough = set.intersection(*(planner.acceptable(each.decision) for each in group.members if each.decision))
+        for protection in enough:
+            strong = strength_of(protection) >= strength_of(copy.protection)
+            if strong and self.made.has(digest, copy.peer or "", protection, mailboxes):
+                return protection, mime.sealed_message(message, der)
+        return None
 
 
 @dataclass(slots=True)

@@ -27,6 +27,8 @@ MAX_TEXT_WORK = 16 * 1024
 """Maximum work on the fields of one name, in octets (words.readings)."""
 MAX_NAME_WORK, NAME_WORK_SHARE = 32 * 1024, 16
 """Maximum work on all file names, in octets: a base, and one for each 16 octets of the message."""
+MAX_NAMES = 32 * 1024
+"""Maximum length of all file names together, in characters: each of thousands of patterns is looked for in them."""
 MAX_CHARSETS = 3
 MAX_DATE_OCTETS = 200
 
@@ -127,6 +129,16 @@ class MessageFacts:
         return self._walked[0]
 
     @property
+    def all_types(self) -> str:
+        """The types of all parts in one text (Glob.occurs_in)."""
+        return self.once("all types", lambda: "\0".join({part.type for part in self.parts}))
+
+    @property
+    def all_names(self) -> str:
+        """The names of all parts in one text (Glob.occurs_in)."""
+        return self.once("all names", lambda: "\0".join({name for part in self.parts for name in part.names}))
+
+    @property
     def unclear(self) -> bool:
         """True where the structure could not be followed to its end."""
         return self._walked[1]
@@ -146,7 +158,7 @@ class MessageFacts:
             parts.append(Part(kind, compared))
             if kind in GENERIC:
                 parts += [Part(each, compared) for each in types_of(compared)]
-        return tuple(parts), names.unclear
+        return tuple(parts), names.unclear or sum(map(len, names.all)) > MAX_NAMES
 
     @property
     def authors(self) -> tuple[FoldedAddress, ...] | None:
@@ -220,6 +232,11 @@ class _FileNames:
         self.unclear = False
         self._left = max_work
         self._known: dict[str, tuple[str, ...]] = {}
+
+    @property
+    def all(self) -> frozenset[str]:
+        """All that were read."""
+        return frozenset().union(*self._known.values())
 
     def of(self, written: tuple[str, ...]) -> tuple[str, ...]:
         """All names under which some program may save a part that has these."""

@@ -50,6 +50,10 @@ class Glob:
             place = found + len(part)
         return True
 
+    def occurs_in(self, text: str) -> bool:
+        """Whether all its parts stand in the text; if not, it covers no piece of that, and need not be compared."""
+        return all(part in text for part in self.parts)
+
     def meets(self, other: Glob) -> bool:
         """Whether some text fits both: with a star in each, their beginnings and their ends have to agree."""
         if len(self.parts) == 1 or len(other.parts) == 1:

@@ -5,7 +5,7 @@ Standard: policies/README.md; all conditions of a rule must hold, and of a list 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Annotated, NamedTuple
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model_validator
@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator, model
 from relay.config import SizeSetting
 from relay.levels import ONLY_PLAINTEXT
 from relay.policy.conditions import BY_ENVELOPE, MailFacts, PeopleConditions
-from relay.policy.content import MessageFacts, Part
+from relay.policy.content import MessageFacts
 from relay.policy.patterns import Glob, listed
 from relay.policy.people import Fit
 from relay.policy.settings import SealingSettings
@@ -161,17 +161,22 @@ class When(PeopleConditions):
             yield f"the subject does not have {listed(self.subject_tag or ())}"
         if self._fields and not any(_has_field(content, name, glob) for name, glob in self._fields):
             yield f"no header field is {listed(self.header or ())}"
-        if self._looks_at_parts and not content.unclear and not self._fits_one_of(content.parts):
+        if self._looks_at_parts and not content.unclear and not self._fits_a_part(content):
             yield f"no attachment is {listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
 
-    def _fits_one_of(self, parts: Sequence[Part]) -> bool:
-        """Whether one part has both the type and the name that are asked for."""
-        types, names = self._types, self._names  # read once: a model looks its private attributes up each time
-        if types:
-            parts = [part for part in parts if any(glob.matches(part.type) for glob in types)]
-        if not names:
+    def _fits_a_part(self, content: MessageFacts) -> bool:
+        """Whether one part has both the type and the name that are asked for.
+
+        Thousands of patterns are not compared with hundreds of names each, which a sender chooses.
+        """
+        parts = content.parts
+        if self._types:
+            types = [glob for glob in self._types if glob.occurs_in(content.all_types)]
+            parts = tuple(part for part in parts if any(glob.matches(part.type) for glob in types))
+        if not self._names:
             return bool(parts)
-        found = {name for part in parts for name in part.names}
+        names = [glob for glob in self._names if glob.occurs_in(content.all_names)]
+        found = {name for part in parts for name in part.names} if names else ()
         return any(glob.matches(name) for glob in names for name in found)
 
 

@@ -22,7 +22,7 @@ from relay.audit.policies import PolicyRecords
 from relay.audit.sole import sole_recorder
 from relay.canary.asking import Asking
 from relay.canary.post import Post
-from relay.config import Config, TCPAddress
+from relay.config import Config, MailDomain, TCPAddress
 from relay.config.listeners import LISTENERS
 from relay.counting.board import Board
 from relay.entry import Inside, Listener, ListenerModule
@@ -30,6 +30,7 @@ from relay.entry.budget import Budget
 from relay.entry.homeward import Homeward
 from relay.entry.listening import Present, PresentHere, Sockets, Where, all_bound, close_all
 from relay.errors import ConfigError
+from relay.formats import characters
 from relay.keys.development import from_development_kme
 from relay.keys.refill import DrawCount
 from relay.outgoing import Outgoing
@@ -101,16 +102,22 @@ def status(config: Config) -> list[StatusModule]:
 
 
 def load(config: Config) -> None:
-    """Loads what a relay with these settings serves with, before a fork: the processes share it then.
+    """Loads all that a relay with these settings can need, before a fork: the processes share it then.
 
-    Raises ConfigError, as `listeners` does.
+    What was loaded later might be of a release that has replaced this one. Raises ConfigError, as `listeners` does.
     """
     installed()
+    characters.load()
     listeners(config)
     status(config)
     all_schemes(config)
     if config.kmes:
         import_module("relay.keys.transport")
+    if config.dkim is not None:
+        import_module("relay.dkim.in_force")
+    directions = [each for each in (config.outgoing, config.incoming) if each is not None]
+    if any(isinstance(hop, MailDomain) for each in directions for hop in each.next_hop):
+        import_module("relay.forward.mx")
 
 
 def _is_set(config: Config, table: str, name: str = "") -> bool:
@@ -360,7 +367,7 @@ def _watched(built: Parts, budget: Budget) -> Watched:
 
 
 def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Callable[[], Awaitable[None]]) -> None:
-    """One worker among several: of mails under way, and of keys drawn, each knows what all do."""
+    """One worker among several: of mails under way, of keys drawn and of what was sealed, each knows what all do."""
     if isinstance(built.config.store.database, Path):
         built.store.deliveries.share(neighbours, take_over)
 
@@ -370,6 +377,7 @@ def _share(built: Parts, worker: Worker, neighbours: Neighbours, take_over: Call
         return CountedTogether(neighbours, crc32(f"{kme} {sae}".encode()) % COUNTERS)
 
     built.keys.share(draws_of, first=worker.first)
+    built.sealer.made.share(worker.sealed_here)
 
 
 async def serve(

@@ -25,7 +25,7 @@ from relay.runtime.stopping import Stop
 log = structlog.get_logger(__name__)
 
 _LENGTH_OCTETS = 8
-_LONE = ("relay_toml", "supervisor", "lock", "neighbours", "board")
+_LONE = ("relay_toml", "supervisor", "lock", "neighbours", "sealed_here", "board")
 """Names of the fields of a worker that are one descriptor each."""
 
 
@@ -67,9 +67,9 @@ class Worker:
 
     `sockets` are the listening ones, by setting. `relay_toml` has the texts of relay.toml at the start of the relay and
     at each reload (Texts). `supervisor` is the connection to the process that starts workers, and closes with it. In
-    the memory of `neighbours` (store/neighbours.py) this worker is `worker_id`. On the `board` (counting/board.py) it
-    has a `place`, -1 for none. `lock` is that of the embedded database, which is held for as long as any worker serves
-    from it; -1 with PostgreSQL.
+    the memory of `neighbours` (store/neighbours.py) this worker is `worker_id`; `sealed_here` is that of
+    store/sealed_here.py. On the `board` (counting/board.py) it has a `place`, -1 for none. `lock` is that of the
+    embedded database, which is held for as long as any worker serves from it; -1 with PostgreSQL.
     """
 
     number: int
@@ -78,6 +78,7 @@ class Worker:
     relay_toml: int
     supervisor: int
     neighbours: int
+    sealed_here: int
     board: int
     worker_id: int = 0
     place: int = -1

@@ -35,9 +35,10 @@ from relay.process.reloading import Settings
 from relay.process.upkeep import held_mail_kept
 from relay.process.worker import Texts, Worker
 from relay.runtime import signals
-from relay.runtime.aio import in_background
+from relay.runtime.aio import in_background, in_daemon
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, told_to_stop
+from relay.store import sealed_here
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
 
@@ -99,6 +100,7 @@ class Workers:
         self._ended_soon: Counter[int] = Counter()
         self._stopping = asyncio.Event()
         self._anew = asyncio.Event()
+        self._again = asyncio.Event()
 
     async def start(self) -> Mapping[str, TCPAddress]:
         """Starts all at once; the addresses that the first one gives. Raises Stopped where one of them cannot serve."""
@@ -146,12 +148,22 @@ class Workers:
             await asyncio.wait(self._watching)
 
     def reload(self) -> None:
-        """Each reads again what may change while it serves; one that starts, once it does: SIGHUP would kill it now."""
-        self._reloads += 1
-        self._settings.reload()
-        for each in self._running_now:
-            if _serves(each):
-                each.process.send_signal(signal.SIGHUP)
+        """Each reads again what may change while it serves."""
+        self._again.set()
+
+    async def keep_settings(self) -> None:
+        """Reads relay.toml at each `reload`, then has the workers do so; runs until cancelled.
+
+        One that starts is asked once it serves: SIGHUP would kill it now.
+        """
+        while True:
+            await self._again.wait()
+            self._again.clear()
+            await in_daemon(self._settings.reload)
+            self._reloads += 1
+            for each in self._running_now:
+                if _serves(each):
+                    each.process.send_signal(signal.SIGHUP)
 
     def start_anew(self) -> None:
         """Restarts all workers, for another version of the relay for instance, without a gap in service."""
@@ -311,8 +323,9 @@ async def serve(
             stack.callback(forks.close)
             sockets = await app.bound(config)
             stack.callback(close_all, sockets)
-            neighbours = shared_memory()
+            neighbours, sealed = shared_memory(), sealed_here.shared_memory()
             stack.callback(os.close, neighbours)
+            stack.callback(os.close, sealed)
             board = shared_board(_most_at_once(config.limits.workers))
             stack.callback(os.close, board)
             lock = -1
@@ -326,7 +339,15 @@ async def serve(
             texts = Texts(relay_toml_here)
             texts.add(text)
             common = Worker(
-                0, config.limits.workers, _descriptors(sockets), relay_toml_here, -1, neighbours, board, lock=lock
+                0,
+                config.limits.workers,
+                _descriptors(sockets),
+                relay_toml_here,
+                -1,
+                neighbours,
+                sealed,
+                board,
+                lock=lock,
             )
             read_again = partial(_read_again, config, texts, relay_toml)
             workers = Workers(config, forks, common, Settings(config, read_again), stop)
@@ -351,8 +372,16 @@ def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
 async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
     signals.hear(signal.SIGHUP, workers.reload)
     signals.hear(signal.SIGUSR1, workers.start_anew)
-    async with in_background("silent workers", workers.end_the_silent()):
-        addresses = await stop.or_end(workers.start())
+    async with (
+        in_background("silent workers", workers.end_the_silent()),
+        in_background("settings", workers.keep_settings()),
+    ):
+        try:
+            addresses = await stop.or_end(workers.start())
+        except Stopped:
+            if stop.told:  # `serve` raises the cause where there is one
+                return
+            raise
         async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):
             ready(addresses)
             notify(READY)

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -43,6 +44,21 @@ async def off_loop_in_turn(size: int, work: Callable[P, T], *args: P.args, **kwa
         return work(*args, **kwargs)
     async with _turns.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
         return await asyncio.to_thread(work, *args, **kwargs)
+
+
+async def in_daemon(work: Callable[[], None]) -> None:
+    """Runs `work` in a thread that nothing waits for at the end: what it asks may never answer, as a file server."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            with suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(over.set)
+
+    threading.Thread(target=run, daemon=True).start()
+    await over.wait()
 
 
 async def in_thread(items: Generator[T]) -> AsyncGenerator[T]:

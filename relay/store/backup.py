@@ -7,6 +7,7 @@ other order it might be in neither copy. A record that is in both counts once.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -21,6 +22,9 @@ from relay.files.rights import UnixUser, as_owner_of
 from relay.files.sqlite import connected, said_by_sqlite
 from relay.store.restore_check import mark_as_copy
 from relay.store.secret_file import locked, open_regular
+
+MAX_FILE_OCTETS = 512 * 2**20
+"""Maximum size of a record file, or a file of the audit record, that is copied, in bytes; no relay writes more."""
 
 
 def make_new(to: Path, user: UnixUser | None = None) -> None:
@@ -108,6 +112,8 @@ def _copied(path: Path, copy: Path, *, lock: bool = True) -> Path:
         os.fchmod(target.fileno(), 0o600)
         if lock:
             fcntl.flock(source, fcntl.LOCK_SH)
+        if os.fstat(source.fileno()).st_size > MAX_FILE_OCTETS:  # it has holes, which its copy has not
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
         while piece := source.read(2**20):
             target.write(piece)
         target.flush()

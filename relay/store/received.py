@@ -196,6 +196,15 @@ class ReceivedKeys:
             if self._fresh.pop(at, None) is not None:
                 self._written.add(key.name)
 
+    async def forget_taken_over(self) -> None:
+        """Forgets the bytes of keys that have rows since another process has taken them over: these destroy them.
+
+        Raises StoreUnavailable.
+        """
+        for some in batches(list(self._fresh)):
+            rows = await self._database.rows(select(keys.c.place).where(keys.c.place.in_(some)))
+            self.have_rows(self.fresh(at for (at,) in rows))
+
     # For the opener
 
     def has_none_of(self, group: str, master_sae: str, key_IDs: Collection[str]) -> bool:

@@ -4,7 +4,6 @@ Standard: OpenSSH's StrictModes; write, fsync, link or rename, fsync of the dire
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import secrets
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from relay import files
 from relay.errors import AnothersFile, ConfigError
 from relay.files import permissions, sync_directory
 
@@ -36,16 +36,8 @@ def read(path: Path) -> bytes:
 
 
 def open_regular(path: Path, flags: int) -> int:
-    """A descriptor of the regular file with this very name; waits for nobody whatever is there. Raises OSError."""
-    # O_NONBLOCK: opening a FIFO must not wait for somebody at its other end, nor must what is read from it then.
-    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return descriptor
-    os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    raise OSError(errno.EINVAL, "not a regular file", str(path))
+    """As `files.open_regular`, of the file with this very name: no link is followed. Raises OSError."""
+    return files.open_regular(path, flags | os.O_NOFOLLOW)
 
 
 def create(path: Path, content: bytes) -> None:

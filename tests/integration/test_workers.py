@@ -23,6 +23,7 @@ import pytest
 
 from relay.audit.entries import LEDGER
 from relay.audit.reading import records
+from relay.formats import mime
 from relay.forward import stuffed
 from relay.kme import DevelopmentKMEs
 from tests.testlib import mails, relay_command
@@ -112,6 +113,18 @@ async def test_one_mail_at_two_workers_at_once_leaves_once(site: Site, sink: Sin
         sink.gate.set()
         assert (await one).code == 250
     assert set(how_often(sink).values()) == {1}
+
+
+async def test_what_one_worker_has_sealed_no_other_one_seals_again(site: Site, sink: Sink) -> None:
+    async with workers(site, 2) as relay:
+        first, second = pids(relay)[1], pids(relay)[2]
+        os.kill(second, signal.SIGSTOP)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+        os.kill(first, signal.SIGSTOP)
+        os.kill(second, signal.SIGCONT)
+        assert (await submit(relay.addresses["outgoing"], sink.got[0].message)).code == 250
+        os.kill(first, signal.SIGCONT)
+    assert len({mime.sealed_content(got.message) for got in sink.got}) == 1
 
 
 async def test_the_same_octets_again_at_another_worker_are_another_mail_as_they_are_at_one(
@@ -234,6 +247,22 @@ async def test_workers_started_anew_refuse_nobody_and_lose_nothing(site: Site, s
         assert after.keys() == before.keys()
 
 
+async def test_the_log_says_what_the_exchange_of_workers_waits_for(site: Site, sink: Sink) -> None:
+    sink.gate = asyncio.Event()
+    soon = "from relay.entry import listening; listening.LEAVE_S, listening.WAITS_S = 0.1, 0.1"
+    async with workers(site, 2, before=soon) as relay:
+        mail = asyncio.create_task(submit(relay.addresses["outgoing"], numbered(1)))
+        await sink.reached.wait()
+        os.kill(relay.process.pid, signal.SIGUSR1)
+        [waits, *_] = await until(relay, "worker_waits_for_mail")
+        assert (waits["listener"], waits["mails"]) == ("outgoing.listen", 1)
+        assert waits["worker"] in (1, 2)
+        assert not events(relay, "workers_started_anew")
+        sink.gate.set()
+        assert (await mail).code == 250
+        await until(relay, "workers_started_anew")
+
+
 def forker(relay: RelayProcess) -> int:
     """The process that forks the workers: the only child of the one that starts them."""
     pid = relay.process.pid
@@ -303,6 +332,37 @@ async def test_a_relay_toml_that_is_edited_counts_for_no_worker_before_the_relay
         os.kill(pids(relay)[1], signal.SIGKILL)
         await until(relay, "relay_serves", 3)
         assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+
+
+async def test_a_relay_toml_that_cannot_be_read_holds_up_nothing_else(site: Site, sink: Sink, tmp_path: Path) -> None:
+    """One on a server that does not answer, and a pipe, are met by a reload alone."""
+    hangs = tmp_path / "hangs"
+    before = (
+        "import threading\nfrom pathlib import Path\nfrom relay.files import toml\nread = toml.read\n"
+        f"def hanging(path):\n    Path({str(hangs)!r}).exists() and threading.Event().wait()\n    return read(path)\n"
+        "toml.read = hanging"
+    )
+    async with workers(site, 2, before=before) as relay:
+        text = site.config_file.read_text()
+        site.config_file.unlink()
+        os.mkfifo(site.config_file)
+        relay.process.send_signal(signal.SIGHUP)
+        [refused] = await until(relay, "relay_toml_not_reloaded")
+        assert "not a regular file" in str(refused["problems"])
+        site.config_file.unlink()
+        site.config_file.write_text(
+            text.replace("[peers.bob]", '[aliases]\n"a@alice.example" = ["ann@alice.example"]\n[peers.bob]')
+        )
+        relay.process.send_signal(signal.SIGHUP)
+        await until(relay, "relay_toml_reloaded")
+        hangs.touch()
+        relay.process.send_signal(signal.SIGHUP)
+        os.kill(pids(relay)[2], signal.SIGKILL)
+        await until(relay, "relay_serves", 3)
+        assert (await submit(relay.addresses["outgoing"], numbered(1))).code == 250
+        relay.process.terminate()
+        async with asyncio.timeout(60):
+            assert await relay.process.wait() == 0
 
 
 async def test_workers_end_when_the_process_that_starts_them_is_killed(site: Site, sink: Sink) -> None:
@@ -474,6 +534,24 @@ async def test_signals_that_come_while_workers_start_end_none(site: Site, sink: 
     finally:
         process.terminate()
         assert await process.wait() >= 0  # no signal has ended it
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_relay_that_is_told_to_stop_before_it_serves_ends_well(
+    site: Site, number: signal.Signals, workers: int
+) -> None:
+    text = site.config_file.read_text()
+    site.config_file.write_text(f"{text}\n[limits]\nworkers = {workers}\n")
+    before = (
+        "import os, signal\nfrom relay.entry import listening\nbind = listening.all_bound\n"
+        f"async def told(where):\n    os.kill(os.getpid(), {number.value})\n    return await bind(where)\n"
+        "from relay.process import app\napp.all_bound = told"
+    )
+    with (site.directory / "relay.log").open("ab") as log:
+        process = await relay_command.start("serve", "--config", site.config_file, stderr=log, before=before)
+    async with asyncio.timeout(60):
+        assert await process.wait() == 0, (site.directory / "relay.log").read_text()
 
 
 async def test_sigusr1_to_all_processes_ends_none_that_serves(site: Site, sink: Sink) -> None:

@@ -15,7 +15,10 @@ import pytest
 by_root = pytest.mark.skipif(os.geteuid() != 0, reason="root alone can act as another user")
 
 NOBODY = pwd.getpwnam("nobody")
-AS_NOBODY = f"import _strptime, os; os.setgroups([]); os.setgid({NOBODY.pw_gid}); os.setuid({NOBODY.pw_uid})"
+AS_NOBODY = (
+    "import _strptime, os; from relay.formats import characters; characters.load(); "
+    f"os.setgroups([]); os.setgid({NOBODY.pw_gid}); os.setuid({NOBODY.pw_uid})"
+)
 """For `before` of a command of its own. This Python may be one that only root can read, so it loads what comes late."""
 
 

@@ -40,7 +40,7 @@ FURTHER = frozenset({"cryptography", "pydantic", "rich", "structlog"})
 NEVER_SERVING = (
     "rich", "pygments", "greenlet", "asyncpg", "sqlalchemy.ext.asyncio", "sqlalchemy.dialects.postgresql", "oqs",
     "numpy", "dns", "dkim", "kilter", "aioimaplib", "matplotlib", "unittest", "xml", "multiprocessing", "relay.bench",
-    "relay.kme", "relay.setup", "relay.postfix", "relay.policy.comparing", "relay.entry.milter", "relay.entry.imap",
+    "relay.kme", "relay.setup", "relay.postfix", "relay.entry.milter", "relay.entry.imap",
 )  # fmt: skip
 """What takes memory that a relay with the embedded database, and without milter, mailboxes and DKIM, has no use for."""
 
@@ -121,6 +121,21 @@ async def test_a_relay_that_serves_keeps_nothing_in_memory_that_it_has_no_use_fo
     assert status == 0
     assert {"relay.process.app", "relay.status.listener", "relay.schemes.pqc", "aiohttp"} <= set(modules)
     assert not [name for name in modules if name.startswith(NEVER_SERVING)]
+
+
+def test_what_its_settings_can_need_is_loaded_before_a_relay_serves(site: Path) -> None:
+    """A release that replaces the installed one meanwhile is of another relay."""
+    text = (site / "relay.toml").read_text()
+    (site / "relay.toml").write_text(text.replace('"127.0.0.1:9"', '["127.0.0.1:9", "mx:other.example"]') + "[dkim]\n")
+    program = (
+        "import sys; from pathlib import Path; from relay.config import load_config; from relay.process import app\n"
+        "app.load(load_config(Path('relay.toml'))); print(*sys.modules)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=site, env={"PYTHONPATH": str(Path(__file__).parents[3])}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert {"relay.forward.mx", "relay.dkim.in_force", "relay.policy.compare_within"} <= set(ran.stdout.split())
 
 
 def packages(modules: set[str]) -> set[str]:

@@ -5,6 +5,7 @@ Standard: policies/README.md; the answers are SMTP's, and nothing leaves that is
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -15,13 +16,13 @@ import pytest
 from structlog.testing import LogCapture
 
 from relay.formats import mime
-from relay.journey.sealing import SealedBefore
 from relay.kme import DevelopmentKMEs
 from relay.mail import Envelope, Mail, Recipient
 from relay.policy import structure
 from relay.policy.load import load_policies
 from relay.process import assembly
 from relay.runtime.aio import SMALL_OCTETS
+from relay.store.sealed_here import SealedHere
 from tests.integration.test_refusals import log as log  # a fixture
 from tests.testlib import mails
 from tests.testlib.sink import Sink
@@ -226,15 +227,16 @@ async def test_a_message_is_read_once_for_all_recipients_and_not_at_all_without_
     assert not walks
 
 
-class Noted(dict[bytes, SealedBefore]):
-    """Knows which threads have changed it."""
+class Noted(SealedHere):
+    """Knows which threads have added to it."""
 
     def __init__(self) -> None:
-        self.threads: set[int] = set()
+        super().__init__()
+        self.threads: list[int] = []
 
-    def __setitem__(self, key: bytes, value: SealedBefore) -> None:
-        self.threads.add(threading.get_ident())
-        super().__setitem__(key, value)
+    def add(self, digest: bytes, peer: str, protection: str, mailboxes: Iterable[str]) -> None:
+        self.threads.append(threading.get_ident())
+        super().add(digest, peer, protection, mailboxes)
 
 
 @pytest.mark.parametrize("octets", [100, 2 * SMALL_OCTETS])
@@ -248,4 +250,4 @@ async def test_large_mails_that_are_sealed_at_once_do_not_meet_in_what_is_known_
         envelope = Envelope("ann@alice.example", (Recipient("ben@bob.example"),))
         sealed = await sealer.seal(Mail(envelope, mails.plain(body="x" * 70 + "\r\n" * octets)))
         assert not sealed.failures
-    assert (noted.threads, len(noted)) == ({threading.get_ident()}, 1)
+    assert noted.threads == [threading.get_ident()]

@@ -15,6 +15,7 @@ import pytest
 
 from relay.formats import mime
 from relay.kme import DevelopmentKMEs
+from relay.store.backup import MAX_FILE_OCTETS
 from tests.testlib import mails
 from tests.testlib.identities import Identities
 from tests.testlib.relay_command import run
@@ -197,13 +198,22 @@ async def test_it_can_be_made_again_and_again_while_mail_flows(
     assert len(sink.got) == 12
 
 
-@pytest.mark.parametrize("what", ["directory", "store"])
+@pytest.mark.parametrize("what", ["directory", "store", "audit record"])
 async def test_it_says_what_cannot_be_copied(bob: Site, tmp_path: Path, what: str) -> None:
-    if what == "directory":
-        (tmp_path / "copy").mkdir()
-    else:
-        (bob.directory / "relay.db").write_text("this is no database, and is longer than a header of one" * 3)
+    wrong = bob.directory / "relay.db"
+    match what:
+        case "directory":
+            wrong = tmp_path / "copy"
+            wrong.mkdir()
+        case "store":
+            wrong.write_text("this is no database, and is longer than a header of one" * 3)
+        case _:  # one with holes takes no room, and its copy would
+            async with relay_process(bob):
+                wrong = bob.config.audit_directory / "9.jsonl"
+            with wrong.open("wb") as file:
+                file.truncate(MAX_FILE_OCTETS + 1)
     status, err, _ = await run("backup", "--config", bob.config_file, tmp_path / "copy")
     assert status == 1
-    assert str(tmp_path / "copy" if what == "directory" else bob.directory / "relay.db") in err
+    assert str(wrong) in err
     assert "Traceback" not in err
+    assert sum(each.stat().st_size for each in tmp_path.glob("copy/**/*")) < 10_000_000

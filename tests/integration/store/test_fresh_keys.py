@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
+from relay.config import TCPAddress
 from relay.errors import KeyDestroyed, KeyUsed, KMEBadReply, StoreUnavailable
 from relay.formats.cms import KeyUse
-from relay.key_receiver import take_over_keys
+from relay.key_receiver import Receiving, take_over_keys
 from relay.mail import OpenedMail
 from relay.store.database import Database
 from relay.store.delivery_attempts import WaitingCopy
-from relay.store.received_table import Bound, KeyName
+from relay.store.received_table import UNUSED_KEEP_FOR_S, Bound, KeyName, place
 from relay.store.secret import SiteSecret
 from relay.store.spool import Spool
 from relay.store.store import Store, open_store
@@ -28,11 +29,13 @@ from tests.integration.store.backends import Backend
 from tests.integration.store.conftest import Clock
 from tests.integration.store.test_spool import delivered
 from tests.testlib.received import mark_used, state
+from tests.testlib.sites import make_site
 
 pytestmark = pytest.mark.usefixtures("impatient")
 
 KEY, OTHER_KEY = bytes(range(32)), bytes(32)
 BEN = "ben@bob.example"
+NOWHERE = TCPAddress("127.0.0.1", 9)
 ONE, OTHER = (hashlib.sha256(each).digest() for each in (b"one", b"other"))
 
 
@@ -154,6 +157,31 @@ async def test_a_fresh_key_that_was_destroyed_before_opens_nothing(relays: tuple
     with pytest.raises(KeyDestroyed):
         await relays[1].deliveries.admit([bound("k")], opened(clock))
     assert await state(relays[1], "g", "2", "k") == "destroyed"
+
+
+async def test_a_key_that_another_worker_has_taken_over_is_held_by_the_store_alone_and_destroyed_there(
+    relays: tuple[Store, Store], secret: SiteSecret, clock: Clock, tmp_path: Path
+) -> None:
+    """Of what both have on the disk, one takes over all that nobody writes to any more."""
+    one, two = (each.received for each in relays)
+    config = make_site(
+        tmp_path / "site", "alice", state=tmp_path, kme_url="https://127.0.0.1:9", incoming=NOWHERE
+    ).config
+    receiving = Receiving(config, secret, one)
+    try:
+        await fresh(relays[0], "a")
+        await fresh(relays[0], "here")
+        await two.store("g", "2", {"a": KEY})
+        await receiving.take_over()
+        assert set(one.fresh([place(KeyName("g", "2", each)) for each in ("a", "here")])) == {
+            place(KeyName("g", "2", "here"))
+        }
+        assert (await one.look("g", "2", ["a"]))[0] == {"a": KEY}
+        clock.now += UNUSED_KEEP_FOR_S + 1
+        await two.destroy_expired()
+        assert await one.look("g", "2", ["a"]) == ({}, frozenset(["a"]))
+    finally:
+        await receiving.close()
 
 
 async def test_where_the_store_fails_the_key_stays_at_hand_and_opens_the_mail_when_it_is_tried_again(

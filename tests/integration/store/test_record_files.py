@@ -183,7 +183,25 @@ def test_what_cannot_be_read_stays_is_told_and_keeps_nothing_back(tmp_path: Path
             to = {"nowhere": "/nowhere/at/all", "device": "/dev/zero", "FIFO": str(elsewhere), "file": f"1{suffix}"}
             there.symlink_to(to[odd.split()[-1]])
     with capture_logs() as logs:
-        assert [file.records for file in left_behind(directory, suffix, secret)] == [[b"good"]]
+        for _ in range(2):  # as it is looked at again and again
+            assert [file.records for file in left_behind(directory, suffix, secret)] == [[b"good"]]
     assert [(each["event"], each["file"]) for each in logs] == [("record_file_not_read", str(there))]
     assert [each.path for each in contents(directory, suffix, secret) if each.error is not None] == [there]
     assert os.path.lexists(there)
+
+
+@pytest.mark.parametrize("other_name", [False, True])
+def test_what_is_removed_is_overwritten_unless_it_has_another_name(tmp_path: Path, other_name: bool) -> None:
+    """What has one is not ours alone: somebody has made it lead to a file of their own, or has a copy by `cp -al`."""
+    path, again = written(tmp_path / "files", [b"record"]), tmp_path / "again"
+    if other_name:
+        again.hardlink_to(path)
+    before = path.read_bytes()
+    with path.open("rb") as still_open:
+        [file] = left_behind(path.parent, SUFFIX)
+        file.remove()
+        assert not path.exists()
+        still_open.seek(0)
+        now = still_open.read()
+    assert (now == before) is other_name
+    assert (b"record" in now) is other_name

@@ -280,6 +280,39 @@ def test_a_message_of_many_or_deep_parts_is_not_followed_to_its_end() -> None:
     assert MessageFacts(deep).unclear
 
 
+def with_names(names: list[str]) -> MessageFacts:
+    """A large message, whose parts have these names."""
+    parts = (f"--b\r\nContent-Disposition: attachment; filename={name}.docx\r\n\r\nx\r\n" for name in names)
+    head = "Content-Type: multipart/mixed; boundary=b\r\n\r\n"
+    return MessageFacts((head + "".join(parts) + "--b\r\n\r\n").encode() + b"x" * 10_000_000 + b"\r\n--b--\r\n")
+
+
+def test_many_patterns_are_not_compared_with_many_names_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patterns = ", ".join(f'"*plan-{number:04}*.docx"' for number in range(1000))
+    text = f'levels = ["aes"]\n[[when]]\nattachment_name = [{patterns}]\nlevels = ["otp"]\n'
+    policies = load_policies(write(tmp_path, {"default.toml": text}), PEERS)
+    compared, matches = list[str](), Glob.matches
+
+    def counted(glob: Glob, text: str) -> bool:
+        compared.append(text)
+        return matches(glob, text)
+
+    monkeypatch.setattr(Glob, "matches", counted)
+    names = [f"plan-9{number:03}" for number in range(200)]
+
+    def levels(content: MessageFacts) -> tuple[str, ...]:
+        decision = policies.decide(SENDER, "ben@bob.example", content)
+        assert isinstance(decision, Decision)
+        return decision.levels
+
+    assert levels(with_names(names)) == ("aes",)
+    assert not compared
+    assert levels(with_names([*names, "plan-0999-b"])) == ("otp",)
+    assert len(compared) <= len(names) + 1
+    # Names that are longer together than any person gives to files are not compared, and count as fitting.
+    assert levels(with_names([f"{name}{'x' * 200}" for name in names])) == ("otp",)
+
+
 def test_a_pattern_of_many_stars_takes_no_time() -> None:
     assert not Glob.of("*a" * 400 + "*b").matches("a" * 1000)
 
