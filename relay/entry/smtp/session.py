@@ -246,6 +246,7 @@ class SMTPSession(CommandStream):
                 await self._take_mail(replace(self.begun, recipients=tuple(self.recipients)))
             finally:
                 self.start_over()
+                self.begin_turn()
                 self.idle.set()
             return
         self.drop_what_did_not_wait()
@@ -272,11 +273,12 @@ class SMTPSession(CommandStream):
                     await self._answer(mail_id, (failure,) * len(envelope.recipients))
                     return
                 self.spare = float(SPARE_COMMANDS)  # it has brought a mail
-                if self.trusted and not self.origin().ident:
+                origin = self.origin()
+                if self.trusted and not origin.ident and (queue_id := mime.queue_id(content)):
                     # Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field does.
-                    self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
+                    origin = self.forwarded = replace(origin, ident=queue_id)
                 mail = Mail(
-                    envelope, content, mail_id, trace, self.origin(),
+                    envelope, content, mail_id, trace, origin,
                     each_answered=self.each_answered, listener=self.listener, message_id=mime.message_id_hash(content),
                     absent=self.absent, confirmed=True,
                 )  # fmt: skip
