@@ -17,6 +17,8 @@ The exceptions, each of which a new version may break, are here:
 - `mail.log`, its log, which has addresses and content, is silenced;
 - `__dir__` of session and handler: it searches both for its `_smtp_methods`. For each connection this takes as long
   as all the rest; `commands` has ours;
+- `_writer`, `_client_connected_cb`: each has the session. In such a circle a connection that has ended would stay until
+  garbage is collected, and most of that would be connections;
 - `eof_received`: its own breaks off a session whose client only sends no more, and waits for its answer.
 """
 
@@ -157,6 +159,7 @@ class CommandStream(_NoMethods, SMTP):
         """The delivery of a mail that is complete goes on."""
         self.left = True
         super().connection_lost(error)
+        self._client_connected_cb = None
         self.server.discard(self)
         self.idle.set()
 
@@ -286,6 +289,7 @@ class CommandStream(_NoMethods, SMTP):
             log.debug("client_left", client=self.client)
         finally:
             self._writer.close()
+            del self._writer
 
     async def _let_others_go_on(self) -> None:
         """Yields to other clients where this one has pipelined many commands; such clients are served in turn."""
