@@ -226,9 +226,9 @@ class SMTPSession(CommandStream):
 
     def named_in_log(self) -> AbstractContextManager[None]:
         """Within it every line of the log names this mail, and where it comes from."""
-        origin, connected = self.origin(), self.client
-        client = origin.addr or origin.name or connected
-        words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
+        said, connected = self.forwarded, self.client
+        client = said.addr or said.name or connected
+        words = {"client": client, "via": connected if connected != client else "", "queue_id": said.ident}
         named = {name: value for name, value in words.items() if value}
         return structlog.contextvars.bound_contextvars(mail=self.mail_id, **named)
 
