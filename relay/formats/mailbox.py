@@ -31,6 +31,7 @@ _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe
 """RFC 5892, 2.3: ignorable letters and marks, which another program may leave out."""
 
 
+@lru_cache(maxsize=1024)
 def folded_mailbox(address: str) -> str:
     """The one spelling of an address, also of one that no mail server would take; one without a domain stays."""
     local, at, domain = address.rpartition("@")

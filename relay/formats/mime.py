@@ -371,10 +371,9 @@ def sealed_message(original: bytes, der: Octets | Pieces) -> bytes:
 
 def is_sealed(message: bytes) -> bool:
     """Whether a Content-Type announces authenticated enveloped data; says nothing of the body."""
-    header = header_of(message)
-    if b"pkcs7-mime" not in header.lower():
+    if b"pkcs7-mime" not in searched_header(message).lower():
         return False
-    types = [raw for name, raw in fields(header) if name == b"content-type"]
+    types = [raw for name, raw in fields(header_of(message)) if name == b"content-type"]
     return any(_cms_kind(raw.partition(b":")[2]) == "enveloped" for raw in types[:MAX_TYPES])
 
 

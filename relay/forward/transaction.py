@@ -18,6 +18,7 @@ from relay.mail import Mail, Origin, Outcomes, Recipient
 XFORWARD_LINE_OCTETS = 510
 """The longest XFORWARD command, without CRLF."""
 XFORWARD_VALUE_OCTETS = 255
+_NO_XCHAR = re.compile(rb"[^\x21-\x7e]|[+=]")
 
 
 def _nothing_to_check() -> None:
@@ -265,7 +266,5 @@ def _xforward(origin: Origin, offered: str) -> Iterator[bytes]:
 
 def _xtext(value: str) -> bytes:
     """RFC 3461 4, of at most XFORWARD_VALUE_OCTETS; a longer value is taken for unknown."""
-    encoded = re.sub(
-        rb"[^\x21-\x7e]|[+=]", lambda octet: b"+" + octet[0].hex().upper().encode(), value.encode("utf-8", "replace")
-    )
+    encoded = _NO_XCHAR.sub(lambda octet: b"+" + octet[0].hex().upper().encode(), value.encode("utf-8", "replace"))
     return encoded if len(encoded) <= XFORWARD_VALUE_OCTETS else b""

@@ -107,11 +107,11 @@ class Deliveries:
 
     async def _end(self, delivery: Delivery) -> None:
         """Records what a retry has to know, and forgets the rest once the client has its answer."""
-        mail = delivery.mail
+        mail, over = delivery.mail, delivery.over
         waits_for_answer = mail.confirmed and delivery.opened is None
-        if delivery.over and waits_for_answer:
+        if over and waits_for_answer:
             self._unanswered[mail.id] = delivery
-        elif delivery.over:
+        elif over:
             self._forget_soon(delivery)
         else:
             final = waits_for_answer and mail.each_answered and delivery.like_no_other
@@ -212,15 +212,16 @@ class Deliveries:
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None:
             return
-        if self._records.lingers and (not delivery.over or leaves_rows(delivery)):
+        over = delivery.over
+        if self._records.lingers and (not over or leaves_rows(delivery)):
             now = asyncio.Event()
             task = self._records.later(self._forget_later(without_messages(delivery), now))
             self._forgotten_later[delivery.name] = task, now
-        elif delivery.over:
+        elif over:
             self._forget_soon(delivery)
         else:
             self._records.later(self._forget_those_who_do_not_wait(delivery))
-        if delivery.over:
+        if over:
             self._let_others_begin(delivery.name, delivery.mail)
 
     async def _forget_later(self, delivery: Delivery, now: asyncio.Event) -> None:

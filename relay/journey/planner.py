@@ -8,6 +8,7 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from relay.config import Config
@@ -77,6 +78,7 @@ class Planner:
     identity: Identity | None = None
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
     _parties: dict[str, Parties] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _known_ends: dict[tuple[str, str], cms.Ends] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def plan(
         self,
@@ -226,8 +228,11 @@ class Planner:
 
     def _ends(self, peer: str, layers: str = "") -> cms.Ends:
         """What this peer will hold our sealed envelope against, as far as we know it."""
-        domains = {*self.config.site.domains, *self.config.peers[peer].takes_from}
-        return cms.Ends(self.config.site.name, self.config.site.sae_id, self.config.peers[peer].sae_id, layers, domains)
+        if (peer, layers) not in self._known_ends:
+            site, known = self.config.site, self.config.peers[peer]
+            domains = frozenset((*site.domains, *known.takes_from))
+            self._known_ends[peer, layers] = cms.Ends(site.name, site.sae_id, known.sae_id, layers, domains)
+        return self._known_ends[peer, layers]
 
     def left_for_peer(self, keys: Iterable[KeyReference]) -> float:
         """Seconds that the peer has at least to fetch these keys, from the sealing on; infinite without keys."""
@@ -368,6 +373,7 @@ def _otherwise(
     return HeldForKeys(cause) if for_keys else PolicyHolds(cause)
 
 
+@lru_cache(maxsize=1024)
 def _sealed_sender(sender: str) -> str:
     """Returns the sender as sealed envelopes name it. Postfix drops one dot at the end once a milter has seen the
     mail.
@@ -377,13 +383,13 @@ def _sealed_sender(sender: str) -> str:
 
 def _cannot_be_sealed(sender: str, recipient: Recipient) -> str:
     """Which of the two addresses no sealed envelope can name, and why, or ""."""
-    for whose, is_none in (
-        ("sender", bool(sender) and not cms.is_sender(_sealed_sender(sender))),
-        ("recipient", not cms.is_recipient(recipient.mailbox)),
-    ):
-        if is_none:
-            return f"the {whose}'s address is none, is too long, or has characters that no sealed mail may have"
-    return ""
+    if sender and not cms.is_sender(_sealed_sender(sender)):
+        whose = "sender"
+    elif not cms.is_recipient(recipient.mailbox):
+        whose = "recipient"
+    else:
+        return ""
+    return f"the {whose}'s address is none, is too long, or has characters that no sealed mail may have"
 
 
 def check_shown(message: bytes) -> None:

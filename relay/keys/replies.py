@@ -170,7 +170,7 @@ class OtherSize(KMEBadReply):
 
 def is_worn(octets: bytes) -> bool:
     """Whether these can be no key: one byte, repeated, as a source gives that has failed."""
-    return len(octets) >= RANDOM_OCTETS and len(set(octets)) == 1
+    return len(octets) >= RANDOM_OCTETS and octets.count(octets[0]) == len(octets)
 
 
 def count_of_keys(body: bytes | bytearray, number: int) -> int | None:

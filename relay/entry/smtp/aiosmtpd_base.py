@@ -17,6 +17,8 @@ The exceptions, each of which a new version may break, are here:
 - `mail.log`, its log, which has addresses and content, is silenced;
 - `__dir__` of session and handler: it searches both for its `_smtp_methods`. For each connection this takes as long
   as all the rest; `commands` has ours;
+- `_writer`, `_client_connected_cb`: each has the session. In such a circle a connection that has ended would stay until
+  garbage is collected, and most of that would be connections;
 - `eof_received`: its own breaks off a session whose client only sends no more, and waits for its answer.
 """
 
@@ -112,7 +114,7 @@ class CommandStream(_NoMethods, SMTP):
         self.ending = False
         self.left = False
         self._errors = 0
-        self._at_once, self._turn_began = 0, time.monotonic()
+        self._at_once, self._turn_began = 0, NEVER
         self.spare, self._spare_at = float(SPARE_COMMANDS), self.loop.time()
         self._refused_because = ""
 
@@ -157,6 +159,7 @@ class CommandStream(_NoMethods, SMTP):
         """The delivery of a mail that is complete goes on."""
         self.left = True
         super().connection_lost(error)
+        self._client_connected_cb = None
         self.server.discard(self)
         self.idle.set()
 
@@ -286,16 +289,21 @@ class CommandStream(_NoMethods, SMTP):
             log.debug("client_left", client=self.client)
         finally:
             self._writer.close()
+            del self._writer
 
     async def _let_others_go_on(self) -> None:
         """Yields to other clients where this one has pipelined many commands; such clients are served in turn."""
         if b"\n" not in self._reader._buffer:  # type: ignore[attr-defined]
-            self._at_once, self._turn_began = 0, time.monotonic()
+            self.begin_turn()
             return
         self._at_once += 1
         if self._at_once > AT_ONCE or time.monotonic() - self._turn_began > TURN_S:
             await self.server.lane.turn()
             self._at_once, self._turn_began = AT_ONCE - IN_A_TURN, time.monotonic()
+
+    def begin_turn(self) -> None:
+        """Others could go on just now: its turn begins with the next command."""
+        self._at_once, self._turn_began = 0, NEVER
 
     async def _keep_pace(self, command: str) -> None:
         """Makes a client wait that says much and brings no mail; what a mail needs it may say at any pace."""
@@ -309,6 +317,8 @@ class CommandStream(_NoMethods, SMTP):
 
     async def _one_command(self) -> None:
         line = await self.read_line()
+        if self._turn_began == NEVER:
+            self._turn_began = time.monotonic()
         if line is None or len(line) > COMMAND_OCTETS:
             await self.wrong("500 5.5.2 Line too long")
             return

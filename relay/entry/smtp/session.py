@@ -204,9 +204,9 @@ class SMTPSession(CommandStream):
 
     def named_in_log(self) -> AbstractContextManager[None]:
         """Within it every line of the log names this mail, and where it comes from."""
-        origin, connected = self.origin(), self.client
-        client = origin.addr or origin.name or connected
-        words = {"client": client, "via": connected if connected != client else "", "queue_id": origin.ident}
+        said, connected = self.forwarded, self.client
+        client = said.addr or said.name or connected
+        words = {"client": client, "via": connected if connected != client else "", "queue_id": said.ident}
         named = {name: value for name, value in words.items() if value}
         return structlog.contextvars.bound_contextvars(mail=self.transaction.id, **named)
 
@@ -224,6 +224,7 @@ class SMTPSession(CommandStream):
                 await self._take_mail(self.transaction)
             finally:
                 self.start_over()
+                self.begin_turn()
                 self.idle.set()
             return
         self.drop_what_did_not_wait()
@@ -256,11 +257,12 @@ class SMTPSession(CommandStream):
                     await self._answer(transaction.id, (failure,) * len(transaction.recipients))
                     return
                 self.spare = float(SPARE_COMMANDS)  # it has brought a mail
-                if self.trusted and not self.origin().ident:
+                origin = self.origin()
+                if self.trusted and not origin.ident and (queue_id := mime.queue_id(content)):
                     # Postfix names no queue ID for what its users wrote (sendmail, cron), but its Received field does.
-                    self.forwarded = replace(self.origin(), ident=mime.queue_id(content))
+                    origin = self.forwarded = replace(origin, ident=queue_id)
                 mail = transaction.complete(
-                    content, origin=self.origin(), each_answered=self.each_answered, trace=trace, absent=self.absent
+                    content, origin=origin, each_answered=self.each_answered, trace=trace, absent=self.absent
                 )
                 self.stop_timer()
                 delivery = self.server.deliver(self.recipe, mail, share, partial(self._has_heard, mail))

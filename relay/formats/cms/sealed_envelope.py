@@ -11,6 +11,7 @@ import os
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Annotated
 
 from cryptography.hazmat import asn1
@@ -82,11 +83,13 @@ class Ends:
         return not sender or "*" in self.domains or sender.rpartition("@")[2] in self.domains
 
 
+@lru_cache(maxsize=1024)
 def is_sender(address: str) -> bool:
     """Whether this can be a sealed sender that is not the null one."""
     return len(address) <= MAX_ADDRESS and is_folded(address)
 
 
+@lru_cache(maxsize=1024)
 def is_recipient(address: str) -> bool:
     """Whether this can be a sealed recipient."""
     return len(address) <= MAX_ADDRESS and is_folded(address, local_alone=True)
