@@ -325,7 +325,7 @@ def _has_message_id(message: bytes) -> bool:
     return any(name == b"message-id" for name, _ in mime.fields(mime.header_of(message)))
 
 
-def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
+def _report(copy: SealedCopy, result: NextHopResult, size: int) -> None:
     """Logs what left, for whom not, and how it was protected. Mail that stays inside is not logged as clear."""
     inside = copy.inside
     stays: list[RelayError | None] = []
@@ -334,17 +334,17 @@ def _report(copy: SealedCopy, result: NextHopResult, octets: int) -> None:
         (stays if recipient.mailbox in inside else leaves).append(outcome)
     in_clear = "shadow_sent_unsealed" if copy.policy == SHADOW else "sent_in_clear"
     if stays:
-        _report_of(copy, result, octets, stays, log.info, "delivered_inside")
+        _report_of(copy, result, size, stays, log.info, "delivered_inside")
     if leaves and copy.in_clear:
-        _report_of(copy, result, octets, leaves, log.warning, in_clear)
+        _report_of(copy, result, size, leaves, log.warning, in_clear)
     elif leaves:
-        _report_of(copy, result, octets, leaves, log.info, "sealed_and_sent")
+        _report_of(copy, result, size, leaves, log.info, "sealed_and_sent")
 
 
 def _report_of(
     copy: SealedCopy,
     result: NextHopResult,
-    octets: int,
+    size: int,
     outcomes: Sequence[RelayError | None],
     report: Callable[..., None],
     event: str,
@@ -361,7 +361,7 @@ def _report_of(
         quantum_bits=copy.quantum_bits,
         recipients=len(outcomes) - len(refused),
         not_accepted=refused[:10],
-        octets=octets,
+        octets=size,
         policy=copy.policy,
         policy_version=copy.policy_version,
         next_hop=result.next_hop,

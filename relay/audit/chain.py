@@ -67,7 +67,7 @@ class ChainPlace(NamedTuple):
     """One in the chain: the number of a file's first line, and how many bytes of the file are before it."""
 
     first: int
-    octets: int
+    offset: int
 
 
 START = ChainPlace(0, 0)
@@ -271,8 +271,8 @@ def end_of(descriptor: int, before: End = BEGINNING) -> End:
     size = os.fstat(descriptor).st_size
     if not size:
         return before._replace(broken=False)
-    for octets in (64 * 1024, 4 * MAX_LINE_OCTETS, size):
-        start = max(0, size - octets)
+    for length in (64 * 1024, 4 * MAX_LINE_OCTETS, size):
+        start = max(0, size - length)
         *lines, rest = os.pread(descriptor, size - start, start).split(b"\n")
         if start:
             del lines[:1]  # its beginning was not read
@@ -347,7 +347,7 @@ def lines_of(file: ChainFile, behind: ChainPlace = START) -> Iterator[bytes]:
     """Each line without its end, as far as it is not before that place. Raises OSError, EOFError and zlib.error."""
     with _opened(file) as opened:
         if file.first == behind.first:
-            opened.seek(behind.octets)
+            opened.seek(behind.offset)
         while line := opened.readline(MAX_LINE_OCTETS + 1):
             if not line.endswith(b"\n"):
                 sleep(WRITE_S)

@@ -48,8 +48,8 @@ class Announced(MappedFile):
 
     __slots__ = ("open",)
 
-    def __init__(self, directory: Path, octets: int) -> None:
-        super().__init__(directory, ANNOUNCED_SUFFIX, octets)
+    def __init__(self, directory: Path, size: int) -> None:
+        super().__init__(directory, ANNOUNCED_SUFFIX, size)
         self.open = 0
 
 
@@ -113,12 +113,12 @@ class Pending:
                 return where
         return None
 
-    def _another(self, octets: int) -> Announced:
+    def _another(self, size: int) -> Announced:
         """One with room for this number. Raises StoreUnavailable."""
         where = self._empty()
-        if where is None or not where.fits(octets):
+        if where is None or not where.fits(size):
             self._others += [where] if where is not None else []
-            where = Announced(self._directory, max(ANNOUNCED_OCTETS, octets + 2 * OVERHEAD_OCTETS))
+            where = Announced(self._directory, max(ANNOUNCED_OCTETS, size + 2 * OVERHEAD_OCTETS))
         self._others += [self._now] if self._now is not None else []
         self._now = where
         return where

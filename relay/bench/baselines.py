@@ -72,13 +72,13 @@ class BareMilter(asyncio.Protocol):
         self._buffer = self._buffer[start:]
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
-    def _packet(self, command: bytes, octets: int) -> None:
+    def _packet(self, command: bytes, size: int) -> None:
         if command == b"O":
             self._transport.write(_packet(b"O", OFFER))
         elif command in b"MR":
             self._transport.write(_packet(b"c"))
         elif command == b"B":
-            self._body += octets
+            self._body += size
         elif command == b"E":
             body = LINE * (self._body * 4 // 3 // 76 + 1)
             pieces = (body[at : at + BODY_OCTETS] for at in range(0, len(body), BODY_OCTETS))

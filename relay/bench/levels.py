@@ -129,7 +129,7 @@ class _ReadyKeys:
         self._ready = [Key(str(uuid.uuid4()), os.urandom(size)) for size in (32, *[KEY_OCTETS] * number)]
         self.given = {key.key_ID: key for key in self._ready}
 
-    async def take(self, peer: str, *, level: str = AES.name, octets: int = 0) -> SealingKey:
+    async def take(self, peer: str, *, level: str = AES.name, size: int = 0) -> SealingKey:
         return SealingKey(self._ready[0], _reference(self._ready[0]))
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:

@@ -26,7 +26,7 @@ class SinkCount:
     """What came since the last question: mails, their bytes on the wire, and how many of them are sealed."""
 
     mails: int = 0
-    octets: int = 0
+    size: int = 0
     sealed: int = 0
     in_clear: int = 0
     kept: list[tuple[bytes, bool]] = field(default_factory=list)
@@ -45,7 +45,7 @@ class SinkCount:
     def add(self, later: SinkCount) -> None:
         """Those too that were counted later."""
         self.mails += later.mails
-        self.octets += later.octets
+        self.size += later.size
         self.sealed += later.sealed
         self.in_clear += later.in_clear
 
@@ -167,13 +167,13 @@ class BenchSink:
         first, self._first = self._first, False
         return float("inf") if first or self._whole else KEPT_OCTETS
 
-    def accept(self, message: bytes, octets: int, *, whole: bool) -> None:
+    def accept(self, message: bytes, size: int, *, whole: bool) -> None:
         """Notes one mail, of which `message` was kept."""
         if self._whole:
             self._messages.append(message)
             return
         self._count.mails += 1
-        self._count.octets += octets
+        self._count.size += size
         self._count.kept.append((message, whole))
 
     def taken(self) -> list[bytes]:

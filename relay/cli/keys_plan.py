@@ -175,7 +175,7 @@ def planned(config: Config, copy: Copy, source: Source, mails: int, size: int) -
         bits_per_s=keys * drawn.size / DAY_S,
         idle_keys=_idle(source.settings),
         stock_keys=source.status.stored_key_count if source.status else None,
-        stock_mails=stored * per_key // (8 * drawn.octets) if stored is not None and drawn.number else None,
+        stock_mails=stored * per_key // (8 * drawn.cost) if stored is not None and drawn.number else None,
     )
 
 

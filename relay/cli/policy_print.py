@@ -117,7 +117,7 @@ def _decided(decision: Decision, peer_because: str, *, inside: bool) -> Iterator
 def _now(now: OutcomeNow) -> Iterator[Pair]:
     outcome = now.outcome
     if outcome is not None:
-        size = f"a message of {now.octets} bytes" if now.octets else "a small message"
+        size = f"a message of {now.size} bytes" if now.size else "a small message"
         what = f"{outcome.result} {outcome.protection}".rstrip()
         spent = f", {outcome.quantum_bits} bits of quantum key" if outcome.quantum_bits else ""
         bad = outcome.result != "sealed"

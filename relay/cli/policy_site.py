@@ -85,22 +85,22 @@ class PolicySite:
 
         What the relay refuses before it asks policy is refused here, by the same checks.
         """
-        everybody, content, octets = list(map(Recipient, recipients)), sample.content, sample.octets
+        everybody, content, size = list(map(Recipient, recipients)), sample.content, sample.size
         if (refused := self.refused_at_once(sample)) is not None:
             group = Group(tuple(Planned(each, None) for each in everybody), error=refused)
-            return [replace(each, policy="before any policy") for each in group.outcomes(sample.sender, octets)]
+            return [replace(each, policy="before any policy") for each in group.outcomes(sample.sender, size)]
         decided: list[Decided] = []
         seconds, original = None, None
         try:
             decided = decide(self.policies, sample.sender, everybody, content)
             if content is not None:
                 original = mime.without_hidden_fields(content.message)
-                octets -= content.size - len(original)
+                size -= content.size - len(original)
                 seconds = seconds_waited(content, decided)
         except MalformedMessage as error:
             decided = [(each, error) for each in everybody]
-        plan = await planner.foresee(decided, octets, seconds, keys, original)
-        return [each for group in plan for each in group.outcomes(sample.sender, sample.octets)]
+        plan = await planner.foresee(decided, size, seconds, keys, original)
+        return [each for group in plan for each in group.outcomes(sample.sender, sample.size)]
 
     def refused_at_once(self, sample: TrafficSample) -> RelayError | None:
         """Why the relay refuses a message whatever its policies say, if so; without content nothing is known."""
@@ -108,7 +108,7 @@ class PolicySite:
         if direction is None or sample.content is None:
             return None
         try:
-            mime.check_size(sample.octets, direction.max_message_size)
+            mime.check_size(sample.size, direction.max_message_size)
             mime.check_carriable(sample.content.message, direction.max_hops)
             check_shown(sample.content.message)
         except RelayError as error:
@@ -130,7 +130,7 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
     """The bytes of key that the fullest of a peer's KME groups can hold; None where a KME does not say."""
     found: list[int] = []
     for name in groups:
-        octets = 0
+        size = 0
         for pool in keys.groups[name].pools if name in keys.groups else ():
             try:
                 status = await pool.store(sae_id).limits()
@@ -138,8 +138,8 @@ async def _most(keys: KeyRing, sae_id: str, groups: tuple[str, ...]) -> int | No
                 return None
             if status is None or not status.max_key_count:
                 return None
-            octets += status.max_key_count * (status.key_size or 256) // 8
-        found.append(octets)
+            size += status.max_key_count * (status.key_size or 256) // 8
+        found.append(size)
     return max(found, default=None)
 
 
@@ -185,13 +185,13 @@ class CertificateOutlook:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeNow:
-    """`outcome` for a message of `octets`; `keys` are the peer's KMEs, `unknown` says what could not be found out.
+    """`outcome` for a message of `size` bytes; `keys` are the peer's KMEs, `unknown` says what could not be found out.
 
     `ready` has the number of keys that the serving relay holds of each of these KMEs, none where it holds none.
     """
 
     outcome: Outcome | None
-    octets: int
+    size: int
     keys: tuple[PoolRow, ...] = ()
     certificates: tuple[CertificateOutlook, ...] = ()
     unknown: str = ""
@@ -206,7 +206,7 @@ class OutcomeNow:
             "quantum_bits": outcome.quantum_bits if outcome else None,
             "causes": list(outcome.causes) if outcome else [],
             "smtp_reply": outcome.reply if outcome else None,
-            "octets": self.octets,
+            "octets": self.size,
             "keys": [asdict(row) for row in self.keys],
             "certificates": [asdict(each) | {"ends": each.ends.isoformat()} for each in self.certificates],
             "ready_at_the_relay": dict(self.ready),
@@ -216,19 +216,19 @@ class OutcomeNow:
 
 async def look_now(site: PolicySite, decision: Decision, content: MessageFacts | None) -> OutcomeNow:
     """What would become of the message now (of a small one, where there is none); KMEs are asked for their status."""
-    octets = content.size if content is not None else 0
-    sample = TrafficSample("", decision.sender, (decision.recipient,), octets, content)
+    size = content.size if content is not None else 0
+    sample = TrafficSample("", decision.sender, (decision.recipient,), size, content)
     async with site.keys() as keys:
         try:
             planner = site.planner()
         except ConfigError as error:
-            return OutcomeNow(None, octets, unknown="; ".join(error.problems))
+            return OutcomeNow(None, size, unknown="; ".join(error.problems))
         rows = await _rows(keys, decision.peer) if keys is not None else ()
         ready = _ready(site, rows)
         supply = _WithReadyKeys(keys, site, ready) if keys is not None else None
         [outcome] = await site.foresee(planner, sample, sample.recipients, supply)
         unknown = "" if keys is not None else "the KMEs could not be asked: their certificates cannot be used"
-        return OutcomeNow(outcome, octets, rows, _certificates(site, decision), unknown, ready)
+        return OutcomeNow(outcome, size, rows, _certificates(site, decision), unknown, ready)
 
 
 def _ready(site: PolicySite, rows: tuple[PoolRow, ...]) -> dict[str, int]:

@@ -162,7 +162,7 @@ async def quarantine_state(config: Config) -> tuple[str, tuple[str, ...]]:
     kinds, parties = Counter[str](), Counter[str]()
     for (reason, party, _), total in totals.items():
         kinds[reason] += total.number
-        parties[party] += total.octets
+        parties[party] += total.size
     named = ", ".join(f"{kinds[reason]} {reason}" for reason in REASONS if reason in kinds)
     waits = "waits" if kinds.total() == 1 else "wait"
     problems = [f"{many(kinds.total(), 'message')} ({named}) {waits} for a decision: qumail-relay quarantine list"]

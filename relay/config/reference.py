@@ -131,11 +131,11 @@ def _is_size(metadata: object) -> bool:
     return isinstance(metadata, BeforeValidator) and metadata.func is parse_size
 
 
-def _size(octets: int) -> str:
+def _size(size: int) -> str:
     for power, unit in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
-        if octets % power == 0:
-            return f"{octets // power} {unit}"
-    return str(octets)
+        if size % power == 0:
+            return f"{size // power} {unit}"
+    return str(size)
 
 
 def _texts() -> _Texts:

@@ -115,10 +115,10 @@ class Board:
     def __init__(self, descriptor: int = -1, place: int = 0) -> None:
         """`descriptor` is what `shared_board` gave, and `place` that of this process; without one, it is alone."""
         alone = descriptor < 0
-        octets = _octets(1) if alone else os.fstat(descriptor).st_size
-        places = _places_in(octets)
+        size = _octets(1) if alone else os.fstat(descriptor).st_size
+        places = _places_in(size)
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS if alone else mmap.MAP_SHARED
-        self._memory = mmap.mmap(descriptor, octets, flags=flags)
+        self._memory = mmap.mmap(descriptor, size, flags=flags)
         self._numbers: memoryview[float] = memoryview(self._memory).cast("d")
         self.held = _held(self._memory, places, place)
         self.missed: dict[str, str] = {}
@@ -224,13 +224,13 @@ class Board:
         known, start = known or self._places[place], _HEAD + place * PLACE_OCTETS
         yield from known.entries
         while known.end < self._end(start):
-            octets, numbers = _ENTRY.unpack_from(self._memory, start + known.end)
+            size, numbers = _ENTRY.unpack_from(self._memory, start + known.end)
             at = start + known.end + _ENTRY.size
-            known.end += _ENTRY.size + octets + 8 * numbers
-            name, *labels = json.loads(self._memory[at : at + octets])
+            known.end += _ENTRY.size + size + 8 * numbers
+            name, *labels = json.loads(self._memory[at : at + size])
             metric = all_metrics().get(name)
             if metric is not None and (metric.numbers, len(metric.labels)) == (numbers, len(labels)):
-                known.entries.append(_Entry(metric, tuple(labels), (at + octets) // 8))
+                known.entries.append(_Entry(metric, tuple(labels), (at + size) // 8))
                 yield known.entries[-1]
 
     def _end(self, start: int) -> int:
@@ -249,9 +249,9 @@ class Board:
             raise ValueError(f"{metric.name} has labels {metric.labels}, not {labels}")
         name = json.dumps([metric.name, *labels]).encode()
         name += b" " * (-len(name) % 8)
-        octets = _ENTRY.size + len(name) + 8 * metric.numbers
+        size = _ENTRY.size + len(name) + 8 * metric.numbers
         end = self._end(self._begin)
-        if end + octets > PLACE_OCTETS:
+        if end + size > PLACE_OCTETS:
             if not self._full:
                 log.error("board_is_full", meaning="what is new is not counted", octets=PLACE_OCTETS)
             self._full = True
@@ -259,7 +259,7 @@ class Board:
         at = self._begin + end
         self._memory[at : at + _ENTRY.size + len(name)] = _ENTRY.pack(len(name), metric.numbers) + name
         # Last: a concurrent reader sees all of it or nothing.
-        self._memory[self._begin : self._begin + 8] = (end + octets).to_bytes(8, "little")
+        self._memory[self._begin : self._begin + 8] = (end + size).to_bytes(8, "little")
         return self._cell(metric, self._numbers, (at + _ENTRY.size + len(name)) // 8)
 
     @staticmethod
@@ -286,8 +286,8 @@ def _octets(places: int) -> int:
     return _HEAD + places * (PLACE_OCTETS + SECTION_OCTETS)
 
 
-def _places_in(octets: int) -> int:
-    return (octets - _HEAD) // (PLACE_OCTETS + SECTION_OCTETS)
+def _places_in(size: int) -> int:
+    return (size - _HEAD) // (PLACE_OCTETS + SECTION_OCTETS)
 
 
 def _held(memory: mmap.mmap, places: int, own: int = 0) -> HeldMail:

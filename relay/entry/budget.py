@@ -36,9 +36,9 @@ class Budget:
     when nothing else is in flight, so that no message is too large for ever.
     """
 
-    def __init__(self, octets: int, patience: float | None = None) -> None:
-        """`octets` is the whole budget; `patience` is how many seconds one waits for room (default WAIT_FOR_ROOM_S)."""
-        self.octets = octets
+    def __init__(self, size: int, patience: float | None = None) -> None:
+        """`size` is the whole budget; `patience` is how many seconds one waits for room (default WAIT_FOR_ROOM_S)."""
+        self.size = size
         self.patience = WAIT_FOR_ROOM_S if patience is None else patience
         self.used = 0
         self.peak = 0
@@ -52,7 +52,7 @@ class Budget:
                 waiting.given.set_result(None)
 
     def _has_room(self, share: Share, more: int) -> bool:
-        return self.used + more <= self.octets or self.used == share.held
+        return self.used + more <= self.size or self.used == share.held
 
     def _give(self, share: Share, more: int) -> None:
         share.held += more
@@ -67,9 +67,9 @@ class Share:
     budget: Budget
     held: int = 0
 
-    async def hold(self, octets: int) -> None:
-        """Holds at least `octets` bytes from now on. Raises Overloaded where there is no room for too long."""
-        budget, more = self.budget, octets - self.held
+    async def hold(self, size: int) -> None:
+        """Holds at least `size` bytes from now on. Raises Overloaded where there is no room for too long."""
+        budget, more = self.budget, size - self.held
         if more <= 0:
             return
         if budget._has_room(self, more) and (self.held or not budget._waiting):
@@ -85,17 +85,17 @@ class Share:
             async with asyncio.timeout(budget.patience):
                 await waiting.given
         except TimeoutError:
-            raise Overloaded(f"no room for {octets} bytes within {budget.patience:g} s") from None
+            raise Overloaded(f"no room for {size} bytes within {budget.patience:g} s") from None
         finally:
             with suppress(ValueError):
                 budget._waiting.remove(waiting)
             budget._serve_waiting()
 
-    def reduce(self, octets: int = 0) -> None:
-        """Gives back what is beyond `octets` bytes, by default all of it."""
-        if octets < self.held:
-            self.budget.used -= self.held - octets
-            self.held = octets
+    def reduce(self, size: int = 0) -> None:
+        """Gives back what is beyond `size` bytes, by default all of it."""
+        if size < self.held:
+            self.budget.used -= self.held - size
+            self.held = size
             self.budget._serve_waiting()
 
     def __enter__(self) -> Self:
@@ -115,6 +115,6 @@ class _RoomWanted(NamedTuple):
     given: asyncio.Future[None]
 
 
-def room_for(octets: int) -> int:
-    """The part of the memory budget that a message of `octets` bytes holds, in bytes; 256 KiB at least."""
-    return COPIES * max(octets, 64 * 1024)
+def room_for(size: int) -> int:
+    """The part of the memory budget that a message of `size` bytes holds, in bytes; 256 KiB at least."""
+    return COPIES * max(size, 64 * 1024)

@@ -75,10 +75,10 @@ _WHOLE = struct.Struct("76s" * (PIECE_OCTETS // _LINE_OCTETS) + "0s")
 """Cuts the base64 of a whole piece; what is left behind the last line is nothing, and ends that line."""
 
 
-def check_size(octets: int, limit: int) -> None:
+def check_size(size: int, limit: int) -> None:
     """Raises MessageTooBig for a message of more octets than the limit."""
-    if octets > limit:
-        raise MessageTooBig(f"the content has {octets} octets, the limit is {limit}")
+    if size > limit:
+        raise MessageTooBig(f"the content has {size} octets, the limit is {limit}")
 
 
 def check_carriable(message: bytes, max_hops: int) -> None:

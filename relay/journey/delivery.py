@@ -20,7 +20,7 @@ from relay.store.delivery_attempts import Begun
 class Witness(Protocol):
     """Records that a mail is about to leave (relay/outcome/trail.py)."""
 
-    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
+    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], size: int, copy: SealedCopy | None) -> None:
         """Raises StoreUnavailable where it may not."""
 
 

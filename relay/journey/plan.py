@@ -119,13 +119,13 @@ class Group:
         found = {each.decision.where: each.decision for each in self.members if each.decision is not None}
         return list(found.values())
 
-    def outcomes(self, sender: str, octets: int) -> list[Outcome]:
+    def outcomes(self, sender: str, size: int) -> list[Outcome]:
         """One for each recipient of a message of this size, in bytes."""
         return [
             Outcome(
                 sender=sender,
                 recipient=each.recipient.address,
-                octets=octets,
+                size=size,
                 result=self.result,
                 protection=self.protection,
                 quantum_bits=0 if number else self.quantum_bits,
@@ -147,7 +147,7 @@ class Outcome:
 
     sender: str
     recipient: str
-    octets: int
+    size: int
     peer: str | None
     listed: tuple[str, ...]
     result: Result

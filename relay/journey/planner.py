@@ -83,11 +83,11 @@ class Planner:
     def plan(
         self,
         decided: Iterable[Decided],
-        octets: int,
+        size: int,
         waited: float | None = None,
         missing: Mapping[Copy, str] | None = None,
     ) -> tuple[Group, ...]:
-        """Every recipient in one group. `octets` is the size of what would be sealed, `waited` how long the mail has.
+        """Every recipient in one group. `size` is the size of what would be sealed, `waited` how long the mail has.
 
         `missing` says for which copies there is no key, and why; all other keys are taken to be there.
         """
@@ -99,7 +99,7 @@ class Planner:
             if isinstance(decision, RelayError):
                 planned, error = Planned(recipient, None), decision
             else:
-                copy, causes = self._best(decision, octets, missing or {})
+                copy, causes = self._best(decision, size, missing or {})
                 inside = copy is not None and copy.in_clear and domain_of(recipient.mailbox) in self.config.site.domains
                 planned = Planned(recipient, decision, causes, inside)
                 if copy is None:
@@ -107,7 +107,7 @@ class Planner:
                     for_keys = any(
                         each in (missing or {}) for level in decision.levels for each in _copies(decision, level)
                     )
-                    error = _otherwise(decision, octets, causes, waited, never=never, for_keys=for_keys)
+                    error = _otherwise(decision, size, causes, waited, never=never, for_keys=for_keys)
                 elif not copy.in_clear and (cause := _cannot_be_sealed(decision.sender, recipient)):
                     copy, error = None, MalformedMessage(cause)
             if error is not None:
@@ -121,7 +121,7 @@ class Planner:
     async def carry_out(
         self,
         decided: Iterable[Decided],
-        octets: int,
+        size: int,
         waited: float | None,
         attempt: Callable[[Group, Copy], Awaitable[T]],
     ) -> tuple[list[tuple[Group, T]], list[Group]]:
@@ -137,7 +137,7 @@ class Planner:
         waiting = list(decided)
         while waiting:
             work = RECIPIENT_OCTETS * len(waiting)
-            plan = await off_loop_in_turn(work, self.plan, waiting, octets, waited, missing)
+            plan = await off_loop_in_turn(work, self.plan, waiting, size, waited, missing)
             waiting = []
             failed: set[str | None] = set()
             for group in _in_order(plan):
@@ -159,42 +159,42 @@ class Planner:
     async def foresee(
         self,
         decided: Iterable[Decided],
-        octets: int,
+        size: int,
         waited: float | None = None,
         keys: Supplies | None = None,
         original: bytes | None = None,
     ) -> tuple[Group, ...]:
         """What sealing would do, with the quantum bits that it needs; without `keys`, as if all were there.
 
-        Without the `original`, of which `octets` is the size, nothing is known of what compressing it would save.
+        Without the `original`, of which `size` is the size, nothing is known of what compressing it would save.
         """
 
         async def bits(group: Group, copy: Copy) -> int:
             if not copy.takes_key:
                 return 0
-            hidden = await self._hidden(group, copy, octets, original)
-            cost = plan_keys(hidden, None, any_size=False).octets
+            hidden = await self._hidden(group, copy, size, original)
+            cost = plan_keys(hidden, None, any_size=False).cost
             if keys is not None:
                 supply = await keys.can_supply(copy.peer or "", hidden, low_priority=copy.priority == "low")
                 if not supply.now:
                     raise KeyUnavailable(supply.why)
-                cost = supply.octets or cost
+                cost = supply.cost or cost
             return 8 * cost
 
-        had, without = await self.carry_out(decided, octets, waited, bits)
+        had, without = await self.carry_out(decided, size, waited, bits)
         return (*(replace(group, quantum_bits=number) for group, number in had), *without)
 
-    async def _hidden(self, group: Group, copy: Copy, octets: int, original: bytes | None) -> int:
+    async def _hidden(self, group: Group, copy: Copy, size: int, original: bytes | None) -> int:
         """As `hidden`, with the original: what compression saves is then known."""
         first = group.members[0].decision
         sender = first.sender if first is not None else ""
         if OTP.name in copy.layers and self.config.otp.compression and original is not None:
             envelope, _ = self.sealed_envelope(copy, sender, group.recipients)
-            payload, _ = await off_loop(octets, lambda: pack(mime.wrap_payload(original, envelope)))
+            payload, _ = await off_loop(size, lambda: pack(mime.wrap_payload(original, envelope)))
             return padded_size(len(payload), self.config.otp.padding)
-        return self.hidden(copy, sender, group.recipients, octets)
+        return self.hidden(copy, sender, group.recipients, size)
 
-    def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], octets: int) -> int:
+    def hidden(self, copy: Copy, sender: str, recipients: Sequence[Recipient], size: int) -> int:
         """How many bytes of key a copy without compression has hide it, 0 without a pad.
 
         Raises MalformedMessage and CannotSeal.
@@ -202,7 +202,7 @@ class Planner:
         if OTP.name not in copy.layers:
             return 0
         envelope, _ = self.sealed_envelope(copy, sender, recipients)
-        return padded_size(len(mime.payload_header(envelope)) + octets, self.config.otp.padding)
+        return padded_size(len(mime.payload_header(envelope)) + size, self.config.otp.padding)
 
     def sealed_envelope(self, copy: Copy, sender: str, recipients: Sequence[Recipient]) -> tuple[bytes, bytes]:
         """The DER of what the payload says of itself, and its id; our own receiver has read it.
@@ -253,11 +253,11 @@ class Planner:
             )
         return self._parties[peer]
 
-    def obstacle(self, decision: Decision, level: LevelName, octets: int = 0) -> str:
+    def obstacle(self, decision: Decision, level: LevelName, size: int = 0) -> str:
         """Why a level cannot be done at all for a message of this size, in bytes, or "" where it can be tried."""
         if level == PLAINTEXT:
             return "" if decision.in_clear else 'plaintext: a floor or rule says quantum = "required"'
-        if too_big := decision.too_big(level, octets):
+        if too_big := decision.too_big(level, size):
             return too_big
         layers = decision.layers(level)
         if missing := [layer for layer in layers if layer not in self.levels]:
@@ -303,13 +303,11 @@ class Planner:
         """What a decision lists first, whether it is available or not."""
         return _copies(decision, decision.levels[0])[0]
 
-    def _best(
-        self, decision: Decision, octets: int, missing: Mapping[Copy, str]
-    ) -> tuple[Copy | None, tuple[str, ...]]:
+    def _best(self, decision: Decision, size: int, missing: Mapping[Copy, str]) -> tuple[Copy | None, tuple[str, ...]]:
         """The first copy that is available, None where none is, and why those listed before it are not."""
         causes: list[str] = []
         for level in decision.levels:
-            if cause := self.obstacle(decision, level, octets):
+            if cause := self.obstacle(decision, level, size):
                 causes.append(cause)
                 continue
             for copy in _copies(decision, level):
@@ -356,13 +354,13 @@ def _decided(group: Group) -> list[Decided]:
 
 
 def _otherwise(
-    decision: Decision, octets: int, causes: Sequence[str], waited: float | None, *, never: bool, for_keys: bool
+    decision: Decision, size: int, causes: Sequence[str], waited: float | None, *, never: bool, for_keys: bool
 ) -> PolicyHolds | HeldForKeys | PolicyRefuses:
     """Hold or refuse, as policy says; what has `waited` (seconds) as long as `hold_for` is refused.
 
     `never` says that no mail of this sender can be sealed for the recipient, `for_keys` that a key was missing.
     """
-    setting, action = decision.without_level(octets)
+    setting, action = decision.without_level(size)
     if never and decision.impossible:
         setting, action = "impossible", decision.impossible
     cause = f"{decision.where}: {setting} = {action!r}: {'; '.join(causes)}"

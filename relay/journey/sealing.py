@@ -261,15 +261,15 @@ class CopyKeys:
     low_priority: bool
     _drawn: SealingKey | None = field(default=None, init=False, repr=False)
 
-    async def draw(self, peer: str, octets: int) -> None:
+    async def draw(self, peer: str, size: int) -> None:
         """Takes the key for a later layer. Raises KeyUnavailable."""
-        self._drawn = await self.take(peer, octets=octets)
+        self._drawn = await self.take(peer, size=size)
 
-    async def take(self, peer: str, *, level: str = AES.name, octets: int = 0) -> SealingKey:
-        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
+    async def take(self, peer: str, *, level: str = AES.name, size: int = 0) -> SealingKey:
+        """A key of 256 bits for one message of `size` bytes to `peer`. Raises KeyUnavailable."""
         drawn, self._drawn = self._drawn, None
         if drawn is None:
-            drawn = await self.keys.take(peer, level=level, octets=octets, low_priority=self.low_priority)
+            drawn = await self.keys.take(peer, level=level, size=size, low_priority=self.low_priority)
             self._check([drawn.reference])
         return drawn
 

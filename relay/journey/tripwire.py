@@ -134,12 +134,12 @@ class _Body:
             self._head += piece
         return bytes(self._head[start:end])
 
-    def ends_with(self, octets: int) -> bytes:
+    def ends_with(self, length: int) -> bytes:
         """Its last octets, after all of it was decoded and is as long as it must be."""
-        size, last = len(self._head), bytes(self._head[-octets:])
+        size, last = len(self._head), bytes(self._head[-length:])
         for piece in self._pieces:
             size += len(piece)
-            last = (last + piece)[-octets:]
+            last = (last + piece)[-length:]
         if size != self.size:
             raise TrippedWire("the body is not base64 alone")
         return last

@@ -160,7 +160,7 @@ class KMEGroup:
             supply = await member.supply(str(slave_sae), hidden)
             if supply.now and allowed is not None:
                 try:
-                    await allowed(member, supply.octets)
+                    await allowed(member, supply.cost)
                 except KeyUnavailable as error:
                     return Supply(False, None, str(error))
             return supply

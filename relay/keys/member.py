@@ -100,7 +100,7 @@ class Member:
             return Supply(False, None, f"{name}: {error}")
         needed = max(0, plan.number - self.pool.ready(slave_sae, plan.size)) * plan.size
         if needed == 0:
-            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.octets)
+            return Supply(True, 0.0, f"{name}: the keys are in the pool", plan.cost)
         if status is None:
             return Supply(False, None, f"{name}: {kme_store.trouble or 'unreachable'}")
         if status.stored_key_count is None:
@@ -108,7 +108,7 @@ class Member:
         usual = status.key_size or plan.size
         stored = status.stored_key_count * usual
         if stored >= needed:
-            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.octets)
+            return Supply(True, 0.0, f"{name}: {stored} bits stored, {needed} needed", plan.cost)
         if status.max_key_count and needed > status.max_key_count * usual:
             return Supply(False, None, f"{name}: {needed} bits are more than the KME ever stores")
         rate = kme_store.link.per_second

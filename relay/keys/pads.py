@@ -33,7 +33,7 @@ class PadPlan:
     size: int
 
     @property
-    def octets(self) -> int:
+    def cost(self) -> int:
         """What the pad costs, in bytes of quantum key."""
         return self.number * self.size // 8
 

@@ -150,13 +150,13 @@ class Supply:
     """The answer to "can I have this many bytes, and if not, when?".
 
     `now`: yes. Otherwise `wait` is the expected time in seconds, or None where nobody can say; `why` is for
-    a person. `octets` is what it costs in quantum key, 0 where that is not known.
+    a person. `cost` is what it costs in quantum key, 0 where that is not known.
     """
 
     now: bool
     wait: float | None
     why: str
-    octets: int = 0
+    cost: int = 0
 
     @classmethod
     def best(cls, answers: Sequence[Supply], otherwise: str) -> Supply:

@@ -198,14 +198,14 @@ class KeyRing:
         self._in_use.forget_all()
         await asyncio.gather(*(group.close() for group in self.groups.values()))
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
-        """A 256-bit key for one message of `octets` to `peer`, with its reference. Raises KeyUnavailable.
+    async def take(self, peer: str, *, level: str = "aes", size: int = 0, low_priority: bool = False) -> SealingKey:
+        """A 256-bit key for one message of `size` bytes to `peer`, with its reference. Raises KeyUnavailable.
 
         It is fresh, except at level "aes" where the peer's rotation lets one key wrap several messages.
         """
         rules = self._peer(peer)
         sae_id, rotates = rules.sae_id, level == "aes" and rules.rotation.max_messages > 1
-        if rotates and (taken := self._in_use.reuse(peer, rules.rotation, octets)):
+        if rotates and (taken := self._in_use.reuse(peer, rules.rotation, size)):
             return taken
         members = self._candidates(peer, "aes", 256)
         member = members[0]
@@ -221,7 +221,7 @@ class KeyRing:
             )
         taken = SealingKey(key, KeyReference(key.key_ID, self._own_sae, sae_id, member.group))
         if rotates and self.peers.get(peer) == rules:
-            self._in_use.begin(peer, rules.rotation, octets, taken)
+            self._in_use.begin(peer, rules.rotation, size, taken)
         self._count(peer, level, bits=len(key.key) * 8, keys=1)
         return taken
 
@@ -345,10 +345,10 @@ class KeyRing:
 
     async def _allow_low_priority(self, sae_id: str, hidden: int, member: Member) -> None:
         """Raises KMEExhausted where a pad that hides `hidden` bytes (0: a key) is not for mail of low priority."""
-        await self._leave_the_reserve(sae_id, member, (await member.plan(sae_id, hidden)).octets)
+        await self._leave_the_reserve(sae_id, member, (await member.plan(sae_id, hidden)).cost)
 
-    async def _leave_the_reserve(self, sae_id: str, member: Member, octets: int) -> None:
-        """Raises KMEExhausted where taking `octets` bytes would touch what this KME keeps for mail of normal priority.
+    async def _leave_the_reserve(self, sae_id: str, member: Member, size: int) -> None:
+        """Raises KMEExhausted where taking `size` bytes would touch what this KME keeps for mail of normal priority.
 
         What others of its group may have does not count: they may be away when it is needed.
         """
@@ -357,7 +357,7 @@ class KeyRing:
         if not reserve:
             return
         usual = (status.key_size if (status := await pool.store(sae_id).limits()) else None) or 256
-        if pool.bits_at_hand(sae_id) - 8 * octets < reserve * usual:
+        if pool.bits_at_hand(sae_id) - 8 * size < reserve * usual:
             raise KMEExhausted(f"{pool.client.name}: what is left is reserved for mail of normal priority")
 
     async def _held(self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None) -> dict[str, Key]:

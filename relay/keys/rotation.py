@@ -26,7 +26,7 @@ class Rotation:
 class _InUse:
     taken: SealingKey
     messages: int
-    octets: int
+    size: int
     since: float
 
 
@@ -37,27 +37,27 @@ class KeysInUse:
         self._clock = clock
         self._in_use: dict[str, _InUse] = {}
 
-    def reuse(self, peer: str, rotation: Rotation, octets: int) -> SealingKey | None:
-        """The key in use, if it may wrap one more message of `octets`; else None, and it is forgotten."""
+    def reuse(self, peer: str, rotation: Rotation, size: int) -> SealingKey | None:
+        """The key in use, if it may wrap one more message of `size` bytes; else None, and it is forgotten."""
         current = self._in_use.get(peer)
         if current is None:
             return None
         if (
             current.messages >= rotation.max_messages
-            or current.octets + octets > rotation.max_bytes
+            or current.size + size > rotation.max_bytes
             or self._clock() - current.since >= rotation.max_age
             or self._clock() >= current.taken.key.good_until
         ):
             del self._in_use[peer]
             return None
         current.messages += 1
-        current.octets += octets
+        current.size += size
         return current.taken
 
-    def begin(self, peer: str, rotation: Rotation, octets: int, taken: SealingKey) -> None:
+    def begin(self, peer: str, rotation: Rotation, size: int, taken: SealingKey) -> None:
         """A fresh key wraps its first message."""
-        if rotation.max_messages > 1 and octets < rotation.max_bytes:
-            self._in_use[peer] = _InUse(taken, 1, octets, self._clock())
+        if rotation.max_messages > 1 and size < rotation.max_bytes:
+            self._in_use[peer] = _InUse(taken, 1, size, self._clock())
 
     def forget(self, peer: str) -> None:
         """Drops that of a peer."""

@@ -103,9 +103,9 @@ class Accounts:
         self.issued(slave_sae, number)
         self.burnt(slave_sae, number, cause)
 
-    def discarded(self, octets: int) -> None:
-        """A pad had no use for `octets` bytes at the end of its keys."""
-        self._board.add(metrics.PAD_DISCARDED, self._kme, by=octets)
+    def discarded(self, size: int) -> None:
+        """A pad had no use for `size` bytes at the end of its keys."""
+        self._board.add(metrics.PAD_DISCARDED, self._kme, by=size)
 
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:
         """`issued`, `used`, `burnt`, `expired`, and `in_pool` as it has to be; of one slave SAE or of all."""

@@ -109,7 +109,7 @@ class AttemptRecord:
         """What is known of the mail from here on is in there."""
         self.delivery, delivery.witness = delivery, self
 
-    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], octets: int, copy: SealedCopy | None) -> None:
+    def leaves(self, delivery: Delivery, recipients: Sequence[Recipient], size: int, copy: SealedCopy | None) -> None:
         """To be called before each end of the content. Raises StoreUnavailable.
 
         Then the mail may not leave, for it would have no record.
@@ -120,7 +120,7 @@ class AttemptRecord:
         quoted, (first, at) = audit.addresses.quoted, audit.chain.place
         begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
-            members = self._members(audit, copy, policy, octets)
+            members = self._members(audit, copy, policy, size)
             whom = ", ".join(map(quoted, mailboxes))
             names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
             said = f'{begin}, "recipients": [{whom}], "names": ["{names}"], {members}}}'
@@ -167,7 +167,7 @@ class AttemptRecord:
                 self._of[mailbox] = parts[what]
 
     def _members(
-        self, audit: Audit, copy: SealedCopy | None, policy: DecidingPolicy, octets: int, fate: Fate | None = None
+        self, audit: Audit, copy: SealedCopy | None, policy: DecidingPolicy, size: int, fate: Fate | None = None
     ) -> str:
         """All that is known before anybody has the mail. Written by hand: json.dumps takes four times as long."""
         mail = self.mail
@@ -187,7 +187,7 @@ class AttemptRecord:
             f'"event": "mail", "mail": "{mail.id}", "queue_id": {_text(mail.origin.ident)}, '
             f'"message_id": "{mail.message_id}", "sealed": "{sealed}", '
             f'{self.trail.how(mail.listener, peer, level, group, policy)}, "key_IDs": {key_IDs}, '
-            f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {octets}, '
+            f'"quantum_bits": {bits}, "octets": {len(mail.message)}, "octets_out": {size}, '
             f'"sender": {audit.addresses.quoted(mail.envelope.sender)}'
         )
 

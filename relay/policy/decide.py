@@ -80,15 +80,15 @@ class Decision:
         """The level and the further KEMs around it, from the inside out, without the layer under a quantum key."""
         return (level, *self.kem[1:]) if level == PQC.name else (level,)
 
-    def hopeless(self, octets: int) -> bool:
+    def hopeless(self, size: int) -> bool:
         """Whether a message of this size, in bytes, can never have any of the levels, whatever keys come."""
         if self.levels == ONLY_PLAINTEXT:
             return not self.in_clear
-        return self.peer is None or all(self.too_big(level, octets) for level in self.levels)
+        return self.peer is None or all(self.too_big(level, size) for level in self.levels)
 
-    def without_level(self, octets: int) -> tuple[str, Otherwise]:
+    def without_level(self, size: int) -> tuple[str, Otherwise]:
         """What happens to a message of this size, in bytes, without any of the levels, and the setting that says so."""
-        if self.impossible and self.hopeless(octets):
+        if self.impossible and self.hopeless(size):
             return "impossible", self.impossible
         return "otherwise", self.otherwise
 
@@ -97,13 +97,13 @@ class Decision:
         """`file:line`, as log lines have it."""
         return f"{self.source}:{self.line}"
 
-    def too_big(self, level: LevelName, octets: int) -> str:
+    def too_big(self, level: LevelName, size: int) -> str:
         """Why a message of this size, in bytes, is not for this level, or ""."""
         for limited, limit in self.max_size:
-            if limited == level and octets > limit:
-                return f"{level}: the message has {octets} bytes, and max_size is {limit}"
-        if level == OTP.name and self.max_bounce is not None and octets > self.max_bounce:
-            return f"otp: a message from the null sender has {octets} bytes, and max_bounce is {self.max_bounce}"
+            if limited == level and size > limit:
+                return f"{level}: the message has {size} bytes, and max_size is {limit}"
+        if level == OTP.name and self.max_bounce is not None and size > self.max_bounce:
+            return f"otp: a message from the null sender has {size} bytes, and max_bounce is {self.max_bounce}"
         return ""
 
 

@@ -106,7 +106,7 @@ class DescribedMessage(MessageFacts):
         subject: str,
         fields: tuple[str, ...] = (),
         attachments: tuple[str, ...] = (),
-        octets: int | None = None,
+        size: int | None = None,
         login: str | None = "",
     ) -> None:
         """`fields` are `Name: value`, `attachments` are file names, or `name: type/subtype`."""
@@ -124,7 +124,7 @@ class DescribedMessage(MessageFacts):
                 ]
             lines += ["--=--"]
         super().__init__("\r\n".join([*lines, "", ""]).encode("utf-8", "surrogateescape"), login)
-        self._octets = len(self.message) if octets is None else octets
+        self._octets = len(self.message) if size is None else size
 
     @property
     def size(self) -> int:

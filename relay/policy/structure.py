@@ -240,8 +240,8 @@ class _Walk:
             after = line_end + 2 if line_end >= 0 else end
             yield _Delimiter(at, after, rest in (b"", b"--"), rest == b"--")
 
-    def _look(self, octets: int) -> None:
-        self._search -= octets
+    def _look(self, size: int) -> None:
+        self._search -= size
         if self._search < 0:
             raise _Unclear
 

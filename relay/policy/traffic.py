@@ -34,7 +34,7 @@ class TrafficSample:
     name: str
     sender: str
     recipients: tuple[str, ...]
-    octets: int
+    size: int
     content: MessageFacts | None = field(default=None, repr=False)
     read: int = 0
 
@@ -106,12 +106,12 @@ def _messages(path: Path) -> Iterator[TrafficSample]:
 
 def _sample(name: str, raw: bytes, read: int) -> TrafficSample:
     message = raw if b"\r" in raw else raw.replace(b"\n", b"\r\n")
-    octets = max(len(message), read if read > MAX_MESSAGE_OCTETS else 0)
+    size = max(len(message), read if read > MAX_MESSAGE_OCTETS else 0)
     try:
         sender, recipients = _envelope(message)
     except MalformedMessage:
         sender, recipients = "", ()
-    return TrafficSample(name, sender, recipients, octets, MessageFacts(message), read)
+    return TrafficSample(name, sender, recipients, size, MessageFacts(message), read)
 
 
 def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:

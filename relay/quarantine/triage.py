@@ -243,4 +243,4 @@ def _show(board: Board, totals: Mapping[tuple[str, str, str], Total], peers: Ite
         numbers[reason, named if named in known else ""] += total.number
     for labels, number in numbers.items():
         board.set(metrics.QUARANTINE_MESSAGES, *labels, to=number)
-    board.set(metrics.QUARANTINE_BYTES, to=sum(total.octets for total in totals.values()))
+    board.set(metrics.QUARANTINE_BYTES, to=sum(total.size for total in totals.values()))

@@ -42,8 +42,8 @@ class Parties:
 class FreshKeys(Protocol):
     """Where sealing takes quantum keys from (relay/keys/ring.py); each leaves it once."""
 
-    async def take(self, peer: str, *, level: str = AES.name, octets: int = 0) -> SealingKey:
-        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
+    async def take(self, peer: str, *, level: str = AES.name, size: int = 0) -> SealingKey:
+        """A key of 256 bits for one message of `size` bytes to `peer`. Raises KeyUnavailable."""
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""
@@ -59,10 +59,8 @@ class Supplies(Protocol):
 class KeysWithReserve(Supplies, Protocol):
     """FreshKeys of which some may be kept for mail of normal priority."""
 
-    async def take(
-        self, peer: str, *, level: str = AES.name, octets: int = 0, low_priority: bool = False
-    ) -> SealingKey:
-        """A key of 256 bits for one message of `octets` to `peer`. Raises KeyUnavailable."""
+    async def take(self, peer: str, *, level: str = AES.name, size: int = 0, low_priority: bool = False) -> SealingKey:
+        """A key of 256 bits for one message of `size` bytes to `peer`. Raises KeyUnavailable."""
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = OTP.name, low_priority: bool = False) -> Pad:
         """A one-time pad that hides `hidden` octets. Raises KeyUnavailable."""

@@ -96,7 +96,7 @@ class SingleKeyScheme(Scheme):
     @final
     async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
         """One AuthEnvelopedData with one KEKRecipientInfo, whose identifier is the key_ID."""
-        taken = await keys.take(parties.peer, level=self.name, octets=len(payload))
+        taken = await keys.take(parties.peer, level=self.name, size=len(payload))
         key, named = taken.key, taken.reference
         if len(key.key) != KEY_OCTETS:
             raise KMEBadReply(f"key {key.key_ID}: {len(key.key)} octets, level {self.name} needs {KEY_OCTETS}")

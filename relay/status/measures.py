@@ -45,7 +45,7 @@ async def keep_own(watched: Watched) -> None:
     board = watched.board
     board.set(metrics.STARTED, to=time.time())
     board.set(metrics.BUILD, installed().version, to=1)
-    board.set(metrics.MESSAGE_MEMORY_LIMIT, to=watched.budget.octets)
+    board.set(metrics.MESSAGE_MEMORY_LIMIT, to=watched.budget.size)
 
     async def look() -> None:
         board.set(metrics.RESIDENT, to=_resident())

@@ -129,7 +129,7 @@ class Settlement:
     used: Sequence[KeysUsed] = ()
 
     @property
-    def octets(self) -> int:
+    def size(self) -> int:
         """How much there is of its copies."""
         return sum(len(copy["message"]) for copy in self.copies)
 

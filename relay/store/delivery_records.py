@@ -309,7 +309,7 @@ class DeliveryRecords:
         try:
             await self._write_now()
         except StoreUnavailable:
-            if sum(each.octets for each in self._unwritten) > MOST_LATE_OCTETS:
+            if sum(each.size for each in self._unwritten) > MOST_LATE_OCTETS:
                 outcome.waiting, outcome.copies = {}, []  # a retry costs another key
             if not outcome.delivered and not outcome.waiting and outcome in self._unwritten:
                 self._unwritten.remove(outcome)

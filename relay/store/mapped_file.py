@@ -23,17 +23,17 @@ class MappedFile:
 
     __slots__ = ("_file", "_memory", "_most", "end", "path")
 
-    def __init__(self, directory: Path, suffix: str, octets: int) -> None:
-        """A new file with room for `octets` bytes, whose name ends with `suffix`. Raises StoreUnavailable."""
-        with new_file(directory, f"*{suffix}", octets) as (self.path, self._file):
-            self._memory = mmap.mmap(self._file, octets)
-        self._most = octets - LENGTH_OCTETS
+    def __init__(self, directory: Path, suffix: str, size: int) -> None:
+        """A new file with room for `size` bytes, whose name ends with `suffix`. Raises StoreUnavailable."""
+        with new_file(directory, f"*{suffix}", size) as (self.path, self._file):
+            self._memory = mmap.mmap(self._file, size)
+        self._most = size - LENGTH_OCTETS
         self.end = 0
         """Number of bytes taken."""
 
-    def fits(self, octets: int) -> bool:
-        """Whether there is room for a record of `octets` bytes."""
-        return self.end + OVERHEAD_OCTETS + octets <= self._most
+    def fits(self, size: int) -> bool:
+        """Whether there is room for a record of `size` bytes."""
+        return self.end + OVERHEAD_OCTETS + size <= self._most
 
     def add(self, record: bytes) -> bool:
         """Writes one, and reports whether it did, since there was room; there is no await in here."""

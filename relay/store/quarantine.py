@@ -68,7 +68,7 @@ class Total:
     """Number of messages, and what they count in bytes."""
 
     number: int = 0
-    octets: int = 0
+    size: int = 0
 
 
 class Quarantine:
@@ -101,11 +101,11 @@ class Quarantine:
                 name = self._insert(connection, row)
             fresh = _not_there(connection, name, arrival.mail.envelope.recipients)
             if fresh:
-                octets = sum(map(recipient_octets, fresh))
-                _check_room(connection, arrival.party, octets, room)
+                size = sum(map(recipient_octets, fresh))
+                _check_room(connection, arrival.party, size, room)
                 connection.execute(recipients.insert(), [_recipient_row(name, each) for each in fresh])
                 counted = update(messages).where(messages.c.id == name)
-                connection.execute(counted.values(octets=messages.c.octets + octets))
+                connection.execute(counted.values(octets=messages.c.octets + size))
             return PutAside(name, row is not None and name == row["id"], tuple(fresh))
 
         return await self._database.writing(put)
@@ -259,15 +259,15 @@ def _arrived_again(connection: Connection, mail: bytes) -> str | None:
     return name
 
 
-def _check_room(connection: Connection, party: str, octets: int, room: Room) -> None:
-    """Raises QuarantineFull where `octets` more would be too much of this party, or in all."""
+def _check_room(connection: Connection, party: str, size: int, room: Room) -> None:
+    """Raises QuarantineFull where `size` more bytes would be too much of this party, or in all."""
     everything = select(func.coalesce(func.sum(messages.c.octets), 0))
     theirs = connection.scalar(everything.where(messages.c.party == party)) or 0
-    if theirs + octets > room.share:
+    if theirs + size > room.share:
         whose = f"mail in the name of peer {party!r}" if party else "mail in the name of no peer"
         raise QuarantineFull(f"{whose} has {theirs} bytes in quarantine, and may have {room.share}")
     total = connection.scalar(everything) or 0
-    if total + octets > room.total:
+    if total + size > room.total:
         raise QuarantineFull(f"the quarantine holds {total} bytes, and may hold {room.total}")
 
 

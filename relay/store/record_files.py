@@ -62,7 +62,7 @@ class RecordFile:
     path: Path
     records: list[bytes] = field(default_factory=list, repr=False)
     torn: int = 0
-    octets: int = 0
+    size: int = 0
     secret_ids: set[str] = field(default_factory=set)
     error: OSError | None = None
 
@@ -71,7 +71,7 @@ class RecordFile:
         # A disk that copies when it is written to overwrites nothing, and may have no room for that.
         with suppress(OSError), os.fdopen(open_regular(self.path, os.O_RDWR), "r+b") as file:
             if os.fstat(file.fileno()).st_nlink == 1:  # what has another name is not ours alone
-                file.write(bytes(self.octets))
+                file.write(bytes(self.size))
                 file.flush()
                 os.fdatasync(file.fileno())
         self.path.unlink(missing_ok=True)
@@ -153,16 +153,16 @@ async def take_over(
 
 
 @contextmanager
-def new_file(directory: Path, name: str, octets: int) -> Iterator[tuple[Path, int]]:
-    """A file under its lock, with room for `octets` bytes; `name` has a `*` where something unique takes its place.
+def new_file(directory: Path, name: str, size: int) -> Iterator[tuple[Path, int]]:
+    """A file under its lock, with room for `size` bytes; `name` has a `*` where something unique takes its place.
 
     The directory is made if missing. Where the block raises, no file stays. Raises StoreUnavailable for OSError.
     """
-    with needing_room(directory, octets):
+    with needing_room(directory, size):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         path, file = _locked(directory, name)
         try:
-            os.posix_fallocate(file, 0, octets)
+            os.posix_fallocate(file, 0, size)
             yield path, file
         except OSError:
             path.unlink()
@@ -171,13 +171,13 @@ def new_file(directory: Path, name: str, octets: int) -> Iterator[tuple[Path, in
 
 
 @contextmanager
-def needing_room(directory: Path, octets: int) -> Iterator[None]:
-    """What is done within needs room for `octets` bytes. Raises StoreUnavailable for OSError."""
+def needing_room(directory: Path, size: int) -> Iterator[None]:
+    """What is done within needs room for `size` bytes. Raises StoreUnavailable for OSError."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            cause = f"no room: {error.strerror}: {octets // 2**20} MiB are needed there"
+            cause = f"no room: {error.strerror}: {size // 2**20} MiB are needed there"
         else:
             cause = f"no file can be made there: {error.strerror}"
         raise StoreUnavailable(f"{directory}: {cause}") from error

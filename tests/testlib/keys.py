@@ -26,7 +26,7 @@ class MemoryKeys:
         self._octets = octets
         self._pad_key = pad_key
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
+    async def take(self, peer: str, *, level: str = "aes", size: int = 0) -> SealingKey:
         key = self._key(self._octets)
         self.taken_for.append(level)
         return SealingKey(key, self._reference(key))

@@ -73,7 +73,7 @@ class Keys:
         self.taken += number
         return [Key(f"{self.taken:06}-{count:06}", os.urandom(32)) for count in range(number)]
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
+    async def take(self, peer: str, *, level: str = "aes", size: int = 0, low_priority: bool = False) -> SealingKey:
         self._check(peer, "aes", low_priority)
         [key] = self._keys(1)
         return SealingKey(key, KeyReference(key.key_ID, "alice", SAES[peer], GROUP))
@@ -88,7 +88,7 @@ class Keys:
             self._check(peer, "otp" if hidden else "aes", low_priority)
         except KeyUnavailable as error:
             return Supply(False, None, str(error))
-        return Supply(True, 0.0, "", plan_pad(hidden, None).octets if hidden else 32)
+        return Supply(True, 0.0, "", plan_pad(hidden, None).cost if hidden else 32)
 
 
 def planner_of(can: Ability, directory: Path, *, compression: bool) -> Planner:

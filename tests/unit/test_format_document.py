@@ -161,7 +161,7 @@ def test_a_pad_costs_what_the_document_says() -> None:
             plan = plan_pad(
                 hidden, KeyStatus("", "", "", "", 8 * octets, None, None, None, None, None, None), any_size=False
             )
-            assert plan.octets == cost
+            assert plan.cost == cost
             assert str(cost) in DOCUMENT
 
 

@@ -103,9 +103,9 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
         """A folder is open."""
         self.state = aioimaplib.SELECTED
 
-    def allow(self, octets: int) -> None:
+    def allow(self, size: int) -> None:
         """What the server may send until this is called again, beside some slack; more ends the connection."""
-        self._allowance = octets + SLACK_OCTETS
+        self._allowance = size + SLACK_OCTETS
         self._responses = 0
 
     def end(self, cause: str) -> None:

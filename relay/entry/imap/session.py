@@ -224,8 +224,8 @@ class Session:
 
         Servers report sizes that are not quite right, so half as much again is taken.
         """
-        octets = sum(sizes.values()) * 3 // 2
-        found = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", octets)
+        size = sum(sizes.values()) * 3 // 2
+        found = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", size)
         return [each for each in found if each.uid in sizes]
 
     async def exist(self, uids: Iterable[int]) -> set[int]:
@@ -328,8 +328,8 @@ class Session:
             await self._command("COPY", uid_set(uids), quoted(self.place(folder)), uid=True)
             await self.remove(uids)
 
-    async def _fetch(self, uids: str, what: str, octets: int = 0) -> list[Fetched]:
-        untagged = await self._command("FETCH", uids, what, uid=True, allow=octets)
+    async def _fetch(self, uids: str, what: str, size: int = 0) -> list[Fetched]:
+        untagged = await self._command("FETCH", uids, what, uid=True, allow=size)
         return await self._parsed(untagged, lambda said: list(responses.fetched(said)))
 
     async def _parsed(self, untagged: list[Untagged], parse: Callable[[list[Untagged]], _Parsed]) -> _Parsed:

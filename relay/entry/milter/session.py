@@ -65,13 +65,13 @@ class _Message:
     fault: RelayError | None = None
 
     @property
-    def octets(self) -> int:
+    def size(self) -> int:
         return self.header_octets + len(self.body)
 
     @property
     def memory(self) -> int:
         """What the room for it has to be reckoned from."""
-        return self.octets + FIELD_OCTETS * len(self.fields)
+        return self.size + FIELD_OCTETS * len(self.fields)
 
 
 class InPlaceRecipe(RecipientChecks, Protocol):
@@ -233,7 +233,7 @@ class MilterSession:
 
     async def _hold_room(self, message: _Message) -> None:
         """What is too large, or has no room, is no longer taken, and answered at its end."""
-        if message.octets > self._settings.max_message_size:
+        if message.size > self._settings.max_message_size:
             limit = self._settings.max_message_size
             self._give_up(message, MessageTooBig(f"the message is over the limit of {limit} octets"))
         elif self._share.held < room_for(message.memory):

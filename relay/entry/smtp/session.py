@@ -364,13 +364,13 @@ async def receive(stream: CommandStream, limit: int, share: Share) -> bytes:
     return await off_loop(content.size // FASTER, content.octets)
 
 
-async def _fault(octets: int, limit: int, share: Share) -> MessageTooBig | TryLater | None:
+async def _fault(size: int, limit: int, share: Share) -> MessageTooBig | TryLater | None:
     """Why no more than these octets can be kept, if so."""
-    if octets > limit:
+    if size > limit:
         return MessageTooBig(f"the content is over the limit of {limit} octets")
-    if share.held < room_for(octets):
+    if share.held < room_for(size):
         try:
-            await share.hold(room_for(octets + STEP_OCTETS))
+            await share.hold(room_for(size + STEP_OCTETS))
         except TryLater as error:
             return error
     return None

@@ -173,7 +173,7 @@ class Context:
         base, mail, effects = self.new_base, self.new_mail, [each.effect for each in rules]
         if base is None:
             return True
-        anybody = ComparedMail(mail.octets, None, "anybody", guarded=False)
+        anybody = ComparedMail(mail.size, None, "anybody", guarded=False)
         sealing = [each for each in others if seals(each.effect.raising.levels)]
         if seals(base.levels) and outcome(base, (), anybody).held:  # too large for all that the base lists
             return True
@@ -184,7 +184,7 @@ class Context:
         least = max(map(_weakest, (base.levels, *(each.effect.raising.levels or () for each in sealing))))
         if any(_strongest(each.raising.levels or ()) >= least for each in too_large):  # a rule has a say up to there
             return True
-        bounce_too_large = mail.max_bounce is not None and mail.octets > mail.max_bounce
+        bounce_too_large = mail.max_bounce is not None and mail.size > mail.max_bounce
         if bounce_too_large and outcome(base, tuple(effects), anybody).levels == (OTP.name,):
             return True
         if mail.guarded and bare_levels(base, effects) == ONLY_PLAINTEXT:

@@ -100,11 +100,11 @@ def look(old: PolicySet, new: PolicySet, sender: str, recipient: str, mails: Ite
     return list(found.values())
 
 
-def outcome_of(decision: Decision | None, octets: int) -> TriedLevels:
+def outcome_of(decision: Decision | None, size: int) -> TriedLevels:
     """What a decision comes to for a message of this size in bytes, as far as strength goes."""
-    if decision is None or decision.hopeless(octets):
+    if decision is None or decision.hopeless(size):
         return HELD
-    levels = tuple(level for level in decision.levels if not decision.too_big(level, octets))
+    levels = tuple(level for level in decision.levels if not decision.too_big(level, size))
     peer = None if decision.in_clear else decision.peer
     return TriedLevels(levels, decision.quantum, decision.kem, peer, decision.priority)
 

@@ -32,10 +32,10 @@ class Conditions:
     larger_than: int | None = None
     smaller_than: int | None = None
 
-    def for_size(self, octets: int) -> bool:
+    def for_size(self, size: int) -> bool:
         """Whether the conditions on the size hold for this size, in bytes."""
-        return (self.larger_than is None or octets > self.larger_than) and (
-            self.smaller_than is None or octets < self.smaller_than
+        return (self.larger_than is None or size > self.larger_than) and (
+            self.smaller_than is None or size < self.smaller_than
         )
 
     def with_people(self, **people: tuple[Glob, ...] | None) -> Conditions:

@@ -52,7 +52,7 @@ class ComparedMail(NamedTuple):
     out in clear.
     """
 
-    octets: int
+    size: int
     max_bounce: int | None
     peer: str | None
     guarded: bool
@@ -65,7 +65,7 @@ def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: ComparedMail
         return HELD
     if mail.guarded and bare_levels(base, effects) == ONLY_PLAINTEXT:
         return HELD
-    chosen = raised(base, [each.raising for each in effects], mail.octets) if effects else base
+    chosen = raised(base, [each.raising for each in effects], mail.size) if effects else base
     priority: Priority = "low" if mail.max_bounce is not None else chosen.priority
     if chosen.levels == ONLY_PLAINTEXT:
         return (
@@ -74,8 +74,8 @@ def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: ComparedMail
     if mail.peer is None:
         return HELD
     limits = dict(chosen.max_size)
-    levels = tuple(level for level in chosen.levels if mail.octets <= limits.get(level, mail.octets))
-    if mail.max_bounce is not None and mail.octets > mail.max_bounce:
+    levels = tuple(level for level in chosen.levels if mail.size <= limits.get(level, mail.size))
+    if mail.max_bounce is not None and mail.size > mail.max_bounce:
         levels = tuple(level for level in levels if level != OTP.name)
     return TriedLevels(levels, chosen.quantum, chosen.kem, mail.peer, priority) if levels else HELD
 

@@ -46,7 +46,7 @@ class Sizes(NamedTuple):
     """The size of a message in bytes, and that without its Bcc field, which limits are about."""
 
     whole: int
-    octets: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +179,7 @@ class Proof:
         unsure = frozenset() if only_look else frozenset(each.key for each in before)
         for sizes in self._sizes[max_bounce]:
             old, new = (tuple(each for each in side if each.conditions.for_size(sizes.whole)) for side in rules)
-            old_mail, new_mail = (mail._replace(octets=sizes.octets) for mail in mails)
+            old_mail, new_mail = (mail._replace(size=sizes.size) for mail in mails)
             context = Context(bases, (old, new), (old_mail, new_mail), known, self._sure, unsure)
             for failure in self._in_context(context, case, cell, sizes, only_look=only_look):
                 if only_look:

@@ -45,17 +45,17 @@ class SampleMessage:
         return [self.least, *(each for each in sizes if self.least < each and (self.most is None or each <= self.most))]
 
 
-def described(message: SampleMessage, octets: int) -> DescribedMessage:
+def described(message: SampleMessage, size: int) -> DescribedMessage:
     """The message with this size in bytes. It is the same object on the same day, since many ask the same of it."""
-    return _described(message, octets, today())
+    return _described(message, size, today())
 
 
 @lru_cache(maxsize=2000)
-def _described(message: SampleMessage, octets: int, day: date) -> DescribedMessage:
+def _described(message: SampleMessage, size: int, day: date) -> DescribedMessage:
     """What was decided about a message is remembered in it, and may be otherwise on another day."""
     named = any(each.partition(":")[0].strip().lower() == "from" for each in message.fields)
     fields = message.fields if named else (f"From: {message.author}", *message.fields)
-    return DescribedMessage(message.subject, fields, message.attachments, octets, message.login)
+    return DescribedMessage(message.subject, fields, message.attachments, size, message.login)
 
 
 ANY_MESSAGE = SampleMessage("any")
@@ -161,6 +161,6 @@ def _both(one: Glob, other: Glob, separators: str) -> str | None:
     return guessed((RuleScope((one,)), RuleScope((other,))), (), separators)
 
 
-def with_size(message: SampleMessage, octets: int) -> SampleMessage:
+def with_size(message: SampleMessage, size: int) -> SampleMessage:
     """Returns the same message, padded to at least this size."""
-    return replace(message, least=max(octets, message.least))
+    return replace(message, least=max(size, message.least))

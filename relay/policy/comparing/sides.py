@@ -40,9 +40,9 @@ class Side:
         rules = (tuple(each.key for each in some) for some in (replacing, raising))
         self.key = (self.bases[0], *rules, peer, guarded)
 
-    def mail(self, octets: int, max_bounce: int | None) -> ComparedMail:
+    def mail(self, size: int, max_bounce: int | None) -> ComparedMail:
         """A mail of this size, in bytes, to these recipients."""
-        return ComparedMail(octets, max_bounce, self.peer, self.guarded)
+        return ComparedMail(size, max_bounce, self.peer, self.guarded)
 
     def limits(self) -> Iterator[int]:
         """The sizes in bytes at which a limit of any of its levels begins to count."""

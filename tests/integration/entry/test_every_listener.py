@@ -280,7 +280,7 @@ async def test_what_is_turned_away_before_there_is_a_mail_is_counted(
         assert await turned_away(large, two[0]) == {"MessageTooBig"}, counted
         assert await turned_away(mails.plain(), *two, "third@refused.example") == {"TooManyRecipients"}, counted
         for budget in seen.budgets:
-            budget.used, budget.patience = budget.octets, 0.0
+            budget.used, budget.patience = budget.size, 0.0
         assert await turned_away(mails.plain(), two[0]) == {"Overloaded"}, counted
         for budget in seen.budgets:
             budget.used = 0

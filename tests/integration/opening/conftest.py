@@ -69,8 +69,8 @@ class SameKeys:
         self._taken: SealingKey | None = None
         self._pad: list[PadKey] = []
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
-        self._taken = self._taken or await self._keys.take(peer, level=level, octets=octets)
+    async def take(self, peer: str, *, level: str = "aes", size: int = 0, low_priority: bool = False) -> SealingKey:
+        self._taken = self._taken or await self._keys.take(peer, level=level, size=size)
         return self._taken
 
     async def take_pad(self, peer: str, hidden: int, *, level: str = "otp", low_priority: bool = False) -> Pad:

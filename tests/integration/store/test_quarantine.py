@@ -142,7 +142,7 @@ async def test_totals_are_by_reason_party_and_who_is_named(store: Store) -> None
         ("tampered", "alice", "carol"): 1,
         ("expired", "alice", "carol"): 1,
     }
-    assert all(isinstance(total, Total) and total.octets > len(MESSAGE) for total in totals.values())
+    assert all(isinstance(total, Total) and total.size > len(MESSAGE) for total in totals.values())
 
 
 async def test_no_message_lies_in_the_database_in_clear(store: Store, backend: Backend) -> None:

@@ -139,7 +139,7 @@ def test_a_pad_fits_the_limits_has_no_key_too_many_and_wastes_little(hidden: int
     assert plan.size % 8 == 0
     assert max(least, 32) <= octets <= most
     assert plan.number == max(2, -(-hidden // (most - 16)))
-    assert plan.octets == plan.number * octets
+    assert plan.cost == plan.number * octets
     assert plan.number * (octets - 16) >= hidden
     if octets > max(least, 32, min(most, 64)):
         assert plan.number * (octets - 16) - hidden < plan.number
@@ -158,8 +158,8 @@ def test_what_mail_costs_in_key(mail: int, octets: int, cost: int) -> None:
     status = _status(key_size=octets * 8, max_key_size=octets * 8)
     envelope = sealed_envelope("otp", recipients=tuple(f"member-{number}@bob.example" for number in range(6)))
     hidden = padded_size(len(mime.payload_header(envelope.encode())) + mail * 1024)
-    assert plan_pad(hidden, status, any_size=False).octets == cost
-    assert plan_pad(hidden, status).octets <= cost
+    assert plan_pad(hidden, status, any_size=False).cost == cost
+    assert plan_pad(hidden, status).cost <= cost
 
 
 def test_a_kme_whose_keys_are_too_short_for_a_pad_is_named() -> None:

@@ -59,9 +59,9 @@ class SwappedMeanwhile(Keys):
         super().__init__({})
         self._swap = swap
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0, low_priority: bool = False) -> SealingKey:
+    async def take(self, peer: str, *, level: str = "aes", size: int = 0, low_priority: bool = False) -> SealingKey:
         self._swap()
-        return await super().take(peer, level=level, octets=octets, low_priority=low_priority)
+        return await super().take(peer, level=level, size=size, low_priority=low_priority)
 
 
 async def test_what_is_read_again_while_a_mail_is_sealed_counts_for_the_next_one(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ class GivenKeys:
     def __init__(self, keys: list[Key]) -> None:
         self._keys = keys
 
-    async def take(self, peer: str, *, level: str = "aes", octets: int = 0) -> SealingKey:
+    async def take(self, peer: str, *, level: str = "aes", size: int = 0) -> SealingKey:
         raise AssertionError("level otp needs a pad")
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:

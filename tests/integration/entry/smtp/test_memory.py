@@ -139,7 +139,7 @@ async def test_many_big_mails_at_once_stay_within_the_budget_and_all_arrive(opti
 
         tries = await asyncio.gather(*(send(seed) for seed in range(12)))
         assert sorted(mail.message for mail in running.recipe.mails) == sorted(big(seed=seed) for seed in range(12))
-        assert 0 < budget.peak <= budget.octets
+        assert 0 < budget.peak <= budget.size
         assert sum(tries) >= 12
         while budget.used:
             await asyncio.sleep(0)
