@@ -24,7 +24,7 @@ _SIZE = re.compile(r"[0-9]{1,20}")
 _NOTIFY = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY))*", re.IGNORECASE)
 _XTEXT = re.compile(r"(?:[\x21-\x2a\x2c-\x3c\x3e-\x7e]|\+[0-9A-F]{2})+")
 _ORCPT = re.compile(rf"[A-Za-z0-9-]+;{_XTEXT.pattern}")
-_UTF8_ORCPT = re.compile(r"utf-8;[^\x00-\x20+=\x7f]+", re.IGNORECASE)
+_UTF8_ORCPT = re.compile(r"utf-8;[^\s\x00-\x20+=\x7f]+", re.IGNORECASE)
 """RFC 6533, 3: where SMTPUTF8 is spoken."""
 _NOT_SHOWN = re.compile(r"[^\x21-\x7e]|[()<>\\]")
 

@@ -84,7 +84,8 @@ class Receiving:
         await self.receiver.hand_over()
         if number := await take_over_keys(self._directory, self._secret, self._received, have_rows):
             log.debug("received_keys_taken_over", number=number)
-        await self._received.forget_taken_over()
+        with suppress(StoreUnavailable):  # all is stored; what is not forgotten now is later
+            await self._received.forget_taken_over()
 
     def _kept(self, kme: str, request: HTTPRequest) -> None:
         group, _ = self._origins[kme]

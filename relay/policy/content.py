@@ -129,11 +129,6 @@ class MessageFacts:
         return self._walked[0]
 
     @property
-    def all_types(self) -> str:
-        """The types of all parts in one text (Glob.occurs_in)."""
-        return self.once("all types", lambda: "\0".join({part.type for part in self.parts}))
-
-    @property
     def all_names(self) -> str:
         """The names of all parts in one text (Glob.occurs_in)."""
         return self.once("all names", lambda: "\0".join({name for part in self.parts for name in part.names}))

@@ -171,7 +171,7 @@ class When(PeopleConditions):
         """
         parts = content.parts
         if self._types:
-            types = [glob for glob in self._types if glob.occurs_in(content.all_types)]
+            types = self._types  # read once: a model looks its private attributes up each time
             parts = tuple(part for part in parts if any(glob.matches(part.type) for glob in types))
         if not self._names:
             return bool(parts)

@@ -65,6 +65,9 @@ class Settings:
             if self._tell:
                 log.error("relay_toml_not_reloaded", problems=error.problems)
             return
+        except Exception as error:  # what counted before goes on, and all else is read again
+            log.error("not_reloaded", what="Settings", cause=f"{type(error).__name__}: {error}", exc_info=error)
+            return
         before, self._now = self._now, now
         if not self._tell:
             return

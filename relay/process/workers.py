@@ -35,7 +35,7 @@ from relay.process.reloading import Settings
 from relay.process.upkeep import held_mail_kept
 from relay.process.worker import Texts, Worker
 from relay.runtime import signals
-from relay.runtime.aio import in_background, in_daemon
+from relay.runtime.aio import InDaemon, in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.stopping import Stop, Stopped, told_to_stop
 from relay.store import sealed_here
@@ -51,6 +51,8 @@ PAUSES_S = (0.1, 1.0, 5.0, 30.0)
 SOON_S = 60.0
 TRIES = 4
 """Number of early ends in a row after which the relay ends, if no other worker serves: all mail would only wait."""
+READ_S = 10.0
+"""Timeout of reading relay.toml again, in seconds: then the workers are asked to read the rest."""
 STOP_S = 70.0
 """Shutdown grace period of a worker, in seconds; shorter than the service manager's."""
 LOOK_S, MOST_SILENT, MOST_STARTING = 10.0, 6, 12
@@ -156,10 +158,15 @@ class Workers:
 
         One that starts is asked once it serves: SIGHUP would kill it now.
         """
+        reading = InDaemon(self._settings.reload)
         while True:
             await self._again.wait()
             self._again.clear()
-            await in_daemon(self._settings.reload)
+            try:
+                async with asyncio.timeout(READ_S):
+                    await reading.run()
+            except (TimeoutError, RuntimeError) as error:  # it hangs, or there is no further thread: all else is read
+                log.error("not_reloaded", what="Settings", cause=str(error) or f"not read within {READ_S:g} s")
             self._reloads += 1
             for each in self._running_now:
                 if _serves(each):
@@ -334,8 +341,7 @@ async def serve(
                 lock = await stack.enter_async_context(sole_relay(database))
             await stack.enter_async_context(sole_recorder(config.audit_directory))
             await stack.enter_async_context(held_mail_kept(held_on(board), config.held_file))
-            relay_toml_here = os.memfd_create("relay.toml")
-            stack.callback(os.close, relay_toml_here)
+            relay_toml_here = os.memfd_create("relay.toml")  # not closed: a thread may still come to write there
             texts = Texts(relay_toml_here)
             texts.add(text)
             common = Worker(

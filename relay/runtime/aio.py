@@ -46,19 +46,38 @@ async def off_loop_in_turn(size: int, work: Callable[P, T], *args: P.args, **kwa
         return await asyncio.to_thread(work, *args, **kwargs)
 
 
-async def in_daemon(work: Callable[[], None]) -> None:
-    """Runs `work` in a thread that nothing waits for at the end: what it asks may never answer, as a file server."""
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
+class InDaemon:
+    """Work that may never end, on a file server for instance: its thread is not waited for when the process ends."""
 
-    def run() -> None:
-        try:
-            work()
-        finally:
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._running: asyncio.Task[None] | None = None
+
+    async def run(self) -> None:
+        """Returns once it is done; begins it where it is not under way already. Raises what the work raised."""
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._in_thread())
+        await asyncio.shield(self._running)
+
+    async def _in_thread(self) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def finish(error: Exception | None) -> None:
+            if not done.done():
+                done.set_exception(error) if error is not None else done.set_result(None)
+
+        def run() -> None:
+            error = None
+            try:
+                self._work()
+            except Exception as caught:  # noqa: BLE001 - for those who wait
+                error = caught
             with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(over.set)
+                loop.call_soon_threadsafe(finish, error)
 
-    threading.Thread(target=run, daemon=True).start()
-    await over.wait()
+        threading.Thread(target=run, daemon=True).start()
+        await done
 
 
 async def in_thread(items: Generator[T]) -> AsyncGenerator[T]:

@@ -164,20 +164,22 @@ class SMTPSession(CommandStream):
         if self.transaction.begun is not None:
             await self.wrong("503 5.5.1 Nested MAIL command")
             return
+        transaction = Transaction(self.server, self.recipe)
         try:
             with self.server.counted():
                 path, parameters = path_of("FROM:", arg)
-            sender = self.transaction.mail(path, parameters, self.ignored_parameters)
+            sender = transaction.mail(path, parameters, self.ignored_parameters)
             with self.server.counted():
                 await self.check_client_may_mail(sender)
         except BadParameter as error:
             await self.wrong(error.reply)
         except RelayError as error:
-            with self.named_in_log():
+            with self.named_in_log(transaction.id):
                 log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
-            self.transaction = Transaction(self.server, self.recipe)
             await self.push(error.reply)
         else:
+            # Not before: after any other error recipients would be taken from a sender that was never checked.
+            self.transaction = transaction
             await self.push("250 2.1.0 Ok")
 
     async def smtp_RCPT(self, arg: str | None) -> None:
@@ -202,13 +204,13 @@ class SMTPSession(CommandStream):
         log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
         await (self.wrong if isinstance(error, BadParameter) else self.push)(error.reply)
 
-    def named_in_log(self) -> AbstractContextManager[None]:
-        """Within it every line of the log names this mail, and where it comes from."""
+    def named_in_log(self, mail_id: str = "") -> AbstractContextManager[None]:
+        """Within it every line of the log names this mail, or that of `transaction`, and where it comes from."""
         said, connected = self.forwarded, self.client
         client = said.addr or said.name or connected
         words = {"client": client, "via": connected if connected != client else "", "queue_id": said.ident}
         named = {name: value for name, value in words.items() if value}
-        return structlog.contextvars.bound_contextvars(mail=self.transaction.id, **named)
+        return structlog.contextvars.bound_contextvars(mail=mail_id or self.transaction.id, **named)
 
     async def smtp_DATA(self, arg: str | None) -> None:
         """RFC 5321, 4.1.1.4."""

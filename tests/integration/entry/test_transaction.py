@@ -34,6 +34,9 @@ def test_an_address_with_more_than_an_address_in_it_is_no_sender_and_no_recipien
     with pytest.raises(BadParameter):
         transaction.rcpt(address)
     assert len(refusals) == 2, "each is counted"
+    for blank in "\t \xa0\u2028":
+        with pytest.raises(BadParameter):
+            transaction.rcpt("ben@b.example", [f"ORCPT=utf-8;ben{blank}x"], utf8=True)
     transaction.rcpt("ben@b.example")
     mail = transaction.complete(b"a: b\r\n\r\n", origin=UNKNOWN, each_answered=True)
     assert (mail.envelope.sender, mail.envelope.addresses, mail.listener) == (

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 
+from relay.entry.smtp.auth import FileBackEnd
 from relay.entry.smtp.senders import FromNotAllowed, SenderNotAllowed, own_name, parse_rights
 from relay.errors import MalformedMessage
 from tests.integration.entry.submission.conftest import Server, Start
@@ -204,3 +205,18 @@ def test_a_header_without_end_is_refused() -> None:
 def test_what_is_no_address_is_no_right(entry: str) -> None:
     with pytest.raises(ValueError, match=r"address|domain"):
         parse_rights([entry])
+
+
+async def test_a_sender_who_could_not_be_checked_has_begun_no_mail(
+    server: Server, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def no_thread(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with server.user("ann") as program:
+        with monkeypatch.context() as patch:
+            patch.setattr(FileBackEnd, "rights", no_thread)
+            assert (await program.ask("MAIL FROM:<boss@alice.example>")).startswith("451 ")
+        assert (await program.ask("RCPT TO:<ben@bob.example>")).startswith("503 ")
+        assert await program.ask("MAIL FROM:<ann@alice.example>") == ALLOWED
+    assert not sink.got
