@@ -51,7 +51,7 @@ EXAMPLES = {
     "workers": 30,
 }
 USUAL_EXAMPLES = 150
-LARGE = 200_000
+LARGE = 400_000
 """Octets of an input in which what grows by the square shows."""
 
 
