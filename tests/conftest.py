@@ -8,6 +8,7 @@ import gc
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -68,9 +69,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--long"):
         for item in items:
             item.own_markers = [mark for mark in item.own_markers if mark.name != "timeout"]
-    items.sort(
-        key=lambda item: next((at for at, name in enumerate(LONG_FIRST) if name in str(item.path)), len(LONG_FIRST))
-    )
+    items.sort(key=lambda item: _turn(str(item.path)))
+
+
+@cache
+def _turn(path: str) -> int:
+    return next((at for at, name in enumerate(LONG_FIRST) if name in path), len(LONG_FIRST))
 
 
 def pytest_collection_finish() -> None:

@@ -15,7 +15,7 @@ set -e
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$1"
 mkdir "$1/upper" "$1/work" "$1/root"
-mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+mount -t overlay overlay -o "lowerdir=$2,upperdir=$1/upper,workdir=$1/work" "$1/root"
 mount -t proc proc "$1/root/proc"
 mount --rbind /dev "$1/root/dev"
 mount -t tmpfs -o mode=755 tmpfs "$1/root/run"
@@ -31,10 +31,12 @@ exec env --ignore-signal=CHLD cat
 class Machine:
     """One that runs; made by `throwaway_machine`. It has no systemd, and no network but loopback."""
 
-    def __init__(self, init: int, directory: Path) -> None:
-        """`init` is its first process, as this machine numbers it."""
+    def __init__(self, init: int, directory: Path, below: str) -> None:
+        """`init` is its first process, as this machine numbers it; `below` names what its files lie over."""
         self._enter = ["nsenter", f"--target={init}", "--mount", "--pid", "--net"]
         self._init, self._directory = init, directory
+        self.enter_files = ["nsenter", f"--target={init}", "--mount"]
+        self.files = f"{directory}/upper:{below}"
 
     def command(self, *arguments: str | Path) -> list[str]:
         """Has a program run there."""
@@ -58,7 +60,10 @@ class Machine:
         return Path(f"/proc/{self._init}/root{self._directory}/root{path}")
 
     def changed(self) -> set[str]:
-        """All that is there and not on this machine, or other than here, or gone there; no directories above those."""
+        """All that is there and not on this machine, or other than here, or gone there; no directories above those.
+
+        What another machine had before it was copied is not among it.
+        """
         upper = Path(f"/proc/{self._init}/root{self._directory}/upper")
         return {str(place) for path in upper.rglob("*") if not _same(path, place := Path("/", path.relative_to(upper)))}
 
@@ -89,11 +94,15 @@ class MachineNotMade(Exception):
 
 
 @contextmanager
-def throwaway_machine(directory: Path) -> Iterator[Machine]:
-    """Raises MachineNotMade. `directory` is empty, and is so again afterwards."""
+def throwaway_machine(directory: Path, like: Machine | None = None) -> Iterator[Machine]:
+    """Raises MachineNotMade. `directory` is empty, and is so again afterwards.
+
+    It has the files of the machine `like`, but for /run and /tmp; those may not change any more.
+    """
+    enter, below = (like.enter_files, like.files) if like else ([], "/")
     unshare = ["unshare", "--mount", "--pid", "--net", "--fork", "--kill-child"]
     with subprocess.Popen(
-        [*unshare, "sh", "-c", _MADE, "sh", str(directory)],
+        [*enter, *unshare, "sh", "-c", _MADE, "sh", str(directory), below],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -106,7 +115,7 @@ def throwaway_machine(directory: Path) -> Iterator[Machine]:
             if process.stdout.readline() != "made\n":
                 raise MachineNotMade(process.stderr.read().strip())
             children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-            yield Machine(int(children.read_text().split()[0]), directory)
+            yield Machine(int(children.read_text().split()[0]), directory, below)
         finally:
             process.stdin.close()
             process.wait()

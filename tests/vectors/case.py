@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,9 +194,10 @@ def read(path: Path) -> Case:
     )
 
 
-def read_all() -> list[Case]:
+@cache
+def read_all() -> tuple[Case, ...]:
     """Every case in this directory."""
-    return [read(path) for path in sorted(DIRECTORY.glob("*.txt"))]
+    return tuple(read(path) for path in sorted(DIRECTORY.glob("*.txt")))
 
 
 def _written(peer: Peer) -> str:

@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -80,8 +81,29 @@ def _build(directory: Path) -> None:
 
 @pytest.fixture
 def machine(package: Path, tmp_path: Path) -> Iterator[Machine]:
-    """A machine where the relay never was, with the packages in /tmp."""
-    with throwaway_machine(tmp_path) as made:
+    """A machine where the relay never was."""
+    with _bare_machine(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def after_installation(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A machine with the package, for others to be like it; nothing may change there."""
+    with _bare_machine(tmp_path_factory.mktemp("installed")) as made:
+        install(made, package)
+        yield made
+
+
+@pytest.fixture
+def installed(after_installation: Machine, tmp_path: Path) -> Iterator[Machine]:
+    """A machine where the package has just been installed."""
+    with throwaway_machine(tmp_path, after_installation) as made:
+        yield made
+
+
+@contextmanager
+def _bare_machine(directory: Path) -> Iterator[Machine]:
+    with throwaway_machine(directory) as made:
         if made.run("dpkg-query", "--show", "qumail-relay", may_fail=True).startswith("qumail-relay"):
             pytest.skip("the package is installed on this machine already")
         for name in ("/etc/qumail-relay", "/var/lib/qumail-relay"):

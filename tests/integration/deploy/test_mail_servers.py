@@ -10,14 +10,15 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from relay.formats import mime
-from tests.integration.deploy.conftest import install, stand_in_for_systemd
+from tests.integration.deploy.conftest import stand_in_for_systemd
 from tests.testlib.identities import Identities, Person
-from tests.testlib.throwaway import Machine
+from tests.testlib.throwaway import Machine, throwaway_machine
 
 DOCUMENT = (Path(__file__).parents[3] / "deploy" / "MAIL-SERVERS.md").read_text()
 [EXIM] = re.findall(r"^```sh\n(.*?)^```$", DOCUMENT.split("\n## Exim\n")[1].split("\n## ")[0], re.DOTALL | re.MULTILINE)
@@ -65,29 +66,41 @@ def debs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return sorted(directory.glob("*.deb"))
 
 
+@pytest.fixture(scope="module")
+def after_setup(
+    after_installation: Machine,
+    debs: list[Path],
+    identities: Identities,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Machine]:
+    """Exim and a relay with Bob for a peer; nothing runs yet."""
+    with throwaway_machine(tmp_path_factory.mktemp("alice"), after_installation) as machine:
+        if machine.run("sh", "-c", "dpkg -s postfix 2>/dev/null", may_fail=True):
+            machine.run("dpkg", "--remove", "--force-depends", "postfix")
+        for deb in debs:
+            shutil.copy(deb, machine.path(f"/tmp/{deb.name}"))
+        machine.path("/etc/exim4").mkdir(exist_ok=True)
+        machine.path("/etc/exim4/update-exim4.conf.conf").write_text(CONFIGURATION)
+        names = [f"/tmp/{deb.name}" for deb in debs]
+        machine.run(
+            "env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--install", "--force-depends", "--force-confold", *names
+        )
+        machine.run("useradd", "--create-home", "ann")
+        site(machine, "/etc/qumail-relay/relay.toml", "/var/lib/qumail-relay", identities.alice, identities.bob)
+        machine.path("/etc/exim4/conf.d/router/060_outside").write_text(OUTSIDE)
+        stand_in_for_systemd(machine)
+        yield machine
+
+
 @pytest.fixture
-def alice(machine: Machine, package: Path, debs: list[Path], identities: Identities) -> Machine:
-    """Exim and a relay that serves beside it, with Bob for a peer; all that leaves ends at port 2525."""
-    if machine.run("sh", "-c", "dpkg -s postfix 2>/dev/null", may_fail=True):
-        machine.run("dpkg", "--remove", "--force-depends", "postfix")
-    for deb in debs:
-        shutil.copy(deb, machine.path(f"/tmp/{deb.name}"))
-    machine.path("/etc/exim4").mkdir(exist_ok=True)
-    machine.path("/etc/exim4/update-exim4.conf.conf").write_text(CONFIGURATION)
-    names = [f"/tmp/{deb.name}" for deb in debs]
-    machine.run(
-        "env", "DEBIAN_FRONTEND=noninteractive", "dpkg", "--install", "--force-depends", "--force-confold", *names
-    )
-    machine.run("useradd", "--create-home", "ann")
-    install(machine, package)
-    site(machine, "/etc/qumail-relay/relay.toml", "/var/lib/qumail-relay", identities.alice, identities.bob)
-    machine.path("/etc/exim4/conf.d/router/060_outside").write_text(OUTSIDE)
-    outside = "aiosmtpd.handlers.Mailbox /tmp/outside"
-    machine.run("sh", "-c", f"{PYTHON} -I -m aiosmtpd -n -l 127.0.0.1:2525 -c {outside} >/tmp/log 2>&1 &")
-    stand_in_for_systemd(machine)
-    machine.run("systemctl", "start", "qumail-relay")
-    machine.run("sh", "-ec", EXIM)
-    return machine
+def alice(after_setup: Machine, tmp_path: Path) -> Iterator[Machine]:
+    """Both serve; all that leaves ends at port 2525."""
+    with throwaway_machine(tmp_path, after_setup) as machine:
+        outside = "aiosmtpd.handlers.Mailbox /tmp/outside"
+        machine.run("sh", "-c", f"{PYTHON} -I -m aiosmtpd -n -l 127.0.0.1:2525 -c {outside} >/tmp/log 2>&1 &")
+        machine.run("systemctl", "start", "qumail-relay")
+        machine.run("sh", "-ec", EXIM)
+        yield machine
 
 
 def site(machine: Machine, config: str, state: str, person: Person, peer: Person) -> None:

@@ -8,11 +8,12 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.deploy.conftest import install, stand_in_for_systemd
+from tests.integration.deploy.conftest import stand_in_for_systemd
 from tests.testlib.identities import Identities
 from tests.testlib.throwaway import Machine, throwaway_machine
 
@@ -33,23 +34,35 @@ def blocks(title: str) -> list[str]:
     )
 
 
-def prepared(machine: Machine, package: Path) -> None:
-    install(machine, package)
-    stand_in_for_systemd(machine)
+@pytest.fixture
+def other(installed: Machine) -> Machine:
+    """A machine with the package alone."""
+    stand_in_for_systemd(installed)
+    return installed
+
+
+@pytest.fixture(scope="module")
+def after_setup(
+    after_installation: Machine, identities: Identities, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Machine]:
+    """Where nothing runs yet; its keys were made before, since RSA takes seconds."""
+    with throwaway_machine(tmp_path_factory.mktemp("setup"), after_installation) as machine:
+        stand_in_for_systemd(machine)
+        shutil.copytree(identities.alice.directory, machine.path(f"{STATE}/identity"))
+        machine.run("chown", "-R", "qumail-relay:qumail-relay", STATE)
+        answers = "--yes --domain alice.example --kme none --postfix none"
+        machine.run("sh", "-c", f"qumail-relay setup {answers}")
+        machine.path("/etc/qumail-relay/policies/bob.example.toml").write_text(REQUIRED)
+        yield machine
 
 
 @pytest.fixture
-def site(machine: Machine, package: Path, identities: Identities) -> Machine:
-    """A relay that serves, with one mail in quarantine; its keys were made before, since RSA takes seconds."""
-    prepared(machine, package)
-    shutil.copytree(identities.alice.directory, machine.path(f"{STATE}/identity"))
-    machine.run("chown", "-R", "qumail-relay:qumail-relay", STATE)
-    answers = "--yes --domain alice.example --kme none --postfix none"
-    machine.run("sh", "-c", f"qumail-relay setup {answers}")
-    machine.path("/etc/qumail-relay/policies/bob.example.toml").write_text(REQUIRED)
-    machine.run("systemctl", "start", "qumail-relay")
-    machine.run("/usr/bin/python3", "-c", NOT_SEALED)
-    return machine
+def site(after_setup: Machine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """A relay that serves, with one mail in quarantine."""
+    with throwaway_machine(tmp_path_factory.mktemp("site"), after_setup) as machine:
+        machine.run("systemctl", "start", "qumail-relay")
+        machine.run("/usr/bin/python3", "-c", NOT_SEALED)
+        yield machine
 
 
 def typed(machine: Machine, block: str) -> str:
@@ -93,9 +106,7 @@ def owners(machine: Machine) -> set[str]:
     return set(machine.run("find", STATE, "-printf", "%u:%g\n").split())
 
 
-def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(
-    site: Machine, package: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(site: Machine, other: Machine) -> None:
     before = fingerprint(site)
     assert in_quarantine(site) == ["unprotected"]
     state, rest, old = blocks("Backup")
@@ -106,30 +117,28 @@ def test_what_was_backed_up_is_restored_on_a_machine_that_has_nothing(
     archives = [f"/root/qumail-relay-{name}" for name in ("files.tar.gz", "identity.tar.gz", "site.secret")]
     backups = ["/var/backups/qumail-relay", *archives]
     assert site.run("stat", "--format=%a", *backups).split() == ["700", "600", "600", "600"]
-    with throwaway_machine(tmp_path_factory.mktemp("other")) as other:
-        prepared(other, package)
-        for path in backups:
-            if site.path(path).is_dir():
-                shutil.copytree(site.path(path), other.path(path))
-            else:
-                shutil.copy(site.path(path), other.path(path))
-        restore, filters, look, set_back = blocks("Restore")
-        typed(other, restore)
-        assert filter_of(other) == ""
-        typed(other, filters)
-        assert filter_of(other).startswith("qumail")
-        assert logged(other).count("store_restored") == 1
-        assert owners(other) == {"qumail-relay:qumail-relay"}
-        assert fingerprint(other) == before
-        assert in_quarantine(other) == ["unprotected"]
-        assert "0 messages" in typed(other, look)
-        # And again, over what is there; then as if by a snapshot.
-        typed(other, restore)
-        assert in_quarantine(other) == ["unprotected"]
-        other.run("systemctl", "stop")
-        typed(other, set_back)
-        other.run("systemctl", "start")
-        assert logged(other).count("store_restored") == 3
+    for path in backups:
+        if site.path(path).is_dir():
+            shutil.copytree(site.path(path), other.path(path))
+        else:
+            shutil.copy(site.path(path), other.path(path))
+    restore, filters, look, set_back = blocks("Restore")
+    typed(other, restore)
+    assert filter_of(other) == ""
+    typed(other, filters)
+    assert filter_of(other).startswith("qumail")
+    assert logged(other).count("store_restored") == 1
+    assert owners(other) == {"qumail-relay:qumail-relay"}
+    assert fingerprint(other) == before
+    assert in_quarantine(other) == ["unprotected"]
+    assert "0 messages" in typed(other, look)
+    # And again, over what is there; then as if by a snapshot.
+    typed(other, restore)
+    assert in_quarantine(other) == ["unprotected"]
+    other.run("systemctl", "stop")
+    typed(other, set_back)
+    other.run("systemctl", "start")
+    assert logged(other).count("store_restored") == 3
 
 
 def test_an_upgrade_keeps_everything(site: Machine, package: Path) -> None:
@@ -144,20 +153,16 @@ def test_an_upgrade_keeps_everything(site: Machine, package: Path) -> None:
     assert "store_restored" not in logged(site)
 
 
-def test_on_another_machine_all_goes_on_where_it_was(
-    site: Machine, package: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_on_another_machine_all_goes_on_where_it_was(site: Machine, other: Machine) -> None:
     before = fingerprint(site)
     leave, arrive = blocks("Another machine")
     typed(site, leave)
-    with throwaway_machine(tmp_path_factory.mktemp("other")) as other:
-        prepared(other, package)
-        for name in ("files", "state"):
-            shutil.copy(site.path(f"/root/qumail-relay-{name}.tar.gz"), other.path("/root"))
-        assert "outgoing.lmtp  127.0.0.1:15024: listens" in typed(other, arrive)
-        assert filter_of(other).startswith("qumail")
-        assert (fingerprint(other), in_quarantine(other)) == (before, ["unprotected"])
-        assert "store_restored" not in logged(other)
+    for name in ("files", "state"):
+        shutil.copy(site.path(f"/root/qumail-relay-{name}.tar.gz"), other.path("/root"))
+    assert "outgoing.lmtp  127.0.0.1:15024: listens" in typed(other, arrive)
+    assert filter_of(other).startswith("qumail")
+    assert (fingerprint(other), in_quarantine(other)) == (before, ["unprotected"])
+    assert "store_restored" not in logged(other)
 
 
 def test_identity_and_secret_are_renewed_and_what_lay_under_the_old_ones_can_still_be_read(site: Machine) -> None:

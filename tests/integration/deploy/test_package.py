@@ -162,18 +162,16 @@ def test_by_hand_the_version_names_the_commit_as_well(tmp_path: Path) -> None:
     assert "+1.g" in said
 
 
-def test_the_command_says_the_version_of_its_package(machine: Machine, package: Path) -> None:
-    install(machine, package)
-    version = machine.run("dpkg-query", "--show", "--showformat=${Version}", "qumail-relay")
-    assert machine.run("qumail-relay", "--version") == f"qumail-relay, version {version}\n"
+def test_the_command_says_the_version_of_its_package(installed: Machine) -> None:
+    version = installed.run("dpkg-query", "--show", "--showformat=${Version}", "qumail-relay")
+    assert installed.run("qumail-relay", "--version") == f"qumail-relay, version {version}\n"
     plain, _, of_commit = version.partition("+")
     assert version_of(DEBIAN.parents[1]).partition("+")[0] == plain
     assert re.fullmatch(r"(\d+\.g[0-9a-f]{7,}(\.dirty)?)?", of_commit)
 
 
-def test_each_link_of_its_documents_leads_somewhere(machine: Machine, package: Path) -> None:
-    install(machine, package)
-    documents = machine.path("/usr/share/doc/qumail-relay")
+def test_each_link_of_its_documents_leads_somewhere(installed: Machine) -> None:
+    documents = installed.path("/usr/share/doc/qumail-relay")
     live = 0
     for document in documents.rglob("*.md"):
         text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.DOTALL | re.MULTILINE)
@@ -186,48 +184,43 @@ def test_each_link_of_its_documents_leads_somewhere(machine: Machine, package: P
         assert (documents / name).exists()
 
 
-def test_help_names_what_is_there(machine: Machine, package: Path) -> None:
-    install(machine, package)
-    assert "/usr/share/doc/qumail-relay/deploy" in machine.run("qumail-relay", "--help")
-    assert "default: /etc/qumail-relay/relay.toml" in " ".join(machine.run("qumail-relay", "check", "--help").split())
+def test_help_names_what_is_there(installed: Machine) -> None:
+    assert "/usr/share/doc/qumail-relay/deploy" in installed.run("qumail-relay", "--help")
+    assert "default: /etc/qumail-relay/relay.toml" in " ".join(installed.run("qumail-relay", "check", "--help").split())
 
 
-def test_what_is_installed_does_not_change_by_being_used(machine: Machine, package: Path) -> None:
+def test_what_is_installed_does_not_change_by_being_used(installed: Machine) -> None:
     """Else root would leave files that no package owns; and nothing there names the place where it was built."""
-    install(machine, package)
-    before = machine.changed()
-    machine.run("qumail-relay", "check", "--help")
-    machine.run("qumail-relay", "keys", "status", "--help")
-    assert machine.changed() == before
-    assert machine.run("grep", "-rlE", "/tmp/tmp[.]|site-packages/pip/", "/usr/lib/qumail-relay", may_fail=True) == ""
+    before = installed.changed()
+    installed.run("qumail-relay", "check", "--help")
+    installed.run("qumail-relay", "keys", "status", "--help")
+    assert installed.changed() == before
+    assert installed.run("grep", "-rlE", "/tmp/tmp[.]|site-packages/pip/", "/usr/lib/qumail-relay", may_fail=True) == ""
 
 
-def test_the_command_takes_no_module_from_elsewhere(machine: Machine, package: Path) -> None:
-    install(machine, package)
-    machine.path("/tmp/click.py").write_text("raise SystemExit('from elsewhere')\n")
+def test_the_command_takes_no_module_from_elsewhere(installed: Machine) -> None:
+    installed.path("/tmp/click.py").write_text("raise SystemExit('from elsewhere')\n")
     command = "cd /tmp && PYTHONPATH=/tmp PYTHONHOME=/nowhere qumail-relay --version"
-    assert "version" in machine.run("sh", "-c", command)
+    assert "version" in installed.run("sh", "-c", command)
 
 
-def test_pages_and_completion_are_found_by_those_who_read_them(machine: Machine, package: Path) -> None:
-    install(machine, package)
+def test_pages_and_completion_are_found_by_those_who_read_them(installed: Machine) -> None:
     if shutil.which("man"):
         for page in ("qumail-relay", "qumail-relay-keys"):
-            text = machine.run("man", "--warnings", "--pager=cat", page)
+            text = installed.run("man", "--warnings", "--pager=cat", page)
             assert "SYNOPSIS" in text
             assert "warning" not in text
     completed = ". /usr/share/bash-completion/completions/qumail-relay && complete -p qumail-relay && "
     completed += (
         'COMP_WORDS=(qumail-relay key) COMP_CWORD=1 && _qumail_relay_completion qumail-relay && echo "${COMPREPLY[*]}"'
     )
-    assert machine.run("bash", "-c", completed).splitlines()[-1] == "keys"
+    assert installed.run("bash", "-c", completed).splitlines()[-1] == "keys"
     if shutil.which("zsh"):
-        machine.run("zsh", "-n", "/usr/share/zsh/vendor-completions/_qumail-relay")
+        installed.run("zsh", "-n", "/usr/share/zsh/vendor-completions/_qumail-relay")
 
 
-def test_the_unit_is_the_one_of_the_tree_with_the_command_of_the_package(machine: Machine, package: Path) -> None:
-    install(machine, package)
-    unit = machine.path("/usr/lib/systemd/system/qumail-relay.service").read_text()
+def test_the_unit_is_the_one_of_the_tree_with_the_command_of_the_package(installed: Machine) -> None:
+    unit = installed.path("/usr/lib/systemd/system/qumail-relay.service").read_text()
     theirs = (DEBIAN.parent / "qumail-relay.service").read_text().splitlines()
     other = [line for line in unit.splitlines() if line not in theirs]
     assert other == [
@@ -325,34 +318,34 @@ def test_the_commands_of_the_document_lead_from_nothing_to_a_relay_and_back(mach
     assert not machine.path("/var/lib/qumail-relay").exists()
 
 
-def test_purge_follows_a_link_and_empties_a_volume(machine: Machine, package: Path) -> None:
+def test_purge_follows_a_link_and_empties_a_volume(installed: Machine) -> None:
     """Keys lie where the administrator has put them, and would stay there."""
-    install(machine, package)
-    machine.run("sh", "-c", "mkdir /srv/relay && rmdir /var/lib/qumail-relay && ln -s /srv/relay /var/lib/qumail-relay")
-    machine.path("/srv/relay/site.secret").touch()
-    machine.run("mount", "-t", "tmpfs", "tmpfs", "/etc/qumail-relay")
-    configured = machine.path("/etc/qumail-relay")
-    machine.run("touch", "/etc/qumail-relay/relay.toml")
-    said = machine.run("dpkg", "--purge", "qumail-relay")
+    installed.run(
+        "sh", "-c", "mkdir /srv/relay && rmdir /var/lib/qumail-relay && ln -s /srv/relay /var/lib/qumail-relay"
+    )
+    installed.path("/srv/relay/site.secret").touch()
+    installed.run("mount", "-t", "tmpfs", "tmpfs", "/etc/qumail-relay")
+    configured = installed.path("/etc/qumail-relay")
+    installed.run("touch", "/etc/qumail-relay/relay.toml")
+    said = installed.run("dpkg", "--purge", "qumail-relay")
     assert "/etc/qumail-relay itself stays: it is mounted" in said
     assert list(configured.iterdir()) == []
-    assert list(machine.path("/srv/relay").iterdir()) == []
-    assert not machine.path("/var/lib/qumail-relay").is_symlink()
+    assert list(installed.path("/srv/relay").iterdir()) == []
+    assert not installed.path("/var/lib/qumail-relay").is_symlink()
 
 
-def test_who_removes_it_hears_of_a_postfix_that_still_hands_it_mail(machine: Machine, package: Path) -> None:
-    install(machine, package)
-    machine.run("mkdir", "-p", "/etc/postfix")
-    main_cf, master_cf = (machine.path(f"/etc/postfix/{name}.cf") for name in ("main", "master"))
+def test_who_removes_it_hears_of_a_postfix_that_still_hands_it_mail(installed: Machine, package: Path) -> None:
+    installed.run("mkdir", "-p", "/etc/postfix")
+    main_cf, master_cf = (installed.path(f"/etc/postfix/{name}.cf") for name in ("main", "master"))
     main_cf.write_text("content_filter = qumail:[127.0.0.1]:15024\n")
-    assert "Postfix still hands mail to the relay" in machine.run("dpkg", "--remove", "qumail-relay")
-    install(machine, package)
+    assert "Postfix still hands mail to the relay" in installed.run("dpkg", "--remove", "qumail-relay")
+    install(installed, package)
     main_cf.write_text("qumail_destination_recipient_limit = 100\n")
     master_cf.write_text("qumail unix - - n - - lmtp\n    -o syslog_name=postfix/qumail\n")
-    assert "Postfix" not in machine.run("dpkg", "--remove", "qumail-relay"), "the filters were taken out"
-    install(machine, package)
+    assert "Postfix" not in installed.run("dpkg", "--remove", "qumail-relay"), "the filters were taken out"
+    install(installed, package)
     master_cf.write_text("smtp inet n - n - - smtpd\n    -o content_filter=qumail:[127.0.0.1]:15034\n")
-    assert "Postfix still hands mail to the relay" in machine.run("dpkg", "--remove", "qumail-relay")
+    assert "Postfix still hands mail to the relay" in installed.run("dpkg", "--remove", "qumail-relay")
 
 
 @pytest.mark.parametrize("script", ["postinst", "prerm", "postrm"])
