@@ -114,10 +114,10 @@ class Mail:
     `id` names the mail in log lines, as does `message_id` (mime.message_id_hash of the message), which it has at the
     other site too. `trace` goes on top of the message when it is sent on: the Received field of this relay (RFC 5321,
     4.4) and the like. It is no part of what is sealed. `origin` is the client it came from, and `each_answered` says
-    whether that client hears an outcome for each recipient (LMTP), or one for all. `listener` is where it came in:
-    smtp, lmtp, submission or milter, `OURS` where we have written it, "" for none of them. `absent` says for how many
-    seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears nothing. Of a mail that
-    is `confirmed` its listener says whether the client has heard the outcomes.
+    whether that client hears an outcome for each recipient (LMTP), or one for all. `listener` is where it came in, in
+    the words of metrics (smtp, lmtp, submission, ...), `OURS` where we have written it, "" for none of them. `absent`
+    says for how many seconds the client may have been gone by now: 0.0 where it is there, infinite where it hears
+    nothing. Of a mail that is `confirmed` its listener says whether the client has heard the outcomes.
     """
 
     envelope: Envelope

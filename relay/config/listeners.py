@@ -73,8 +73,8 @@ class DirectionSettings(ListenerSettings):
     """Where it listens for SMTP."""
     lmtp: AddressSetting | None = None
     """Where it listens for LMTP, by which each recipient has a reply of its own: the way from Postfix
-    (deploy/postfix). At least one of lmtp, listen and milter. Keep all on loopback or behind a firewall: who
-    reaches them can send as anybody.
+    (deploy/postfix). One way for mail to come in is needed, this or another. Keep all on loopback or behind a
+    firewall: who reaches them can send as anybody.
     """
     milter: SocketSetting | None = None
     """Where it listens as a milter, also on a Unix socket: "unix:/run/qumail-relay/milter.sock"."""

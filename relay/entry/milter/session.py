@@ -34,6 +34,7 @@ from relay.entry.budget import STEP_OCTETS, Share, room_for
 from relay.entry.listening import SocketServer
 from relay.entry.milter.edits import Field, can_be_told, edits, message_of
 from relay.entry.milter.wire import Packets, ProtocolFault
+from relay.entry.streams import StreamConnection
 from relay.entry.transaction import Transaction
 from relay.errors import MalformedMessage, MessageTooBig, RelayError, TryLater
 from relay.formats import mime
@@ -84,54 +85,32 @@ class InPlaceRecipe(RecipientChecks, Protocol):
         """
 
 
-class MilterSession:
+class MilterSession(StreamConnection):
     """One connection; a mail server sends several mails over it, one after the other. `idle` is set between them."""
 
     def __init__(self, server: SocketServer, recipe: InPlaceRecipe) -> None:
-        self._server = server
+        super().__init__(server)
         self._recipe = recipe
         self._settings = server.settings
         self._share: Share = Share(server.budget)
         self._message: _Message | None = None
         self._macros: dict[int, Mapping[str, str]] = {}
         self._taken: Callable[[bool], None] | None = None
-        self._ending = False
-        self._task: asyncio.Task[None] | None = None
-        self.idle = asyncio.Event()
-        self.idle.set()
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one connection; asyncio calls it in a task of its own."""
-        self._task = asyncio.current_task()
-        try:
-            if reason := self._server.add(self, ""):
-                log.warning("connection_refused", cause=reason)
-            else:
-                await self.run(Packets(reader, writer, self._settings.timeout))
-        except asyncio.CancelledError:
-            pass  # the relay stops; the mail server tries again
-        finally:
-            self._server.discard(self)
-            self.idle.set()
-            writer.close()
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """As StreamConnection.serve."""
+        await self.run(Packets(reader, writer, self._settings.timeout))
 
-    def close_when_idle(self) -> None:
-        """Close now, or as soon as the mail in flight has been answered."""
-        self._ending = True
-        if self.idle.is_set():
-            self.abort()
-
-    def abort(self) -> None:
-        """Close at once."""
-        if self._task is not None:
-            self._task.cancel()
+    def client(self, writer: asyncio.StreamWriter) -> str:
+        """None is counted: all connections are the mail server's own."""
+        return ""
 
     async def run(self, packets: Packets) -> None:
         """Until the mail server ends it, or does what the protocol does not know."""
         self._packets = packets
         turns = Turns()
         try:
-            while not (self._ending and self.idle.is_set()):
+            while not (self.ending and self.idle.is_set()):
                 in_content = self._message is not None and bool(self._message.fields)
                 message = await packets.next(in_content=in_content)
                 self._answer_was_heard(message is not None)
@@ -189,7 +168,7 @@ class MilterSession:
         path, known = _text(self._whole(sender, "mail_addr")), _known(parameters)
         if not (path.isascii() and all(map(str.isascii, known))) and "SMTPUTF8" not in map(str.upper, known):
             known.append("SMTPUTF8")  # sendmail(1) does not say so
-        transaction = Transaction(self._server, self._recipe)
+        transaction = Transaction(self.server, self._recipe)
         try:
             transaction.mail(path, known)
         except RelayError as error:
@@ -245,7 +224,7 @@ class MilterSession:
     def _give_up(self, message: _Message, fault: RelayError) -> None:
         if message.fault is None:
             message.fault = fault
-            self._server.turned_away(fault)
+            self.server.turned_away(fault)
         message.fields.clear()
         message.body.clear()
         self._share.reduce()
@@ -297,14 +276,14 @@ class MilterSession:
         def fits(message: bytes) -> bool:
             return message == mail.message or can_be_told(message)
 
-        task = self._server.run(self._recipe.in_place(mail, fits))
+        task = self.server.run(self._recipe.in_place(mail, fits))
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may be there to hear it
         try:
             while not (await asyncio.wait([task], timeout=PROGRESS_S))[0]:
                 self._packets.say_that_we_work()
                 await self._packets.drain()
         except BaseException:
-            share, self._share = self._share, Share(self._server.budget)  # it still takes its memory
+            share, self._share = self._share, Share(self.server.budget)  # it still takes its memory
             task.add_done_callback(lambda _: share.reduce())
             task.add_done_callback(_not_taken)
             raise
@@ -356,7 +335,7 @@ class MilterSession:
 
 def milter_connection(server: SocketServer, recipe: InPlaceRecipe) -> asyncio.StreamReaderProtocol:
     """The protocol of one more connection."""
-    return asyncio.StreamReaderProtocol(asyncio.StreamReader(), MilterSession(server, recipe).connected)
+    return MilterSession(server, recipe).protocol()
 
 
 def _not_taken(task: asyncio.Task[InPlace]) -> None:

@@ -5,7 +5,8 @@ Standard: relay/entry/__init__.py and relay/ADDING.md; what a new listener leave
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -19,9 +20,10 @@ from relay.config.listeners import LISTENERS
 from relay.counting import metrics
 from relay.counting.board import Board
 from relay.counting.metric import Metric
+from relay.entry import listening
 from relay.entry.budget import Budget, room_for
 from relay.entry.homeward import Homeward
-from relay.entry.listening import SocketServer
+from relay.entry.listening import ClientConnection, SocketServer
 from relay.entry.transaction import Transaction
 from relay.formats import mime
 from relay.incoming import Incoming
@@ -50,10 +52,16 @@ class Seen:
     not_taken: list[str] = field(default_factory=list)
     faults: set[str] = field(default_factory=set)
     servers: set[SocketServer] = field(default_factory=set)
+    stopped: set[SocketServer] = field(default_factory=set)
+    clients: set[str] = field(default_factory=set)
     tasks: set[asyncio.Task[Any]] = field(default_factory=set)
     budgets: set[Budget] = field(default_factory=set)
     completed: list[Mail] = field(default_factory=list)
     rejected: list[tuple[str, ...]] = field(default_factory=list)
+
+    def empty(self) -> bool:
+        """Whether no client is connected."""
+        return not any(server.connections for server in self.servers)
 
     def mail(self, mail: Mail) -> None:
         """A recipe gets one; not one that another recipe passes on."""
@@ -62,7 +70,7 @@ class Seen:
         self.mails.append(mail)
         if not any(mail is each for each in self.completed):
             self.faults.add("not from Transaction.complete: an address may have a line end in it")
-        if not any(server.connections for server in self.servers):
+        if self.empty():
             self.faults.add("SocketServer.add was not called: connections have no limit")
         if any(each.idle.is_set() for server in self.servers for each in server.connections):
             self.faults.add("`idle` is set while a mail is in flight: a relay that stops would cut it off")
@@ -79,9 +87,16 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     found = Seen()
     add, run = SocketServer.add, SocketServer.run
 
-    def added(self: SocketServer, *args: Any) -> str:
+    def added(self: SocketServer, connection: ClientConnection, client: str) -> str:
         found.servers.add(self)
-        return add(self, *args)
+        found.clients.add(client)
+        return add(self, connection, client)
+
+    stop = SocketServer.stop
+
+    async def stopped(self: SocketServer, *args: Any) -> None:
+        found.stopped.add(self)
+        await stop(self, *args)
 
     def ran(self: SocketServer, delivery: Any) -> asyncio.Task[Any]:
         task = run(self, delivery)
@@ -110,6 +125,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     monkeypatch.setattr(Board, "add", counted)
     monkeypatch.setattr(Transaction, "complete", completed)
     monkeypatch.setattr(SocketServer, "add", added)
+    monkeypatch.setattr(SocketServer, "stop", stopped)
     monkeypatch.setattr(SocketServer, "run", ran)
     monkeypatch.setattr(Budget, "__init__", made)
     for recipe in (Homeward, Incoming):
@@ -155,6 +171,32 @@ def _watch(monkeypatch: pytest.MonkeyPatch, recipe: type[Homeward | Incoming], f
     monkeypatch.setattr(recipe, "client_gone", was_gone)
 
 
+async def until(condition: Callable[[], bool], fault: str) -> None:
+    """Waits for it, and fails with `fault` where it does not come within 30 s."""
+    with named(fault):
+        async with asyncio.timeout(30):
+            while not condition():
+                await asyncio.sleep(0.01)
+
+
+@contextmanager
+def named(fault: str) -> Iterator[None]:
+    """Says `fault` where something does not happen in time."""
+    try:
+        yield
+    except TimeoutError:
+        pytest.fail(fault)
+
+
+async def closed(reader: asyncio.StreamReader, fault: str) -> None:
+    """Reads until the relay closes the connection."""
+    with named(fault):
+        async with asyncio.timeout(30):
+            with suppress(ConnectionError):
+                while await reader.read(1000):
+                    pass
+
+
 def bringing(listener: str) -> Callable[..., Awaitable[list[bool]]]:
     """The function `bring` of the listener's own tests."""
     name = f"{listener}.bringing" if (HERE / listener).is_dir() else f"test_{listener}"
@@ -172,12 +214,80 @@ def bringing(listener: str) -> Callable[..., Awaitable[list[bool]]]:
     return checked
 
 
+class Between:
+    """Passes on all that clients and the relay say, and counts what clients have said, in bytes.
+
+    After `cut_after` bytes the client leaves, or is `silent`. With `stay` the relay does not see that it has left.
+    """
+
+    def __init__(self, relay: TCPAddress) -> None:
+        self.address = relay
+        self.passed = 0
+        self.cut_after: int | None = None
+        self.silent = self.stay = False
+        self._relay = relay
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one client."""
+        relay_reader, relay_writer = await asyncio.open_connection(*self._relay)
+        self._writers += [writer, relay_writer]
+        self._tasks += [
+            asyncio.create_task(self._forth(reader, relay_writer)),
+            asyncio.create_task(self._back(relay_reader, writer)),
+        ]
+
+    async def _forth(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(1000):
+                passing = piece if self.cut_after is None else piece[: self.cut_after - self.passed]
+                writer.write(passing)
+                await writer.drain()
+                self.passed += len(passing)
+                if self.passed == self.cut_after and not self.silent:
+                    break
+        if not self.stay:
+            writer.close()
+
+    async def _back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while piece := await reader.read(1000):
+                writer.write(piece)
+        writer.close()
+
+    def leave(self) -> None:
+        """Ends all connections, as a client does that leaves."""
+        for each in self._writers:
+            each.close()
+
+    async def end(self) -> None:
+        """Returns when all connections are closed."""
+        for each in self._writers:
+            each.transport.abort()
+        await asyncio.gather(*self._tasks, *(each.wait_closed() for each in self._writers), return_exceptions=True)
+
+
+@asynccontextmanager
+async def between(relay: TCPAddress) -> AsyncIterator[Between]:
+    """Listens in place of the relay."""
+    here = Between(relay)
+    server = await asyncio.start_server(here.connected, "127.0.0.1", 0)
+    here.address = listening.address_of(server.sockets)
+    try:
+        yield here
+    finally:
+        server.close()
+        await here.end()
+        await server.wait_closed()
+
+
 @pytest.mark.parametrize("listener", LISTENERS)
 def test_each_listener_has_tests_of_its_own(listener: str) -> None:
     assert (HERE / listener).is_dir() or (HERE / f"test_{listener}.py").exists(), "in tests/integration/entry"
 
 
-def site_with(setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -> Site:
+def site_with(setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, further: str = "") -> Site:
     """Alice's, where mail comes in by this setting alone; the policy refuses recipients at refused.example."""
     direction, _, name = setting.partition(".")
     hops: dict[str, Any] = {direction: wire.address}
@@ -185,7 +295,7 @@ def site_with(setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink) -
     site = make_site(tmp_path / "alice", "alice", state=kmes.state_dir, kme_url=kmes.urls[0], policies=policies, **hops)
     text = site.config_file.read_text()
     assert 'listen = "127.0.0.1:0"\n' in text
-    here = f'{name} = "127.0.0.1:0"\nmax_recipients = {MAX_RECIPIENTS}\nmax_message_size = "{MAX_KIB} KiB"\n'
+    here = f'{name} = "127.0.0.1:0"\nmax_recipients = {MAX_RECIPIENTS}\nmax_message_size = "{MAX_KIB} KiB"\n{further}'
     site.config_file.write_text(text.replace('listen = "127.0.0.1:0"\n', here))
     return site
 
@@ -215,9 +325,8 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
         async with asyncio.timeout(30):
             while any(task for task in seen.tasks if not task.done()):
                 await asyncio.wait(seen.tasks)
-        async with asyncio.timeout(30):  # or SocketServer.discard was not called, and connections are counted for ever
-            while any(server.connections for server in seen.servers):
-                await asyncio.sleep(0.01)
+        await until(seen.empty, "SocketServer.discard was not called: the connection is counted for ever")
+    assert seen.servers <= seen.stopped, "SocketServers.servers has not all servers: `stop` leaves connections open"
     [mail] = seen.mails
     assert not seen.faults
     assert mail.listener in (listener, name), "Mail(listener=...): metrics and records name it"
@@ -225,6 +334,9 @@ async def test_a_mail_comes_in_and_the_listener_owes_nothing(
     assert mail.message_id == mime.message_id_hash(mail.message), "Mail(message_id=...): the other site's log has it"
     assert mail.origin.addr, "Mail(origin=...): the log names the client"
     assert [address.rstrip() for address in mail.envelope.addresses] == [recipient]
+    assert seen.in_place or any(seen.clients), (
+        "SocketServer.add(connection, client): a client is counted by its address"
+    )
     if not seen.in_place:  # else the mail server has the mail, its trace and its retries
         assert mail.trace.startswith(b"Received: "), "Mail(trace=...): without it a loop is not noticed (RFC 5321 4.4)"
         assert mail.confirmed, "Mail(confirmed=True): a client that is gone gets no second copy"
@@ -299,3 +411,109 @@ async def test_a_recipient_whom_policy_refuses_is_refused_before_there_is_a_mail
     assert seen.asked == [recipient], "recipe.check_recipient was not asked"
     assert seen.not_taken == [recipient], "recipe.not_taken was not told: nothing counts or records who was refused"
     assert not seen.mails
+
+
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_connections_have_a_limit_and_end_when_idle_or_when_the_relay_leaves(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(listening, "LEAVE_S", 0.0)
+    site = site_with(setting, tmp_path, kmes, wire, "connections = 1\n")
+    async with serving(site) as addresses, AsyncExitStack() as clients:
+
+        async def connected() -> asyncio.StreamReader:
+            reader, writer = await asyncio.open_connection(*address_in(addresses, setting))
+            clients.callback(writer.close)
+            return reader
+
+        first = await connected()
+        await until(lambda: not seen.empty(), "SocketServer.add was not called: connections have no limit")
+        await closed(await connected(), "SocketServer.add has said why the connection cannot stay, and it stays")
+        [server] = seen.servers
+        with named("close_when_idle does not close a connection without a mail: `retire` waits for ever"):
+            async with asyncio.timeout(30):
+                await server.retire()
+        await closed(first, "close_when_idle, then SocketServer.discard, and the connection is still open")
+
+
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_a_connection_is_idle_again_after_its_mail(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(listening, "LEAVE_S", 0.0)
+    sender, recipient, _ = addresses_of(setting)
+    async with (
+        serving(site_with(setting, tmp_path, kmes, wire)) as addresses,
+        between(address_in(addresses, setting)) as wires,
+    ):
+        wires.stay = True  # a client that says nothing more
+        assert await bringing(listener)(setting, wires.address, mails.plain(), sender, recipient) == [True]
+        [server] = seen.servers
+        with named("`idle` is not set again after a mail: `retire` waits for ever"):
+            async with asyncio.timeout(30):
+                await server.retire()
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["leaves", "silent"])
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_a_client_that_stops_in_the_middle_of_the_content_leaves_nothing_behind(
+    listener: str, setting: str, silent: bool, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen
+) -> None:
+    sender, recipient, _ = addresses_of(setting)
+    message = mails.plain(body="x\r\n" * 3000)
+    async with (
+        serving(site_with(setting, tmp_path, kmes, wire)) as addresses,
+        between(address_in(addresses, setting)) as wires,
+    ):
+        assert await bringing(listener)(setting, wires.address, message, sender, recipient) == [True]
+        await until(seen.empty, "SocketServer.discard was not called: the connection is counted for ever")
+        if silent:
+            for server in seen.servers:
+                server.settings = server.settings.model_copy(update={"timeout": 0.2})
+        wires.silent, wires.cut_after, wires.passed = silent, wires.passed - len(message) // 2, 0
+        client = asyncio.ensure_future(bringing(listener)(setting, wires.address, message, sender, recipient))
+        done, _ = await asyncio.wait([client], timeout=30)
+        assert done, "a client that sends no more is waited for without a timeout (server.settings.timeout)"
+        heard = [] if client.exception() else client.result()  # a client may say that its connection broke
+        assert not any(heard), "a mail of which only half has come was taken"
+        assert silent or wires.passed == wires.cut_after
+        if silent and any(seen.clients):  # else a mail server, which keeps its connections
+            reader, writer = await asyncio.open_connection(*address_in(addresses, setting))
+            await closed(
+                reader, "a client that sends nothing is waited for without a timeout (server.settings.timeout)"
+            )
+            writer.close()
+        await until(seen.empty, "a client that left, or sends no more, is waited for (server.settings.timeout)")
+        assert not any(budget.used for budget in seen.budgets), (
+            "the room of a mail whose client left is not given back: share.reduce() where `deliver` was not reached"
+        )
+    assert len(seen.mails) == 1, "a mail of which only half has come was taken"
+
+
+@pytest.mark.parametrize(("listener", "setting"), SETTINGS)
+async def test_of_a_client_that_is_gone_nobody_says_that_it_heard_the_answer(
+    listener: str, setting: str, tmp_path: Path, kmes: DevelopmentKMEs, wire: Sink, seen: Seen, monkeypatch: Any
+) -> None:
+    sender, recipient, _ = addresses_of(setting)
+    recipe = Homeward if setting.startswith("outgoing.") else Incoming
+    process = recipe.process
+    async with (
+        serving(site_with(setting, tmp_path, kmes, wire)) as addresses,
+        between(address_in(addresses, setting)) as wires,
+    ):
+
+        async def client_leaves(self: Any, mail: Mail) -> Any:
+            wires.leave()
+            for _ in range(100):  # the loop sees it
+                await asyncio.sleep(0)
+            return await process(self, mail)
+
+        monkeypatch.setattr(recipe, "process", client_leaves)
+        with suppress(Exception):  # what a client says of a connection that has broken
+            await bringing(listener)(setting, wires.address, mails.plain(), sender, recipient)
+        await until(
+            lambda: bool(seen.said) or seen.in_place, "neither heard nor client_gone (use SocketServer.deliver)"
+        )
+        assert seen.in_place or [what for _, what in seen.said] == ["client_gone"], (
+            "`answer` said that the client was there to hear it, and it was gone"
+        )

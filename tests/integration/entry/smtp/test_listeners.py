@@ -23,7 +23,7 @@ from relay.config.reference import SAMPLES, model_of, value_of
 from relay.entry import ListenerModule
 
 TREE = Path(relay.__file__).parent
-SHARED = {"__init__", "budget", "homeward", "listening", "server_tls", "transaction"}
+SHARED = {"__init__", "budget", "homeward", "listening", "server_tls", "streams", "transaction"}
 """What stands beside the listeners, for all of them."""
 COMMAND_OF = {each.listener: name for name, each in COMMANDS.items() if each.listener}
 """The command that is there for a listener alone."""
