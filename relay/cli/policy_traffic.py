@@ -68,7 +68,7 @@ class TrafficSums:
         """One more recipient of the message called `name`."""
         row = (outcome.result, outcome.protection)
         self.recipients[row] += 1
-        self.octets[row] += outcome.size
+        self.octets[row] += outcome.octets
         if outcome.quantum_bits and outcome.peer is not None:
             self.quantum_bits[outcome.peer] += outcome.quantum_bits
         kind = (*row, outcome.policy)
@@ -232,7 +232,7 @@ def _recorded(site: PolicySite, since: float) -> tuple[TrafficSums, int, int]:
 
 def _shadowed(site: PolicySite, since: float) -> Iterator[TrafficSample]:
     for time, outcome in _entries(site, since):
-        yield TrafficSample(time, outcome.sender, (outcome.recipient,), outcome.size)
+        yield TrafficSample(time, outcome.sender, (outcome.recipient,), outcome.octets)
 
 
 def _entries(site: PolicySite, since: float) -> Iterator[tuple[str, Outcome]]:

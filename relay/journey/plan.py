@@ -125,7 +125,7 @@ class Group:
             Outcome(
                 sender=sender,
                 recipient=each.recipient.address,
-                size=size,
+                octets=size,
                 result=self.result,
                 protection=self.protection,
                 quantum_bits=0 if number else self.quantum_bits,
@@ -147,7 +147,7 @@ class Outcome:
 
     sender: str
     recipient: str
-    size: int
+    octets: int
     peer: str | None
     listed: tuple[str, ...]
     result: Result

@@ -16,12 +16,13 @@ from relay.keys.types import SealingKey
 class MemoryKeys:
     """Fresh keys from Alice (SAE 2) to Bob (SAE 1): `number` of them, of `octets` each, those of pads of `pad_key`.
 
-    `taken_for` has the levels for which single ones were taken.
+    `taken_for` has the levels for which single ones were taken, `pads` counts what was taken as pads.
     """
 
     def __init__(self, number: int = 1000, octets: int = 32, pad_key: int = 4096) -> None:
         self.issued: dict[str, Key] = {}
         self.taken_for: list[str] = []
+        self.pads = 0
         self._left = number
         self._octets = octets
         self._pad_key = pad_key
@@ -32,6 +33,7 @@ class MemoryKeys:
         return SealingKey(key, self._reference(key))
 
     async def take_pad(self, peer: str, hidden: int) -> Pad:
+        self.pads += 1
         number = max(2, -(-hidden // (self._pad_key - 16)))
         keys = [self._key(self._pad_key) for _ in range(number)]
         return pad_of(keys, [self._reference(key) for key in keys], hidden)[0]

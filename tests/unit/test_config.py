@@ -64,8 +64,8 @@ def test_every_setting_says_what_it_is() -> None:
     for model in models:
         assert model.__doc__
         for name, field in model.model_fields.items():
-            assert text_of(model, name)[1], f"{model.__name__}.{name}"
-            assert not field.is_required() or name in model.examples, f"{model.__name__}.{name}"
+            assert text_of(model, name)[1], f"{model.__name__}.{name} has no text under it"
+            assert not field.is_required() or name in model.examples, f"{model.__name__}.{name} has no example"
 
 
 def test_every_text_of_the_code_is_in_the_reference() -> None:

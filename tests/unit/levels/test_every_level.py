@@ -16,7 +16,7 @@ from relay.formats.cms import der
 from relay.formats.cms.enveloped import AnyAlgorithm, decode_content, encode_content
 from relay.journey.tripwire import check_sealed
 from relay.keys import Key
-from relay.levels import LEVELS, SINGLE_KEYS, Level
+from relay.levels import LEVELS, PADS, SINGLE_KEYS, Level
 from relay.schemes import Opening, Scheme
 from relay.schemes.all import all_schemes
 from tests.testlib import mails
@@ -40,6 +40,8 @@ async def sealed(level: Level, identities: Identities, content: bytes) -> tuple[
     made = await scheme.seal(content, identities.to_bob(), keys)
     assert bool(made.keys) == bool(made.quantum_bits) == level.quantum
     assert set(keys.taken_for) <= {level.name}, "a key is taken for another level"
+    wants = (level.use == SINGLE_KEYS, level.use == PADS)
+    assert (bool(keys.taken_for), bool(keys.pads)) == wants, f"level {level.name} does not take what its `use` says"
     return scheme, made.der, replace(identities.at_bob(), keys=keys.issued)
 
 
@@ -105,6 +107,19 @@ async def test_content_encryption_with_parameters_of_another_form_is_refused(
     other = der.algorithm(algorithm.algorithm, bytes.fromhex(parameters))
     with pytest.raises(BadStructure):
         decode_content(der.parse(AnyAlgorithm, other, ""))
+
+
+@each_level
+async def test_content_under_the_encryption_of_another_level_is_no_message_of_this_one(
+    level: Level, identities: Identities
+) -> None:
+    scheme, der, opening = await sealed(level, identities, b"payload")
+    enveloped = cms.decode_enveloped(der)
+    for other in LEVELS:
+        _, made, _ = await sealed(other, identities, b"payload")
+        if type(content := cms.decode_enveloped(made).content) is not type(enveloped.content):
+            with pytest.raises(CannotOpen):
+                await scheme.open(replace(enveloped, content=content), opening)
 
 
 @each_quantum_level

@@ -19,6 +19,7 @@ from relay.identity.pairs import Role
 from relay.keys.group import Use
 from relay.keys.ring import KeyRing
 from relay.levels import LEVELS, Level
+from relay.policy.require import Demand, Requirement
 from relay.schemes.all import all_schemes
 
 TOP = Path(__file__).parents[3]
@@ -55,9 +56,9 @@ def test_all_levels_are_listed_strongest_first() -> None:
 
 def test_a_number_is_that_of_one_level_for_ever() -> None:
     numbers = {level.number: level.name for level in LEVELS}
-    assert len(numbers) == len(LEVELS)
-    assert numbers.items() >= NUMBERS.items()
-    assert min(numbers) > 0
+    assert len(numbers) == len(LEVELS), "two levels have the same number"
+    assert numbers.items() >= NUMBERS.items(), "a number that policy files have is another level's now"
+    assert set(range(1, max(numbers))) <= numbers.keys() | NUMBERS.keys(), "a new level has the next free number"
 
 
 def test_no_two_levels_have_the_same_algorithms_or_look_alike() -> None:
@@ -70,7 +71,8 @@ def test_each_level_has_a_scheme_that_states_no_facts_of_its_own(level: Level) -
     assert (RELAY / "schemes" / f"{level.name}.py").exists(), f"relay/schemes/{level.name}.py is missing"
     scheme = all_schemes().get(level.name)
     assert scheme is not None, f"relay/schemes/{level.name}.py::scheme makes a scheme of another name"
-    assert (scheme.algorithms, scheme.quantum) == (level.algorithms, level.quantum)
+    assert scheme.algorithms == level.algorithms, f"relay/schemes/{level.name}.py has another level's facts"
+    assert scheme.quantum == level.quantum, f"{level.name}: `use` in relay/levels says whether it spends quantum keys"
     declared = {name for base in type(scheme).__mro__ for name in get_annotations(base)}
     assert {name for name in declared if not hasattr(scheme, name)} == set(), f"relay/schemes/{level.name}.py"
 
@@ -106,7 +108,12 @@ def test_the_policies_page_says_what_each_level_promises(protection: str) -> Non
 @each_level
 def test_the_policies_page_says_what_it_means_to_require_a_level(level: Level) -> None:
     table = POLICIES.partition("### What must arrive sealed")[2].partition("\n###")[0]
-    assert f'\n| `"{level.name}"` |' in table, "policies/README.md, under `What must arrive sealed`"
+    rows = dict(re.findall(r'^\| `"(.*)"` \| ([^|]*) \|', table, re.MULTILINE))
+    assert level.name in rows, "policies/README.md, under `What must arrive sealed`"
+    named = set(re.findall(r"\w+", rows[level.name])) & set(levels.SEALING)
+    demand = Requirement(Demand((level.name,), "mark", "bob"), "")
+    enough = {name for name in levels.SEALING if not demand.missed(name, "bob")}
+    assert named == enough, f"policies/README.md: `require` of {level.name} is met by a layer of {sorted(enough)}"
 
 
 def test_no_other_file_says_what_a_level_is() -> None:

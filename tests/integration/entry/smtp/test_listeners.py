@@ -62,7 +62,8 @@ def test_each_listener_has_what_the_relay_asks_of_it(listener: str) -> None:
     module = import_module(f"relay.entry.{listener}")
     found = module if not hasattr(module, "__path__") else import_module(f"{module.__name__}.listener")
     wanted = {name: signature(function) for name, function in vars(ListenerModule).items() if not name.startswith("_")}
-    assert {name for name in wanted if not hasattr(found, name)} == set()
+    missing = {name for name in wanted if not hasattr(found, name)}
+    assert not missing, f"{found.__name__} has not all of ListenerModule (relay/entry/__init__.py)"
     for name, contract in wanted.items():
         made = signature(getattr(found, name))
         assert list(made.parameters.values()) == list(contract.parameters.values())[1:], name
