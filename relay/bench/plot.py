@@ -14,6 +14,8 @@ from relay.bench.report import number
 from relay.errors import ConfigError
 from relay.levels import AES
 
+MAX_SHARE = 2.0
+"""Length of the longest bar, as a multiple of its aim: one that is far beyond it would make all others invisible."""
 _OURS, _OTHERS, _AIM = "#1f6fb4", "#b0b7bf", "#c0392b"
 
 
@@ -57,7 +59,7 @@ def _bars(axes: Any, figures: BenchFigures, size: int, title: str) -> None:
 
 
 def _aims(axes: Any, figures: BenchFigures) -> None:
-    """How much of each aim is reached: 1 is the aim, more is better also where less is wanted."""
+    """How much of each aim is reached, up to MAX_SHARE: 1 is the aim, more is better also where less is wanted."""
     found = [(one, compared) for one in COMPARISONS if (compared := figures.compared(one)) and compared.value > 0]
     shares = [one.aim / compared.value if one.at_most else compared.value / one.aim for one, compared in found]
     names = [
@@ -65,7 +67,7 @@ def _aims(axes: Any, figures: BenchFigures) -> None:
         f"{f' {chr(8722) if one.added else chr(247)} {one.beside}' if one.beside else ''}"
         for one, _ in found
     ]
-    bars = axes.barh(names, shares, color=_OURS)
+    bars = axes.barh(names, [min(each, MAX_SHARE) for each in shares], color=_OURS)
     labels = [f"{number(compared.value)} (aim {one.aim:g})" for one, compared in found]
     axes.axvline(1.0, color=_AIM, linestyle="--", zorder=2)
     axes.bar_label(bars, labels, padding=3, fontsize=9, backgroundcolor="white", zorder=3)
