@@ -85,8 +85,9 @@ class Watch:
             self.seen.append("an unsealed message")
             return
         der = mime.sealed_content(transaction[begin:] + b"\r\n")
+        digest = hashlib.sha256(der).hexdigest()  # once: a pad has a thousand keys, and nothing else goes on meanwhile
         for key_ID in key_ids(der):
-            self.sealed_under[key_ID].add(hashlib.sha256(der).hexdigest())
+            self.sealed_under[key_ID].add(digest)
 
 
 def _each_transaction(whole: Callable[[bytes], None]) -> Callable[[], Look]:
