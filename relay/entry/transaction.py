@@ -61,6 +61,11 @@ class Transaction:
     message_id: str = ""
     _not_taken: dict[Recipient, RelayError] = field(default_factory=dict)
 
+    @property
+    def sender(self) -> str:
+        """The address of the sender, "" for the null reverse-path, and before `mail`."""
+        return self.begun.sender if self.begun is not None else ""
+
     def mail(self, sender: str, parameters: Iterable[str] = (), ignored: frozenset[str] = frozenset()) -> str:
         """Begins, and returns the sender's address, "" for the null reverse-path; `ignored` may have any value.
 
@@ -133,7 +138,8 @@ class Transaction:
         absent: Callable[[], float] = never_absent, confirmed: bool = True,
     ) -> Mail:  # fmt: skip
         """The mail with this content for those who are taken; the rest is said as Mail has it."""
-        assert self.begun is not None  # noqa: S101 - there are recipients, so there was a sender
+        if self.begun is None:
+            raise ValueError("a mail without a sender")
         self.message_id = mime.message_id_hash(content)
         return Mail(
             replace(self.begun, recipients=tuple(self.recipients)), content, self.id, trace, origin, each_answered,

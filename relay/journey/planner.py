@@ -8,7 +8,6 @@ import math
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from relay.config import Config
@@ -371,7 +370,6 @@ def _otherwise(
     return HeldForKeys(cause) if for_keys else PolicyHolds(cause)
 
 
-@lru_cache(maxsize=1024)
 def _sealed_sender(sender: str) -> str:
     """Returns the sender as sealed envelopes name it. Postfix drops one dot at the end once a milter has seen the
     mail.

@@ -345,16 +345,9 @@ async def serve(
             texts = Texts(relay_toml_here)
             texts.add(text)
             common = Worker(
-                0,
-                config.limits.workers,
-                _descriptors(sockets),
-                relay_toml_here,
-                -1,
-                neighbours,
-                sealed,
-                board,
-                lock=lock,
-            )
+                0, config.limits.workers, _descriptors(sockets), relay_toml_here, supervisor=-1,
+                neighbours=neighbours, sealed_here=sealed, board=board, lock=lock,
+            )  # fmt: skip
             read_again = partial(_read_again, config, texts, relay_toml)
             workers = Workers(config, forks, common, Settings(config, read_again), stop)
             stack.push_async_callback(workers.stop)

@@ -10,7 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Generator
-from contextlib import asynccontextmanager, suppress
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -51,33 +52,24 @@ class InDaemon:
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
-        self._running: asyncio.Task[None] | None = None
+        self._running: Future[None] | None = None
 
     async def run(self) -> None:
         """Returns once it is done; begins it where it is not under way already. Raises what the work raised."""
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._in_thread())
-        await asyncio.shield(self._running)
+            running: Future[None] = Future()
+            running.set_running_or_notify_cancel()  # now nobody who gives up waiting for it ends it for others
+            threading.Thread(target=self._run, args=(running,), daemon=True).start()
+            self._running = running
+        await asyncio.wrap_future(self._running)
 
-    async def _in_thread(self) -> None:
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[None] = loop.create_future()
-
-        def finish(error: Exception | None) -> None:
-            if not done.done():
-                done.set_exception(error) if error is not None else done.set_result(None)
-
-        def run() -> None:
-            error = None
-            try:
-                self._work()
-            except Exception as caught:  # noqa: BLE001 - for those who wait
-                error = caught
-            with suppress(RuntimeError):  # the loop is closed
-                loop.call_soon_threadsafe(finish, error)
-
-        threading.Thread(target=run, daemon=True).start()
-        await done
+    def _run(self, running: Future[None]) -> None:
+        try:
+            self._work()
+        except Exception as error:  # noqa: BLE001 - for those who wait
+            running.set_exception(error)
+        else:
+            running.set_result(None)
 
 
 async def in_thread(items: Generator[T]) -> AsyncGenerator[T]:

@@ -185,8 +185,7 @@ class MilterSession(StreamConnection):
             try:
                 transaction.rcpt(_text(self._whole(recipient, "rcpt_addr")), _known(parameters), utf8=True)
             except RelayError as error:
-                sender = transaction.begun.sender if transaction.begun is not None else ""
-                log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
+                log.warning("recipient_not_accepted", sender=transaction.sender, reply=error.reply, cause=str(error))
                 return [_reply(error)]
         message.paths.append(f"<{_text(recipient)}>")
         return [Continue()]
@@ -236,9 +235,8 @@ class MilterSession(StreamConnection):
             try:
                 if message.fault is not None:
                     raise message.fault  # noqa: TRY301
-                if (
-                    not message.transaction.recipients
-                ):  # else nobody would be left to have it, and it would be thrown away
+                # Else nobody would be left to have it, and it would be thrown away.
+                if not message.transaction.recipients:
                     raise TryLater("a mail without a recipient")  # noqa: TRY301
                 return await self._in_place(message)
             except RelayError as error:

@@ -199,9 +199,7 @@ class SMTPSession(CommandStream):
 
     async def refuse_recipient(self, error: RelayError) -> None:
         """Says so, and that it was so in the log; to be called within `named_in_log`."""
-        begun = self.transaction.begun
-        sender = begun.sender if begun is not None else ""
-        log.warning("recipient_not_accepted", sender=sender, reply=error.reply, cause=str(error))
+        log.warning("recipient_not_accepted", sender=self.transaction.sender, reply=error.reply, cause=str(error))
         await (self.wrong if isinstance(error, BadParameter) else self.push)(error.reply)
 
     def named_in_log(self, mail_id: str = "") -> AbstractContextManager[None]:
