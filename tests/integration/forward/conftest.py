@@ -16,6 +16,7 @@ from structlog.testing import LogCapture
 
 from relay.config import DirectionSettings, TCPAddress
 from relay.forward import NextHop
+from relay.forward.client import Timeouts
 from tests.testlib.hop import Hop
 
 Build = Callable[..., NextHop]
@@ -34,6 +35,18 @@ async def build() -> AsyncIterator[Build]:
             return next_hop
 
         yield make
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next hops have one second for each reply, but as long as ever for a connection: a busy machine fails no test."""
+
+    class Impatient(Timeouts):
+        def __init__(self, timeout: float) -> None:
+            super().__init__(timeout)
+            self.reply = self.data = self.piece = self.content_reply = 1.0
+
+    monkeypatch.setattr("relay.forward.Timeouts", Impatient)
 
 
 @pytest.fixture

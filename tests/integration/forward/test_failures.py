@@ -59,25 +59,27 @@ async def test_after_the_end_of_the_content_no_other_next_hop_is_tried(build: Bu
 
 
 async def test_a_next_hop_that_says_nothing_after_the_content_holds_the_mail_and_no_other_is_tried(
-    build: Build,
+    build: Build, impatient: None
 ) -> None:
     async with Hop(instead={".": SILENCE}) as first, Hop() as second:
         with pytest.raises(NextHopUnavailable, match="whether it was taken is not known"):
-            await build(first, second, timeout=0.2).deliver(mail())
+            await build(first, second).deliver(mail())
     assert not second.connections
 
 
 @pytest.mark.parametrize("point", ["greeting", "EHLO", "MAIL", "RCPT", "DATA"])
-async def test_a_silent_next_hop_is_given_up_in_time_and_followed_by_the_next(build: Build, point: str) -> None:
+async def test_a_silent_next_hop_is_given_up_in_time_and_followed_by_the_next(
+    build: Build, impatient: None, point: str
+) -> None:
     async with Hop(instead={point: SILENCE}) as first, Hop() as second:
-        handed = await build(first, second, timeout=0.5).deliver(mail())
+        handed = await build(first, second).deliver(mail())
     assert handed.next_hop == str(second.address)
 
 
-async def test_a_next_hop_that_takes_no_content_is_given_up_in_time(build: Build) -> None:
+async def test_a_next_hop_that_takes_no_content_is_given_up_in_time(build: Build, impatient: None) -> None:
     async with Hop(instead={"content": SILENCE}) as hop:
         with pytest.raises(NextHopUnavailable, match="not taken within"):
-            await build(hop, timeout=1).deliver(mail(message=BIG))
+            await build(hop).deliver(mail(message=BIG))
 
 
 @pytest.mark.parametrize(

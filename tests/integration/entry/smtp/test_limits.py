@@ -53,7 +53,7 @@ async def test_one_client_cannot_take_all_connections_unless_it_is_trusted() -> 
 
 @pytest.mark.parametrize("said", [b"", b"EHLO client.example", b"NOOP\r\nNO"])
 async def test_a_client_that_says_nothing_whole_is_let_go(said: bytes) -> None:
-    async with serving(timeout=0.2) as running, talking(running.address) as talk:
+    async with serving(timeout=1) as running, talking(running.address) as talk:
         await talk.send(said)
         if b"\r\n" in said:
             assert (await talk.reply()).code == 250
@@ -62,7 +62,7 @@ async def test_a_client_that_says_nothing_whole_is_let_go(said: bytes) -> None:
 
 
 async def test_a_client_that_stops_in_the_content_is_let_go() -> None:
-    async with serving(timeout=0.2) as running, talking(running.address) as talk:
+    async with serving(timeout=1) as running, talking(running.address) as talk:
         await talk.begin()
         await talk.send(b"half a line")
         assert str(await talk.reply()).startswith("421 4.4.2")
@@ -73,7 +73,7 @@ async def test_a_client_that_stops_in_the_content_is_let_go() -> None:
 
 async def test_content_that_comes_drop_by_drop_has_an_end() -> None:
     """Each drop comes well within the idle time, but all of them are far below the least rate."""
-    async with serving(timeout=0.5) as running, talking(running.address) as talk:
+    async with serving(timeout=1) as running, talking(running.address) as talk:
         await talk.begin()
         last = asyncio.create_task(talk.reply())
         drops = 0
@@ -86,12 +86,12 @@ async def test_content_that_comes_drop_by_drop_has_an_end() -> None:
 
 
 async def test_a_delivery_that_takes_longer_than_the_idle_time_is_waited_for() -> None:
-    async with serving(timeout=0.2) as running, talking(running.address) as talk:
+    async with serving(timeout=1) as running, talking(running.address) as talk:
         running.recipe.gate.clear()
         await talk.begin()
         await talk.send(b"x\r\n.\r\n")
         await running.recipe.arrived.wait()
-        asyncio.get_running_loop().call_later(0.5, running.recipe.gate.set)
+        asyncio.get_running_loop().call_later(1.5, running.recipe.gate.set)
         assert (await talk.reply()).code == 250
         assert (await talk.say("NOOP")).code == 250
 
