@@ -230,7 +230,7 @@ async def test_a_relay_killed_between_two_transactions_with_a_next_hop_that_limi
     assert [got.recipients for got in hop.got] == [("ben@bob.example",), ("bea@bob.example",)]
 
 
-async def test_who_left_before_the_answer_has_his_mail_once_whatever_comes_of_others_meanwhile(
+async def test_a_mail_whose_client_left_before_the_answer_comes_once_whatever_comes_of_others_meanwhile(
     site: Site, wire: Sink
 ) -> None:
     async with running(site) as relay:
@@ -249,7 +249,7 @@ async def test_who_left_before_the_answer_has_his_mail_once_whatever_comes_of_ot
     assert deliveries(wire) == [("ben@bob.example",), ("press@open.example",)]
 
 
-async def test_by_lmtp_who_has_heard_that_he_has_it_is_not_remembered(site: Site, wire: Sink) -> None:
+async def test_by_lmtp_a_recipient_whose_delivery_was_confirmed_is_not_remembered(site: Site, wire: Sink) -> None:
     text = site.config_file.read_text().replace("[outgoing]", '[outgoing]\nlmtp = "127.0.0.1:0"')
     site.config_file.write_text(text)
     async with serving(site) as addresses:
@@ -325,7 +325,7 @@ async def test_a_mailbox_whose_domain_is_written_in_two_ways_gets_one_copy(site:
     assert sorted(address.partition("@")[0] for address in got.recipients) == ["Ben", "ben"]
 
 
-async def test_who_has_the_mail_does_not_get_it_again_under_another_spelling_of_his_domain(
+async def test_who_has_the_mail_does_not_get_it_again_under_another_spelling_of_their_domain(
     site: Site, wire: Sink
 ) -> None:
     async with running(site) as relay:

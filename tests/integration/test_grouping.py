@@ -134,7 +134,7 @@ async def test_a_peer_whose_kme_is_down_waits_alone_and_the_retry_completes_it(s
 
 
 @pytest.mark.parametrize("busy", [BEN, BEA, CARL, OTTO, PRESS])
-async def test_a_recipient_for_whom_the_next_hop_is_busy_waits_alone_and_his_retry_takes_no_key(
+async def test_a_recipient_for_whom_the_next_hop_is_busy_waits_alone_and_their_retry_takes_no_key(
     sites: ThreeSites, busy: str
 ) -> None:
     sites.network.on_rcpt = {busy: "450 4.2.0 busy"}
@@ -198,7 +198,7 @@ def size(message: bytes) -> int:
 
 
 @pytest.mark.parametrize("level", ["aes", "otp", "pqc", "rsa", "pqc+aes"])
-async def test_a_message_looks_and_opens_the_same_whoever_gets_a_blind_copy(
+async def test_a_message_looks_and_opens_the_same_for_any_blind_copy(
     tmp_path: Path, identities: Identities, level: str
 ) -> None:
     quantum = "required" if level.endswith("+aes") else "off"

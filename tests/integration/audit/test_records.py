@@ -189,7 +189,7 @@ async def test_what_does_not_leave_has_a_record_that_says_why(alice: Site, sink:
     assert second != third, "a mail that was refused has come to its end"
 
 
-async def test_who_can_get_no_level_is_recorded_with_the_policy_that_holds_him(alice: Site) -> None:
+async def test_who_can_get_no_level_is_recorded_with_the_policy_that_holds_them(alice: Site) -> None:
     async with app.running(alice.config) as addresses:
         reply = await submit(addresses["outgoing"], mails.plain(), recipients=["held@bob.example"])
     assert reply.code == 451
@@ -246,7 +246,7 @@ async def test_sealed_mail_goes_on_or_is_held_while_no_record_can_be_written_and
     assert events(log).count("audit_not_written") == 1
 
 
-async def test_whoever_holds_the_lock_of_the_record_has_it_said_and_mail_in_clear_held(
+async def test_a_record_that_another_process_has_locked_is_said_and_holds_mail_in_clear(
     alice: Site, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("relay.audit.chain.LOCK_S", 0.2)

@@ -12,7 +12,7 @@ from tests.testlib.dovecot import dovecot, requires_dovecot
 pytestmark = requires_dovecot
 
 
-async def test_each_recipient_has_his_own_outcome_over_verified_tls(build: Build) -> None:
+async def test_each_recipient_has_an_outcome_of_their_own_over_verified_tls(build: Build) -> None:
     async with dovecot(users=(BEN, BEA)) as server:
         next_hop = build(f"lmtp://{server.lmtp}", next_hop_tls="required", next_hop_ca=server.ca)
         ben, nobody, bea = (await next_hop.deliver(mail(BEN, "nobody@bob.example", BEA))).outcomes

@@ -17,9 +17,7 @@ PIPELINED = [EVERYTHING, tuple(each for each in EVERYTHING if each != "PIPELININ
 
 
 @pytest.mark.parametrize("extensions", PIPELINED)
-async def test_each_recipient_has_the_outcome_that_the_server_gave_him(
-    build: Build, extensions: tuple[str, ...]
-) -> None:
+async def test_each_recipient_has_the_outcome_that_the_server_gave(build: Build, extensions: tuple[str, ...]) -> None:
     async with Hop(extensions, lmtp=True) as hop:
         hop.instead = {"RCPT TO:<bad@": "550 5.1.1 no", f". {BEN}": "452 4.2.2 full", ". big@": "552 5.3.4 big"}
         handed = await build(hop).deliver(mail("bad@b.example", BEN, "big@b.example", BEA))

@@ -94,7 +94,7 @@ async def test_a_domain_that_takes_no_mail_refuses_it(
     assert caught.value.status == "5.1.10"
 
 
-async def test_ourselves_and_whoever_is_no_better_are_left_out(
+async def test_ourselves_and_servers_that_are_no_better_are_left_out(
     build: Build, zone: Zone, resolver: dns.asyncresolver.Resolver, hops: list[Hop]
 ) -> None:
     three(zone, 10, 20, 30)

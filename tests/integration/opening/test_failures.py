@@ -288,7 +288,7 @@ def without_received(message: bytes) -> bytes:
     return mime.without_fields(message, frozenset({b"received"}))
 
 
-async def test_mail_whose_keys_may_still_come_is_held_for_whomever_it_is(
+async def test_mail_whose_keys_may_still_come_is_held_for_all_recipients(
     alice: Alice, bob_on_sqlite: Bob, kmes: DevelopmentKMEs
 ) -> None:
     bob, sealed = bob_on_sqlite, await alice.seal()

@@ -80,7 +80,7 @@ async def test_a_second_recipient_whose_mail_comes_too_late_for_its_key_is_an_al
     assert put == [("error", reason), ("warning", reason)], "an alarm for each recipient, not for each copy"
 
 
-async def test_whoever_never_gets_the_mail_keeps_its_key_for_no_longer_than_it_may_open(
+async def test_a_recipient_who_never_gets_the_mail_keeps_its_key_for_no_longer_than_it_may_open(
     alice: Alice, bob: Bob, clock: Clock
 ) -> None:
     sealed = await alice.seal(BEN, BEA)

@@ -381,7 +381,7 @@ async def test_mail_waits_in_alices_queue_while_her_kme_is_away_and_nothing_leav
     assert len(two.bob.all_delivered(recipient)) == 1
 
 
-async def test_mail_waits_sealed_in_bobs_queue_while_his_kme_is_away(two: Two) -> None:
+async def test_mail_waits_sealed_in_bobs_queue_while_the_kme_there_is_away(two: Two) -> None:
     recipient = "no-kme-there@bob.example"
     await two.bob.kme.cut()
     await send(two.alice, mails.plain(), recipient)

@@ -146,7 +146,7 @@ async def test_what_bob_gets_by_lmtp_is_what_alice_sent_and_the_wire_shows_none_
     assert_not_readable(bytes(two.bob.inbound.sent[passed:]), original)
 
 
-async def test_of_many_recipients_each_has_an_outcome_of_his_own(two: Two) -> None:
+async def test_of_many_recipients_each_has_an_outcome_of_their_own(two: Two) -> None:
     original = mails.plain(subject="To all sorts")
     issued = two.kmes.link.issued.total()
     reached = ["one@bob.example", "two@bob.example", "sorts@clear.example"]
@@ -203,7 +203,7 @@ async def test_new_mail_goes_out_as_soon_as_the_relay_is_back_also_after_many_th
     assert [len(two.bob.all_delivered(recipient)) for recipient in waiting] == [1] * len(waiting)
 
 
-async def test_at_bobs_only_the_recipient_whom_his_postfix_refuses_is_bounced(two: Two) -> None:
+async def test_at_bobs_only_the_recipient_whom_postfix_refuses_is_bounced(two: Two) -> None:
     original = mails.plain(subject="To somebody and nobody", body="This text must not come back.\r\n")
     two.bob.mailboxes.on_rcpt["nobody@bob.example"] = "550 5.1.1 no such user"
     passed = len(two.alice.inbound.sent)

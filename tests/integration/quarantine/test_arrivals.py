@@ -248,7 +248,7 @@ OTHERS = {"a bounce": "", "forwarded": "editor@list.example"}
 
 
 @pytest.mark.parametrize("sender", OTHERS.values(), ids=OTHERS.keys())
-async def test_what_names_a_peer_in_its_sealed_layers_is_in_that_peer_s_name_whoever_sent_it(
+async def test_what_names_a_peer_in_its_sealed_layers_is_in_that_peer_s_name(
     bob: Bob, seal: Seal, sender: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(upkeep, "SWEEP_S", 0.2)

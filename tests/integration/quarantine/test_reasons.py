@@ -120,7 +120,7 @@ async def test_a_peer_that_is_configured_later_has_its_mail_released(bob: Bob, s
     assert (line["event"], line["level"], line["peer"]) == ("released", "aes", "alice")
 
 
-async def test_a_signer_whose_document_is_imported_later_has_his_mail_released(
+async def test_mail_of_a_signer_whose_document_is_imported_later_is_released(
     tmp_path: Path, kmes: DevelopmentKMEs, identities: Identities, seal: Seal, sink: Sink
 ) -> None:
     message = await seal(mails.eight_bit(), PQC)

@@ -245,7 +245,7 @@ async def test_a_message_whose_row_was_changed_is_not_released_but_can_be_droppe
     assert await bob.listed() == []
 
 
-async def test_a_delivery_that_cannot_be_noted_is_told_to_whoever_would_repeat_it(
+async def test_a_delivery_that_cannot_be_noted_is_told_to_those_who_would_repeat_it(
     bob: Bob, waiting: str, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails(self: Quarantine, name: str, addresses: list[str]) -> bool:

@@ -34,7 +34,7 @@ def test_nobody_else_can_read_anything(home: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["--yes", "--kme", "none"], ["--undo"]])
-def test_whoever_may_not_read_the_configuration_is_told_so_in_one_line(tmp_path: Path, words: list[str]) -> None:
+def test_a_user_who_may_not_read_the_configuration_is_told_so_in_one_line(tmp_path: Path, words: list[str]) -> None:
     if os.geteuid():
         pytest.skip("becoming another user needs root")
     become = (

@@ -206,7 +206,7 @@ async def test_a_probe_is_answered_while_others_connect_and_ask_half_a_request_a
         await asyncio.gather(*others, return_exceptions=True)
 
 
-async def test_who_asks_all_the_time_has_his_answers_slowly(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_who_asks_all_the_time_has_slow_answers(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
     reader, writer = await asyncio.open_connection(*relay.status)
     writer.write(GET.replace(b"/metrics", b"/healthz") * 1000)
     loop = asyncio.get_running_loop()

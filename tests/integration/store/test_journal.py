@@ -70,7 +70,7 @@ async def test_a_transaction_leaves_the_recipients_of_another_one_alone(store: S
     assert (delivered, len(forms)) == ({"a@x"}, 1)
 
 
-async def test_who_has_the_mail_is_known_until_he_himself_is_forgotten(store: Store) -> None:
+async def test_who_has_the_mail_is_known_until_the_recipient_is_forgotten(store: Store) -> None:
     await one_try(store, ["a@x"], WaitingCopy(("b@y",), {}, b"sealed"))
     await one_try(store, others=["b@y"])
     assert await known(store, "a@x", "b@y") == ({"a@x"}, ())
@@ -132,7 +132,7 @@ async def test_where_the_database_was_away_nobody_takes_over_before_all_could_wr
 
 
 @pytest.mark.usefixtures("impatient")
-async def test_whoever_was_frozen_takes_nothing_away_from_the_one_who_has_the_mail_now(
+async def test_a_frozen_process_takes_nothing_away_from_the_one_that_has_the_mail_now(
     relays: tuple[Store, Store], backend: Backend
 ) -> None:
     one, two = relays

@@ -104,9 +104,7 @@ def test_writing_waits_for_no_disk_until_it_is_asked_to(tmp_path: Path, monkeypa
     spool.close()
 
 
-async def test_whoever_is_cancelled_while_he_looks_leaves_no_file_locked(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_cancelled_look_leaves_no_file_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written(tmp_path, RECORDS)
     looks, goes_on = threading.Event(), threading.Event()
     opened = SECRET.open

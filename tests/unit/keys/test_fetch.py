@@ -348,7 +348,9 @@ async def test_a_key_that_could_not_be_stored_is_stored_at_the_end(kme: FakeKME,
     assert kept.keys["alice", key_ID] == kme.link.keys[key_ID].key.key
 
 
-async def test_whoever_gives_up_does_not_lose_the_key_on_the_way(kme: FakeKME, group: KMEGroup, kept: Kept) -> None:
+async def test_a_caller_who_gives_up_does_not_lose_the_key_on_the_way(
+    kme: FakeKME, group: KMEGroup, kept: Kept
+) -> None:
     [key_ID] = _drawn(kme, 1)
     kme.latency = 0.02
     asking = asyncio.create_task(group.fetch("alice", [key_ID]))

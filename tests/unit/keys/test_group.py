@@ -173,7 +173,7 @@ async def test_a_kme_whose_status_cannot_be_had_still_gives_keys(kme: FakeKME, g
     await group.take("bob")
 
 
-async def test_whoever_gives_up_leaves_the_keys_to_the_others(kme: FakeKME, time: FakeTime) -> None:
+async def test_a_caller_who_gives_up_leaves_the_keys_to_the_others(kme: FakeKME, time: FakeTime) -> None:
     kme.latency = 0.02
     group = KMEGroup("g", [kme.client(timing=time.timing)], NO_PREFETCH, timing=time.timing)
     impatient = asyncio.create_task(group.take("bob"))

@@ -49,7 +49,9 @@ def test_the_table_of_decisions(without_default: PolicySet, with_default: Policy
 
 
 @pytest.mark.parametrize("recipient", ["kurt%x@bob.example", "kurt@nowhere.example", "kurt kurt@", "kurt@a..b"])
-def test_why_nobody_covers_a_recipient_is_recorded_without_his_name(without_default: PolicySet, recipient: str) -> None:
+def test_why_nobody_covers_a_recipient_is_recorded_without_their_name(
+    without_default: PolicySet, recipient: str
+) -> None:
     with pytest.raises(PolicyHolds, match="kurt") as held:
         without_default.decide("alice@alice.example", recipient)
     assert "kurt" not in AddressHash(SiteSecret(bytes(32))).cause(held.value)

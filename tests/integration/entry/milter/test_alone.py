@@ -298,7 +298,7 @@ async def test_an_alias_among_recipients_with_other_protection_gets_its_mail_onc
 
 
 @pytest.mark.parametrize("domains", [("BOB.example", "bob.example"), ("CLEAR.example", "clear.example")])
-async def test_a_recipient_whose_domain_is_written_in_two_ways_gets_his_mail_once(
+async def test_a_recipient_whose_domain_is_written_in_two_ways_gets_the_mail_once(
     tmp_path: Path, kmes: DevelopmentKMEs, sink: Sink, domains: tuple[str, str]
 ) -> None:
     async with alone(tmp_path, kmes, sink) as (alice, _):

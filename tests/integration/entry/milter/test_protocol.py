@@ -349,7 +349,7 @@ async def test_ten_thousand_header_fields_pass_and_more_than_there_may_be_are_re
     assert len(running.recipe.got) == 1
 
 
-async def test_thousands_of_fields_that_come_and_go_at_once_leave_everybody_else_his_turn() -> None:
+async def test_thousands_of_fields_that_come_and_go_at_once_leave_all_others_their_turn() -> None:
     turns = 0
 
     async def others() -> None:

@@ -19,7 +19,7 @@ from tests.testlib.sink import Sink
 TOO_MUCH = "450 4.7.1 Too much mail within an hour, try again later"
 
 
-async def test_a_user_sends_so_many_mails_an_hour_over_all_his_connections(start: Start, sink: Sink) -> None:
+async def test_a_user_sends_so_many_mails_an_hour_over_all_connections(start: Start, sink: Sink) -> None:
     async with start("mails_per_user = 2") as server:
         for _ in range(2):
             async with server.user() as program:

@@ -255,7 +255,7 @@ async def test_many_guesses_at_once_are_many_guesses(start: Start) -> None:
         assert sorted(replies) == [TOO_MANY] * 7 + [WRONG] * 3
 
 
-async def test_guesses_from_elsewhere_do_not_shut_a_user_out_where_he_has_been(start: Start) -> None:
+async def test_guesses_from_elsewhere_do_not_shut_a_user_out_where_they_have_been(start: Start) -> None:
     async with start("failed_logins = 2") as server:
         async with server.user():
             pass
@@ -268,7 +268,7 @@ async def test_guesses_from_elsewhere_do_not_shut_a_user_out_where_he_has_been(s
             pass
 
 
-async def test_a_neighbours_wrong_passwords_do_not_shut_a_user_out_where_he_has_been(start: Start) -> None:
+async def test_a_neighbours_wrong_passwords_do_not_shut_a_user_out_where_they_have_been(start: Start) -> None:
     async with start("failed_logins = 2") as server:
         async with server.user():
             pass

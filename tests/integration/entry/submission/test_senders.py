@@ -41,7 +41,7 @@ FROM_NOT_ALLOWED = "550 5.7.1 You may not write this address in From, Sender or 
         ("guest", "guest@alice.example", NOT_ALLOWED),
     ],
 )
-async def test_a_user_sends_only_from_his_addresses(server: Server, user: str, sender: str, reply: str) -> None:
+async def test_a_user_sends_only_from_their_addresses(server: Server, user: str, sender: str, reply: str) -> None:
     async with server.user(user) as program:
         assert await program.ask(f"MAIL FROM:<{sender}>") == reply
 
