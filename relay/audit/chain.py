@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 
 import structlog
 
-from relay.files import sync_directory
+from relay.files import open_regular, sync_directory
 
 log = structlog.get_logger(__name__)
 
@@ -371,15 +371,6 @@ def _opened(file: ChainFile) -> Iterator[BufferedIOBase]:
             return
         with gzip.GzipFile(fileobj=plain) as unpacked:
             yield unpacked
-
-
-def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Descriptor of a regular file. Raises OSError, also for all else: a FIFO would be waited for without end."""
-    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, f"{path.name} is not a regular file")
-    return descriptor
 
 
 def make_directory(directory: Path) -> None:

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import structlog
 
-from relay.audit.chain import ChainFile, end_of_files, ended, files_of, leads_to, open_regular
+from relay.audit.chain import ChainFile, end_of_files, ended, files_of, leads_to
 from relay.audit.entries import event_members
 from relay.audit.reading import REMOVED
 from relay.audit.writing import Audit
-from relay.files import sync_directory
+from relay.files import open_regular, sync_directory
 
 log = structlog.get_logger(__name__)
 

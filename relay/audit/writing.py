@@ -300,10 +300,13 @@ class Audit:
 
     def _failed(self, error: OSError) -> StoreUnavailable:
         """What cannot be written is reported once, and stands on the board until something is."""
+        cause = error.strerror or type(error).__name__
+        if error.filename:
+            cause = f"{Path(error.filename).name}: {cause}"
         if not self._trouble:
             meaning = "no mail leaves until it can" if self._hold else "mail goes on; its records wait in memory"
-            log.error("audit_not_written", directory=str(self.directory), cause=error.strerror, meaning=meaning)
-        self._trouble = error.strerror or type(error).__name__
+            log.error("audit_not_written", directory=str(self.directory), cause=cause, meaning=meaning)
+        self._trouble = cause
         self._board.set(metrics.AUDIT_WRITABLE, to=0)
         return StoreUnavailable(f"{self.directory}: the audit record cannot be written: {self._trouble}")
 

@@ -27,7 +27,7 @@ from relay.setup import questions
 from relay.setup.answers import SitePaths
 from relay.setup.asking import Prompter, filled
 from relay.setup.backups import BACKUP, backups_of
-from relay.setup.files import Owner, write_whole
+from relay.setup.files import Owner, write_flushed
 from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.questions import NONE
 from relay.setup.restart import restarted, runs
@@ -116,7 +116,7 @@ def as_before(places: SitePaths, said: bytes, beside: BesidePostfix) -> BesidePo
     path = places.config_file
     with as_owner_of(path.parent):
         found = path.stat()
-        write_whole(path, said, found.st_mode & 0o7777, (found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
+        write_flushed(path, said, found.st_mode & 0o7777, (found.st_uid, found.st_gid) if os.geteuid() == 0 else None)
     click.echo(f"{path}: as it was before, since {beside.directory} was not changed")
     return beside._replace(joined=True)
 

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -15,6 +18,31 @@ def write_whole(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text)
     beside.replace(path)
+
+
+@contextmanager
+def written_beside(
+    path: Path, content: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None, beginning: str | None = None
+) -> Iterator[Path]:
+    """A file with this content in the same directory, flushed, to be renamed or linked to `path`; gone at the end.
+
+    It has this mode and owner (uid, gid). Its name is random behind its `beginning`, by default that of `path`. That it
+    has got its name is flushed too, if it has within. Raises OSError.
+    """
+    temporary = path.with_name((beginning or f".{path.name}.") + secrets.token_hex(8))
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            os.fchmod(descriptor, mode)
+            file.write(content)
+            file.flush()
+            os.fsync(descriptor)
+        yield temporary
+        sync_directory(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:

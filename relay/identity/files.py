@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions, sync_directory
+from relay.files import permissions, written_beside
 from relay.files.rights import UnixUser, opened, owner_of
 
 MAX_LENGTH = 3 * 2**20
@@ -58,21 +57,12 @@ def create(path: Path, content: bytes, *, owner: UnixUser | None = None) -> bool
 def _written_beside(path: Path, content: bytes, owner: UnixUser | None) -> Iterator[Path]:
     """A file with this content in the same directory; where it has got its name within, that is on the disk then."""
     _refuse_root(path.parent)
-    temporary = path.with_name(_LEFTOVER + secrets.token_hex(8))
+    given = (owner.uid, owner.gid) if owner is not None and os.geteuid() == 0 else None
     try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            if owner is not None and os.geteuid() == 0:
-                os.fchown(descriptor, owner.uid, owner.gid)
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-        sync_directory(path.parent)
+        with written_beside(path, content, owner=given, beginning=_LEFTOVER) as temporary:
+            yield temporary
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,14 +6,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
 from relay.errors import ConfigError
-from relay.files import sync_directory
+from relay.files import sync_directory, written_beside
 from relay.files.rights import as_owner_of, open_named
 
 Outcome = Literal["made", "there already", "kept, though it says something else", "replaced"]
@@ -116,7 +115,7 @@ def put(path: Path, content: bytes, owner: Owner, *, replace: bool = False) -> W
                 backed_up(path)
                 outcome = "replaced"
             others = owner.is_another
-            write_whole(path, content, 0o640 if others else 0o600, (0, owner.gid) if others else None)
+            write_flushed(path, content, 0o640 if others else 0o600, (0, owner.gid) if others else None)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
     return Written(path, outcome)
@@ -128,23 +127,11 @@ def backed_up(path: Path) -> Path:
         found, content = os.fstat(file.fileno()), file.read()
     copy = path.with_name(f"{path.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}")
     owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
-    write_whole(copy, content, found.st_mode & 0o777, owner)
+    write_flushed(copy, content, found.st_mode & 0o777, owner)
     return copy
 
 
-def write_whole(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
+def write_flushed(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
     """The file in one step: a reader sees the old or the new, also after a crash. Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            if owner is not None:
-                os.fchown(descriptor, *owner)
-            os.fchmod(descriptor, mode)
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
+    with written_beside(path, content, mode, owner) as temporary:
         temporary.replace(path)
-        sync_directory(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)

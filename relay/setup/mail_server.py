@@ -23,7 +23,7 @@ from relay.postfix import faults
 from relay.postfix.flow import is_loopback, mail_flow, service_address
 from relay.postfix.settings import ADMIN_PATHS, TIMEOUT_S, PostfixFault, read_settings
 from relay.setup.backups import BACKUP, backups_of, last_backup, new_backup, this_machine
-from relay.setup.files import write_whole
+from relay.setup.files import write_flushed
 from relay.setup.former import LOG_NAMES, as_before, without_stale
 from relay.setup.postfix_lines import FILES, lead_to, look_old, snapshot
 from relay.setup.scanners import before_smarthost, behind_scanners, between_milters
@@ -122,9 +122,9 @@ def apply(change: PostfixChange, beside: Path) -> Path:
         for when, contents in (("before", change.before), ("after", change.after)):
             (backup / when).mkdir(mode=0o700)
             for name, content in contents.items():
-                write_whole(backup / when / name, content, 0o600)
+                write_flushed(backup / when / name, content, 0o600)
         # Last: `undo` finds a whole backup, or none.
-        write_whole(backup / "directory", f"{change.directory.absolute()}\n{this_machine()}\n".encode(), 0o600)
+        write_flushed(backup / "directory", f"{change.directory.absolute()}\n{this_machine()}\n".encode(), 0o600)
     except OSError as error:
         raise ConfigError(f"{error.filename or beside}: {error.strerror}; nothing was changed") from error
     try:
@@ -264,7 +264,7 @@ def _put_back(directory: Path, contents: dict[str, bytes]) -> None:
             if _content(path) != content:
                 found = path.stat()
                 owner = (found.st_uid, found.st_gid) if os.geteuid() == 0 else None
-                write_whole(path, content, found.st_mode & 0o7777, owner)
+                write_flushed(path, content, found.st_mode & 0o7777, owner)
 
 
 def _diff(path: Path, before: bytes, after: bytes) -> str:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from relay import files
 from relay.errors import AnothersFile, ConfigError
-from relay.files import permissions, sync_directory
+from relay.files import permissions, written_beside
 
 MAX_LENGTH = 65_536
 """Maximum size of a secret file, in bytes."""
@@ -49,9 +48,8 @@ def create(path: Path, content: bytes) -> None:
         if path.exists():
             return
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _written_beside(path, content) as temporary, suppress(FileExistsError):
+        with written_beside(path, content) as temporary, suppress(FileExistsError):
             os.link(temporary, path)
-        sync_directory(path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be created: {error.strerror}") from error
 
@@ -63,11 +61,9 @@ def replace(path: Path, change: Callable[[bytes], bytes]) -> None:
         with locked(path.parent):
             content = change(read(path))
             before = path.stat()
-            with _written_beside(path, content) as temporary:
-                if before.st_uid != os.geteuid():
-                    os.chown(temporary, before.st_uid, before.st_gid)
+            owner = (before.st_uid, before.st_gid) if before.st_uid != os.geteuid() else None
+            with written_beside(path, content, owner=owner) as temporary:
                 temporary.replace(path)
-            sync_directory(path.parent)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be replaced: {error.strerror}") from error
 
@@ -99,18 +95,3 @@ def _check(found: os.stat_result, path: Path) -> None:
 def _is_credential(path: Path) -> bool:
     directory = os.environ.get("CREDENTIALS_DIRECTORY")
     return bool(directory) and path.parent.resolve() == Path(directory or "").resolve()
-
-
-@contextmanager
-def _written_beside(path: Path, content: bytes) -> Iterator[Path]:
-    """A file of mode 0600 with this content, on the disk, in the same directory; gone at the end."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(descriptor)
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)

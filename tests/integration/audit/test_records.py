@@ -246,6 +246,16 @@ async def test_sealed_mail_goes_on_or_is_held_while_no_record_can_be_written_and
     assert events(log).count("audit_not_written") == 1
 
 
+async def test_an_odd_file_in_the_place_of_the_record_is_named(alice: Site, log: LogCapture) -> None:
+    directory = alice.config.audit_directory
+    directory.mkdir()
+    os.mkfifo(directory / "000000000001-2026-11-25.jsonl")
+    async with app.running(alice.config):
+        await until(lambda: "audit_not_written" in events(log))
+    [entry] = [each for each in log.entries if each["event"] == "audit_not_written"]
+    assert entry["cause"] == "000000000001-2026-11-25.jsonl: not a regular file"
+
+
 async def test_a_record_that_another_process_has_locked_is_said_and_holds_mail_in_clear(
     alice: Site, sink: Sink, log: LogCapture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

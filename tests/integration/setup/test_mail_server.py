@@ -14,7 +14,7 @@ from relay.config import Config, load_config
 from relay.errors import ConfigError
 from relay.setup import mail_server
 from relay.setup.answers import Answers, Integration, SitePaths
-from relay.setup.files import write_whole
+from relay.setup.files import write_flushed
 from relay.setup.mail_server import apply, planned_change, undo
 from relay.setup.postfix_lines import FILES
 from relay.setup.relay_toml import relay_toml
@@ -148,7 +148,7 @@ async def test_a_kill_at_any_write_can_be_undone_or_has_changed_nothing(
         path.write_bytes(content)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt) if writes < 8 else nullcontext():
-        patched.setattr(mail_server, "write_whole", dies)
+        patched.setattr(mail_server, "write_flushed", dies)
         apply(change, tmp_path)
     if texts(etc) != before:
         undo(tmp_path)
@@ -182,7 +182,7 @@ async def test_a_full_disk_half_way_is_told_and_undone(
 ) -> None:
     before = texts(etc)
     change = await planned_change(etc, site(tmp_path))
-    real = write_whole
+    real = write_flushed
 
     def full(path: Path, content: bytes, mode: int, owner: tuple[int, int] | None = None) -> None:
         if path == etc / "master.cf":
@@ -190,7 +190,7 @@ async def test_a_full_disk_half_way_is_told_and_undone(
         real(path, content, mode, owner)
 
     with monkeypatch.context() as patched, pytest.raises(ConfigError, match="setup --undo"):
-        patched.setattr(mail_server, "write_whole", full)
+        patched.setattr(mail_server, "write_flushed", full)
         apply(change, tmp_path)
     assert texts(etc) != before
     undo(tmp_path)
