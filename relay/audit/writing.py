@@ -301,7 +301,7 @@ class Audit:
     def _failed(self, error: OSError) -> StoreUnavailable:
         """What cannot be written is reported once, and stands on the board until something is."""
         cause = error.strerror or type(error).__name__
-        if error.filename:
+        if error.filename and Path(error.filename) != self.directory:
             cause = f"{Path(error.filename).name}: {cause}"
         if not self._trouble:
             meaning = "no mail leaves until it can" if self._hold else "mail goes on; its records wait in memory"

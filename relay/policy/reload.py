@@ -283,8 +283,8 @@ class PoliciesInForce:
             return
         if gone:
             log.warning("policy_file_gone", files=gone[:MAX_LOGGED], number=len(gone), version=policies.version)
-        self._problems, self._anew = (), False
         self._take(SetFiles.read(policies, self._folder))
+        self._problems, self._anew = (), False  # not before the set counts: all would seem well while the old one does
         self._keep_copy()
         self.board.add(metrics.POLICY_RELOADS, "loaded")
         self.board.set(metrics.POLICY, before.version, to=math.nan)

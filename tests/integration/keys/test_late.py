@@ -27,8 +27,8 @@ TOO_LONG_S = 20.0
 """The limits of the KMEs here are far above this, and the usual times far below."""
 
 
-def _clients(kmes: tuple[FakeKME, FakeKME]) -> list[Any]:
-    slow = {"timeout": 90, "min_timeout": 0.4, "timing": Timing()}
+def _clients(kmes: tuple[FakeKME, FakeKME], usual: float = 0.4) -> list[Any]:
+    slow = {"timeout": 90, "min_timeout": usual, "timing": Timing()}
     return [kme.client(name=name, **slow) for kme, name in zip(kmes, "ab", strict=True)]
 
 
@@ -71,13 +71,15 @@ async def test_a_pad_that_is_the_first_need_does_not_wait_for_status_and_keys_in
 
 
 async def test_a_pad_of_many_requests_is_not_late_while_each_of_them_is_answered(
-    two_kmes: tuple[FakeKME, FakeKME], group: KMEGroup
+    two_kmes: tuple[FakeKME, FakeKME],
 ) -> None:
     first, second = two_kmes
     first.limits |= {"max_key_per_request": 1, "max_key_size": 1024}
-    first.latency = 0.08
+    first.latency = 0.25
+    group = KMEGroup("g", _clients(two_kmes, usual=2), NO_PREFETCH)
     async with asyncio.timeout(TOO_LONG_S):
         assert (await group.take_pad("bob", 112 * 12)).hides >= 112 * 12
+    await group.close()
     assert len(first.got("enc_keys")) == 12
     assert second.requests == []
 
