@@ -118,9 +118,9 @@ async def test_a_new_connection_that_dies_too_is_not_replaced_again(build: Build
     assert len(hop.connections) == 2
 
 
-async def test_a_kept_connection_that_falls_silent_costs_its_timeout_once(build: Build) -> None:
+async def test_a_kept_connection_that_falls_silent_costs_its_timeout_once(build: Build, impatient: None) -> None:
     async with Hop() as hop:
-        next_hop = build(hop, timeout=3)
+        next_hop = build(hop)
         await next_hop.deliver(mail())
         hop.instead["MAIL"] = SILENCE
         with pytest.raises(NextHopUnavailable, match="no reply within"):

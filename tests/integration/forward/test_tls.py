@@ -118,7 +118,7 @@ async def test_opportunistic_encrypts_where_it_can_whatever_the_certificate(buil
 async def test_opportunistic_does_not_go_back_to_clear_once_tls_has_begun(build: Build, server: Server) -> None:
     async with Hop(tls=server(), instead={"STARTTLS": b"220 go on\r\n"}) as hop:
         with pytest.raises(NextHopUnavailable):  # what it answers to the handshake is no TLS
-            await build(hop, next_hop_tls="opportunistic", timeout=5).deliver(mail())
+            await build(hop, next_hop_tls="opportunistic").deliver(mail())
     assert not any("MAIL" in command for command in hop.commands)
 
 
@@ -156,7 +156,7 @@ async def test_tls_before_1_2_is_not_spoken(build: Build, server: Server) -> Non
     assert not hop.got
 
 
-async def test_a_handshake_that_does_not_end_is_given_up_in_time(build: Build) -> None:
+async def test_a_handshake_that_does_not_end_is_given_up_in_time(build: Build, impatient: None) -> None:
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         for reply in (b"220 hop\r\n", b"250-hop\r\n250 STARTTLS\r\n", b"220 go on\r\n"):
             writer.write(reply)
@@ -167,7 +167,7 @@ async def test_a_handshake_that_does_not_end_is_given_up_in_time(build: Build) -
     async with await asyncio.start_server(stall, "127.0.0.1", 0) as listening:
         port = listening.sockets[0].getsockname()[1]
         with pytest.raises(NextHopUnavailable, match="TLS"):
-            await build(f"127.0.0.1:{port}", next_hop_tls="opportunistic", timeout=1).deliver(mail())
+            await build(f"127.0.0.1:{port}", next_hop_tls="opportunistic").deliver(mail())
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])

@@ -106,7 +106,7 @@ async def test_twenty_senseless_commands_end_a_connection(start: Start) -> None:
 
 
 async def test_an_idle_client_is_told_and_disconnected(start: Start) -> None:
-    async with start("timeout = 0.2") as server, server.program(tls=True) as program:
+    async with start("timeout = 1") as server, server.program(tls=True) as program:
         await program.ask("EHLO program.example")
         assert await program.ask("AUTH LOGIN") == "334 VXNlcm5hbWU6"
         assert await program.reply() == "421 4.4.2 Timeout, closing the connection"
