@@ -62,11 +62,11 @@ class PolicyRecords:
         came = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
+        def notify() -> None:
             with suppress(RuntimeError):  # the event loop may be closed by now
                 loop.call_soon_threadsafe(came.set)
 
-        self._last_good.tell = tell
+        self._last_good.notify = notify
         for each in await asyncio.to_thread(self._left):
             await self._try(each)
         while True:

@@ -1,4 +1,4 @@
-"""Which level, which peer and which fallback each recipient gets: found, checked and explained here.
+"""Policies: the level, peer and fallback of each recipient; loaded, checked and explained.
 Standard: policies/README.md, the reference for those who write the files.
 
 `load_policies` (load.py) reads a directory into an immutable PolicySet, which decides and explains (decide.py). The

@@ -1,4 +1,4 @@
-"""Chooses what the file that covers a recipient says for one mail, and what of its rules and of the floors raises it.
+"""Chooses the settings for one mail from the file that covers its recipient, and the rules and floors that raise them.
 Standard: policies/README.md; the first rule by sender that surely fits takes the place of the file's settings.
 """
 
@@ -16,10 +16,10 @@ from relay.policy.settings import Chosen
 
 
 class RuleLook(NamedTuple):
-    """One rule that was looked at: its number (1 is the first), its line, and what came of it.
+    """One rule that was looked at: its number (1 is the first), its line, and the result.
 
     `applies` is True for the rule by sender that takes the file's place, and for all that raise. `because` says what it
-    does, or why it does not.
+    does, or why it does not apply.
     """
 
     rule: int
@@ -31,7 +31,7 @@ class RuleLook(NamedTuple):
 def choose(
     file: PolicyFile, floors: Sequence[PlacedRule], asked: MailFacts, looks: list[RuleLook] | None = None
 ) -> Chosen:
-    """What holds for this mail, raised by `floors`; every rule of the file that was looked at is put into `looks`."""
+    """The settings for this mail, raised by `floors`; appends every rule of the file that was checked to `looks`."""
     chosen, instead = file.own, False
     raising = list(map(Raising.of, floors))
     for number, (rule, line) in enumerate(zip(file.policy.when, file.rule_lines, strict=True), 1):
@@ -42,7 +42,7 @@ def choose(
         elif rule.only_raises:
             raising.append(Raising.of(PlacedRule(rule, file.source, line, number)))
         elif fit is Fit.MAYBE:
-            # Who the sender is, is not sure: then it may not lower anything.
+            # The sender is in doubt, so the rule may not lower anything.
             raising.append(Raising.instead(file.own, PlacedRule(rule, file.source, line, number)))
             does = "its sender may be meant, so it raises what holds without it"
         elif instead:

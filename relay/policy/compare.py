@@ -19,9 +19,9 @@ __all__ = ["ORDER", "Comparison", "Difference", "Direction", "Unproven", "compar
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """All differences, the most important first; `coarse` are recipients for whom not all samples were tried.
+    """All differences, the most important first; `coarse` lists recipients for whom not all samples were tried.
 
-    `unproven` is what may be weaker and is not among the differences.
+    `unproven` lists what may be weaker and is not among the differences.
     """
 
     differences: tuple[Difference, ...]
@@ -30,12 +30,12 @@ class Comparison:
 
     @property
     def weaker(self) -> bool:
-        """Whether anything that leaves is weaker, or leaves only now, or less is asked of what arrives or of tests."""
+        """Whether any outgoing mail is weaker or newly leaves, or arriving mail or tests must meet less."""
         return any(each.weaker for each in self.differences)
 
     @property
     def proven(self) -> bool:
-        """Whether it is shown that nothing is weaker for any mail, at any time from now on."""
+        """Whether it is proven that nothing is weaker for any mail, now or later."""
         return not self.weaker and not self.unproven
 
 

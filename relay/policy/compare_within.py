@@ -1,5 +1,5 @@
 """Compares two sets of policies within a time, as `policy diff` does: few files at once, and a few more after them.
-Standard: policy/compare.py; what was not compared for want of time is said.
+Standard: policy/compare.py; what was not compared before the time limit is reported.
 
 A file decides together with those that would decide without it, and with those of people at its domain. So a group of
 files is compared with all of these, and with all floors and groups of people.
@@ -27,16 +27,16 @@ WHOLE = 500
 GROUP = 50
 """Number of files that are compared together, of larger sets."""
 SET_ASIDE = 1000
-"""Number of files compared after which what was found is put where the garbage collector does not look."""
+"""Number of files compared after which results are frozen for the garbage collector."""
 PAUSE_S = 0.002
-"""Pause between two groups (seconds), in which other threads go on."""
+"""Pause between two groups, in seconds, for other threads."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComparedSets:
-    """What differs, the most important first, and what may be weaker and is not among that.
+    """The differences, the most important first, and what else may be weaker.
 
-    Of the files that may decide otherwise `done` were compared. The rules of `unproven` are in `directory`.
+    Of the `files` that may decide differently, `done` were compared. The rules of `unproven` are in `directory`.
     """
 
     differences: tuple[Difference, ...]
@@ -47,21 +47,21 @@ class ComparedSets:
 
     @property
     def weaker(self) -> bool | None:
-        """Whether anything is weaker; None where that is not known."""
+        """Whether anything is weaker; None if unknown."""
         if any(each.weaker for each in self.differences):
             return True
         return None if self.unproven or not self.whole else False
 
     @property
     def whole(self) -> bool:
-        """Whether nothing was left out."""
+        """Whether all files were compared."""
         return self.done == self.files
 
 
 def compare_within(
     seconds: float, before: SetFiles, now: SetFiles, clock: Callable[[], float] = time.monotonic
 ) -> ComparedSets:
-    """Compares until nothing is left, or the time is over. Blocks; what a group of files has begun with is left out."""
+    """Compares until done or out of time. Blocks; a group of files that was not finished is left out."""
     until = clock() + seconds
     old, new = before.policies, now.policies
     names = _to_compare(before, now)
@@ -94,7 +94,7 @@ def compare_within(
 def _compared(
     seconds: float, old: PolicySet, new: PolicySet, old_tests: Sequence[Expected], new_tests: Sequence[Expected]
 ) -> Comparison | None:
-    """None where it takes longer."""
+    """The comparison; None if it takes longer."""
     try:
         with at_most(seconds):
             return compare(old, new, old_tests, new_tests)
@@ -103,9 +103,9 @@ def _compared(
 
 
 def _to_compare(before: SetFiles, now: SetFiles) -> tuple[str, ...]:
-    """The files that may decide otherwise: those that differ, or all where something differs that counts for all.
+    """The files that may decide differently: those that differ, or all if something shared differs.
 
-    Unlike a list, a tuple of texts is not looked through at each full garbage collection.
+    Unlike a list, a tuple of strings is not traversed at each full garbage collection.
     """
     old, new = before.policies, now.policies
     if (old.floors, old.groups, old.owners, old.site) == (new.floors, new.groups, new.owners, new.site):
@@ -127,28 +127,28 @@ def _parts(names: Sequence[str], before: SetFiles, now: SetFiles) -> Iterator[_F
     separators = now.policies.site.tag_separators
     for begin in range(0, max(len(names), 1), GROUP):
         group = names[begin : begin + GROUP]
-        found = set(group)
+        covering = set(group)
         for name in group:
-            found.update(people.get(name.removesuffix(SUFFIX), ()))
-            found.update(each for each, _ in candidates(_address(name), separators))
-        found.add(DEFAULT_FILE)
-        yield _FileGroup(frozenset(found), len(group))
+            covering.update(people.get(name.removesuffix(SUFFIX), ()))
+            covering.update(each for each, _ in candidates(_address(name), separators))
+        covering.add(DEFAULT_FILE)
+        yield _FileGroup(frozenset(covering), len(group))
 
 
 def _people(names: Sequence[str], before: SetFiles, now: SetFiles) -> dict[str, set[str]]:
     """The files of people at the domains whose files these are."""
     domains = {name.removesuffix(SUFFIX) for name in names if "/" not in name}
-    found: dict[str, set[str]] = {}
+    people: dict[str, set[str]] = {}
     for each in (before, now) if domains else ():
         for name in each.policies.files:
             domain, person, _ = name.partition("/")
             if person and domain in domains:
-                found.setdefault(domain, set()).add(name)
-    return found
+                people.setdefault(domain, set()).add(name)
+    return people
 
 
 def _address(name: str) -> FoldedAddress:
-    """One whom the file covers."""
+    """An address that the file covers."""
     directory, _, stem = name.removesuffix(SUFFIX).rpartition("/")
     return FoldedAddress(unquote(stem), directory) if directory else FoldedAddress("anybody", stem)
 

@@ -1,5 +1,5 @@
-"""The conditions of a rule on people: who sends a mail, who stands in From, who has logged in; and their opposites.
-Standard: policies/README.md; who cannot be read beyond doubt may be anybody, so that every such condition may hold.
+"""The conditions of a rule on people: envelope sender, From, login, and their opposites.
+Standard: policies/README.md; a person in doubt may be anybody, so every such condition may hold.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from relay.policy.settings import SealingSettings
 from relay.policy.units import Texts
 
 NOT = "not_"
-"""What the name of an opposite condition begins with."""
+"""Prefix of the name of an opposite condition."""
 ON_RECIPIENTS = ("recipient", "not_recipient")
 ON_PEOPLE = ("sender", "not_sender", "author", "not_author", "login", "not_login", *ON_RECIPIENTS)
 BY_ENVELOPE = frozenset({"sender", "not_sender", *ON_RECIPIENTS})
-"""Conditions that the envelope alone answers."""
+"""Conditions that the envelope alone decides."""
 
 
 class MailFacts(NamedTuple):
-    """One mail as rules are asked about it; `content` is None while the message has not come."""
+    """The facts of one mail for rules; `content` is None before the message is received."""
 
     sender: Reading
     content: MessageFacts | None
     groups: Groups
     tag_separators: str
 
-    def people(self, who: str) -> tuple[Reading, ...]:
-        """Whom conditions on the sender, author or login are about; nobody if only the message decides."""
-        if who == "sender":
+    def people(self, role: str) -> tuple[Reading, ...]:
+        """The people in this role (sender, author or login); nobody if only the message decides."""
+        if role == "sender":
             return (self.sender,)
         if self.content is None:
             return ()
-        if who == "login":
+        if role == "login":
             return (read_login(self.content.login),)
         content = self.content
         return content.once(
@@ -46,20 +46,20 @@ class MailFacts(NamedTuple):
 
 
 class _PersonCondition(NamedTuple):
-    """One condition on people, as it is asked again and again; `why_not` says so where it does not hold."""
+    """One condition on people; `why_not` is the reason given if it does not hold."""
 
-    who: str
+    role: str
     patterns: AddressPatterns
     opposite: bool
     why_not: str
 
     @classmethod
     def of(cls, name: str, patterns: AddressPatterns) -> _PersonCondition:
-        who, opposite = name.removeprefix(NOT), name.startswith(NOT)
-        return cls(who, patterns, opposite, f"the {who} is {'' if opposite else 'not '}{patterns.said}")
+        role, opposite = name.removeprefix(NOT), name.startswith(NOT)
+        return cls(role, patterns, opposite, f"the {role} is {'' if opposite else 'not '}{patterns.said}")
 
     def fit(self, people: tuple[Reading, ...], groups: Groups) -> Fit:
-        """How far it holds: of several people one is enough, for the opposite as well."""
+        """How surely it holds; of several people one is enough, also for the opposite."""
         fits = [self.patterns.fit(each, groups) for each in people]
         return max([each.negated for each in fits] if self.opposite else fits, default=Fit.NOT)
 
@@ -86,8 +86,8 @@ class PeopleConditions(SealingSettings):
 
     @model_validator(mode="after")
     def _read_patterns(self) -> PeopleConditions:
-        said = ((name, getattr(self, name, None)) for name in ON_PEOPLE)
-        self._people = {name: _patterns(name, texts) for name, texts in said if texts}
+        lists = ((name, getattr(self, name, None)) for name in ON_PEOPLE)
+        self._people = {name: _patterns(name, texts) for name, texts in lists if texts}
         each = {name: _PersonCondition.of(name, patterns) for name, patterns in self._people.items()}
         self._of_mail = tuple(condition for name, condition in each.items() if name not in ON_RECIPIENTS)
         self._of_recipient = tuple(condition for name, condition in each.items() if name in ON_RECIPIENTS)
@@ -104,17 +104,17 @@ class PeopleConditions(SealingSettings):
         return tuple(group for patterns in self._people.values() for group in patterns.groups)
 
     def people_fit(self, asked: MailFacts) -> tuple[Fit, str]:
-        """How far all of these conditions hold but those on recipients; and which does not, if one does not."""
+        """How surely all conditions hold but those on recipients, and which one does not."""
         fit = Fit.SURELY
         for each in self._of_mail:
-            one = each.fit(asked.people(each.who), asked.groups)
+            one = each.fit(asked.people(each.role), asked.groups)
             if one is Fit.NOT:
                 return one, each.why_not
             fit = one if one is Fit.MAYBE else fit
         return fit, ""
 
     def recipient_fit(self, recipient: Reading, groups: Groups) -> tuple[Fit, str]:
-        """The same of those on recipients, which only floors have: a file's rules are for whom the file covers."""
+        """The same for conditions on recipients, which only floors have."""
         for each in self._of_recipient:
             if each.fit((recipient,), groups) is Fit.NOT:
                 return Fit.NOT, each.why_not
@@ -122,5 +122,5 @@ class PeopleConditions(SealingSettings):
 
 
 def _patterns(name: str, texts: Iterable[str]) -> AddressPatterns:
-    """Raises ValueError saying how to write what is wrong."""
+    """The patterns in these texts. Raises ValueError with the correct spelling."""
     return AddressPatterns.of_logins(texts) if name.endswith("login") else AddressPatterns.of(texts)

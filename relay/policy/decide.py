@@ -39,16 +39,16 @@ from relay.policy.units import duration_text
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How mail from `sender` to `recipient` (both as they were given) is sealed.
+    """How mail from `sender` to `recipient` (both as given) is sealed.
 
     `levels` are tried in order. `peer` is None where no peer's keys are known for the recipient.
-    `source` and `line` say where the deciding `levels` stand; `version` is that of the whole policy set.
+    `source` and `line` locate the deciding `levels`; `version` is that of the whole policy set.
     `max_size` has the largest message (bytes) for levels that have a limit, `hold_for` the seconds after
     which mail is refused and held no longer. `otherwise` is for mail that can have none of the levels now, `impossible`
-    for mail that never can; None: the same. `rule` is the number of the rule that decided, 0 for none; `looks_inside`
-    says that there are rules which need the message. `reason` is why mail leaves in clear, as far as the file says.
-    `max_bounce` is the largest message in bytes that gets a one-time pad, for the null sender; None for everybody
-    else.
+    for mail that never can (None: the same). `rule` is the number of the rule that decided, 0 for none; `looks_inside`
+    says that some rules need the message. `reason` is the file's reason for mail in clear.
+    `max_bounce` is the largest message in bytes that gets a one-time pad, for the null sender; None for other
+    senders.
     """
 
     sender: str
@@ -73,7 +73,7 @@ class Decision:
 
     @property
     def in_clear(self) -> bool:
-        """True where policy lets this mail out unsealed; nothing else ever does."""
+        """True if policy lets this mail out unsealed; nothing else ever does."""
         return self.levels == ONLY_PLAINTEXT and self.quantum != "required"
 
     def layers(self, level: LevelName) -> tuple[str, ...]:
@@ -81,24 +81,24 @@ class Decision:
         return (level, *self.kem[1:]) if level == PQC.name else (level,)
 
     def hopeless(self, size: int) -> bool:
-        """Whether a message of this size, in bytes, can never have any of the levels, whatever keys come."""
+        """Whether a message of this size, in bytes, can never have any of the levels, whatever keys arrive."""
         if self.levels == ONLY_PLAINTEXT:
             return not self.in_clear
         return self.peer is None or all(self.too_big(level, size) for level in self.levels)
 
     def without_level(self, size: int) -> tuple[str, Otherwise]:
-        """What happens to a message of this size, in bytes, without any of the levels, and the setting that says so."""
+        """The setting that decides for a message of this size, in bytes, without any of the levels, and its value."""
         if self.impossible and self.hopeless(size):
             return "impossible", self.impossible
         return "otherwise", self.otherwise
 
     @property
     def where(self) -> str:
-        """`file:line`, as log lines have it."""
+        """`file:line`, for log lines."""
         return f"{self.source}:{self.line}"
 
     def too_big(self, level: LevelName, size: int) -> str:
-        """Why a message of this size, in bytes, is not for this level, or ""."""
+        """Why a message of this size, in bytes, cannot have this level, or ""."""
         for limited, limit in self.max_size:
             if limited == level and size > limit:
                 return f"{level}: the message has {size} bytes, and max_size is {limit}"
@@ -108,7 +108,7 @@ class Decision:
 
 
 class Lookup(NamedTuple):
-    """One file that was looked for: its name, why, whether it is there, decides, and why it does not count today."""
+    """One file that was looked up: its name, the step, whether it exists and decides, and why not today."""
 
     file: str
     step: Step
@@ -119,11 +119,11 @@ class Lookup(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """How a decision came about: the files looked for in order, down to the one that decided, its rules, the floors.
+    """How a decision was made: the files looked up in order, down to the one that decided, its rules, and the floors.
 
-    `raised` says what the floors changed, each as "levels: otp instead of aes". `decision` is None where the mail is
+    `raised` says what the floors changed, each as "levels: otp instead of aes". `decision` is None if the mail is
     held because no file covers the recipient. Then `held` says why and what to do; otherwise it is "". `peer_because`
-    says where the peer comes from.
+    is the source of the peer.
     """
 
     sender: str
@@ -139,7 +139,7 @@ class Explanation:
     held: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything as JSON's types, with stable names."""
+        """All fields as JSON types, with stable names."""
         decision = None
         if self.decision is not None:
             decision = {each.name: getattr(self.decision, each.name) for each in fields(Decision)} | {
@@ -165,13 +165,13 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class PolicySet:
-    """All policy files of a directory as they were when they were read; immutable.
+    """All policy files of a directory, as read; immutable.
 
     `files` are by name (`example.org/alice.toml`), `owners` gives the peer of each peer's domain. `version` is 40
     hexadecimal digits that follow from all names and contents. `patterns` is the number of texts and sizes that the
-    rules of all files compare with a message: 0 where none needs it. `demands` are what files ask of arriving mail,
-    each kind once. `site` is what counts of relay.toml. `floors` raise what any file says, `groups` are the patterns
-    that stand for a name.
+    rules of all files compare with a message; 0 if none needs it. `demands` are the distinct requirements for arriving
+    mail. `site` has the relevant settings of relay.toml. `floors` raise what any file says, `groups` are named
+    patterns.
     """
 
     directory: Path
@@ -187,17 +187,17 @@ class PolicySet:
     def decide(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Decision:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
-        Without `content` no rule applies that looks into the message. Raises NoPolicy where no file covers the
-        recipient, or the local part may be read as a route to a domain that another file covers. It is raised as well
-        where only a file for others says plaintext for a peer's domain. A policy file that has vanished must neither
-        bounce mail nor let it out in clear.
+        Without `content` no rule applies that looks into the message. Raises NoPolicy if no file covers the recipient.
+        It is also raised if the local part may be read as a route to a domain that another file covers, or if only a
+        file for others says plaintext for a peer's domain. A policy file that has vanished must neither bounce mail nor
+        let it out in clear.
         """
         address, file = self._covering(sender, recipient)
         chosen = self._choose(file, sender, address, content)
         return self._decision(sender, recipient, file, chosen, self._peer(file, address))
 
     def explain(self, sender: str, recipient: str, content: MessageFacts | None = None) -> Explanation:
-        """The same as `decide`, with how it came about; raises nothing."""
+        """The same as `decide`, with an explanation; raises nothing."""
         directory = str(self.directory)
         lookups: list[Lookup] = []
         try:
@@ -225,14 +225,14 @@ class PolicySet:
         )
 
     def covering(self, domain: str) -> PolicyFile | None:
-        """The file that decides for those at a domain (in A-labels) who have no file of their own."""
+        """The file for addresses at a domain (in A-labels) without a file of their own."""
         return self._find(candidates(FoldedAddress("", domain), self.site.tag_separators))
 
     def require(self, sender: str, content: MessageFacts | None = None) -> Requirements:
-        """All that mail from `sender`, and from everybody whom its From and Sender fields name, must arrive with.
+        """All requirements for mail from `sender` and all addresses in its From and Sender fields.
 
-        Where one of them cannot be read without doubt, the mail counts as from everybody of whom a file requires
-        something. Raises MalformedMessage where the header of `content` has no end.
+        If one of them is in doubt, the mail counts as from everybody of whom a file requires something.
+        Raises MalformedMessage if the header of `content` has no end.
         """
         named: list[tuple[FoldedAddress, ...] | None] = []
         if sender:
@@ -241,9 +241,9 @@ class PolicySet:
         if content is not None:
             named += [content.authors, content.senders]
         people = dict.fromkeys(address for addresses in named for address in addresses or ())
-        found = dict.fromkeys(each for address in people for each in self.required_from(address))
+        requirements = dict.fromkeys(each for address in people for each in self.required_from(address))
         doubt = [Requirement(each, _DOUBT) for each in self.demands] if None in named else []
-        return Requirements((*found, *doubt), self.version)
+        return Requirements((*requirements, *doubt), self.version)
 
     def required_from(self, address: FoldedAddress) -> Iterator[Requirement]:
         """What the deciding file requires, and the files of all domains above it, up to one that drops it."""
@@ -263,7 +263,7 @@ class PolicySet:
     def _covering(
         self, sender: str, recipient: str, lookups: list[Lookup] | None = None
     ) -> tuple[FoldedAddress, PolicyFile]:
-        """The recipient as policies compare it, and the file that covers it. Raises NoPolicy where none may."""
+        """The recipient in comparable form, and the file that covers it. Raises NoPolicy if none may."""
         try:
             address = parse_address(recipient)
         except ValueError as error:
@@ -280,7 +280,7 @@ class PolicySet:
         return address, file
 
     def _find(self, names: Iterable[tuple[str, Step]], lookups: list[Lookup] | None = None) -> PolicyFile | None:
-        """The first of these files that covers its address; every one looked for is put into `lookups`."""
+        """The first of these files that covers its address; appends each lookup to `lookups`."""
         for name, step in names:
             file = self.files.get(name)
             # Most files have no dates.
@@ -301,12 +301,12 @@ class PolicySet:
         looks: list[RuleLook] | None = None,
         floor_looks: list[RuleLook] | None = None,
     ) -> Chosen:
-        """What the file says, raised by the floors, but the null sender spends little: anybody can have us bounce.
+        """The settings of the file, raised by the floors. The null sender spends little: anybody can have us bounce.
 
-        Its mail is of low priority. What is too large for a pad, and may have nothing else, is refused: it would wait
-        for nothing.
+        Its mail is of low priority. Mail that is too large for a pad and may have nothing else is refused: it would
+        wait in vain.
         """
-        if not file.policy.when and not self.floors:  # as of most mail
+        if not file.policy.when and not self.floors:  # the common case
             return file.own if sender else replace(file.own, priority="low", impossible="refuse")
         asked = MailFacts(read_sender(sender, self.site.tag_separators), content, self.groups, self.site.tag_separators)
         floors = self._floors(asked, sender, recipient, floor_looks) if self.floors else ()
@@ -315,25 +315,25 @@ class PolicySet:
         elif content is None or looks is not None:
             chosen = choose(file, floors, asked, looks)
         else:
-            what = (self.version, file.digest, sender, tuple(floor.number for floor in floors))
-            chosen = content.once(what, lambda: choose(file, floors, asked))
+            key = (self.version, file.digest, sender, tuple(floor.number for floor in floors))
+            chosen = content.once(key, lambda: choose(file, floors, asked))
         return chosen if sender else replace(chosen, priority="low", impossible="refuse")
 
     def _floors(
         self, asked: MailFacts, sender: str, recipient: FoldedAddress, looks: list[RuleLook] | None
     ) -> tuple[PlacedRule, ...]:
-        """The floors that are for this mail; each is put into `looks`."""
+        """The floors that apply to this mail; appends each floor to `looks`."""
 
         def mismatches() -> list[str]:
             return [why for _, why in (floor.when.fit(asked) for floor in self.floors)]
 
         content = asked.content
-        found = mismatches() if content is None else content.once((self.version, sender), mismatches)
+        reasons = mismatches() if content is None else content.once((self.version, sender), mismatches)
         to = read_recipient(recipient, self.site.tag_separators)
         inside = recipient.domain in self.site.domains
         applying: list[PlacedRule] = []
-        for floor, mismatch in zip(self.floors, found, strict=True):
-            assert isinstance(floor.when, Floor)  # noqa: S101 - what else floors.toml has
+        for floor, mismatch in zip(self.floors, reasons, strict=True):
+            assert isinstance(floor.when, Floor)  # noqa: S101 - floors.toml has only these
             mismatch = mismatch or floor.when.mismatch_of(to, self.groups, inside=inside)
             if not mismatch:
                 applying.append(floor)
@@ -371,14 +371,14 @@ class PolicySet:
     def _may_be_routed(self, address: FoldedAddress) -> NoPolicy:
         own, _ = next(candidates(address, self.site.tag_separators))
         cause = "may be read as a route to another domain, so only a file of its own can cover it"
-        who = f"{address.local[:200]!r} at {address.domain}"
-        return _held(f"{who} {cause}: {self.directory / own}", f"{RECIPIENT} {cause}")
+        mailbox = f"{address.local[:200]!r} at {address.domain}"
+        return _held(f"{mailbox} {cause}: {self.directory / own}", f"{RECIPIENT} {cause}")
 
     def _held_in_clear(self, file: PolicyFile, address: FoldedAddress, sender: str) -> str:
-        """Why mail from `sender` is held for which `file` says plaintext, or "" where it may.
+        """Why mail from `sender` is held although `file` says plaintext, or "" if it may leave.
 
         The one rule: mail to a peer's domain leaves in clear only where a file of that domain, or of the address, says
-        so. Rules that look into the message do not count, so that RCPT and DATA hear the same.
+        so. Rules that look into the message do not count, so that RCPT and DATA get the same answer.
         """
         owner = self.owners.get(address.domain)
         if owner is None or file.scope == "person" or file.domain == address.domain:
@@ -409,14 +409,14 @@ _DOUBT = "mail whose sender or authors cannot be read without doubt counts as fr
 
 
 def _differences(before: Decision, after: Decision) -> tuple[str, ...]:
-    """What the floors have changed."""
+    """The changes made by the floors."""
     names = ("levels", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
     values = ((name, _said(name, before), _said(name, after)) for name in names)
     return tuple(f"{name}: {new} instead of {old}" for name, old, new in values if old != new)
 
 
 def _said(name: str, decision: Decision) -> str:
-    """A setting as people write it; what is not said follows from another one."""
+    """A setting in the syntax of policy files; an unset one takes the value of another."""
     if name == "max_size":
         return ", ".join(f"{level} {size}" for level, size in _limits(decision)) or "none"
     if name == "hold_for":

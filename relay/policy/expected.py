@@ -1,5 +1,5 @@
-"""tests.toml: what an administrator expects of the policies, tried before a set of them comes into force.
-policies/README.md has every setting; a test asks the policies alone, and takes all keys to be there.
+"""tests.toml: tests of the policies, run before a set comes into force.
+Standard: policies/README.md; a test checks the policies alone, and assumes that all keys are available.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from relay.policy.units import Texts
 
 MAX_TESTS = 10_000
 NOBODY = "mailer-daemon@localhost.invalid"
-"""Who stands in From of a bounce that a test describes."""
+"""The From address of a bounce that a test describes."""
 
 Expectation = tuple[LevelName, ...] | Literal["held", "refused"]
-"""The levels that are tried, in order, or what becomes of mail that gets none."""
+"""The levels that are tried, in order, or the outcome for mail that gets none."""
 
 
 def _expectation(value: object) -> Expectation:
@@ -43,7 +43,7 @@ def _address(text: str) -> str:
 
 
 class Test(toml.Table):
-    """One mail and what is expected of it. What is left out of the message is not there, or does not matter."""
+    """One mail and the expected decision. Facts left out are absent, or do not matter."""
 
     sender: str
     recipient: Annotated[str, BeforeValidator(_address)]
@@ -83,7 +83,7 @@ class Test(toml.Table):
 
     @property
     def content(self) -> MessageFacts:
-        """A message with these facts; without an author it is from its sender."""
+        """A message with these facts; without an author its sender is the author."""
         named = any(field.partition(":")[0].strip().lower() == "from" for field in self.header)
         author = self.author or self.sender or NOBODY
         fields = self.header if named and self.author is None else (f"From: {author}", *self.header)
@@ -91,7 +91,7 @@ class Test(toml.Table):
 
 
 class Tests(toml.Table):
-    """All of the file."""
+    """The whole file."""
 
     test: Annotated[tuple[Test, ...], BeforeValidator(lambda each: tuple(each) if isinstance(each, list) else each)] = (
         Field(min_length=1, max_length=MAX_TESTS)
@@ -99,7 +99,7 @@ class Tests(toml.Table):
 
 
 class DescribedMessage(MessageFacts):
-    """A message made of what rules may ask: its size need not be that of what is there."""
+    """A synthetic message with the facts that rules need; its size may be any number."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class DescribedMessage(MessageFacts):
 
     @property
     def size(self) -> int:
-        """Bytes, as they were described."""
+        """Bytes, as described."""
         return self._octets
 
 
@@ -140,25 +140,25 @@ class Expected:
     test: Test
 
     def failure(self, policies: PolicySet) -> str:
-        """What is otherwise than expected, as a line with file and line number, or ""."""
+        """The mismatch as one line with file and line number, or ""."""
         test = self.test
         if test.until is not None and test.until < today():
             return ""
-        found, decision, because = becomes(policies, test.sender, test.recipient, test.content)
-        wrong = [] if found == test.expect else [f"expected {shown(test.expect)}, and it is {shown(found)}"]
-        for what, wanted in (("peer", test.peer), ("file", test.file), *_settings(test)):
-            if wanted is not None and (got := _got(policies, decision, what)) != wanted:
-                wrong.append(f"expected {what} {wanted!r}, and it is {got!r}")
-        if not wrong:
+        outcome, decision, because = becomes(policies, test.sender, test.recipient, test.content)
+        faults = [] if outcome == test.expect else [f"expected {shown(test.expect)}, and it is {shown(outcome)}"]
+        for name, expected in (("peer", test.peer), ("file", test.file), *_settings(test)):
+            if expected is not None and (actual := _actual(policies, decision, name)) != expected:
+                faults.append(f"expected {name} {expected!r}, and it is {actual!r}")
+        if not faults:
             return ""
         mail = f"mail from {test.sender or '<>'} to {test.recipient}"
-        return printable(f"{self.where}: {mail}: {'; '.join(wrong)} ({because})")
+        return printable(f"{self.where}: {mail}: {'; '.join(faults)} ({because})")
 
 
 def becomes(
     policies: PolicySet, sender: str, recipient: str, content: MessageFacts
 ) -> tuple[Expectation, Decision | None, str]:
-    """What policy alone makes of a mail, the decision if there is one, and which file or lack of one is the cause."""
+    """The outcome of policy alone for a mail, the decision if any, and the file that decided or why none did."""
     try:
         decision = policies.decide(sender, recipient, content)
     except RelayError as error:
@@ -192,9 +192,9 @@ def _settings(test: Test) -> tuple[tuple[str, str | None], ...]:
     return ("quantum", test.quantum), ("otherwise", test.otherwise), ("priority", test.priority)
 
 
-def _got(policies: PolicySet, decision: Decision | None, what: str) -> str | None:
+def _actual(policies: PolicySet, decision: Decision | None, name: str) -> str | None:
     if decision is None:
         return None
-    if what == "file":
+    if name == "file":
         return decision.source.removeprefix(printable(f"{policies.directory}/"))
-    return str(getattr(decision, what)) if getattr(decision, what) is not None else None
+    return str(getattr(decision, name)) if getattr(decision, name) is not None else None

@@ -1,5 +1,5 @@
-"""The MIME types by which mail programs open files that are sent without one, by the ends of their names.
-Standard: IANA's media types; a table of what rules name, since the tables of systems and of Python's versions differ.
+"""The MIME types that mail programs assume by file name extension for files sent without one.
+Standard: IANA's media types; a fixed table, since those of systems and Python versions differ.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 GENERIC = frozenset({"application/octet-stream", "text/plain"})
-"""Types that say nothing, or stand for a missing one: mail programs go by the name then."""
+"""Types for which mail programs go by the file name."""
 
 _TABLE = """
 application/pdf                  pdf
@@ -94,17 +94,17 @@ message/rfc822                   eml
 
 
 def _by_extension() -> dict[str, tuple[str, ...]]:
-    found: dict[str, tuple[str, ...]] = {}
+    types: dict[str, tuple[str, ...]] = {}
     for line in _TABLE.strip().splitlines():
         kind, *extensions = line.split()
         for extension in extensions:
-            found[extension] = (*found.get(extension, ()), kind)
-    return found
+            types[extension] = (*types.get(extension, ()), kind)
+    return types
 
 
 _TYPES = _by_extension()
 
 
 def types_of(names: Iterable[str]) -> tuple[str, ...]:
-    """The types that files of these names (in lower case) are opened as."""
+    """The types as which files of these names (in lower case) are opened."""
     return tuple(dict.fromkeys(kind for name in names for kind in _TYPES.get(name.rpartition(".")[2], ())))

@@ -1,5 +1,5 @@
-"""One policy file: which settings it may have beside those of a rule, and what is wrong with them.
-Standard: policies/README.md is the reference and has every setting that stands here.
+"""One policy file: its settings beside those of a rule, and their validation.
+Standard: policies/README.md is the reference for every setting.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RULE_HEADER = re.compile(r"^[ \t]*\[\[[ \t]*when[ \t]*\]\][ \t]*(?=[#\n]|\Z)", 
 
 
 def _required(value: object) -> tuple[Required, ...]:
-    """`"aes"` means `["aes"]`, `"none"` nothing; raises ValueError saying what is wrong."""
+    """`"aes"` means `["aes"]`, `"none"` nothing; raises ValueError with the fault."""
     if value == "none":
         return ()
     words = tuple(map(_required_word, value if isinstance(value, list) else [value]))
@@ -66,12 +66,12 @@ class Policy(SealingSettings):
 
     @property
     def drops_require(self) -> bool:
-        """Whether it says that what the files of domains above it require does not count."""
+        """Whether it cancels the requirements of files of parent domains."""
         return "require" in self.model_fields_set and not self.require
 
     @property
     def in_clear(self) -> bool:
-        """True where these settings let mail out unsealed today, by themselves or by a rule."""
+        """True if these settings or a rule let mail out unsealed today."""
         return not self.not_now and any(
             each.levels == ONLY_PLAINTEXT and not each.not_now for each in (self, *self.when)
         )
@@ -83,7 +83,7 @@ class Policy(SealingSettings):
 
     @property
     def patterns(self) -> int:
-        """How many texts and sizes the rules compare with a message, which says how much work that is."""
+        """The number of texts and sizes that the rules compare with a message: a measure of the work."""
         return sum(rule.patterns for rule in self.when)
 
     @field_validator("peer")
@@ -93,8 +93,8 @@ class Policy(SealingSettings):
         if name in peers:
             return name
         close = difflib.get_close_matches(name, peers, n=1)
-        known = f"configured: {', '.join(sorted(peers))}" if peers else "none is configured"
-        raise ValueError(f"no peer {name!r}; " + (f"did you mean {close[0]!r}?" if close else known))
+        configured = f"configured: {', '.join(sorted(peers))}" if peers else "none is configured"
+        raise ValueError(f"no peer {name!r}; " + (f"did you mean {close[0]!r}?" if close else configured))
 
     @field_validator("unprotected")
     @classmethod
@@ -117,9 +117,9 @@ class PolicyFile:
     """One policy file, read and checked.
 
     `name` is its name in the directory (`example.org/alice.toml`), `domain` is "" for the default, `source` is its path
-    for messages. `line` is where its `levels` stand; 1 is the first. `rule_lines` are where those of each rule stand,
-    or the rule itself if it has none. `digest` is SHA-256 of name and text. It `looks_inside` where a rule asks about
-    the message, so that the envelope alone does not decide. It `lists_plaintext` where it or a rule does, on any day.
+    for messages. `line` is the line of its `levels`; 1 is the first. `rule_lines` are those of each rule's `levels`,
+    or of the rule if it has none. `digest` is SHA-256 of name and text. It `looks_inside` if a rule needs the
+    message, so that the envelope alone does not decide. It `lists_plaintext` if it or a rule does, on any day.
     """
 
     name: str
@@ -135,29 +135,31 @@ class PolicyFile:
     lists_plaintext: bool
 
 
-Known = MutableMapping[tuple[Scope, str], Policy]
-"""Policies by what was read: files that say the same share one, which saves time and memory."""
+PolicyCache = MutableMapping[tuple[Scope, str], Policy]
+"""Policies by scope and text: equal files share one, which saves time and memory."""
 
-MAX_KNOWN = 10_000
+MAX_CACHED = 10_000
 
 
-def parse_policy(name: str, source: str, text: str, digest: int, peers: Collection[str], known: Known) -> PolicyFile:
+def parse_policy(
+    name: str, source: str, text: str, digest: int, peers: Collection[str], cache: PolicyCache
+) -> PolicyFile:
     """The policy file called `name`, of this text. Raises ConfigError with all its faults.
 
-    `known` is looked into and added to; it must be used with the same `peers` always.
+    `cache` is read and extended; always use it with the same `peers`.
     """
     try:
         scope, domain = scope_of(name)
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from error
     meaning = (scope, _without_comments(text))
-    policy = known.get(meaning)
+    policy = cache.get(meaning)
     if policy is None:
         policy = toml.parse(text, Policy, source=source, context={"peers": peers, "scope": scope})
         if faults := [f"{source}:{line}: {fault}" for line, fault in _rules_that_lower(policy, text)]:
             raise ConfigError(faults)
-        if len(known) < MAX_KNOWN:
-            known[meaning] = policy
+        if len(cache) < MAX_CACHED:
+            cache[meaning] = policy
     line, rule_lines = _lines(text, len(policy.when))
     own = Chosen(policy.levels, source=source).instead(policy, line)
     in_clear = any(each.levels == ONLY_PLAINTEXT for each in (policy, *policy.when))
@@ -165,14 +167,14 @@ def parse_policy(name: str, source: str, text: str, digest: int, peers: Collecti
 
 
 def _without_comments(text: str) -> str:
-    """The text without lines that mean nothing, where it is plain that they do."""
+    """The text without lines that are plainly comments or empty."""
     if '"""' in text or "'''" in text:
         return text
     return _EMPTY_LINE.sub("", text)
 
 
 def _rules_that_lower(policy: Policy, text: str) -> Iterator[tuple[int, str]]:
-    """Rules that look into the message and set less than the file itself does, each with its line."""
+    """Rules that look into the message and set less than the file itself, each with its line."""
     for number, rule in enumerate(policy.when):
         if rule.looks_inside:
             for setting, fault in _lowered(policy, rule):
@@ -200,9 +202,9 @@ def _line(text: str, *location: str | int) -> int:
 
 
 def _lines(text: str, rules: int) -> tuple[int, tuple[int, ...]]:
-    """The line of the file's own levels, and for each rule that of its levels, or of its header without any.
+    """The line of the file's own levels, and for each rule that of its levels, or else of its header.
 
-    Plain text is looked through once; anything that could be mistaken is read as TOML instead.
+    Plain text is scanned once; anything ambiguous is parsed as TOML instead.
     """
     headers = list(_RULE_HEADER.finditer(text))
     own, *others = _parts(text, [match.start() for match in headers])
@@ -219,7 +221,7 @@ def _parts(text: str, starts: list[int]) -> list[tuple[int, int]]:
 
 
 def _levels_line(text: str, start: int, end: int) -> int | None:
-    """The line of the one `levels` between two offsets; 0 where there is none, None where there are several."""
+    """The line of the one `levels` between two offsets; 0 if there is none, None if there are several."""
     matches = list(_LEVELS_LINE.finditer(text, start, end))
     if len(matches) > 1:
         return None

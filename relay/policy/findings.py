@@ -1,5 +1,5 @@
-"""What is doubtful in policy files that load: rules that never apply, levels that are unavailable, mail in clear, ends.
-Each doubt names file, line and column, and how to fix it; nothing here stops the relay.
+"""Doubts about valid policy files: rules that never apply, unavailable levels, mail in clear, end dates.
+Each doubt names file, line and column, and how to fix it; none of them stops the relay.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENDS_SOON_DAYS = 14
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """One doubtful place; line and column begin at 1, and are 1 where nothing more exact is known."""
+    """One doubtful place; line and column begin at 1, and are 1 if unknown."""
 
     source: str
     line: int
@@ -44,11 +44,11 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What this relay and its peers can do.
+    """The capabilities of this relay and its peers.
 
     `obstacle` says why a level cannot be done for a message of a size in bytes, or "". `pads` has for each peer the
     maximum number of bytes of key that its KMEs can hold (missing: unknown). `largest` is the largest message that the
-    relay takes, in bytes. `asks_login` says whether each listener for outgoing mail learns who has authenticated.
+    relay takes, in bytes. `asks_login` says whether each listener for outgoing mail learns the login.
     """
 
     obstacle: Callable[[Decision, LevelName, int], str]
@@ -58,7 +58,7 @@ class Capabilities:
 
 
 def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
-    """Peers whose mail is held, then every doubtful place of every file, in the order of their names."""
+    """Peers whose mail is held, then every doubt about every file, in the order of their names."""
     yield from peers_held(policies)
     for _, file in sorted(policies.files.items()):
         peer = file.policy.peer or policies.owners.get(file.domain)
@@ -76,24 +76,28 @@ def doubtful(policies: PolicySet, can: Capabilities) -> Iterator[Doubt]:
 def floors_in_vain(policies: PolicySet) -> Iterator[Doubt]:
     """Floors that nothing can fulfil: for recipients without a peer, for mail larger than max_size, for mail inside.
 
-    A floor that says what is `impossible` is meant so.
+    A floor that sets `impossible` is intended.
     """
     unsealed = [file for _, file in sorted(policies.files.items()) if _seals_for_nobody(policies, file)]
     for placed in policies.floors:
         floor = placed.when
         asks = (floor.levels is not None or floor.quantum == "required") and floor.impossible is None
-        whom = [file for file in unsealed if asks and isinstance(floor, Floor) and _may_be_for(policies, floor, file)]
-        if whom:
-            more = f" and {len(whom) - 1} more files" if len(whom) > 1 else ""
+        covered = [
+            file for file in unsealed if asks and isinstance(floor, Floor) and _may_be_for(policies, floor, file)
+        ]
+        if covered:
+            more = f" and {len(covered) - 1} more files" if len(covered) > 1 else ""
             remedy = 'say impossible = "refuse" (or "hold") if that is meant, or leave them out with not_recipient'
-            what = f"nothing can fulfil this floor for recipients of {whom[0].name}{more}, who have no peer; {remedy}"
+            what = (
+                f"nothing can fulfil this floor for recipients of {covered[0].name}{more}, who have no peer; {remedy}"
+            )
             yield Doubt(placed.source, placed.line, 1, what)
     yield from _floors_too_small(policies)
     yield from _floors_for_nobody(policies)
 
 
 def _floors_too_small(policies: PolicySet) -> Iterator[Doubt]:
-    """Floors for mail that is larger than what their levels are for, by their own limits or a file's."""
+    """Floors for mail that is larger than their levels allow, by their own limits or a file's."""
     large = [placed for placed in policies.floors if placed.when.larger_than and placed.when.levels]
     kinds: dict[tuple[object, ...], list[PolicyFile]] = {}
     for _, file in sorted(policies.files.items()) if large else ():
@@ -103,12 +107,12 @@ def _floors_too_small(policies: PolicySet) -> Iterator[Doubt]:
         for files in kinds.values():
             own = files[0].own
             held = _without_level(raised(own, [Raising.of(placed)], size), size) and not _without_level(own, size)
-            whom = [file for file in files if held and _may_be_for(policies, cast("Floor", placed.when), file)]
-            if whom and placed.when.impossible is None and not _seals_for_nobody(policies, whom[0]):
-                more = f" and {len(whom) - 1} more files" if len(whom) > 1 else ""
+            covered = [file for file in files if held and _may_be_for(policies, cast("Floor", placed.when), file)]
+            if covered and placed.when.impossible is None and not _seals_for_nobody(policies, covered[0]):
+                more = f" and {len(covered) - 1} more files" if len(covered) > 1 else ""
                 what = (
-                    f"for recipients of {whom[0].name}{more} no level is for mail of {size} bytes (max_size, here or "
-                    'there); say impossible = "refuse" (or "hold") if that is meant'
+                    f"for recipients of {covered[0].name}{more} no level is for mail of {size} bytes (max_size, here "
+                    'or there); say impossible = "refuse" (or "hold") if that is meant'
                 )
                 yield Doubt(placed.source, placed.line, 1, what)
 
@@ -121,10 +125,10 @@ def _without_level(chosen: Chosen, size: int) -> bool:
 def _floors_for_nobody(policies: PolicySet) -> Iterator[Doubt]:
     """Floors whose recipients are at our own domains, and which leave these alone."""
     for placed in policies.floors:
-        whom = placed.when.people.get("recipient")
-        if whom is None or not isinstance(placed.when, Floor) or placed.when.inside:
+        recipients = placed.when.people.get("recipient")
+        if recipients is None or not isinstance(placed.when, Floor) or placed.when.inside:
             continue
-        if set(whom.domains(policies.groups)) <= policies.site.domains:
+        if set(recipients.domains(policies.groups)) <= policies.site.domains:
             what = "its recipients are at our own domains, and a floor leaves mail inside alone; say inside = true"
             yield Doubt(placed.source, placed.line, 1, what)
 
@@ -134,20 +138,20 @@ def _seals_for_nobody(policies: PolicySet, file: PolicyFile) -> bool:
 
 
 def _may_be_for(policies: PolicySet, floor: Floor, file: PolicyFile) -> bool:
-    """Whether the floor may be for somebody whom the file covers, as far as patterns tell."""
+    """Whether, by its patterns, the floor may apply to somebody whom the file covers."""
     if file.domain in policies.site.domains and not floor.inside and not file.policy.subdomains:
         return False
-    whom = floor.people.get("recipient")
-    if whom is None:
+    recipients = floor.people.get("recipient")
+    if recipients is None:
         return True
     if file.scope == "default":
-        domains = whom.domains(policies.groups)
+        domains = recipients.domains(policies.groups)
         return any("*" in domain or policies.covering(domain) is file for domain in domains)
-    return whom.reach(policies.groups, file.domain, below=file.policy.subdomains)
+    return recipients.reach(policies.groups, file.domain, below=file.policy.subdomains)
 
 
 def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:
-    """Rules that ask for a login, at a site whose mail does not come from clients that log in here."""
+    """Rules with conditions on the login, at a site whose clients do not log in here."""
     remedy = "it counts as anybody's, so that the rule is for all mail; take mail by milter or submission"
     what = f"mail comes in from a mail server, which does not say who has logged in: {remedy}"
     for placed in policies.floors:
@@ -161,7 +165,7 @@ def _logins_unknown(policies: PolicySet) -> Iterator[Doubt]:
 
 def endings(policies: PolicySet) -> Iterator[Doubt]:
     """Files and rules that end within two weeks, or have ended, and should be fixed or deleted."""
-    # A relay looks every day: to sort 100,000 files would hold all of its threads.
+    # A relay checks every day: sorting 100,000 files would block all of its threads.
     ending = (each for each in policies.files.items() if any(one.until is not None for _, one in _settings(each[1])))
     for _, file in sorted(ending):
         for place, settings in _settings(file):
@@ -173,7 +177,7 @@ def endings(policies: PolicySet) -> Iterator[Doubt]:
 
 
 def in_vain(policies: PolicySet, *, sends: bool) -> Iterator[Doubt]:
-    """Finds policies that ask for what cannot be done here: mail that they cover is held, or weaker than they say.
+    """Finds policies that cannot be fulfilled here: their mail is held, or weaker than they say.
 
     `sends` False: no mail leaves by this relay.
     """
@@ -184,7 +188,7 @@ def in_vain(policies: PolicySet, *, sends: bool) -> Iterator[Doubt]:
 
 
 def kems_not_here(policies: PolicySet) -> Iterator[Doubt]:
-    """Finds policies that name a further KEM unavailable on this machine, with the way to install it."""
+    """Finds policies that name a further KEM unavailable on this machine, with instructions to install it."""
     for _, file in sorted(policies.files.items()):
         for location, what in _kems_not_here(file):
             yield _doubt(policies.directory, file, location, what)
@@ -222,7 +226,7 @@ def _kems_not_here(file: PolicyFile) -> Iterator[tuple[toml.Location, str]]:
 
 
 def _settings(file: PolicyFile) -> Iterator[tuple[toml.Location, SealingSettings]]:
-    """The file's own settings and those of its rules, each with where it stands."""
+    """The file's own settings and those of its rules, each with its location."""
     yield (), file.policy
     for number, rule in enumerate(file.policy.when):
         yield ("when", number), rule
@@ -250,7 +254,7 @@ def _of_file(file: PolicyFile, peer: str | None) -> Iterator[tuple[toml.Location
 
 
 class _Rule(NamedTuple):
-    """A rule with what the others are compared with: its levels, and what its patterns say."""
+    """A rule in comparable form: its levels and patterns."""
 
     when: When
     conditions: tuple[str, ...]
@@ -275,7 +279,7 @@ class _Rule(NamedTuple):
 
 
 def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Location, str]]:
-    """Rules that change nothing for any mail, or by sender behind weaker ones that are looked at first."""
+    """Rules that change nothing for any mail, or rules by sender that follow weaker ones."""
     pairs = zip(file.policy.when, file.rule_lines, strict=True)
     rules = [_Rule.of(file, when, line, groups) for when, line in pairs]
     for number, rule in enumerate(rules):
@@ -286,7 +290,7 @@ def _hidden_rules(file: PolicyFile, groups: Groups) -> Iterator[tuple[toml.Locat
 
 
 def _hides(first: _Rule, second: _Rule) -> str:
-    """What is doubtful about the second of two rules because of the first, with {} for that one; or ""."""
+    """The doubt about the second of two rules because of the first, with {} for that one; or ""."""
     rule, other = second.when, first.when
     if second.only_raises != first.only_raises or other.since is not None or other.until is not None:
         return ""
@@ -304,7 +308,7 @@ def _hides(first: _Rule, second: _Rule) -> str:
 
 
 def _condition_covers(name: str, first: _Rule, second: _Rule) -> bool:
-    """Whether wherever this condition of the second rule holds, that of the first does."""
+    """Whether this condition of the first rule holds wherever that of the second does."""
     mine, other = getattr(first.when, name), getattr(second.when, name)
     if other is None:
         return False
@@ -313,8 +317,8 @@ def _condition_covers(name: str, first: _Rule, second: _Rule) -> bool:
     if name == "smaller_than":
         return bool(mine >= other)
     wide, texts = first.globs[name], second.texts[name]
-    # A pattern covers another one if it matches that one's own text, stars and all.
-    if name.startswith(NOT):  # whom the first leaves out, the second has to leave out
+    # A pattern covers another one if it matches its text, stars included.
+    if name.startswith(NOT):  # the second has to exclude all that the first excludes
         return all(any(glob.matches(text) for glob in second.globs[name]) for text in first.texts[name])
     if name == "subject_tag":
         return all(any(tag in text for tag in first.texts[name]) for text in texts)
@@ -322,14 +326,14 @@ def _condition_covers(name: str, first: _Rule, second: _Rule) -> bool:
 
 
 def _meet(first: _Rule, second: _Rule) -> bool:
-    """Whether mail of some sender is for both rules, as far as patterns tell."""
+    """Whether, by their patterns, both rules may apply to one sender."""
     if "sender" not in first.globs or "sender" not in second.globs:
         return True
     return any(glob.meets(other) for glob in first.globs["sender"] for other in second.globs["sender"])
 
 
 def _levels(file: PolicyFile, peer: str | None, can: Capabilities, version: str) -> Iterator[tuple[toml.Location, str]]:
-    """Levels that cannot be done at all, and one-time pads that no KME could ever give."""
+    """Levels that are impossible here, and one-time pads longer than any KME can supply."""
     if peer is None:
         return
     own: tuple[toml.Location, SealingSettings, Chosen] = ((), file.policy, file.own)
@@ -371,7 +375,7 @@ def _doubt(directory: Path, file: PolicyFile, location: toml.Location, what: str
 
 
 def column_of(text: str, line: int, name: str) -> int:
-    """Returns the column where `name`, or else the first thing on the line, begins; 1 is the first."""
+    """Returns the column of `name`, or else of the first character on the line; 1 is the first."""
     lines = text.splitlines()
     here = lines[line - 1] if 0 < line <= len(lines) else ""
     found = here.find(name)

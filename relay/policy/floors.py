@@ -1,5 +1,5 @@
-"""floors.toml: rules for all mail that raise what the file of a recipient says, and never lower it.
-Each is a rule as files have them, which may also ask about the recipient; policies/README.md is the reference.
+"""floors.toml: rules for all mail that raise the settings of a recipient's file, and never lower them.
+Standard: policies/README.md; each is a rule as in files, with conditions on the recipient as well.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from relay.policy.units import Texts
 
 
 class Floor(When):
-    """One rule of floors.toml. It leaves mail to our own domains alone unless it is for mail `inside`, too."""
+    """One rule of floors.toml. It does not apply to mail to our own domains unless `inside` is set."""
 
     recipient: Texts | None = None
     not_recipient: Texts | None = None
@@ -49,7 +49,7 @@ class Floor(When):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The names of the conditions that this rule has."""
+        """The names of this rule's conditions."""
         return (*(name for name in ON_RECIPIENTS if getattr(self, name)), *super().conditions)
 
     @property
@@ -58,7 +58,7 @@ class Floor(When):
         return True
 
     def mismatch_of(self, recipient: Reading, groups: Groups, *, inside: bool) -> str:
-        """Why it is not for this recipient, of whom `inside` says whether they are at a domain of ours; or ""."""
+        """Why it does not apply to this recipient, or ""; `inside` says that they are at a domain of ours."""
         if inside and not self.inside:
             return "the recipient is at one of our own domains, and the floor does not say inside = true"
         _, why = self.recipient_fit(recipient, groups)
@@ -70,7 +70,7 @@ class _FloorsFile(toml.Table):
 
 
 def read_floors(text: str, source: str) -> tuple[PlacedRule, ...]:
-    """The rules in the text of floors.toml; `source` is its name for messages. Raises ConfigError."""
+    """The rules in the text of floors.toml; `source` names it in messages. Raises ConfigError."""
     floors = toml.parse(text, _FloorsFile, source=source).floor
     lines = (toml.line_of(text, ("floor", number, "levels")) or 1 for number in range(len(floors)))
     return tuple(
@@ -79,7 +79,7 @@ def read_floors(text: str, source: str) -> tuple[PlacedRule, ...]:
 
 
 def unknown_groups(directory: Path, named: Mapping[str, frozenset[str]], groups: Groups) -> Iterator[str]:
-    """One line for each group that is named in a file, by the file's name, and is not in groups.toml."""
+    """One line for each group that a file names and groups.toml lacks."""
     for name in sorted(named):
         for group in sorted(named[name] - groups.keys()):
             path = directory / name

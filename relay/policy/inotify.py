@@ -1,8 +1,8 @@
-"""The kernel's own word on what changed in a directory: inotify, without a layer that leaves out parts of it.
+"""Changes in directories as the kernel reports them: inotify, without a layer that drops parts of it.
 Standard: inotify(7). Lost events are reported, and files that are still open for writing.
 
-The library watchfiles stood here before. It drops the kernel's report that events were lost, and does not report when a
-writer has closed a file. It copies its list of changes before it empties it, so that what comes between is lost.
+The library watchfiles is not used. It drops the kernel's report that events were lost, and does not report when a
+writer has closed a file. It copies its list of changes before it empties it, so changes in between are lost.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _READ_OCTETS = 256 * 1024
 
 
 class Event(NamedTuple):
-    """One change: in which watched directory, what, and the name of the file in it ("" for the directory itself)."""
+    """One change: the watched directory, the kind of change, and the file name ("" for the directory itself)."""
 
     watch: int
     mask: int
@@ -47,7 +47,7 @@ class Event(NamedTuple):
 
 
 class Inotify:
-    """One queue of events. Raises OSError where the kernel cannot watch, or no more."""
+    """One queue of events. Raises OSError if the kernel cannot watch (any more)."""
 
     def __init__(self) -> None:
         """Watches nothing yet."""
@@ -59,15 +59,15 @@ class Inotify:
         self.fd = _checked(init(os.O_NONBLOCK | os.O_CLOEXEC))
 
     def add(self, directory: Path | str) -> int:
-        """Watches a directory, or what a link to one leads to; gives its number, the same for the same directory."""
+        """Watches a directory, following a link; returns its number, the same for the same directory."""
         return _checked(self._libc.inotify_add_watch(self.fd, os.fsencode(directory), ctypes.c_uint32(WANTED)))
 
     def remove(self, watch: int) -> None:
-        """Ends a watch, if it is there still."""
+        """Ends a watch, if it still exists."""
         self._libc.inotify_rm_watch(self.fd, watch)
 
     def read(self) -> Iterator[Event]:
-        """All events that are there now; never waits."""
+        """All pending events; never waits."""
         while True:
             try:
                 raw = os.read(self.fd, _READ_OCTETS)
@@ -81,7 +81,7 @@ class Inotify:
                 place += size
 
     def close(self) -> None:
-        """Forgets all."""
+        """Closes the queue and all watches."""
         os.close(self.fd)
 
 

@@ -1,9 +1,9 @@
-"""Who has put policies into force, as the file system attests it: a note beside the link, the link, or the files.
-Standard: stat(2); what somebody else could have written counts for nothing.
+"""Who has put policies into force, according to the file system: a note beside the link, the link, or the files.
+Standard: stat(2); what somebody else could have written is ignored.
 
 Only those who may write beside the link can put a set into force, and leave a note there. A note counts where it and
 the link have one owner and it names this very link. It must also be newer than any that has counted before. An old note
-that is moved back says nothing.
+that is moved back is ignored.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from typing import Any, Literal, NamedTuple
 from relay.files.permissions import steps
 
 KnownBy = Literal["command", "link", "files", ""]
-"""What says who it was: the note of `policy install`, the owner of the link, the owners of the files, or nothing."""
+"""The evidence: the note of `policy install`, the owner of the link, the owners of the files, or none."""
 
 MAX_NOTE = 4096
 """Maximum size of a note, in bytes."""
 MAX_USER = 64
-"""Maximum length of a user's name that a note gives, in characters."""
+"""Maximum length of a user name in a note, in characters."""
 MAX_OWNERS = 5
 """Maximum number of owners of changed files that are named."""
 MAX_LOOKED_AT = 1000
-"""Maximum number of changed files whose owners are looked at."""
+"""Maximum number of changed files whose owners are checked."""
 
 
 class LinkId(NamedTuple):
-    """Distinguishes a link from any other in its place: a rename keeps the inode, and sets the time of change (ns)."""
+    """Identifies a link: a rename keeps the inode, and sets the time of change (ns)."""
 
     inode: int
     changed: int
@@ -44,7 +44,7 @@ class LinkId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Installer:
-    """User IDs, and what they are known by; `sudo_user` is who has become root by sudo(8), as root's command says."""
+    """User IDs and the evidence for them; `sudo_user` is the user who became root by sudo(8), says root's command."""
 
     uids: tuple[int, ...] = ()
     sudo_user: str = ""
@@ -52,14 +52,14 @@ class Installer:
 
 
 class InstallNote(NamedTuple):
-    """What counts of a note: whom it names, and its time (ns since 1970)."""
+    """The valid content of a note: the installer, and its time (ns since 1970)."""
 
     who: Installer
     time: int
 
 
 def leads_through(path: Path, link: Path) -> bool:
-    """Whether a link, on the way to what an absolute path leads to, is this one. Raises OSError."""
+    """Whether resolving an absolute path passes through this link. Raises OSError."""
     place = (os.path.realpath(link.parent), link.name)
     return any((directory, name) == place for directory, name, _ in steps(path))
 
@@ -67,22 +67,22 @@ def leads_through(path: Path, link: Path) -> bool:
 def link_of(directory: Path) -> LinkId | None:
     """The link that leads to the policies; None where the directory is no link."""
     try:
-        found = directory.lstat()
-        if stat.S_ISLNK(found.st_mode):
-            return LinkId(found.st_ino, found.st_ctime_ns, str(directory.readlink()))
+        status = directory.lstat()
+        if stat.S_ISLNK(status.st_mode):
+            return LinkId(status.st_ino, status.st_ctime_ns, str(directory.readlink()))
     except OSError:
         pass
     return None
 
 
 def write_note(link: Path, beside: Path, version: str) -> None:
-    """Says that this process puts `version` into force: `beside` is about to be renamed to `link`. Raises OSError."""
+    """Notes that this process puts `version` into force: `beside` is about to be renamed to `link`. Raises OSError."""
     said: dict[str, Any] = {"version": version, "link": beside.lstat().st_ino, "time": time.time_ns()}
     if os.geteuid() == 0 and (user := os.environ.get("SUDO_USER")):
         said["sudo_user"] = user[:MAX_USER]
     note = _note_of(link)
     unfinished = note.with_name(f"{note.name}.new")
-    unfinished.unlink(missing_ok=True)  # of one that was killed here
+    unfinished.unlink(missing_ok=True)  # left by a killed process
     number = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         with os.fdopen(number, "w") as file:
@@ -96,35 +96,35 @@ def write_note(link: Path, beside: Path, version: str) -> None:
 
 
 def read_note(link: Path, version: str, after: int) -> InstallNote | None:
-    """The note of who has put `version` into force by this link; None where there is none that counts.
+    """The valid note for `version` and this link; None if there is none.
 
-    It has to be newer than `after`, in nanoseconds since 1970.
+    It must be newer than `after`, in nanoseconds since 1970.
     """
     try:
-        of_link = link.lstat()
+        link_status = link.lstat()
         number = os.open(_note_of(link), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(number, "rb") as file:
-            of_note = os.fstat(number)
-            content = file.read(MAX_NOTE + 1) if stat.S_ISREG(of_note.st_mode) else b""
+            note_status = os.fstat(number)
+            content = file.read(MAX_NOTE + 1) if stat.S_ISREG(note_status.st_mode) else b""
         if len(content) > MAX_NOTE:
             return None
-        said = json.loads(content)
-        written, user = said["time"], said.get("sudo_user", "")
-        meant = (said["version"], said["link"]) == (version, of_link.st_ino)
+        members = json.loads(content)
+        written, user = members["time"], members.get("sudo_user", "")
+        is_for_link = (members["version"], members["link"]) == (version, link_status.st_ino)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    others_write = of_note.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if not meant or others_write or of_note.st_uid != of_link.st_uid or not isinstance(written, int):
+    others_write = note_status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if not is_for_link or others_write or note_status.st_uid != link_status.st_uid or not isinstance(written, int):
         return None
-    if not stat.S_ISLNK(of_link.st_mode) or written <= after:
+    if not stat.S_ISLNK(link_status.st_mode) or written <= after:
         return None
     # Anybody can set SUDO_USER for a command of their own; what root says of it is as good as root.
-    sudo_user = user[:MAX_USER] if of_note.st_uid == 0 and isinstance(user, str) else ""
-    return InstallNote(Installer((of_note.st_uid,), sudo_user, "command"), written)
+    sudo_user = user[:MAX_USER] if note_status.st_uid == 0 and isinstance(user, str) else ""
+    return InstallNote(Installer((note_status.st_uid,), sudo_user, "command"), written)
 
 
 def owner_of_link(directory: Path, link: LinkId, names: Iterable[str]) -> Installer:
-    """Returns who made the link by which these files changed; or who owns the files that changed after it."""
+    """Returns the owner of the link by which these files changed, or of the files that changed after it."""
     names = list(islice(names, MAX_LOOKED_AT))
     later = owners_of_files(directory, names, after=link.changed)
     if later.uids:
@@ -136,16 +136,16 @@ def owner_of_link(directory: Path, link: LinkId, names: Iterable[str]) -> Instal
 
 
 def owners_of_files(directory: Path, names: Iterable[str], after: int = 0) -> Installer:
-    """Whose the files are that changed `after` a time (ns since 1970); of many the first are looked at.
+    """The owners of the files that changed `after` a time (ns since 1970); checks the first MAX_LOOKED_AT.
 
-    Nobody where they are gone.
+    Nobody if the files no longer exist.
     """
     uids: dict[int, None] = {}
     for name in islice(names, MAX_LOOKED_AT):
         with suppress(OSError):
-            found = (directory / name).stat()
-            if found.st_ctime_ns > after:
-                uids.setdefault(found.st_uid)
+            status = (directory / name).stat()
+            if status.st_ctime_ns > after:
+                uids.setdefault(status.st_uid)
     return Installer(tuple(islice(uids, MAX_OWNERS)), known_by="files") if uids else Installer()
 
 

@@ -1,10 +1,10 @@
 """The last sets of policies that were in force, so that one can be served again or compared: a file of SQLite.
-Standard: SQLite's rollback journal; a set is there whole or not at all, and what two sets have in common is there once.
+Standard: SQLite's rollback journal; a set is stored completely or not at all, and sets share what they have in common.
 
 The file's sticky bit says that a newer set came into force and could not be kept: a full disk has room for that.
 
-A file of policies stands with the numbers of two sets: the first that has it as it is, and the first without it. Of
-each set there is also what is to be recorded of it, until that is in the audit record.
+Each file is stored with the numbers of two sets: the first that has this text, and the first without it. What is to
+be recorded of a set is stored until it is in the audit record.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KEPT_POLICIES = "policies.kept"
 MAX_SETS = 20
 """Maximum number of sets kept."""
 MAX_OCTETS = 64 * 2**20
-"""Maximum size, in bytes, of what is kept beside the set in force."""
+"""Maximum size of the older sets, in bytes."""
 FORMAT = 1
 _OVERHEAD = 64
 """Approximate overhead of a file beside its name and text, in bytes."""
@@ -48,7 +48,7 @@ _OF_SET = "since <= :number AND (until IS NULL OR until > :number)"
 
 
 class KeptSet(NamedTuple):
-    """One that is kept."""
+    """The key of one kept set."""
 
     number: int
     version: str
@@ -56,13 +56,13 @@ class KeptSet(NamedTuple):
 
 
 class KeptTexts(NamedTuple):
-    """The files of a set that is kept, each with its name and its text in UTF-8."""
+    """The files of a kept set, each with its name and its text in UTF-8."""
 
     version: str
     files: list[tuple[str, bytes]]
 
     def read(self, folder: PolicyFolder) -> PolicySet:
-        """The set, read into an empty folder; raises ConfigError where it is not what it was."""
+        """The set, read into an empty folder; raises ConfigError if its version differs."""
         try:
             policies = folder.read_texts((name, bytes(text).decode()) for name, text in self.files)
         except (UnicodeDecodeError, TypeError) as error:
@@ -73,29 +73,29 @@ class KeptTexts(NamedTuple):
 
 
 def kept_file(config: Config) -> Path:
-    """Returns the file of kept sets: one for each audit record, since each is the history of one relay."""
+    """Returns the file of kept sets: one for each audit record, which is the history of one relay."""
     of = hashlib.sha256(os.fsencode(config.audit_directory.absolute())).hexdigest()[:8]
     return config.state_directory / KEPT_POLICIES / f"{of}.db"
 
 
 def text_of_path(path: Path) -> str:
-    """A path as it stands there: a name need not be UTF-8."""
+    """A path as stored: a name need not be UTF-8."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 class KeptSets:
-    """The file, which each method opens for itself: any thread may call them, in several processes.
+    """The file of kept sets; each method opens it, so any thread of any process may call them.
 
     All of them block, and raise sqlite3.Error and OSError.
     """
 
     def __init__(self, file: Path) -> None:
-        """Creates nothing before the first set."""
+        """Does not create the file yet."""
         self.file = file
 
     @contextmanager
     def writing(self) -> Iterator[Book]:
-        """What is done in the block is there whole afterwards, or not at all."""
+        """A write transaction."""
         with closing(self._made()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -108,29 +108,29 @@ class KeptSets:
 
     @property
     def is_behind(self) -> bool:
-        """Whether a newer set came into force than those that are kept."""
+        """Whether a newer set came into force than the kept ones."""
         return bool(self.file.stat().st_mode & stat.S_ISVTX)
 
     def mark(self, *, behind: bool) -> None:
-        """Says so, or that it is so no longer."""
+        """Sets or clears that mark."""
         with suppress(FileNotFoundError, NotADirectoryError):
             self.file.chmod(0o600 | (stat.S_ISVTX if behind else 0))
 
     def discard(self) -> None:
-        """Deletes the file, which is of no use."""
+        """Deletes the file if it is unusable."""
         self.file.unlink(missing_ok=True)
         self.file.with_name(f"{self.file.name}-journal").unlink(missing_ok=True)
 
     @contextmanager
     def reading(self) -> Iterator[Book]:
-        """What is there in one moment; the OSError where nothing is kept yet is FileNotFoundError."""
+        """A consistent read; raises FileNotFoundError if nothing is kept yet."""
         self.file.stat()
         with closing(connected(self.file)) as connection:
             connection.execute("BEGIN")
             yield Book(connection)
 
     def _made(self) -> sqlite3.Connection:
-        """The file, which is made where it is missing, and anew where it has another format."""
+        """The open file; created if missing, replaced if it has another format."""
         for _ in range(2):
             make_sqlite_file(self.file)
             connection = connected(self.file)
@@ -146,7 +146,7 @@ class KeptSets:
 
 
 def _prepared(connection: sqlite3.Connection) -> bool:
-    """Whether it has these tables, which an empty file gets."""
+    """Whether the file has our tables; creates them in an empty file."""
     [found] = connection.execute("PRAGMA user_version").fetchone()
     if not found and not connection.execute("SELECT 1 FROM sqlite_master").fetchone():
         connection.execute("PRAGMA auto_vacuum = FULL")
@@ -159,7 +159,7 @@ def _prepared(connection: sqlite3.Connection) -> bool:
 
 
 class Book:
-    """What the file has, within one transaction."""
+    """The contents of the file, within one transaction."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -168,52 +168,52 @@ class Book:
 
     @property
     def newest(self) -> KeptSet | None:
-        """The one that came into force last of those that could be kept."""
+        """The kept set that came into force last."""
         found = self._connection.execute("SELECT number, version, directory FROM sets ORDER BY number DESC LIMIT 1")
         return next((KeptSet(*row) for row in found), None)
 
     def sets(self) -> list[KeptSet]:
-        """Those of which all files are kept, the newest first."""
+        """The sets of which all files are kept, the newest first."""
         rows = self._connection.execute(
             "SELECT number, version, directory FROM sets WHERE number >= ? ORDER BY number DESC", (self._first_kept(),)
         )
         return [KeptSet(*row) for row in rows]
 
     def beginning(self, digits: str) -> list[KeptSet]:
-        """Those that are kept whose version begins so, each version once."""
+        """The kept sets whose version begins with these digits, each version once."""
         found = {each.version: each for each in self.sets() if each.version.startswith(digits)}
         return list(found.values())
 
     def texts(self, kept: KeptSet) -> KeptTexts:
-        """The files of a set, which can be read once nobody waits for this transaction any more."""
+        """The files of a set, to be parsed after this transaction."""
         rows = self._connection.execute(f"SELECT name, text FROM files WHERE {_OF_SET}", {"number": kept.number})  # noqa: S608
         return KeptTexts(kept.version, rows.fetchall())
 
     def digests(self, number: int) -> Iterator[tuple[str, int]]:
-        """The files of a set, with the SHA-256 of name and text."""
+        """The names of the files of a set, each with the SHA-256 of name and text."""
         rows = self._connection.execute(f"SELECT name, text FROM files WHERE {_OF_SET}", {"number": number})  # noqa: S608
         return ((name, digest_of(name, bytes(text))) for name, text in rows)
 
     def names(self) -> Iterator[str]:
-        """Those of all files of all sets."""
+        """The names of all files of all sets."""
         return (name for (name,) in self._connection.execute("SELECT DISTINCT name FROM files"))
 
     def edits(self, now: SetFiles) -> Edits:
-        """What differs between the newest set that is kept and another one."""
-        there = dict(self.digests(newest.number)) if (newest := self.newest) is not None else {}
+        """The differences between the newest kept set and another one."""
+        rest = dict(self.digests(newest.number)) if (newest := self.newest) is not None else {}
         added, changed = [], []
         for name in now.names():
-            was = there.pop(name, None)
-            if was is None:
+            digest = rest.pop(name, None)
+            if digest is None:
                 added.append(name)
-            elif was != now.digest(name):
+            elif digest != now.digest(name):
                 changed.append(name)
-        return Edits(added, changed, list(there))
+        return Edits(added, changed, list(rest))
 
     def put(
         self, now: SetFiles, edits: Edits, directory: Path, step: SetStep | None, text_of: Callable[[str], str]
     ) -> int:
-        """Keeps a set, which differs so from the newest one, and what is to be recorded of it; gives its number.
+        """Keeps a set, given its edits since the newest one, and what is to be recorded of it; returns its number.
 
         `text_of` gives the text of a file of this name, and may raise ConfigError.
         """
@@ -231,7 +231,7 @@ class Book:
         return number
 
     def moved(self, number: int, directory: Path) -> None:
-        """The files of this set lie there now."""
+        """Sets the directory of this set."""
         self._connection.execute(
             "UPDATE sets SET directory = ? WHERE number = ? AND directory != ?",
             (text_of_path(directory), number, text_of_path(directory)),
@@ -241,7 +241,7 @@ class Book:
         return int(self.state("first_kept") or 0)
 
     def _prune(self, newest: int) -> None:
-        """What is over the bounds goes, the oldest first; a set that is still to be recorded keeps its line."""
+        """Deletes what exceeds the limits, the oldest first; a set that is still to be recorded keeps its row."""
         octets, first = 0, newest
         found = self._connection.execute(
             "SELECT until, SUM(octets) FROM files WHERE until IS NOT NULL GROUP BY until ORDER BY until DESC"
@@ -260,23 +260,23 @@ class Book:
     # --- what is to be recorded -------------------------------------------------------------------------------------
 
     def steps(self) -> list[tuple[KeptSet, SetStep]]:
-        """What is not recorded yet, as far as is known, the oldest first."""
+        """The sets that are not known to be recorded, the oldest first."""
         rows = self._connection.execute(
             "SELECT number, version, directory, step FROM sets WHERE step IS NOT NULL ORDER BY number"
         )
         return [(KeptSet(number, version, where), SetStep.from_json(step)) for number, version, where, step in rows]
 
     def recorded(self, step: SetStep) -> None:
-        """It stands in the audit record."""
+        """Marks a step as recorded in the audit record."""
         self._connection.execute("UPDATE sets SET step = NULL WHERE step = ?", (step.as_json(),))
 
     def state(self, name: str) -> str | None:
-        """What was put down under this name."""
+        """The stored value of this name."""
         found = self._connection.execute("SELECT value FROM state WHERE name = ?", (name,)).fetchone()
         return str(found[0]) if found else None
 
     def set_state(self, name: str, value: str) -> None:
-        """Puts it down, for the process that starts next."""
+        """Stores a value for the next process."""
         self._connection.execute("INSERT OR REPLACE INTO state (name, value) VALUES (?, ?)", (name, value))
 
 

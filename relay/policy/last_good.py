@@ -1,8 +1,8 @@
-"""Keeps the sets of policies that come into force: a process may start while files are broken, and each is recorded.
-Standard: a set counts only where it is whole: what is read of it has the version that was in force.
+"""Keeps the policy sets that come into force, for starts while files are broken and for the audit record.
+Standard: a kept set is valid only if what is read has the version that was in force.
 
-One process of a relay does this. Whatever stands in the way, the set is in force by then: the log says so, and what is
-to be recorded waits in memory.
+One process of a relay does this. The set is already in force: failures are logged, and what is to be recorded waits
+in memory.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from relay.policy.walk import read_file
 log = structlog.get_logger(__name__)
 
 MAX_COMPARED = 8
-"""Maximum number of sets that wait to be compared; those beyond it are recorded without."""
+"""Maximum number of sets that wait to be compared; further ones are recorded without comparison."""
 _NOTE, _LINK = "note", "link"
 
 
 class SetInForce(NamedTuple):
     """A set that came into force, with what is to be recorded; sets that are not in memory are None.
 
-    `missing` says why they are not to be compared.
+    `missing` says why they cannot be compared.
     """
 
     step: SetStep
@@ -51,21 +51,21 @@ class SetInForce(NamedTuple):
 
 @dataclass(slots=True)
 class LastGood:
-    """What is kept; of several processes one `writes`, and it alone has to be told of `texts`."""
+    """The kept sets; of several processes one `writes`, and only that one needs `texts`."""
 
     sets: KeptSets
     writes: bool = True
     texts: dict[str, str] = field(default_factory=dict)
-    """What was read, by name, since a set was kept last."""
+    """Texts read since a set was last kept, by name."""
     came: deque[SetInForce] = field(default_factory=deque)
-    """What is to be recorded, the oldest first."""
-    tell: Callable[[], object] = lambda: None
-    """Called once there is something in `came`, in any thread."""
+    """Sets to be recorded, the oldest first."""
+    notify: Callable[[], object] = lambda: None
+    """Called after an append to `came`, in any thread."""
     mine: set[int] = field(default_factory=set)
-    """The times of the steps of this process (ns since 1970); others that are kept were left by one before it."""
+    """Times of the steps of this process (ns since 1970); other kept ones were left by a previous process."""
     _now: SetFiles | None = None
     _number: int = 0
-    """That of the set in force, among those that are kept; 0 where it is not."""
+    """Number of the set in force among the kept sets; 0 if it is not kept."""
     _unkept: SetStep | None = None
     """The last step that could not be kept."""
     _link: LinkId | None = None
@@ -73,20 +73,20 @@ class LastGood:
     """Time of the last note that counted (ns since 1970)."""
 
     def newest(self, of: Path) -> str | None:
-        """The version that was in force last of the sets in a directory; None where it is not kept."""
+        """The version of the sets in a directory that was in force last; None if it is not kept."""
         with suppress(OSError, sqlite3.Error), self.sets.reading() as book:
             newest = None if self.sets.is_behind else book.newest
             return newest.version if newest is not None and newest.directory == text_of_path(of) else None
         return None
 
     def gone(self, now: SetFiles) -> Collection[str]:
-        """The files that the newest set has and this one has not; none where nothing is kept."""
+        """The files of the newest kept set that this one lacks."""
         with suppress(OSError, sqlite3.Error), self.sets.reading() as book:
             return book.edits(now).removed
         return ()
 
     def read(self, of: Path, peers: Mapping[str, Sequence[str]], site: SiteFacts) -> SetFiles:
-        """The set that was in force last, whether its tests fail today or not. Raises ConfigError."""
+        """The set that was in force last, whether or not its tests fail today. Raises ConfigError."""
         try:
             with self.sets.reading() as book:
                 if self.sets.is_behind:
@@ -104,51 +104,51 @@ class LastGood:
         return self._now
 
     def keep(self, now: SetFiles, directory: Path) -> None:
-        """This set, of the files in `directory`, is in force now; where it cannot be written, the log says so."""
+        """Keeps the set that is in force now, of the files in `directory`; logs if it cannot be written."""
         if not self.writes:
             return
         before, self._now = self._now, now
         if before is None:
-            edits, came = self._since_the_last_process(now, directory)
+            edits, entry = self._since_the_last_process(now, directory)
         else:
             edits = now.edits(before)
             step = self._step(now, before.policies.version, edits, directory) if any(edits) else None
-            came = SetInForce(step, now, before) if step is not None else None
+            entry = SetInForce(step, now, before) if step is not None else None
         try:
-            self._put(now, directory, edits, came.step if came is not None else self._unkept)
-            while self.texts:  # one by one: to let 100,000 go at once would hold every thread
+            self._put(now, directory, edits, entry.step if entry is not None else self._unkept)
+            while self.texts:  # one by one: freeing 100,000 at once would block every thread
                 self.texts.popitem()
-        except Exception as error:  # noqa: BLE001 - the set is in force, whatever stands in the way of keeping it
+        except Exception as error:  # noqa: BLE001 - the set is in force, whether or not it can be kept
             log.warning("policies_not_kept", directory=str(self.sets.file), cause=str(error))
-            self._number, self._unkept = 0, came.step if came is not None else self._unkept
+            self._number, self._unkept = 0, entry.step if entry is not None else self._unkept
             self._fall_behind()
-        if came is not None:
+        if entry is not None:
             many = len(self.came) >= MAX_COMPARED
-            self.came.append(SetInForce(came.step, missing="too many sets came at once") if many else came)
-            self.tell()
+            self.came.append(SetInForce(entry.step, missing="too many sets came at once") if many else entry)
+            self.notify()
 
     def _fall_behind(self) -> None:
-        """Else a process that starts on broken files would go back to an older set, which may be weaker."""
+        """Marks the kept sets as outdated, so that no process starts with an older, maybe weaker set."""
         try:
             self.sets.mark(behind=True)
         except OSError as error:
             log.error("policies_not_marked", file=str(self.sets.file), cause=error.strerror)
 
     def _since_the_last_process(self, now: SetFiles, directory: Path) -> tuple[Edits | None, SetInForce | None]:
-        """What differs from the newest set that is kept, if there is one, and what is to be recorded of that."""
+        """The edits since the newest kept set, if any, and what is to be recorded of them."""
         edits, before = None, ""
-        with suppress(Exception), self.sets.reading() as book:  # keeping the set says what is wrong
+        with suppress(Exception), self.sets.reading() as book:  # errors are logged when the set is kept
             self._recall(book)
             if (newest := book.newest) is not None:
                 edits, before, self._number = book.edits(now), newest.version, newest.number
         if edits is not None and not any(edits):
             return edits, None
-        return edits, SetInForce(self._step(now, before, edits or Edits(), directory, way="start"), now)
+        return edits, SetInForce(self._step(now, before, edits or Edits(), directory, origin="start"), now)
 
     def _put(self, now: SetFiles, directory: Path, edits: Edits | None, step: SetStep | None) -> None:
-        """Keeps the set, anew where the file is damaged.
+        """Keeps the set; recreates a damaged file.
 
-        Raises OSError, sqlite3.Error, ConfigError, and what else a damaged file may bring about.
+        Raises OSError, sqlite3.Error, ConfigError, and anything else that a damaged file may cause.
         """
         try:
             number = self._written(now, directory, edits, step)
@@ -161,7 +161,7 @@ class LastGood:
         self._number, self._unkept = number, None
 
     def _written(self, now: SetFiles, directory: Path, edits: Edits | None, step: SetStep | None) -> int:
-        """The number of the set, among those that are kept; `edits` are those since the set with the number before."""
+        """The number of the set among the kept sets; `edits` are those since the previous number."""
         with self.sets.writing() as book:
             newest = book.newest
             if edits is None or newest is None or newest.number != self._number:
@@ -175,30 +175,30 @@ class LastGood:
             book.set_state(_LINK, json.dumps(self._link) if self._link is not None else "")
         return number
 
-    def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, way: Way | None = None) -> SetStep:
+    def _step(self, now: SetFiles, before: str, edits: Edits, directory: Path, origin: Way | None = None) -> SetStep:
         link, link_before = link_of(directory), self._link
         note = read_note(directory, now.policies.version, self._note)
         self._link = link
         if note is not None:
-            self._note, who = note.time, note.who
+            self._note, installer = note.time, note.who
         elif link is not None and link_before not in (None, link):
-            who = owner_of_link(directory, link, chain(edits.added, edits.changed))
+            installer = owner_of_link(directory, link, chain(edits.added, edits.changed))
         else:
-            who = owners_of_files(directory, chain(edits.added, edits.changed))
+            installer = owners_of_files(directory, chain(edits.added, edits.changed))
         names = map(Names.of, edits)
-        way = way or ("install" if note is not None else "edit")
+        origin = origin or ("install" if note is not None else "edit")
         self.mine.add(when := time.time_ns())
-        return SetStep(now.policies.version, before, when, len(now.policies.files), way, who, *names)
+        return SetStep(now.policies.version, before, when, len(now.policies.files), origin, installer, *names)
 
     def _recall(self, book: Book) -> None:
-        """What the process before this one knew."""
+        """Restores the state of the previous process."""
         with suppress(ValueError, TypeError):
             self._note = int(book.state(_NOTE) or 0)
             link = book.state(_LINK)
             self._link = LinkId(*json.loads(link)) if link else None
 
     def _text(self, directory: Path, now: SetFiles, name: str) -> str:
-        """That of a file of the set in force; read again where the file of sets was lost. Raises ConfigError."""
+        """The text of a file of the set in force; read again if the file of sets was lost. Raises ConfigError."""
         if (text := self.texts.get(name)) is not None:
             return text
         read = read_file(str(directory), name)

@@ -1,5 +1,5 @@
-"""Reads policy files into a PolicySet, and again after edits, or says everything that is wrong with all of them.
-All files or none: what is read again is only what changed, and the result is as if all had been.
+"""Reads policy files into a PolicySet, at first and after edits, or reports all faults of all files.
+All files or none: only what changed is read again, and the result is as if all had been.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from relay.files.stamps import Seen, Stamp, has_other_names, stamp_of
 from relay.formats.mailbox import fold_domain
 from relay.policy.decide import PolicySet
 from relay.policy.expected import Expected, failures, read_tests
-from relay.policy.file import Known, PolicyFile, parse_policy
+from relay.policy.file import PolicyCache, PolicyFile, parse_policy
 from relay.policy.floors import read_floors, unknown_groups
 from relay.policy.names import FLOORS_FILE, GROUPS_FILE, TESTS_FILE, printable
 from relay.policy.patterns import Groups, read_groups
@@ -29,29 +29,29 @@ from relay.policy.walk import ALL, MAX_FILES, TOP, FileText, Listing, digest_of,
 from relay.runtime import heap
 
 FREEZE_FILES = 1000
-"""Number of files read after which objects are frozen for the garbage collector; so is a set of as many."""
+"""Number of files after which objects, and a set of that size, are frozen for the garbage collector."""
 RELEASE_FILES = 1000
-"""Number of files let go at once: with more, all other threads would wait."""
+"""Number of files freed at once: more would block all other threads."""
 
 BESIDE = frozenset({FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
-"""Files that are for no domain and belong to the set all the same."""
+"""Files of the set that are for no domain."""
 
 NO_STAMP: Stamp = (0, 0, 0, 0, 0)
-"""That of a text that was read from no file."""
+"""The stamp of a text that is not from a file."""
 
 
 def load_policies(directory: Path, peers: Mapping[str, Sequence[str]], *, site: SiteFacts = ANY_SITE) -> PolicySet:
     """Read every policy file below `directory`; `peers` gives each configured peer's mail domains.
 
-    `site` is what else counts of relay.toml. What tests.toml expects is read and not tried.
+    `site` has the relevant settings of relay.toml. The tests of tests.toml are read but not run.
 
-    Raises ConfigError with one line per fault of every file, of the directory and of `peers`.
+    Raises ConfigError with one line for each fault of the files, the directory and `peers`.
     """
     return PolicyFolder(directory, peers, site=site).read()
 
 
 class PolicyFolder:
-    """A directory of policy files and what is known of each of them; not to be used by two threads at once."""
+    """A directory of policy files and the state of each; not thread-safe."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class PolicyFolder:
         site: SiteFacts = ANY_SITE,
         texts: dict[str, str] | None = None,
     ) -> None:
-        """Reads nothing yet. What is read and understood goes into `texts` as well, by name."""
+        """Reads nothing yet. Valid texts are also stored in `texts`, by name."""
         self.directory = directory
         self.polled = Polled(directory)
         self._texts = texts
@@ -72,10 +72,10 @@ class PolicyFolder:
         self._stamps: dict[str, tuple[Seen, bool]] = {}
         self._faulty: dict[str, list[str]] = {}
         self.listing_faults: Mapping[str, list[str]] = {}
-        """What is wrong with the directories themselves, by their names; replaced whole."""
+        """Faults of the directories themselves, by name; replaced as a whole."""
         self._directories: dict[str, Seen] = {}
         self._tests: tuple[Expected, ...] = ()
-        self._known: Known = WeakValueDictionary()  # what no file says any more is let go
+        self._known: PolicyCache = WeakValueDictionary()  # an unused policy is dropped
         self._unfrozen = 0
         self._let_go: list[PolicyFile] = []
         self._total = 0
@@ -86,7 +86,7 @@ class PolicyFolder:
         self._naming_groups: dict[str, frozenset[str]] = {}
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
-        """These are the peers now: all files are to be read again, which may name them."""
+        """Sets the peers; all files must be read again, since they may name them."""
         for name in self._names_in(ALL):
             self._forget(name)
         self._known = WeakValueDictionary()
@@ -99,12 +99,12 @@ class PolicyFolder:
 
     @property
     def tests(self) -> tuple[Expected, ...]:
-        """What tests.toml expects of the set that was read last."""
+        """The tests of the set that was read last."""
         return self._tests
 
     @property
     def beside(self) -> frozenset[str]:
-        """Which of BESIDE there are."""
+        """The files of BESIDE that exist."""
         return frozenset(self._beside)
 
     @property
@@ -113,11 +113,11 @@ class PolicyFolder:
         return dict(self._beside)
 
     def read(self) -> PolicySet:
-        """All files; those that did not change since the last time are not read again. Raises ConfigError."""
+        """The set of all files; unchanged files are not read again. Raises ConfigError."""
         return self.read_again(self.outdated())
 
     def read_tested(self) -> PolicySet:
-        """All files, and no test of tests.toml fails. Raises ConfigError."""
+        """The set of all files, if no test fails. Raises ConfigError."""
         policies = self.read()
         if failed := failures(self._tests, policies):
             raise ConfigError(failed)
@@ -131,7 +131,7 @@ class PolicyFolder:
             where = name.rpartition("/")[0]
             if where not in closed:
                 closed[where] = why_closed(self.directory / where)
-            if closed[where]:  # said once for all its files
+            if closed[where]:  # reported once for all its files
                 self._not_read(name, closed[where])
                 continue
             try:
@@ -146,7 +146,7 @@ class PolicyFolder:
         return self._set()
 
     def read_texts(self, texts: Iterable[tuple[str, str]]) -> PolicySet:
-        """The set that these texts make, each with the name of its file; the directory is not looked at.
+        """The set of these texts, each with its file name; ignores the directory.
 
         Raises ConfigError.
         """
@@ -158,7 +158,7 @@ class PolicyFolder:
         return self._set()
 
     def _not_read(self, name: str, problems: list[str]) -> None:
-        """It is gone, or it stays known as it was, for when it can be read again."""
+        """Forgets a file that is gone; keeps one that cannot be read at present."""
         path = f"{self.directory}/{name}"
         if stamp_of(path, follow=False) is None:
             self._forget(name)
@@ -167,7 +167,7 @@ class PolicyFolder:
             self._stamps[name] = (stamp_of(path), False)
 
     def look_at(self, names: Iterable[str]) -> dict[str, Seen]:
-        """What is there now of files that may have changed, also by the other names of each."""
+        """The current stamps of files that may have changed, including other names of each (hard links)."""
         found = {name: stamp_of(f"{self.directory}/{name}") for name in names}
         shared = {name for name in found if has_other_names(f"{self.directory}/{name}")}
         if shared:
@@ -179,13 +179,13 @@ class PolicyFolder:
         return found
 
     def _other_names(self, files: Collection[tuple[int, ...]]) -> set[str]:
-        """The names of these files, each by inode and device, as far as they are known."""
+        """The known names of these files, each by inode and device."""
         return {name for name, (seen, _) in self._stamps.items() if _file_of(seen) in files}
 
     def outdated(self, directories: Collection[str] = ALL) -> dict[str, Seen]:
-        """Looks at these domains' directories, or at all: what is there now of files that are not as they were read.
+        """Lists these domains' directories, or all, and returns the stamps of files that differ from what was read.
 
-        Where a directory cannot be read, its files stay known.
+        If a directory cannot be read, its files are kept.
         """
         listing = Listing(self.directory)
         try:
@@ -204,27 +204,27 @@ class PolicyFolder:
             for name in self._names_in(directories)
             if name not in listing.files and name.rpartition("/")[0] not in listing.unread
         }
-        while listing.files:  # taken out one by one: to let 100,000 go at once would hold every thread
+        while listing.files:  # one by one: freeing 100,000 at once would block every thread
             name, stamp = listing.files.popitem()
             if not self._is_as_read(name, stamp):
                 found[name] = stamp
         return found
 
     def stamp(self, name: str) -> Seen:
-        """What was there when it was read, faulty or not."""
+        """The stamp of the file when it was read, faulty or not."""
         return self._stamps[name][0] if name in self._stamps else None
 
     @property
     def changed_ns(self) -> int:
-        """When a file or directory, as it was looked at last, changed last (ctime, ns since 1970); 0 without any."""
+        """The last change of any file or directory that was checked (ctime, ns since 1970); 0 without any."""
         files = (seen for seen, _ in self._stamps.values())
         stamps = (seen for seen in chain(files, self._directories.values()) if isinstance(seen, tuple))
         return max((ctime for _, ctime, *_ in stamps), default=0)
 
     def release(self) -> bool:
-        """Lets go some of the files that were replaced; False when there are none left.
+        """Frees some of the replaced files; False if none are left.
 
-        Should a mail hold the last word on 100,000 of them, the event loop would stand still when it ends.
+        If a mail held the last reference to 100,000 of them, its end would block the event loop.
         """
         del self._let_go[-RELEASE_FILES:]
         return bool(self._let_go)
@@ -233,13 +233,13 @@ class PolicyFolder:
         return isinstance(stamp, tuple) and self._stamps.get(name) == (stamp, True)
 
     def _names_in(self, directories: Collection[str]) -> list[str]:
-        """The files known in these domains' directories, or all."""
+        """The known files in these domains' directories, or all."""
         others = [name for each in (self._beside, self._faulty) for name in each]
         names = list(self._files) + [name for name in others if name not in self._files]
         return names if directories == ALL else [name for name in names if name.rpartition("/")[0] in directories]
 
     def _take(self, name: str, read: FileText) -> None:
-        """Takes in what a file holds. Raises ConfigError."""
+        """Parses and stores the text of a file. Raises ConfigError."""
         self._faulty.pop(name, None)
         before = self._files.get(name)
         if before is None or before.digest != read.digest:
@@ -269,7 +269,7 @@ class PolicyFolder:
     def _take_beside(self, name: str, read: FileText) -> None:
         source = printable(f"{self.directory}/{name}")
         if not read.text.strip():
-            # Truncated and not yet written, it would take back what it says.
+            # A file that was truncated and not yet written would lift all its floors.
             raise ConfigError(f"{source}: there is nothing in it; delete it, or write a comment into it")
         if name == FLOORS_FILE:
             self._floors = read_floors(read.text, source)
@@ -330,7 +330,7 @@ class PolicyFolder:
         )
 
     def _work(self) -> int:
-        """How many texts and sizes the rules compare with a message; 0 where none looks into one."""
+        """The number of texts and sizes that the rules compare with a message; 0 if none looks into one."""
         patterns = self._patterns + sum(floor.when.patterns for floor in self._floors)
         if not patterns:
             return 0
@@ -342,13 +342,13 @@ class PolicyFolder:
         return (floor.when for floor in self._floors) if name == FLOORS_FILE else self._files[name].policy.when
 
     def _faults_of_files(self) -> Iterator[str]:
-        """One directory that denies access may be the cause for many files."""
+        """The faults of all files; one directory that denies access may be the cause of many."""
         faults = (each[name] for each in (self.listing_faults, self._faulty) for name in sorted(each))
         yield from dict.fromkeys(chain.from_iterable(faults))
 
 
 def _file_of(seen: Seen) -> tuple[int, ...]:
-    """Inode and device; nothing where there is no file."""
+    """Inode and device; () if there is no file."""
     return seen[3:] if isinstance(seen, tuple) else ()
 
 
@@ -356,22 +356,22 @@ _SUM_OCTETS = 512
 
 
 def _term(digest: int) -> int:
-    """What a file adds to the sum that the version is made of."""
+    """The term of a file in the sum from which the version is made."""
     return int.from_bytes(hashlib.shake_256(digest.to_bytes(32, "big")).digest(_SUM_OCTETS), "big")
 
 
 def _version(total: int) -> str:
-    """40 digits of the sum of all files (AdHash): after an edit it follows from the files edited alone.
+    """40 digits of the sum of all files (AdHash), which can be updated from the edited files alone.
 
-    Nobody finds two sets of one version. With sums of 4096 bits that takes 2^128 steps, however many files there are
-    (Wagner 2002), and with versions of 160 bits 2^80.
+    It is collision-resistant. With sums of 4096 bits a collision takes 2^128 steps, however many files there are
+    (Wagner 2002). With versions of 160 bits it takes 2^80.
     """
     octets = (total % 2 ** (8 * _SUM_OCTETS)).to_bytes(_SUM_OCTETS, "big")
     return hashlib.sha256(octets).hexdigest()[:40]
 
 
 def _owners(peers: Mapping[str, Sequence[str]], faults: list[str]) -> dict[str, str]:
-    """Which peer each domain belongs to; domains are compared in A-labels."""
+    """The peer of each domain; domains are compared in A-labels."""
     owners: dict[str, str] = {}
     for peer, domains in peers.items():
         for domain in domains:

@@ -20,13 +20,13 @@ FLOORS_FILE = "floors.toml"
 GROUPS_FILE = "groups.toml"
 TESTS_FILE = "tests.toml"
 NO_DOMAIN = frozenset({DEFAULT_FILE, FLOORS_FILE, GROUPS_FILE, TESTS_FILE})
-"""What these say is for everybody, or for nobody, and never for a domain called so."""
+"""File names that never stand for a domain."""
 
 Scope = Literal["person", "domain", "default"]
-"""Whom a file covers: one person, one domain, or everybody else."""
+"""The scope of a file: one person, one domain, or everybody else."""
 
 Step = Literal["person", "person without tag", "domain", "parent domain", "default"]
-"""Why a file is looked for; the order here is the order of looking."""
+"""The steps of a lookup, in order."""
 
 _DOT_STRING = re.compile(r'[^\x00-\x20\x7f-\x9f"(),:;<>@\[\\\]\ud800-\udfff]+')
 _QUOTED_STRING = re.compile(r'"((?:[^\x00-\x1f\x7f-\x9f"\\\ud800-\udfff]|\\[\x20-\x7e])+)"')
@@ -38,10 +38,10 @@ _ROUTING = frozenset("%!@")
 
 
 class FoldedAddress(NamedTuple):
-    """An address as policies compare it: local part unquoted and in lower case, domain in A-labels.
+    """An address in comparable form: local part unquoted and in lower case, domain in A-labels.
 
-    `folded_mailbox` says which mailboxes are the same (relay/formats/mailbox.py). This is a layer on top, for names of
-    files and patterns: the case of the local part does not count in them.
+    `folded_mailbox` defines which mailboxes are the same (relay/formats/mailbox.py). This is a layer on top, for file
+    names and patterns: they ignore the case of the local part.
     """
 
     local: str
@@ -50,9 +50,9 @@ class FoldedAddress(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def parse_address(text: str) -> FoldedAddress:
-    """`Alice@Example.ORG` as FoldedAddress("alice", "example.org"); raises ValueError saying what is wrong.
+    """`Alice@Example.ORG` as FoldedAddress("alice", "example.org"); raises ValueError with the fault.
 
-    A quoted local part means what it means without its quotes (RFC 5321, 4.1.2), so quoting selects no
+    A quoted local part means the same as without quotes (RFC 5321, 4.1.2), so quoting selects no
     other file. An address literal (`[192.0.2.1]`) is refused: it would lead past the files by domain.
     """
     if len(text) > MAX_ADDRESS:
@@ -66,7 +66,7 @@ def parse_address(text: str) -> FoldedAddress:
 
 
 def fold_local(local: str) -> str:
-    """A local part as SMTP has it, or a pattern for one: without quotes, in lower case and NFC."""
+    """A local part in SMTP syntax, or a pattern for one, without quotes, in lower case and NFC."""
     if quoted := _QUOTED_STRING.fullmatch(local):
         local = re.sub(r"\\(.)", r"\1", quoted[1])
     return _lower(local)
@@ -75,7 +75,7 @@ def fold_local(local: str) -> str:
 def fold_address(local: str, domain: str) -> FoldedAddress:
     """The address of a local part without quotes and a domain or address literal; raises ValueError.
 
-    What it takes grows with the square of the length (NFC), which is bounded.
+    The cost grows with the square of the length (NFC), which is bounded.
     """
     if len(local) + len(domain) >= MAX_ADDRESS:
         raise ValueError(f"longer than {MAX_ADDRESS} characters")
@@ -83,12 +83,12 @@ def fold_address(local: str, domain: str) -> FoldedAddress:
 
 
 def _lower(text: str) -> str:
-    """In lower case and NFC, each letter by itself."""
+    """The text in lower case and NFC, each letter on its own."""
     return nfc(lower(text))
 
 
 def encode_local(local: str) -> str:
-    """A folded local part as it stands in a file's name.
+    """A folded local part as encoded in a file name.
 
     Literal are a-z, 0-9, "-", "_", "+", and "." except at the beginning; every other octet of its UTF-8
     is `%XX` with capital hexadecimal digits.
@@ -103,18 +103,18 @@ def encode_local(local: str) -> str:
 
 
 def untagged(local: str, separators: str) -> str:
-    """The local part without its tag: what stands before the first of these characters, if anything does.
+    """The local part without its tag: the text before the first separator, if there is any.
 
-    Postfix splits so at recipient_delimiter; the tag itself may be empty.
+    Postfix splits at recipient_delimiter in the same way; the tag itself may be empty.
     """
-    at = min((found for each in separators if (found := local.find(each)) >= 0), default=0)
+    at = min((offset for each in separators if (offset := local.find(each)) >= 0), default=0)
     return local[:at] or local
 
 
 def candidates(address: FoldedAddress, separators: str = DEFAULT_TAG_SEPARATORS) -> Iterator[tuple[str, Step]]:
-    """The names of the files that may cover `address`, the most specific first, and why each is looked for.
+    """The names of the files that may cover `address`, the most specific first, each with its lookup step.
 
-    A "parent domain" file covers the address only if it says `subdomains = true`. `separators` are those of tags.
+    A "parent domain" file covers the address only if it says `subdomains = true`. `separators` are the tag separators.
     """
     local, domain = address
     yield f"{domain}/{encode_local(local)}{SUFFIX}", "person"
@@ -140,15 +140,15 @@ def domain_file(address: FoldedAddress) -> str:
 
 
 def scope_of(name: str) -> tuple[Scope, str]:
-    """Whom the file called `name` (`example.org/alice.toml`) covers, and the domain ("" for the default).
+    """The scope of the file called `name` (`example.org/alice.toml`), and its domain ("" for the default).
 
-    Raises ValueError for a name that is not the one name of its address, and says what to call the file.
+    Raises ValueError with the right name for one that is not the canonical name of its address.
     """
     if name == DEFAULT_FILE:
         return "default", ""
     directory, _, file = name.rpartition("/")
     if directory and _LITERAL_NAME.fullmatch(file) and _ASCII_DOMAIN.fullmatch(directory):
-        return "person", directory  # the usual case, by a short way
+        return "person", directory  # fast path for the usual case
     local, at, domain = _decoded(file.removesuffix(SUFFIX)).rpartition("@")
     if directory:
         local, domain = local + at + domain, _decoded(directory)
@@ -171,7 +171,7 @@ def _decoded(stem: str) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with everything that could disturb a terminal or a log line written as an escape."""
+    """`text` with everything that could disturb a terminal or a log line escaped."""
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)

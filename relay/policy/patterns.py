@@ -19,7 +19,7 @@ from relay.policy.people import NULL_SENDER, Fit, Reading
 from relay.policy.units import Texts
 
 GROUP = "group:"
-"""What stands before the name of a group where a pattern may be."""
+"""Prefix of a group name in place of a pattern."""
 _GROUP_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -31,11 +31,11 @@ class Glob:
 
     @classmethod
     def of(cls, pattern: str) -> Glob:
-        """The pattern as it is written, case included."""
+        """The pattern as written, case included."""
         return cls(tuple(pattern.split("*")))
 
     def matches(self, text: str) -> bool:
-        """Whether the whole text is covered; never more than one pass over it for each part."""
+        """Whether the whole text matches; at most one pass over it for each part."""
         parts = self.parts
         first, last = parts[0], parts[-1]
         if len(parts) == 1:
@@ -44,18 +44,18 @@ class Glob:
             return False
         place, end = len(first), len(text) - len(last)
         for part in parts[1:-1]:
-            found = text.find(part, place, end)
-            if found < 0:
+            begin = text.find(part, place, end)
+            if begin < 0:
                 return False
-            place = found + len(part)
+            place = begin + len(part)
         return True
 
     def occurs_in(self, text: str) -> bool:
-        """Whether all its parts stand in the text; if not, it covers no piece of that, and need not be compared."""
+        """Whether all its parts occur in the text; if not, it matches no piece of it."""
         return all(part in text for part in self.parts)
 
     def meets(self, other: Glob) -> bool:
-        """Whether some text fits both: with a star in each, their beginnings and their ends have to agree."""
+        """Whether some text fits both: with a star in each, their prefixes and suffixes must be compatible."""
         if len(self.parts) == 1 or len(other.parts) == 1:
             return self.matches(str(other)) if len(other.parts) == 1 else other.matches(str(self))
         (begin, *_, end), (other_begin, *_, other_end) = self.parts, other.parts
@@ -64,7 +64,7 @@ class Glob:
 
     @property
     def domain(self) -> str:
-        """What stands behind the last `@`, or all of it."""
+        """The text after the last `@`, or all of it."""
         return str(self).rpartition("@")[2]
 
     def __str__(self) -> str:
@@ -72,7 +72,7 @@ class Glob:
 
 
 class Patterns(tuple[Glob, ...]):
-    """Patterns of which one is enough, as they stand in a file; a look-up finds those that may cover a text.
+    """Alternative patterns of a file, indexed by what a text needs to match them.
 
     The time does not grow with the number of addresses, nor with that of patterns like `*@example.org`.
     """
@@ -80,11 +80,11 @@ class Patterns(tuple[Glob, ...]):
     _made: _Index | None = None
 
     def fit_one_of(self, texts: Iterable[str]) -> bool:
-        """Whether one of these patterns covers one of the texts."""
+        """Whether one of these patterns matches one of the texts."""
         return any(map(self._fits, texts))
 
     def reaches(self, domain: str, *, below: bool = False) -> bool:
-        """Whether one of them may be for somebody at a domain, or with `below` at one of its subdomains."""
+        """Whether a pattern may match an address at a domain, or with `below` at one of its subdomains."""
         index = self._index
         if domain in index.domains or (below and any(each.endswith(f".{domain}") for each in index.domains)):
             return True
@@ -93,7 +93,7 @@ class Patterns(tuple[Glob, ...]):
 
     @property
     def domains(self) -> Collection[str]:
-        """What stands behind the last `@` of each; "" for the null sender."""
+        """The text after the last `@` of each; "" for the null sender."""
         index = self._index
         return index.domains | {glob.domain for glob in index.elsewhere}
 
@@ -111,17 +111,17 @@ class Patterns(tuple[Glob, ...]):
 
     @property
     def _index(self) -> _Index:
-        """Made when it is asked for first: of most patterns it never is."""
+        """The index; created on first use, which most patterns never need."""
         if self._made is None:
             self._made = _Index.of(self)
         return self._made
 
 
 class _Index(NamedTuple):
-    """Patterns by what a text needs to be covered by them.
+    """Patterns by what a text needs to match them.
 
-    Of `whole_domains` everybody is covered. `elsewhere` has those with a star in the domain, `by_domain` the others
-    with a star. `domains` are those of all but `elsewhere`.
+    All addresses of `whole_domains` match. `elsewhere` has the patterns with a star in the domain, `by_domain` the
+    others with a star. `domains` are those of all but `elsewhere`.
     """
 
     exact: frozenset[str]
@@ -161,14 +161,14 @@ NONE = Patterns()
 
 @dataclass(frozen=True, slots=True)
 class AddressPatterns:
-    """Patterns for addresses, as they stand in a file, and names of groups of them."""
+    """The address patterns and group names of one setting."""
 
     globs: Patterns = NONE
     groups: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> AddressPatterns:
-        """Raises ValueError saying how to write what is wrong."""
+        """The patterns in these texts; raises ValueError with the correct spelling."""
         named = tuple(text.removeprefix(GROUP) for text in texts if text.startswith(GROUP))
         return cls(Patterns(address_pattern(text) for text in texts if not text.startswith(GROUP)), named)
 
@@ -180,12 +180,12 @@ class AddressPatterns:
         return cls(Patterns(Glob.of(text.casefold()) for text in texts))
 
     def all(self, groups: Groups) -> Iterator[Glob]:
-        """These and those of the groups."""
+        """These patterns and those of the groups."""
         for some in self._lists(groups):
             yield from some
 
     def fit(self, person: Reading, groups: Groups) -> Fit:
-        """How far one of them fits this person."""
+        """How surely one of them fits this person."""
         lists = self._lists(groups)
         if any(some.fit_one_of(person.surely) for some in lists):
             return Fit.SURELY
@@ -193,11 +193,11 @@ class AddressPatterns:
         return Fit.MAYBE if may else Fit.NOT
 
     def reach(self, groups: Groups, domain: str, *, below: bool = False) -> bool:
-        """Whether one of them may be for somebody at a domain, or with `below` at one of its subdomains."""
+        """Whether a pattern may match an address at a domain, or with `below` at one of its subdomains."""
         return any(some.reaches(domain, below=below) for some in self._lists(groups))
 
     def domains(self, groups: Groups) -> Iterator[str]:
-        """What stands behind the `@` of each; of several that are the same once or more often."""
+        """The text after the `@` of each, maybe with duplicates."""
         for some in self._lists(groups):
             yield from some.domains
 
@@ -206,7 +206,7 @@ class AddressPatterns:
 
     @property
     def said(self) -> str:
-        """The patterns as text for a person."""
+        """The patterns as text for messages."""
         return listed((*map(str, self.globs), *(GROUP + name for name in self.groups)))
 
 
@@ -225,7 +225,7 @@ def address_pattern(text: str) -> Glob:
 
 
 def listed(texts: tuple[str, ...]) -> str:
-    """Some texts as a person reads them."""
+    """Some texts, joined for messages."""
     return " or ".join(map(repr, texts[:5])) + (" or ..." if len(texts) > 5 else "")
 
 
@@ -234,7 +234,7 @@ class _GroupsFile(RootModel[dict[str, Texts]]):
 
 
 def read_groups(text: str, source: str) -> Groups:
-    """The groups in the text of groups.toml; `source` is its name for messages. Raises ConfigError."""
+    """The groups in the text of groups.toml; `source` names it in messages. Raises ConfigError."""
     groups: dict[str, Patterns] = {}
     faults: list[str] = []
     for name, texts in toml.parse(text, _GroupsFile, source=source).root.items():

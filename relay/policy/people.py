@@ -1,4 +1,4 @@
-"""Reads who a mail is from or for as policies compare it, and says how far a pattern fits: surely, maybe, or not.
+"""Reads senders, authors and recipients for comparison with patterns, which fit surely, maybe, or not.
 Standard: RFC 5321 4.1.2, RFC 5322 3.4; SRS and BATV forms; doubt is on the strict side (policies/README.md).
 """
 
@@ -14,20 +14,20 @@ from relay.formats.addresses import read_addresses
 from relay.policy.names import FoldedAddress, fold_address, may_be_route, untagged
 
 NULL_SENDER = "<>"
-"""The null sender as patterns write it; as a login, a client that has not authenticated."""
+"""The null sender in patterns; as a login, a client that has not authenticated."""
 
 _SRS0 = re.compile(r"srs0[=+-][^=]+=[^=]+=([^=@]+)=(.+)")
 _SRS1 = re.compile(r"srs1[=+-][^=]+=[^=]+=([=+-][^=]+=[^=]+=[^=@]+=.+)")
 _BATV = re.compile(r"prvs=[0-9a-z]+=(.+)")
 """In lower case, as addresses are compared. SRS1 holds an SRS0 without its first four letters."""
 _REWRITTEN = re.compile(r"srs[01][=+-]|prvs=")
-"""How a local part begins that is one of these forms, or looks like one."""
+"""Prefix of a local part in one of these forms, or of one that looks like it."""
 MAX_REWRITTEN = 5
-"""Maximum number of forms within each other; in doubt is who stands within more."""
+"""Maximum nesting of these forms; an address nested deeper is in doubt."""
 
 
 class Fit(IntEnum):
-    """How far a condition fits a mail. What may be so raises; only what is surely so may lower."""
+    """How surely a condition fits a mail. MAYBE may only raise; only SURELY may lower."""
 
     NOT = 0
     MAYBE = 1
@@ -40,10 +40,10 @@ class Fit(IntEnum):
 
 
 class Reading(NamedTuple):
-    """One person as patterns compare them.
+    """One person in comparable form.
 
     A pattern fits surely where it fits one of the texts in `surely`, and maybe where it fits one of those in `maybe`.
-    Where the person is in `doubt`, every other pattern fits maybe.
+    If the person is in `doubt`, every other pattern fits maybe.
     """
 
     surely: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ IN_DOUBT = Reading(doubt=True)
 
 @lru_cache(maxsize=1024)
 def read_mailbox(address: str) -> FoldedAddress | None:
-    """An address of an SMTP envelope; None where it cannot be read without doubt."""
+    """An address of an SMTP envelope; None if in doubt."""
     try:
         [mailbox] = read_addresses(f"<{address}>".encode("utf-8", "surrogateescape"))
         return fold_address(*mailbox)
@@ -66,9 +66,9 @@ def read_mailbox(address: str) -> FoldedAddress | None:
 
 @lru_cache(maxsize=1024)
 def read_sender(address: str, separators: str) -> Reading:
-    """The envelope sender; "" is the null sender. `separators` are those of tags.
+    """The envelope sender; "" is the null sender. `separators` are the tag separators.
 
-    One dot behind the domain is left out: Postfix takes it away, but only after a milter has seen the address.
+    One trailing dot of the domain is dropped: Postfix drops it as well, but only after a milter has seen the address.
     """
     if not address:
         return Reading((NULL_SENDER,))
@@ -87,24 +87,24 @@ def read_recipient(address: FoldedAddress, separators: str) -> Reading:
 
 
 def read_authors(authors: Iterable[FoldedAddress] | None, separators: str) -> tuple[Reading, ...]:
-    """Everybody in From (`MessageFacts.authors`); where nobody is named, or it is in doubt, one who is in doubt."""
+    """Everybody in From (`MessageFacts.authors`); without anybody, or in doubt, one person in doubt."""
     return tuple(_read(each, separators) for each in authors or ()) or (IN_DOUBT,)
 
 
 def _read(address: FoldedAddress | None, separators: str) -> Reading:
-    """One whom an address literal names, or who may be elsewhere by a route, may be anybody."""
+    """One person; an address literal, or a possible route, may be anybody."""
     if address is None or address.domain.startswith("[") or may_be_route(address):
         return IN_DOUBT
     return Reading(spellings(address, separators))
 
 
 def read_login(name: str | None) -> Reading:
-    """The name under which a client has authenticated, "" for none; None where that is not known."""
+    """The login of a client, "" for none; None if unknown."""
     return IN_DOUBT if name is None else Reading((name.casefold() or NULL_SENDER,))
 
 
 def spellings(address: FoldedAddress, separators: str) -> tuple[str, ...]:
-    """An address as patterns are compared with it: whole, and without its tag."""
+    """The texts of an address for comparison: whole, and without its tag."""
     local, domain = address
     bare = untagged(local, separators)
     whole = f"{local}@{domain}"
@@ -112,7 +112,7 @@ def spellings(address: FoldedAddress, separators: str) -> tuple[str, ...]:
 
 
 def _rewritten(address: str) -> Iterator[FoldedAddress | None]:
-    """Whom an address of these forms stands for, the outermost first; None for one that cannot be read."""
+    """The original addresses in an SRS or BATV address, the outermost first; None for an unreadable one."""
     for _ in range(MAX_REWRITTEN):
         local, _, domain = address.rpartition("@")
         if not _REWRITTEN.match(local):

@@ -1,6 +1,6 @@
 """The policy files and directories that no watch covers reliably: these are polled.
-Such are those behind links, those that cannot be looked at now, and directories on servers that may stop answering.
-Files with several names (hard links) are among them too: they are changed unseen by another name.
+They are those behind links, those that cannot be read now, and directories on servers that may stop responding.
+Files with several names (hard links) are among them: changes by another name are not reported.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ SHARE = 0.002
 
 
 class Polled:
-    """What was there when each was looked at; not to be used by two threads at once."""
+    """The last known state of each; not thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Of this directory of policies; knows nothing yet."""
+        """For this directory of policies; empty at first."""
         self._top = directory
         self._links: dict[str, Seen] = {}
         self._ways, self._directories = _NamesByDirectory(), _NamesByDirectory()
@@ -31,29 +31,29 @@ class Polled:
 
     @property
     def due(self) -> float:
-        """When the next look is due."""
+        """Time of the next poll."""
         return min(kind.due for kind in self._kinds)
 
     def look(self, now: float) -> set[str]:
-        """The files and directories, by name, that may not be as they were; looks at what is due `now` (seconds)."""
+        """The names of files and directories that may have changed; polls what is due `now` (seconds)."""
         return {name for kind in self._kinds if kind.due <= now for name in kind.look(now)}
 
     def note_file(self, name: str, seen: Seen, *, shared: bool = False) -> None:
-        """A file was looked at; it may be `shared`, which is reached by other names as well."""
-        self._note(name, seen, is_link=self._note_way(name) or shared)
+        """Records the state of a file; a `shared` one has other names as well."""
+        self._note(name, seen, is_link=self._note_link_target(name) or shared)
 
     def note_listing(self, directories: Collection[str], listing: Listing) -> None:
-        """These domains' directories were listed, or all."""
+        """Records a listing of these domains' directories, or all."""
         if directories == ALL:
             self._links, links = {}, listing.links
             self._ways.clear()
             self._directories.clear()
         else:
-            links = listing.links | {name for name in directories if self._note_way(name)}
+            links = listing.links | {name for name in directories if self._note_link_target(name)}
             for name in directories:
                 self._links.pop(name, None)
         for name in links | listing.shared:
-            self._note_way(name)
+            self._note_link_target(name)
             if name in listing.files:
                 self._links[name] = listing.files[name]
         for name, seen in listing.directories.items():
@@ -67,8 +67,8 @@ class Polled:
         else:
             self._links.pop(name, None)
 
-    def _note_way(self, name: str) -> bool:
-        """Takes down through which directory a link leads; False where it is no link."""
+    def _note_link_target(self, name: str) -> bool:
+        """Records the directory through which a link leads; False if it is no link."""
         path = self._top / name
         try:
             way = (path.parent / path.readlink()).parent
@@ -78,7 +78,7 @@ class Polled:
         return True
 
     def _moved(self) -> Iterable[str]:
-        """Those behind links, and those that could not be looked at, that are not as they were."""
+        """The names behind links, or unreadable before, that have changed."""
         return [name for name, seen in self._links.items() if self._has_moved(name, seen)]
 
     def _has_moved(self, name: str, seen: Seen) -> bool:
@@ -88,7 +88,7 @@ class Polled:
 
 
 class _NamesByDirectory:
-    """Directories, each with the names that are reached through it: few of these, most often, for many names."""
+    """Directories, each with the names reached through it; usually few for many names."""
 
     def __init__(self) -> None:
         self._names: dict[Path, set[str]] = {}
@@ -101,14 +101,14 @@ class _NamesByDirectory:
         self._names.clear()
 
     def turned(self) -> Iterable[str]:
-        """The names of those places that can no longer be searched, or can again."""
+        """The names in directories that became searchable or unsearchable."""
         before = self._closed
         self._closed = {place for place in self._names if isinstance(stamp_of_directory(place), Unknown)}
         return [name for place in before ^ self._closed for name in self._names.get(place, ())]
 
 
 class _PollKind:
-    """One kind of looking, and when it is due again."""
+    """One kind of poll, and its next due time."""
 
     def __init__(self, look: Callable[[], Iterable[str]]) -> None:
         self._look = look

@@ -1,4 +1,4 @@
-"""Raises what holds for a mail by all rules that only raise: it never leaves weaker than any of them, or without them.
+"""Raises the settings for a mail by all rules that only raise: it never leaves weaker than any of them demands.
 Standard: policies/README.md; lists of levels are compared for the size of each message, after their limits.
 """
 
@@ -16,11 +16,11 @@ from relay.policy.strength import Quantum, raised_quantum, strongest
 T = TypeVar("T")
 
 _Lists = Sequence[tuple[tuple[LevelName, ...], dict[LevelName, int]]]
-"""Levels that are tried in turn, and the largest message for those that have a limit."""
+"""Levels that are tried in turn, and their size limits."""
 
 
 class Raising(NamedTuple):
-    """One outcome that counts beside what holds without it, and where it stands; None: it says nothing of this."""
+    """The settings of one rule that raises, and its location; None: not set."""
 
     levels: tuple[LevelName, ...] | None
     limits: MaxSize | None
@@ -36,7 +36,7 @@ class Raising(NamedTuple):
 
     @classmethod
     def of(cls, rule: PlacedRule) -> Raising:
-        """That of a rule that only raises."""
+        """The settings of a rule that only raises."""
         when = rule.when
         limits = when.limits if when.max_size is not None else None
         return cls(
@@ -46,7 +46,7 @@ class Raising(NamedTuple):
 
     @classmethod
     def instead(cls, own: Chosen, rule: PlacedRule) -> Raising:
-        """That of a rule by sender which may be meant: all that would hold with it in the file's place."""
+        """The settings of a rule by sender that may apply: all that would hold with it in the file's place."""
         would, when = own.instead(rule.when, rule.line, rule.number), rule.when
         return cls(
             would.levels, would.max_size, would.quantum, would.kem, would.priority,
@@ -55,10 +55,10 @@ class Raising(NamedTuple):
 
 
 def raised(base: Chosen, rules: Sequence[Raising], size: int) -> Chosen:
-    """What holds without these rules, raised by all of them, for a message of `size` bytes.
+    """The settings `base`, raised by all rules, for a message of `size` bytes.
 
-    A rule whose levels are all weaker than what comes out has no say in what happens to mail without a level. Its sizes
-    count all the same: else a mail that is too large for it would leave because of one more rule.
+    A rule whose levels are all weaker than the result does not decide what happens to mail without a level. Its sizes
+    still count: else a mail that is too large for it would leave because of one more rule.
     """
     whole = strongest((base.levels, *(rule.levels for rule in rules if rule.levels)))
     counting = [rule for rule in rules if not rule.levels or not set(whole).isdisjoint(rule.levels)]
@@ -88,20 +88,20 @@ def raised(base: Chosen, rules: Sequence[Raising], size: int) -> Chosen:
 def _for_size(
     base: Chosen, rules: Sequence[Raising], whole: tuple[LevelName, ...], size: int
 ) -> tuple[tuple[LevelName, ...], MaxSize]:
-    """The levels for a message of this size, with those that are too small for it, and the limits.
+    """The levels for a message of this size, including those whose limit is too small, and the limits.
 
     A size for which one of the lists has no level at all is too large for every level. The mail must not leave because
-    of a rule, nor weaker than the rule wants.
+    of a rule, nor weaker than the rule demands.
     """
     if not rules:
         return base.levels, base.max_size
-    if not base.max_size and not any(rule.limits for rule in rules):  # as of most
+    if not base.max_size and not any(rule.limits for rule in rules):  # the common case
         return whole, ()
     own = dict(base.max_size)
     lists = [(base.levels, own), *((rule.levels or (), _limits(base, rule, own)) for rule in rules)]
     most = min((most for levels, limits in lists if (most := _most(levels, limits)) is not None), default=None)
     fitting = [tuple(level for level in levels if size <= limits.get(level, size)) for levels, limits in lists]
-    # Where one list has nothing left, `most` says so of all levels.
+    # If one list has no level left, `most` limits all levels.
     chosen = strongest(tuple(fitting)) if all(fitting) else whole
     too_small = {level for level in whole if all(level not in each for each in fitting)}
     listed = tuple(level for level in whole if level in chosen or level in too_small)
@@ -112,7 +112,7 @@ def _for_size(
 
 
 def _down_to_pqc(levels: tuple[LevelName, ...], max_size: MaxSize, size: int) -> tuple[tuple[LevelName, ...], MaxSize]:
-    """Without the levels below pqc, where it is tried: a further KEM may be unavailable while pqc without it is
+    """The levels without those below pqc, if pqc is listed: a further KEM may be unavailable while pqc without it is
     available.
     """
     if PQC.name not in levels or size > dict(max_size).get(PQC.name, size):
@@ -122,7 +122,7 @@ def _down_to_pqc(levels: tuple[LevelName, ...], max_size: MaxSize, size: int) ->
 
 
 def _limits(base: Chosen, rule: Raising, own: dict[LevelName, int]) -> dict[LevelName, int]:
-    """The limits of a rule's list: where the file lists a level as well, the file's own limit goes on."""
+    """The limits of a rule's list: for levels that the file also lists, the file's own limit applies."""
     if rule.limits is None:
         return own
     limits = dict(rule.limits)
@@ -133,25 +133,25 @@ def _limits(base: Chosen, rule: Raising, own: dict[LevelName, int]) -> dict[Leve
 
 
 def _most(levels: Sequence[LevelName], limits: dict[LevelName, int]) -> int | None:
-    """The largest message for which a list has a level; None for any."""
+    """The largest message for which a list has a level; None without a limit."""
     sizes = [limits.get(level) for level in levels]
     return None if None in sizes else max(size for size in sizes if size is not None)
 
 
 def _together(listed: Sequence[LevelName], lists: _Lists, most: int | None) -> MaxSize:
-    """The largest message for each level: what the most generous list allows, and no more than each list can have."""
-    found: list[tuple[LevelName, int]] = []
+    """The largest message for each level: what the most generous list allows, capped by `most`."""
+    joined: list[tuple[LevelName, int]] = []
     for level in listed:
         sizes = [limits.get(level) for levels, limits in lists if level in levels]
         largest = None if None in sizes else max(size for size in sizes if size is not None)
         limit = min((each for each in (largest, most) if each is not None), default=None)
         if limit is not None:
-            found.append((level, limit))
-    return tuple(found)
+            joined.append((level, limit))
+    return tuple(joined)
 
 
 def _deciding(base: Chosen, result: Chosen, rules: Sequence[Raising], size: int) -> Raising | None:
-    """The rule to be named as what decided: only one that brought the level tried first, or forbids clear text."""
+    """The rule reported as the decider: one that added the level tried first, or forbids clear text."""
     if result.forbids_clear and not base.forbids_clear:
         return next((rule for rule in rules if rule.quantum == "required"), None)
     if result.levels == base.levels:
@@ -162,5 +162,5 @@ def _deciding(base: Chosen, result: Chosen, rules: Sequence[Raising], size: int)
     return min(with_levels, key=lambda rule: first not in (rule.levels or ()), default=None)
 
 
-def _first(said: Sequence[T | None], otherwise: T) -> T:
-    return next((each for each in said if each is not None), otherwise)
+def _first(values: Sequence[T | None], otherwise: T) -> T:
+    return next((each for each in values if each is not None), otherwise)

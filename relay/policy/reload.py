@@ -1,8 +1,8 @@
-"""The policy set in force, and how edits come into it: a whole new set or none, after a moment of quiet.
-A broken edit leaves the set before in force, and is logged and counted; a caller keeps the set it got.
+"""The policy set in force, and reloading after edits: a complete new set or none, after a quiet period.
+A broken edit leaves the previous set in force, and is logged and counted; a caller keeps the set it got.
 
-A file that is not there may be on its way back, since many programs replace a file by deleting it first. Mail that
-falls to another file meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet.
+A missing file may come back, since many programs replace a file by deleting it first. Mail that another file covers
+meanwhile may leave in clear. So a set that lacks a file waits for a longer quiet period.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ QUIET_S = 0.4
 GONE_QUIET_S = 2.0
 """Time without changes after which vanished files count as gone, in seconds."""
 LOUD_S = 10.0
-"""Time until quiet, or for reading the files, from which the log reports it, in seconds."""
+"""Time of waiting for quiet, or of reading files, after which it is logged, in seconds."""
 HANG_LOOK_S = 1.0
-"""How often it is looked whether the thread that reads files still waits for one (seconds)."""
+"""Interval of checks whether the thread that reads files hangs, in seconds."""
 RESCAN_S = 60.0
-"""How often all files are looked at, for what the kernel does not report (seconds)."""
+"""Interval of full scans, for changes that the kernel does not report, in seconds."""
 UNWATCHED_S = 2.0
-"""How often, where the kernel cannot report changes at all."""
+"""The same, in seconds, if the kernel cannot report changes at all."""
 RELEASE_S = 60.0
 """Time without changes after which replaced files are released, in seconds: no mail takes longer."""
 UNWATCHED_SHARE = 0.05
@@ -59,7 +59,7 @@ UNWATCHED_SHARE = 0.05
 
 
 class PoliciesInForce:
-    """The policy set that decides now; calling it gives that set, which never changes."""
+    """The policy set in force; calling it returns that set, which is immutable."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class PoliciesInForce:
         site: SiteFacts = ANY_SITE,
         last_good: LastGood | None = None,
     ) -> None:
-        """Reads the directory, and tries its tests.
+        """Reads the directory, and runs its tests.
 
-        Where something is wrong, or files have changed just now, the set that was in force last comes into force again.
-        Without one in `last_good` this waits for some seconds, and then raises ConfigError. `clock` gives seconds since
-        any moment. What becomes of edits is counted on the `board`.
+        If something is wrong, or files have just changed, the set that was in force last is used. Without one in
+        `last_good` this waits for some seconds, and then raises ConfigError. `clock` gives seconds since any moment.
+        Results of edits are counted on the `board`.
         """
         self.board = board or Board()
         for outcome in ("loaded", "broken"):
@@ -121,15 +121,15 @@ class PoliciesInForce:
             self._keep_copy()
 
     def _others_wait(self) -> bool:
-        """Whether another worker waits: it may know of a program that had a file open before this one watched."""
+        """Whether another worker waits: it may have seen a program open a file before this one watched."""
         return max(self.board.elsewhere(metrics.POLICY_WAITS).values(), default=0.0) > 0
 
     def _others_serve(self) -> Collection[str]:
-        """The versions that other workers go by."""
+        """The versions in use by other workers."""
         return {version for (version,), counts in self.board.elsewhere(metrics.POLICY).items() if counts}
 
     def _take(self, now: SetFiles, failing: Iterable[str] = ()) -> None:
-        """This set is in force from here on; these of its tests fail today."""
+        """Puts this set into force; `failing` are its tests that fail today."""
         self._now, self._current = now, now.policies
         self._failing = tuple(failing)
 
@@ -142,7 +142,7 @@ class PoliciesInForce:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong with the files as they were read last; empty where they are in force."""
+        """Faults of the files when last read; empty if they are in force."""
         return self._problems
 
     @property
@@ -152,13 +152,13 @@ class PoliciesInForce:
 
     @property
     def waits_for(self) -> str:
-        """Why an edit does not come into force, "" where none waits for long."""
+        """Why an edit is not in force yet, "" if none has waited for long."""
         return self._waits_for
 
     def set_peers(self, peers: Mapping[str, Sequence[str]]) -> None:
-        """These are the peers, with their domains, from the next set on; to be called by what `watch` calls.
+        """Sets the peers and their domains for the next set; to be called from the callback of `watch`.
 
-        Where files are wrong beside them, the set before stays in force.
+        If files are invalid with them, the previous set stays in force.
         """
         if peers != self._peers:
             self._peers = peers
@@ -166,7 +166,7 @@ class PoliciesInForce:
             self._anew, self._rescan_at = True, float("-inf")
 
     def reload(self) -> None:
-        """Looks at everything, and takes it whole or not at all: at once, or as soon as `watch` can where that runs."""
+        """Rescans everything, and applies it completely or not at all: at once, or by `watch` if that runs."""
         if self._thread is not None:
             self._asked = True
             self._thread.wake()
@@ -175,26 +175,26 @@ class PoliciesInForce:
             self.settle(quiet_s=0.0)
 
     async def watch(self, first: Callable[[], None] = lambda: None) -> None:
-        """Takes edits up as they come, until it is cancelled; all of it is done in a thread of its own.
+        """Follows edits until cancelled, in a thread of its own.
 
-        `first` is called there before each look, every LOOK_S seconds or more often; it raises nothing.
+        `first` is called there before each check, every LOOK_S seconds or more often; it must not raise.
         """
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
         self._thread = WatchThread(partial(self._follow_edits, first), lambda: loop.call_soon_threadsafe(ended.set))
-        told: float | None = None
+        reported: float | None = None
         try:
             while not ended.is_set():
                 with suppress(TimeoutError):
                     await asyncio.wait_for(ended.wait(), HANG_LOOK_S)
-                told = self._say_if_it_hangs(told)
+                reported = self._log_hang(reported)
             raise RuntimeError("the thread that follows edits of policies has ended")
         finally:
             thread, self._thread = self._thread, None
             await asyncio.to_thread(thread.end)
 
     def note(self, changes: Changes) -> None:
-        """Takes down what changed; with every file or directory that is not as it was, the quiet begins anew."""
+        """Records changes; each changed file or directory restarts the quiet period."""
         faults = self._folder.listing_faults
         if changes.everything:
             found = self._folder.outdated()
@@ -204,12 +204,12 @@ class PoliciesInForce:
             if changes.directories:
                 found |= self._folder.outdated(changes.directories)
                 self._unsettle()
-        if self._folder.listing_faults != faults:  # of a new directory the mode may be set last
+        if self._folder.listing_faults != faults:  # the mode of a new directory may be set last
             self._changed_at = self._clock()
-        self._take_down(found)
+        self._record_stamps(found)
 
     def settle(self, watch: DirectoryWatch | None = None, *, quiet_s: float | None = None) -> None:
-        """Takes over what was noted, if there has been quiet for this time, in seconds, and nobody is still writing."""
+        """Applies the recorded changes after this quiet period, in seconds, unless a file is still being written."""
         if self._unsettled and not self._still_busy(watch, QUIET_S if quiet_s is None else quiet_s):
             self._take_over(self._pending, watch)
         elif not self._unsettled and self._missing and self._quiet(GONE_QUIET_S):
@@ -217,11 +217,11 @@ class PoliciesInForce:
 
     def _unsettle(self) -> None:
         if not self._unsettled:
-            if not self._missing:  # else it is still the same edit
+            if not self._missing:  # else it is part of the same edit
                 self._loud, self._began_at = False, self._clock()
             self._unsettled = True
 
-    def _take_down(self, found: Mapping[str, Seen]) -> None:
+    def _record_stamps(self, found: Mapping[str, Seen]) -> None:
         for name, stamp in found.items():
             if stamp != (self._pending[name] if name in self._pending else self._folder.stamp(name)):
                 self._changed_at = self._clock()
@@ -232,10 +232,10 @@ class PoliciesInForce:
         return self._clock() - self._changed_at >= seconds
 
     def _still_busy(self, watch: DirectoryWatch | None, quiet_s: float) -> bool:
-        """Whether files still change or are open for writing; where that goes on and on, the log says so."""
+        """Whether files still change or are open for writing; logs if that takes long."""
         writers = dict.fromkeys(watch.written, "") if watch is not None else {}
         if not writers and self._quiet(quiet_s) and (writers := being_written(self._folder.directory, self._pending)):
-            self._changed_at = self._clock()  # so that programs are looked at no more often than this
+            self._changed_at = self._clock()  # limits how often programs are checked
         self._as_others = self._as_others and not (watch is not None and watch.closings) and self._others_wait()
         busy = bool(writers) or self._as_others or not self._quiet(quiet_s)
         if busy and self._clock() - max(self._began_at, self._told_at) >= LOUD_S:
@@ -254,7 +254,7 @@ class PoliciesInForce:
         return busy
 
     def _take_over(self, names: Collection[str], watch: DirectoryWatch | None) -> None:
-        """The new set, unless something is wrong with it; nothing is said where nothing changed."""
+        """Puts the new set into force unless it is faulty; logs nothing if nothing changed."""
         began = time.perf_counter()
         before = self._current
         problems: list[str] = []
@@ -268,7 +268,7 @@ class PoliciesInForce:
         if self._has_changed_meanwhile(watch):
             return
         read, self._unsettled = _some(names), False
-        while self._pending:  # one by one: to let 100,000 go at once would hold every thread
+        while self._pending:  # one by one: freeing 100,000 at once would block every thread
             self._pending.popitem()
         if problems:
             self._missing = []
@@ -299,7 +299,7 @@ class PoliciesInForce:
         )
 
     def _has_changed_meanwhile(self, watch: DirectoryWatch | None) -> bool:
-        """Whether files have changed since the quiet began: what was read may be half old and half new."""
+        """Whether files have changed since the quiet period began: the texts may be half old and half new."""
         changed = False
         for name, stamp in self._pending.items():
             if stamp != (now := self._folder.stamp(name)):
@@ -326,19 +326,19 @@ class PoliciesInForce:
         self.board.set(metrics.POLICY_TESTS_FAILING, to=len(self._failing))
 
     def _waits(self, gone: list[str]) -> bool:
-        """Whether a set that lacks files is not to be believed yet."""
+        """Whether a set that lacks files has to wait."""
         if not self._missing:
             log.info("policy_file_missing", files=gone[:MAX_LOGGED], number=len(gone), gone_in_s=GONE_QUIET_S)
         self._missing = gone
         return not self._quiet(GONE_QUIET_S)
 
-    def _tell_if_it_waits(self) -> None:
+    def _log_waiting(self) -> None:
         waits = self._unsettled or bool(self._missing)
         self._waits_for = self._waits_for if waits else ""
         self.board.set(metrics.POLICY_WAITS, to=self._clock() - self._began_at if waits else 0.0)
 
     def _try_tests_again(self) -> None:
-        """On a new day: files and rules have begun or ended."""
+        """Runs the tests again on a new day: files and rules may have begun or ended."""
         if (day := today()) == self._day:
             return
         self._day = day
@@ -349,7 +349,7 @@ class PoliciesInForce:
         self._show()
 
     def _follow_edits(self, first: Callable[[], None], thread: WatchThread) -> None:
-        """Runs until the thread has to end. Nothing that goes wrong ends it before."""
+        """Runs until the thread has to end; errors do not end it."""
         watch = DirectoryWatch(self._folder.directory)
         trouble = ""
         while thread.wait(watch.fd, UNWATCHED_S if trouble else self._pause_s()):
@@ -365,11 +365,11 @@ class PoliciesInForce:
             self._step_began = None
         watch.close()
 
-    def _say_if_it_hangs(self, told: float | None) -> float | None:
-        """Says once of each step that it takes long, for no edit counts meanwhile; gives when the last began."""
+    def _log_hang(self, reported: float | None) -> float | None:
+        """Logs once for each step that takes long, since no edit is applied meanwhile; returns the last start."""
         began = self._step_began
-        if began is None or began == told or self._clock() - began < LOUD_S:
-            return told
+        if began is None or began == reported or self._clock() - began < LOUD_S:
+            return reported
         cause = "reading takes long, as where a file system does not answer"
         log.error(
             "policies_take_long", directory=str(self._folder.directory), cause=cause, version=self._current.version
@@ -382,7 +382,7 @@ class PoliciesInForce:
         return max(0.0, min(LOOK_S, self._folder.polled.due - self._clock()))
 
     def _step(self, watch: DirectoryWatch) -> None:
-        """One look at what has changed, and what follows from it."""
+        """Checks once for changes, and applies them."""
         now = self._clock()
         moved = self._folder.polled.look(now)
         look_at_all = now >= self._rescan_at
@@ -396,7 +396,7 @@ class PoliciesInForce:
             every, share = (RESCAN_S, SHARE) if watch.fd is not None else (UNWATCHED_S, UNWATCHED_SHARE)
             self._rescan_at = now + max(every, cost / share)
         self.settle(watch)
-        self._tell_if_it_waits()
+        self._log_waiting()
         self._try_tests_again()
         if not self._unsettled and self._quiet(RELEASE_S):
             while self._folder.release():
@@ -404,17 +404,17 @@ class PoliciesInForce:
 
 
 def _some(names: Iterable[str]) -> list[str]:
-    """Returns as many names as are logged; sorting all of 100,000 would block every thread."""
+    """Returns the names to log; sorting all of 100,000 would block every thread."""
     return sorted(islice(names, MAX_LOGGED))
 
 
 def _why_waiting(writers: Mapping[str, str]) -> str:
-    """As a cause whose second part names files."""
+    """The cause for the log; its second part names files."""
     return f"since a file is open for writing: {said_writers(writers)}" if writers else "since files go on changing"
 
 
 def _timed(work: Callable[[], object]) -> float:
-    """How many seconds of this thread's time it took."""
+    """The time it took in this thread, in seconds."""
     began = time.thread_time()
     work()
     return time.thread_time() - began

@@ -1,4 +1,4 @@
-"""What mail from a sender must arrive with, so that somebody who strips the sealing is noticed.
+"""The protection that mail from a sender must arrive with, so that stripping of the sealing is detected.
 Standard: policies/README.md; a domain's mail must have been sealed by its peer, and every requirement must be met.
 """
 
@@ -20,15 +20,15 @@ for _level in LEVELS:
     _MET_BY[_level.name] = frozenset(
         each.name for each in LEVELS if each.quantum is _level.quantum and each.strength >= _level.strength
     )
-"""The layers of which one must be there: "aes" asks for quantum keys, "rsa" for the peer's signature."""
+"""The layers that meet a requirement: "aes" asks for quantum keys, "rsa" for the peer's signature."""
 _CAUSES = 5
 """Maximum number of causes in one line of the log."""
 
 
 class Demand(NamedTuple):
-    """What a policy file asks of arriving mail: all of `layers`, by `peer`; else `otherwise`.
+    """What a policy file requires of arriving mail: all of `layers`, by `peer`; else `otherwise`.
 
-    Without a peer nobody can meet it: no peer may speak for a domain that is not theirs.
+    Without a peer it cannot be met: no peer may speak for a domain that is not theirs.
     """
 
     layers: tuple[Required, ...]
@@ -38,15 +38,15 @@ class Demand(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """A demand on one mail, and why: `because` names the file, and from whom the mail is."""
+    """A demand on one mail; `because` names the file and the sender."""
 
     demand: Demand
     because: str
 
     def missed(self, protection: str, peer: str) -> str:
         """What is missing of mail that `peer` sealed with `protection` ("" and "" for unsealed), or ""."""
-        there = set(protection.split("+"))
-        if not all(there & _MET_BY[each] for each in self.demand.layers):
+        present = set(protection.split("+"))
+        if not all(present & _MET_BY[each] for each in self.demand.layers):
             arrived = f"arrived with {protection}" if protection else "arrived unsealed"
             return f"{self.because} must arrive with {' and '.join(self.demand.layers)}, and it {arrived}"
         if self.demand.peer is None:
@@ -58,7 +58,7 @@ class Requirement:
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """What a mail lacks: `cause` for the log, `mark` to be added to X-QuMail-Protection, and the severest action."""
+    """What a mail lacks: `cause` for the log, `mark` for X-QuMail-Protection, and the severest action."""
 
     cause: str
     mark: str
@@ -67,7 +67,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class Requirements:
-    """All that one mail must arrive with, which may be nothing; `version` is that of the policies."""
+    """All requirements for one mail, maybe none; `version` is that of the policies."""
 
     each: tuple[Requirement, ...]
     version: str
@@ -77,21 +77,21 @@ class Requirements:
 
         `protection` names the layers, joined by "+".
         """
-        found = [(cause, each.demand) for each in self.each if (cause := each.missed(protection, peer))]
-        if not found:
+        misses = [(cause, each.demand) for each in self.each if (cause := each.missed(protection, peer))]
+        if not misses:
             return None
-        causes = [cause for cause, _ in found[:_CAUSES]]
-        more = [f"and {len(found) - _CAUSES} more"] if len(found) > _CAUSES else []
-        layers = dict.fromkeys(layer for _, demand in found for layer in demand.layers)
-        otherwise = min((demand.otherwise for _, demand in found), key=SEVEREST_FIRST.index)
+        causes = [cause for cause, _ in misses[:_CAUSES]]
+        more = [f"and {len(misses) - _CAUSES} more"] if len(misses) > _CAUSES else []
+        layers = dict.fromkeys(layer for _, demand in misses for layer in demand.layers)
+        otherwise = min((demand.otherwise for _, demand in misses), key=SEVEREST_FIRST.index)
         return Missed("; ".join(causes + more), f"; required={','.join(layers)}", otherwise)
 
 
 def author(content: MessageFacts, domains: Collection[str]) -> Literal["peer", "other"]:
-    """Whether a message that a peer has sealed is from authors of the peer's own `domains`, for the mark.
+    """Whether the authors of a message that a peer has sealed are at the peer's own `domains`, for the mark.
 
-    Only where there is one From field (RFC 5322, 3.6) that can be read without doubt. Each author's domain must be
-    exactly one of these. A subdomain is another domain. Raises MalformedMessage where the header has no end.
+    "peer" requires exactly one From field (RFC 5322, 3.6), without doubt, and each author at one of these domains. A
+    subdomain is another domain. Raises MalformedMessage if the header has no end.
     """
     own = {fold_domain(domain) for domain in domains}
     authors = content.authors if content.sole_author_field else None

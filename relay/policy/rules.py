@@ -1,5 +1,5 @@
-"""One [[when]] table: the conditions under which it applies, and the settings that it puts in place of the file's.
-Standard: policies/README.md; all conditions of a rule must hold, and of a list of texts one is enough.
+"""One [[when]] table: its conditions, and the settings that replace those of the file.
+Standard: policies/README.md; all conditions of a rule must hold; one text of a list is enough.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _type_pattern(text: str) -> Glob:
 
 
 def _field_pattern(text: str) -> tuple[str, Glob | None]:
-    """`"X-Secret"` (the field is there) or `"X-Secret: yes*"` (and its value is)."""
+    """The name and value pattern of `"X-Secret"` (the field exists) or `"X-Secret: yes*"` (with this value)."""
     name, colon, value = text.partition(":")
     if not _FIELD_NAME.fullmatch(name.strip()):
         raise ValueError(f'{text!r}: write a field name, or "Name: value" with * where anything may stand')
@@ -38,7 +38,7 @@ def _field_pattern(text: str) -> tuple[str, Glob | None]:
 
 
 class LookedFor(NamedTuple):
-    """What a rule looks for in a message, as it is compared: one of each that is not empty has to be there."""
+    """What a rule looks for in a message, in comparable form: one of each non-empty list must be present."""
 
     tags: tuple[str, ...] = ()
     fields: tuple[tuple[str, Glob | None], ...] = ()
@@ -91,8 +91,8 @@ class When(PeopleConditions):
         if not self.model_fields_set - {*self.conditions, *NO_CHANGE}:
             raise ValueError("a rule needs a setting that it changes, for instance levels")
         if self.smaller_than is not None and self.smaller_than <= (self.larger_than or 0) + 1:
-            what = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
-            raise ValueError(f"no message is {what}; widen one of them")
+            demand = "so small" if self.larger_than is None else "larger_than and smaller_than at once"
+            raise ValueError(f"no message is {demand}; widen one of them")
         self._inside = not BY_ENVELOPE.issuperset(self.conditions)
         if self._inside and self.levels == ONLY_PLAINTEXT:
             raise ValueError(
@@ -107,22 +107,22 @@ class When(PeopleConditions):
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """The names of the conditions that this rule has."""
+        """The names of this rule's conditions."""
         return tuple(name for name in CONDITIONS if getattr(self, name) is not None)
 
     @property
     def looks_inside(self) -> bool:
-        """Whether it asks about the message and not only about the envelope: then it may only raise."""
+        """Whether it looks into the message, beyond the envelope: then it may only raise."""
         return self._inside
 
     @property
     def only_raises(self) -> bool:
-        """Whether it raises what holds without it, and does not take its place."""
+        """Whether it raises the settings instead of replacing them."""
         return self.looks_inside
 
     @property
     def patterns(self) -> int:
-        """How many texts and sizes are compared with the message."""
+        """The number of texts and sizes that are compared with the message."""
         texts = (self.subject_tag, self.header, self.attachment_type, self.attachment_name)
         people = (self.author, self.not_author, self.login, self.not_login)
         sizes = (self.larger_than, self.smaller_than)
@@ -138,9 +138,9 @@ class When(PeopleConditions):
         return bool(self._types or self._names)
 
     def fit(self, asked: MailFacts) -> tuple[Fit, str]:
-        """How far the rule is for a mail, as its weakest condition is, and why it is not, if it is not.
+        """How surely the rule applies to a mail, that is its weakest condition, and why not if it does not.
 
-        Without content no rule applies that looks inside. Which recipients a floor is for is not looked at.
+        Without content no rule applies that looks inside. Conditions on recipients are not checked.
         """
         if why := self.not_now:
             return Fit.NOT, why
@@ -165,19 +165,19 @@ class When(PeopleConditions):
             yield f"no attachment is {listed((*(self.attachment_type or ()), *(self.attachment_name or ())))}"
 
     def _fits_a_part(self, content: MessageFacts) -> bool:
-        """Whether one part has both the type and the name that are asked for.
+        """Whether one part has both a wanted type and a wanted name.
 
-        Thousands of patterns are not compared with hundreds of names each, which a sender chooses.
+        Avoids comparing thousands of patterns with hundreds of names, which a sender chooses.
         """
         parts = content.parts
         if self._types:
-            types = self._types  # read once: a model looks its private attributes up each time
+            types = self._types  # read once: private attributes of a model are slow
             parts = tuple(part for part in parts if any(glob.matches(part.type) for glob in types))
         if not self._names:
             return bool(parts)
         names = [glob for glob in self._names if glob.occurs_in(content.all_names)]
-        found = {name for part in parts for name in part.names} if names else ()
-        return any(glob.matches(name) for glob in names for name in found)
+        part_names = {name for part in parts for name in part.names} if names else ()
+        return any(glob.matches(name) for glob in names for name in part_names)
 
 
 NO_CHANGE = ("since", "until", "reason", "inside")
@@ -194,7 +194,7 @@ def _has_field(content: MessageFacts, name: str, glob: Glob | None) -> bool:
 
 
 class PlacedRule(NamedTuple):
-    """A rule, where it stands, and its number there; 1 is the first."""
+    """A rule, its location, and its number there; 1 is the first."""
 
     when: When
     source: str
@@ -203,7 +203,7 @@ class PlacedRule(NamedTuple):
 
 
 def list_as_tuple(value: object) -> object:
-    """TOML's lists for a model whose values do not change."""
+    """A TOML list as a tuple, for immutable models."""
     return tuple(value) if isinstance(value, list) else value
 
 

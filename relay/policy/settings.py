@@ -1,5 +1,5 @@
-"""The settings that decide how a message is sealed, as a whole file and each of its rules may have them.
-Standard: policies/README.md is the reference and has every setting that stands here.
+"""The settings that decide how a message is sealed, common to files and rules.
+Standard: policies/README.md is the reference for every setting.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Otherwise = Literal["hold", "refuse"]
 """What happens when none of the listed levels is available, or can ever be (`impossible`)."""
 
 Priority = Literal["low", "normal"]
-"""Mail of low priority leaves alone what the KME keeps in reserve."""
+"""Mail of low priority gets none of the reserved keys."""
 
 Sign = Literal["ML-DSA-87"]
 """How level pqc signs."""
@@ -37,7 +37,7 @@ DEFAULT_KEMS: KEMNames = (ML_KEM_1024,)
 _KEMS = (ML_KEM_1024, *FURTHER_KEMS)
 
 _BY_NUMBER = {str(level.number): level.name for level in LEVELS}
-"""Levels by number, as keys of TOML tables have it."""
+"""Levels by number, written as a key of a TOML table."""
 
 MaxSize = tuple[tuple[LevelName, int], ...]
 """The largest message, in bytes, for a level; levels without an entry take any."""
@@ -70,7 +70,7 @@ def _size(level: object, size: object) -> int:
 
 
 def parse_kems(value: object) -> KEMNames:
-    """`["ml-kem-1024", "hqc-256"]`, or one name alone; raises ValueError saying what is wrong and how to write it."""
+    """`["ml-kem-1024", "hqc-256"]`, or one name alone; raises ValueError with the fault and the correct spelling."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names:
         raise ValueError('write a list of KEMs, for instance ["ml-kem-1024", "hqc-256"]')
@@ -83,7 +83,7 @@ def parse_kems(value: object) -> KEMNames:
 
 
 def with_kems(kems: KEMNames, more: KEMNames) -> KEMNames:
-    """The KEMs and those of `more` that are not among them."""
+    """The KEMs, with those of `more` appended that are missing."""
     return (*kems, *(kem for kem in more if kem not in kems))
 
 
@@ -96,7 +96,7 @@ def _parse_kem(name: object) -> str:
 
 
 class SealingSettings(toml.Table):
-    """What may stand in a file and in a rule; in a rule, None means: as the file has it."""
+    """The settings common to files and rules; in a rule, None means the file's value."""
 
     levels: Annotated[tuple[LevelName, ...], BeforeValidator(parse_levels)] | None = None
     quantum: Quantum | None = None
@@ -137,12 +137,12 @@ class SealingSettings(toml.Table):
 
     @property
     def ended(self) -> bool:
-        """Whether the last day on which this counts is over."""
+        """Whether the last day of validity is over."""
         return self.until is not None and self.until < today()
 
     @property
     def not_now(self) -> str:
-        """Why this does not count today, or ""."""
+        """Why this is not in effect today, or ""."""
         if self.since is not None and today() < self.since:
             return f"it begins on {self.since}"
         return f"it ended on {self.until}" if self.ended else ""
@@ -159,13 +159,13 @@ _day: ContextVar[date | None] = ContextVar("policy_day", default=None)
 
 
 def today() -> date:
-    """The day in UTC, or the one that is looked at (`on_day`)."""
+    """The day in UTC, or the one set by `on_day`."""
     return _day.get() or datetime.now(UTC).date()
 
 
 @contextmanager
 def on_day(day: date) -> Iterator[None]:
-    """Within it, what policies decide is what they decide on another day."""
+    """Context in which policies decide as on another day."""
     token = _day.set(day)
     try:
         yield
@@ -175,9 +175,9 @@ def on_day(day: date) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """The settings that hold for one mail to one recipient, whether a file's own, those of a rule, or raised ones.
+    """The effective settings for one mail to one recipient: a file's own, those of a rule, or raised ones.
 
-    `source` and `line` are where its `levels` stand; `rule` is the number of the rule there, 0 for none.
+    `source` and `line` locate its `levels`; `rule` is the number of the rule there, 0 for none.
     """
 
     levels: tuple[LevelName, ...]
@@ -196,14 +196,14 @@ class Chosen:
 
     @property
     def forbids_clear(self) -> bool:
-        """Whether a quantum key is required of what would leave in clear: then it does not leave."""
+        """Whether a quantum key is required for mail that would leave in clear: it is then held."""
         return self.levels == ONLY_PLAINTEXT and self.quantum == "required"
 
     def instead(self, settings: SealingSettings, line: int, rule: int = 0) -> Chosen:
-        """These settings, as far as they are said, in place of those here."""
-        said = {name: value for name in _REPLACED if (value := getattr(settings, name)) is not None}
+        """A copy with those of these settings that are set."""
+        values = {name: value for name in _REPLACED if (value := getattr(settings, name)) is not None}
         max_size = self.max_size if settings.max_size is None else settings.limits
-        return replace(self, **said, max_size=max_size, line=line, rule=rule)
+        return replace(self, **values, max_size=max_size, line=line, rule=rule)
 
 
 _REPLACED = ("levels", "quantum", "kem", "sign", "otherwise", "impossible", "hold_for", "priority", "reason")

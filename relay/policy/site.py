@@ -1,5 +1,5 @@
-"""What policies have to know of the site that they are for: its own domains, how it writes tags, its limit for bounces.
-Standard: policies/README.md; the values stand in relay.toml.
+"""Facts about the site for policies: its own domains, its tag separators, its limit for bounces.
+Standard: policies/README.md; the values are from relay.toml.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class SiteFacts(NamedTuple):
 
     @classmethod
     def of(cls, config: Config) -> SiteFacts:
-        """Those of a configuration."""
+        """The facts in a configuration."""
         domains = frozenset(map(fold_domain, config.site.domains))
         return cls(domains, config.policies.tag_separators, config.max_bounce)
 
 
 ANY_SITE = SiteFacts()
-"""A site of which nothing is known."""
+"""A site without any configuration."""

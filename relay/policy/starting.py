@@ -1,8 +1,8 @@
-"""Which set of policies a relay or a worker starts with: what the files say, or the set that was in force before.
-Standard: policies/README.md; files that may be half written, or on their way back, do not count yet.
+"""Chooses the policy set for the start of a relay or worker: that of the files, or the one in force before.
+Standard: policies/README.md; files that may be half written, or about to come back, are not used yet.
 
-What can be asked is when a file or directory changed last (ctime), and which programs have files open (writers.py).
-Where another set was in force, that one serves until the files are quiet; where none was, the relay starts no sooner.
+It checks when a file or directory changed last (ctime), and which programs have files open (writers.py).
+If another set was in force, that one serves until the files are quiet; if none was, the start waits for that.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from relay.policy.writers import being_written
 log = structlog.get_logger(__name__)
 
 QUIET_S = 0.4
-"""Time without changes after which files are believed, in seconds."""
+"""Time without changes after which files are used, in seconds."""
 GONE_QUIET_S = 2.0
-"""Time without changes after which files that the set before had count as gone, in seconds."""
+"""Time without changes after which files of the previous set count as gone, in seconds."""
 LOOK_S = 0.05
 WAIT_S = 10.0
-"""Maximum wait of a relay that has no set from before, in seconds: then it ends, and is started anew."""
+"""Maximum wait without a previous set, in seconds; then the relay ends and is restarted."""
 
 
 class Start(NamedTuple):
     """The set that a process starts with.
 
-    `failing` are tests of it that fail today, `problems` what is wrong with the files where another set serves.
-    `changed_s` is how many seconds ago the files changed, where they are not believed yet; else None.
+    `failing` are its tests that fail today, `problems` the faults of the files if another set serves.
+    `changed_s` is the number of seconds since the files changed if they are not used yet; else None.
     """
 
     now: SetFiles
@@ -47,7 +47,7 @@ class Start(NamedTuple):
 
     @property
     def is_from_before(self) -> bool:
-        """Whether the files say something else, or something wrong."""
+        """Whether the set is a previous one, not that of the files."""
         return bool(self.problems) or self.changed_s is not None
 
 
@@ -60,11 +60,11 @@ def begin(
     others_wait: Callable[[], bool] = lambda: False,
     others_serve: Callable[[], Collection[str]] = lambda: (),
 ) -> Start:
-    """Reads the files, and the set that was in force last where they cannot be believed.
+    """Reads the files, or the set that was in force last if they cannot be used yet.
 
-    They cannot either where `others_wait`, other workers of this relay, for an edit to end. A set that is kept and that
-    none of them goes by (`others_serve`) is not the last one. Raises ConfigError where the files are wrong, or go on
-    changing, and there is no set from before.
+    Nor can they be used while `others_wait`, other workers of this relay, for an edit to end. A kept set that none of
+    them uses (`others_serve`) is not the last one. Raises ConfigError if the files are faulty or keep changing, and
+    there is no previous set.
     """
     before = last_good.newest(folder.directory) if last_good is not None else None
     quiet = _Quiet(folder, last_good)
@@ -73,7 +73,7 @@ def begin(
         found, problems = _files(folder)
         others = others_serve()
         is_last = found is not None and found.policies.version == before and (not others or before in others)
-        if found is not None and is_last:  # whatever its tests say on this day
+        if found is not None and is_last:  # whether or not its tests fail today
             return Start(found, failing=tuple(problems))
         doubt = quiet.doubt(found) or ("other workers wait until files are quiet" if others_wait() else "")
         if not doubt and not problems and found is not None:
@@ -96,14 +96,14 @@ def begin(
 
 
 def _kept(kept: SetFiles, others: Collection[str]) -> SetFiles:
-    """Raises ConfigError where it is not the one that other workers go by: that may be stricter."""
+    """The kept set. Raises ConfigError unless other workers use the same one, which may be stricter."""
     if others and kept.policies.version not in others:
         raise ConfigError(f"other workers go by version {', '.join(sorted(others))}, which is not kept")
     return kept
 
 
 def _files(folder: PolicyFolder) -> tuple[SetFiles | None, list[str]]:
-    """What the files are, and what is wrong with them or which test fails."""
+    """The set of the files, and their faults or failing tests."""
     try:
         policies = folder.read()
     except ConfigError as error:
@@ -112,7 +112,7 @@ def _files(folder: PolicyFolder) -> tuple[SetFiles | None, list[str]]:
 
 
 class _Quiet:
-    """For how long nothing has changed, as the file system says, or as it was seen: clocks of servers may be wrong."""
+    """The time without changes, by file times or by observation: clocks of file servers may be wrong."""
 
     def __init__(self, folder: PolicyFolder, last_good: LastGood | None) -> None:
         self._folder, self._last_good = folder, last_good
@@ -120,14 +120,14 @@ class _Quiet:
 
     @property
     def seconds(self) -> float:
-        """Since the last change."""
+        """Seconds since the last change."""
         changed = self._folder.changed_ns
         if changed != self._changed:
             self._changed, self._seen_at = changed, monotonic()
         return max(monotonic() - self._seen_at, (time_ns() - changed) / 1e9)
 
     def doubt(self, found: SetFiles | None) -> str:
-        """Why the files as they were read are not to be believed yet, or ""."""
+        """Why the files cannot be used yet, or ""."""
         if any(seen != self._folder.stamp(name) for name, seen in self._folder.outdated().items()):
             return "files changed while they were read"
         if self.seconds < QUIET_S:
@@ -141,5 +141,5 @@ class _Quiet:
 
 
 def said_writers(writers: Mapping[str, str]) -> str:
-    """Some files with their programs, for a person."""
+    """Some files with their programs, for messages."""
     return "; ".join(f"{name} by {program}" if program else name for name, program in sorted(writers.items())[:5])

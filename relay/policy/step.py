@@ -1,4 +1,4 @@
-"""What differs between two sets of policies, and what is to be recorded of a set that comes into force.
+"""The differences between two policy sets, and the audit entry of a set that comes into force.
 Standard: files are compared by SHA-256 over name and text, and named in bounded numbers.
 """
 
@@ -16,28 +16,28 @@ from relay.policy.installing import Installer
 from relay.policy.load import PolicyFolder
 
 Way = Literal["install", "edit", "start"]
-"""By `policy install`, by an edit while the relay served, or found when it started."""
+"""By `policy install`, by an edit while the relay served, or found at its start."""
 
 MAX_NAMES = 100
-"""Maximum number of files named of those that a set adds, changes or removes, each."""
+"""Maximum number of added, changed or removed files that are named, each."""
 
 
 class Names(NamedTuple):
-    """The first of some names, and how many more there are."""
+    """The first of some names, and the number of further ones."""
 
     first: tuple[str, ...] = ()
     more: int = 0
 
     @classmethod
     def of(cls, names: Collection[str]) -> Names:
-        """No more than are recorded."""
+        """The names to record."""
         first = tuple(name for name, _ in zip(names, range(MAX_NAMES), strict=False))
         return cls(first, len(names) - len(first))
 
 
 @dataclass(frozen=True, slots=True)
 class SetStep:
-    """What is to be recorded of a set that came into force; `before` is "" where none is known.
+    """The audit entry of a set that came into force; `before` is "" if unknown.
 
     `time` is in nanoseconds since 1970, and `files` counts the policy files.
     """
@@ -53,16 +53,16 @@ class SetStep:
     removed: Names
 
     def as_json(self) -> str:
-        """All of it, for `from_json`."""
+        """The JSON form, for `from_json`."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> SetStep:
-        """Raises ValueError, KeyError and TypeError for anything else than what `as_json` gave."""
-        said = json.loads(text)
-        who = said.pop("who")
-        names = {name: Names(tuple(said[name][0]), said[name][1]) for name in ("added", "changed", "removed")}
-        return cls(**said | names, who=Installer(tuple(who.pop("uids")), **who))
+        """The step in the output of `as_json`. Raises ValueError, KeyError and TypeError for anything else."""
+        members = json.loads(text)
+        installer = members.pop("who")
+        names = {name: Names(tuple(members[name][0]), members[name][1]) for name in ("added", "changed", "removed")}
+        return cls(**members | names, who=Installer(tuple(installer.pop("uids")), **installer))
 
 
 class Edits(NamedTuple):
@@ -74,9 +74,9 @@ class Edits(NamedTuple):
 
 
 class SetFiles(NamedTuple):
-    """A set with all of its files; those that are for no domain are in `beside`, by name, with their digests.
+    """A set with all of its files; `beside` has the digests of those for no domain, by name.
 
-    `tests` are what tests.toml expects.
+    `tests` are those of tests.toml.
     """
 
     policies: PolicySet
@@ -85,16 +85,16 @@ class SetFiles(NamedTuple):
 
     @classmethod
     def read(cls, policies: PolicySet, folder: PolicyFolder) -> SetFiles:
-        """What the folder has read last."""
+        """The set that the folder has read last."""
         return cls(policies, folder.digests_beside, folder.tests)
 
     def digest(self, name: str) -> int | None:
-        """SHA-256 of name and text; None where the set has no such file."""
+        """SHA-256 of name and text of a file; None if the set does not have it."""
         file = self.policies.files.get(name)
         return file.digest if file is not None else self.beside.get(name)
 
     def names(self) -> Iterator[str]:
-        """Those of all files."""
+        """The names of all files."""
         yield from self.policies.files
         yield from self.beside
 
@@ -104,7 +104,7 @@ class SetFiles(NamedTuple):
         yield from self.beside.values()
 
     def edits(self, before: SetFiles) -> Edits:
-        """What differs from the set before."""
+        """The differences from the previous set."""
         added: list[str] = []
         changed: list[str] = []
         for name in self.names():
@@ -118,7 +118,7 @@ class SetFiles(NamedTuple):
 
 def digest_of_all(digests: Iterable[int]) -> str:
     """SHA-256 over the digests of all files of a set, in their order, in hexadecimal."""
-    # In parts: to sort all of 100,000 at once would hold every thread.
+    # In parts: sorting 100,000 at once would block every thread.
     parts: list[list[bytes]] = [[] for _ in range(256)]
     for digest in digests:
         octets = digest.to_bytes(32, "big")

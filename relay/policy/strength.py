@@ -1,4 +1,4 @@
-"""The levels as policies name and compare them: how they are written, and which of two is the stronger.
+"""The levels in policies: how they are written, and which of two is the stronger.
 Standard: the order is that of relay/levels, otp the strongest; a trigger in a message raises and never lowers.
 """
 
@@ -12,7 +12,7 @@ from typing import Literal, get_args
 from relay.levels import LEVELS, NAMES, PLAINTEXT, SEALING, LevelName, SealingLevel, strength
 
 Required = Literal[SealingLevel, "sealed"]
-"""What arriving mail must have; `sealed` is any level."""
+"""A requirement for arriving mail; `sealed` is any level."""
 
 Quantum = Literal["off", "preferred", "required"]
 """Whether pqc and rsa get one more layer under a quantum key."""
@@ -21,15 +21,14 @@ _NUMBERS = {level.number: level.name for level in LEVELS}
 _SUPPLIES = tuple(
     frozenset((PLAINTEXT, *found)) for number in range(len(SEALING) + 1) for found in combinations(SEALING, number)
 )
-"""All that may be available at once."""
+"""All combinations of levels that may be available at once."""
 _QUANTA: tuple[Quantum, ...] = get_args(Quantum)
 
 
 def parse_levels(value: object) -> tuple[LevelName, ...]:
-    """`["otp", 2]` as ("otp", "aes"); raises ValueError saying what is wrong and how to write it.
+    """`["otp", 2]` as ("otp", "aes"); raises ValueError with the fault and the correct spelling.
 
-    There is no number for plaintext, and it stands alone: nobody shall get it by a slip, nor as the last
-    resort of a list.
+    Plaintext has no number and must be alone: nobody shall get it by a slip, nor as the last resort of a list.
     """
     if not isinstance(value, list) or not value:
         raise ValueError('write a list with at least one level, for instance ["otp", "aes"]')
@@ -58,7 +57,7 @@ def parse_level(item: object) -> LevelName:
 
 
 def _numbers() -> str:
-    """The numbers that levels have, for people: `1 to 4`."""
+    """The numbers of levels, for messages: `1 to 4`."""
     first, last = min(_NUMBERS), max(_NUMBERS)
     return f"{first} to {last}" if len(_NUMBERS) == last - first + 1 else ", ".join(map(str, sorted(_NUMBERS)))
 
@@ -74,10 +73,10 @@ def strength_of(protection: str) -> int:
 
 @lru_cache(maxsize=10_000)
 def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]:
-    """What comes of several lists of levels that all count; whatever is available, it is never weaker than any of them.
+    """The list of levels that, whatever is available, is never weaker than any of these.
 
-    That is one of them where it does. Else the levels of all, the strongest first, without those that are weaker than
-    the weakest of any one list.
+    It is one of them if possible. Else it has the levels of all, the strongest first, without those that are weaker
+    than the weakest of any one list.
     """
     for levels in lists:
         if all(never_weaker(levels, other) for other in lists):
@@ -90,7 +89,7 @@ def strongest(lists: tuple[tuple[LevelName, ...], ...]) -> tuple[LevelName, ...]
 def never_weaker(levels: tuple[LevelName, ...], other: tuple[LevelName, ...]) -> bool:
     """Whether, whatever is available, the first available of `levels` is as strong as that of the other list.
 
-    Where nothing of the other is available, it has to be as strong as the weakest there.
+    If nothing of the other is available, it must be as strong as the other's weakest.
     """
     for can in _SUPPLIES:
         first, others = (next((each for each in tried if each in can), None) for tried in (levels, other))

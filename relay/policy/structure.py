@@ -1,10 +1,9 @@
-"""Finds the parts of a message as mail programs show them: each type and file name that some program reads.
-Standard: RFC 2045, RFC 2046, RFC 2183; time is linear in the message, and what passes a bound is unclear.
+"""Finds the parts of a message as mail programs show them: each type and file name that some program sees.
+Standard: RFC 2045, RFC 2046, RFC 2183; time is linear in the message, and what exceeds a limit is unclear.
 
-Programs do not agree about messages that are not quite as the standards have them. So whatever one of them may take for
-the beginning of a part is one here. That is so behind a line that only begins with a boundary, behind the last
-delimiter, and for each boundary that is named. A rule asks whether there is a part, and one too many can only raise the
-level.
+Programs disagree about malformed messages. So whatever one of them may take for the beginning of a part is one here.
+That applies after a line that only begins with a boundary, after the last delimiter, and for each boundary that is
+named. A rule asks whether a part exists, and one too many can only raise the level.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ MAX_PARTS = 250
 MAX_DELIMITERS = 2000
 """Maximum number of lines that begin with a boundary."""
 MAX_BOUNDARIES = 4
-"""Maximum number of boundaries that one field may name."""
+"""Maximum number of boundaries in one field."""
 MAX_PART_HEADER_OCTETS = 16 * 1024
 MAX_PASSES = 12
 """Maximum number of octets that are searched for delimiters, as a multiple of the message's size."""
 ODD_FIELD_OCTETS, ODD_FIELD_SHARE = 8 * 1024, 64
 """Maximum work on all fields with several readings, in octets: a base, and one for each 64 octets of the message."""
 PARAMETER_COSTS = 64
-"""What a parameter of such a field costs in addition to its octets, as a number of octets."""
+"""Cost of a parameter of such a field beside its octets, in octets."""
 
 _FIELD = re.compile(
     rb"\n[^ -~\t\r\n]*+(content-(?:type|disposition|transfer-encoding|name)|x-sun-data-name)[^!-~]*+:"
@@ -41,7 +40,7 @@ _CALLED = re.compile(
     rb"\n[^ -~\t\r\n]*+(?:content-(?:description|location)|subject)[^!-~]*+:((?:[^\r\n]++|(?:\r\n|\r|\n)[ \t])*+)",
     re.IGNORECASE,
 )
-"""What a part without a file name is called by (MS-OXCMAIL 2.2.3.4.3), and a message by its own Subject."""
+"""Fields that name a part without a file name (MS-OXCMAIL 2.2.3.4.3), or a message: its own Subject."""
 _NO_FIELD = re.compile(rb"\n(?![\r\n]|[!-9;-~]++[ \t]*+:|[ \t]++[^ \t\r\n]|\Z)")
 """A line at which some programs see the end of the header."""
 _ODD_BLANK = re.compile(rb"\n[\x0b\x0c\x1c-\x1f\x85\xa0]")
@@ -57,29 +56,29 @@ _ENCRYPTED = re.compile(
 """ContentInfo (RFC 5652, RFC 5083) of EnvelopedData, EncryptedData and AuthEnvelopedData, which need a key."""
 _CMS_HEAD_OCTETS = 200
 MAX_CALLED_OCTETS = 1000
-"""Maximum length of what a part is called by, in octets, where it has no file name."""
+"""Maximum length of such a name, in octets."""
 _FAMILIES = frozenset({"multipart", "message"})
 _UNENCODED = frozenset({"", "7bit", "8bit", "binary"})
-"""What parts that hold others may be (RFC 2045, 6.4): programs do not agree whether they decode any other."""
+"""Valid encodings of containers (RFC 2045, 6.4): programs disagree whether they decode any other."""
 _PARAMETRISED = frozenset({b"content-type", b"content-disposition"})
 _NOTHING = Structured()
 
 
 class FoundPart(NamedTuple):
-    """One reading of a part: its type in lower case, and its file names as they stand, encoded words included."""
+    """One reading of a part: its type in lower case, and its raw file names, encoded words included."""
 
     type: str
     names: tuple[str, ...]
 
 
 class _Unclear(Exception):
-    """The structure is deeper, larger or stranger than is followed."""
+    """The structure is too deep, too large or too malformed to parse."""
 
 
 class _Delimiter(NamedTuple):
-    """A line that begins with a boundary: where it begins, and where the next line does.
+    """A line that begins with a boundary: its offset, and that of the next line.
 
-    `exact` is False where more stands in it; `last` where two hyphens say that it is the last one.
+    `exact` is False if more text follows in it; `last` if two hyphens mark it as the last one.
     """
 
     at: int
@@ -89,7 +88,7 @@ class _Delimiter(NamedTuple):
 
 
 def find_parts(message: bytes) -> tuple[list[FoundPart], bool]:
-    """The parts, each kind once, in the order in which they begin, and whether there may be others."""
+    """The parts, without duplicates, in order of appearance, and whether there may be others."""
     walk = _Walk(message)
     unclear = False
     try:
@@ -100,7 +99,7 @@ def find_parts(message: bytes) -> tuple[list[FoundPart], bool]:
 
 
 class _Walk:
-    """Goes through a message, on the raw bytes and without copying bodies."""
+    """Parses a message, on the raw bytes and without copying bodies."""
 
     def __init__(self, message: bytes) -> None:
         self.parts: list[FoundPart] = []
@@ -111,16 +110,16 @@ class _Walk:
         self._odd_fields = ODD_FIELD_OCTETS + len(message) // ODD_FIELD_SHARE
 
     def entity(self, start: int, end: int, depth: int, *, in_digest: bool = False) -> None:
-        """One entity between two offsets: header, empty line, body. Raises _Unclear or MalformedMessage."""
+        """Parses one entity between two offsets: header, empty line, body. Raises _Unclear or MalformedMessage."""
         self._entities -= 1
         if depth > MAX_DEPTH or self._entities < 0:
             raise _Unclear
         header, body = self._header(start, end, outermost=depth == 0)
-        told = self._told(header)
-        content_type = told.get(b"content-type", _NOTHING)
+        fields = self._structured_fields(header)
+        content_type = fields.get(b"content-type", _NOTHING)
         kinds = _kinds(content_type, in_digest=in_digest)
-        names = _names(told) if told else ()
-        encodings = told.get(b"content-transfer-encoding", _NOTHING).values
+        names = _names(fields) if fields else ()
+        encodings = fields.get(b"content-transfer-encoding", _NOTHING).values
         if not _CMS.isdisjoint(kinds) or any(name.lower().endswith(_CMS_NAMES) for name in names):
             self._look_into_cms(body, end, encodings)
         if not names and depth:
@@ -142,16 +141,16 @@ class _Walk:
                 self.parts += [FoundPart(kind, tuple(called)) for kind in kinds if called]
             self.entity(body, end, depth + 1)
         if "multipart" in families or content_type.readings("boundary"):  # some programs go by the boundary alone
-            found = self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
-            if not found and "multipart" in families:
+            has_parts = self._multipart(content_type, start, end, depth, in_digest="multipart/digest" in kinds)
+            if not has_parts and "multipart" in families:
                 raise _Unclear
 
     def _header(self, start: int, end: int, *, outermost: bool) -> tuple[bytes, int]:
-        """An entity's header behind an end of line, and where its body begins."""
+        """An entity's header after an end of line, and the offset of its body."""
         message = self._message
         if outermost:
             stop, body = mime.bounds(message)
-            if stop == body < end:  # a line stands between that is no field
+            if stop == body < end:  # a line in between is no field
                 raise _Unclear
         elif message.startswith(b"\r\n", start):
             stop, body = start, start + 2
@@ -167,7 +166,7 @@ class _Walk:
         return header if header.count(b"\r") == header.count(b"\r\n") else header.replace(b"\r", b"\n"), body
 
     def _look_into_cms(self, start: int, end: int, encodings: tuple[str, ...]) -> None:
-        """Mail programs show what is within signed data. Raises _Unclear unless all of it is encrypted."""
+        """Raises _Unclear unless all CMS content is encrypted: mail programs show what is within signed data."""
         head = self._message[start : min(end, start + _CMS_HEAD_OCTETS)]
         if encodings == ("base64",):
             try:
@@ -179,38 +178,38 @@ class _Walk:
         if not _ENCRYPTED.match(head):
             raise _Unclear
 
-    def _told(self, header: bytes) -> dict[bytes, Structured]:
-        """The fields that say what an entity is, by name; two of one name could be read in two ways."""
-        told: dict[bytes, Structured] = {}
+    def _structured_fields(self, header: bytes) -> dict[bytes, Structured]:
+        """The fields that describe an entity, by name; duplicates are ambiguous and raise _Unclear."""
+        fields: dict[bytes, Structured] = {}
         for field, value in _FIELD.findall(header):
             name, structured = field.lower(), parse(value)
             if not structured.plain:
                 self._odd_fields -= len(value) + PARAMETER_COSTS * value.count(b"=")
-            if name in told or structured.unclear or self._odd_fields < 0:
+            if name in fields or structured.unclear or self._odd_fields < 0:
                 raise _Unclear
             if name == b"content-transfer-encoding" and not structured.value and value.strip():
                 raise _Unclear
-            told[name] = structured
-        return told
+            fields[name] = structured
+        return fields
 
     def _multipart(self, content_type: Structured, start: int, end: int, depth: int, *, in_digest: bool) -> bool:
-        """The parts between the delimiters of each boundary that some program may read; whether there are any.
+        """Parses the parts of each boundary that some program may see; returns whether there are any.
 
-        The delimiters are looked for from the beginning of the header, since programs do not agree where that ends.
+        Delimiters are searched from the beginning of the header, since programs disagree where that ends.
         """
         named = content_type.octets("boundary")
         boundaries = {each for octets in named for each in (octets.rstrip(), octets.strip()) if each}
         if not boundaries or len(boundaries) > MAX_BOUNDARIES:
             raise _Unclear
-        found = [self._between(boundary, start, end, depth, in_digest=in_digest) for boundary in sorted(boundaries)]
-        return any(found)
+        results = [self._between(boundary, start, end, depth, in_digest=in_digest) for boundary in sorted(boundaries)]
+        return any(results)
 
     def _between(self, boundary: bytes, start: int, end: int, depth: int, *, in_digest: bool) -> bool:
-        """The parts between the delimiters of a boundary; whether there are any of these."""
-        found = closed = False
+        """Parses the parts between the delimiters of a boundary; returns whether there are any."""
+        has_parts = closed = False
         begins: list[int] = []
         for delimiter in self._delimiters(boundary, max(0, start - 2), end):
-            found = True
+            has_parts = True
             if delimiter.exact:
                 for begin in begins:
                     self.entity(begin, max(begin, delimiter.at), depth + 1, in_digest=in_digest)
@@ -219,12 +218,12 @@ class _Walk:
                 begins.append(delimiter.after)
         for begin in begins:
             self.entity(begin, end, depth + 1, in_digest=in_digest)
-        if found and not closed:
-            # The delimiters of an outer boundary have ended it, and some programs go on with this one behind them.
+        if has_parts and not closed:
+            # Delimiters of an outer boundary have ended it, and some programs continue this one after them.
             self._look(len(self._message) - end)
             if self._message.find(b"\r\n--" + boundary, end) >= 0:
                 raise _Unclear
-        return found
+        return has_parts
 
     def _delimiters(self, boundary: bytes, start: int, end: int) -> Iterator[_Delimiter]:
         """Each line that begins with this boundary (RFC 2046, 5.1.1)."""
@@ -247,7 +246,7 @@ class _Walk:
 
 
 def _kinds(content_type: Structured, *, in_digest: bool) -> tuple[str, ...]:
-    """Each type that a Content-Type may be read as, in lower case; the default where there is none or no right one."""
+    """Each possible type of a Content-Type, in lower case; the default if it is missing or invalid."""
     first, _, second = content_type.values[0].partition("/")
     if first and second:
         return content_type.values if content_type.plain else tuple(filter(None, content_type.values))
@@ -256,23 +255,23 @@ def _kinds(content_type: Structured, *, in_digest: bool) -> tuple[str, ...]:
 
 
 def _called(header: bytes) -> tuple[str, ...]:
-    """What a part is called by where it has no file name: description, location, or Subject. Raises _Unclear."""
-    found: list[str] = []
+    """The names of a part without a file name: description, location, or Subject. Raises _Unclear."""
+    texts: list[str] = []
     for value in _CALLED.findall(header):
         octets = value.replace(b"\r\n", b"").strip()
         if len(octets) > MAX_CALLED_OCTETS:
             raise _Unclear
-        found += charsets.texts(octets, charsets.raw_codecs(octets))
-    return tuple(found)
+        texts += charsets.texts(octets, charsets.raw_codecs(octets))
+    return tuple(texts)
 
 
-def _names(told: Mapping[bytes, Structured]) -> tuple[str, ...]:
-    """Every name in these fields that a mail program may offer for saving the part, each once."""
-    found: list[str] = []
-    for field, structured in told.items():
+def _names(fields: Mapping[bytes, Structured]) -> tuple[str, ...]:
+    """All names in these fields under which a mail program may save the part, without duplicates."""
+    names: list[str] = []
+    for field, structured in fields.items():
         if field in _PARAMETRISED:
-            found += structured.readings("filename")
-            found += structured.readings("name")
+            names += structured.readings("filename")
+            names += structured.readings("name")
         elif field != b"content-transfer-encoding":
-            found += structured.values
-    return tuple(dict.fromkeys(found))
+            names += structured.values
+    return tuple(dict.fromkeys(names))

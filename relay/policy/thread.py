@@ -1,5 +1,5 @@
-"""The thread in which edits of policies are followed: it waits for a file descriptor, a time or a word.
-Standard: poll(2), and a pipe for the word; ending it takes no longer than some seconds, whatever it does.
+"""The thread that follows edits of policies: it waits for a file descriptor, a timeout or a wake-up.
+Standard: poll(2), and a pipe for the wake-up; stopping it never takes longer than some seconds.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ JOIN_S = 5.0
 
 
 class WatchThread:
-    """A thread that waits for a file descriptor or a word, until it is told to end."""
+    """A thread that waits for a file descriptor or a wake-up, until it is stopped."""
 
     def __init__(self, work: Callable[[WatchThread], None], ended: Callable[[], object]) -> None:
-        """Starts `work`; `ended` is called when that is over."""
+        """Starts `work`; calls `ended` when that returns."""
         self._ending = False
         self._read_end, self._write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        context = copy_context()  # which worker it is, for the log
+        context = copy_context()  # the worker ID, for the log
         self._thread = threading.Thread(target=context.run, args=(self._run, work, ended), name="watch", daemon=True)
         self._thread.start()
 
     def wake(self) -> None:
-        """Ends the present wait."""
+        """Interrupts the current wait."""
         with suppress(BlockingIOError):
             os.write(self._write_end, b"!")
 
     def wait(self, fd: int | None, seconds: float) -> bool:
-        """Waits until there is something to read from `fd`, or for so long; False where the thread shall end."""
+        """Waits until `fd` is readable or the timeout is over; False if the thread has to end."""
         poll = select.poll()
         for each in (self._read_end, fd):
             if each is not None:
@@ -48,7 +48,7 @@ class WatchThread:
         return not self._ending
 
     def end(self) -> None:
-        """Ends the work, and waits for it, though not for long: it may be in the middle of 100,000 files."""
+        """Stops the work, and waits up to JOIN_S: it may be in the middle of 100,000 files."""
         self._ending = True
         self.wake()
         self._thread.join(JOIN_S)

@@ -1,5 +1,5 @@
-"""Messages to try policies on: single files, directories, maildirs and mboxes, one after the other.
-Standard: RFC 4155 (mbox, with its quoted From lines), Maildir; a message is read, asked, and forgotten.
+"""Messages to test policies with: single files, directories, maildirs and mboxes, one after the other.
+Standard: RFC 4155 (mbox, with its quoted From lines), Maildir; messages are processed one at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relay.formats import mime
 from relay.policy.content import MessageFacts
 
 MAX_MESSAGE_OCTETS = 64 * 1024 * 1024
-"""Maximum message size, in bytes; of a larger one only the beginning is read, as one of this size."""
+"""Maximum message size, in bytes; a larger one is cut to this size."""
 MAX_RECIPIENTS = 1000
 MAX_FILES = 5_000_000
 _NULL_SENDER = "<>"
@@ -26,9 +26,9 @@ _NULL_SENDER = "<>"
 
 @dataclass(frozen=True, slots=True)
 class TrafficSample:
-    """One message as if it were sent: `sender` and `recipients` from its header, `read` bytes it took in its file.
+    """One message as if it were sent: `sender` and `recipients` from its header; `read` is its size in the file.
 
-    `content` is None where only the size is known.
+    `content` is None if only the size is known.
     """
 
     name: str
@@ -40,7 +40,7 @@ class TrafficSample:
 
 
 def total_octets(paths: list[Path]) -> int:
-    """How much there is to read, for a progress bar. Raises ConfigError."""
+    """The number of bytes to read, for a progress bar. Raises ConfigError."""
     return sum(_size(file) for path in paths for file in _files(path))
 
 
@@ -55,10 +55,10 @@ def samples(paths: list[Path]) -> Iterator[TrafficSample]:
 
 
 def _files(path: Path) -> Iterator[Path]:
-    """The files of messages; of a maildir those in `cur` and `new`, which are messages, and not `tmp`."""
+    """The files of messages; of a maildir only those in `cur` and `new`, not `tmp`."""
     if path.is_dir():
-        found = (Path(where, name) for where, _, names in os.walk(path, onerror=_not_listed) for name in names)
-        for number, file in enumerate(found):
+        paths = (Path(directory, name) for directory, _, names in os.walk(path, onerror=_not_listed) for name in names)
+        for number, file in enumerate(paths):
             if number > MAX_FILES:
                 raise ConfigError(f"{path}: more than {MAX_FILES} files")
             if not file.name.startswith(".") and file.parent.name != "tmp" and file.is_file():
@@ -70,7 +70,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _not_listed(error: OSError) -> NoReturn:
-    """A sum without the messages in a directory would be taken for that with them."""
+    """Raises ConfigError: a total without an unreadable directory would be misleading."""
     raise ConfigError(permissions.cause(error.filename, error)) from error
 
 
@@ -117,14 +117,14 @@ def _sample(name: str, raw: bytes, read: int) -> TrafficSample:
 def _envelope(message: bytes) -> tuple[str, tuple[str, ...]]:
     """Sender and recipients as a mail program would give them to SMTP."""
     header, _ = mime.split(message)
-    found: dict[bytes, list[str]] = {}
+    fields: dict[bytes, list[str]] = {}
     for name, raw in mime.fields(header):
         if name in (b"return-path", b"sender", b"from", b"to", b"cc", b"bcc"):
             text = raw[:65536].partition(b":")[2].replace(b"\r\n", b"").decode("utf-8", "replace").strip()
-            found.setdefault(name, []).append(text)
-    from_fields = () if _NULL_SENDER in found.get(b"return-path", []) else (b"return-path", b"sender", b"from")
-    senders = [address for name in from_fields for address in _addresses(found.get(name, []))]
-    recipients = [address for name in (b"to", b"cc", b"bcc") for address in _addresses(found.get(name, []))]
+            fields.setdefault(name, []).append(text)
+    from_fields = () if _NULL_SENDER in fields.get(b"return-path", []) else (b"return-path", b"sender", b"from")
+    senders = [address for name in from_fields for address in _addresses(fields.get(name, []))]
+    recipients = [address for name in (b"to", b"cc", b"bcc") for address in _addresses(fields.get(name, []))]
     return next(iter(senders), ""), tuple(dict.fromkeys(recipients[:MAX_RECIPIENTS]))
 
 

@@ -1,4 +1,4 @@
-"""Times and lists of texts as policy files write them; what is doubtful is refused with the way to write it."""
+"""Times and lists of texts in policy files; doubtful values are refused with the correct spelling."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Finds the policy files in a directory by their names, distinguishes files from changed ones, and reads one.
-What is not plainly a policy file is an error or ignored by rule, never half understood.
+"""Finds policy files in a directory by name, detects changed ones by their stamps, and reads them.
+What is not clearly a policy file is an error or ignored by rule.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ DOUBTFUL_NS = 2_000_000_000
 """Age up to which a file's timestamp is not trusted, in nanoseconds: file times are coarse."""
 
 TOP = ""
-"""The name of the directory of all policies, as seen from there."""
+"""The name of the top directory, relative to itself."""
 ALL = frozenset({TOP})
-"""It, with all below it."""
+"""The top directory and all below it."""
 
 MAX_FILES = 200_000
 """Maximum number of policy files in a directory; one with more is not read."""
@@ -32,12 +32,11 @@ MAX_FILES = 200_000
 
 @dataclass(slots=True)
 class Listing:
-    """What lies in a directory of policies: files and the domains' directories, by their names from there.
+    """The contents of a directory of policies: files and the domains' directories, by relative name.
 
-    Of each what is there; of a file None where there is nothing behind a link. `links` are those of both that are
-    links, and `shared` the files that have other names as well (hard links). `faults` are by the directory that has
-    them, "" for the top. Of what lies in those that are `unread`, or below them, nothing is known: it is no less there
-    than it was.
+    Each has its stamp; None for a file whose link leads to nothing. `links` are all names that are links, and `shared`
+    the files with other names (hard links). `faults` are by directory, "" for the top. The contents of `unread`
+    directories are unknown: their files are presumed unchanged.
     """
 
     directory: Path
@@ -49,7 +48,7 @@ class Listing:
     unread: set[str] = field(default_factory=set)
 
     def look(self, directories: Collection[str] = ALL) -> None:
-        """Lists these domains' directories, or the top with all below it. Raises ConfigError if files are too many."""
+        """Lists these domains' directories, or the top with all below it. Raises ConfigError for too many files."""
         if directories != ALL and (closed := why_closed(self.directory)):
             self.unread.add(TOP)
             self.faults[TOP] = closed
@@ -60,7 +59,7 @@ class Listing:
     def _list(self, name: str) -> None:
         path = self.directory / name
         try:
-            # A directory that can be listed and not searched shows names of which nothing can be said.
+            # A directory that can be listed and not searched shows names without any stamp.
             self.directories[name] = stamped(searched(path))
             with os.scandir(path) as entries:
                 for entry in entries:
@@ -86,16 +85,16 @@ class Listing:
                 directory, f"{printable(entry.path)}: a directory too deep; policies lie in a domain's directory"
             )
         elif is_directory and looks_like_policy:
-            what = "a directory, but called like a file; call it after a domain"
-            self._fault(directory, f"{printable(entry.path)}: {what}")
+            text = "a directory, but called like a file; call it after a domain"
+            self._fault(directory, f"{printable(entry.path)}: {text}")
         elif entry.name.endswith(SUFFIX):
             if len(self.files) >= MAX_FILES:
                 raise ConfigError(f"{printable(str(self.directory))}: more than {MAX_FILES} policy files")
             self.files[name] = seen = stamp_of(entry)
             self._note_link(name, entry)
-            if isinstance(seen, Unknown) and name not in self.links:  # so nothing can be said of the others either
+            if isinstance(seen, Unknown) and name not in self.links:  # so the others are unknown as well
                 raise OSError(seen.error, os.strerror(seen.error), entry.path)
-            if isinstance(seen, tuple) and entry.stat().st_nlink > 1:  # which was asked for just now
+            if isinstance(seen, tuple) and entry.stat().st_nlink > 1:  # cached by the call before
                 self.shared.add(name)
         elif looks_like_policy:  # README.md, `x.toml~` and `x.toml.bak` do not
             self._fault(directory, f"{printable(entry.path)}: write the ending as {SUFFIX!r}, in small letters")
@@ -107,12 +106,12 @@ class Listing:
         if entry.is_symlink():
             self.links.add(name)
 
-    def _fault(self, directory: str, what: str) -> None:
-        self.faults.setdefault(directory, []).append(what)
+    def _fault(self, directory: str, text: str) -> None:
+        self.faults.setdefault(directory, []).append(text)
 
 
 def _is_directory(entry: os.DirEntry[str]) -> bool | None:
-    """None where it is unknown to what a link leads: it may be a domain's directory."""
+    """Whether it is a directory; None if the target of a link is unknown: it may be a domain's directory."""
     try:
         return entry.is_dir()
     except OSError:
@@ -120,7 +119,7 @@ def _is_directory(entry: os.DirEntry[str]) -> bool | None:
 
 
 def _is_no_directory(path: Path) -> bool:
-    """Whether there is nothing, or a file; a link that leads to nothing may be meant to lead to a directory."""
+    """Whether it is missing or a file; a dangling link may be intended for a directory."""
     try:
         return not stat.S_ISDIR(path.stat().st_mode)
     except OSError as error:
@@ -128,12 +127,12 @@ def _is_no_directory(path: Path) -> bool:
 
 
 def _leads_nowhere(entry: os.DirEntry[str]) -> bool:
-    """It may be a domain's directory, whose files are missed then."""
+    """Whether a link dangles: it may be a domain's directory, whose files are then missing."""
     return entry.is_symlink() and stamp_of(entry) is None
 
 
 class FileText(NamedTuple):
-    """What a file holds; `digest` is SHA-256 of name and text, `stamp` differs after a change if it is `settled`."""
+    """The text of a file; `digest` is SHA-256 of name and text; a `settled` stamp differs after any change."""
 
     text: str
     digest: int
@@ -148,18 +147,18 @@ def read_file(directory: str, name: str) -> FileText:
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            found = os.fstat(number)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(number)
+            if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{printable(path)}: not a regular file; a policy is a file (or a link to one)")
-            raw = os.read(number, min(found.st_size, toml.MAX_FILE_BYTES) + 1)
+            raw = os.read(number, min(status.st_size, toml.MAX_FILE_BYTES) + 1)
         finally:
             os.close(number)
     except OSError as error:
         raise ConfigError(permissions.cause(path, error)) from error
-    plain = raw.isascii() and len(raw) == found.st_size
+    plain = raw.isascii() and len(raw) == status.st_size
     text = raw.decode("ascii") if plain else toml.read(Path(path))
     octets = raw if plain else text.encode()
-    return FileText(text, digest_of(name, octets), stamped(found), now - found.st_ctime_ns > DOUBTFUL_NS)
+    return FileText(text, digest_of(name, octets), stamped(status), now - status.st_ctime_ns > DOUBTFUL_NS)
 
 
 def digest_of(name: str, octets: bytes) -> int:
@@ -168,7 +167,7 @@ def digest_of(name: str, octets: bytes) -> int:
 
 
 def why_closed(directory: Path) -> list[str]:
-    """Why nothing can be said of the files in a directory; empty for one that can be searched, or is gone."""
+    """Why the files in a directory cannot be read; empty if it can be searched or is gone."""
     try:
         searched(directory)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Reports which policy files in a directory have changed, as the kernel does: by name, or that all must be looked at.
-Writing in place, renaming over a file, and swapping a link to the directory or one in it are all seen.
+"""Reports which policy files in a directory have changed, by kernel events: by name, or that a full scan is needed.
+It detects writing in place, renaming over a file, and swapping a link to the directory or one in it.
 
-What the kernel cannot tell (files behind links that lead elsewhere, edits of other machines) others have to look for.
+What the kernel does not report (files behind links to elsewhere, edits by other machines) has to be polled.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ _APPEARED = inotify.CREATE | inotify.MOVED_TO
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What changed: policy files, and domains' directories of which all has to be looked at, by name.
+    """The changed policy files, and domains' directories that need a full scan, by name.
 
-    With `everything`, all has to be looked at.
+    With `everything`, all needs a scan.
     """
 
     names: frozenset[str] = frozenset()
@@ -49,10 +49,10 @@ EVERYTHING = Changes(everything=True)
 
 
 class DirectoryWatch:
-    """A watch on one directory of policies; `look` reports whatever happens to it. Not for two threads at once."""
+    """A watch on one directory of policies; `look` reports its changes. Not thread-safe."""
 
     def __init__(self, directory: Path) -> None:
-        """Watches nothing until it is asked to `look`."""
+        """Watches nothing before the first `look`."""
         self._directory = directory
         self._inotify: Inotify | None = None
         self._identity: tuple[int, int] | None = None
@@ -66,30 +66,30 @@ class DirectoryWatch:
 
     @property
     def fd(self) -> int | None:
-        """What can be read when something has changed; None where the kernel reports nothing."""
+        """A descriptor that becomes readable after a change; None if the kernel reports nothing."""
         return self._inotify.fd if self._inotify is not None else None
 
     @property
     def written(self) -> frozenset[str]:
-        """The policy files that somebody has written to and not yet closed."""
+        """The policy files that are open after a write."""
         return frozenset(self._written)
 
     def look(self, moved: Iterable[str] = (), *, anew: bool = False) -> Changes:
-        """All that changed since the last time; raises nothing.
+        """All changes since the last call; raises nothing.
 
-        `moved` are domains' directories that are links and now lead elsewhere. With `anew` a watch that the kernel
-        could not give is tried again.
+        `moved` are domains' directories that are links and now lead elsewhere. With `anew` a watch that
+        failed is tried again.
         """
         try:
-            found = searched(self._directory)
-        except OSError as error:  # not there just now, a link to itself, or not to be searched
+            status = searched(self._directory)
+        except OSError as error:  # missing at present, a link to itself, or not searchable
             return self._lost(error)
         try:
             if self._inotify is None and self._exhausted and not anew:
                 return NOTHING
-            if self._inotify is None or (found.st_dev, found.st_ino) != self._identity:
+            if self._inotify is None or (status.st_dev, status.st_ino) != self._identity:
                 return self._begin()
-            return self._told(set(moved))
+            return self._read_events(set(moved))
         except OSError as error:
             return self._lost(error)
 
@@ -101,7 +101,7 @@ class DirectoryWatch:
         self._places, self._watches, self._written = {}, {}, set()
 
     def follow(self, directory: str) -> None:
-        """Watches a domain's directory from here on, whatever of this name was watched before. Raises OSError."""
+        """Watches a domain's directory, in place of any previous one of this name. Raises OSError."""
         if self._inotify is None:
             return
         try:
@@ -110,19 +110,19 @@ class DirectoryWatch:
             self._unfollow(directory)
             if error.errno in _NO_MORE:
                 raise
-            return  # gone again, no directory, or not to be read: listing it says so
+            return  # gone, no directory, or not readable: the listing reports it
         if self._watches.get(directory) != watch:
             self._unfollow(directory)
             self._places.setdefault(watch, set()).add(directory)
             self._watches[directory] = watch
 
     def _begin(self) -> Changes:
-        """Sets the watch up before anything is looked at, so that no change falls between. Raises OSError."""
+        """Sets up the watch before the first scan, so that no change is missed. Raises OSError."""
         self.close()
         self._inotify = Inotify()
         top = self._inotify.add(self._directory)
-        found = self._directory.stat()
-        self._identity = (found.st_dev, found.st_ino)
+        status = self._directory.stat()
+        self._identity = (status.st_dev, status.st_ino)
         self._places[top], self._watches[TOP] = {TOP}, top
         with os.scandir(self._directory) as entries:
             for entry in entries:
@@ -135,7 +135,7 @@ class DirectoryWatch:
         return EVERYTHING
 
     def _lost(self, error: OSError) -> Changes:
-        """Says so, once for each cause; everything has to be looked at."""
+        """Logs a lost watch, once for each cause; everything needs a scan."""
         self.close()
         self._exhausted = error.errno in _NO_MORE or error.errno is None
         trouble = f"{error.strerror or error}"
@@ -148,8 +148,8 @@ class DirectoryWatch:
         )
         return EVERYTHING
 
-    def _told(self, directories: set[str]) -> Changes:
-        """What the kernel reports, and these directories. Raises OSError."""
+    def _read_events(self, directories: set[str]) -> Changes:
+        """The changes that the kernel reports, and these directories. Raises OSError."""
         assert self._inotify is not None  # noqa: S101 - the caller has checked
         names: set[str] = set()
         everything = False
@@ -160,14 +160,14 @@ class DirectoryWatch:
             for place in self._places.get(event.watch, ()):
                 if place == TOP and event.mask & _ENDED:
                     return self._begin()
-                everything |= self._understood(event, place, names, directories)
+                everything |= self._add_event(event, place, names, directories)
         for directory in directories:
             self.follow(directory)
         return EVERYTHING if everything else Changes(frozenset(names), frozenset(directories))
 
-    def _understood(self, event: Event, place: str, names: set[str], directories: set[str]) -> bool:
-        """Adds what the event means; True where it means that everything has to be looked at."""
-        if not event.name:  # it is gone, or others may look into it now
+    def _add_event(self, event: Event, place: str, names: set[str], directories: set[str]) -> bool:
+        """Adds the changes of one event; True if everything needs a scan."""
+        if not event.name:  # it is gone, or its mode has changed
             if place == TOP:
                 return True
             directories.add(place)
@@ -186,14 +186,14 @@ class DirectoryWatch:
                 self._written.add(name)
         elif event.name.lower().endswith(SUFFIX) or (place and is_directory):
             if not place:
-                return True  # only a look at all of the top shows whether that is wrong
+                return True  # only a scan of the top shows whether that is wrong
             directories.add(place)
         elif not place and (is_directory or name in self._watches or self._may_lead_to_one(name)):
             directories.add(name)
         return False
 
     def _may_lead_to_one(self, name: str) -> bool:
-        """Whether this is a link to a directory, or to what is not there, or cannot be looked at, and may be one."""
+        """Whether this is a link to a directory, or to something missing or unreadable that may be one."""
         path = self._directory / name
         try:
             return path.is_dir() or (path.is_symlink() and stamp_of(path) is None)
@@ -216,5 +216,5 @@ class DirectoryWatch:
 def _may_be_directory(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link, to what cannot be looked at
+    except OSError:  # a link to something unreadable
         return True

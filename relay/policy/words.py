@@ -1,9 +1,9 @@
-"""Reads text with encoded words in every way that some mail program does, however the words are broken or cut.
+"""Decodes text with encoded words in every way that some mail program does, even broken or cut words.
 Standard: RFC 2047, RFC 2231 (5); time is linear in the octets times the readings, and both are bounded.
 
 Programs differ in the charsets they know (relay/formats/charsets.py), and in what they make of a word against the
-standard. Each such difference is a choice, which one program makes alike for all words; a reading is one choice
-of each. A choice that makes no difference to the text is not made, so a clean text has one reading.
+standard. Each such difference is a choice, which one program makes alike for all words; a reading is one
+combination of choices. Choices without effect on the text are skipped, so a clean text has one reading.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Word(NamedTuple):
 
 
 class _Choice(NamedTuple):
-    """How a program reads what the standard leaves open or does not allow."""
+    """How a program decodes what the standard leaves open or forbids."""
 
     raw: str
     codecs: dict[tuple[str, ...], str]
@@ -65,14 +65,14 @@ _USUAL = _Choice("", {})
 
 
 class _UnknownCharset(Exception):
-    """Nobody here knows what octets of this charset mean."""
+    """The charset is not supported."""
 
 
 def readings(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tuple[set[str] | None, int]:
-    """Each text that some mail program takes an unfolded value for, and the work that these are, in octets.
+    """All texts that some mail program may decode an unfolded value to, and the work they took, in octets.
 
-    None where it would be more work than `max_work`, or a word is in a charset that nobody here can read. `labels` are
-    charsets that the message names elsewhere: programs take raw octets for text in them.
+    None if it would exceed `max_work`, or if a word's charset is not supported. `labels` are charsets that the message
+    names elsewhere: programs decode raw octets with them.
     """
     raw = charsets.raw_codecs(octets, labels)
     begun = octets.count(b"=?")
@@ -89,23 +89,23 @@ def readings(octets: bytes, max_work: int, labels: Iterable[str] = ()) -> tuple[
 
 
 def _with_words(octets: bytes, raw: tuple[str, ...], begun: int, max_work: int) -> tuple[set[str] | None, int]:
-    """The same of a value that may have encoded words."""
+    """The same for a value that may have encoded words."""
     tokens = tuple(_tokens(octets, lenient=False))
     each_work = len(octets) + READING_WORK + WORD_WORK * begun
     if len(raw) == 1 and (clean := _clean(tokens)) is not None:
         return {clean}, each_work
-    found, work = set(charsets.texts(octets, raw[:1])), each_work  # by a program that knows no encoded words
+    texts, work = set(charsets.texts(octets, raw[:1])), each_work  # by a program without encoded words
     for variant in {tokens, tuple(_tokens(octets, lenient=True))}:
         count, choices = _choices(variant, raw)
         work += count * each_work
         if work > max_work:
             return None, work
-        found.update("".join(_reading(variant, choice)) for choice in choices)
-    return found, work
+        texts.update("".join(_reading(variant, choice)) for choice in choices)
+    return texts, work
 
 
 def _clean(tokens: Iterable[bytes | Word]) -> str | None:
-    """The text of a value that is as the standard has it and that nobody reads otherwise; None for any other."""
+    """The text of a value that conforms to the standard and has one reading; None for any other."""
     pieces = []
     for token in tokens:
         if isinstance(token, bytes):
@@ -128,10 +128,10 @@ def _clean(tokens: Iterable[bytes | Word]) -> str | None:
 
 
 def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
-    """The words, and the octets between them but for the blanks between two words.
+    """The words, and the octets between them without the blanks between two words.
 
-    The lenient read on behind a question mark within a word, and to the end where the word has none. They keep the
-    blanks behind an empty word.
+    Lenient programs continue after a question mark within a word, and up to the end if the word has no end. They keep
+    the blanks after an empty word.
     """
     place, after_word = 0, False
     for begin, end, word in _lenient(octets) if lenient else _strict(octets):
@@ -145,16 +145,16 @@ def _tokens(octets: bytes, *, lenient: bool) -> Iterator[bytes | Word]:
 
 
 def _strict(octets: bytes) -> Iterator[tuple[int, int, Word]]:
-    for found in _STRICT.finditer(octets):
-        yield found.start(), found.end(), _word(found[1], found[2], found[3])
+    for match in _STRICT.finditer(octets):
+        yield match.start(), match.end(), _word(match[1], match[2], match[3])
 
 
 def _lenient(octets: bytes) -> Iterator[tuple[int, int, Word]]:
     place = 0
-    while found := _BEGIN.search(octets, place):
-        end = octets.find(b"?=", found.end())
+    while match := _BEGIN.search(octets, place):
+        end = octets.find(b"?=", match.end())
         end = end if end >= 0 else len(octets)
-        yield found.start(), end + 2, _word(found[1], found[2], octets[found.end() : end])
+        yield match.start(), end + 2, _word(match[1], match[2], octets[match.end() : end])
         place = end + 2
 
 
@@ -166,7 +166,7 @@ def _word(label: bytes, encoding: bytes, payload: bytes) -> Word:
 
 
 def _choices(tokens: Sequence[bytes | Word], raw: tuple[str, ...]) -> tuple[int, Iterator[_Choice]]:
-    """The choices that may make a difference, and their number."""
+    """The choices that may have an effect, and their number."""
     words = [each for each in tokens if isinstance(each, Word)]
     quoted = [each.payload for each in words if each.encoding == "Q"]
     odd = [each.payload for each in words if each.encoding == "B" and not _CLEAN_BASE64.fullmatch(each.payload)]
@@ -199,7 +199,7 @@ def _choices(tokens: Sequence[bytes | Word], raw: tuple[str, ...]) -> tuple[int,
 
 
 def _different(octets: bytes, codecs: tuple[str, ...]) -> Collection[str]:
-    """Those of the codecs that make different texts of the octets."""
+    """The codecs that decode the octets to different texts."""
     if len(codecs) == 1 or all(charsets.is_ascii(octets, codec) for codec in codecs):
         return codecs[:1]
     return {charsets.decode(octets, codec): codec for codec in reversed(codecs)}.values()
@@ -219,7 +219,7 @@ def _reading(tokens: Iterable[bytes | Word], choice: _Choice) -> Iterator[str]:
 
 
 def _run(words: list[Word], choice: _Choice) -> Iterator[str]:
-    """The texts of words that follow each other."""
+    """The texts of adjacent words."""
     if choice.joint == "none":
         yield from (charsets.decode(_octets(word, choice), choice.codecs[word.codecs]) for word in words)
         return
@@ -233,7 +233,7 @@ def _run(words: list[Word], choice: _Choice) -> Iterator[str]:
 
 
 def _octets(word: Word, choice: _Choice) -> bytes:
-    """What the word encodes."""
+    """The decoded octets of a word."""
     octets = _of_quoted(word.payload, choice) if word.encoding == "Q" else _of_base64(word.payload, choice.padding)
     return octets.partition(b"\0")[0] if choice.cut_at_nul else octets
 
@@ -246,7 +246,7 @@ def _of_quoted(payload: bytes, choice: _Choice) -> bytes:
     if not choice.dangling_kept:
         payload = _DANGLING.sub(b"", payload)
     payload = payload.replace(b"_", b" ")
-    # What a2b_qp would take for a soft line break is none in a header.
+    # A header has no soft line breaks, which a2b_qp would see.
     return binascii.a2b_qp(_NO_ESCAPE.sub(b"=3D", payload)) if b"=" in payload else payload
 
 
@@ -262,6 +262,6 @@ def _of_base64(payload: bytes, padding: Padding) -> bytes:
 
 
 def _of_segment(segment: bytes) -> bytes:
-    """Base64 without padding; a last character alone is no octet."""
+    """Decoded base64 without padding; a single last character is dropped."""
     kept = segment[:-1] if len(segment) % 4 == 1 else segment
     return binascii.a2b_base64(kept + b"==") if kept else b""

@@ -16,7 +16,7 @@ from relay.policy.patterns import Glob
 
 
 class SenderCell(NamedTuple):
-    """Those senders for whom one rule of each side holds, 0 for none: who they are, and patterns that each fits.
+    """The senders for whom one rule of each side holds (0 for none), and patterns that each fits.
 
     Of each set of patterns in `senders` one fits.
     """
@@ -32,14 +32,14 @@ class SenderCell(NamedTuple):
         return not self.wanted and not self.unwanted
 
     def address(self, separators: str, *more: RuleScope) -> str | None:
-        """A sender in the cell who is one of these as well, if one is found."""
+        """A sender in the cell who is also in these scopes; None if none is found."""
         try:
             return _address((*self.wanted, *more), self.unwanted, separators)
         except TooHard:
             return None
 
     def nobody(self, separators: str, *more: RuleScope) -> bool:
-        """Whether it is sure that no sender in the cell is one of these as well."""
+        """Whether certainly no sender in the cell is also in these scopes."""
         try:
             return _address((*self.wanted, *more), self.unwanted, separators) is None
         except TooHard:
@@ -54,8 +54,8 @@ def _address(wanted: tuple[RuleScope, ...], unwanted: tuple[RuleScope, ...], sep
 def cells(old: Side, new: Side, *, rewritten: bool = False) -> Iterator[SenderCell]:
     """Each pair of rules by sender that may hold; a rule of both sides leaves nothing to those behind it.
 
-    A `rewritten` sender may stand for somebody whom a rule excepts. So such a rule may not surely be for them, and
-    leaves all of them to the rules behind it.
+    A `rewritten` sender may stand for somebody whom a rule excepts. Such a rule does not surely apply, and leaves them
+    all to the rules behind it.
     """
     before, after = ([each.key for each in side.replacing] for side in (old, new))
     in_old, in_new = ({key: number for number, key in enumerate(some, 1)} for some in (before, after))

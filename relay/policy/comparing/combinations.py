@@ -1,4 +1,4 @@
-"""Goes through all combinations of rules that may apply to one mail, where looking at each rule alone is not enough.
+"""Tries all combinations of rules that may apply to one mail, where checking each rule alone is not enough.
 Standard: rules that do the same count as one; where there are too many left, nothing is shown.
 """
 
@@ -14,9 +14,9 @@ from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.outcomes import TriedLevels, weaker
 
 MAX_RULES = 12
-"""Maximum number of rules of different meaning that are combined."""
+"""Maximum number of distinct rules that are combined."""
 MAX_PARTS = 8
-"""Maximum number of parts of one rule that are looked at each for itself."""
+"""Maximum number of parts of one rule that are checked individually."""
 
 
 class WeakerCombination(NamedTuple):
@@ -30,7 +30,7 @@ NOTHING = WeakerCombination("")
 
 
 class _RulePart(NamedTuple):
-    """A rule, or some of what it is for; the numbers of the rule in either side, None where it is not there."""
+    """A rule or a part of it, with its number on either side; None where it is missing."""
 
     item: Item
     old: int | None
@@ -39,14 +39,14 @@ class _RulePart(NamedTuple):
 
 @dataclass(slots=True)
 class _AlikeParts:
-    """Parts of rules that do the same: it is enough to know whether one of them applies. `first` stands for all."""
+    """Parts of rules with the same effect: it is enough to know whether one of them applies. `first` represents all."""
 
     first: _RulePart
     members: list[int] = field(default_factory=list)
     needs: frozenset[int] = frozenset()
-    """The numbers of the units that apply where this one does."""
+    """Numbers of the units that apply wherever this one does."""
     excludes: frozenset[int] = frozenset()
-    """The numbers of those that then do not."""
+    """Numbers of the units that never apply with this one."""
 
 
 def combined(context: Context) -> WeakerCombination:
@@ -94,10 +94,10 @@ def _units(context: Context) -> tuple[list[_AlikeParts], frozenset[int]]:
         # Where a list is not in descending order, it matters which of two lists comes first.
         does = part.item.effect if context.sure.a_lattice else part.item.key
         both = part.old is not None and part.new is not None
-        what = (part.old is None, part.new is None, does, None if both else needs[number])
-        unit = units.setdefault(what, _AlikeParts(part))
+        key = (part.old is None, part.new is None, does, None if both else needs[number])
+        unit = units.setdefault(key, _AlikeParts(part))
         unit.members.append(number)
-        unit_of.append(list(units).index(what))
+        unit_of.append(list(units).index(key))
     for unit in units.values():
         every = (frozenset(unit_of[other] for other in needs[number]) for number in unit.members)
         unit.needs = frozenset.intersection(*every)
@@ -105,7 +105,7 @@ def _units(context: Context) -> tuple[list[_AlikeParts], frozenset[int]]:
             number
             for number, other in enumerate(units.values())
             if all(
-                never_together(parts[one].item.conditions, parts[another].item.conditions, context.known)
+                never_together(parts[one].item.conditions, parts[another].item.conditions, context.assumed)
                 for one in unit.members
                 for another in other.members
             )

@@ -1,4 +1,4 @@
-"""All mails that two sides cannot tell apart but by their rules: two bases, and the rules that may raise them.
+"""A class of mails that two sides distinguish only by their rules: two bases, and the rules that may raise them.
 Standard: policies/README.md; for lists in descending order, what is shown of each rule alone holds of all (proof.py).
 """
 
@@ -10,7 +10,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from relay.levels import ONLY_PLAINTEXT, OTP, PQC, RSA, SIGNED, LevelName, strength
-from relay.policy.comparing.implied import Known, implies
+from relay.policy.comparing.implied import Assumptions, implies
 from relay.policy.comparing.items import Conditions, Item
 from relay.policy.comparing.languages import may_be_rewritten
 from relay.policy.comparing.outcomes import (
@@ -31,7 +31,7 @@ NO_CONDITIONS = Conditions()
 
 
 class Coverage(Enum):
-    """Whether a rule is made up for: shown; not; or only all combinations of rules can tell."""
+    """Whether a rule is covered: shown, not shown, or decided only by all combinations of rules."""
 
     SHOWN = "shown"
     WEAKER = "weaker"
@@ -50,7 +50,7 @@ SHOWN = Judged(Coverage.SHOWN)
 
 @dataclass(frozen=True, slots=True)
 class Sure:
-    """What counts for all contexts of one proof.
+    """Facts shared by all contexts of one proof.
 
     `shared` are the keys of rules of both sides, which apply to the same mails. `a_lattice` says that all lists of
     levels are in descending order. `comparable` has pqc where both sides may come to it, for its KEMs. It has rsa where
@@ -63,7 +63,7 @@ class Sure:
 
     @classmethod
     def of(cls, old: Side, new: Side) -> Sure:
-        """What two sides have in common."""
+        """The facts that two sides have in common."""
         one, other = _lists(old), _lists(new)
         mine, others = ({level for levels in each for level in levels} for each in (one, other))
         comparable: set[LevelName] = {RSA.name} if SIGNED & mine and SIGNED & others else set()
@@ -92,32 +92,32 @@ class Context:
         bases: tuple[Chosen | None, Chosen | None],
         rules: tuple[tuple[Item, ...], tuple[Item, ...]],
         mails: tuple[ComparedMail, ComparedMail],
-        known: Known,
+        assumed: Assumptions,
         sure: Sure,
         unsure: frozenset[object] = frozenset(),
     ) -> None:
         self.old_base, self.new_base = bases
         self.old, self.new = rules
         self.old_mail, self.new_mail = mails
-        self.known, self.sure, self.unsure = known, sure, unsure
+        self.assumed, self.sure, self.unsure = assumed, sure, unsure
         self.same_base = bases[0] == bases[1] and mails[0] == mails[1]
         self.added = tuple(each for each in self.new if each.key not in sure.shared)
 
-    def knowing(self, known: Known) -> Context:
-        """The same where more is known of the mails."""
+    def assuming(self, assumed: Assumptions) -> Context:
+        """The same context under further assumptions about the mails."""
         bases, mails = (self.old_base, self.new_base), (self.old_mail, self.new_mail)
-        return Context(bases, (self.old, self.new), mails, known, self.sure, self.unsure)
+        return Context(bases, (self.old, self.new), mails, assumed, self.sure, self.unsure)
 
     def before(self, rules: Iterable[Item]) -> TriedLevels:
-        """What the old side makes of a mail to which these of its rules apply."""
+        """The old side's outcome for a mail to which these of its rules apply."""
         return outcome(self.old_base, tuple(each.effect for each in rules), self.old_mail)
 
     def after(self, rules: Iterable[Item]) -> TriedLevels:
-        """What the new side makes of it."""
+        """The new side's outcome for it."""
         return outcome(self.new_base, tuple(each.effect for each in rules), self.new_mail)
 
     def to_be_shown(self) -> list[Item | None]:
-        """The old rules that have to be made up for, and None for what holds without any rule."""
+        """The old rules that must be covered, and None for what holds without any rule."""
         if not self.same_base:
             return [None, *self.old]
         if not self.added:
@@ -136,20 +136,20 @@ class Context:
             return True
         if other.maybe and not self._counts_if_maybe(other):
             return False
-        return implies(conditions, other.conditions, self.known)
+        return implies(conditions, other.conditions, self.assumed)
 
     def _counts_if_maybe(self, item: Item) -> bool:
         """Whether a rule by sender that may be meant is never surely meant, where it would be no rule that raises."""
-        if "sender" in self.known.holds or item.key in self.unsure:  # in doubt, no such rule is surely meant
+        if "sender" in self.assumed.holds or item.key in self.unsure:  # in doubt, no such rule is surely meant
             return True
         people = item.conditions.people
         if "sender" not in people:
             return False
         globs = (*people["sender"], *people.get("not_sender", ()))
-        return not any(may_be_rewritten(glob, self.known.separators) for glob in globs)
+        return not any(may_be_rewritten(glob, self.assumed.separators) for glob in globs)
 
     def judged(self, item: Item | None, conditions: Conditions) -> Judged:
-        """Whether the new side is never weaker for mails that fit than what comes of the old rule.
+        """Whether, for mails that fit, the new side is never weaker than the outcome of the old rule.
 
         The old rules that apply to all of these are no more than what holds of each rule that applies.
         """
@@ -165,7 +165,7 @@ class Context:
         return SHOWN
 
     def _before(self, item: Item | None, conditions: Conditions) -> TriedLevels:
-        """What the old side makes of a mail to which an old rule applies, and all that apply wherever it does."""
+        """The old side's outcome for a mail to which an old rule applies, and all that apply wherever it does."""
         return self.before(each for each in self.old if each is item or self.implies(conditions, item, each))
 
     def _stays_held(self, rules: Collection[Item], others: Collection[Item]) -> bool:

@@ -1,4 +1,4 @@
-"""What mail must arrive with, compared between two sets: whatever arrives, nothing weaker may be done about it.
+"""What mail must arrive with, compared between two sets: whatever arrives, no action may be weaker.
 Standard: policies/README.md, "What must arrive sealed"; relay/policy/require.py says what meets a demand.
 """
 
@@ -13,12 +13,12 @@ from relay.policy.comparing.differences import Direction
 from relay.policy.require import SEVEREST_FIRST, Demand, Requirement
 
 _PROTECTIONS = tuple("+".join(layers) for number in range(len(SEALING) + 1) for layers in combinations(SEALING, number))
-"""What a message may have been sealed with; "" is nothing."""
+"""Possible protections of a message; "" is unsealed."""
 _ANOTHER = "another peer"
 
 
 def changed_demands(old: Collection[Demand], new: Collection[Demand]) -> tuple[tuple[str, ...], Direction] | None:
-    """What is otherwise, and which way it goes; None where both ask for the same."""
+    """The changes and their direction; None if both ask for the same."""
     before, after = frozenset(old), frozenset(new)
     if before == after:
         return None
@@ -30,7 +30,7 @@ def changed_demands(old: Collection[Demand], new: Collection[Demand]) -> tuple[t
 
 @lru_cache(maxsize=10_000)
 def _weaker(new: frozenset[Demand], old: frozenset[Demand]) -> bool:
-    """Whether anything that arrives is treated less severely."""
+    """Whether any arriving mail is treated less severely."""
     peers = {each.peer for each in (*new, *old) if each.peer is not None} | {_ANOTHER}
     return any(
         _severity(new, protection, peer) < _severity(old, protection, peer)

@@ -1,5 +1,5 @@
-"""How two sets decide about one mail, and which way a difference goes.
-Standard: what is weaker is what outcomes.py calls so; sizes that limits can tell apart are looked at one by one.
+"""How two sets decide about one mail, and the direction of a difference.
+Standard: weaker is defined in outcomes.py; sizes that limits distinguish are checked one by one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from relay.policy.decide import Decision, PolicySet
 from relay.policy.settings import today
 
 Direction = Literal["down", "let go", "stopped", "other", "up"]
-"""Of what leaves, or stops to leave: what is weaker anywhere counts as down."""
+"""Direction of a change; weaker anywhere counts as down."""
 
 ORDER: tuple[Direction, ...] = ("down", "let go", "stopped", "other", "up")
 """The most important first."""
 WEAKER: frozenset[Direction] = frozenset({"down", "let go"})
 ARRIVING = "arriving"
-"""What the message of a difference begins with that is about mail from the recipients."""
+"""Prefix of the message of a difference that concerns mail from the recipients."""
 _COMPARED = ("levels", "peer", "quantum", "kem", "max_size", "otherwise", "impossible", "hold_for", "priority")
 
 
@@ -38,9 +38,9 @@ class ExampleMail(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One kind of recipient whose mail the two sets treat otherwise, with a mail that shows it.
+    """One kind of recipient whose mail the two sets treat differently, with an example mail.
 
-    `before` and `after` are None where the mail is held because nothing covers it. `changed` says what is otherwise.
+    `before` and `after` are None where the mail is held because nothing covers it. `changed` lists the changes.
     """
 
     recipients: str
@@ -51,15 +51,15 @@ class Difference:
     changed: tuple[str, ...]
     direction: Direction
     senders: str = ""
-    """Whose mail it is: all of whom something was tried, all but a few of them, or those few."""
+    """The senders it applies to: all that were tried, all but a few, or those few."""
     alone: bool = False
-    """It is about one recipient, and not about all of their kind."""
+    """It applies to one recipient, not to all of their kind."""
     sample: ExampleMail | None = None
-    """The mail that shows it; None where it is not about one mail."""
+    """The example mail; None if it is not about one mail."""
 
     @property
     def weaker(self) -> bool:
-        """Whether something that leaves is weaker, or leaves only now."""
+        """Whether outgoing mail is weaker, or newly leaves."""
         return self.direction in WEAKER
 
     def as_dict(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Difference:
 
 
 class Look(NamedTuple):
-    """What two sets decide about a mail of one size in bytes."""
+    """The decisions of two sets about a mail of one size in bytes."""
 
     sample: ExampleMail
     before: Decision | None
@@ -88,20 +88,20 @@ class Look(NamedTuple):
 
 
 def look(old: PolicySet, new: PolicySet, sender: str, recipient: str, mails: Iterable[MessageFacts]) -> list[Look]:
-    """What is otherwise, each change once: where it goes furthest down, of mails that differ in their size alone."""
-    found: dict[tuple[str, ...], Look] = {}
+    """Each change once, of mails that differ in size alone: the one that goes furthest down."""
+    looks: dict[tuple[str, ...], Look] = {}
     for content in mails:
         before, after = (_decide(policies, sender, recipient, content) for policies in (old, new))
         if changed := _changed(before, after):
-            way = direction(*(outcome_of(each, content.sealed_size) for each in (before, after)))
-            known = found.get(changed)
-            if known is None or ORDER.index(way) < ORDER.index(known.direction):
-                found[changed] = Look(ExampleMail(sender, recipient, content, today()), before, after, changed, way)
-    return list(found.values())
+            course = direction(*(outcome_of(each, content.sealed_size) for each in (before, after)))
+            earlier = looks.get(changed)
+            if earlier is None or ORDER.index(course) < ORDER.index(earlier.direction):
+                looks[changed] = Look(ExampleMail(sender, recipient, content, today()), before, after, changed, course)
+    return list(looks.values())
 
 
 def outcome_of(decision: Decision | None, size: int) -> TriedLevels:
-    """What a decision comes to for a message of this size in bytes, as far as strength goes."""
+    """The strength-related outcome of a decision for a message of this size in bytes."""
     if decision is None or decision.hopeless(size):
         return HELD
     levels = tuple(level for level in decision.levels if not decision.too_big(level, size))
@@ -110,7 +110,7 @@ def outcome_of(decision: Decision | None, size: int) -> TriedLevels:
 
 
 def direction(before: TriedLevels, after: TriedLevels) -> Direction:
-    """Which way it goes."""
+    """The direction of a change."""
     if weaker(after, before):
         return "let go" if before.held else "down"
     if after.held and not before.held:

@@ -17,12 +17,12 @@ _EXPECTED = frozenset({"expect", "peer", "file", "quantum", "otherwise", "priori
 _MAIL = tuple(name for name in Test.model_fields if name not in _EXPECTED)
 """What a test says of the mail that it is about."""
 _STATED = ("file", "otherwise", "priority")
-"""What may be expected as well, where no value is weaker than another."""
+"""Further expectations; none of their values is weaker than another."""
 _QUANTA = ("off", "preferred", "required")
 
 
 def weakened_tests(old: Sequence[Expected], new: Sequence[Expected]) -> Iterator[Difference]:
-    """The tests that still count in the old set and are gone or expect less in the new one."""
+    """The tests in effect in the old set that are gone or expect less in the new one."""
     after: dict[object, list[Test]] = {}
     for each in new:
         after.setdefault(_mail(each.test), []).append(each.test)
@@ -32,10 +32,10 @@ def weakened_tests(old: Sequence[Expected], new: Sequence[Expected]) -> Iterator
             continue
         others = after.get(_mail(test), [])
         if all(_less(test, other) for other in others):
-            what = _less(test, others[0]) if others else "it is gone"
+            loss = _less(test, others[0]) if others else "it is gone"
             sender = test.sender or NULL_SENDER
-            told = (f"the test in {each.where.rpartition('/')[2]}: {what}",)
-            yield Difference(test.recipient, sender, "tests", None, None, told, "down", sender)
+            changed = (f"the test in {each.where.rpartition('/')[2]}: {loss}",)
+            yield Difference(test.recipient, sender, "tests", None, None, changed, "down", sender)
 
 
 def _mail(test: Test) -> object:
@@ -43,7 +43,7 @@ def _mail(test: Test) -> object:
 
 
 def _less(old: Test, new: Test) -> str:
-    """What the new test expects less of the same mail, or ""."""
+    """What the new test no longer expects of the same mail, or ""."""
     if (new.until or date.max) < (old.until or date.max):
         return f"until: {new.until} instead of {old.until or 'none'}"
     if isinstance(new.expect, str):  # nothing leaves: more cannot be expected

@@ -1,8 +1,8 @@
 """Whether one rule applies to every mail to which another one applies, condition by condition.
 Standard: policies/README.md; "yes" is proven, whatever is in doubt about the mail; "no" may be "not shown".
 
-What is in doubt fits all patterns of a kind (a sender, the authors, a header field, the parts). So of a rule that needs
-one kind, nothing follows for another kind. Within a kind, containment is enough for those in doubt as well.
+What is in doubt fits all patterns of a kind (a sender, the authors, a header field, the parts). So a rule that needs
+one kind implies nothing about another kind. Within a kind, containment is enough for those in doubt as well.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _ANYTHING = Glob.of("*")
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What is known of a mail beside the conditions of one rule.
+class Assumptions:
+    """Assumptions about a mail beside the conditions of one rule.
 
     `holds` are conditions that hold for every rule. `senders` are sets of patterns, of each of which one fits the
     envelope sender; `recipients` the same of the recipient. `rewritten` says that the sender may stand for others, and
-    for somebody in doubt. A rule may be meant for these then; `senders` are still about the address as it is.
+    for somebody in doubt. A rule may then apply to these; `senders` still describe the literal address.
     """
 
     separators: str
@@ -35,54 +35,54 @@ class Known:
     rewritten: bool = False
 
 
-def implies(narrow: Conditions, wide: Conditions, known: Known) -> bool:
-    """Whether the rule of `wide` applies wherever that of `narrow` does; their sizes are not looked at."""
+def implies(narrow: Conditions, wide: Conditions, assumed: Assumptions) -> bool:
+    """Whether the rule of `wide` applies wherever that of `narrow` does; ignores their sizes."""
     return all(
-        _holds(name, globs, narrow, known) for name, globs in wide.people.items() if name not in known.holds
+        _holds(name, globs, narrow, assumed) for name, globs in wide.people.items() if name not in assumed.holds
     ) and _found(narrow.looked_for, wide.looked_for)
 
 
-def _holds(name: str, globs: tuple[Glob, ...], narrow: Conditions, known: Known) -> bool:
+def _holds(name: str, globs: tuple[Glob, ...], narrow: Conditions, assumed: Assumptions) -> bool:
     """Whether one condition on people holds wherever the rule of `narrow` applies."""
     if name.startswith(NOT):
         left_out = narrow.people.get(name, ())
         return all(
-            _within(name, (glob,), left_out, known) or _never(name.removeprefix(NOT), glob, narrow, known)
+            _within(name, (glob,), left_out, assumed) or _never(name.removeprefix(NOT), glob, narrow, assumed)
             for glob in globs
         )
-    return any(_within(name, each, globs, known) for each in _known(name, narrow, known))
+    return any(_within(name, each, globs, assumed) for each in _assumed_globs(name, narrow, assumed))
 
 
-def _known(name: str, narrow: Conditions, known: Known) -> Iterator[tuple[Glob, ...]]:
+def _assumed_globs(name: str, narrow: Conditions, assumed: Assumptions) -> Iterator[tuple[Glob, ...]]:
     """Sets of patterns, of each of which one fits."""
     if name in narrow.people:
         yield narrow.people[name]
-    yield from {"sender": known.senders, "recipient": known.recipients}.get(name, ())
+    yield from {"sender": assumed.senders, "recipient": assumed.recipients}.get(name, ())
 
 
-def _within(name: str, narrow: Collection[Glob], wide: Collection[Glob], known: Known) -> bool:
+def _within(name: str, narrow: Collection[Glob], wide: Collection[Glob], assumed: Assumptions) -> bool:
     if name.endswith("login"):
         return all(within(each, wide) for each in narrow)
-    return all(address_within(each, wide, known.separators) for each in narrow)
+    return all(address_within(each, wide, assumed.separators) for each in narrow)
 
 
-def _never(who: str, glob: Glob, narrow: Conditions, known: Known) -> bool:
+def _never(role: str, glob: Glob, narrow: Conditions, assumed: Assumptions) -> bool:
     """Whether nobody fits the pattern surely where the rule of `narrow` applies."""
-    if who == "login":
-        return any(not any(glob.meets(each) for each in some) for some in _known(who, narrow, known))
+    if role == "login":
+        return any(not any(glob.meets(each) for each in globs) for globs in _assumed_globs(role, narrow, assumed))
 
-    def all_apart(some: tuple[Glob, ...]) -> bool:
-        return all(apart(glob, each, known.separators) for each in some)
+    def all_apart(globs: tuple[Glob, ...]) -> bool:
+        return all(apart(glob, each, assumed.separators) for each in globs)
 
-    if who == "sender" and known.rewritten:
-        return not may_be_rewritten(glob, known.separators) or any(map(all_apart, known.senders))
-    if who == "author":  # of several authors one may fit a condition, and another its opposite
+    if role == "sender" and assumed.rewritten:
+        return not may_be_rewritten(glob, assumed.separators) or any(map(all_apart, assumed.senders))
+    if role == "author":  # of several authors one may fit a condition, and another its opposite
         return all_apart(narrow.people["author"]) if "author" in narrow.people else False
-    return any(map(all_apart, _known(who, narrow, known)))
+    return any(map(all_apart, _assumed_globs(role, narrow, assumed)))
 
 
 def _found(narrow: LookedFor, wide: LookedFor) -> bool:
-    """Whether a message has what one rule looks for if it has what another one does."""
+    """Whether a message that has what `narrow` looks for also has what `wide` does."""
     return (
         (not wide.tags or (bool(narrow.tags) and all(any(tag in each for tag in wide.tags) for each in narrow.tags)))
         and (not wide.fields or (bool(narrow.fields) and all(_has_field(each, wide.fields) for each in narrow.fields)))
@@ -92,7 +92,7 @@ def _found(narrow: LookedFor, wide: LookedFor) -> bool:
 
 
 def _covered(narrow: Collection[Glob], wide: Collection[Glob]) -> bool:
-    """Of the parts of a message: the same part has type and name, in either rule."""
+    """Whether each pattern lies within one of the others; type and name are of the same part in either rule."""
     return not wide or (bool(narrow) and all(within(each, wide) for each in narrow))
 
 
@@ -103,21 +103,23 @@ def _has_field(field: tuple[str, Glob | None], wide: Collection[tuple[str, Glob 
     )
 
 
-def never_together(one: Conditions, other: Conditions, known: Known) -> bool:
-    """Whether it is sure that no mail fits both."""
-    return any(_exclude(who, one, other, known) or _exclude(who, other, one, known) for who in ("sender", "recipient"))
+def never_together(one: Conditions, other: Conditions, assumed: Assumptions) -> bool:
+    """Whether certainly no mail fits both."""
+    return any(
+        _exclude(role, one, other, assumed) or _exclude(role, other, one, assumed) for role in ("sender", "recipient")
+    )
 
 
-def _exclude(who: str, one: Conditions, other: Conditions, known: Known) -> bool:
-    mine = one.people.get(who)
-    if mine is None or who in known.holds:
+def _exclude(role: str, one: Conditions, other: Conditions, assumed: Assumptions) -> bool:
+    mine = one.people.get(role)
+    if mine is None or role in assumed.holds:
         return False
-    if who == "sender" and known.rewritten:
+    if role == "sender" and assumed.rewritten:
         return False  # it may stand for several, and for somebody in doubt
-    if NOT + who in other.people and _within(who, mine, other.people[NOT + who], known):
+    if NOT + role in other.people and _within(role, mine, other.people[NOT + role], assumed):
         return True
-    return who in other.people and all(
-        apart(glob, each, known.separators) for glob in mine for each in other.people[who]
+    return role in other.people and all(
+        apart(glob, each, assumed.separators) for glob in mine for each in other.people[role]
     )
 
 

@@ -1,4 +1,4 @@
-"""The rules and floors of one set as a proof takes them: conditions with their groups resolved, and what each does.
+"""The rules and floors of one set as proofs need them: conditions with groups resolved, and effects.
 Standard: policies/README.md; two items that say the same are equal, whatever the order of their texts.
 """
 
@@ -15,7 +15,7 @@ from relay.policy.rules import LookedFor, PlacedRule, When
 from relay.policy.settings import Chosen
 
 MAX_SORTED = 50
-"""Maximum number of patterns of which those are left out that lie within others."""
+"""Maximum number of patterns from which redundant ones are removed."""
 People = Mapping[str, tuple[Glob, ...]]
 """The patterns of each condition on people."""
 
@@ -25,7 +25,7 @@ _NOTHING = LookedFor()
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """When a rule applies: each that is not empty has to hold. `larger_than` and `smaller_than` are in bytes."""
+    """The conditions of a rule: each that is not empty must hold. `larger_than` and `smaller_than` are in bytes."""
 
     people: People = field(default_factory=dict)
     looked_for: LookedFor = _NOTHING
@@ -45,24 +45,24 @@ class Conditions:
 
     @property
     def senders(self) -> bool:
-        """Whether one of them is on the envelope sender."""
+        """Whether a condition is on the envelope sender."""
         return "sender" in self.people or "not_sender" in self.people
 
 
 class Effect(NamedTuple):
-    """What a rule does to what holds without it, as far as strength goes."""
+    """The effect of a rule, as far as strength goes."""
 
     raising: Raising
     by_envelope: bool
-    """It counts before the message has come."""
+    """It applies before the message is received."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Item:
     """One rule that raises, or a rule by sender that may.
 
-    `rule` is where it stands (`source` is "" in a file, since files share rules). What is `maybe` is a rule by sender
-    that raises because its sender is not sure.
+    `rule` is its location (`source` is "" in a file, since files share rules). `maybe` marks a rule by sender that
+    raises because its sender is in doubt.
     """
 
     rule: PlacedRule
@@ -93,7 +93,7 @@ class Item:
         return Item._of(self.rule, conditions, self.effect, maybe=self.maybe)
 
     def that_may(self, own: Chosen) -> Item:
-        """A rule by sender as it counts where its sender is not sure: `own` is what its file says without it."""
+        """A rule by sender as it applies to a sender in doubt; `own` is what its file says without it."""
         effect = Effect(_bare(Raising.instead(own, self.rule)), by_envelope=True)
         return Item._of(self.rule, self.conditions, effect, maybe=True)
 
@@ -107,11 +107,11 @@ def conditions_of(when: When, groups: Groups) -> Conditions:
 
 
 def _fewest(globs: Iterable[Glob]) -> tuple[Glob, ...]:
-    """The same patterns without needless stars, and without those that lie within others, as far as they are few."""
-    found = list(dict.fromkeys(map(_plain, globs)))
-    if len(found) > MAX_SORTED:
-        return tuple(found)
-    return tuple(each for each in found if not any(other != each and contains(other, each) for other in found))
+    """The same patterns without needless stars and, up to MAX_SORTED, without redundant ones."""
+    plain = list(dict.fromkeys(map(_plain, globs)))
+    if len(plain) > MAX_SORTED:
+        return tuple(plain)
+    return tuple(each for each in plain if not any(other != each and contains(other, each) for other in plain))
 
 
 def _plain(glob: Glob) -> Glob:
@@ -120,7 +120,7 @@ def _plain(glob: Glob) -> Glob:
 
 
 def _bare(raising: Raising) -> Raising:
-    """Without what is not about strength, so that more is equal."""
+    """Only the settings about strength, so that more items are equal."""
     limits = None if raising.limits is None else tuple(sorted(raising.limits))
     return Raising(raising.levels, limits, raising.quantum, raising.kem, raising.priority, None, None, None, "", 0, 0)
 

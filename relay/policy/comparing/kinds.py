@@ -1,4 +1,4 @@
-"""The kinds of recipients that two sets can tell apart: each file's, those below a domain, and everybody else.
+"""The kinds of recipients that two sets distinguish: each file's, those below a domain, and everybody else.
 Standard: policies/README.md; every address that a file can cover is of exactly one kind, and both sets cover it alike.
 """
 
@@ -21,7 +21,7 @@ from relay.policy.patterns import Glob
 from relay.policy.people import spellings
 
 Files = tuple[Step, PolicyFile | None, PolicyFile | None]
-"""A file that may cover an address: why it is looked for, and what it is in either set."""
+"""A file that may cover an address: the lookup step, and the file in either set."""
 Meeting = Literal["all", "some", "none"]
 Part = Literal["one", "tagged", "domain", "below", "else"]
 """One person; the same with a tag; all others at a domain; all others below it; everybody else."""
@@ -29,15 +29,15 @@ Part = Literal["one", "tagged", "domain", "below", "else"]
 ELSEWHERE = "elsewhere.invalid{}"
 ANYBODY = "anybody"
 Recipients = tuple[tuple[Glob, ...] | None, tuple[Glob, ...] | None]
-"""Patterns of the conditions on recipients, as ON_RECIPIENTS has them; None where there is no such condition."""
+"""Patterns of the conditions on recipients, in the order of ON_RECIPIENTS; None without such a condition."""
 MAX_NAMED = 1000
-"""Maximum number of recipients who are looked at because floors name them."""
+"""Maximum number of recipients checked because floors name them."""
 _ANY_ADDRESS = Glob.of("*@*")
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Recipients for whom both sets look for the same files; `address` is one of them, `called` names them all."""
+    """Recipients for whom both sets look up the same files; `address` is one of them, `called` describes them all."""
 
     part: Part
     address: FoldedAddress
@@ -45,7 +45,7 @@ class Kind:
 
     @property
     def text(self) -> str:
-        """The address as SMTP has it."""
+        """The address in SMTP syntax."""
         local, domain = self.address
         if encode_local(local) == local:
             return f"{local}@{domain}"
@@ -62,7 +62,7 @@ class Kinds:
     """All kinds of recipients of two sets."""
 
     def __init__(self, old: PolicySet, new: PolicySet) -> None:
-        """Looks at names alone; both sets are of one site."""
+        """Uses file names only; both sets are of one site."""
         self._sets = (old, new)
         self.separators = new.site.tag_separators
         own = (domain for each in self._sets for domain in (*each.owners, *each.site.domains))
@@ -73,7 +73,7 @@ class Kinds:
         )
 
     def __iter__(self) -> Iterator[Kind]:
-        """Each kind once; those of the tags of a person stand behind that person."""
+        """Each kind once; those with tags follow their person."""
         persons = dict.fromkeys(
             (name, file.domain) for each in self._sets for name, file in each.files.items() if file.scope == "person"
         )
@@ -95,7 +95,7 @@ class Kinds:
         yield Kind("else", FoldedAddress(ANYBODY, self._unknown(ELSEWHERE, None)), "everybody else")
 
     def named(self) -> Iterator[Kind]:
-        """Somebody for each pattern for recipients that floors have, at each domain; up to MAX_NAMED."""
+        """One recipient for each recipient pattern of the floors, at each domain; up to MAX_NAMED."""
         globs = dict.fromkeys(
             glob
             for each in self._sets
@@ -104,7 +104,7 @@ class Kinds:
             if name in floor.when.people
             for glob in floor.when.people[name].all(each.groups)
         )
-        found: dict[FoldedAddress, None] = {}
+        addresses: dict[FoldedAddress, None] = {}
         for glob in globs:
             local, _, domain = filled(glob).rpartition("@")
             domains = self._domains if "*" in str(glob).rpartition("@")[2] else ()
@@ -113,55 +113,55 @@ class Kinds:
                     local
                     and glob.matches(f"{local}@{each}")
                     and not self._has_file(local, each)
-                    and len(found) < MAX_NAMED
+                    and len(addresses) < MAX_NAMED
                 ):
-                    found[FoldedAddress(local, each)] = None
-        yield from (Kind("one", address, f"{address.local}@{address.domain}") for address in found)
+                    addresses[FoldedAddress(local, each)] = None
+        yield from (Kind("one", address, f"{address.local}@{address.domain}") for address in addresses)
 
     def files(self, kind: Kind, *, arriving: bool = False) -> list[Files]:
         """The files of either set that may cover a kind, the first that decides first, as it is in each set.
 
         For mail that is `arriving` from them, those of routes are the same as of others.
         """
-        found: list[Files] = []
+        files: list[Files] = []
         old, new = self._sets
         for name, step in candidates(kind.address, self.separators):
             before, after = old.files.get(name), new.files.get(name)
             if before is not None or after is not None:
-                found.append((step, before, after))
+                files.append((step, before, after))
             if may_be_route(kind.address) and not arriving:
                 break
-        return found
+        return files
 
     def meeting(self, kind: Kind, glob: Glob) -> Meeting:
-        """How many of a kind a pattern for recipients fits, with their tag or without it; some may be none in truth."""
-        whom, at, where = str(glob).rpartition("@")
+        """How many of a kind a recipient pattern fits, with or without their tag; "some" may in fact be none."""
+        local, at, domain = str(glob).rpartition("@")
         if kind.part == "one":
             return "all" if any(map(glob.matches, spellings(kind.address, self.separators))) else "none"
-        if not at or "@" in whom:  # the null sender; or routes, each of whom is of a kind of their own
+        if not at or "@" in local:  # the null sender, or routes, each of a kind of its own
             return "none"
         if kind.part in ("below", "else"):
             return self._meeting_elsewhere(kind, glob)
-        if not _glob(where).matches(kind.address.domain):
+        if not _glob(domain).matches(kind.address.domain):
             return "none"
-        return self._meeting_tagged(kind, whom) if kind.part == "tagged" else self._meeting_others(kind, whom)
+        return self._meeting_tagged(kind, local) if kind.part == "tagged" else self._meeting_others(kind, local)
 
-    def _meeting_tagged(self, kind: Kind, whom: str) -> Meeting:
+    def _meeting_tagged(self, kind: Kind, pattern: str) -> Meeting:
         bare = untagged(kind.address.local, self.separators)
         tagged = [_glob(f"{bare}{each}*") for each in self.separators]
-        if _glob(whom).matches(bare) or all(contains(_glob(whom), each) for each in tagged):
+        if _glob(pattern).matches(bare) or all(contains(_glob(pattern), each) for each in tagged):
             return "all"
-        return "some" if any(map(_glob(whom).meets, tagged)) else "none"
+        return "some" if any(map(_glob(pattern).meets, tagged)) else "none"
 
-    def _meeting_others(self, kind: Kind, whom: str) -> Meeting:
-        """Of those at a domain who have no file of their own."""
-        if "*" in whom:
-            return "all" if whom.strip("*") == "" else "some"
-        names = {whom, untagged(whom, self.separators)}
+    def _meeting_others(self, kind: Kind, pattern: str) -> Meeting:
+        """The same for those at a domain without a file of their own."""
+        if "*" in pattern:
+            return "all" if pattern.strip("*") == "" else "some"
+        names = {pattern, untagged(pattern, self.separators)}
         return "none" if any(self._has_file(each, kind.address.domain) for each in names) else "some"
 
     def _meeting_elsewhere(self, kind: Kind, glob: Glob) -> Meeting:
-        """Of those at domains that no file and no peer names."""
+        """The same for those at domains that no file and no peer names."""
         domain = str(glob).rpartition("@")[2]
         if "*" not in domain:
             above = self._nearest_above(kind.address.domain) if kind.part == "below" else None
@@ -172,7 +172,7 @@ class Kinds:
         return "none" if apart(glob, everybody, self.separators) else "some"
 
     def untagged(self, kind: Kind) -> Kind:
-        """The person of whom a kind is all with a tag."""
+        """The person whose tagged addresses are this kind."""
         local, domain = kind.address
         return Kind("one", FoldedAddress(untagged(local, self.separators), domain), kind.called)
 
@@ -186,12 +186,12 @@ class Kinds:
         return self._tagged(kind.address), (Glob.of(f"{bare}@{domain}"),)
 
     def _tagged(self, address: FoldedAddress) -> tuple[Glob, ...]:
-        """Patterns of which one fits everybody who is this person with any tag."""
+        """Patterns of which one fits each tagged address of this person."""
         bare = untagged(address.local, self.separators)
         return tuple(Glob.of(f"{bare}{each}*@{address.domain}") for each in self.separators)
 
     def pattern(self, kind: Kind) -> Glob:
-        """A pattern that fits all of a kind that is no person."""
+        """A pattern that fits all of a kind other than a person."""
         if kind.part == "domain":
             return Glob.of(f"*@{kind.address.domain}")
         if kind.part == "below":
@@ -210,7 +210,7 @@ class Kinds:
         return any(name in each.files for each in self._sets)
 
     def _unused(self, start: str, domain: str) -> FoldedAddress:
-        """Somebody without a file of their own."""
+        """An address without a file of its own."""
         local, number = f"{start}{ANYBODY}", 1
         while self._has_file(local, domain):
             local, number = f"{start}{ANYBODY}{number}", number + 1
@@ -223,7 +223,7 @@ class Kinds:
 
 
 def left_of(kinds: Kinds, kind: Kind, conditions: Conditions) -> Recipients | None:
-    """The conditions on recipients that do not hold for all of a kind, and what may fit; None if one never does."""
+    """The conditions on recipients that do not hold for all of a kind; None if one never holds."""
     if kind.part == "one" and may_be_route(kind.address):  # in doubt, whom every condition on recipients fits
         return None, None
     left: list[tuple[Glob, ...] | None] = []

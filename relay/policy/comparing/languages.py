@@ -27,7 +27,7 @@ GUESSED = 20
 GUESSED_OF = 5
 """Maximum number of patterns of one rule that are guessed from."""
 FILLING = "anybody"
-"""Stands in the place of a star, where any text may."""
+"""Replaces a star, where any text may be."""
 
 
 @lru_cache(maxsize=100_000)
@@ -42,9 +42,9 @@ def within(narrow: Glob, wide: Collection[Glob]) -> bool:
 
 
 def address_within(narrow: Glob, wide: Collection[Glob], separators: str) -> bool:
-    """The same of addresses, which fit a pattern with their tag or without it.
+    """The same for addresses, which fit a pattern with or without their tag.
 
-    If the pattern has a tag before any star, all who fit it have that tag, and fit what it is without it as well.
+    If the pattern has a tag before any star, all that fit it have that tag, and also fit the pattern without it.
     """
     if within(narrow, wide):
         return True
@@ -62,7 +62,7 @@ def _without_tag(glob: Glob, separators: str) -> Glob | None:
 
 
 def apart(one: Glob, other: Glob, separators: str) -> bool:
-    """Whether it is sure that no address fits both."""
+    """Whether certainly no address fits both."""
     check_time()
     return _apart(*sorted((one, other), key=str), separators)
 
@@ -79,7 +79,7 @@ def _apart(one: Glob, other: Glob, separators: str) -> bool:
 
 
 REWRITTEN = tuple(Glob.of(f"{start}*@*") for start in ("srs0", "srs1", "prvs"))
-"""Which SRS and BATV addresses fit (relay/policy/people.py), and a few others."""
+"""Patterns for SRS and BATV addresses (relay/policy/people.py); a few others fit as well."""
 
 
 def may_be_rewritten(glob: Glob, separators: str) -> bool:
@@ -88,7 +88,7 @@ def may_be_rewritten(glob: Glob, separators: str) -> bool:
 
 
 def guessed(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> str | None:
-    """An address that is one of all `wanted` and of none of `unwanted`, if one is easily found."""
+    """An address in all of `wanted` and none of `unwanted`, if one is easily found."""
     for guess in _guesses(wanted):
         is_one = partial(RuleScope.is_one, address=guess, separators=separators)
         if all(map(is_one, wanted)) and not any(map(is_one, unwanted)):
@@ -97,12 +97,12 @@ def guessed(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separato
 
 
 def address(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> str | None:
-    """An address that is one of all `wanted` and of none of `unwanted`; None where there is none.
+    """An address in all of `wanted` and none of `unwanted`; None if there is none.
 
-    No address with an @ in its local part is looked for: whose it is, is in doubt. Raises TooHard where it would take
-    too long to find out.
+    Addresses with an @ in the local part are left out, since their owner is in doubt. Raises TooHard if the search
+    takes too long.
     """
-    if any(_is_wider(who, each, separators) for who in unwanted for each in wanted or [RuleScope()]):
+    if any(_is_wider(scope, each, separators) for scope in unwanted for each in wanted or [RuleScope()]):
         return None
     if any(_in_vain(each, wanted, unwanted, separators) for each in wanted):
         return None
@@ -112,7 +112,7 @@ def address(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separato
 
 
 def _is_wider(wide: RuleScope, narrow: RuleScope, separators: str) -> bool:
-    """Whether all of one are of the other, as patterns tell one by one."""
+    """Whether each pattern of one scope lies within the other's, compared one by one."""
     check_time()
     fits = wide.fits is None or all(address_within(each, wide.fits, separators) for each in narrow.fits or ())
     if wide.fits is not None and narrow.fits is None:
@@ -120,17 +120,17 @@ def _is_wider(wide: RuleScope, narrow: RuleScope, separators: str) -> bool:
     return fits and all(address_within(each, narrow.misses, separators) for each in wide.misses)
 
 
-def _in_vain(who: RuleScope, wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> bool:
-    """Whether each pattern of one who is wanted lies within what others miss, or are not wanted for."""
+def _in_vain(scope: RuleScope, wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> bool:
+    """Whether each pattern of a wanted scope lies within what other scopes exclude."""
     check_time()
     missed = [glob for each in wanted for glob in each.misses]
     missed += [glob for each in unwanted if not each.misses for glob in each.fits or ()]
-    return bool(who.fits) and all(address_within(each, missed, separators) for each in who.fits or ())
+    return bool(scope.fits) and all(address_within(each, missed, separators) for each in scope.fits or ())
 
 
 def _guesses(wanted: Sequence[RuleScope]) -> Iterator[str]:
-    """Addresses that may well be wanted, for which no search is needed."""
-    globs = [who.fits[:GUESSED_OF] for who in wanted if who.fits]
+    """Candidate addresses for which no search is needed."""
+    globs = [scope.fits[:GUESSED_OF] for scope in wanted if scope.fits]
     if not globs:
         yield f"{FILLING}@{FILLING}.invalid"
         return
@@ -146,7 +146,7 @@ def filled(glob: Glob) -> str:
 
 
 def _common(patterns: Sequence[str]) -> str:
-    """A text that fits all of these in most cases: the longest beginning, all that stands between, the longest end."""
+    """A text that fits all of these in most cases: the longest prefix, all parts between, the longest suffix."""
     exact = [pattern for pattern in patterns if "*" not in pattern]
     if exact:
         return exact[0]

@@ -1,5 +1,5 @@
-"""Lists the decisions that differ, by mails that rules look for: for people to read, not to prove anything.
-Standard: each kind of recipient alike is looked at once; where there is too much to try, it is said for whom.
+"""Lists the decisions that differ, by mails that rules look for: for display; it proves nothing.
+Standard: equal kinds of recipients are checked once; those with too much to try are reported.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from relay.policy.decide import PolicySet
 from relay.policy.people import NULL_SENDER
 
 MAX_WORK = 20_000
-"""Maximum number of rules looked at for one kind of recipient, each once for a mail; else rules are tried alone."""
+"""Maximum number of rule checks for one kind of recipient; beyond it, rules are tried alone."""
 MAX_WORK_IN_ALL = 100_000
-"""The same for all kinds of recipients."""
+"""The same for all kinds of recipients together."""
 MAX_CALLED = 3
 """Maximum number of senders named."""
 
@@ -42,12 +42,12 @@ class _Tries:
     messages: list[SampleMessage]
 
     def number(self, sizes: Sequence[int]) -> int:
-        """How many there are."""
+        """The number of mails."""
         return len(self.senders) * sum(len(message.of_sizes(sizes)) for message in self.messages)
 
 
 class DifferenceSearch:
-    """Finds differences between two sets; counts how much it has tried."""
+    """Finds differences between two sets, within a budget of work."""
 
     def __init__(self, old: PolicySet, new: PolicySet, separators: str) -> None:
         self._sets = (old, new)
@@ -58,7 +58,7 @@ class DifferenceSearch:
     def differences(
         self, recipient: str, called: str, old: Side, new: Side, day: date | None, *, same_settings: bool
     ) -> tuple[list[Difference], bool]:
-        """Those for one kind of recipient on a day (None: today), and whether not all was tried.
+        """The differences for one kind of recipient on a day (None: today), and whether the search was cut short.
 
         `same_settings` says that only rules and floors differ.
         """
@@ -66,21 +66,23 @@ class DifferenceSearch:
             return [], True
         sizes = sorted({*old.limits(), *new.limits(), self._sets[0].site.max_bounce + 1}) if self._left > 0 else []
         tries, coarse = self._tries(old, new, sizes, same_settings=same_settings)
-        whose: dict[tuple[Direction, tuple[str, ...]], dict[str, None]] = {}
-        found: dict[tuple[Direction, tuple[str, ...]], Difference] = {}
+        senders_by_change: dict[tuple[Direction, tuple[str, ...]], dict[str, None]] = {}
+        first: dict[tuple[Direction, tuple[str, ...]], Difference] = {}
         for message in tries.messages:
             mails = [described(message, octets) for octets in message.of_sizes(sizes)]
             for sender in tries.senders:
                 for each in look(*self._sets, sender, recipient, mails):
-                    told = (each.direction, each.changed)
-                    whose.setdefault(told, {})[sender or NULL_SENDER] = None
-                    if told not in found:
-                        found[told] = _difference(called, sender, message, each, day)
+                    change = (each.direction, each.changed)
+                    senders_by_change.setdefault(change, {})[sender or NULL_SENDER] = None
+                    if change not in first:
+                        first[change] = _difference(called, sender, message, each, day)
         every = dict.fromkeys(sender or NULL_SENDER for sender in tries.senders)
-        return [replace(each, senders=_called(every, whose[told])) for told, each in found.items()], coarse
+        return [
+            replace(each, senders=_called(every, senders_by_change[change])) for change, each in first.items()
+        ], coarse
 
     def _tries(self, old: Side, new: Side, sizes: Sequence[int], *, same_settings: bool) -> tuple[_Tries, bool]:
-        """The mails to try, and whether there would be too many with rules in pairs, and all together."""
+        """The mails to try, and whether combining rules would make too many."""
         rules = list({each.key: each for side in (old, new) for each in (*side.replacing, *side.raising)}.values())
         about = _about(old, new, rules) if same_settings else rules
         work = 2 * (len(rules) + 1)
@@ -107,26 +109,26 @@ class DifferenceSearch:
         return self._looked_for[item.key]
 
     def _messages(self, about: Sequence[Item], rules: Sequence[Item], *, pairs: bool = False) -> list[SampleMessage]:
-        """A message that no rule looks for, and those of some rules; with `pairs`, each with those of all others."""
-        found = dict.fromkeys([ANY_MESSAGE])
+        """A message that no rule looks for, and those of some rules; with `pairs`, each combined with all others."""
+        messages = dict.fromkeys([ANY_MESSAGE])
         for each in about:
-            found |= dict.fromkeys(self._asked(each))
+            messages |= dict.fromkeys(self._asked(each))
             if (too_large := outside(each.conditions)) is not None:
-                found[too_large] = None
+                messages[too_large] = None
         if not pairs:
-            return list(found)
+            return list(messages)
         own = dict.fromkeys(message for each in about[:MAX_IN_PAIRS] for message in self._asked(each))
         others = dict.fromkeys(message for each in rules[:MAX_IN_PAIRS] for message in self._asked(each))
         for one, other in combinations(own | others, 2):
             if one in own and (both := joined([one, other])) is not None:
-                found[both] = None
+                messages[both] = None
         if len(others) > 2 and (all_of_them := joined(list(others))) is not None:
-            found[all_of_them] = None
-        return list(found)
+            messages[all_of_them] = None
+        return list(messages)
 
 
 def _about(old: Side, new: Side, rules: Sequence[Item]) -> list[Item]:
-    """The rules that do not say the same in both; of rules by sender all, where their order may matter."""
+    """The rules that differ between both; all rules by sender if their order may matter."""
     in_order = [list(map(_said, side.replacing)) for side in (old, new)]
     shared = set(map(_said, old.raising)) & set(map(_said, new.raising))
     shared |= set(in_order[0]) if in_order[0] == in_order[1] else set()
@@ -134,24 +136,24 @@ def _about(old: Side, new: Side, rules: Sequence[Item]) -> list[Item]:
 
 
 def _said(item: Item) -> object:
-    """The same for rules that say the same, also of what is not about strength."""
+    """Equal for rules that say the same, including what is not about strength."""
     when = item.rule.when
     return item.key, when.otherwise, when.impossible, when.hold_for
 
 
 def _difference(called: str, sender: str, message: SampleMessage, each: Look, day: date | None) -> Difference:
-    said = [message.called]
+    texts = [message.called]
     if (octets := each.sample.content.size) > message.least:
-        said.append(f"{octets} bytes")
+        texts.append(f"{octets} bytes")
     if day is not None:
-        said.append(f"from {day} on")
+        texts.append(f"from {day} on")
     sender = sender or NULL_SENDER
     shown = (each.before, each.after, each.changed, each.direction)
-    return Difference(called, sender, ", ".join(said), *shown, sample=each.sample)
+    return Difference(called, sender, ", ".join(texts), *shown, sample=each.sample)
 
 
 def _called(every: Collection[str], some: Collection[str]) -> str:
-    """Some of all senders who were tried, in the shorter way."""
+    """A short description of some of the senders that were tried."""
     others = [sender for sender in every if sender not in some]
     if not others:
         return "anybody"

@@ -1,4 +1,4 @@
-"""What becomes of a mail for which some rules apply, and whether one outcome is weaker than another.
+"""The outcome for a mail to which some rules apply, and whether one outcome is weaker than another.
 Standard: policies/README.md; decide.py decides the same for real mail (tests compare the two).
 """
 
@@ -20,9 +20,9 @@ _STRONGEST_SIGNED = max(map(strength, SIGNED))
 
 
 class TriedLevels(NamedTuple):
-    """The levels that are tried, () where the mail does not leave; the peer whose keys seal it.
+    """The levels that are tried, () if the mail does not leave, and the peer whose keys seal it.
 
-    Mail of low `priority` gets none of the keys that are kept in reserve.
+    Mail of low `priority` gets none of the reserved keys.
     """
 
     levels: tuple[LevelName, ...]
@@ -46,10 +46,10 @@ HELD = TriedLevels(())
 
 
 class ComparedMail(NamedTuple):
-    """What counts of a mail beside the rules: its size that limits are about, in bytes, and for whom it is.
+    """The facts of a mail beside the rules: its size for limits, in bytes, and its peer.
 
-    `max_bounce` is None where the sender is not the null sender. `guarded` says that a file for others may not let it
-    out in clear.
+    `max_bounce` is None unless the sender is the null sender. `guarded` says that a file for others may not let it out
+    in clear.
     """
 
     size: int
@@ -60,7 +60,7 @@ class ComparedMail(NamedTuple):
 
 @lru_cache(maxsize=50_000)
 def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: ComparedMail) -> TriedLevels:
-    """What becomes of a mail for which `base` holds, raised by these rules. Without a base it is held."""
+    """The outcome for a mail under `base`, raised by these rules; held without a base."""
     if base is None:
         return HELD
     if mail.guarded and bare_levels(base, effects) == ONLY_PLAINTEXT:
@@ -81,9 +81,9 @@ def outcome(base: Chosen | None, effects: tuple[Effect, ...], mail: ComparedMail
 
 
 def bare_levels(base: Chosen, effects: Sequence[Effect]) -> tuple[LevelName, ...]:
-    """The levels that are known before the message has come."""
-    known = [each.raising for each in effects if each.by_envelope]
-    return raised(base, known, 0).levels if known else base.levels
+    """The levels that the envelope alone decides."""
+    raising = [each.raising for each in effects if each.by_envelope]
+    return raised(base, raising, 0).levels if raising else base.levels
 
 
 def weaker(new: TriedLevels, old: TriedLevels) -> str:
@@ -111,7 +111,7 @@ def weaker(new: TriedLevels, old: TriedLevels) -> str:
 
 
 def weaker_with_more(new: TriedLevels, old: TriedLevels, comparable: Collection[LevelName]) -> str:
-    """What may be weaker where more rules raise both outcomes, or ""; `comparable` are levels that both may come to.
+    """What may be weaker where more rules raise both outcomes, or ""; `comparable` are levels that both may reach.
 
     For lists of levels in descending order, what holds of each rule alone then holds of all of them together.
     """
@@ -148,7 +148,7 @@ def _is_signed(each: TriedLevels) -> bool:
 
 
 def _above_signatures(each: TriedLevels) -> bool:
-    """Whether all levels are above those that have a layer under a quantum key, or further KEMs."""
+    """Whether all levels are above those with a layer under a quantum key or further KEMs."""
     return all(strength(level) > _STRONGEST_SIGNED for level in each.levels)
 
 

@@ -1,4 +1,4 @@
-"""Mails that rules look for: for each text of each condition one, and one that two rules are for at once.
+"""Sample mails: one for each text of each condition, and those to which two rules apply at once.
 Standard: policies/README.md; a sample shows a difference, it proves nothing.
 """
 
@@ -19,17 +19,17 @@ from relay.policy.people import NULL_SENDER
 from relay.policy.settings import today
 
 SOMEBODY = "anybody@elsewhere.invalid"
-"""The sender and author whom no rule looks for."""
+"""Sender and author that no rule looks for."""
 DOUBTFUL = "any%body@elsewhere.invalid"
-"""A sender who cannot be read beyond doubt."""
+"""A sender in doubt."""
 MAX_IN_PAIRS = 40
-"""Maximum number of rules or patterns that are tried two by two."""
+"""Maximum number of rules or patterns that are tried in pairs."""
 _LETTERS = "xqzjkvwyufgbdhmlpcnroiteasQ0123456789"
 
 
 @dataclass(frozen=True, slots=True)
 class SampleMessage:
-    """A message as `DescribedMessage` takes it, how to call it, and the sizes in bytes that rules want it to have."""
+    """The facts for a `DescribedMessage`, a name, and the sizes in bytes that rules ask for."""
 
     called: str
     author: str = SOMEBODY
@@ -41,18 +41,18 @@ class SampleMessage:
     most: int | None = None
 
     def of_sizes(self, sizes: Iterable[int]) -> list[int]:
-        """The smallest size that it may have, and those of `sizes` that it may have as well."""
+        """The smallest possible size, and those of `sizes` that are possible too."""
         return [self.least, *(each for each in sizes if self.least < each and (self.most is None or each <= self.most))]
 
 
 def described(message: SampleMessage, size: int) -> DescribedMessage:
-    """The message with this size in bytes. It is the same object on the same day, since many ask the same of it."""
+    """The message with this size in bytes; cached for one day."""
     return _described(message, size, today())
 
 
 @lru_cache(maxsize=2000)
 def _described(message: SampleMessage, size: int, day: date) -> DescribedMessage:
-    """What was decided about a message is remembered in it, and may be otherwise on another day."""
+    """Decisions are cached in the message, and may differ on another day."""
     named = any(each.partition(":")[0].strip().lower() == "from" for each in message.fields)
     fields = message.fields if named else (f"From: {message.author}", *message.fields)
     return DescribedMessage(message.subject, fields, message.attachments, size, message.login)
@@ -62,13 +62,13 @@ ANY_MESSAGE = SampleMessage("any")
 
 
 def messages(conditions: Conditions, avoided: Collection[str] = ()) -> Iterator[SampleMessage]:
-    """For each text of each condition a message that has it, and the first text of each other condition.
+    """A message for each text of each condition, with the first text of every other condition.
 
-    Stars are filled with a letter that is not in any of the texts `avoided`, as far as there is one.
+    Stars are filled with a letter that is in none of the texts `avoided`, if there is one.
     """
     letter = next((each for each in _LETTERS if not any(each in text for text in avoided)), "x")
     tags, fields, types, names = conditions.looked_for
-    authors, logins = (conditions.people.get(who, ()) for who in ("author", "login"))
+    authors, logins = (conditions.people.get(role, ()) for role in ("author", "login"))
     every: Sequence[Sequence[object]] = (tags, fields, types, names, authors, logins)
     if not any(every) and conditions.larger_than is None and conditions.smaller_than is None:
         return
@@ -100,14 +100,14 @@ def _message(
     author = next((filled(glob) for glob in authors if str(glob) != NULL_SENDER), SOMEBODY)
     least = 1 if conditions.larger_than is None else conditions.larger_than + 1
     most = None if conditions.smaller_than is None else conditions.smaller_than - 1
-    said = [f"subject {tag!r}" for tag in tags] + [f"field {each!r}" for each in lines]
-    said += [f"attachment {each!r}" for each in attachments]
-    said += [f"author {author}"] if authors else []
-    said += [f"login {login}"] if logins else []
-    said += [f"more than {conditions.larger_than} bytes"] if conditions.larger_than is not None else []
-    said += [f"fewer than {conditions.smaller_than} bytes"] if conditions.smaller_than is not None else []
+    descriptions = [f"subject {tag!r}" for tag in tags] + [f"field {each!r}" for each in lines]
+    descriptions += [f"attachment {each!r}" for each in attachments]
+    descriptions += [f"author {author}"] if authors else []
+    descriptions += [f"login {login}"] if logins else []
+    descriptions += [f"more than {conditions.larger_than} bytes"] if conditions.larger_than is not None else []
+    descriptions += [f"fewer than {conditions.smaller_than} bytes"] if conditions.smaller_than is not None else []
     login = "" if login == NULL_SENDER else login
-    return SampleMessage(", ".join(said), author, login, "".join(tags), lines, attachments, least, most)
+    return SampleMessage(", ".join(descriptions), author, login, "".join(tags), lines, attachments, least, most)
 
 
 def outside(conditions: Conditions) -> SampleMessage | None:
@@ -118,7 +118,7 @@ def outside(conditions: Conditions) -> SampleMessage | None:
 
 
 def joined(some: Sequence[SampleMessage]) -> SampleMessage | None:
-    """One message that has what all of these have; None where they cannot be one."""
+    """One message that combines all of these; None if they contradict each other."""
     authors = {each.author for each in some} - {SOMEBODY}
     logins = {each.login for each in some} - {""}
     least = max(each.least for each in some)
@@ -138,14 +138,14 @@ def joined(some: Sequence[SampleMessage]) -> SampleMessage | None:
 
 
 def senders(rules: Iterable[Conditions], separators: str, *, pairs: bool) -> list[str]:
-    """The null sender, one whom no rule looks for, and for each pattern one; with `pairs` also for each two."""
+    """The null sender, one that no rule looks for, and one for each pattern; with `pairs` also for each two."""
     globs = list(dict.fromkeys(glob for each in rules for glob in _asked(each)))
-    found = dict.fromkeys(["", SOMEBODY, *(filled(glob) for glob in globs if str(glob) != NULL_SENDER)])
+    addresses = dict.fromkeys(["", SOMEBODY, *(filled(glob) for glob in globs if str(glob) != NULL_SENDER)])
     if pairs:
         for two in combinations(globs[:MAX_IN_PAIRS], 2):
             if (both := _both(*two, separators)) is not None:
-                found[both] = None
-    return list(found)
+                addresses[both] = None
+    return list(addresses)
 
 
 def _asked(conditions: Conditions) -> Iterator[Glob]:

@@ -28,13 +28,13 @@ class TooHard(Exception):
 
 
 class RuleScope(NamedTuple):
-    """Whom a rule is for: those who fit one of `fits` (anybody, where it is None), and none of `misses`."""
+    """The people a rule applies to: those that fit one of `fits` (anybody if None), and none of `misses`."""
 
     fits: tuple[Glob, ...] | None = None
     misses: tuple[Glob, ...] = ()
 
     def is_one(self, address: str, separators: str) -> bool:
-        """Whether it is for this address."""
+        """Whether it includes this address."""
         local, _, domain = address.rpartition("@")
         texts = (address, f"{untagged(local, separators)}@{domain}")
 
@@ -47,7 +47,7 @@ class RuleScope(NamedTuple):
 class _ReadSoFar(NamedTuple):
     """How far an address has been read.
 
-    `whole` and `bare` have the places reached in each pattern by the address, and by what it is without its tag.
+    `whole` and `bare` are the states of each pattern for the address with and without its tag.
     """
 
     part: str
@@ -60,28 +60,28 @@ _BEGIN, _LOCAL, _UNTAGGED, _TAG, _LABEL, _DOMAIN = "begin", "local", "untagged",
 
 
 def searched(wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> str | None:
-    """The shortest address that is one of all `wanted` and of none of `unwanted`. Raises TooHard."""
+    """The shortest address in all of `wanted` and none of `unwanted`. Raises TooHard."""
     search = _Search(wanted, unwanted, separators)
     queue = deque([search.first])
-    came: dict[_ReadSoFar, tuple[_ReadSoFar, str] | None] = {search.first: None}
+    predecessors: dict[_ReadSoFar, tuple[_ReadSoFar, str] | None] = {search.first: None}
     left = MAX_WORK
     while queue:
         state = queue.popleft()
         if state.part == _DOMAIN and search.found(state):
-            return _spelled(came, state)
+            return _spelled(predecessors, state)
         for letter, after in search.steps(state):
             left -= search.width
-            if after not in came and search.alive(after):
-                came[after] = (state, letter)
+            if after not in predecessors and search.alive(after):
+                predecessors[after] = (state, letter)
                 queue.append(after)
         if left < 0:
             raise TooHard
     return None
 
 
-def _spelled(came: dict[_ReadSoFar, tuple[_ReadSoFar, str] | None], state: _ReadSoFar) -> str:
+def _spelled(predecessors: dict[_ReadSoFar, tuple[_ReadSoFar, str] | None], state: _ReadSoFar) -> str:
     letters: list[str] = []
-    while (before := came[state]) is not None:
+    while (before := predecessors[state]) is not None:
         state, letter = before
         letters.append(letter)
     return "".join(reversed(letters))
@@ -91,19 +91,21 @@ class _Search:
     """The automaton of all addresses, with how far each pattern has been read."""
 
     def __init__(self, wanted: Sequence[RuleScope], unwanted: Sequence[RuleScope], separators: str) -> None:
-        globs = list(dict.fromkeys(glob for who in (*wanted, *unwanted) for glob in (*(who.fits or ()), *who.misses)))
+        globs = list(
+            dict.fromkeys(glob for scope in (*wanted, *unwanted) for glob in (*(scope.fits or ()), *scope.misses))
+        )
         self._automata = [_automaton(glob) for glob in globs]
         self.width = len(globs) + 1
         place = {glob: number for number, glob in enumerate(globs)}
 
-        def places(who: RuleScope) -> tuple[list[int] | None, list[int]]:
-            return None if who.fits is None else [place[each] for each in who.fits], [
-                place[each] for each in who.misses
+        def places(scope: RuleScope) -> tuple[list[int] | None, list[int]]:
+            return None if scope.fits is None else [place[each] for each in scope.fits], [
+                place[each] for each in scope.misses
             ]
 
         self._wanted, self._unwanted = list(map(places, wanted)), list(map(places, unwanted))
         self._separators = separators
-        # Those that patterns tell apart, and one that stands for all others.
+        # The letters that patterns distinguish, and one that represents all others.
         own = {letter for glob in globs for part in glob.parts for letter in part} - {"@"}
         local = own | set(separators)
         other = next((letter for letter in _DOMAIN_LETTERS if letter not in local), letter_outside("".join(local)))
@@ -126,19 +128,19 @@ class _Search:
             after, separates = self._moved(whole, letter), letter in self._separators
             if part == _TAG or (part == _LOCAL and separates):
                 yield letter, _ReadSoFar(_TAG, after, bare)
-            else:  # nothing stands before a separator at the beginning
+            else:  # a separator at the beginning has nothing before it
                 begun = _UNTAGGED if part == _UNTAGGED or separates else _LOCAL
                 yield letter, _ReadSoFar(begun, after, self._moved(bare, letter))
         if part != _BEGIN:
             yield "@", _ReadSoFar(_LABEL, self._moved(whole, "@"), self._moved(bare, "@"))
 
     def alive(self, state: _ReadSoFar) -> bool:
-        """Whether those wanted may still be found behind this state."""
+        """Whether a wanted address may still be reached from this state."""
         reached = [one | other for one, other in zip(state.whole, state.bare, strict=True)]
         return all(fits is None or any(reached[each] for each in fits) for fits, _ in self._wanted)
 
     def found(self, state: _ReadSoFar) -> bool:
-        """Whether what has been read up to this state is wanted."""
+        """Whether the address read up to this state is wanted."""
         fitting = [
             bool((one | other) & automaton.end)
             for automaton, one, other in zip(self._automata, state.whole, state.bare, strict=True)
@@ -172,7 +174,7 @@ class _Automaton:
         self.end = 1 << len(literal)
 
     def step(self, state: int, letter: str) -> int:
-        """The state after one more letter; 0 where nothing fits any more."""
+        """The state after one more letter; 0 if nothing can fit."""
         return ((state << 1) & self._after.get(letter, 0)) | (state & self._stars)
 
 

@@ -1,5 +1,5 @@
-"""Bounds how long two sets are compared: each part that does much work asks whether there is time left.
-Standard: what was not compared for want of time is said (policy/compare_within.py), and never taken for proven.
+"""Limits the time of a comparison: each expensive part checks whether time is left.
+Standard: what was not compared in time is reported (policy/compare_within.py), never taken for proven.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class OutOfTimeError(Exception):
 
 @contextmanager
 def at_most(seconds: float) -> Iterator[None]:
-    """Within it, what compares raises OutOfTimeError after so many seconds."""
+    """Context in which a comparison raises OutOfTimeError after this many seconds."""
     token = _until.set(time.monotonic() + seconds)
     try:
         yield
@@ -27,7 +27,7 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 def check_time() -> None:
-    """Raises OutOfTimeError where there is no time left; without a limit there always is."""
+    """Raises OutOfTimeError if no time is left."""
     until = _until.get()
     if until is not None and time.monotonic() > until:
         raise OutOfTimeError

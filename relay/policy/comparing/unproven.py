@@ -1,5 +1,5 @@
-"""What could not be shown to be safe: the rule that it is about, and a mail to look at it with.
-Standard: where the mail shows that the new set is weaker it is a difference like others, else it is unproven.
+"""What could not be proven safe: the rule, and an example mail.
+Standard: if the mail shows that the new set is weaker, it is a difference; else it is unproven.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ MAX_CANDIDATES = 4
 
 @dataclass(frozen=True, slots=True)
 class Unproven:
-    """Mail that the new set may treat weaker; nothing shows that it does, and nothing shows that it does not.
+    """Mail that the new set may treat weaker; neither that nor the opposite could be shown.
 
-    `rule` is the file and line of the old set that nothing is shown to make up for, `why` says what may be weaker.
-    `sender`, `recipient` and `message` are a mail to look at it with, `day` the one from which on it may be so.
+    `rule` is the file and line of the old set that no new rule is shown to cover, `why` says what may be weaker.
+    `sender`, `recipient` and `message` are an example mail, `day` is the first day on which it may happen.
     """
 
     rule: str
@@ -50,7 +50,7 @@ class Unproven:
     message: str
     day: date | None = None
     kinds: int = 1
-    """For how many kinds of recipients it is the same."""
+    """Number of kinds of recipients with the same result."""
 
     def as_dict(self) -> dict[str, Any]:
         """JSON's types, with stable names."""
@@ -68,17 +68,17 @@ class Unproven:
 
 @dataclass(frozen=True, slots=True)
 class FailedMail:
-    """A mail that a failure is about."""
+    """A mail affected by a failure."""
 
     sender: str
     recipient: str
     message: SampleMessage
     alone: bool = False
-    """The recipient is not the one who stands for a kind."""
+    """The recipient is not the representative of a kind."""
 
 
 def witnesses(failure: ProofFailure, new: Side, recipient: str, separators: str) -> Iterator[FailedMail]:
-    """Mails that the rule is for, and as few of the new rules as can be."""
+    """Mails to which the old rule applies, and as few of the new rules as possible."""
     avoided = [text for each in new.raising for text in _texts(each.conditions)]
     some = list(messages(failure.conditions, avoided))[:1] or [ANY_MESSAGE]
     for each in failure.together:
@@ -95,39 +95,39 @@ def witnesses(failure: ProofFailure, new: Side, recipient: str, separators: str)
 
 
 def _recipients(failure: ProofFailure, new: Side, recipient: str, separators: str) -> Iterator[str]:
-    """Whom the old rule is for, and new ones perhaps are not: whom rules name, and who stands for the kind."""
+    """Recipients of the old rule that new ones may not cover: those that rules name, and the kind's representative."""
     people = failure.conditions.people
     asked = RuleScope(people.get("recipient"), people.get("not_recipient", ()))
     named = [people.get("recipient", ())]
     named += [each.conditions.people.get("not_recipient", ()) for each in new.raising]
-    found: dict[str, None] = {}
+    candidates: dict[str, None] = {}
     for text in (filled(glob) for globs in named for glob in globs):
         for address in (text, f"{text.rpartition('@')[0]}@{recipient.rpartition('@')[2]}"):
-            if len(found) < MAX_CANDIDATES and _is_address(address) and asked.is_one(address, separators):
-                found[address] = None
-    yield from found
+            if len(candidates) < MAX_CANDIDATES and _is_address(address) and asked.is_one(address, separators):
+                candidates[address] = None
+    yield from candidates
     yield recipient
 
 
-def _candidates(who: str, first: str, failure: ProofFailure, new: Side, separators: str) -> Iterator[str]:
-    """Who may be meant by the old rule, and perhaps not by new ones: those whom new rules name."""
+def _candidates(role: str, first: str, failure: ProofFailure, new: Side, separators: str) -> Iterator[str]:
+    """People the old rule may apply to, and new ones may not: those that new rules name."""
     people = failure.conditions.people
-    asked = RuleScope(people.get(who), people.get(f"not_{who}", ()))
+    asked = RuleScope(people.get(role), people.get(f"not_{role}", ()))
     named = (
-        glob for each in new.raising for name in (who, f"not_{who}") for glob in each.conditions.people.get(name, ())
+        glob for each in new.raising for name in (role, f"not_{role}") for glob in each.conditions.people.get(name, ())
     )
-    found = dict.fromkeys([first])
+    candidates = dict.fromkeys([first])
     for glob in named:
         text = filled(glob)
-        fits = asked.is_one(text, separators) if who == "author" else _is_login(text, asked)
-        if fits and len(found) < MAX_CANDIDATES and (who == "login" or _is_address(text)):
-            found[text] = None
-    yield from found
+        fits = asked.is_one(text, separators) if role == "author" else _is_login(text, asked)
+        if fits and len(candidates) < MAX_CANDIDATES and (role == "login" or _is_address(text)):
+            candidates[text] = None
+    yield from candidates
 
 
-def _is_login(text: str, who: RuleScope) -> bool:
-    fits = who.fits is None or any(glob.matches(text) for glob in who.fits)
-    return fits and not any(glob.matches(text) for glob in who.misses) and text != NULL_SENDER
+def _is_login(text: str, scope: RuleScope) -> bool:
+    fits = scope.fits is None or any(glob.matches(text) for glob in scope.fits)
+    return fits and not any(glob.matches(text) for glob in scope.misses) and text != NULL_SENDER
 
 
 def _senders(failure: ProofFailure) -> Iterator[str]:
@@ -167,17 +167,17 @@ def shown_by(old: PolicySet, new: PolicySet, witness: FailedMail, called: str, d
     mail = described(witness.message, witness.message.least)
     for each in look(old, new, witness.sender, witness.recipient, [mail]):
         sender = witness.sender or NULL_SENDER
-        said = witness.message.called if day is None else f"{witness.message.called}, from {day} on"
-        whom = witness.recipient if witness.alone else called
+        message = witness.message.called if day is None else f"{witness.message.called}, from {day} on"
+        recipients = witness.recipient if witness.alone else called
         shown = (each.before, each.after, each.changed, each.direction)
-        found = Difference(whom, sender, said, *shown, sender, witness.alone, each.sample)
-        if found.weaker:
-            return found
+        difference = Difference(recipients, sender, message, *shown, sender, witness.alone, each.sample)
+        if difference.weaker:
+            return difference
     return None
 
 
 def unproven(failure: ProofFailure, witness: FailedMail, where: str, called: str, day: date | None) -> Unproven:
-    """What is to be said of a failure that no mail shows."""
+    """The report of a failure that no mail shows."""
     sender = witness.sender or NULL_SENDER
     return Unproven(where, called, failure.why, sender, witness.recipient, witness.message.called, day)
 

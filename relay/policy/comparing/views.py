@@ -1,5 +1,5 @@
-"""One set as comparisons look at it: what each kind of recipient gets on each day, made once for all files alike.
-Standard: policies/README.md; a file or rule counts from its `since` to its `until`, days are those of UTC.
+"""One set as seen by comparisons: what each kind of recipient gets on each day, shared by equal files.
+Standard: policies/README.md; a file or rule applies from its `since` to its `until`; days are in UTC.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _ON_RECIPIENTS = frozenset(ON_RECIPIENTS)
 
 
 def counts(settings: SealingSettings, day: date) -> bool:
-    """Whether a file or rule counts on a day."""
+    """Whether a file or rule applies on a day."""
     return (settings.since is None or settings.since <= day) and (settings.until is None or day <= settings.until)
 
 
 def turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:
-    """The days later than this one on which one of them begins to count, or counts no more."""
+    """The later days on which one of them begins or ends."""
     for each in settings:
         if each.since is not None and each.since > after:
             yield each.since
@@ -36,7 +36,7 @@ def turns(settings: Iterable[SealingSettings], after: date) -> Iterator[date]:
 
 
 def covering(files: Iterable[tuple[Step, PolicyFile | None]], day: date) -> PolicyFile | None:
-    """The first file that covers those for whom all these are looked for."""
+    """The first of these files that covers the recipients."""
     for step, file in files:
         if file is not None and counts(file.policy, day) and (step != "parent domain" or file.policy.subdomains):
             return file
@@ -44,7 +44,7 @@ def covering(files: Iterable[tuple[Step, PolicyFile | None]], day: date) -> Poli
 
 
 _NOBODY = Side()
-"""Where no file covers anybody, and all mail is held."""
+"""Without a file: all mail is held."""
 
 
 class View:
@@ -64,11 +64,11 @@ class View:
 
     @property
     def asks_for_recipients(self) -> bool:
-        """Whether there are floors that are not for all recipients."""
+        """Whether some floors have conditions on recipients."""
         return self._by_recipient
 
     def floors(self, kind: Kind) -> tuple[Item, ...]:
-        """The floors that are for any of a kind, each without conditions on recipients that hold for all of them."""
+        """The floors for a kind, each without conditions on recipients that hold for all of it."""
         inside = kind.address.domain in self.policies.site.domains
         if not inside and not self._by_recipient:
             return self._floors
@@ -78,48 +78,48 @@ class View:
         return self._found
 
     def _for(self, kind: Kind, item: Item) -> Item | None:
-        """A floor for one kind; the same object for all kinds for whom the same is left of it."""
+        """A floor for one kind; kinds with equal results share one object."""
         if _ON_RECIPIENTS.isdisjoint(item.conditions.people):
             return item
         if (left := left_of(self._kinds, kind, item.conditions)) is None:
             return None
-        what = (id(item), left)
-        if what not in self._for_kind:
+        key = (id(item), left)
+        if key not in self._for_kind:
             changed = dict(zip(ON_RECIPIENTS, left, strict=True))
-            self._for_kind[what] = item.having(item.conditions.with_people(**changed))
-        return self._for_kind[what]
+            self._for_kind[key] = item.having(item.conditions.with_people(**changed))
+        return self._for_kind[key]
 
     def side(self, kind: Kind, file: PolicyFile | None, floors: tuple[Item, ...], day: date) -> Side:
-        """What holds for a kind on a day on which this file covers it; the same object where it is the same."""
+        """What holds for a kind on a day on which this file covers it; equal results share one object."""
         if file is None:
             return _NOBODY
         rules = tuple(number for number, rule in enumerate(file.policy.when, 1) if counts(rule, day))
         owner = self.policies.owners.get(kind.address.domain)
         peer = file.policy.peer or owner
         guarded = owner is not None and file.scope != "person" and file.domain != kind.address.domain
-        what = (id(file.policy), rules, peer, guarded, tuple(map(id, floors)))
-        if what not in self._sides:
+        key = (id(file.policy), rules, peer, guarded, tuple(map(id, floors)))
+        if key not in self._sides:
             items = [self._item(file.policy.when[number - 1], number) for number in rules]
-            self._sides[what] = Side(
+            self._sides[key] = Side(
                 self._own_of(file.policy),
                 tuple(each for each in items if not each.rule.when.only_raises),
                 (*floors, *(each for each in items if each.rule.when.only_raises)),
                 peer,
                 guarded=guarded,
             )
-        return self._sides[what]
+        return self._sides[key]
 
     def _item(self, rule: When, number: int) -> Item:
-        found = self._items.get(id(rule))
-        if found is None:
-            found = self._items[id(rule)] = Item.of(PlacedRule(rule, "", 0, number), self.policies.groups)
-        return found
+        item = self._items.get(id(rule))
+        if item is None:
+            item = self._items[id(rule)] = Item.of(PlacedRule(rule, "", 0, number), self.policies.groups)
+        return item
 
     def _own_of(self, policy: Policy) -> Chosen:
-        found = self._own.get(id(policy))
-        if found is None:
-            found = self._own[id(policy)] = Chosen(policy.levels).instead(policy, 0)
-        return found
+        own = self._own.get(id(policy))
+        if own is None:
+            own = self._own[id(policy)] = Chosen(policy.levels).instead(policy, 0)
+        return own
 
 
 def _is_inside(item: Item) -> bool:

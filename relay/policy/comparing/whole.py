@@ -1,5 +1,5 @@
-"""Compares two sets kind of recipient by kind, and day by day: what samples show, and what cannot be proven.
-Standard: policies/README.md; what is the same for many kinds, since their files say the same, is done once.
+"""Compares two sets for each kind of recipient and each day: what samples show, and what cannot be proven.
+Standard: policies/README.md; kinds whose files say the same are compared once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MAX_DAYS = 20
 
 @dataclass(frozen=True, slots=True)
 class FoundForKinds:
-    """What is found for kinds of recipients of whom both sets say the same; `coarse`: not all samples were tried."""
+    """The results for kinds of recipients that are equal in both sets; `coarse`: not all samples were tried."""
 
     differences: tuple[Difference, ...] = ()
     unproven: tuple[Unproven, ...] = ()
@@ -40,7 +40,7 @@ _NOTHING = FoundForKinds()
 
 @dataclass(frozen=True, slots=True)
 class _Span:
-    """Days on which the same holds for one kind of recipient, from `day` on; None: from today on."""
+    """A span of days on which the same holds for one kind of recipient, from `day` (None: today)."""
 
     day: date | None
     sides: tuple[Side, Side]
@@ -62,18 +62,18 @@ class Whole:
         self._proofs: dict[object, list[ProofFailure]] = {}
 
     def of_kind(self, kind: Kind) -> FoundForKinds:
-        """What is found for one kind of recipient, or was for another one like it."""
+        """The results for one kind of recipient, shared by equal ones."""
         if kind.part == "tagged" and self._as_without_tag(kind):
             return _NOTHING
         files = self.kinds.files(kind)
         chain = self.kinds.files(kind, arriving=True) if may_be_route(kind.address) else files
-        what = (*self._beside(kind), *((step, self._number(old), self._number(new)) for step, old, new in chain))
-        if what not in self._found:
-            self._found[what] = self._look(kind, files)
-        return self._found[what]
+        key = (*self._beside(kind), *((step, self._number(old), self._number(new)) for step, old, new in chain))
+        if key not in self._found:
+            self._found[key] = self._look(kind, files)
+        return self._found[key]
 
     def in_doubt(self) -> Iterator[Difference]:
-        """What is asked of arriving mail that may be from anybody."""
+        """Changed demands on arriving mail that may be from anybody."""
         old, new = self._sets
         if (changed := changed_demands(old.demands, new.demands)) is not None:
             yield Difference("authors in doubt", "", ARRIVING, None, None, *changed, "authors in doubt")
@@ -81,31 +81,31 @@ class Whole:
     # --- what is the same -------------------------------------------------------------------------------------------
 
     def _beside(self, kind: Kind) -> tuple[object, ...]:
-        """The same for kinds for whom all that stands beside their files says the same."""
+        """Equal for kinds for which everything beside their files is the same."""
         floors = [view.floors(kind) for view in self._views]
         asked = any(_asks_for_recipients(each) for some in floors for each in some)
         owners = tuple(each.owners.get(kind.address.domain) for each in self._sets)
         return *(tuple(map(id, some)) for some in floors), owners, self.kinds.patterns(kind) if asked else None
 
     def _as_without_tag(self, kind: Kind) -> bool:
-        """Whether floors tell nobody with a tag from who has none."""
+        """Whether no floor distinguishes addresses with and without a tag."""
         if not any(each.asks_for_recipients for each in self._views):
             return True
         return all(_the_same(view.floors(kind), view.floors(self.kinds.untagged(kind))) for view in self._views)
 
     def _number(self, file: PolicyFile | None, *, rules: bool = True) -> int:
-        """The same for files that say the same, or do without their `rules`."""
+        """Equal for files that say the same, or do so without their `rules`."""
         if file is None:
             return 0
         number = self._policies.get((id(file.policy), rules))
         if number is None:
             without = {"reason"} if rules else {"reason", "when"}
-            what = tuple((name, getattr(file.policy, name)) for name in Policy.model_fields if name not in without)
-            number = self._policies[id(file.policy), rules] = self._numbers.setdefault(what, len(self._numbers) + 1)
+            key = tuple((name, getattr(file.policy, name)) for name in Policy.model_fields if name not in without)
+            number = self._policies[id(file.policy), rules] = self._numbers.setdefault(key, len(self._numbers) + 1)
         return number
 
     def _side(self, side: Side) -> int:
-        """The same for sides that are equally strong."""
+        """Equal for sides that are equally strong."""
         number = self._sides.get(id(side))
         if number is None:
             number = self._sides[id(side)] = self._numbers.setdefault(side.key, len(self._numbers) + 1)
@@ -131,16 +131,16 @@ class Whole:
         open_: dict[object, Unproven] = {}
         for span in spans:
             for failure in self._failures(kind, span):
-                said = self._said(kind, span, failure)
-                if isinstance(said, Difference):
-                    differences.setdefault((said.direction, said.changed), said)
+                result = self._said(kind, span, failure)
+                if isinstance(result, Difference):
+                    differences.setdefault((result.direction, result.changed), result)
                 else:
-                    open_.setdefault((said.rule, said.why), said)
+                    open_.setdefault((result.rule, result.why), result)
         weaker = any(each.weaker for each in differences.values())
         return FoundForKinds(tuple(differences.values()), () if weaker else tuple(open_.values()), coarse)
 
     def _spans(self, kind: Kind, files: list[Files]) -> Iterator[_Span]:
-        """Each of the days, from today on, from which on it may be that something differs in another way."""
+        """The spans of days, from today, within which nothing changes."""
         now = today()
         floors = [view.floors(kind) for view in self._views]
         every = [file.policy for _, *both in files for file in both if file is not None]
@@ -154,13 +154,13 @@ class Whole:
                 before = self._views[0].side(kind, old, floors[0], day)
                 after = self._views[1].side(kind, new, floors[1], day)
                 same = self._number(old) == self._number(new) and _all_of(before) == _all_of(after)
-                what = (id(before), id(after), self._number(old), self._number(new))
-                if what not in seen and not same:
-                    seen.add(what)
+                key = (id(before), id(after), self._number(old), self._number(new))
+                if key not in seen and not same:
+                    seen.add(key)
                     yield _Span(None if day == now else day, (before, after), (old, new))
 
     def _demanded(self, kind: Kind) -> Iterator[Difference]:
-        """What is asked of mail from this kind, where it differs."""
+        """The changed demands on mail from this kind."""
         files = self.kinds.files(kind, arriving=True)
         every = [file.policy for _, *both in files for file in both if file is not None]
         if not any(each.require or each.drops_require for each in every):
@@ -176,17 +176,17 @@ class Whole:
     # --- what is not shown ------------------------------------------------------------------------------------------
 
     def _failures(self, kind: Kind, span: _Span) -> list[ProofFailure]:
-        """What could not be proven of one kind on some days; the same for all that are as strong."""
+        """What could not be proven for one kind on some days; shared by sides of equal strength."""
         asked = any(_asks_for_recipients(each) for side in span.sides for each in side.raising)
         recipients = self.kinds.patterns(kind) if asked else ()
-        what = (*map(self._side, span.sides), recipients)
-        if what not in self._proofs:
+        key = (*map(self._side, span.sides), recipients)
+        if key not in self._proofs:
             max_bounce = self._sets[1].site.max_bounce
-            self._proofs[what] = Proof(*span.sides, self.kinds.separators, max_bounce, recipients).failures()
-        return self._proofs[what]
+            self._proofs[key] = Proof(*span.sides, self.kinds.separators, max_bounce, recipients).failures()
+        return self._proofs[key]
 
     def _said(self, kind: Kind, span: _Span, failure: ProofFailure) -> Difference | Unproven:
-        """A mail that shows it, or one to look at."""
+        """The difference that a mail shows, or else the unproven failure."""
         first = None
         with on_day(span.day or today()):
             for witness in witnesses(failure, span.sides[1], kind.text, self.kinds.separators):
@@ -197,7 +197,7 @@ class Whole:
         return unproven(failure, first, self._where(span, failure), kind.called, span.day)
 
     def _where(self, span: _Span, failure: ProofFailure) -> str:
-        """File and line of what nothing is shown to make up for."""
+        """File and line of the rule that is not shown to be covered."""
         if floor := placed(failure.item):
             return floor
         old, new = span.covered
@@ -217,7 +217,7 @@ def _asks_for_recipients(item: Item) -> bool:
 
 
 def _all_of(side: Side) -> object:
-    """What a side says, also of what is not about strength."""
+    """All that a side says, including what is not about strength."""
     rules = (each.rule.when for each in (*side.replacing, *side.raising))
     more = tuple((each.otherwise, each.impossible, each.hold_for, each.priority) for each in rules)
     return side.key, more

@@ -10,7 +10,7 @@ from itertools import combinations, permutations
 import pytest
 
 from relay.levels import SEALING, LevelName
-from relay.policy.comparing.implied import Known, implies
+from relay.policy.comparing.implied import Assumptions, implies
 from relay.policy.comparing.items import Conditions, conditions_of
 from relay.policy.comparing.outcomes import descending
 from relay.policy.floors import read_floors
@@ -101,19 +101,19 @@ NOT_IMPLIED = [
 
 @pytest.mark.parametrize(("narrow", "wide"), IMPLIED)
 def test_a_rule_applies_wherever_a_narrower_one_does(narrow: str, wide: str) -> None:
-    assert implies(of(narrow), of(wide), Known("+"))
+    assert implies(of(narrow), of(wide), Assumptions("+"))
 
 
 @pytest.mark.parametrize(("narrow", "wide"), NOT_IMPLIED)
 def test_of_another_rule_that_is_not_said(narrow: str, wide: str) -> None:
-    assert not implies(of(narrow), of(wide), Known("+"))
+    assert not implies(of(narrow), of(wide), Assumptions("+"))
 
 
 def test_whom_an_exception_names_may_be_an_address_that_stands_for_another_one() -> None:
     """SRS0=...=ceo@relay.example is the ceo for one rule, and at relay.example for the other."""
     narrow, wide = of('sender = "ceo@a.example"'), of('not_sender = "*@relay.example"')
-    assert implies(narrow, wide, Known("+"))
-    assert not implies(narrow, wide, Known("+", rewritten=True))
+    assert implies(narrow, wide, Assumptions("+"))
+    assert not implies(narrow, wide, Assumptions("+", rewritten=True))
 
 
 def test_the_gate_misses_nothing_that_an_independent_reference_finds() -> None:
