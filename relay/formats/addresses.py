@@ -1,8 +1,8 @@
-"""Reads the addresses in a header field such as From as every reader sees them, or says that there is doubt.
+"""Parses the addresses in a header field such as From, if all readers see the same ones; else raises InDoubt.
 Standard: RFC 5322 3.4, and those obsolete forms of 4.4 that all read alike; RFC 6854 (groups), RFC 6532 (UTF-8).
 
-Whom a message is from decides what it must arrive with, and what a user may send. So whatever address another reader
-may find must be among those found here; where that is not sure, the field is in doubt. It takes linear time.
+The author of a message decides which protection it needs, and what a user may send. So any address that another
+reader may find must be among those found here; otherwise the field is in doubt. It takes linear time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ MAX_COMMENTS = 8
 """Maximum depth of nested comments; readers give up at different depths."""
 
 _UNFIT = re.compile(r"[^\t -~\xa0-\U0010ffff]|[\u2028\u2029\ufeff]")
-"""Control characters, and what some readers take for the end of a line or leave out."""
+"""Control characters, and those that some readers drop or take for the end of a line."""
 _EMPTY_LINE = re.compile(rb"\r\n[ \t]*(?:\r\n|\Z)|\\\r\n")
-"""A line of blanks alone, where some readers see the end of the header; and a line that ends in a quoting sign."""
+"""A line of blanks alone, where some readers end the header; and a line that ends in a backslash."""
 _TOKEN = re.compile(
     r"""
       (?P<blank>   [ \t]+ )
@@ -46,24 +46,24 @@ _PLAIN = re.compile(
     (?:\r\n)?""",
     re.VERBOSE,
 )
-"""One address, with a name in front or none, in the form that nobody reads otherwise: as most mail has it."""
+"""One address with or without a display name, in the common form that all readers parse alike."""
 PLAIN_OCTETS = 500
 _COMMENT_SIGN = re.compile(r"\\.|[()]")
 _LOCAL_IN_QUOTES = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~. -]+")
-"""Characters allowed in a quoted local part; other readers fail on the rest, which nobody uses."""
+"""Characters allowed in a quoted local part; some readers fail on others, which nobody uses."""
 
 _ENCODED_WORD = re.compile(r"=\?([\w.:+-]+)(?:\*[\w-]*)?\?([BbQq])\?([^\r\n?()<>@,;:\\\"\[\]]*)\?=", re.ASCII)
-"""RFC 2047, 2 and 5 (3): nothing in it means something to a reader who does not know encoded words."""
+"""RFC 2047, 2 and 5 (3): nothing in it is special to a reader without encoded words."""
 _SLOW_CHARSETS = frozenset({"punycode", "idna"})
-"""Codecs that Python takes for charsets too; nobody writes mail in them."""
+"""Python codecs that are no charsets of mail."""
 
 
 class InDoubt(ValueError):
-    """The field is not plainly a list of addresses, so readers may find different ones in it."""
+    """The field is ambiguous: readers may find different addresses in it."""
 
 
 class Mailbox(NamedTuple):
-    """One address as it was meant: local part without quotes, domain or `[literal]`, both in the case they had."""
+    """One address: local part without quotes, domain or `[literal]`, both in their original case."""
 
     local: str
     domain: str
@@ -73,23 +73,23 @@ class Mailbox(NamedTuple):
 
 
 def read_addresses(field: bytes) -> tuple[Mailbox, ...]:
-    """The addresses in the value of an address field (octets as they stand there, folding and all); at least one.
+    """The addresses in the value of an address field (raw octets, maybe folded); at least one.
 
-    Some readers decode encoded words before they look for addresses, and must find none but these. Raises InDoubt.
+    Some readers decode encoded words first, and must not find other addresses. Raises InDoubt.
     """
     if len(field) <= PLAIN_OCTETS and (plain := _PLAIN.fullmatch(field)):
         return (Mailbox(plain[2].decode("ascii"), plain[3].decode("ascii")),)
     text = _unfolded(field)
     parser = _Parser(_tokens(text))
     parser.addresses()
-    found = parser.found
-    if not found:
+    mailboxes = parser.mailboxes
+    if not mailboxes:
         raise InDoubt("it names nobody")
-    if "=?" in text and ("@" in _decoded(text) or text.count("@") != len(found)):
+    if "=?" in text and ("@" in _decoded(text) or text.count("@") != len(mailboxes)):
         raise InDoubt("it has encoded words, and an @ within a name")
-    if len(found) > MAX_ADDRESSES:
+    if len(mailboxes) > MAX_ADDRESSES:
         raise InDoubt(f"it has more than {MAX_ADDRESSES} addresses")
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(mailboxes))
 
 
 def _unfolded(field: bytes) -> str:
@@ -110,7 +110,7 @@ def _unfolded(field: bytes) -> str:
 
 
 class _Token(NamedTuple):
-    """A word, a quoted string (what is in it), a literal, or one of the special characters, which is its own kind."""
+    """A word, the content of a quoted string, a literal, or a special character, which is its own kind."""
 
     kind: str
     text: str
@@ -120,7 +120,7 @@ _END = _Token("end", "")
 
 
 def _tokens(text: str) -> list[_Token]:
-    """All but blanks and comments, and then the end."""
+    """All tokens but blanks and comments, followed by the end token."""
     place, tokens = 0, []
     while place < len(text):
         match = _TOKEN.match(text, place)
@@ -142,7 +142,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _comment_end(text: str, start: int) -> int:
-    """Returns the end of the comment whose first character stands at `start`."""
+    """Returns the end of the comment that begins at `start`."""
     depth = 1
     for sign in _COMMENT_SIGN.finditer(text, start):
         depth += {"(": 1, ")": -1}.get(sign[0], 0)
@@ -154,14 +154,14 @@ def _comment_end(text: str, start: int) -> int:
 
 
 class _Parser:
-    """Goes through the tokens once, without looking back; `found` are the addresses."""
+    """A parser in one pass, without backtracking; `mailboxes` are the addresses."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens, self._at = tokens, 0
-        self.found: list[Mailbox] = []
+        self.mailboxes: list[Mailbox] = []
 
     def addresses(self, end: str = "end") -> None:
-        """An address-list up to its end, or with `end` ";" what stands in a group; there may be empty places in it."""
+        """Parses an address-list, or with `end` ";" the content of a group; entries may be empty."""
         while True:
             if self._tokens[self._at].kind not in (",", end):
                 self._address(in_group=end == ";")
@@ -176,12 +176,12 @@ class _Parser:
         kind = self._tokens[self._at].kind
         if kind == "@":
             mailbox = self._mailbox(words)
-            self.found.append(mailbox)
-            # `a@b.example <a@b.example>` breaks the rules, but is frequent, and there is but one address to be seen.
+            self.mailboxes.append(mailbox)
+            # `a@b.example <a@b.example>` is invalid but frequent, and has only one address.
             if self._tokens[self._at].kind == "<" and self._in_angles() != mailbox:
                 raise InDoubt("an address stands before another one")
         elif kind == "<" and _is_phrase(words):
-            self.found.append(self._in_angles())
+            self.mailboxes.append(self._in_angles())
         elif kind == ":" and words and _is_phrase(words) and not in_group:
             self._take()
             self.addresses(";")
@@ -217,13 +217,13 @@ class _Parser:
             raise InDoubt(f"an address has no {kind} where it should")
 
     def _take(self) -> _Token:
-        """The next token; the end, which is the last, is taken once."""
+        """The next token; the end token is consumed once."""
         self._at += 1
         return self._tokens[self._at - 1]
 
 
 def _is_phrase(words: list[_Token]) -> bool:
-    """Whether these may be a name: words and dots (4.1, obs-phrase), the first of them no dot."""
+    """Whether these may be a name: words and dots (4.1, obs-phrase), not beginning with a dot."""
     return not words or words[0].kind != "."
 
 
@@ -236,7 +236,7 @@ def _local(words: list[_Token]) -> str:
 
 
 def _dotted(words: list[_Token]) -> str:
-    """Words with dots between them, around which there may have been blanks and comments (4.4)."""
+    """Words joined by dots, around which there may have been blanks and comments (4.4)."""
     kinds = [token.kind for token in words]
     if not kinds or kinds[::2] != ["word"] * (len(kinds) // 2 + 1) or kinds[1::2] != ["."] * (len(kinds) // 2):
         raise InDoubt("words stand where an address should")
@@ -244,7 +244,7 @@ def _dotted(words: list[_Token]) -> str:
 
 
 def _decoded(text: str) -> str:
-    """What the encoded words in a text say, without those that cannot be decoded."""
+    """The decoded encoded words of a text, without invalid ones."""
     return "".join(_decoded_word(*word.groups()) for word in _ENCODED_WORD.finditer(text))
 
 

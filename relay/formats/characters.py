@@ -1,8 +1,8 @@
-"""Which characters addresses, key_IDs and names may have, and how letters are compared: under every Python alike.
+"""Valid characters of addresses, key_IDs and names, and comparison of letters, independent of the Python version.
 Standard: relay/FORMAT.md, 3.1: Unicode 14.0, whose code points later versions fold and compose as it does (UAX 15, 3).
 
-Python's own tables are of another Unicode version with each release. A message that opens under one of them has to open
-under the others. So what Unicode 14.0 does not assign stands for itself here, whatever later versions make of it.
+Each Python release has tables of another Unicode version. A message that opens under one of them has to open under
+the others. So characters that Unicode 14.0 does not assign are left unchanged here.
 """
 
 from __future__ import annotations
@@ -21,36 +21,36 @@ _NOT_PRINTABLE = re.compile(
     + "".join(f"{chr(plane + 0xFFFE)}{chr(plane + 0xFFFF)}" for plane in range(0x10000, 0xE0000, 0x10000))
     + "\U000e0000-\U000e00ff\U000e01f0-\U0010ffff]"
 )
-"""Control and format characters, separators but the space, surrogates, private use, what is no character."""
+"""Control and format characters, separators but the space, surrogates, private use, noncharacters."""
 
 
 def is_printable(text: str) -> bool:
-    """Whether each character can be shown, and none of them does anything to what stands around it."""
+    """Whether each character is visible, and none affects the display of its neighbours."""
     return text.isprintable() if text.isascii() else _NOT_PRINTABLE.search(text) is None
 
 
 def is_assigned(text: str) -> bool:
-    """Whether Unicode 14.0 has all of these characters."""
+    """Whether Unicode 14.0 assigns all of these characters."""
     return text.isascii() or _later().search(text) is None
 
 
 def lower(text: str) -> str:
-    """In lower case, each letter by itself: in a whole word a final capital sigma is special."""
+    """The text in lower case, each letter on its own: in a word a final capital sigma is special."""
     return text.lower() if text.isascii() else _of_assigned(lambda piece: "".join(map(str.lower, piece)), text)
 
 
 def casefold(text: str) -> str:
-    """Under full case folding."""
+    """The text under full case folding."""
     return text.lower() if text.isascii() else _of_assigned(str.casefold, text)
 
 
 def nfc(text: str) -> str:
-    """In Normalization Form C."""
+    """The text in Normalization Form C."""
     return text if text.isascii() else _of_assigned(lambda piece: unicodedata.normalize("NFC", piece), text)
 
 
 def nfkc(text: str) -> str:
-    """In Normalization Form KC."""
+    """The text in Normalization Form KC."""
     return text if text.isascii() else _of_assigned(lambda piece: unicodedata.normalize("NFKC", piece), text)
 
 
@@ -61,13 +61,13 @@ def _of_assigned(change: Callable[[str], str], text: str) -> str:
 
 
 def load() -> None:
-    """Reads the table of what Unicode 14.0 does not assign; else the first text that is not ASCII does."""
+    """Loads the table of unassigned characters in advance; else the first text that is not ASCII does."""
     _later()
 
 
 @cache
 def _later() -> re.Pattern[str]:
-    """What Unicode 14.0 does not assign, as many as stand side by side."""
+    """Runs of characters that Unicode 14.0 does not assign."""
     lines = resources.files("relay.formats").joinpath("unicode_14.txt").read_text(encoding="ascii").splitlines()
     ranges = (each.partition("-") for line in lines if not line.startswith("#") for each in line.split())
     members = "".join(f"\\U{int(first, 16):08x}-\\U{int(last or first, 16):08x}" for first, _, last in ranges)

@@ -1,8 +1,8 @@
-"""Reads octets of a named character set in every way that some mail program does.
-Standard: RFC 2978 and IANA's names, the labels of the WHATWG Encoding Standard, and what programs accept besides.
+"""Decodes octets of a named character set in every way that some mail program does.
+Standard: RFC 2978 and IANA's names, the labels of the WHATWG Encoding Standard, and other names that programs accept.
 
-Programs do not agree about charsets. To some us-ascii with 8 bits is Windows-1252, to others UTF-8. UTF-16 without a
-byte order mark is read from either end, and an unknown name is passed over, guessed or left undecoded. Only the codecs
+Programs disagree about charsets. To some us-ascii with 8 bits is Windows-1252, to others UTF-8. UTF-16 without a
+byte order mark is read in either byte order, and an unknown name is ignored, guessed or left undecoded. Only the codecs
 of these tables are used: Python has others, which take the square of the length.
 """
 
@@ -17,9 +17,9 @@ MAX_LABEL = 80
 
 UTF_8 = "utf_8"
 LEGACY = "cp1252"
-"""What programs take text for that is not UTF-8; IANA's Latin-1 is a part of it."""
+"""The default charset of programs for text that is not UTF-8; a superset of IANA's Latin-1."""
 GUESS = "guess"
-"""UTF-8 where the octets are that, and `LEGACY` where they are not."""
+"""UTF-8 if the octets are valid, else `LEGACY`."""
 SEVEN_BITS = "seven_bits"
 """ASCII without the eighth bit, as Windows' code page 20127 is read."""
 _UTF_7_IMAP = "utf_7_imap"
@@ -81,7 +81,7 @@ cp424                    ebcdiccphe csibm424
 cp500                    ebcdiccpbe ebcdiccpch csibm500
 cp1140                   ebcdicus37euro
 """
-"""Codecs in the order in which programs are likely to use them, and the charset's names without signs."""
+"""Codecs in the order in which programs are likely to use them, and the charset's names without punctuation."""
 
 _PAGES = """
 cp1252                   367 819 20127 28591
@@ -109,7 +109,7 @@ mac_latin2               10029
 mac_iceland              10079
 mac_turkish              10081
 """
-"""The same for code pages of Microsoft and IBM whose codecs have no such number."""
+"""The same for code pages of Microsoft and IBM whose codecs have another name."""
 _NUMBERED_CODECS = frozenset({
     "cp037", "cp273", "cp424", "cp437", "cp500", "cp720", "cp737", "cp775", "cp850", "cp852", "cp855", "cp856",
     "cp857", "cp858", "cp860", "cp861", "cp862", "cp863", "cp864", "cp865", "cp866", "cp869", "cp874", "cp875",
@@ -124,21 +124,21 @@ _RARE = _EBCDIC | frozenset({
     "cp737", "cp775", "cp850", "cp852", "cp855", "cp856", "cp857", "cp858", "cp860", "cp861", "cp862", "cp863",
     "cp864", "cp865", "cp869", "cp1006", "cp1125",
 })  # fmt: skip
-"""Codecs of charsets that not every program knows: others take the text for UTF-8 or `LEGACY`."""
+"""Codecs of charsets that some programs lack: those decode as UTF-8 or `LEGACY`."""
 _LOCAL = (
     "cp1251", "koi8_r", "gb18030", "big5hkscs", "cp932", "euc_jis_2004", "cp949", "cp1250", "cp1253", "cp1255",
     "cp1256", "cp874", "iso8859_2",
 )  # fmt: skip
-"""What programs take octets for that name no charset, by where they are used."""
+"""Regional default charsets of programs for octets without a charset."""
 
 _SAY_NOTHING = ((UTF_8, LEGACY), (LEGACY, UTF_8))
-"""What `codecs_of` has for an unknown charset and for us-ascii."""
+"""Results of `codecs_of` for an unknown charset and for us-ascii."""
 _WITHOUT_EIGHTH = bytes(octet & 0x7F for octet in range(256))
 
 _LATIN_PARTS = {1: 1, 2: 2, 3: 3, 4: 4, 5: 9, 6: 10, 7: 13, 8: 14, 9: 15, 10: 16}
-"""The part of ISO 8859 that each Latin alphabet is."""
+"""The part of ISO 8859 for each Latin alphabet."""
 _LARGER = {1: LEGACY, 9: "cp1254", 11: "cp874"}
-"""Programs read these parts of ISO 8859 as what has more characters."""
+"""Supersets as which programs decode these parts of ISO 8859."""
 _ISO_PARTS = frozenset(range(1, 17)) - {12}
 
 _SIGNS = re.compile("[^0-9a-z]+")
@@ -146,12 +146,12 @@ _PAGE = re.compile("(?:x|ms|cs)*(?:cp|windows|win|ms|ibm|dos|codepage)0*([0-9]{2
 _ISO = re.compile("(?:x|cs)*(?:iso)?8859([0-9]{1,2}?)(?:19[0-9]{2}|20[0-9]{2})?[ei]?")
 _LATIN = re.compile("(?:cs)?(?:iso)?(?:latin|l)([0-9]{1,2})")
 _NOT_ASCII = re.compile("(?:x|cs)*(?:ibm|cp|ccsid|ebcdic|iso2022|utf|ucs|unicode|iso10646|scsu|bocu|lmbcs)")
-"""Names of kinds whose octets need not have ASCII's meaning: it is unknown what text an unknown one has."""
+"""Names of charsets that need not be supersets of ASCII: an unknown one of these cannot be decoded."""
 _IMAP_SHIFT = re.compile(rb"&([^-]*+)-")
 _SHIFTS = {"utf_7": re.compile(rb"\+"), _UTF_7_IMAP: re.compile(b"&"), "hz": re.compile(b"~")} | dict.fromkeys(
     _ISO_2022, re.compile(rb"[\x0e\x0f\x1b]")
 )
-"""What begins octets of another meaning in text that is ASCII, by codec."""
+"""Shift sequences in ASCII text, by codec."""
 
 
 def _table(text: str) -> dict[str, tuple[str, ...]]:
@@ -165,32 +165,32 @@ _BY_PAGE = _table(_PAGES)
 
 @lru_cache(maxsize=256)
 def codecs_of(label: str) -> tuple[str, ...] | None:
-    """The codecs (`decode`) by which programs read text of this charset, the likeliest first; None if it is unknown.
+    """The codecs (for `decode`) that programs use for this charset, the likeliest first; None if it is unknown.
 
-    A language behind a star (RFC 2231, 5) does not count.
+    A language after a star (RFC 2231, 5) is ignored.
     """
     name = _SIGNS.sub("", label.partition("*")[0].lower())
-    found = _BY_NAME.get(name) or _by_number(name) if len(label) <= MAX_LABEL else ()
-    if not found:
+    codecs = _BY_NAME.get(name) or _by_number(name) if len(label) <= MAX_LABEL else ()
+    if not codecs:
         return None if _NOT_ASCII.match(name) else (UTF_8, LEGACY)
-    return tuple(dict.fromkeys((*found, UTF_8, LEGACY) if found[0] in _RARE else found))
+    return tuple(dict.fromkeys((*codecs, UTF_8, LEGACY) if codecs[0] in _RARE else codecs))
 
 
 @lru_cache(maxsize=256)
 def codecs_of_word(label: str) -> tuple[str, ...] | None:
     """As `codecs_of`, for an encoded word or parameter, whose octets may not match its label.
 
-    Octets under a label that says nothing of them, us-ascii or an unknown one, are read as if there were none.
+    Octets with an unhelpful label, us-ascii or an unknown one, are decoded as if without a label.
     """
-    found = codecs_of(label)
-    return (*found, SEVEN_BITS, *_ISO_2022, *_LOCAL) if found in _SAY_NOTHING else found
+    codecs = codecs_of(label)
+    return (*codecs, SEVEN_BITS, *_ISO_2022, *_LOCAL) if codecs in _SAY_NOTHING else codecs
 
 
 def _by_number(name: str) -> tuple[str, ...]:
     if iso := _ISO.fullmatch(name):
         return _iso(int(iso[1]))
     if latin := _LATIN.fullmatch(name):
-        # Some programs take the number of the alphabet for that of the part.
+        # Some programs use the number of the alphabet as that of the part.
         return (*_iso(_LATIN_PARTS.get(int(latin[1]), 0)), *_iso(int(latin[1])))
     if page := _PAGE.fullmatch(name):
         codec = f"cp{int(page[1]):03d}"
@@ -203,7 +203,7 @@ def _iso(part: int) -> tuple[str, ...]:
 
 
 def decode(octets: bytes, codec: str) -> str:
-    """The octets as text; what is no text in them is U+FFFD."""
+    """The octets as text; invalid sequences become U+FFFD."""
     if codec == GUESS:
         return octets.decode(UTF_8 if is_utf_8(octets) else LEGACY, "replace")
     if codec == SEVEN_BITS:
@@ -218,7 +218,7 @@ def _utf_7_shift(shift: re.Match[bytes]) -> bytes:
 
 
 def is_utf_8(octets: bytes) -> bool:
-    """Whether they are valid UTF-8."""
+    """Whether the octets are valid UTF-8."""
     try:
         octets.decode(UTF_8)
     except UnicodeDecodeError:
@@ -227,27 +227,27 @@ def is_utf_8(octets: bytes) -> bool:
 
 
 def is_ascii(octets: bytes, codec: str) -> bool:
-    """Whether this codec reads the octets as ASCII does, so that where they are parted makes no difference."""
+    """Whether this codec decodes the octets like ASCII, so that they may be split anywhere."""
     if codec in _EBCDIC or codec.startswith(("utf_16", "utf_32")):
         return False
     return octets.isascii() and not (codec in _SHIFTS and _SHIFTS[codec].search(octets))
 
 
 def texts(octets: bytes, codecs: Iterable[str]) -> tuple[str, ...]:
-    """The different texts that these codecs make of the octets."""
+    """The different texts that these codecs decode the octets to."""
     return tuple(dict.fromkeys(decode(octets, codec) for codec in codecs))
 
 
 def raw_codecs(octets: bytes, labels: Iterable[str] = ()) -> tuple[str, ...]:
-    """The codecs by which programs read octets that name no charset; `labels` are those named elsewhere nearby."""
-    found = [UTF_8]
+    """The codecs that programs use for octets without a charset; `labels` are charsets named nearby."""
+    codecs = [UTF_8]
     if b"\x1b" in octets:
-        found += _ISO_2022
+        codecs += _ISO_2022
     if b"~{" in octets:
-        found.append("hz")
+        codecs.append("hz")
     if not octets.isascii():
         near = (codec for label in labels for codec in codecs_of(label) or ())
-        found += [codec for codec in near if not codec.startswith(("utf_16", "utf_32"))]
+        codecs += [codec for codec in near if not codec.startswith(("utf_16", "utf_32"))]
         if not is_utf_8(octets):
-            found += (LEGACY, *_LOCAL)
-    return tuple(dict.fromkeys(found))
+            codecs += (LEGACY, *_LOCAL)
+    return tuple(dict.fromkeys(codecs))

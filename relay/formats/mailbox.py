@@ -1,8 +1,8 @@
-"""The one spelling of a mailbox and of a mail domain: two addresses are the same mailbox where it is the same.
+"""The canonical spelling of mailboxes and mail domains: two addresses with equal spelling are the same mailbox.
 Standard: relay/FORMAT.md, 7; RFC 5321 4.1.2 and RFC 6531 3.3 (local part), RFC 5890 and RFC 5892 (domain).
 
-Planner, sealed envelope, opening and deliveries know a mailbox by `folded_mailbox` alone. Policies put one
-layer on top, for file names and patterns: there the case of a local part does not count either (policy/names.py).
+Planner, sealed envelope, opening and deliveries identify a mailbox by `folded_mailbox` alone. Policies put one
+layer on top, for file names and patterns, which also ignore the case of a local part (policy/names.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MAX_ADDRESS = 1000
 MAX_LABEL = 256
 """Maximum length of a label, in characters: a longer one has more than 63 octets as an A-label."""
 MAX_COMPOSED_LABEL = 59
-"""The same of one in NFC: Punycode has a character for each, and "xn--" is in front."""
+"""Maximum length of a label in NFC, in characters: Punycode needs one for each, after "xn--"."""
 
 _DOT_STRING = re.compile(r'[^\x00-\x20\x7f-\x9f"(),.:;<>@\[\\\]]+(?:\.[^\x00-\x20\x7f-\x9f"(),.:;<>@\[\\\]]+)*')
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
@@ -28,18 +28,18 @@ _LITERAL = re.compile(r"\[[a-z0-9.:-]{1,255}\]")
 _LETTER_DIGITS = frozenset({"Ll", "Lo", "Lm", "Mn", "Mc", "Nd"})
 """RFC 5892, 2.1, without the capitals."""
 _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\ufe00-\ufe0f\U000e0100-\U000e01ef]")
-"""RFC 5892, 2.3: ignorable letters and marks, which another program may leave out."""
+"""RFC 5892, 2.3: ignorable letters and marks, which other programs may drop."""
 
 
 @lru_cache(maxsize=1024)
 def folded_mailbox(address: str) -> str:
-    """The one spelling of an address, also of one that no mail server would take; one without a domain stays."""
+    """The canonical spelling of an address, valid or not; one without a domain is unchanged."""
     local, at, domain = address.rpartition("@")
     return one_quoting(local) + at + folded_domain(domain) if at else address
 
 
 def is_folded(address: str, *, local_alone: bool = False) -> bool:
-    """Whether this is an address in its one spelling; with `local_alone` it may have no domain."""
+    """Whether this is an address in canonical spelling; with `local_alone` it may have no domain."""
     local = _LOCAL.match(address)
     if local is None or not is_printable(address) or one_quoting(local[0]) != local[0]:
         return False
@@ -50,7 +50,7 @@ def is_folded(address: str, *, local_alone: bool = False) -> bool:
 
 
 def one_quoting(local: str) -> str:
-    """The one way to write a local part: in quotes where it needs them, and with no backslash that changes nothing."""
+    """The canonical quoting of a local part: quotes only if needed, and no redundant backslash."""
     if _DOT_STRING.fullmatch(local):
         return local
     quoted = _QUOTED.fullmatch(local)
@@ -61,7 +61,7 @@ def one_quoting(local: str) -> str:
 
 
 def folded_domain(domain: str) -> str:
-    """A domain as domains are compared, also one that is none."""
+    """A domain in comparable form; an invalid one, too."""
     if domain.isascii():
         return domain.lower()
     try:
@@ -87,7 +87,7 @@ def fold_domain(domain: str) -> str:
 
 
 def is_folded_domain(domain: str) -> bool:
-    """Whether this is a domain as `fold_domain` gives it."""
+    """Whether this is a domain in the form that `fold_domain` returns."""
     return _ASCII_DOMAIN.fullmatch(domain) is not None
 
 

@@ -1,12 +1,12 @@
-"""Takes messages apart and puts sealed ones together, on raw bytes: what is carried is never rewritten.
+"""Parses messages and builds sealed ones, on raw bytes: carried content is never rewritten.
 Standard: RFC 5322 (header), RFC 2045 (MIME), RFC 8551 3.2 (application/pkcs7-mime), RFC 2046 5.2.1 (rfc822).
 
-**Where the header ends**: before the first line that is neither a field nor the continuation of one. Mostly that is the
-empty line; any other is the body's first line, as Postfix and Python's email read it. Only a first line that begins
-with "From " is passed over (mailbox files have it, and Postfix makes a field of it). Some readers, Dovecot for one, go
-on to the empty line all the same. So what may only make things stricter looks as far as that (`searched_header`). That
-holds for fields that may not be carried, and for marks and results that only we may write. It holds as well for rules
-that raise a level, and for authors whose mail must be sealed.
+**Where the header ends**: before the first line that is neither a field nor the continuation of one. Usually that is
+the empty line; any other is the body's first line, as Postfix and Python's email read it. Only a first line that begins
+with "From " is skipped (mailbox files have it, and Postfix makes a field of it). Some readers, such as Dovecot,
+continue to the empty line. So checks that can only make things stricter look as far as that (`searched_header`). These
+are the checks of fields that may not be carried, and of marks and results that only we may write. So are rules that
+raise a level, and authors whose mail must be sealed.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from relay.formats import parameters
 from relay.formats.pieces import PIECE_OCTETS, Octets, Pieces, joined, part_of
 
 MAX_HEADER_OCTETS = 2 * 1024 * 1024
-"""Maximum size of a header, in octets: no real message has more, and each line costs memory."""
+"""Maximum size of a header, in octets: no real message has more, and each line takes memory."""
 MAX_HEADER_LINES = 20_000
 """Maximum number of header lines, folded ones counted."""
 ROOM_OCTETS, ROOM_LINES = 64 * 1024, 1000
-"""Room that a sealed message leaves in its header for what sealing and the servers on its way put on top."""
+"""Room left in a sealed message's header for fields that sealing and servers on the way add on top."""
 HEADER_COSTS = 8
-"""Cost of an octet of a header, as a multiple of one of a body: each few of them may be a field."""
+"""Cost of an octet of a header, as a multiple of one of a body: every few of them may be a field."""
 MAX_STRUCTURED_FIELD_OCTETS = parameters.MAX_OCTETS
 MAX_TYPES = 10
-"""Maximum number of Content-Type fields looked at; a second one is a fault already."""
+"""Maximum number of Content-Type fields checked; a second one is already a fault."""
 
 VISIBLE_FIELDS = frozenset({b"from", b"to", b"cc", b"date", b"message-id", b"received", b"auto-submitted"})
 """The only fields of the original that a sealed message shows on the outside, in lower case."""
@@ -51,14 +51,14 @@ OUR_MARKS = frozenset({b"x-qumail-protection"})
 _MESSAGE_TYPE = b"Content-Type: message/rfc822\r\n"
 _ENVELOPE_FIELD = b"QuMail-Sealed-Envelope:\r\n"
 _ENVELOPE_LINE_OCTETS = 54
-"""Number of octets of the sealed envelope in a line: 72 characters behind a blank."""
+"""Number of octets of the sealed envelope in a line: 72 characters after a blank."""
 _CMS_TYPES = frozenset({"application/pkcs7-mime", "application/x-pkcs7-mime"})
 _CMS_KINDS: dict[str, Literal["enveloped", "signed"]] = {
     "authenveloped-data": "enveloped",
     "authenticated-enveloped-data": "enveloped",
     "signed-data": "signed",
 }
-"""What the parameter smime-type says that the CMS is, in lower case (RFC 8551, 3.2.2)."""
+"""Kinds of CMS by the parameter smime-type, in lower case (RFC 8551, 3.2.2)."""
 
 _BINARY_HEADER = (
     b'Content-Type: application/pkcs7-mime; smime-type=%s; name="smime.p7m"\r\n'
@@ -67,12 +67,12 @@ _BINARY_HEADER = (
 
 _FIELD_NAME = re.compile(rb"([!-9;-~]++)[ \t]*+:")
 _NO_FIELD = (re.compile(rb"\n(?![!-9;-~]++[ \t]*+:|[ \t])"), re.compile(rb"\r(?!\n|[!-9;-~]++[ \t]*+:|[ \t])"))
-"""A line's end behind which neither a field nor a continuation stands; patterns that begin with one octet are fast."""
+"""A line end not followed by a field or continuation; patterns that begin with one octet are fast."""
 _MAILBOX_LINE = re.compile(rb">*From ")
 
 _LINE_OCTETS = 57
 _WHOLE = struct.Struct("76s" * (PIECE_OCTETS // _LINE_OCTETS) + "0s")
-"""Cuts the base64 of a whole piece; what is left behind the last line is nothing, and ends that line."""
+"""Splits the base64 of a whole piece; the empty rest ends the last line."""
 
 
 def check_size(size: int, limit: int) -> None:
@@ -82,11 +82,11 @@ def check_size(size: int, limit: int) -> None:
 
 
 def check_carriable(message: bytes, max_hops: int) -> None:
-    """Refuse what cannot be carried byte for byte or never ends; raises MalformedMessage or MailLoop.
+    """Raises MalformedMessage for what cannot be carried byte for byte, and MailLoop for a loop.
 
     A bare CR or LF would be changed, or taken for an end of data, on the way (RFC 5321, 2.3.8). A first line that
-    begins with a blank would continue whatever field is put on top. At a NUL in the header mail servers cut the field,
-    or the whole header; one in the body passes. More than `max_hops` Received fields mean a loop
+    begins with a blank would continue any field added on top. At a NUL in the header mail servers cut the field, or
+    the whole header; one in the body passes. More than `max_hops` Received fields mean a loop
     (RFC 5321, 6.3).
     """
     ends = _ends_of_lines(message)
@@ -99,7 +99,7 @@ def check_carriable(message: bytes, max_hops: int) -> None:
     if message.find(b"\0", 0, searched) >= 0:
         raise MalformedMessage("a NUL in the header")
     header = message[:end]
-    if header.lower().count(b"received") <= max_hops:  # far faster than taking all fields apart
+    if header.lower().count(b"received") <= max_hops:  # far faster than parsing all fields
         return
     hops = [name for name, _ in fields(header)].count(b"received")
     if hops > max_hops:
@@ -107,13 +107,13 @@ def check_carriable(message: bytes, max_hops: int) -> None:
 
 
 def check_first_line(message: bytes) -> None:
-    """Refuses what would continue the field that is put in front of it; raises MalformedMessage."""
+    """Raises MalformedMessage for a first line that would continue a field added before it."""
     if message.startswith((b" ", b"\t")):
         raise MalformedMessage("the first line begins with a blank, as if it continued another")
 
 
 def split(message: bytes) -> tuple[bytes, bytes]:
-    """Header and body, where the header ends; it keeps its last CRLF. Raises MalformedMessage.
+    """Header with its last CRLF, and body. Raises MalformedMessage.
 
     An empty line between them belongs to neither.
     """
@@ -122,34 +122,34 @@ def split(message: bytes) -> tuple[bytes, bytes]:
 
 
 def has_body(message: bytes, body: Octets) -> bool:
-    """Whether this is its body, as `split` gives it; nothing is copied. Raises MalformedMessage."""
+    """Whether this is the body that `split` returns, without copying. Raises MalformedMessage."""
     return len(message) - bounds(message)[1] == len(body) and message.endswith(body)
 
 
 def header_of(message: bytes) -> bytes:
-    """The header as `split` gives it, without a copy of the body. Raises MalformedMessage."""
+    """The header that `split` returns, without a copy of the body. Raises MalformedMessage."""
     return message[: _bounds(message)[0]]
 
 
 _IN_ANGLES = re.compile(rb"<([^<>\s]+)>")
 _FIRST_ID = re.compile(rb"[Mm][Ee][Ss][Ss][Aa][Gg][Ee]-[Ii][Dd]:[ \t]*(?:\r\n[ \t]+)?(<[^<>\s]{1,998}>)")
 _LATER_ID = re.compile(rb"\n" + _FIRST_ID.pattern)
-"""An octet that must come first makes it fifty times as fast."""
+"""A fixed first octet makes it fifty times as fast."""
 _NUMBERED = re.compile(rb"\bid\s+\S|;")
 
 
 def is_like_no_other(message: bytes) -> bool:
-    """Whether the same octets once more are the same mail: it has a field that no second mail has.
+    """Whether equal octets are the same mail: it has a unique field.
 
-    That is a Message-ID which is one (RFC 5322, 3.6.4), or a Received field with an id or a date.
+    That is a valid Message-ID (RFC 5322, 3.6.4), or a Received field with an id or a date.
     """
     try:
         header = header_of(message)
     except MalformedMessage:
         return False
     for name, raw in fields(header):
-        # Something before and behind an @. One pattern for all of that would take the square of the length.
-        if name == b"message-id" and any(b"@" in found[1:-1] for found in _IN_ANGLES.findall(raw)):
+        # Text before and after an @. One pattern for all of that would take quadratic time.
+        if name == b"message-id" and any(b"@" in message_id[1:-1] for message_id in _IN_ANGLES.findall(raw)):
             return True
         if name == b"received" and _NUMBERED.search(raw):
             return True
@@ -162,35 +162,34 @@ _QUEUE_ID = re.compile(rb"[ \t]id[ \t\r\n]+([0-9A-Za-z-]{1,64})(?=[ \t\r\n;]|\Z)
 
 
 def queue_id(message: bytes) -> str:
-    """The id in a Received field that stands on top (RFC 5321, 4.4), or "": that of the mail server that wrote it.
+    """The id in the topmost Received field (RFC 5321, 4.4), or "": that of the mail server that wrote it.
 
-    Whether that is to be believed depends on who has handed it on.
+    Whether it can be trusted depends on the client.
     """
     on_top = _ON_TOP.match(message, 0, MAX_STRUCTURED_FIELD_OCTETS)
-    found = _QUEUE_ID.findall(_COMMENT.sub(b"", on_top[1].partition(b";")[0])) if on_top else []
-    return found[-1].decode("ascii") if found else ""
+    ids = _QUEUE_ID.findall(_COMMENT.sub(b"", on_top[1].partition(b";")[0])) if on_top else []
+    return ids[-1].decode("ascii") if ids else ""
 
 
 def message_id_hash(message: bytes) -> str:
-    """What log and audit record call the Message-ID, at every site alike: 16 hexadecimal digits; "" where it has none.
+    """The hash of the Message-ID in log and audit record, equal at all sites: 16 hexadecimal digits; "" without one.
 
-    They are the first ones of SHA-256 over the first Message-ID field's value with its angle brackets (RFC 5322,
-    3.6.4).
+    They are the first digits of SHA-256 over the first Message-ID with its angle brackets (RFC 5322, 3.6.4).
     """
     end = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS)
     end = end if end >= 0 else min(len(message), MAX_HEADER_OCTETS)
-    found = _FIRST_ID.match(message, 0, end) or _LATER_ID.search(message, 0, end)
-    return hash_of_id(found[1].decode("utf-8", "surrogateescape")) if found else ""
+    match = _FIRST_ID.match(message, 0, end) or _LATER_ID.search(message, 0, end)
+    return hash_of_id(match[1].decode("utf-8", "surrogateescape")) if match else ""
 
 
 def hash_of_id(message_id: str) -> str:
-    """Returns the hash of a Message-ID, with its angle brackets or without."""
+    """Returns the hash of a Message-ID, with or without angle brackets."""
     whole = message_id if message_id.startswith("<") else f"<{message_id}>"
     return hashlib.sha256(whole.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def searched_header(message: bytes) -> bytes:
-    """All up to the first empty line, for what may only make things stricter. Raises MalformedMessage."""
+    """All up to the first empty line, for checks that can only be stricter. Raises MalformedMessage."""
     return message[: _empty_line(message)]
 
 
@@ -206,32 +205,32 @@ def _bounds(message: bytes) -> tuple[int, int, int]:
         end = 0
     else:
         for pattern in _NO_FIELD:
-            if found := pattern.search(message, 0, end):
-                end = found.end()
+            if match := pattern.search(message, 0, end):
+                end = match.end()
     return end, min(end + 2, len(message)) if message.startswith(b"\r\n", end) else end, searched
 
 
 def fields(header: bytes) -> list[tuple[bytes, bytes]]:
-    """Each field as (name in lower case, raw field with folding and CRLF), without lines that are none."""
+    """Each field as (name in lower case, raw field with folding and CRLF), without other lines."""
     return list(filter(itemgetter(0), lines_by_field(header)))
 
 
 def lines_by_field(header: bytes) -> list[tuple[bytes, bytes]]:
-    """All lines of the header, those of one field together, as `fields` gives it; the name is b"" where it is none."""
-    found: list[tuple[bytes, bytes]] = []
+    """All lines of the header, grouped by field as in `fields`; the name is b"" for other lines."""
+    grouped: list[tuple[bytes, bytes]] = []
     name = b""
     raw: list[bytes] = []
     for line in header.splitlines(keepends=True):
         if raw and line[:1] not in (b" ", b"\t"):
-            found.append((name, b"".join(raw)))
+            grouped.append((name, b"".join(raw)))
             raw = []
         if not raw:
             match = _FIELD_NAME.match(line)
             name = match[1].lower() if match else b""
         raw.append(line)
     if raw:
-        found.append((name, b"".join(raw)))
-    return found
+        grouped.append((name, b"".join(raw)))
+    return grouped
 
 
 def header_work(message: bytes) -> int:
@@ -246,10 +245,10 @@ def work(message: bytes) -> int:
 
 
 def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
-    """The message without the fields of these names (lower case), up to the empty line; otherwise the same bytes."""
+    """The message without the fields of these names (lower case) up to the empty line; else the same object."""
     header = searched_header(message)
     lower = header.lower()
-    for name in names:  # mostly this first, fast look says no
+    for name in names:  # this fast check usually fails
         if name in lower:
             break
     else:
@@ -261,21 +260,21 @@ def without_fields(message: bytes, names: frozenset[bytes]) -> bytes:
 
 
 without_hidden_fields = partial(without_fields, names=NEVER_CARRIED)
-"""The message without Bcc, Resent-Bcc and Return-Path: the same bytes where it has none of them."""
+"""The message without Bcc, Resent-Bcc and Return-Path; the same object if it has none of them."""
 
 
 def marked(original: bytes, protection: str, peer: str, author: str, more: str = "") -> bytes:
-    """The opened original under a field that says what protected it; no such field from outside is kept.
+    """The opened original with a field for its protection on top; such fields from outside are removed.
 
-    `author` is "peer" where its From field is of the peer's domains, else "other"; `more` are further parameters, each
-    behind "; ".
+    `author` is "peer" if its From field is of the peer's domains, else "other"; `more` are further parameters, each
+    after "; ".
     """
     mark = f"X-QuMail-Protection: {protection}; peer={peer}; author={author}{more}\r\n".encode()
     return mark + without_fields(original, OUR_MARKS)
 
 
 class Entity(NamedTuple):
-    """What a payload is: `content`, and for a message the DER of its sealed envelope."""
+    """A payload: `content`, and for a message the DER of its sealed envelope."""
 
     kind: Literal["message", "enveloped", "signed"]
     content: bytes
@@ -283,7 +282,7 @@ class Entity(NamedTuple):
 
 
 def wrap_payload(message: bytes, envelope: bytes) -> Pieces:
-    """What is sealed: the original, unchanged, as a message/rfc822 entity under its sealed envelope (DER)."""
+    """The payload to seal: the original, unchanged, as a message/rfc822 entity under its sealed envelope (DER)."""
     return Pieces.of(payload_header(envelope), message)
 
 
@@ -306,7 +305,7 @@ def wrap_signed(der: Octets | Pieces) -> Pieces:
 
 
 def unwrap(payload: bytes) -> Entity:
-    """What kind of entity a payload is, and its content. Raises BadStructure for any other kind.
+    """The kind and content of a payload. Raises BadStructure for any other kind.
 
     A message must have the header that `wrap_payload` writes, octet for octet.
     """
@@ -318,11 +317,11 @@ def unwrap(payload: bytes) -> Entity:
         raise BadStructure(f"the payload: {error}") from error
     if begin == end:
         raise BadStructure("the payload: no empty line ends its header")
-    told = _mime_fields(payload[:end])
-    kind = _cms_kind(told.get(b"content-type", b""))
+    fields = _mime_fields(payload[:end])
+    kind = _cms_kind(fields.get(b"content-type", b""))
     if kind is None:
         raise BadStructure("the payload is neither message/rfc822 with a sealed envelope nor CMS")
-    return Entity(kind, _decoded(told.get(b"content-transfer-encoding", b"binary"), payload, begin))
+    return Entity(kind, _decoded(fields.get(b"content-transfer-encoding", b"binary"), payload, begin))
 
 
 def _unwrap_message(payload: bytes) -> Entity:
@@ -342,9 +341,9 @@ def _unwrap_message(payload: bytes) -> Entity:
 
 
 def shown_header(original: bytes) -> bytes:
-    """The fields that a sealed message shows of the original, octet for octet, each with an end of line.
+    """The fields of the original that a sealed message shows, octet for octet, each with a line end.
 
-    Raises MalformedMessage where they would make a header too long for its receiver, as it arrives.
+    Raises MalformedMessage if they would make the header too long for its receiver.
     """
     shown = b"".join([raw for name, raw in fields(header_of(original)) if name in VISIBLE_FIELDS])
     if shown and not shown.endswith(b"\r\n"):
@@ -370,7 +369,7 @@ def sealed_message(original: bytes, der: Octets | Pieces) -> bytes:
 
 
 def is_sealed(message: bytes) -> bool:
-    """Whether a Content-Type announces authenticated enveloped data; says nothing of the body."""
+    """Whether a Content-Type announces authenticated enveloped data; does not check the body."""
     if b"pkcs7-mime" not in searched_header(message).lower():
         return False
     types = [raw for name, raw in fields(header_of(message)) if name == b"content-type"]
@@ -379,11 +378,11 @@ def is_sealed(message: bytes) -> bool:
 
 @lru_cache(maxsize=64)
 def _cms_kind(content_type: bytes) -> Literal["enveloped", "signed"] | None:
-    """What CMS a Content-Type announces; None also where some program may read something else in it.
+    """The kind of CMS that a Content-Type announces; None also if some program may read it differently.
 
-    All that one program writes are alike.
+    Cached, since one program writes the same field each time.
     """
-    if not content_type.isascii():  # some programs take it for blanks, others for part of a name
+    if not content_type.isascii():  # some programs take such octets for blanks, others for part of a name
         return None
     structured = parameters.parse(content_type)
     kinds = {_CMS_KINDS.get(each.lower()) for each in structured.readings("smime-type")}
@@ -395,22 +394,22 @@ def _cms_kind(content_type: bytes) -> Literal["enveloped", "signed"] | None:
 def sealed_content(message: bytes) -> bytes:
     """The DER inside a message that is_sealed(); raises BadStructure where the body is not clean base64."""
     end, begin, _ = _bounds(message)
-    told = _mime_fields(message[:end])
-    return _decoded(told.get(b"content-transfer-encoding", b"7bit"), message, begin)
+    fields = _mime_fields(message[:end])
+    return _decoded(fields.get(b"content-transfer-encoding", b"7bit"), message, begin)
 
 
 def received_field(*, client: str, hostname: str, protocol: str, mail_id: str, when: datetime) -> bytes:
-    """The trace field that a relay puts on top (RFC 5321, 4.4); naming no recipient, it betrays no Bcc."""
+    """The trace field that a relay adds on top (RFC 5321, 4.4); without recipients, so that it reveals no Bcc."""
     by = f"by {hostname} with {protocol} id {mail_id}"
     return f"Received: from {client}\r\n\t{by};\r\n\t{_date(when.replace(microsecond=0))}\r\n".encode()
 
 
 _date = lru_cache(maxsize=1)(format_datetime)
-"""Mostly it was asked for in this second before."""
+"""Cached, since most calls are for the same second."""
 
 
 def _decoded(encoding: bytes, entity: bytes, begin: int) -> bytes:
-    """The body of an entity, which begins there; raises BadStructure where it is not clean base64."""
+    """The decoded body of an entity, from offset `begin`; raises BadStructure if it is not clean base64."""
     if encoding.lower() == b"binary":
         return entity[begin:]
     if encoding.lower() != b"base64":
@@ -435,7 +434,7 @@ def _decoded(encoding: bytes, entity: bytes, begin: int) -> bytes:
 def _base64_lines(pieces: Iterable[Octets]) -> Iterator[bytes]:
     """Base64 in lines of 76 characters that end in CRLF (RFC 2045, 6.8).
 
-    Cutting lines with `struct` takes half the time of `encodebytes` and gives CRLF at once.
+    Splitting lines with `struct` takes half the time of `encodebytes` and adds CRLF directly.
     """
     rest = b""
     for piece in pieces:
@@ -447,9 +446,9 @@ def _base64_lines(pieces: Iterable[Octets]) -> Iterator[bytes]:
 
 
 def _cut(text: bytes) -> Iterator[bytes]:
-    """Lines of 76 characters, of which the last may be shorter, with CRLF."""
+    """Lines of 76 characters with CRLF; the last may be shorter."""
     whole, rest = divmod(len(text), 76)
-    # The module's own functions would keep what they make of a hundred formats.
+    # Functions of the module would cache a hundred formats.
     cut = _WHOLE if len(text) == _WHOLE.size else struct.Struct(f"{'76s' * whole}{rest}s")
     yield b"\r\n".join(cut.unpack(text))
     if rest:
@@ -460,8 +459,8 @@ def _empty_line(message: bytes) -> int:
     """Returns the offset of the first empty line, or of the message's end. Raises MalformedMessage."""
     if message.startswith(b"\r\n"):
         return 0
-    found = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)
-    end = found + 2 if found >= 0 else len(message)
+    offset = message.find(b"\r\n\r\n", 0, MAX_HEADER_OCTETS + 4)
+    end = offset + 2 if offset >= 0 else len(message)
     if end > MAX_HEADER_OCTETS + 2:
         raise MalformedMessage(f"the header is longer than {MAX_HEADER_OCTETS} octets")
     if message.count(b"\n", 0, end) + message.count(b"\r", 0, end) > 2 * MAX_HEADER_LINES:
@@ -470,29 +469,29 @@ def _empty_line(message: bytes) -> int:
 
 
 def _ends_of_lines(message: bytes) -> tuple[str, ...]:
-    """Which of CRLF, a CR alone and a LF alone are in the message; one look takes a third of the time of counting."""
+    """Which of CRLF, a lone CR and a lone LF are in the message; takes a third of the time of counting."""
     decoder = io.IncrementalNewlineDecoder(None, translate=False)
     for piece in part_of(message):
         decoder.decode(str(piece, "latin-1"))
     decoder.decode("", final=True)
-    found = decoder.newlines
-    return (found,) if isinstance(found, str) else found or ()
+    newlines = decoder.newlines
+    return (newlines,) if isinstance(newlines, str) else newlines or ()
 
 
 def _mime_fields(header: bytes) -> dict[bytes, bytes]:
     """The MIME fields of a header (RFC 2045): their values, unfolded, by name in lower case.
 
-    Raises BadStructure where a field is there twice, since two readers could then see two messages.
+    Raises BadStructure for a duplicate field, since two readers could then see two messages.
     """
-    found: dict[bytes, bytes] = {}
+    values: dict[bytes, bytes] = {}
     for name, raw in fields(header):
         if name in _MIME_FIELDS:
             if len(raw) > MAX_STRUCTURED_FIELD_OCTETS:
                 raise BadStructure(f"{name.decode()} is longer than {MAX_STRUCTURED_FIELD_OCTETS} octets")
-            if name in found:
+            if name in values:
                 raise BadStructure(f"{name.decode()} is there twice")
-            found[name] = raw.split(b":", 1)[1].replace(b"\r\n", b"").strip()
-    return found
+            values[name] = raw.split(b":", 1)[1].replace(b"\r\n", b"").strip()
+    return values
 
 
 _MIME_FIELDS = frozenset({b"content-type", b"content-transfer-encoding"})

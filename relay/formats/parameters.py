@@ -1,10 +1,9 @@
-"""Reads a MIME header field with parameters, such as Content-Type, in every way that some mail program does.
+"""Parses a MIME header field with parameters, such as Content-Type, in every way that some mail program does.
 Standard: RFC 2045 5.1, RFC 2183, RFC 2231; time and memory are linear in the field, and nothing raises.
 
-Mail programs do not agree about fields that do not quite keep to the standards. They differ in where a quoted text
-ends, whether a comment counts, which of two values holds. `Structured.readings` has the text of each of them, so that a
-rule finds what any program shows. Every `name=` is a parameter, even within quotes: some program sees the quotes
-otherwise.
+Mail programs disagree about malformed fields. They differ in where a quoted text ends, whether a comment counts, and
+which of two values applies. `Structured.readings` has the text of each of them, so that a rule finds what any program
+shows. Every `name=` is a parameter, even within quotes: some program parses the quotes differently.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from relay.formats import charsets
 MAX_OCTETS = 8192
 """Maximum length of a field, in octets; no mail program writes as many."""
 MAX_PARAMETERS = 128
-"""Maximum number of parameters; RFC 2231 cuts a long file name into as many as a field holds."""
+"""Maximum number of parameters; RFC 2231 splits a long file name into as many as a field holds."""
 MAX_COMMENT_SIGNS = 200
 """Maximum number of parentheses."""
 MAX_GROWTH = 4
@@ -31,21 +30,21 @@ MIN_GROWTH_OCTETS = 1000
 _WORD = r"[A-Za-z0-9!#$&+./:?@^_`{|}~-]++"
 _ENCODED = r"=\?[A-Za-z0-9*_-]++\?(?:[Bb]\?[A-Za-z0-9+/]*+=*+|[Qq]\?(?:[A-Za-z0-9!*+,./_-]++|=[0-9A-F]{2})*+)\?="
 _IN_QUOTES = rf"(?:[A-Za-z0-9 !#$&+,./:?@^_`{{|}}~-]++|(?<=[_-])=|(?:(?<=\")|(?<=\?= )){_ENCODED})*+"
-"""An encoded word stands at the beginning or behind another: what is before its `=` could be a name."""
+"""An encoded word is at the beginning or after another: text before its `=` could be a name."""
 _PLAIN = re.compile(rf"[ \t]*+({_WORD})[ \t]*+((?:;[ \t]*+{_WORD}=(?:{_WORD}|\"{_IN_QUOTES}\")[ \t]*+)*+);?[ \t]*+")
-"""A field that nobody reads otherwise, as most are."""
+"""A field that all programs parse alike, as most are."""
 _PLAIN_PAIR = re.compile(rf"({_WORD})=(?:({_WORD})|\"({_IN_QUOTES})\")")
-# Python 3.11 raises SystemError where a group that is captured lies within a possessive one.
+# Python 3.11 raises SystemError for a captured group within a possessive one.
 _NAME = rb"[^\x00- \x7f-\xff;=*\"(),<>]"
 _NO_SIGN = rb"[^!-~]*+"
-"""Blanks, and what some programs take for such: octets that are not ASCII."""
+"""Blanks, and octets that are not ASCII, which some programs take for blanks."""
 _PARAMETER = re.compile(
     rb"(?<!%b)(%b++)%b(?:\*%b([0-9]++))?%b(\*)?%b\"?+%b=[ \t]*+"
     % (_NAME, _NAME, _NO_SIGN, _NO_SIGN, _NO_SIGN, _NO_SIGN, _NO_SIGN)
 )
 """Name, number of the section, and the sign of an encoded value (RFC 2231, 7)."""
 _ODD_HEAD = re.compile(rb'[^;,=]*?[^\t -~]|[^;,=]*?[\\"]')
-"""A type or disposition with something in it that programs may drop."""
+"""A type or disposition with characters that programs may drop."""
 _QUOTED = re.compile(rb'"((?:[^"\\]++|\\.)*+)"?', re.DOTALL)
 _UNTIL_SEMICOLON = re.compile(rb'(?:[^";]++|"(?:[^"\\]++|\\.)*+"?)*+', re.DOTALL)
 _WORDS = re.compile(rb"(?:=\?[^?]*+\?[BbQq]\?[^?]*+\?=[ \t]*+)++")
@@ -54,7 +53,7 @@ _ODD_FOLD = re.compile(rb"[^; \t\r\n][ \t]*+\r\n")
 _FOLD = re.compile(rb"\r\n[ \t]*+")
 _NUL = b"\2"
 _NO_STAND_INS = bytes.maketrans(b"\0\1\2\r\n", _NUL + b"\3\3  ")
-"""Frees two octets, which take the place of a backslash or a quote for a moment; NUL has another one until then."""
+"""Frees two octets as temporary placeholders for backslash and quote; NUL gets a third one."""
 _HEAD = re.compile(rb"[ \t]*+([^ \t;/]*+)(?:[ \t]*+/[ \t]*+([^ \t;/]*+))?")
 _NO_HEXADECIMAL = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _NONE: Mapping[str, tuple[()]] = MappingProxyType({})
@@ -63,9 +62,9 @@ _NONE: Mapping[str, tuple[()]] = MappingProxyType({})
 class Structured(NamedTuple):
     """A field's value and its parameters.
 
-    `value` is the type or disposition as the standards have it: in lower case, without comments and blanks. `values`
-    has beside it what other programs read there. `plain` is True where all programs read the same. `unclear` is True
-    where the bounds are passed, so that there may be readings beyond those given.
+    `value` is the type or disposition by the standards: in lower case, without comments and blanks. `values` adds what
+    other programs read. `plain` is True if all programs read the same. `unclear` is True if a limit was exceeded, so
+    that there may be further readings.
     """
 
     value: str = ""
@@ -74,25 +73,24 @@ class Structured(NamedTuple):
     unclear: bool = False
     texts_by_name: Mapping[str, tuple[str, ...]] = _NONE
     octets_by_name: Mapping[str, tuple[bytes, ...]] = _NONE
-    """Empty where the field is plain: its texts are ASCII."""
+    """Empty for a plain field: its texts are ASCII."""
 
     def readings(self, name: str) -> tuple[str, ...]:
-        """Each text that some mail program takes for this parameter (its name in lower case); () without one.
+        """Each text that some mail program reads for this parameter (name in lower case); () without one.
 
-        That of a program which keeps to the standards comes first where the field does so, too. Encoded words
-        (RFC 2047) in it are as they stand.
+        For a valid field the standard reading comes first. Encoded words (RFC 2047) are left encoded.
         """
         return self.texts_by_name.get(name, ())
 
     def octets(self, name: str) -> tuple[bytes, ...]:
-        """The same before charsets are applied: what a boundary is compared as."""
+        """The same as raw octets, for comparing boundaries."""
         if self.plain:
             return tuple(map(str.encode, self.readings(name)))
         return self.octets_by_name.get(name, ())
 
 
 class _Section(NamedTuple):
-    """One `name*number*=value`: the number b"" where there is none, and the value in each style (`_styles`)."""
+    """One `name*number*=value`: the number is b"" if missing, the value is in each style (`_styles`)."""
 
     number: bytes
     encoded: bool
@@ -100,19 +98,19 @@ class _Section(NamedTuple):
 
 
 def parse(value: bytes) -> Structured:
-    """The value of a field, behind the colon, in every reading; it may be folded."""
+    """The value of a field, after the colon, in every reading; it may be folded."""
     if len(value) > MAX_OCTETS:
         return Structured(unclear=True)
     return _plain(value) or _parsed(value)
 
 
 def _plain(value: bytes) -> Structured | None:
-    """A field that has one reading, far faster than the others; None for any other."""
+    """Parses a field with one reading, far faster than others; None for any other."""
     text, folded = value.decode("latin-1"), b"\r\n" in value
-    found = _PLAIN.fullmatch(text.replace("\r\n", "") if folded else text)
-    if found is None or (folded and _ODD_FOLD.search(value)):
+    match = _PLAIN.fullmatch(text.replace("\r\n", "") if folded else text)
+    if match is None or (folded and _ODD_FOLD.search(value)):
         return None
-    kind, parameters = found[1].lower(), found[2]
+    kind, parameters = match[1].lower(), match[2]
     pairs = _PLAIN_PAIR.findall(parameters)
     texts: dict[str, tuple[str, ...]] = {}
     for name, word, quoted in pairs:
@@ -121,20 +119,20 @@ def _plain(value: bytes) -> Structured | None:
 
 
 def _parsed(value: bytes) -> Structured:
-    """The same of any field."""
+    """Parses any field."""
     texts, clear = _without_comments(value)
     clear = clear and not _ODD_HEAD.match(texts[0])
     values = dict.fromkeys(head for text in texts for head in _heads(text))
-    found: dict[str, list[list[_Section]]] = {}
+    sections_by_name: dict[str, list[list[_Section]]] = {}
     budget = MAX_GROWTH * len(value) + MIN_GROWTH_OCTETS
     for text in texts:
         sections, used = _sections(text, budget)
         clear = clear and used >= 0
         for name, each in sections.items():
-            found.setdefault(name, []).append(each)
+            sections_by_name.setdefault(name, []).append(each)
     octets: dict[str, tuple[bytes, ...]] = {}
     readings: dict[str, tuple[str, ...]] = {}
-    for name, variants in found.items():
+    for name, variants in sections_by_name.items():
         candidates: dict[bytes, None] = {}
         found_texts: dict[str, None] = {}
         for candidate, charset in dict.fromkeys(each for sections in variants for each in _candidates(sections)):
@@ -150,9 +148,9 @@ def _parsed(value: bytes) -> Structured:
 
 
 def texts_of(octets: bytes, charset: str | None) -> tuple[str, ...] | None:
-    """The texts that programs read in octets of this charset (its name from the message), the named one first.
+    """The texts to which programs decode octets of this charset (its name from the message), the named one first.
 
-    None where nobody can tell. With no charset named they try UTF-8, and then what is usual where they are used.
+    None if undecodable. Without a charset they try UTF-8, and then regional defaults.
     """
     codecs = charsets.codecs_of_word(charset) if charset else charsets.raw_codecs(octets)
     if codecs is not None and all(charsets.is_ascii(octets, codec) for codec in codecs):
@@ -161,9 +159,9 @@ def texts_of(octets: bytes, charset: str | None) -> tuple[str, ...] | None:
 
 
 def _without_comments(value: bytes) -> tuple[list[bytes], bool]:
-    """The value unfolded as it stands, and as programs read it that know comments or folds otherwise.
+    """The unfolded value, and other readings of its comments and folds; and whether these are all.
 
-    Also whether these are all. The first one is as the standards have it.
+    The first one is by the standards.
     """
     flat = value.replace(b"\r\n", b"").translate(_NO_STAND_INS)
     texts, clear = [flat], True
@@ -177,7 +175,7 @@ def _without_comments(value: bytes) -> tuple[list[bytes], bool]:
 
 
 def _uncommented(text: bytes, *, quotes: bool) -> bytes:
-    """The text without comments (RFC 5322, 3.2.2); `quotes` says whether parentheses within quotes begin none."""
+    """The text without comments (RFC 5322, 3.2.2); `quotes`: parentheses within quotes begin none."""
     kept = []
     depth, begin, quoted = 0, 0, False
     for sign in _COMMENT_SIGN.finditer(text):
@@ -197,7 +195,7 @@ def _uncommented(text: bytes, *, quotes: bool) -> bytes:
 
 
 def _heads(text: bytes) -> Iterator[str]:
-    """What may be taken for the value in front of the parameters."""
+    """Readings of the value before the parameters."""
     match = _HEAD.match(text)
     if match:
         yield _head(match[1] if match[2] is None else match[1] + b"/" + match[2])
@@ -213,24 +211,24 @@ def _head(octets: bytes) -> str:
 
 
 def _sections(text: bytes, budget: int) -> tuple[dict[str, list[_Section]], int]:
-    """The sections by name, as they come, and the octets in them: less than 0 where not all are looked at."""
-    found: dict[str, list[_Section]] = {}
+    """The sections by name, in order, and their octets: negative if not all were parsed."""
+    sections: dict[str, list[_Section]] = {}
     used = 0
     for count, match in enumerate(_PARAMETER.finditer(text)):
         styles = _styles(text, match.end())
         used += max(map(len, styles))
         if count >= MAX_PARAMETERS or used > budget:
-            return found, -used
+            return sections, -used
         name = match[1].replace(b"\\", b"").decode("ascii").lower()
-        found.setdefault(name, []).append(_Section(match[2] or b"", match[3] is not None, styles))
-    return found, used
+        sections.setdefault(name, []).append(_Section(match[2] or b"", match[3] is not None, styles))
+    return sections, used
 
 
 def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
-    """The value that begins there as kinds of programs read it, the standards' kind first.
+    """The readings of the value at offset `at` by kinds of programs, the standard one first.
 
-    They differ in whether a backslash counts (even before a quote), and in whether the value goes on behind the quotes.
-    Encoded words may or may not have a semicolon in them.
+    They differ in whether a backslash escapes (even a quote), and in whether the value continues after the quotes.
+    Encoded words may or may not contain a semicolon.
     """
     end = text.find(b";", at)
     whole = text[at : end if end >= 0 else len(text)].strip()
@@ -255,36 +253,38 @@ def _styles(text: bytes, at: int) -> tuple[bytes, ...]:
 
 
 def _unescaped(octets: bytes) -> bytes:
-    """Each pair of a backslash and an octet as that octet. Replacing is far faster than a pattern."""
+    """The octets without escaping backslashes. Replacing is far faster than a pattern."""
     return octets.replace(rb"\\", b"\0").replace(b"\\", b"").replace(b"\0", b"\\")
 
 
 def _without_quotes(octets: bytes) -> bytes:
-    """Without the quotes before which no backslash stands, which itself has none before it."""
+    """The octets without unescaped quotes."""
     hidden = octets.replace(rb"\\", b"\0").replace(rb"\"", b"\1")
     return hidden.replace(b'"', b"").replace(b"\1", rb"\"").replace(b"\0", rb"\\")
 
 
 def _candidates(sections: list[_Section]) -> Iterator[tuple[bytes, str | None]]:
-    """The octets that may be the value, and the charset they are in; from sections of one name."""
+    """The possible values as octets, each with its charset; from sections of one name."""
     plain = [each for each in sections if not each.number]
-    # Which of two holds is not agreed; nor is whether the encoded one goes before the other.
+    # Programs disagree which of two applies, and whether the encoded one takes precedence.
     for each in sorted(plain, key=lambda section: not section.encoded):
         for style in dict.fromkeys(each.styles):
             yield from _decoded([(each.encoded, style)])
     numbered = [each for each in sections if each.number]
     orders = dict.fromkeys(_orders(numbered))
     if numbered and len(numbered) < len(sections):
-        # Some programs take an encoded value without a number for one more section, the first.
+        # Some programs take an encoded value without a number for a further, first section.
         marked = [each for each in sections if each.number or each.encoded]
         orders.update(dict.fromkeys((tuple(marked), tuple(sorted(marked, key=lambda section: _rank(section.number))))))
     for order in orders:
-        for parts in dict.fromkeys(zip(*[[(e.encoded, style) for style in e.styles] for e in order], strict=True)):
+        for parts in dict.fromkeys(
+            zip(*[[(section.encoded, style) for style in section.styles] for section in order], strict=True)
+        ):
             yield from _decoded(parts)
 
 
 def _orders(numbered: list[_Section]) -> Iterable[tuple[_Section, ...]]:
-    """Which sections make a value, and in which order: that of numbers or as they stand, with doubles and without."""
+    """The possible sequences of sections in a value: by number or by position, with and without duplicates."""
     if not numbered:
         return ()
     ranked = sorted(numbered, key=lambda section: _rank(section.number))
@@ -302,13 +302,13 @@ def _orders(numbered: list[_Section]) -> Iterable[tuple[_Section, ...]]:
 
 
 def _rank(number: bytes) -> tuple[int, bytes]:
-    """What numbers are ordered by; they may be too long to be worth calculating."""
+    """Sort key of section numbers, which may be too long to convert."""
     digits = number.lstrip(b"0")
     return len(digits), digits
 
 
 def _decoded(parts: Iterable[tuple[bool, bytes]]) -> Iterator[tuple[bytes, str | None]]:
-    """The value that sections make together, and its charset: with percent signs and quotes read, or as they are."""
+    """The joined value of sections, and its charset: with percent signs and quotes decoded, or raw."""
     pairs = tuple(parts)
     whole = b"".join([octets for _, octets in pairs])
     (encoded, first), *following = pairs
@@ -329,7 +329,7 @@ def _decoded(parts: Iterable[tuple[bool, bytes]]) -> Iterator[tuple[bytes, str |
 
 
 def _charset_of(octets: bytes) -> tuple[str | None, bytes]:
-    """The charset in front of a value (RFC 2231, 4), or None, and what follows; the language may be missing."""
+    """The charset prefix of a value (RFC 2231, 4), or None, and the rest; the language may be missing."""
     charset, *others = octets.split(b"'", 2)
     if not others:
         return None, octets
@@ -337,12 +337,12 @@ def _charset_of(octets: bytes) -> tuple[str | None, bytes]:
 
 
 def _unpercent(parts: Iterable[tuple[bool, bytes]]) -> bytes:
-    """The parts joined, with `%41` read where the first of a pair says so. Written without a loop over the octets."""
-    found = []
+    """The parts joined, with `%41` decoded in encoded ones; without a loop over the octets."""
+    pieces = []
     for encoded, octets in parts:
         if encoded and b"%" in octets:
             signs = _NO_HEXADECIMAL.sub(b"=25", octets.replace(b"=", b"=3D"))
-            found.append(binascii.a2b_qp(signs.replace(b"%", b"=")))
+            pieces.append(binascii.a2b_qp(signs.replace(b"%", b"=")))
         else:
-            found.append(octets)
-    return b"".join(found)
+            pieces.append(octets)
+    return b"".join(pieces)

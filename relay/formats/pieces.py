@@ -1,5 +1,5 @@
-"""Bytes that are made in pieces while they are taken: what is large goes through all stages piece by piece.
-So there is one copy of it at the end, and not one more for each stage. Each piece is small enough for a core's cache.
+"""Bytes that are produced in pieces while they are consumed: large data passes all stages piece by piece.
+So there is one copy at the end, and none for each stage. Each piece fits into a core's cache.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 Octets = bytes | bytearray | memoryview
 
 PIECE_OCTETS = 57 * 1024
-"""Maximum size of a piece, in bytes; larger ones are slower. It becomes whole base64 lines of 57 bytes each."""
+"""Maximum size of a piece, in bytes; larger ones are slower. A multiple of 57, the bytes of a base64 line."""
 
 
 @dataclass(slots=True, eq=False)
 class Pieces:
-    """Bytes in pieces, each to be used before the next one is taken: `make` is called then, and gives `size` bytes.
+    """Bytes in pieces, each to be used before the next one is taken; `make` yields `size` bytes.
 
-    What is encrypted on the way can be taken once: a second time raises.
+    Pieces that are encrypted on the way can be consumed only once: a second time raises.
     """
 
     size: int
@@ -26,7 +26,7 @@ class Pieces:
 
     @classmethod
     def of(cls, *parts: Octets | Pieces) -> Pieces:
-        """These, one behind the other."""
+        """The concatenation of these parts."""
         return cls(sum(map(len, parts)), lambda: (piece for part in parts for piece in part_of(part)))
 
     def __len__(self) -> int:
@@ -37,7 +37,7 @@ class Pieces:
 
 
 def part_of(octets: Octets | Pieces) -> Iterable[Octets]:
-    """The pieces of it: views, no copies."""
+    """The pieces as views, without copies."""
     if isinstance(octets, Pieces):
         return octets.make()
     if len(octets) <= PIECE_OCTETS:
@@ -47,8 +47,8 @@ def part_of(octets: Octets | Pieces) -> Iterable[Octets]:
 
 
 def joined(size: int, pieces: Iterable[Octets]) -> bytes:
-    """All of them, which have `size` bytes, in the one place where they stay. Raises ValueError for any other size."""
-    buffer = io.BytesIO(bytes(size))  # getvalue gives this very object, written over
+    """The concatenation of pieces of `size` bytes, with one copy. Raises ValueError for any other size."""
+    buffer = io.BytesIO(bytes(size))  # getvalue returns this object, overwritten
     for piece in pieces:
         buffer.write(piece)
     if buffer.tell() != size:

@@ -188,8 +188,8 @@ class PolicySet:
         """How mail from `sender` ("" is the null sender) to `recipient` is sealed.
 
         Without `content` no rule applies that looks into the message. Raises NoPolicy if no file covers the recipient.
-        It is also raised if the local part may be read as a route to a domain that another file covers, or if only a
-        file for others says plaintext for a peer's domain. A policy file that has vanished must neither bounce mail nor
+        It is also raised for a local part that may be a route to another domain with a file. So it is for a peer's
+        domain if only a file for others says plaintext. A policy file that has vanished must neither bounce mail nor
         let it out in clear.
         """
         address, file = self._covering(sender, recipient)

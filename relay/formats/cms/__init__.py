@@ -1,13 +1,13 @@
 """The CMS structures of sealed messages, encoded and decoded as DER; no cryptography, no I/O.
-Standard: RFC 5652 (CMS); relay/FORMAT.md writes down the whole format.
+Standard: RFC 5652 (CMS); relay/FORMAT.md specifies the whole format.
 
 | read | for |
 |---|---|
-| enveloped.py | AuthEnvelopedData (RFC 5083): kinds of content encryption, tag, what a received key may open |
+| enveloped.py | AuthEnvelopedData (RFC 5083): content encryption, tag, what a received key may open |
 | recipients.py | the kinds of RecipientInfo: quantum key, KEM, RSA, one-time pad |
 | signed.py | SignedData with one signer (RFC 5652, 5) |
-| ber.py | the one pass that turns BER of other software into DER |
-| sealed_envelope.py | what the payload says of itself: id, sites, layers, time, sender, recipients |
+| ber.py | conversion of other software's BER into DER |
+| sealed_envelope.py | the payload's metadata: id, sites, layers, time, sender, recipients |
 | der.py, oids.py | writing and reading DER elements; object identifiers |
 """
 

@@ -1,8 +1,8 @@
-"""The one pass that turns the BER of other software's CMS messages into DER, within fixed bounds.
+"""Converts the BER of other software's CMS messages into DER, in one pass and within fixed limits.
 Standard: X.690 (8.1.3 lengths, 8.7.3 constructed strings, 10.1 and 11.6 DER), RFC 5652 5.4 (what stays as signed).
 
-Converted is what arrives in practice (OpenSSL -stream, Bouncy Castle, NSS, gpgsm). That is indefinite lengths, OCTET
-STRINGs in chunks, lengths with needless octets, SETs out of order. The rest is left to the strict parser.
+It converts what occurs in practice (OpenSSL -stream, Bouncy Castle, NSS, gpgsm). That is: indefinite lengths, OCTET STRINGs
+in chunks, lengths with needless octets, SETs out of order. The rest is left to the strict parser.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.formats.cms.der import OCTET_STRING, SET, header
 MAX_DEPTH = 32
 """Maximum nesting depth; the deepest part of a real message, an issuer's Name, has 11."""
 MAX_ELEMENTS = 10_000
-"""Maximum number of elements without chunks; 100 recipients have some 2,500."""
+"""Maximum number of elements, not counting chunks; 100 recipients have some 2,500."""
 MIN_CHUNKS = 64
 OCTETS_A_CHUNK = 512
 """A message of n octets has at most MIN_CHUNKS + n / OCTETS_A_CHUNK chunks; real chunks have 1000 octets or more."""
@@ -29,11 +29,11 @@ _ENVELOPED_DATA = (bytes.fromhex("2a864886f70d0109100117"), bytes.fromhex("2a864
 """id-ct-authEnvelopedData and id-envelopedData, whose EncryptedContentInfo is the same."""
 
 Pieces = list[bytes | memoryview]
-"""An encoded element in parts that are joined once, at the end."""
+"""An encoded element in parts, joined once at the end."""
 
 
 _AS_IT_IS = "as it is"
-"""What somebody signed or authenticated: it must be DER already, and not one octet of it is changed."""
+"""Signed or authenticated data: it must already be DER, and is not changed."""
 _STRING = "OCTET STRING"
 """One in chunks, whatever its tag."""
 _SET, _OTHER = "SET", "other"
@@ -62,23 +62,23 @@ _SETS = frozenset({_SET, "SignerInfos", "CertificateSet"})
 def is_definite(data: bytes | memoryview) -> bool:
     """Whether the outermost length is not the indefinite form (X.690 8.1.3.6); looks at two octets only.
 
-    True also of what is too short to be an element, which the strict parser then refuses.
+    Also True for data that is too short to be an element, which the strict parser then refuses.
     """
     return bytes(data[1:2]) != b"\x80"
 
 
 def to_der(data: bytes | memoryview) -> bytes:
-    """The one element in `data`, a CMS ContentInfo in BER, as DER; DER comes out as it went in.
+    """The one element in `data`, a CMS ContentInfo in BER, as DER; DER is returned unchanged.
 
-    Reads each octet once and takes memory for the output, besides some 300 octets a chunk. Raises BadStructure for what
-    is cut short or followed by anything, and for more depth, elements or chunks than a message has. It is raised as
-    well for signed or authenticated parts of indefinite length. RFC 5652 5.4 and RFC 5083 2.1 want these as DER.
+    Reads each octet once; needs memory for the output, and some 300 octets a chunk. Raises BadStructure for truncated
+    or trailing data, and for more depth, elements or chunks than a message has. It is also raised for signed or
+    authenticated parts of indefinite length: RFC 5652 5.4 and RFC 5083 2.1 require DER.
     """
     return _Pass(memoryview(data)).run()
 
 
 class _Pass:
-    """One conversion: the input, and how much of the bounds is used."""
+    """One conversion: the input, and the remaining limits."""
 
     __slots__ = ("chunks_left", "content_type", "elements_left", "octets")
 
@@ -148,9 +148,9 @@ class _Pass:
         return self.finished(tag, pieces, size, position if end is not None else position + 2)
 
     def gather(self, chunks: Pieces, body: int, end: int | None, limit: int, depth: int) -> int:
-        """Append the chunks of an OCTET STRING between `body` and `end` and say where it ends (X.690 8.7.3, 10.2).
+        """Appends the chunks of an OCTET STRING between `body` and `end`; returns its end (X.690 8.7.3, 10.2).
 
-        A chunk may be in chunks itself: Bouncy Castle puts a constructed string inside the implicit [0].
+        A chunk may itself be in chunks: Bouncy Castle puts a constructed string inside the implicit [0].
         """
         if depth > MAX_DEPTH:
             raise BadStructure(f"elements are nested more than {MAX_DEPTH} deep")
@@ -171,7 +171,7 @@ class _Pass:
         return position if end is not None else position + 2
 
     def head(self, start: int, limit: int) -> tuple[int, int, int | None]:
-        """Identifier octet, start of the contents and their end, None if that is marked (X.690 8.1.2, 8.1.3)."""
+        """Identifier octet, start of the contents and their end, None for an indefinite length (X.690 8.1.2, 8.1.3)."""
         body = start + 2
         if body > limit:
             raise BadStructure("an element is cut short")
@@ -193,11 +193,11 @@ class _Pass:
         return tag, body, body + length
 
     def ends(self, position: int, end: int | None) -> bool:
-        """Whether a constructed element's contents are over at `position`."""
+        """Whether a constructed element's contents end at `position`."""
         return position == end if end is not None else self.octets[position : position + 2] == END_OF_CONTENTS
 
     @staticmethod
     def finished(tag: int, contents: Pieces, size: int, end: int) -> tuple[Pieces, int, int]:
-        """What element() returns, for these contents of `size` octets."""
+        """The result of element() for these contents of `size` octets."""
         head = header(tag, size)
         return [head, *contents], len(head) + size, end

@@ -32,7 +32,7 @@ def element(tag: int, *parts: bytes) -> bytes:
 
 
 def around(tag: int, pieces: Iterable[bytes], more: int = 0) -> list[bytes]:
-    """Returns an element in pieces, without the last ones, which have `more` octets: large content may be absent."""
+    """Returns an element in pieces, without a rest of `more` octets that the caller adds: large content."""
     pieces = list(pieces)
     return [header(tag, sum(map(len, pieces)) + more), *pieces]
 
@@ -42,7 +42,7 @@ sequence = partial(element, SEQUENCE)
 
 
 def set_of(parts: Iterable[bytes]) -> bytes:
-    """A SET OF encoded parts, in the order that DER wants (X.690, 11.6)."""
+    """A SET OF encoded parts, in DER order (X.690, 11.6)."""
     return element(SET, *sorted(parts))
 
 
@@ -67,29 +67,29 @@ def retagged(tag: int, encoded: bytes) -> bytes:
     return bytes((tag,)) + encoded[1:]
 
 
-def parse(structure: type[T], source: bytes | asn1.TLV, what: str) -> T:
-    """DER, or an element that was kept as it came, as `structure`; raises BadStructure, which begins with `what`."""
+def parse(structure: type[T], source: bytes | asn1.TLV, label: str) -> T:
+    """Parses DER, or an unparsed element, as `structure`; raises BadStructure, whose text begins with `label`."""
     try:
         if isinstance(source, bytes):
             return asn1.decode_der(structure, source)
         parsed: T = source.parse(structure)
         return parsed
     except (ValueError, OverflowError) as error:
-        raise BadStructure(f"{what}: {error}") from error
+        raise BadStructure(f"{label}: {error}") from error
 
 
 def shown(value: int) -> str:
-    """An INTEGER of the message for an error's text: it may have a million digits."""
+    """An INTEGER of the message for an error text, shortened: it may have a million digits."""
     return str(value) if value.bit_length() <= 64 else f"of {value.bit_length()} bits"
 
 
 def children(octets: bytes | memoryview, most: int, *, kept: bool = True) -> list[memoryview]:
-    """The contents of each element in `octets`, which is not parsed any further; without `kept` they are counted alone.
+    """The contents of each element in `octets`, not parsed any further; without `kept` they are only counted.
 
-    For a look before the strict parser makes objects of everything. Raises BadStructure for more than `most`, and
-    for what is no sequence of elements.
+    A check before the strict parser creates objects. Raises BadStructure for more than `most` elements, and for
+    anything that is no sequence of elements.
     """
-    view, found = memoryview(octets), []
+    view, contents = memoryview(octets), []
     position, size = 0, len(octets)
     while position < size:
         begin = position + 2
@@ -102,10 +102,10 @@ def children(octets: bytes | memoryview, most: int, *, kept: bool = True) -> lis
         if most < 0 or position > size:
             raise BadStructure("more elements than are accepted, or one that is cut short")
         if kept:
-            found.append(view[begin:position])
-    return found
+            contents.append(view[begin:position])
+    return contents
 
 
 def whole(kept: asn1.TLV) -> bytes:
-    """Identifier, length and contents of an element that was kept as it came."""
+    """Identifier, length and contents of an unparsed element."""
     return kept.tag_bytes + header(0, len(kept.data))[1:] + bytes(kept.data)

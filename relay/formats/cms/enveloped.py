@@ -1,8 +1,8 @@
-"""AuthEnvelopedData: recipients, content encrypted in one of several ways, and the tag that authenticates it.
+"""AuthEnvelopedData: recipients, encrypted content, and the tag that authenticates it.
 Standard: RFC 5083; AES-256-GCM (RFC 5084), and the one-time pad of relay/FORMAT.md.
 
 Another content encryption is a class, its name in `Content`, and a case in `encode_content` and in `decode_content`.
-mypy names the first that encoding lacks, and a test what decoding lacks.
+mypy reports a case missing in encoding, and a test one missing in decoding.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class GCMContent:
 
 @dataclass(frozen=True, slots=True)
 class PadContent:
-    """One-time pad and one-time Poly1305; everything here is under the tag.
+    """One-time pad and one-time Poly1305; the tag authenticates everything here.
 
-    `compression` is 0 (none) or 1 (DEFLATE, RFC 1951). `key_IDs` ascend as UTF-8 octets, each once: so the receiver
-    knows which two keys give the tag's, and nobody can exchange them.
+    `compression` is 0 (none) or 1 (DEFLATE, RFC 1951). `key_IDs` ascend as UTF-8 octets, without duplicates: this
+    determines the two keys of the tag, and nobody can exchange them.
     """
 
     master_sae: str
@@ -54,7 +54,7 @@ class PadContent:
     key_IDs: tuple[str, ...]
 
     def encode(self) -> bytes:
-        """OneTimePadParameters as DER: what is authenticated beside the ciphertext."""
+        """OneTimePadParameters as DER, authenticated with the ciphertext."""
         octets: bytes = asn1.encode_der(
             _PadParameters(
                 version=PAD_VERSION,
@@ -81,9 +81,9 @@ class AuthEnveloped:
     tag: bytes
 
     def fingerprint(self) -> bytes:
-        """What a quantum key is bound to: SHA-256 of the DER of encryptedContentInfo and mac, 32 octets.
+        """The binding of a quantum key: SHA-256 of the DER of encryptedContentInfo and mac, 32 octets.
 
-        Recipients are left out: nobody may make a second message of one by writing them otherwise.
+        Recipients are left out: otherwise re-encoding them would make a second message of one.
         """
         digest = hashlib.sha256(b"".join(_before_ciphertext(self.content, len(self.ciphertext))))
         digest.update(self.ciphertext)
@@ -93,10 +93,10 @@ class AuthEnveloped:
 
 @dataclass(frozen=True, slots=True)
 class KeyUse:
-    """What a received quantum key may open: one ciphertext at one level, however often that one comes.
+    """What a received quantum key may open: one ciphertext at one level, any number of times.
 
-    `fingerprint` (32 octets) is that of the ciphertext. `most` is the number of ciphertexts that the key may open in
-    all. It is more than one only at level aes, where a peer's key may wrap several messages.
+    `fingerprint` (32 octets) is that of the ciphertext. `most` is the total number of ciphertexts that the key may
+    open. It is more than one only at level aes, where a peer's key may wrap several messages.
     """
 
     level: str
@@ -104,7 +104,7 @@ class KeyUse:
     most: int = 1
 
     def trouble(self, level: str | None, bound_to: bytes | None) -> str:
-        """Why a key that opened these at this level (None: nothing yet) may not, or ""."""
+        """Why a key that opened these at this level (None: nothing yet) may not open this one, or ""."""
         if level is None or not bound_to:
             return ""
         if level != self.level:
@@ -114,7 +114,7 @@ class KeyUse:
         return "it has opened another message"
 
     def opened_before(self, bound_to: bytes | None) -> bool:
-        """Whether this very ciphertext is among these."""
+        """Whether this ciphertext is among these."""
         known = bound_to or b""
         starts = range(0, len(known), FINGERPRINT_OCTETS)
         return any(known[start : start + FINGERPRINT_OCTETS] == self.fingerprint for start in starts)
@@ -137,7 +137,7 @@ def enveloped_pieces(
     size: int,
     encrypted: Callable[[], Generator[Octets, None, bytes]],
 ) -> Pieces:
-    """The ContentInfo, as DER, around a ciphertext of `size` octets, which is made when the pieces are taken.
+    """The ContentInfo, as DER, around a ciphertext of `size` octets, which is made while the pieces are consumed.
 
     `encrypted` yields the ciphertext and returns the tag.
     """
@@ -155,10 +155,10 @@ def enveloped_pieces(
 
 
 def decode_enveloped(octets: bytes) -> AuthEnveloped:
-    """The structures that the levels accept; anything else is BadStructure, before any key is asked for.
+    """Decodes the structures that the levels accept; raises BadStructure for anything else.
 
-    DER, after one pass where other software wrote BER. Refused are trailing data, other versions and
-    algorithms, tags that are not 16 octets, and attributes (our senders write none, RFC 5083 2.1).
+    BER of other software is converted first. Refused are trailing data, other versions and algorithms, tags that are
+    not 16 octets, and attributes (our senders write none, RFC 5083 2.1).
     """
     if not ber.is_definite(octets):
         octets = ber.to_der(octets)
@@ -181,7 +181,7 @@ def decode_enveloped(octets: bytes) -> AuthEnveloped:
 
 
 def _before_ciphertext(content: Content, size: int) -> list[bytes]:
-    """The encryptedContentInfo as far as its `size` octets of ciphertext, with which it ends."""
+    """The encryptedContentInfo up to its `size` octets of ciphertext, which are its end."""
     return der.around(der.SEQUENCE, [_DATA, encode_content(content), der.header(0x80, size)], size)
 
 
@@ -197,7 +197,7 @@ def encode_content(content: Content) -> bytes:
 
 
 def decode_content(algorithm: AnyAlgorithm) -> Content:
-    """What an algorithm identifier says; anything that no level uses is BadStructure."""
+    """Decodes an algorithm identifier; raises BadStructure for one that no level uses."""
     if algorithm.algorithm == oids.ID_AES256_GCM:
         gcm = der.parse(_GCMParameters, algorithm.parameters, "GCM parameters")
         if gcm.icv_length != TAG_OCTETS:
@@ -228,7 +228,7 @@ def _decode_pad(pad: _PadParameters) -> PadContent:
     key_IDs = tuple(pad.key_ids)
     if not MIN_PAD_KEYS <= len(key_IDs) <= MAX_PAD_KEYS:
         raise BadStructure(f"the pad has {len(key_IDs)} keys; {MIN_PAD_KEYS} to {MAX_PAD_KEYS} are accepted")
-    # There may be thousands: each look is one at all of them.
+    # There may be thousands: each check is one pass over all of them.
     if not is_printable("".join(key_IDs)):
         raise BadStructure("a key_ID is not 1 to 256 printable characters")
     if not all(map(lt, key_IDs, key_IDs[1:])):  # code points are in the order of their UTF-8 octets
@@ -248,12 +248,12 @@ _GCM = der.algorithm(
 _BEFORE_NONCE, _BEHIND_NONCE = _GCM.split(bytes(NONCE_OCTETS))
 
 
-# The structures, field by field as in the RFCs. A field of type TLV is looked at before it is parsed.
+# The structures, field by field as in the RFCs. A field of type TLV is checked before it is parsed.
 
 
 @asn1.sequence
 class AnyAlgorithm:
-    """An AlgorithmIdentifier whose parameters are looked at before they are parsed."""
+    """An AlgorithmIdentifier whose parameters are checked before they are parsed."""
 
     algorithm: ObjectIdentifier
     parameters: asn1.TLV

@@ -32,13 +32,13 @@ ID_SIGNING_TIME = ObjectIdentifier("1.2.840.113549.1.9.5")
 ID_ALGORITHM_PROTECTION = ObjectIdentifier("1.2.840.113549.1.9.52")
 
 ID_QKD_KEY = ObjectIdentifier("2.25.70870596422438752823789839143307439983")
-"""OtherKeyAttribute: whose key a key_ID names (UUID 35512e2d-8ec7-4c9b-9e58-ae021d05ef6f)."""
+"""OtherKeyAttribute: the origin of the key that a key_ID names (UUID 35512e2d-8ec7-4c9b-9e58-ae021d05ef6f)."""
 ID_ONE_TIME_PAD = ObjectIdentifier(levels.ID_ONE_TIME_PAD)
 """Content encryption by one-time pad and Poly1305 (UUID 8326b9c0-7f19-478b-b88a-8a0d15c8cf71)."""
 ID_ORI_PAD = ObjectIdentifier(levels.ID_ORI_PAD)
 """OtherRecipientInfo: the holder of the pad's keys (UUID aaab867f-4cb1-42f8-a82a-59f577f22e46)."""
 ID_HQC_256 = ObjectIdentifier(levels.HQC_256.oid)
-"""KEM HQC-5, as the revision of 2025 names HQC-256 (UUID 1baebdb4-007f-4388-ae1b-719b0bdfcfe8)."""
+"""KEM HQC-5, the name of HQC-256 in the revision of 2025 (UUID 1baebdb4-007f-4388-ae1b-719b0bdfcfe8)."""
 ID_FRODOKEM_1344_SHAKE = ObjectIdentifier(levels.FRODOKEM_1344_SHAKE.oid)
 """KEM FrodoKEM-1344-SHAKE, the salted variant (UUID 06486032-dddb-452e-abfe-e37cb685d9f5)."""
 ID_CLASSIC_MCELIECE_6688128 = ObjectIdentifier(levels.CLASSIC_MCELIECE_6688128.oid)

@@ -1,4 +1,4 @@
-"""Who can open an AuthEnvelopedData: the four kinds of RecipientInfo that sealed messages have, and the KEMs they name.
+"""The recipients of an AuthEnvelopedData: the four kinds of RecipientInfo in sealed messages, and their KEMs.
 Standard: RFC 5652 6.2 (KTRI, KEKRI), RFC 8551 and RFC 4055 (RSAES-OAEP), RFC 9629 and RFC 9936 (KEMRI), FIPS 203.
 """
 
@@ -18,7 +18,7 @@ from relay.formats.cms import der, oids
 WRAPPED_CEK_OCTETS = 40
 KEK_OCTETS = 32
 RSA_OCTETS = range(512, 2049)
-"""Length of an RSA ciphertext: 4096 bits at least; a larger one than 16384 bits is no key but an attack."""
+"""Length of an RSA ciphertext: 4096 bits at least; one of more than 16384 bits is an attack."""
 KEY_IDENTIFIER_OCTETS = 20
 """Length of the identifier of a further KEM's key, in octets."""
 MAX_OCTETS = 64 * 1024
@@ -30,14 +30,14 @@ ML_KEM_1024 = levels.ML_KEM_1024.name
 
 _OF_LEVELS = tuple(form for form in (level.form.kem for level in levels.LEVELS) if form is not None)
 KEMS = {kem.name: kem for kem in (*_OF_LEVELS, *levels.FURTHER_KEMS)}
-"""By the name that policies, files and peer documents give them; the secret of each has 32 octets."""
+"""KEMs by their name in policies, files and peer documents; the secret of each has 32 octets."""
 FURTHER_KEMS = tuple(kem.name for kem in levels.FURTHER_KEMS)
-"""Those that go around level pqc as one more layer each, and need liboqs."""
+"""The KEMs that may wrap pqc as a further layer each; they need liboqs."""
 
 
 @dataclass(frozen=True, slots=True)
 class QKDKeyAttribute:
-    """Where a QKD key comes from: the SAE that sealed, the SAE that opens, the KME group that issued it."""
+    """The origin of a QKD key: the SAE that seals, the SAE that opens, and the issuing KME group."""
 
     master_sae: str
     slave_sae: str
@@ -46,7 +46,7 @@ class QKDKeyAttribute:
 
 @dataclass(frozen=True, slots=True)
 class CertificateID:
-    """Which certificate: its SubjectKeyIdentifier, or issuer (DER of the Name) and serial number."""
+    """The ID of a certificate: SubjectKeyIdentifier, or issuer (DER of the Name) and serial number."""
 
     ski: bytes = b""
     issuer: bytes = b""
@@ -78,9 +78,9 @@ class RSARecipient:
 class KEMRecipient:
     """The holder of this KEM key, that of an ML-KEM-1024 certificate or a further one (KEMRecipientInfo, RFC 9629 3).
 
-    `kem` is its name in KEMS, which has the length of `kem_ciphertext`. `wrapped_cek` has 40 octets, wrapped under the
-    32 octets that HKDF-SHA256 makes of the shared secret with `kem_kdf_info`. A further KEM has no certificate:
-    `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
+    `kem` is its name in KEMS, which determines the length of `kem_ciphertext`. `wrapped_cek` has 40 octets, wrapped
+    under the 32 octets that HKDF-SHA256 derives from the shared secret with `kem_kdf_info`. A further KEM has no
+    certificate: `certificate.ski` is then the first 20 octets of SHA-256 over the public key.
     """
 
     certificate: CertificateID
@@ -132,7 +132,7 @@ def encode(recipient: Recipient) -> bytes:
 
 
 def decode_all(infos: asn1.TLV) -> tuple[Recipient, ...]:
-    """The RecipientInfos SET, 1 to MAX_NUMBER of them; raises BadStructure for any kind that we don't have."""
+    """The RecipientInfos SET, 1 to MAX_NUMBER of them; raises BadStructure for any other kind."""
     if infos.tag_bytes != b"\x31" or not 0 < len(infos.data) <= MAX_OCTETS:
         raise BadStructure(f"recipientInfos are not a SET of 1 to {MAX_OCTETS} octets")
     parsed = der.parse(_RecipientInfos, der.sequence(der.whole(infos)), "recipientInfos").infos.as_list()
@@ -156,7 +156,7 @@ def _decode(info: _KeyTransRecipientInfo | _KEKRecipientInfo | _OtherRecipientIn
 
 @lru_cache(maxsize=256)
 def _encode_attribute(named: QKDKeyAttribute) -> bytes:
-    """The OtherKeyAttribute; there are as many as peers and groups of KMEs."""
+    """The OtherKeyAttribute; cached, since there is one for each peer and KME group."""
     value = _KeyAttribute(master_sae=named.master_sae, slave_sae=named.slave_sae, kme_group=named.kme_group)
     return der.sequence(_QKD_KEY, asn1.encode_der(value))
 
@@ -241,7 +241,7 @@ _QKD_KEY = der.oid(oids.ID_QKD_KEY)
 _AES256_WRAP = der.algorithm(oids.ID_AES256_WRAP)
 _OAEP = _oaep(der.NULL)
 _OAEP_AS_OTHERS_WRITE_IT = frozenset({_OAEP, _oaep(b"")})
-"""RFC 4055 wants NULL for the hash's parameters; some software leaves them out."""
+"""RFC 4055 requires NULL for the hash's parameters; some software omits them."""
 
 
 # The structures, field by field as in the RFCs.
@@ -282,7 +282,7 @@ class _KEKRecipientInfo:
 
 @asn1.sequence
 class IssuerAndSerial:
-    """IssuerAndSerialNumber (RFC 5652 10.2.4); the issuer is kept as it came."""
+    """IssuerAndSerialNumber (RFC 5652 10.2.4); the issuer is left unparsed."""
 
     issuer: asn1.TLV
     serial: int

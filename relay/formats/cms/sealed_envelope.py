@@ -1,7 +1,7 @@
-"""The sealed envelope: what a payload says of itself, so that the receiver need not believe what stands outside.
-Standard: relay/FORMAT.md, 7; DER, of which there is one form for each value, and one spelling of each address.
+"""The sealed envelope: the authenticated metadata of a payload, independent of what is outside.
+Standard: relay/FORMAT.md, 7; DER, with one form for each value and one spelling of each address.
 
-What the receiver asks of it is here, because the sender asks the same before it seals. Nothing may leave that our own
+The receiver's checks are here, because the sender runs them too before it seals. Nothing may leave that our own
 receiver would refuse.
 """
 
@@ -26,16 +26,17 @@ MAX_ADDRESS = 1024
 """Maximum length of an address, in characters."""
 MAX_RECIPIENTS = 10_000
 MAX_OCTETS = 1024 * 1024
-"""The whole envelope; more is refused before it is parsed."""
+"""Maximum size of the envelope, in octets; a larger one is refused unparsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class SealedEnvelope:
-    """One mail to one site, as its sender's relay got it.
+    """The envelope of one mail to one site, as the sender's relay received it.
 
     `layers` are named from the inside out (`pqc+aes`), `sealed_at` is in UTC and whole seconds. `sender` is the SMTP
-    sender ("" for the null one), `recipients` are those of this copy alone. All of these are mailboxes in their one
-    spelling (relay/formats/mailbox.py). `id` (16 octets) is of this copy. The addresses never appear in repr() or logs.
+    sender ("" for the null one), `recipients` are those of this copy alone. All of these are mailboxes in canonical
+    spelling (relay/formats/mailbox.py). `id` (16 octets) identifies this copy. The addresses never appear in repr() or
+    logs.
     """
 
     master_sae: str
@@ -47,7 +48,7 @@ class SealedEnvelope:
     id: bytes = field(default_factory=lambda: os.urandom(ID_OCTETS))
 
     def encode(self) -> bytes:
-        """SealedEnvelope as DER. Raises ValueError where an address or a name is too long, or is no Unicode."""
+        """SealedEnvelope as DER. Raises ValueError if an address or a name is too long or not valid Unicode."""
         octets: bytes = asn1.encode_der(
             _EnvelopeFields(
                 version=VERSION,
@@ -67,9 +68,9 @@ class SealedEnvelope:
 
 @dataclass(frozen=True, slots=True)
 class Ends:
-    """What a receiver has found of a message that came from `peer`, before it reads its sealed envelope.
+    """The facts that a receiver has established about a message from `peer` before it reads the sealed envelope.
 
-    `domains` are those whose senders the peer may name, as relay/formats/mailbox.py folds them; "*" among them is any.
+    `domains` are those whose senders the peer may name, folded by relay/formats/mailbox.py; "*" is any.
     """
 
     peer: str
@@ -79,39 +80,39 @@ class Ends:
     domains: Collection[str]
 
     def may_send(self, sender: str) -> bool:
-        """Whether the peer may name this sender, in its one spelling; it may always name the null one."""
+        """Whether the peer may name this sender, in canonical spelling; the null sender is always allowed."""
         return not sender or "*" in self.domains or sender.rpartition("@")[2] in self.domains
 
 
 @lru_cache(maxsize=1024)
 def is_sender(address: str) -> bool:
-    """Whether this can be a sealed sender that is not the null one."""
+    """Whether this is a valid sealed sender other than the null sender."""
     return len(address) <= MAX_ADDRESS and is_folded(address)
 
 
 @lru_cache(maxsize=1024)
 def is_recipient(address: str) -> bool:
-    """Whether this can be a sealed recipient."""
+    """Whether this is a valid sealed recipient."""
     return len(address) <= MAX_ADDRESS and is_folded(address, local_alone=True)
 
 
 def read_sealed_envelope(octets: bytes, ends: Ends) -> SealedEnvelope:
-    """The envelope again, once it fits what was found. Raises BadStructure and NotNamed."""
+    """The decoded envelope, if it matches `ends`. Raises BadStructure and NotNamed."""
     envelope = decode_sealed_envelope(octets)
-    for said, is_, what in (
+    for stated, actual, name in (
         (envelope.master_sae, ends.master_sae, "the SAE that sealed"),
         (envelope.slave_sae, ends.slave_sae, "the SAE that opens"),
         (envelope.layers, ends.layers, "the layers"),
     ):
-        if said != is_:
-            raise NotNamed(f"the sealed envelope names {said!r} as {what}, and it is {is_!r}")
+        if stated != actual:
+            raise NotNamed(f"the sealed envelope names {stated!r} as {name}, and it is {actual!r}")
     if not ends.may_send(envelope.sender):
         raise NotNamed(f"peer {ends.peer!r} sealed it for a sender of another domain; see `forwards`")
     return envelope
 
 
 def decode_sealed_envelope(octets: bytes) -> SealedEnvelope:
-    """The envelope again; raises BadStructure for anything that `encode` would not write."""
+    """The decoded envelope; raises BadStructure for anything that `encode` would not write."""
     if len(octets) > MAX_OCTETS:
         raise BadStructure("the sealed envelope is too long")
     for fields in der.children(octets, 1):

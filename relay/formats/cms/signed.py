@@ -1,9 +1,9 @@
-"""SignedData with one signer and the content inside.
+"""SignedData with one signer and embedded content.
 Standard: RFC 5652 5 and 11, RFC 6211, RFC 9882 (ML-DSA-87 with SHA-512), RFC 4055 and RFC 4056 (RSASSA-PSS, SHA-256).
 
-Gateways write it for gateways, so exactly what one writes is read. That is four signed attributes, each once: content
-type, message digest, signing time, algorithm protection. No others are allowed, and the signer's digest algorithm is
-the only one.
+Gateways write it for gateways, so only what they write is accepted. It has four signed attributes, each once: content
+type, message digest, signing time, algorithm protection. No others are allowed, and only the signer's digest
+algorithm.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from relay.formats.pieces import Octets, Pieces
 MAX_SIGNATURE_OCTETS = 8192
 MAX_ATTRIBUTES_OCTETS = 16 * 1024
 MAX_AROUND_OCTETS = 256 * 1024
-"""Maximum size of SignedData without its content, in octets: certificates above all."""
+"""Maximum size of SignedData without its content, in octets; certificates are most of it."""
 
 
 class SignatureScheme(Enum):
-    """How a signer signs: digest and signature always go together."""
+    """The signature schemes, each with its digest."""
 
     ML_DSA_87 = "ml-dsa-87"
     RSA_PSS = "rsa-pss"
@@ -38,9 +38,9 @@ class SignatureScheme(Enum):
 class Signed:
     """One SignedData: `content`, its one signer, and what was signed.
 
-    `attributes` is the DER of the signed attributes as SET OF, which is what the signature covers. `digest` is the
-    content's digest as they say it. `signing_time` is aware, in UTC and whole seconds, and decode_signed always gives
-    it. `certificate` (DER) is the signer's, b"" for none.
+    `attributes` is the DER of the signed attributes as SET OF, which the signature covers. `digest` is the content's
+    digest in them. `signing_time` is aware, in UTC and whole seconds; decode_signed always sets it. `certificate` (DER)
+    is the signer's, b"" for none.
     """
 
     content: bytes = field(repr=False)
@@ -97,7 +97,7 @@ def signed_pieces(signed: Signed, content: Octets | Pieces) -> Pieces:
 def decode_signed(octets: bytes) -> Signed:
     """SignedData with exactly one signer, the four signed attributes and the content inside; raises BadStructure.
 
-    Nothing is verified here. Digest and signature algorithm must be one of SignatureScheme, and the same in
+    It verifies nothing. Digest and signature algorithm must be one of SignatureScheme, and the same in
     digestAlgorithms and in the signed attributes.
     """
     if not ber.is_definite(octets):
@@ -114,7 +114,7 @@ def decode_signed(octets: bytes) -> Signed:
         raise BadStructure(f"{len(signers)} signers; exactly one is expected")
     info = signers[0]
     signer = decode_rid(info.sid)
-    # RFC 5652, 5.1 and 5.3: the content is data and all certificates are of X.509, so that the two versions are one.
+    # RFC 5652, 5.1 and 5.3: the content is data and all certificates are X.509, so both versions are equal.
     if {info.version, inner.version} != {_version(signer)}:
         raise BadStructure("a version does not fit the signer's identifier")
     if inner.certificates is not None and any(each.tag_bytes != b"\x30" for each in inner.certificates.as_list()):
@@ -129,12 +129,12 @@ def decode_signed(octets: bytes) -> Signed:
 
 
 def _version(signer: CertificateID) -> int:
-    """Returns the version of SignerInfo, and here of SignedData too (RFC 5652, 5.1 and 5.3)."""
+    """Returns the version of SignerInfo, which is also that of SignedData here (RFC 5652, 5.1 and 5.3)."""
     return 3 if signer.ski else 1
 
 
 def _check_size(octets: bytes) -> None:
-    """Raises BadStructure where there is too much around the content, before all of it becomes objects."""
+    """Raises BadStructure for too many octets around the content, before they are parsed."""
     data: list[memoryview] = der.children(octets, 1)
     for most in (2, 1, 6):
         data = der.children(data[-1], most) if data else []
@@ -160,14 +160,14 @@ def _decode_attributes(element: asn1.TLV, scheme: SignatureScheme) -> tuple[byte
 
 
 def _only_value(attribute: _Attribute) -> bytes:
-    found = attribute.values.as_list()
-    if len(found) != 1:
+    values = attribute.values.as_list()
+    if len(values) != 1:
         raise BadStructure(f"signed attribute {attribute.kind.dotted_string} does not have one value")
-    return der.whole(found[0])
+    return der.whole(values[0])
 
 
 def _encoded_time(when: datetime) -> bytes:
-    """The signing time; UTCTime in the years that it can tell, GeneralizedTime in all others (RFC 5652, 11.3)."""
+    """The signing time; UTCTime from 1950 to 2049, GeneralizedTime otherwise (RFC 5652, 11.3)."""
     seconds = when.astimezone(UTC).replace(microsecond=0)
     kind = asn1.UTCTime if seconds.year in _UTC_TIME_YEARS else asn1.GeneralizedTime
     octets: bytes = asn1.encode_der(kind(seconds))
@@ -175,7 +175,7 @@ def _encoded_time(when: datetime) -> bytes:
 
 
 def _decoded_time(value: bytes) -> datetime:
-    """The signing time, which has one right form only."""
+    """The signing time, in the one valid form."""
     kind: type[asn1.UTCTime | asn1.GeneralizedTime]
     kind = asn1.UTCTime if value.startswith(_UTC_TIME) else asn1.GeneralizedTime
     when = der.parse(kind, value, "signing time").as_datetime()
@@ -234,7 +234,7 @@ _PROTECTIONS = {
     for scheme, digests in _DIGESTS.items()
 }
 _WANTED = {oids.ID_CONTENT_TYPE, oids.ID_MESSAGE_DIGEST, oids.ID_SIGNING_TIME, oids.ID_ALGORITHM_PROTECTION}
-"""The signed attributes: these, each once, and no other ones."""
+"""The required signed attributes, each once, and no others."""
 _UTC_TIME, _UTC_TIME_YEARS = b"\x17", range(1950, 2050)
 
 
