@@ -1,5 +1,5 @@
-"""Files and who may read or write them: rights, permissions, stamps that tell a change, TOML.
-Standard: a file that cannot be looked at is not gone; what root does follows no link of somebody else.
+"""Files: access rights, permissions, stamps that detect changes, TOML.
+Standard: an unreadable file is not gone; root follows no link of other users.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes the file so that a reader sees all of it or nothing."""
+    """Replaces the file atomically."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     beside.write_text(text)
     beside.replace(path)
@@ -24,10 +24,10 @@ def write_whole(path: Path, text: str) -> None:
 def written_beside(
     path: Path, content: bytes, mode: int = 0o600, owner: tuple[int, int] | None = None, beginning: str | None = None
 ) -> Iterator[Path]:
-    """A file with this content in the same directory, flushed, to be renamed or linked to `path`; gone at the end.
+    """A temporary file with this content in the same directory, flushed, to be renamed or linked to `path`.
 
-    It has this mode and owner (uid, gid). Its name is random behind its `beginning`, by default that of `path`. That it
-    has got its name is flushed too, if it has within. Raises OSError.
+    It has this mode and owner (uid, gid), and a random name after `beginning`, by default that of `path`. The directory
+    is flushed at the end. Raises OSError.
     """
     temporary = path.with_name((beginning or f".{path.name}.") + secrets.token_hex(8))
     try:
@@ -46,11 +46,11 @@ def written_beside(
 
 
 def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a regular file. Raises OSError, also for all else: a FIFO would be waited for without end.
+    """A descriptor of a regular file. Raises OSError, also for anything else: a FIFO would block forever.
 
-    A file that `flags` make has mode 0600.
+    A file created by `flags` has mode 0600.
     """
-    # O_NONBLOCK: opening a FIFO must not wait for somebody at its other end, nor must what is read from it then.
+    # O_NONBLOCK: opening or reading a FIFO must not wait for a writer.
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -62,7 +62,7 @@ def open_regular(path: str | Path, flags: int = os.O_RDONLY) -> int:
 
 
 def sync_directory(directory: Path) -> None:
-    """Puts the directory's own entries on the disk: that a file was made or renamed."""
+    """Flushes the entries of a directory after a file was created or renamed."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

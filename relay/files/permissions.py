@@ -1,4 +1,4 @@
-"""Says what keeps this process from a file or directory: which part of the path, its mode and owner, and the remedy.
+"""Explains why this process cannot access a file or directory: the part of the path, its mode and owner, and a remedy.
 Standard: path_resolution(7); the kernel is asked for effective ids (faccessat(2), AT_EACCESS), so ACLs count as well.
 """
 
@@ -17,13 +17,13 @@ from typing import NamedTuple
 MAX_LINKS = 40
 """Maximum number of links followed in a path, as in Linux."""
 OF_NOBODY = ("nogroup", "nobody")
-"""Names of the group that several users without one of their own share (Debian, Red Hat): no file is given to it."""
+"""Names of the group shared by users without one of their own (Debian, Red Hat): it gets no access to files."""
 _ACCESS = {"r": os.R_OK, "x": os.X_OK}
 _SHIFTS = {"u": 6, "g": 3, "o": 0}
 
 
 class PathStep(NamedTuple):
-    """A directory that is searched, the name that is looked up there, and whether none is left to look up after it."""
+    """A directory that is searched, the name that is looked up there, and whether it is the last one."""
 
     directory: str
     name: str
@@ -43,18 +43,18 @@ class Denial(NamedTuple):
         return f"{self.place}: cannot be {done} by {user()}: {denied} ({self.rights}): {self.remedy}"
 
 
-def cause(path: str | Path, error: OSError, what: str = "cannot be read: ", *, private: bool = False) -> str:
-    """One line on what failed with `error` at this path: what denies access, else `what` and the error's own words.
+def cause(path: str | Path, error: OSError, prefix: str = "cannot be read: ", *, private: bool = False) -> str:
+    """One line on the cause of `error` at this path: what denies access, else `prefix` and the error text.
 
-    No remedy opens a `private` file to others than its owner.
+    No remedy opens a `private` file to anybody but its owner.
     """
     if error.errno == errno.EACCES and (denial := denial_at(path, private=private)) is not None:
         return str(denial)
-    return f"{_printable(str(path))}: {what}{error.strerror or error}"
+    return f"{_printable(str(path))}: {prefix}{error.strerror or error}"
 
 
 def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
-    """What keeps this process from reading a file or directory; None where nothing does or it is unknown."""
+    """What denies this process read access to a file or directory; None if nothing does or it is unknown."""
     try:
         return _denial_at(Path(path).absolute(), private=private)
     except OSError:
@@ -62,33 +62,33 @@ def denial_at(path: str | Path, *, private: bool = False) -> Denial | None:
 
 
 def steps(path: Path) -> Iterator[PathStep]:
-    """Walks along an absolute path as the kernel does; the last step has no name, and is where the path leads.
+    """Resolves an absolute path like the kernel; the last step has no name, and is the target.
 
     Raises OSError (ELOOP).
     """
     at, links = "/", 0
-    todo = list(reversed(path.parts[1:]))
-    while todo:
-        part = todo.pop()
-        yield PathStep(at, part, not todo)
+    remaining = list(reversed(path.parts[1:]))
+    while remaining:
+        part = remaining.pop()
+        yield PathStep(at, part, not remaining)
         if part == "..":
             at = at.rpartition("/")[0] or "/"
             continue
-        beyond = f"{at.rstrip('/')}/{part}"
+        child = f"{at.rstrip('/')}/{part}"
         try:
-            target = os.readlink(beyond)  # noqa: PTH115 - a thousand links may lead through one directory
+            target = os.readlink(child)  # noqa: PTH115 - a thousand links may lead through one directory
         except OSError:  # no link
-            at = beyond
+            at = child
             continue
         if (links := links + 1) > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
         at = "/" if target.startswith("/") else at
-        todo += reversed(Path(target).parts[target.startswith("/") :])
+        remaining += reversed(Path(target).parts[target.startswith("/") :])
     yield PathStep(at, "", last=False)
 
 
 def _denial_at(path: Path, *, private: bool) -> Denial | None:
-    """Asks at each step of an absolute path. Raises OSError."""
+    """Checks each step of an absolute path. Raises OSError."""
     at, was_last, is_link = "/", False, False
     for at, name, last in steps(path):
         if not name:
@@ -102,18 +102,18 @@ def _denial_at(path: Path, *, private: bool) -> Denial | None:
     needed = "rx" if place.is_dir() else "r"
     lacks = "".join(each for each in needed if not os.access(place, _ACCESS[each], effective_ids=True))
     denial = _denial(place, lacks, private=private) if lacks else None
-    if denial is not None and is_link and not place.is_dir():  # it may be somebody's trick, and lead to a secret
+    if denial is not None and is_link and not place.is_dir():  # an attacker's link may lead to a secret
         return denial._replace(remedy=f"a link leads there; if that is meant: {denial.remedy}")
     return denial
 
 
 def why_not_written(path: Path, error: OSError) -> str:
-    """What the error says; where the file is another user's, whose, and what root types so that we can write it."""
+    """The error text; for another user's file also its owner, and root's command that makes it writable for us."""
     return f"{error.strerror or error}{another_owner(path) if error.errno == errno.EACCES else ''}"
 
 
 def another_owner(path: Path) -> str:
-    """Whose this file is and what root types so that it is ours, to go behind a complaint; "" where it is ours."""
+    """A suffix for error texts: the owner of this file and root's command to make it ours; "" if it is ours."""
     try:
         owner = path.lstat().st_uid
     except OSError:
@@ -122,19 +122,19 @@ def another_owner(path: Path) -> str:
 
 
 def give_to_us(path: Path) -> str:
-    """What root types so that the file or directory is ours."""
+    """Root's command that makes the file or directory ours."""
     return f"chown {user()}: {shlex.quote(str(path))}"
 
 
-def shown_by_root(found: os.stat_result) -> bool:
-    """Whether it is root's and of our own group: so root gives a service what that may read and not change."""
-    return found.st_uid == 0 != os.geteuid() and found.st_gid == os.getegid()
+def shown_by_root(status: os.stat_result) -> bool:
+    """Whether it belongs to root and our group: readable for the service, but not writable."""
+    return status.st_uid == 0 != os.geteuid() and status.st_gid == os.getegid()
 
 
-def keep_to_us(path: Path, found: os.stat_result) -> str:
-    """What root types so that we alone can read the file."""
+def keep_to_us(path: Path, status: os.stat_result) -> str:
+    """Root's command that makes the file readable for us alone."""
     name = shlex.quote(str(path))
-    own = f"chown {user()} {name} && " if found.st_uid == 0 != os.geteuid() else ""
+    own = f"chown {user()} {name} && " if status.st_uid == 0 != os.geteuid() else ""
     return f"{own}chmod 600 {name}"
 
 
@@ -144,35 +144,35 @@ def user() -> str:
 
 
 def _denial(place: Path, lacks: str, *, private: bool) -> Denial:
-    found = place.stat()
-    rights = f"mode {found.st_mode & 0o7777:04o}, owner {_user(found.st_uid)}:{_group(found.st_gid)}"
-    remedy = _remedy_of_owner(place, found) if private and found.st_uid != os.geteuid() else None
+    status = place.stat()
+    rights = f"mode {status.st_mode & 0o7777:04o}, owner {_user(status.st_uid)}:{_group(status.st_gid)}"
+    remedy = _remedy_of_owner(place, status) if private and status.st_uid != os.geteuid() else None
     right = "search" if lacks == "x" else "read"
-    return Denial(_printable(str(place)), right, rights, _printable(remedy or _remedy(place, found, lacks)))
+    return Denial(_printable(str(place)), right, rights, _printable(remedy or _remedy(place, status, lacks)))
 
 
-def _remedy(place: Path, found: os.stat_result, lacks: str) -> str:
-    """What root or the owner types, so that this process gets what it lacks; nobody loses what they have."""
+def _remedy(place: Path, status: os.stat_result, lacks: str) -> str:
+    """The command of root or the owner that gives this process the missing right; nobody loses any."""
     name = shlex.quote(str(place))
-    in_group = found.st_gid in (os.getegid(), *os.getgroups())
-    whose = "u" if found.st_uid == os.geteuid() else "g" if in_group else "o"
-    if found.st_mode & _bits(whose, lacks) == _bits(whose, lacks):
+    in_group = status.st_gid in (os.getegid(), *os.getgroups())
+    whose = "u" if status.st_uid == os.geteuid() else "g" if in_group else "o"
+    if status.st_mode & _bits(whose, lacks) == _bits(whose, lacks):
         return f"its mode permits it, so an ACL or a security module does not: getfacl {name}"
-    if whose != "o" or found.st_mode & _bits("o", "r"):
+    if whose != "o" or status.st_mode & _bits("o", "r"):
         return f"chmod {whose}+{lacks} {name}"
-    if found.st_uid == 0 and not found.st_mode & _bits("g", lacks) and _group(os.getegid()) not in OF_NOBODY:
+    if status.st_uid == 0 and not status.st_mode & _bits("g", lacks) and _group(os.getegid()) not in OF_NOBODY:
         return f"chgrp {_group(os.getegid())} {name} && chmod g+{lacks} {name}"
     return f"setfacl -m u:{user()}:{lacks} {name}"
 
 
-def _remedy_of_owner(place: Path, found: os.stat_result) -> str | None:
-    """Returns the remedy for what only one user may read; None for a directory of root's on the way."""
-    if found.st_uid:
-        owner = _user(found.st_uid)
+def _remedy_of_owner(place: Path, status: os.stat_result) -> str | None:
+    """Returns the remedy for a file that only one user may read; None for a directory of root on the path."""
+    if status.st_uid:
+        owner = _user(status.st_uid)
         return f"the relay and its commands have to run as {owner}; as root: runuser -u {owner} -- qumail-relay ..."
     if place.is_dir():
         return None
-    return keep_to_us(place, found) if found.st_mode & 0o077 else f"chown {user()} {shlex.quote(str(place))}"
+    return keep_to_us(place, status) if status.st_mode & 0o077 else f"chown {user()} {shlex.quote(str(place))}"
 
 
 def _bits(whose: str, rights: str) -> int:

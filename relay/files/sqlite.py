@@ -1,4 +1,4 @@
-"""Files of SQLite: made for the relay alone, opened in one way, and what their errors mean for people.
+"""SQLite files: created for the relay alone, opened in one way, with helpful error texts.
 Standard: the result codes of SQLite; a file of mode 0600 in a directory of mode 0700.
 """
 
@@ -15,11 +15,11 @@ from relay.files.permissions import another_owner
 BUSY_S = 5.0
 """Timeout for a file lock held by another process, in seconds."""
 ROOM_TO_START = 16 * 2**20
-"""Disk space reserved at the start, in bytes; nearly all of it for what must not wait for room."""
+"""Disk space required at the start, in bytes; nearly all of it for data that must not wait for room."""
 
 
 def make_sqlite_file(path: Path) -> None:
-    """Makes the file, empty and of mode 0600, where there is none. Raises OSError; blocks."""
+    """Creates the file, empty and of mode 0600, if it is missing. Raises OSError; blocks."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -27,31 +27,31 @@ def make_sqlite_file(path: Path) -> None:
 
 
 def connected(path: Path, busy_timeout: float = BUSY_S) -> sqlite3.Connection:
-    """A connection that begins no transaction by itself, to a file that is there. Raises sqlite3.Error; blocks."""
-    # For writing: a journal that a killed process has left has to be played back, also for one that only reads.
+    """A connection in autocommit mode to an existing file. Raises sqlite3.Error; blocks."""
+    # For writing: even a reader has to roll back the journal of a killed process.
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=busy_timeout, isolation_level=None)
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether it says that the file is damaged, or is something else."""
+    """Whether the file is damaged or no database."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
 def said_by_sqlite(path: Path, error: BaseException) -> str:
-    """What an error says, and what to do where a full disk is or another owner is behind it."""
-    said = str(error) or type(error).__name__
+    """The error text, with a remedy if the disk is full or the owner is another user."""
+    text = str(error) or type(error).__name__
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
         with suppress(OSError):
             if missing := no_room(path.parent):
-                return f"{missing} ({said})"
+                return f"{missing} ({text})"
     if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-        return said + another_owner(path)
-    return said
+        return text + another_owner(path)
+    return text
 
 
 def no_room(directory: Path) -> str:
-    """What to do where its disk has no room for what a relay needs there; "" where it has. Raises OSError."""
+    """The remedy if the disk has not enough room for a relay; "" if it has. Raises OSError."""
     disk = os.statvfs(directory)
     free = disk.f_bavail * disk.f_frsize
     if free >= ROOM_TO_START:

@@ -1,8 +1,8 @@
-"""Detects whether files have changed: by what the file system says of each, as make(1) does, but of more than one time.
-Written in place, renamed over and removed are all seen, also on file systems without kernel notification.
+"""Detects changed files by their metadata, as make(1) does, but with more than one time.
+It detects writing in place, renaming over a file and removal, also on file systems without kernel notification.
 
-Only ENOENT and ENOTDIR mean that nothing is there. Any other error leaves it open, such as a directory that cannot be
-searched or a server that does not answer. What was known before then stays in force.
+Only ENOENT and ENOTDIR mean that a file is gone. After any other error its state is unknown: an unsearchable
+directory, or a server that does not respond. The previous content then stays in force.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from relay.errors import ConfigError
 from relay.files import open_regular, permissions
 
 Stamp = tuple[int, int, int, int, int]
-"""Times of change (ns since 1970), size, inode and device of a file, as they were just before it was read."""
+"""Times of change (ns since 1970), size, inode and device of a file just before it was read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """There may be a file or not: asking for it failed with this error number (EACCES, ELOOP, ESTALE, EIO, ...)."""
+    """A file that may exist or not: stat(2) failed with this error number (EACCES, ELOOP, ESTALE, EIO, ...)."""
 
     error: int
 
@@ -31,15 +31,15 @@ class Unknown:
 Seen = Stamp | None | Unknown
 """A file with this stamp, no file, or unknown."""
 Stamps = dict[Path, Seen]
-"""Of each file what is there."""
+"""The state of each file."""
 
 
 MAX_REGULAR_OCTETS = 64 * 2**20
-"""Maximum size of a file that the relay keeps beside its store, in bytes: one with holes costs its writer no disk."""
+"""Maximum size of a file that the relay keeps beside its store, in bytes; a sparse one needs no disk space."""
 
 
 def read_regular(path: Path) -> bytes:
-    """What a regular file holds. Raises OSError for a larger one, and for all else: a FIFO would be waited for."""
+    """The content of a regular file. Raises OSError for a larger one, and for anything else: a FIFO would block."""
     with open(path, "rb", opener=open_regular) as file:
         content = file.read(MAX_REGULAR_OCTETS + 1)
     if len(content) > MAX_REGULAR_OCTETS:
@@ -48,20 +48,20 @@ def read_regular(path: Path) -> bytes:
 
 
 def stamp_of(path: str | Path | os.DirEntry[str], *, follow: bool = True) -> Seen:
-    """What is there. A stamp differs after a file was written to or replaced.
+    """The state of a file. A stamp differs after a file was written to or replaced.
 
-    `follow` says whether what a link leads to counts, or the link itself.
+    `follow`: the target of a link, not the link itself.
     """
     try:
-        if isinstance(path, os.DirEntry):  # which may have been asked before
+        if isinstance(path, os.DirEntry):  # may be cached
             return stamped(path.stat(follow_symlinks=follow))
-        return stamped(os.stat(path, follow_symlinks=follow))  # noqa: PTH116 - a Path takes as long again to be made
+        return stamped(os.stat(path, follow_symlinks=follow))  # noqa: PTH116 - a Path would double the time
     except OSError as error:
         return unseen(error)
 
 
 def has_other_names(path: str | Path) -> bool:
-    """Whether the file is reached by several names (hard links); False where that cannot be determined."""
+    """Whether the file has several names (hard links); False if that cannot be determined."""
     try:
         return os.stat(path).st_nlink > 1  # noqa: PTH116 - as above
     except OSError:
@@ -69,7 +69,7 @@ def has_other_names(path: str | Path) -> bool:
 
 
 def stamp_of_directory(path: str | Path) -> Seen:
-    """What is there, which is no directory where it cannot be searched: then no file in it can be looked at."""
+    """The state of a directory; Unknown if it cannot be searched."""
     try:
         return stamped(searched(path))
     except OSError as error:
@@ -77,32 +77,32 @@ def stamp_of_directory(path: str | Path) -> Seen:
 
 
 def searched(path: str | Path) -> os.stat_result:
-    """What the system says of a directory that can be searched. Raises OSError for any other."""
+    """The status of a searchable directory. Raises OSError for any other."""
     return os.stat(f"{path}/.")  # noqa: PTH116 - a Path would drop the dot
 
 
 def unseen(error: OSError) -> Unknown | None:
-    """What asking for a file that failed says of it."""
+    """The state of a file after this error: gone or Unknown."""
     return None if is_gone(error) else Unknown(error.errno or errno.EIO)
 
 
-def stamped(found: os.stat_result) -> Stamp:
-    """The stamp of a file that was looked at."""
-    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino, found.st_dev
+def stamped(status: os.stat_result) -> Stamp:
+    """The stamp of a file with this status."""
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino, status.st_dev
 
 
 def stamps_of(paths: Iterable[Path]) -> Stamps:
-    """What is there now at each of these paths."""
+    """The current state of each of these paths."""
     return {path: stamp_of(path) for path in paths}
 
 
 def is_gone(error: OSError) -> bool:
-    """Whether this error means that nothing is there."""
+    """Whether this error means that the file is gone."""
     return error.errno in (errno.ENOENT, errno.ENOTDIR)
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file or directory is there. Raises ConfigError, with the remedy, where that cannot be determined."""
+    """Whether a file or directory exists. Raises ConfigError, with the remedy, if that cannot be determined."""
     try:
         path.stat()
     except OSError as error:
@@ -113,9 +113,9 @@ def is_there(path: Path) -> bool:
 
 
 def files_in(directory: Path, pattern: str = "*") -> list[Path]:
-    """The files whose names fit, sorted; none where the directory is gone.
+    """The files whose names match, sorted; none if the directory is gone.
 
-    Raises ConfigError, with the remedy, where that cannot be determined: a directory that cannot be listed or searched.
+    Raises ConfigError, with the remedy, for a directory that cannot be listed or searched.
     """
     try:
         return _listed(directory, pattern)
@@ -126,7 +126,7 @@ def files_in(directory: Path, pattern: str = "*") -> list[Path]:
 
 
 def stamps_in(directory: Path, pattern: str = "*") -> Stamps:
-    """What is there: the directory itself, which is Unknown where it cannot be listed or searched, and such files."""
+    """The states of matching files and of the directory, which is Unknown if it cannot be listed or searched."""
     try:
         return stamps_of([directory, *_listed(directory, pattern)])
     except OSError as error:

@@ -1,5 +1,5 @@
-"""Reads a TOML file into a checked, immutable model and says file, line and remedy for every fault.
-Standard: TOML 1.0; faults are worded as Postfix and compilers do, `file:line: key: what is wrong`.
+"""Parses a TOML file into a validated, immutable model; each fault has file, line and remedy.
+Standard: TOML 1.0; faults have the form of Postfix and compilers, `file:line: key: what is wrong`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MAX_DEPTH = 16
 """Maximum number of names of a dotted key or table header that are searched for its line."""
 
 MAX_QUOTED_CHARS = 500
-"""Maximum number of characters that a fault quotes of a file."""
+"""Maximum number of characters of a file that a fault quotes."""
 
 MAX_NAMES = 200
 """Maximum number of names in one dotted key; tomllib's time grows with their square."""
@@ -53,15 +53,15 @@ _LONG_KEY = re.compile(rf"(?<![\w.-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MAX_NAMES}}}"
 class Table(BaseModel):
     """Base of all models read from TOML: immutable, no conversions by guess, unknown keys are faults."""
 
-    # Rust's regular expressions know all letters of Unicode again for each repetition: they took 20 MB. Those of Python
-    # let `$` match before a line end: patterns of settings end with `\Z`.
+    # Rust's regular expressions expand all letters of Unicode for each repetition: they took 20 MB. In Python's `$`
+    # matches before a line end: patterns of settings end with `\Z`.
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True, regex_engine="python-re")
     removed: ClassVar[Mapping[str, str]] = {}
-    """Settings that there were once, each with what to do about one that still stands in a file."""
+    """Former settings, each with what to do if it is still in a file."""
     examples: ClassVar[Mapping[str, object]] = {}
-    """What the reference shows for settings that have no default, or whose default is to be away."""
+    """Examples in the reference for settings without a default, or whose default is to be absent."""
     alternatives: ClassVar[Mapping[str, object]] = {}
-    """Examples of settings that stand in place of others: the reference shows them as comments."""
+    """Examples of settings that replace others; the reference shows them as comments."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -86,33 +86,33 @@ def read(path: Path) -> str:
 
 
 def parse(text: str, model: type[Model], *, source: str, context: dict[str, Any] | None = None) -> Model:
-    """Turn TOML `text` into `model`; `source` is the file's name for messages. Raises ConfigError, a line per fault.
+    """Parses TOML `text` as `model`; `source` is the file name for messages. Raises ConfigError, a line per fault.
 
-    `context` is handed to the model's validators (pydantic's `info.context`).
+    `context` is passed to the model's validators (pydantic's `info.context`).
     """
     if _LONG_KEY.search(_QUOTED.sub("x", text)):
         raise ConfigError(f"{source}: a dotted key of more than {MAX_NAMES} names; no setting lies so deep")
     try:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        where = re.search(r"line (\d+), column (\d+)", str(error))
-        what = _short(re.sub(r" \(at .*\)$", "", str(error)))
-        position = f"{where[1]}:{where[2]}" if where else str(text.count("\n") + 1)
-        raise ConfigError(f"{source}:{position}: not TOML: {what}") from error
-    except ValueError as error:  # not tomllib's own: a number with thousands of digits
+        match = re.search(r"line (\d+), column (\d+)", str(error))
+        fault = _short(re.sub(r" \(at .*\)$", "", str(error)))
+        position = f"{match[1]}:{match[2]}" if match else str(text.count("\n") + 1)
+        raise ConfigError(f"{source}:{position}: not TOML: {fault}") from error
+    except ValueError as error:  # not TOMLDecodeError: a number with thousands of digits
         raise ConfigError(f"{source}: not TOML: {str(error).partition(';')[0]}") from error
     except RecursionError as error:
         raise ConfigError(f"{source}: nested too deeply") from error
     try:
         return model.model_validate(data, context=context)
     except ValidationError as error:
-        raise ConfigError(_told(error, _lines(text), model, source)) from error
+        raise ConfigError(_fault_lines(error, _lines(text), model, source)) from error
 
 
 def line_of(text: str, location: Location) -> int | None:
-    """The line (1 is the first) where the value at `location` is written, or of its nearest parent.
+    """The line (1 is the first) of the value at `location`, or of its nearest parent.
 
-    None where neither it nor a parent is written in `text`, which must be TOML.
+    None if neither is in `text`, which must be valid TOML.
     """
     return _nearest(_lines(text), location)
 
@@ -127,11 +127,11 @@ def _nearest(lines: Mapping[Location, int], location: Location) -> int | None:
 
 @functools.lru_cache(maxsize=1)
 def _lines(text: str) -> Mapping[Location, int]:
-    """Returns the line of each table header and each key in `text`, which is known to be TOML.
+    """Returns the line of each table header and each key in `text`, which is valid TOML.
 
-    Remembered for the last text, since a reader asks for the line of each thing in it.
+    Cached for the last text, since readers ask for the line of each value in it.
     """
-    found: dict[Location, int] = {}
+    lines_by_location: dict[Location, int] = {}
     last: dict[Location, int] = {}
     table: Location = ()
     for number, position in _statements(text):
@@ -140,19 +140,19 @@ def _lines(text: str) -> Mapping[Location, int]:
             *parents, name = _split(header[2])
             for parent in parents:
                 table = (*table, parent)
-                found.setdefault(table, number)
+                lines_by_location.setdefault(table, number)
                 table = (*table, last[table]) if table in last else table
             table = (*table, name)
             if header[1] == "[[":
-                found.setdefault(table, number)
+                lines_by_location.setdefault(table, number)
                 last[table] = last.get(table, -1) + 1
                 table = (*table, last[table])
-            found.setdefault(table, number)
+            lines_by_location.setdefault(table, number)
         elif key := _KEY.match(text, position):
             names = _split(key[1])
             for depth in range(len(names)):
-                found.setdefault((*table, *names[: depth + 1]), number)
-    return found
+                lines_by_location.setdefault((*table, *names[: depth + 1]), number)
+    return lines_by_location
 
 
 def _statements(text: str) -> Iterator[tuple[int, int]]:
@@ -170,7 +170,7 @@ def _statements(text: str) -> Iterator[tuple[int, int]]:
 
 
 def _split(dotted: str) -> Location:
-    """The names in `a."b.c".d`; no more than MAX_DEPTH, for nothing that we read lies deeper."""
+    """The names in `a."b.c".d`; at most MAX_DEPTH, since no setting is deeper."""
     try:
         value: Any = tomllib.loads(f"{dotted} = 1")
     except tomllib.TOMLDecodeError:
@@ -182,41 +182,43 @@ def _split(dotted: str) -> Location:
     return tuple(keys)
 
 
-def _told(error: ValidationError, lines: Mapping[Location, int], model: type[BaseModel], source: str) -> list[str]:
+def _fault_lines(
+    error: ValidationError, lines: Mapping[Location, int], model: type[BaseModel], source: str
+) -> list[str]:
     faults = error.errors(include_url=False, include_context=False, include_input=False)
-    told = [_fault(fault, lines, model, source) for fault in faults[:MAX_FAULTS]]
-    return told if len(faults) <= MAX_FAULTS else [*told, f"{source}: {len(faults) - MAX_FAULTS} more faults"]
+    texts = [_fault(fault, lines, model, source) for fault in faults[:MAX_FAULTS]]
+    return texts if len(faults) <= MAX_FAULTS else [*texts, f"{source}: {len(faults) - MAX_FAULTS} more faults"]
 
 
 def _fault(fault: Any, lines: Mapping[Location, int], model: type[BaseModel], source: str) -> str:
     location = tuple(part for part in fault["loc"] if not str(part).startswith("function-"))
     line = _nearest(lines, location)
-    where = f"{source}:{line}" if line else source
+    place = f"{source}:{line}" if line else source
     name = _short(".".join(str(part) for part in location))
     if fault["type"] == "extra_forbidden":
         table = _model_at(model, location[:-1])
         if issubclass(table, Table) and (instead := table.removed.get(str(location[-1]))):
-            return f"{where}: {name}: is no longer a setting: {instead}"
+            return f"{place}: {name}: is no longer a setting: {instead}"
         known = [field.alias or setting for setting, field in table.model_fields.items()]
         close = difflib.get_close_matches(str(location[-1]), known, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"known here: {', '.join(sorted(known))}"
-        return f"{where}: {name}: unknown setting; {hint}"
+        return f"{place}: {name}: unknown setting; {hint}"
     if fault["type"] == "missing":
-        return f"{where}: {name}: missing; this setting is required"
+        return f"{place}: {name}: missing; this setting is required"
     message = _short(fault["msg"].removeprefix("Value error, ")) or "not a value that can stand here"
     if message[1:2].islower():
         message = message[0].lower() + message[1:]
-    return f"{where}: {name}: {message}" if name else f"{where}: {message}"
+    return f"{place}: {name}: {message}" if name else f"{place}: {message}"
 
 
 def _short(text: str) -> str:
-    """One line of at most MAX_QUOTED_CHARS of what may be quoted from the file."""
+    """Text from the file as one line of at most MAX_QUOTED_CHARS."""
     text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[: MAX_QUOTED_CHARS + 1])
     return text if len(text) <= MAX_QUOTED_CHARS else text[:MAX_QUOTED_CHARS] + "..."
 
 
 def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel]:
-    """The model that stands at `location`, following nested models, maps and lists of models."""
+    """The model at `location`, following nested models, maps and lists of models."""
     current: Any = model
     for part in location:
         current = _inside(current, part)
@@ -224,7 +226,7 @@ def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel]:
 
 
 def _inside(annotation: Any, part: str | int) -> Any:
-    """The type that stands at key or index `part` of a model, `dict[str, Peer]` or `list[Rule]`."""
+    """The type at key or index `part` of a model, `dict[str, Peer]` or `list[Rule]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         fields = annotation.model_fields.items()
         return next((_plain(field.annotation) for name, field in fields if part in (name, field.alias)), None)
