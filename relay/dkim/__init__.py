@@ -1,4 +1,4 @@
-"""DKIM and ARC: signs what leaves sealed, and says of what arrives sealed whether its signatures were valid.
+"""DKIM and ARC: signs outgoing sealed mail, and verifies the signatures of arriving sealed mail.
 Standard: RFC 6376 (DKIM), RFC 8463 (Ed25519), RFC 8617 (ARC), RFC 8601 (Authentication-Results).
 """
 

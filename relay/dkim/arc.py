@@ -1,4 +1,4 @@
-"""Verifies a message's ARC chain, and adds a set to it that says to later hops what we have found and changed.
+"""Verifies a message's ARC chain, and adds a set with our results for later hops.
 Standard: RFC 8617 4 (fields), 5.1 (sealing), 5.2 (validating); dkimpy walks the chain, OpenSSL checks each signature.
 """
 
@@ -32,10 +32,10 @@ MAX_FIELD_OCTETS = 16_384
 
 
 class ARCChain:
-    """The ARC sets of one message, `length` of them; `result` counts after `verify`."""
+    """The ARC chain of one message, with `length` sets; `result` is valid after `verify`."""
 
     def __init__(self, header: Header, now: float) -> None:
-        """It is judged at `now`, seconds since 1970."""
+        """`now` is the time of verification, in seconds since 1970."""
         self._now = now
         self._fields = [(name, raw) for name in (RESULTS, MESSAGE, SEAL) for raw in header.named(name)]
         self._whole = len(self._fields) <= 3 * MAX_SETS and all(len(raw) <= MAX_FIELD_OCTETS for _, raw in self._fields)
@@ -46,7 +46,7 @@ class ARCChain:
 
     @property
     def ended(self) -> bool:
-        """Whether somebody has said that the chain is broken, after which nobody adds to it (RFC 8617, 5.1.2)."""
+        """Whether a previous hop has declared the chain broken, after which none may add to it (RFC 8617, 5.1.2)."""
         return any(tags.get(b"cv") == b"fail" for tags in self._seals) or self.length >= MAX_SETS
 
     @property
@@ -55,11 +55,11 @@ class ARCChain:
         return AuthResult("arc", self.result, self.reason)
 
     def key_names(self) -> list[str]:
-        """The DNS names of all keys that are needed."""
+        """The DNS names of all required keys."""
         return list(self._key_names()) if self._whole else []
 
     def verify(self, checked: Checked, answers: Answers) -> None:
-        """Sets `result`, and the reason where it is not the best one."""
+        """Sets `result`, and `reason` unless it is a pass."""
         if not self._fields:
             return
         if not self._whole:
@@ -67,11 +67,11 @@ class ARCChain:
             return
         verifying = _DkimpyChain(self._fields, checked, answers, self._now)
         try:
-            found, _, reason = verifying.verify()
-        except Exception as error:  # noqa: BLE001 - whatever a chain is made of, it must not hold the mail for ever
+            outcome, _, reason = verifying.verify()
+        except Exception as error:  # noqa: BLE001 - no chain may block a mail for ever
             log.debug("arc_chain_not_verified", kind=type(error).__name__)
-            found, reason = dkim.CV_Fail, "malformed"
-        if found == dkim.CV_Pass:
+            outcome, reason = dkim.CV_Fail, "malformed"
+        if outcome == dkim.CV_Pass:
             self.result = "pass"
         else:
             self.result = "temperror" if verifying.trouble else "fail"
@@ -83,16 +83,16 @@ class ARCChain:
                 try:
                     yield key_name(parse_tags(raw))
                 except NotPassed:
-                    continue  # verifying it will say so
+                    continue  # reported by verification
 
 
 class _DkimpyChain(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
-    """dkimpy's walk along the chain, with our check of each signature."""
+    """dkimpy's chain validation, with our check of each signature."""
 
     def __init__(self, fields: Sequence[tuple[bytes, bytes]], checked: Checked, answers: Answers, now: float) -> None:
-        unheard = logging.getLogger(f"{__name__}.unheard")
-        unheard.disabled = True  # dkimpy logs what it reads
-        super().__init__(logger=unheard)
+        silent = logging.getLogger(f"{__name__}.silent")
+        silent.disabled = True  # dkimpy logs what it reads
+        super().__init__(logger=silent)
         self.headers = [(name, b" " + canonical(raw).partition(b":")[2]) for name, raw in fields]
         self.trouble = ""
         self._raw = checked
@@ -102,11 +102,11 @@ class _DkimpyChain(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
     def verify_sig(
         self, sig: Tags, include_headers: list[bytes], sig_header: tuple[bytes, bytes], dnsfunc: object
     ) -> bool:
-        """One signature of one set."""
+        """Checks one signature of one set."""
         name, value = sig_header
         if b"l" in sig:
-            return False  # it leaves octets unsigned
-        # A second From that was put on top of the signed one must not go unnoticed.
+            return False  # l= leaves octets unsigned
+        # A second From added above the signed one must be detected.
         names = [*include_headers, b"from"] if b"from" in include_headers else include_headers
         try:
             check_times(sig, self._now)
@@ -119,7 +119,7 @@ class _DkimpyChain(dkim.ARC):  # type: ignore[misc] # dkimpy has no types
 
 
 class ARCSealer:
-    """Adds ARC sets under one of the site's RSA keys (RFC 8617, 4.1 knows no other)."""
+    """Adds ARC sets under one of the site's RSA keys (the only type in RFC 8617, 4.1)."""
 
     def __init__(self, key: SigningKey, authserv_id: str, clock: Clock = time.time) -> None:
         self._key = key
@@ -127,38 +127,46 @@ class ARCSealer:
         self._clock = clock
 
     def seal(self, message: bytes, chain: ARCChain, results: Sequence[AuthResult]) -> bytes:
-        """The fields of the next set, to be put on top; b"" where the chain takes no more.
+        """The fields of the next set, to be added on top; b"" if the chain has ended.
 
-        `chain` is the verified chain of the message; `results` is what was found when the message arrived.
+        `chain` is the verified chain of the message; `results` are those of its arrival.
         """
         if chain.ended or chain.result == "temperror":
             return b""
         end, begin = mime.bounds(message)
         header, body = Header(message[:end]), memoryview(message)[begin:]
         number = ("i", str(chain.length + 1))
-        who = [number, *key_tags(self._key, str(int(self._clock())))]
-        said = (*(each for each in results if each.method != "arc"), chain.as_result)
-        found = f"ARC-Authentication-Results: i={number[1]}; {payload(self._authserv_id, said)}\r\n".encode()
+        signer_tags = [number, *key_tags(self._key, str(int(self._clock())))]
+        all_results = (*(each for each in results if each.method != "arc"), chain.as_result)
+        results_header = (
+            f"ARC-Authentication-Results: i={number[1]}; {payload(self._authserv_id, all_results)}\r\n".encode()
+        )
         names = signed_names(header)
         digest = base64.b64encode(body_hash(body).digest).decode()
         content = signed_field(
-            "ARC-Message-Signature", [*who, *content_tags(names, digest)], b"".join(header.chosen(names)), self._key
+            "ARC-Message-Signature",
+            [*signer_tags, *content_tags(names, digest)],
+            b"".join(header.chosen(names)),
+            self._key,
         )
         before = b"" if chain.result == "fail" else b"".join(_sets(header, chain.length))
         seal = signed_field(
-            "ARC-Seal", [*who, ("cv", chain.result)], before + canonical(found) + canonical(content), self._key
+            "ARC-Seal",
+            [*signer_tags, ("cv", chain.result)],
+            before + canonical(results_header) + canonical(content),
+            self._key,
         )
-        return seal + content + found
+        return seal + content + results_header
 
 
 def _sets(header: Header, length: int) -> Iterator[bytes]:
-    """The fields of all sets as a seal covers them, oldest first (RFC 8617, 5.1.1)."""
+    """The fields of all sets in the order of a seal, oldest first (RFC 8617, 5.1.1)."""
     fields = [(_instance(raw), raw) for name in (RESULTS, MESSAGE, SEAL) for raw in header.named(name)]
     yield from (canonical(raw) for number, raw in sorted(fields, key=itemgetter(0)) if 1 <= number <= length)
 
 
 def _instance(raw: bytes) -> int:
-    """The i= tag, which comes first in Authentication-Results and anywhere in the others; 0 where there is none."""
+    """The i= tag, which comes first in Authentication-Results and anywhere in the others; 0 without one."""
     for tag in canonical(raw).partition(b":")[2].split(b";"):
         name, _, value = tag.partition(b"=")
         if name.strip() == b"i" and value.strip().isdigit() and len(value) < 5:

@@ -1,4 +1,4 @@
-"""What a DKIM or ARC signature covers: chosen header fields and the hash of the body, in their canonical forms.
+"""The data that a DKIM or ARC signature covers: chosen header fields and the body hash, in canonical form.
 Standard: RFC 6376 3.4 (canonicalisation), 3.7 (hashes), 5.4.2 (several fields of one name); time is linear.
 """
 
@@ -20,17 +20,17 @@ _SIGNATURE_TAG = re.compile(rb"((?:\A|;)[ \t\r\n]*b[ \t\r\n]*=)[^;]*")
 
 @dataclass(frozen=True, slots=True)
 class BodyHash:
-    """SHA-256 over a canonical body or its beginning, and how long the whole canonical body is (octets)."""
+    """SHA-256 of a canonical body or its beginning, and the length of the whole canonical body (octets)."""
 
     digest: bytes
     length: int
 
 
 class Header:
-    """The header fields of one message, found by name."""
+    """The header fields of one message, by name."""
 
     def __init__(self, header: bytes) -> None:
-        """`header` is as `mime.split` gives it."""
+        """`header` is that of `mime.split`."""
         self._fields: dict[bytes, list[bytes]] = {}
         for name, raw in mime.fields(header):
             self._fields.setdefault(name, []).append(raw)
@@ -40,7 +40,7 @@ class Header:
         return self._fields.get(name, [])
 
     def chosen(self, names: Iterable[bytes], c: bytes = b"relaxed") -> Iterator[bytes]:
-        """The canonical fields of these names (lower case), each the next one from the bottom; none where none is left.
+        """The canonical fields of these names (lower case), each the next one from the bottom, if any is left.
 
         `c` is the value of a c= tag (RFC 6376, 3.5). Raises InvalidCanonicalizationPolicyError.
         """
@@ -61,7 +61,7 @@ def canonical(raw: bytes, policy: CanonicalizationPolicy | type[Relaxed] = Relax
 
 
 def without_signature(raw: bytes) -> bytes:
-    """A signature field with its b= tag empty, as it is itself signed (RFC 6376, 3.7)."""
+    """A signature field with an empty b= tag, the form that is signed (RFC 6376, 3.7)."""
     name, _, value = raw.partition(b":")
     return name + b":" + _SIGNATURE_TAG.sub(rb"\1", value, count=1)
 
@@ -69,7 +69,7 @@ def without_signature(raw: bytes) -> bytes:
 def body_hash(body: Octets, *, relaxed: bool = True, limit: int | None = None) -> BodyHash:
     """The hash of the canonical body (RFC 6376, 3.4.3 and 3.4.4), or of its first `limit` octets (l=).
 
-    A body whose last line has no CRLF counts as if it had. It is read in pieces, so that other threads get their turn.
+    A missing CRLF at the end is added. The body is read in pieces, so that other threads can run.
     """
     hasher, length = hashlib.sha256(), 0
     for piece in _canonical_pieces(body, relaxed):
@@ -79,7 +79,7 @@ def body_hash(body: Octets, *, relaxed: bool = True, limit: int | None = None) -
 
 
 def _canonical_pieces(body: Octets, relaxed: bool) -> Iterator[bytes]:
-    """Ends of lines, and with `relaxed` a blank, are kept back until it is known that more follows."""
+    """The canonical body in pieces. Line ends, and with `relaxed` a blank, are delayed until more text follows."""
     kept_back = b" \r\n" if relaxed else b"\r\n"
     lines, blank, any_text = 0, b"", False
     for piece in _pieces(body):
@@ -99,7 +99,7 @@ def _canonical_pieces(body: Octets, relaxed: bool) -> Iterator[bytes]:
 
 
 def _pieces(body: Octets) -> Iterator[bytes]:
-    """The body and its last CRLF, in pieces of which none ends between CR and LF."""
+    """The body and its last CRLF, in pieces that never end between CR and LF."""
     start = 0
     while start < len(body):
         end = start + PIECE_OCTETS

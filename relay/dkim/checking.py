@@ -1,5 +1,5 @@
-"""Checks one signature against its message and the key record that the DNS has for it.
-Standard: RFC 6376 6.1 (verifying), RFC 8301 (what is too weak), RFC 8463; each failure is a result of RFC 8601 2.7.1.
+"""Checks one signature against its message and its key record in the DNS.
+Standard: RFC 6376 6.1 (verifying), RFC 8301 (weak keys), RFC 8463; each failure is a result of RFC 8601 2.7.1.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relay.dkim.records import Answers, NotPassed, PublicKey, Tags, octets_of, p
 from relay.formats.pieces import Octets
 
 MAX_FIELD_OCTETS = 8192
-"""Maximum length of a signature field, in octets; no real one is as long, and time grows with it."""
+"""Maximum length of a signature field, in octets; no real one is as long, and the time grows with it."""
 
 SLOP_S = 300.0
 """Maximum clock skew of another site, in seconds."""
@@ -31,7 +31,7 @@ MAX_TIME_DIGITS = 12
 
 
 class Checked:
-    """A message of which several signatures are checked: each form of it is hashed once."""
+    """A message with several signatures to check; each canonical form is hashed once."""
 
     def __init__(self, header: Header, body: Octets) -> None:
         self.header = header
@@ -39,9 +39,9 @@ class Checked:
         self._hashes: dict[tuple[bool, int | None], BodyHash] = {}
 
     def check(self, tags: Tags, names: Sequence[bytes], field: bytes, answers: Answers) -> str:
-        """Checks one signature; gives a remark on it, "" for none. Raises NotPassed.
+        """Checks one signature; returns a remark or "". Raises NotPassed.
 
-        `names` are those of the fields that it covers beside its own, raw `field`.
+        `names` are the fields that it covers beside its own, raw `field`.
         """
         key = public_key(tags, answers)
         c = tags.get(b"c", b"simple/simple")
@@ -59,18 +59,18 @@ class Checked:
         return ""
 
     def _check_body(self, tags: Tags, c: bytes) -> str:
-        """What of the body is not covered, "" where it is whole. Raises NotPassed where it is another one."""
+        """A remark if a part of the body is not covered, else "". Raises NotPassed for a changed body."""
         limit = int(tags[b"l"]) if b"l" in tags else None
         form = (c.partition(b"/")[2] == b"relaxed", limit)
         if form not in self._hashes:
             self._hashes[form] = body_hash(self._body, relaxed=form[0], limit=limit)
-        found = self._hashes[form]
-        if limit is not None and limit > found.length:
+        hashed = self._hashes[form]
+        if limit is not None and limit > hashed.length:
             raise NotPassed("permerror", "l= is more than the body has")
-        if found.digest != octets_of(tags, b"bh"):
+        if hashed.digest != octets_of(tags, b"bh"):
             raise NotPassed("fail", "the body was changed")
-        if limit is not None and limit < found.length:
-            return f"l= leaves {found.length - limit} octets of the body unsigned"
+        if limit is not None and limit < hashed.length:
+            return f"l= leaves {hashed.length - limit} octets of the body unsigned"
         return ""
 
 
@@ -85,14 +85,14 @@ def parse_tags(field: bytes) -> dict[bytes, bytes]:
 
 
 def check_tags(tags: Tags, now: float) -> list[bytes]:
-    """The names that a DKIM-Signature covers, after a look at all its tags, at `now` in seconds since 1970.
+    """Checks all tags of a DKIM-Signature at `now` (seconds since 1970); returns the covered names.
 
     Raises NotPassed.
     """
     try:
         dkim.validate_signature_fields(tags)
     except dkim.DKIMException as error:
-        reason = re.split(r"[(:]", str(error), maxsplit=1)[0]  # behind that it quotes what strangers wrote
+        reason = re.split(r"[(:]", str(error), maxsplit=1)[0]  # the rest quotes untrusted input
         raise NotPassed("permerror", reason.strip()) from error
     except (ValueError, IndexError, KeyError) as error:
         raise NotPassed("permerror", "tags that cannot be") from error
@@ -104,11 +104,11 @@ def check_tags(tags: Tags, now: float) -> list[bytes]:
         raise NotPassed("permerror", "rsa-sha1 is no longer accepted")
     if not tags.get(b"l", b"0").isdigit():
         raise NotPassed("permerror", "l= is not a number")
-    return [*names, b"from"]  # one that was put on top of those that are signed must not go unnoticed
+    return [*names, b"from"]  # one added above the signed ones must be detected
 
 
 def check_times(tags: Tags, now: float) -> None:
-    """Raises NotPassed where it was signed after `now` (t=), or has expired (x=); dkimpy forgives ten hours of both."""
+    """Raises NotPassed if signed after `now` (t=), or expired (x=); dkimpy tolerates ten hours of both."""
     if b"t" in tags and _seconds(tags[b"t"]) > now + SLOP_S:
         raise NotPassed("permerror", "t= value is in the future")
     if b"x" in tags and _seconds(tags[b"x"]) < now - SLOP_S:

@@ -1,5 +1,5 @@
-"""The DKIM keys that sign now, and what verifies and seals in ARC beside them; read again when their files change.
-Standard: each mail asks once; keys that cannot be used leave those before in force, for what is not signed is doubted.
+"""The current DKIM signer, verifier and ARC sealer; reloaded when key files change.
+Standard: each mail asks once; unusable keys leave the previous ones in force, since unsigned mail is distrusted.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ log = structlog.get_logger(__name__)
 
 
 class DKIMInForce:
-    """`signer` and `arrivals` give what counts at this moment, None where [dkim] wants nothing of the kind."""
+    """`signer` and `arrivals` are the current ones, None if [dkim] does not configure them."""
 
     def __init__(self, settings: Callable[[], Config]) -> None:
-        """Raises ConfigError where a key cannot be used."""
+        """Raises ConfigError if a key is unusable."""
         self._settings = settings
         self.read_at = self.stamps()
         self._keys = load_keys(settings())
@@ -31,34 +31,34 @@ class DKIMInForce:
         self._arrivals = arrivals(settings(), self._keys)
 
     def signer(self) -> Signer | None:
-        """What signs."""
+        """The current signer."""
         return self._signer if self._keys else None
 
     def arrivals(self) -> Arrivals | None:
-        """What verifies."""
+        """The current verifier."""
         return self._arrivals
 
     def stamps(self) -> Stamps:
-        """What differs once a key has changed."""
+        """The stamps of the key files."""
         dkim = self._settings().dkim
         return stamps_of(key.key for key in dkim.keys) if dkim is not None else {}
 
     def reload(self) -> None:
-        """Takes the keys as they are now."""
+        """Reloads the keys."""
         self.read_at, settings = self.stamps(), self._settings()
         try:
             keys = load_keys(settings)
-            found = arrivals(settings, keys)
+            new_arrivals = arrivals(settings, keys)
         except ConfigError as error:
             log.error("dkim_keys_not_reloaded", problems=error.problems)
             return
-        if list(map(_told_by, keys)) == list(map(_told_by, self._keys)):
+        if list(map(_identity, keys)) == list(map(_identity, self._keys)):
             return
-        if found is not None and self._arrivals is not None:
-            found = replace(self._arrivals, sealer=found.sealer)  # with the DNS records that are known already
-        self._keys, self._signer, self._arrivals = keys, Signer(keys), found
+        if new_arrivals is not None and self._arrivals is not None:
+            new_arrivals = replace(self._arrivals, sealer=new_arrivals.sealer)  # keeps the cached DNS records
+        self._keys, self._signer, self._arrivals = keys, Signer(keys), new_arrivals
         log.info("dkim_keys_reloaded", keys=[key.name for key in keys])
 
 
-def _told_by(key: SigningKey) -> tuple[str, bytes]:
+def _identity(key: SigningKey) -> tuple[str, bytes]:
     return key.name, key.public

@@ -1,4 +1,4 @@
-"""The private keys that sign for this site's mail domains, and the DNS records that let others verify.
+"""The private signing keys of this site's mail domains, and their DNS records.
 Standard: RFC 6376 3.6.1 (key records), RFC 8301 (RSA sizes), RFC 8463 (Ed25519); keys are PKCS#8 PEM of mode 0600.
 """
 
@@ -32,7 +32,7 @@ ADVISED_RSA_BITS = 2048
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A private key, and the domain (A-labels) and selector under which its public key stands in the DNS."""
+    """A private key, and the domain (A-labels) and selector of its public key in the DNS."""
 
     domain: str
     selector: str
@@ -55,7 +55,7 @@ class SigningKey:
 
     @property
     def record(self) -> str:
-        """The TXT record that others need to verify what it has signed."""
+        """The TXT record that verifiers need."""
         return f"v=DKIM1; k={self.algorithm}; p={base64.b64encode(self.public).decode()}"
 
     @property
@@ -76,19 +76,19 @@ def record_name(domain: str, selector: str) -> str:
 
 
 def public_octets(key: RSAPublicKey | Ed25519PublicKey) -> bytes:
-    """A public key as p= has it: SubjectPublicKeyInfo of RSA, the bare key of Ed25519 (RFC 8463, 4)."""
+    """A public key in the form of p=: SubjectPublicKeyInfo of RSA, the bare key of Ed25519 (RFC 8463, 4)."""
     if isinstance(key, RSAPublicKey):
         return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return key.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
 def load_keys(config: Config) -> list[SigningKey]:
-    """The keys of [[dkim.keys]]. Raises ConfigError where one cannot be used."""
+    """The keys of [[dkim.keys]]. Raises ConfigError if one is unusable."""
     return [load_key(table) for table in config.dkim.keys] if config.dkim else []
 
 
 def load_key(table: DKIMKeySettings) -> SigningKey:
-    """The key of one [[dkim.keys]] table. Raises ConfigError, also where others can read the file."""
+    """The key of one [[dkim.keys]] table. Raises ConfigError, also if others can read the file."""
     content = files.read_secret(table.key)
     try:
         private = serialization.load_pem_private_key(content, password=None)
@@ -114,9 +114,9 @@ def make_key(
     *,
     owner: UnixUser | None = None,
 ) -> SigningKey:
-    """A fresh key in a new file, readable by its owner only; root makes it for `owner`, if one is given.
+    """A fresh key in a new file, readable by its owner only; root creates it for `owner`, if given.
 
-    Raises ConfigError, also where the file is there.
+    Raises ConfigError, also if the file exists.
     """
     private = Ed25519PrivateKey.generate() if algorithm == "ed25519" else generate_private_key(65537, bits)
     pem = private.private_bytes(

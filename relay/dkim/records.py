@@ -1,5 +1,5 @@
-"""Fetches key records from the DNS, all those of a message at once and within one short time, and reads the keys.
-Standard: RFC 6376 3.6 and 6.1.2, RFC 8301; a DNS failure is trouble, never an answer.
+"""Fetches the key records of a message from the DNS, in parallel and with one short timeout, and parses the keys.
+Standard: RFC 6376 3.6 and 6.1.2, RFC 8301; a DNS failure is temporary, never an answer.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from relay.dkim.keys import LEAST_RSA_BITS, record_name
 log = structlog.get_logger(__name__)
 
 Answers = Mapping[str, list[bytes] | None]
-"""The TXT records of each name: none are an empty list, None is trouble."""
+"""The TXT records of each name; an empty list for none, None for a DNS failure."""
 
 Tags = Mapping[bytes, bytes]
 PublicKey = RSAPublicKey | Ed25519PublicKey
@@ -37,7 +37,7 @@ PublicKey = RSAPublicKey | Ed25519PublicKey
 MAX_RSA_BITS = 8192
 """Maximum RSA key length, in bits; RFC 8301, 3.2 asks for 4096."""
 DNS_TIMEOUT_S = 5.0
-"""The longest wait for all records of a message: what is not there by then is a temperror, and the mail goes on."""
+"""Timeout for all records of a message, in seconds; a missing one is then a temperror."""
 CACHED_NAMES = 1000
 """Maximum number of cached DNS answers; each is kept for its TTL."""
 
@@ -46,7 +46,7 @@ _DOMAIN = re.compile(rb"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63
 
 
 class NotPassed(Exception):
-    """A signature did not pass: with which result (RFC 8601, 2.7.1), and why."""
+    """A signature did not pass: the result (RFC 8601, 2.7.1), and the reason."""
 
     def __init__(self, result: str, reason: str) -> None:
         super().__init__(reason)
@@ -58,13 +58,13 @@ class KeyRecords:
     """Looks up TXT records."""
 
     def __init__(self, servers: Sequence[TCPAddress] = (), timeout: float = DNS_TIMEOUT_S) -> None:
-        """`servers` are asked instead of /etc/resolv.conf's; `timeout` is in seconds, for all records of a message."""
+        """`servers` are used instead of /etc/resolv.conf's; `timeout` is in seconds, for all records of a message."""
         self._timeout = timeout
         self._servers = servers
         self._resolver: dns.asyncresolver.Resolver | None = None
 
     async def of(self, names: Collection[str]) -> Answers:
-        """What the DNS says of each name."""
+        """The TXT records of each name."""
         unique = list(dict.fromkeys(names))
         return dict(zip(unique, await asyncio.gather(*map(self._texts, unique)), strict=True))
 
@@ -75,7 +75,7 @@ class KeyRecords:
             )
         except (dns.resolver.NXDOMAIN, dns.name.LabelTooLong, dns.name.NameTooLong, dns.name.EmptyLabel):
             return []
-        except Exception as error:  # noqa: BLE001 - whatever a name server sends, the mail goes on
+        except Exception as error:  # noqa: BLE001 - no reply of a name server may hold the mail
             log.info("dns_trouble", name=name, kind=type(error).__name__)
             return None
         return [b"".join(record.strings) for record in answer if isinstance(record, TXT)]
@@ -93,7 +93,7 @@ class KeyRecords:
 
 
 def key_name(tags: Tags) -> str:
-    """The DNS name of the key. Raises NotPassed where d= and s= make none."""
+    """The DNS name of the key. Raises NotPassed if d= and s= are invalid."""
     domain, selector = tags.get(b"d", b""), tags.get(b"s", b"")
     if not _DOMAIN.fullmatch(domain) or not _DOMAIN.fullmatch(selector):
         raise NotPassed("permerror", "d= or s= is not a domain")
@@ -101,7 +101,7 @@ def key_name(tags: Tags) -> str:
 
 
 def public_key(tags: Tags, answers: Answers) -> PublicKey:
-    """The key that the DNS has, if it may be used for these tags (RFC 6376, 6.1.2). Raises NotPassed."""
+    """The key in the DNS, if it may be used for these tags (RFC 6376, 6.1.2). Raises NotPassed."""
     texts = answers.get(key_name(tags))
     if texts is None:
         raise NotPassed("temperror", "the DNS did not answer")
@@ -152,7 +152,7 @@ def _load(kind: bytes, record: Mapping[bytes, bytes]) -> PublicKey:
 
 
 def octets_of(tags: Tags, name: bytes) -> bytes:
-    """What a tag has in base64. Raises NotPassed."""
+    """The decoded base64 of a tag. Raises NotPassed."""
     try:
         return base64.b64decode(b"".join(tags[name].split()), validate=True)
     except (binascii.Error, ValueError) as error:

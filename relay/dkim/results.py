@@ -1,4 +1,4 @@
-"""What was found about a message's signatures, as the header field that says so to those who come after.
+"""The header field with the results of a message's signatures for later readers.
 Standard: RFC 8601 (Authentication-Results), 5 (foreign fields under our name are removed), RFC 8617 4.1.1.
 """
 
@@ -42,12 +42,12 @@ def results_field(authserv_id: str, results: Sequence[AuthResult]) -> bytes:
 
 
 def payload(authserv_id: str, results: Sequence[AuthResult]) -> str:
-    """Its value, a result a line, as ARC-Authentication-Results has it too."""
+    """Its value, one result a line, as in ARC-Authentication-Results."""
     return f"{authserv_id};\r\n " + (";\r\n ".join(map(str, results)) or "none")
 
 
 def without_forged(message: bytes, authserv_id: str) -> bytes:
-    """The message without Authentication-Results that claim to be ours; otherwise the same bytes."""
+    """The message without Authentication-Results that claim to be ours; else the same object."""
     header = mime.searched_header(message)
     if _NAME not in header.lower():
         return message
@@ -57,12 +57,12 @@ def without_forged(message: bytes, authserv_id: str) -> bytes:
 
 
 def _is_forged(raw: bytes, ours: str) -> bool:
-    """Whether a field is an Authentication-Results that claims to be ours, or may to some reader."""
+    """Whether a field is an Authentication-Results that, to some reader, claims to be ours."""
     name, colon, value = raw.partition(b":")
     if not colon or name.strip().lower() != _NAME:
         return False
     words, domain = _words_of_id(value), ""
-    # Some readers take blanks and comments out of a domain (obs-domain of RFC 5322), others end it there.
+    # Some readers remove blanks and comments from a domain (obs-domain of RFC 5322), others end it there.
     for word in words:
         domain += word
         if _domain_of(domain) == ours:
@@ -73,17 +73,17 @@ def _is_forged(raw: bytes, ours: str) -> bool:
 
 
 def _domain_of(word: str) -> str:
-    """The domain that it begins with, folded, without a dot at its end: readers differ about a version behind it."""
+    """The domain at the beginning, folded, without a trailing dot: readers differ about a version after it."""
     return folded_domain(_NO_DOMAIN.split(word, maxsplit=1)[0].rstrip("."))
 
 
 def _words_of_id(value: bytes) -> list[str]:
-    """What stands before the first semicolon, without comments, in words; empty where it is unclear (RFC 8601, 2.2)."""
+    """The words before the first semicolon, without comments; empty if unclear (RFC 8601, 2.2)."""
     depth, position, word = 0, 0, b""
     while position < len(value):
         match = (_IN_COMMENT if depth else _OUTSIDE).match(value, position)
         if match is None:
-            return []  # a quotation mark that no other one follows
+            return []  # an unclosed quotation mark
         piece, position = match[0], match.end()
         if piece in (b"(", b")"):
             depth += 1 if piece == b"(" else -1
@@ -101,5 +101,5 @@ def _words_of_id(value: bytes) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """What can stand between quotation marks, whatever it was made of."""
+    """The text made safe for a quoted string."""
     return re.sub(r"[^A-Za-z0-9 ._:=/,-]", "", text)[:120]

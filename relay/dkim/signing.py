@@ -1,4 +1,4 @@
-"""Signs messages for the domain of their author: the sealed outer message, as the last thing before it leaves.
+"""Signs messages for the domain of their author: the sealed outer message, as the last step before it leaves.
 Standard: RFC 6376 5 (DKIM-Signature, relaxed/relaxed), 8.15 (oversigned fields), RFC 8463 (Ed25519).
 """
 
@@ -18,7 +18,7 @@ OVERSIGNED = (
     b"from sender reply-to to cc subject date message-id in-reply-to references auto-submitted mime-version "
     b"content-type content-transfer-encoding content-disposition x-qumail-protection"
 ).split()
-"""Signed as often as they are there and once more, so that nobody can add another one."""
+"""Fields signed once more than they occur, so that nobody can add another one."""
 
 MAX_ALIKE = 20
 """Maximum number of signed fields of one name, the lowest first; no real message has as many."""
@@ -29,7 +29,7 @@ Clock = Callable[[], float]
 
 
 class Signer:
-    """Has the keys of all domains; a domain with several keys gets as many signatures."""
+    """Signs with the keys of all domains; a domain with several keys gets as many signatures."""
 
     def __init__(self, keys: Iterable[SigningKey], clock: Clock = time.time) -> None:
         self._keys: dict[str, list[SigningKey]] = {}
@@ -38,23 +38,23 @@ class Signer:
         self._clock = clock
 
     def fields(self, message: bytes) -> bytes:
-        """The DKIM-Signature fields to be put on top of a message; b"" where its author's domain has no key.
+        """The DKIM-Signature fields to be added on top of a message; b"" if its author's domain has no key.
 
-        It takes time that grows with the message: call it off the event loop.
+        The time grows with the message: call it off the event loop.
         """
         end, begin = mime.bounds(message)
-        found, body = Header(message[:end]), memoryview(message)[begin:]
-        keys = self._keys.get(author_domain(found), [])
+        header, body = Header(message[:end]), memoryview(message)[begin:]
+        keys = self._keys.get(author_domain(header), [])
         if not keys:
             return b""
         digest = base64.b64encode(body_hash(body).digest).decode()
-        names = signed_names(found)
+        names = signed_names(header)
         moment = str(int(self._clock()))
         return b"".join(
             signed_field(
                 "DKIM-Signature",
                 [("v", "1"), *key_tags(key, moment), *content_tags(names, digest)],
-                b"".join(found.chosen(names)),
+                b"".join(header.chosen(names)),
                 key,
             )
             for key in keys
@@ -62,7 +62,7 @@ class Signer:
 
 
 def author_domain(header: Header) -> str:
-    """The domain (A-labels) of the first author; "" where there is no From field, more than one, or one in doubt."""
+    """The domain (A-labels) of the first author; "" without exactly one unambiguous From field."""
     fields = header.named(b"from")
     try:
         return fold_domain(read_addresses(fields[0].partition(b":")[2])[0].domain) if len(fields) == 1 else ""
@@ -81,14 +81,14 @@ def key_tags(key: SigningKey, moment: str) -> Tags:
 
 
 def content_tags(names: Sequence[bytes], body_digest: str) -> Tags:
-    """What is signed."""
+    """Returns the tags for the signed content."""
     return [("c", "relaxed/relaxed"), ("h", ":".join(name.decode() for name in names)), ("bh", body_digest)]
 
 
 def signed_field(name: str, tags: Tags, data: bytes, key: SigningKey) -> bytes:
-    """The whole signature field, folded, whose signature covers `data` and the field itself.
+    """The complete signature field, folded; its signature covers `data` and the field itself.
 
-    DKIM-Signature, ARC-Message-Signature and ARC-Seal are all made like this (RFC 6376, 3.7; RFC 8617, 4.1).
+    For DKIM-Signature, ARC-Message-Signature and ARC-Seal (RFC 6376, 3.7; RFC 8617, 4.1).
     """
     lines = [f"{name}:"]
     for tag, value in tags:
@@ -101,7 +101,7 @@ def signed_field(name: str, tags: Tags, data: bytes, key: SigningKey) -> bytes:
 
 
 def _add(lines: list[str], start: str, value: str) -> None:
-    """One tag; h= is folded behind its colons, where folding is allowed."""
+    """Appends one tag; h= is folded after its colons, where folding is allowed."""
     pieces = [piece + ":" for piece in value.split(":")]
     pieces[-1] = pieces[-1][:-1] + ";"
     pieces[0] = start + pieces[0]

@@ -1,7 +1,7 @@
-"""Verifies the DKIM signatures and the ARC chain of a message, and adds the result on top of what was sealed in it.
+"""Verifies the DKIM signatures and the ARC chain of a message, and adds the results on top of the opened original.
 Standard: RFC 6376 6, RFC 8617 5 (ARC), RFC 8601 2.7 (results), 4 and 5 (adding them, removing forged ones).
 
-No message is held for what is found; signatures, fields and time are bounded.
+No result holds a message; signatures, fields and time are bounded.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ log = structlog.get_logger(__name__)
 SHOWN_SIGNATURE_CHARS = 8
 """Number of characters of b= that distinguish one signature from another (RFC 6008)."""
 MAX_SIGNATURES = 10
-"""Maximum number of DKIM signatures verified for a mail, the uppermost first: it bounds the work."""
+"""Maximum number of DKIM signatures verified for a mail, the uppermost first."""
 FEW_FIELDS = 4
 """Usual maximum of DKIM and ARC fields in a message: one signature and one ARC set."""
 
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One DKIM-Signature field: its tags, the fields that it covers, or the result that is clear without a look."""
+    """One DKIM-Signature field: its tags and covered fields, or the failure of its syntax check."""
 
     field: bytes
     tags: Tags
@@ -45,7 +45,7 @@ class Signature:
 
     @classmethod
     def read(cls, field: bytes, now: float) -> Signature:
-        """What the field says, looked at `now` (seconds since 1970)."""
+        """Parses the field; `now` is in seconds since 1970."""
         tags: dict[bytes, bytes] = {}
         try:
             tags = parse_tags(field)
@@ -56,7 +56,7 @@ class Signature:
         return cls(field, tags, names)
 
     def result(self, result: str, reason: str) -> AuthResult:
-        """The tag that distinguishes it from others."""
+        """The result with the properties that identify the signature."""
         shown = {"header.d": b"d", "header.s": b"s", "header.a": b"a", "header.b": b"b"}
         properties = tuple(
             (name, _text(self.tags[tag])[: SHOWN_SIGNATURE_CHARS if tag == b"b" else None])
@@ -67,19 +67,19 @@ class Signature:
 
 
 class Verifier:
-    """Looks at the signatures of one message after the other."""
+    """Verifies the signatures of messages."""
 
     def __init__(self, records: KeyRecords, clock: Clock = time.time) -> None:
         self._clock = clock
         self._records = records
 
     async def both(self, message: bytes) -> tuple[AuthResult, ...]:
-        """A result for each DKIM signature, `none` where there is none, and that of the ARC chain."""
+        """A result for each DKIM signature, `none` without any, and that of the ARC chain."""
         read, answers = await self._read(message, MAX_SIGNATURES)
         results = await off_loop(read.work, read.results, answers)
         if read.number > MAX_SIGNATURES:
-            said = f"only {MAX_SIGNATURES} of {read.number} signatures were looked at"
-            results = (*results, AuthResult("dkim", "policy", said))
+            remark = f"only {MAX_SIGNATURES} of {read.number} signatures were looked at"
+            results = (*results, AuthResult("dkim", "policy", remark))
         await off_loop(read.work, read.chain.verify, read.checked, answers)
         return (*results, read.chain.as_result)
 
@@ -96,7 +96,7 @@ class Verifier:
 
 
 class _Read:
-    """What a message says of its signatures: those that are looked at, how many there are, whose keys are needed."""
+    """The parsed signatures of a message: those to verify, their total number, and the required keys."""
 
     def __init__(self, message: bytes, work: int, most: int, now: float) -> None:
         end, begin = mime.bounds(message)
@@ -109,14 +109,14 @@ class _Read:
         self.names = [key_name(each.tags) for each in self.signatures if each.failed is None] + self.chain.key_names()
 
     def results(self, answers: Answers) -> tuple[AuthResult, ...]:
-        """One for each signature."""
+        """A result for each signature."""
         if not self.signatures:
             return (AuthResult("dkim", "none"),)
         return tuple(_result(self.checked, signature, answers) for signature in self.signatures)
 
 
 def _work(message: bytes) -> int:
-    """How many octets of work it is: many signatures take a thread's time, however small the message."""
+    """The work in octets: many signatures take long, however small the message."""
     header = mime.header_of(message).lower()
     few = header.count(b"dkim-signature") + header.count(b"arc-") <= FEW_FIELDS
     return mime.work(message) if few else SMALL_OCTETS + 1
@@ -129,7 +129,7 @@ def _result(checked: Checked, signature: Signature, answers: Answers) -> AuthRes
         return signature.result("pass", checked.check(signature.tags, signature.names, signature.field, answers))
     except NotPassed as failed:
         return signature.result(failed.result, failed.reason)
-    except Exception as error:  # noqa: BLE001 - whatever a signature is made of, it must not hold the mail for ever
+    except Exception as error:  # noqa: BLE001 - no signature may block a mail for ever
         log.error("signature_not_verified", kind=type(error).__name__)
         return signature.result("permerror", "it cannot be verified")
 
@@ -140,20 +140,20 @@ def _text(octets: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """Verifies, and writes the result under our `authserv_id`; with a `sealer` in ARC, too."""
+    """Verifies, and adds the results under our `authserv_id`; with a `sealer` also in ARC."""
 
     verifier: Verifier
     authserv_id: str
     sealer: ARCSealer | None = None
 
     async def verified(self, message: bytes) -> tuple[AuthResult, ...]:
-        """The results for a message that is sealed for us, as it arrived; others look after any other."""
+        """The results for a message that is sealed for us, as it arrived."""
         results = await self.verifier.both(message)
         log.debug("signatures_verified", results=[f"{each.method}={each.result}" for each in results])
         return results
 
     async def with_results(self, original: bytes, results: Sequence[AuthResult]) -> bytes:
-        """The opened original under what we have found; results in it that claim to be ours are removed."""
+        """The opened original with our results on top; results in it that claim to be ours are removed."""
         original = await self.without_forged(original)
         seal = await self._seal(original, results)
         return seal + results_field(self.authserv_id, results) + original
@@ -173,7 +173,7 @@ class Arrivals:
 
 
 def arrivals(config: Config, keys: Sequence[SigningKey]) -> Arrivals | None:
-    """What [dkim] wants done with arriving mail; None where it wants nothing. Raises ConfigError."""
+    """The verifier configured in [dkim]; None without one. Raises ConfigError."""
     table = config.dkim
     if table is None or not table.verify:
         return None
