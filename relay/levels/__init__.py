@@ -1,7 +1,7 @@
-"""The register of levels: what each level is, stated once; everything else reads it here.
+"""The register of levels: the single definition of each level.
 Standard: relay/FORMAT.md (the forms), policies/README.md (names, numbers, order); relay/ADDING.md says how to add one.
 
-There is no cryptography here, and nothing is imported from the relay: relay/schemes/NAME.py seals and opens level NAME.
+It has no cryptography and imports nothing of the relay: relay/schemes/NAME.py seals and opens level NAME.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ SealingLevel = Literal["otp", "aes", "pqc", "rsa"]
 """The names of the levels that seal, strongest first."""
 
 LevelName = Literal[SealingLevel, "plaintext"]
-"""What a policy file may list: a level that seals, or the loud name for no sealing at all."""
+"""The levels that a policy file may list: those that seal, and plaintext."""
 
 KMEUse = Literal["otp", "aes", "both"]
-"""What the keys of a KME are for, as relay.toml has it: PADS, SINGLE_KEYS, or both."""
+"""The use of a KME's keys in relay.toml: PADS, SINGLE_KEYS, or both."""
 PADS: Final = "otp"
 SINGLE_KEYS: Final = "aes"
 
@@ -27,7 +27,7 @@ ONLY_PLAINTEXT: tuple[LevelName, ...] = (PLAINTEXT,)
 
 @dataclass(frozen=True, slots=True)
 class KEMForm:
-    """A key encapsulation as messages name it: its name, its object identifier, and its sizes in octets."""
+    """A key encapsulation in messages: its name, its object identifier, and its sizes in octets."""
 
     name: str
     oid: str
@@ -37,10 +37,10 @@ class KEMForm:
 
 @dataclass(frozen=True, slots=True)
 class WireForm:
-    """How the outermost layer of a message looks, for all that must tell levels apart without a key.
+    """The structure of the outermost layer of a message, which identifies the level without a key.
 
-    `recipient` is the tag of each RecipientInfo (RFC 5652, 6.2). `kind` is the object identifier with which an
-    OtherRecipientInfo begins, "" for the other choices. `content` is that of the content encryption.
+    `recipient` is the tag of each RecipientInfo (RFC 5652, 6.2). `kind` is the object identifier at the
+    beginning of an OtherRecipientInfo, "" for the other choices. `content` is that of the content encryption.
     """
 
     recipient: int
@@ -51,17 +51,17 @@ class WireForm:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """One way to seal a message, as far as it can be told without cryptography.
+    """The properties of a level that need no cryptography.
 
-    `name`: as policy files, logs, metrics, records and peer documents have it; it never changes.
-    `number`: as policy files may write it in place of the name. It is fixed: a number that was given is never given to
-    another level, wherever the level stands in the order.
-    `strength`: what is compared, the higher the stronger. Floors, triggers and `policy diff` go by it alone.
-    `form`: what the tripwire must find on the outermost layer.
-    `algorithms`: what audit records say that it is made of.
-    `use`: which quantum keys it spends: PADS, SINGLE_KEYS (of 256 bits), or None. A level that spends none is signed,
+    `name`: its name in policy files, logs, metrics, records and peer documents; it never changes.
+    `number`: an alternative to the name in policy files. It is fixed: a number is never reused for another level,
+    whatever the order of levels.
+    `strength`: compared by floors, triggers and `policy diff`; higher is stronger.
+    `form`: the outermost layer that the tripwire requires.
+    `algorithms`: its algorithms in audit records.
+    `use`: the quantum keys it spends: PADS, SINGLE_KEYS (of 256 bits), or None. A level that spends none is signed,
     and may get one more layer under a quantum key.
-    `certificates`: which of the peer's certificates it needs beside `signing`, by role (relay/identity/pairs.py).
+    `certificates`: the peer's certificates that it needs beside `signing`, by role (relay/identity/pairs.py).
     """
 
     name: SealingLevel
@@ -88,18 +88,18 @@ KEY_TRANSPORT, KEY_ENCRYPTION_KEY, OTHER_RECIPIENT = 0x30, 0xA2, 0xA4
 
 ML_KEM_1024 = KEMForm("ml-kem-1024", "2.16.840.1.101.3.4.4.3", 1568, 1568)
 HQC_256 = KEMForm("hqc-256", "2.25.36796463176215983808006340150877474792", 7237, 14_421)
-"""HQC-5, as the revision of 2025 names HQC-256."""
+"""Named HQC-5 in the revision of 2025."""
 FRODOKEM_1344_SHAKE = KEMForm("frodokem-1344-shake", "2.25.8351164489915347729498619433651132917", 21_520, 21_696)
 """The salted variant."""
 CLASSIC_MCELIECE_6688128 = KEMForm(
     "classic-mceliece-6688128", "2.25.105974411719247991520903958512651041581", 1_044_992, 208
 )
-"""That of round 4."""
+"""The version of round 4."""
 FURTHER_KEMS = (HQC_256, FRODOKEM_1344_SHAKE, CLASSIC_MCELIECE_6688128)
-"""Those that go around level pqc as one more layer each. They are no levels, and need liboqs.
+"""KEMs that may wrap pqc as a further layer each. They are no levels, and need liboqs.
 
-As liboqs 0.16 has them, they have no object identifier for CMS yet: they have ours. A revision of one of them that
-exchanges other sizes would be another mechanism, with another identifier.
+The versions in liboqs 0.16 have no object identifier for CMS yet, so ours are used. A revision with other sizes would
+be another mechanism, with another identifier.
 """
 
 OTP = Level(
@@ -144,11 +144,11 @@ NAMES: tuple[LevelName, ...] = (*SEALING, PLAINTEXT)
 QUANTUM: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.quantum)
 """The levels that spend quantum keys; such a layer is the outermost one."""
 SIGNED: frozenset[LevelName] = frozenset(level.name for level in LEVELS if not level.quantum)
-"""The levels that spend none: they are signed, need certificates, and may get one layer under a quantum key."""
+"""The levels without quantum keys: they are signed, need certificates, and may get one layer under a quantum key."""
 OF_PADS: frozenset[LevelName] = frozenset(level.name for level in LEVELS if level.use == PADS)
 """The levels whose keys are pads."""
 ON_TOP: LevelName = AES.name
-"""The level whose layer goes around those that are signed."""
+"""The level whose layer wraps the signed ones."""
 
 BY_NAME: dict[str, Level] = {level.name: level for level in LEVELS}
 _STRENGTH: dict[str, int] = {PLAINTEXT: 0} | {level.name: level.strength for level in LEVELS}
@@ -165,6 +165,6 @@ def around(kem: KEMForm) -> WireForm:
 
 
 def protections() -> tuple[str, ...]:
-    """What mail may be sealed with, as log lines have it: what quantum keys protect comes first, `pqc+aes` for one."""
+    """All protections of mail in log lines, such as `pqc+aes`; those with quantum keys come first."""
     quantum, signed = ([level.name for level in LEVELS if level.quantum is each] for each in (True, False))
     return (*quantum, *(f"{name}+{ON_TOP}" for name in signed), *signed)
