@@ -1,4 +1,4 @@
-"""Who this site is and who its peers are: private keys, certificates, and signed peer documents.
+"""The identity of this site and of its peers: private keys, certificates, and signed peer documents.
 Standard: X.509 (RFC 5280) with ML-KEM-1024 (RFC 9935), ML-DSA-87 (RFC 9881) and RSA; read pairs.py first.
 """
 

@@ -1,4 +1,4 @@
-"""The certificates of sites: what they must be before they are used, and how this site's own are made.
+"""The certificates of sites: validation before use, and issuing of this site's own.
 Standard: RFC 5280; RFC 9935 (ML-KEM: keyEncipherment alone), RFC 9881 (ML-DSA), RFC 2986 (PKCS#10 requests).
 """
 
@@ -23,7 +23,7 @@ from relay.identity.pairs import Role, public_key, subject_key_identifier
 PublicKey = MLKEM1024PublicKey | MLDSA87PublicKey | RSAPublicKey
 
 CA_DAYS = 3652
-"""Validity of our own CA's certificate, in days; a renewal that needs it makes a new one for the same key."""
+"""Validity of our own CA's certificate, in days; a renewal issues a new one for the same key if needed."""
 CLOCK_SKEW = timedelta(hours=1)
 """Time by which certificates are backdated, because a peer's clock may be slow."""
 MIN_RSA_BITS = 4096
@@ -44,7 +44,7 @@ UNREADABLE = (
     x509.ExtensionNotFound,
     x509.UnsupportedGeneralNameType,
 )
-"""How `cryptography` says that a certificate is not one."""
+"""Exceptions of `cryptography` for an invalid certificate."""
 
 _KEY_TYPES = {
     Role.KEM: MLKEM1024PublicKey,
@@ -69,7 +69,7 @@ def valid_now(certificate: x509.Certificate, now: datetime) -> bool:
 
 
 def domains_of(certificate: x509.Certificate) -> tuple[str, ...]:
-    """The dNSNames of its SubjectAlternativeName, in lower case; none where it has no such extension."""
+    """The dNSNames of its SubjectAlternativeName, in lower case; none without that extension."""
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
@@ -78,7 +78,7 @@ def domains_of(certificate: x509.Certificate) -> tuple[str, ...]:
 
 
 def check_ca(certificate: x509.Certificate) -> None:
-    """Raises ValueError saying why a certificate is not that of a CA whose certificates we use."""
+    """Raises ValueError with the reason if a certificate is not that of an acceptable CA."""
     try:
         extensions = certificate.extensions
         if not extensions.get_extension_for_class(x509.BasicConstraints).value.ca:
@@ -92,7 +92,7 @@ def check_ca(certificate: x509.Certificate) -> None:
 
 
 def check_certificate(certificate: x509.Certificate, role: Role) -> None:
-    """Raises ValueError saying why a certificate cannot serve in this role; dates and issuer are not looked at."""
+    """Raises ValueError with the reason if a certificate is unusable in this role; ignores dates and issuer."""
     try:
         _check_type(certificate, role)
         _check_rsa(certificate)
@@ -129,7 +129,7 @@ def _check_rsa(certificate: x509.Certificate) -> None:
 
 
 def _check_identifier(certificate: x509.Certificate) -> None:
-    """Messages name the certificate by it, so nobody may choose it: only who has another's key can have another's."""
+    """Raises ValueError unless the SubjectKeyIdentifier is derived from the key: messages name certificates by it."""
     ski = subject_key_identifier(certificate)
     if len(ski) != SKI_LENGTH:
         raise ValueError(f"its subjectKeyIdentifier has {len(ski)} octets, not {SKI_LENGTH}")
@@ -141,7 +141,7 @@ def _check_identifier(certificate: x509.Certificate) -> None:
 
 
 def _identifiers(certificate: x509.Certificate) -> Iterator[bytes]:
-    """What CAs make of a public key: SHA-1 of its bits or of SubjectPublicKeyInfo, RFC 7093's methods 1 to 3."""
+    """Usual identifiers of a public key: SHA-1 of its bits or of SubjectPublicKeyInfo, RFC 7093's methods 1 to 3."""
     info = public_key(certificate)
     [inside] = der.children(info, 1)
     bits = der.children(inside, 2)[1][1:]
@@ -173,7 +173,7 @@ def _is_ca(certificate: x509.Certificate) -> bool:
 
 
 def _check_critical(certificate: x509.Certificate) -> None:
-    """RFC 5280, 4.2: what is critical and not understood makes the certificate unusable."""
+    """Raises ValueError for an unknown critical extension (RFC 5280, 4.2)."""
     for extension in certificate.extensions:
         if extension.critical and not isinstance(extension.value, _UNDERSTOOD):
             raise ValueError(f"it has a critical extension that is not understood: {extension.oid.dotted_string}")
@@ -183,7 +183,7 @@ def _reason(error: Exception) -> str:
     return str(error) or "it cannot be read"
 
 
-# How our own are made
+# Issuing our own
 
 
 def ca_certificate(key: MLDSA87PrivateKey, holder: x509.Name, now: datetime) -> x509.Certificate:
@@ -210,7 +210,7 @@ def certificate(
 ) -> x509.Certificate:
     """The certificate of one key of the site, valid for `days` from `now` but no longer than the CA's own.
 
-    `domains` are ASCII (A-labels). Raises ValueError where X.509 cannot carry the name or a domain.
+    `domains` are ASCII (A-labels). Raises ValueError if X.509 cannot encode the name or a domain.
     """
     until = min(now + timedelta(days=days), ca.not_valid_after_utc)
     identifier = ca.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
@@ -227,7 +227,7 @@ def signing_request(
 ) -> x509.CertificateSigningRequest:
     """A PKCS#10 request that asks a CA for the extensions that `certificate` would write.
 
-    There is none for ML-KEM: a request is signed by the key that it is about, and a KEM key cannot sign.
+    Not for ML-KEM: a request is signed by its own key, and a KEM key cannot sign.
     """
     builder = x509.CertificateSigningRequestBuilder().subject_name(subject(name, role.label))
     for extension, critical in _extensions(role, domains):
@@ -236,7 +236,7 @@ def signing_request(
 
 
 def openssl_extensions(stem: str, domains: Sequence[str]) -> str:
-    """What `openssl x509 -extfile` needs to certify the ML-KEM key in `stem`.pub, and the command, in a comment."""
+    """The extension file for `openssl x509` to certify the ML-KEM key in `stem`.pub, with the command in a comment."""
     alternative_names = ",".join(f"DNS:{domain}" for domain in domains)
     return f"""\
 # The certificate that QuMail Relay needs for {stem}.pub. An ML-KEM key cannot sign, so there is no
@@ -279,7 +279,7 @@ def subject(name: str, unit: str) -> x509.Name:
 
 
 def _extensions(role: Role, domains: Sequence[str]) -> list[tuple[x509.ExtensionType, bool]]:
-    """What every certificate of a site says, with whether it is critical."""
+    """The extensions of every certificate of a site, each with its critical flag."""
     usage = _key_usage(digital_signature=role.signs, key_encipherment=not role.signs)
     return [
         (x509.BasicConstraints(ca=False, path_length=None), True),

@@ -1,17 +1,17 @@
-"""Where each key, certificate and request of an identity lies in its directory, and how it is read and checked.
+"""The directory of an identity: names, reading and validation of its keys, certificates and requests.
 Standard: PEM (RFC 7468) of PKCS#8 (RFC 5958; ML-KEM and ML-DSA as seeds, RFC 9935, RFC 9881), X.509 and PKCS#10.
 
 The directory, of mode 0700, with files of mode 0600::
 
-    ca.pem  ca.key                 the site's CA; ca.key is needed to renew only, so it may be kept elsewhere
+    ca.pem  ca.key                 the site's CA; ca.key is needed only to renew, so it may be kept elsewhere
     kem.ID.key  kem.ID.pem         the ML-KEM-1024 key and its certificate
     signing.ID.key ...             ML-DSA-87; likewise rsa_encryption.ID and rsa_signing.ID
-    signing.ID.csr, kem.ID.pub     what an organisation's CA was asked to certify (make.py)
+    signing.ID.csr, kem.ID.pub     requests to an organisation's CA (make.py)
     kem-NAME.ID.key  kem-NAME.ID.pub   a further KEM's pair, if there is one (further.py)
     serial                         the serial number of the newest peer document
 
 ID is the first 16 hexadecimal digits of the key's identifier (SHA-1 of the public key, RFC 5280, 4.2.1.2). A key
-counts once its certificate is there, so that whatever is interrupted leaves the pairs before it in use. Of several
+is used once its certificate exists, so an interrupted run leaves the previous pairs in use. Of several
 pairs for one role the newest valid one is in use, and the older encryption keys still open.
 """
 
@@ -59,13 +59,13 @@ from relay.identity.pairs import Identity, Key, KeyPair, PrivateKey, Role
 _MAKE = "`qumail-relay identity new` makes this site's keys and certificates"
 _PUT_CA = "put the certificate of the organisation's CA here"
 MIN_PASSPHRASE = 22
-"""Minimum length of a passphrase, in octets: 22 of base64 are 128 bits. It is a random key, since PKCS#8 hardly slows
+"""Minimum length of a passphrase, in octets: 22 of base64 are 128 bits. It must be random, since PKCS#8 hardly slows
 guessing.
 """
 
 
 def file_of(stem: Path, suffix: str) -> Path:
-    """Returns one of a key's files, which differ in their suffix only: key, pem, csr, pub or cnf."""
+    """Returns one of a key's files by its suffix: key, pem, csr, pub or cnf."""
     return stem.with_name(f"{stem.name}.{suffix}")
 
 
@@ -80,7 +80,7 @@ def stem_of(directory: Path, role: Role, key: PublicKey) -> Path:
 
 
 def stems(directory: Path, role: Role) -> list[Path]:
-    """All keys of one role, with or without a certificate."""
+    """The file stems of all keys of one role, with or without a certificate."""
     return [path.with_suffix("") for path in files_in(directory, f"{role}.*.key")]
 
 
@@ -97,8 +97,8 @@ def read_passphrase(path: Path | None) -> bytes | None:
 def make_passphrase(path: Path, directory: Path, *, user: UnixUser | None = None) -> bool:
     """Writes 256 random bits in base64 to `path`, if there is none, nor any key in the identity's `directory`.
 
-    Returns whether it did: a missing passphrase of keys that exist is not replaced. Root looks into the directory as
-    the relay's `user`, and makes the file for that user. Raises ConfigError.
+    Returns whether it did: the missing passphrase of existing keys is not replaced. Root reads the directory as
+    the relay's `user`, and creates the file for that user. Raises ConfigError.
     """
     with acting_as(user):
         if is_there(path) or files_in(directory, "*.key"):
@@ -108,22 +108,22 @@ def make_passphrase(path: Path, directory: Path, *, user: UnixUser | None = None
 
 
 def read_key(path: Path, narrow: Callable[[object], Key], passphrase: bytes | None) -> Key:
-    """The private key in a file that only we can read. Raises ConfigError, which never shows its content."""
+    """The private key in a file that only we can read. Raises ConfigError, never with its content."""
     content = files.read_secret(path)
     encrypted = b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in content
     if encrypted and passphrase is None:
         raise ConfigError(f"{path}: encrypted, but no passphrase is set ([identity] passphrase)")
     try:
-        # That its factors are prime was seen to when the key was made; as_rsa sees that nothing changed since.
+        # Primality was checked when the key was made; as_rsa detects later changes.
         key = load_pem_private_key(content, passphrase if encrypted else None, unsafe_skip_rsa_key_validation=True)
         return narrow(key)
     except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, InternalError) as error:
-        wrong = "the passphrase is another one, or the file is damaged" if encrypted else "not a key for this role"
-        raise ConfigError(f"{path}: {wrong}; expected PKCS#8 in PEM (ML-KEM and ML-DSA in the seed form)") from error
+        fault = "the passphrase is another one, or the file is damaged" if encrypted else "not a key for this role"
+        raise ConfigError(f"{path}: {fault}; expected PKCS#8 in PEM (ML-KEM and ML-DSA in the seed form)") from error
 
 
 def write_key(path: Path, key: PrivateKey, passphrase: bytes | None) -> None:
-    """PKCS#8 in PEM, encrypted (PBES2, AES-256-CBC) where there is a passphrase. Raises ConfigError."""
+    """Writes PKCS#8 in PEM, encrypted (PBES2, AES-256-CBC) with the passphrase, if any. Raises ConfigError."""
     encryption = NoEncryption() if passphrase is None else BestAvailableEncryption(passphrase)
     files.write(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
 
@@ -138,28 +138,28 @@ def read_certificate(path: Path) -> x509.Certificate:
 
 
 def write_certificate(path: Path, certificate: x509.Certificate) -> None:
-    """The certificate in PEM. Raises ConfigError."""
+    """Writes the certificate in PEM. Raises ConfigError."""
     files.write(path, certificate.public_bytes(Encoding.PEM))
 
 
 def as_kem(key: object) -> MLKEM1024PrivateKey:
-    """The key itself where it is one of ML-KEM-1024; raises TypeError."""
+    """The key if it is one of ML-KEM-1024; else raises TypeError."""
     if not isinstance(key, MLKEM1024PrivateKey):
         raise TypeError("not an ML-KEM-1024 key")
     return key
 
 
 def as_signing(key: object) -> MLDSA87PrivateKey:
-    """The key itself where it is one of ML-DSA-87; raises TypeError."""
+    """The key if it is one of ML-DSA-87; else raises TypeError."""
     if not isinstance(key, MLDSA87PrivateKey):
         raise TypeError("not an ML-DSA-87 key")
     return key
 
 
 def as_rsa(key: object) -> RSAPrivateKey:
-    """The key itself where it is an RSA key of 4096 bits or more whose parts belong together.
+    """The key if it is a consistent RSA key of 4096 bits or more.
 
-    A signature shows that they do (FIPS 140-3, pair-wise consistency): testing the factors again would take half a
+    A signature proves consistency (FIPS 140-3, pair-wise consistency): testing the factors again would take half a
     second for each key. Raises TypeError, ValueError, InvalidSignature and
     InternalError.
     """
@@ -172,17 +172,17 @@ def as_rsa(key: object) -> RSAPrivateKey:
 
 
 def own_identity(config: Config) -> Identity | None:
-    """This site's keys and certificates, or None where there are none yet. Raises ConfigError."""
+    """This site's keys and certificates, or None if there are none yet. Raises ConfigError."""
     if config.identity is None or not is_there(config.identity.directory):
         return None
     return load_identity(config.identity.directory, passphrase=config.identity.passphrase)
 
 
 def load_identity(directory: Path, *, passphrase: Path | None = None, now: datetime | None = None) -> Identity:
-    """The identity in `directory`; `passphrase` is the file that its keys are encrypted with, if they are.
+    """The identity in `directory`; `passphrase` is the file with the passphrase of its keys, if any.
 
-    An expired certificate is no error here: `expiring` and `valid_now` report it. Raises ConfigError
-    with the file's name where something is missing, does not belong together, or could be read by others.
+    An expired certificate is no error: `expiring` and `valid_now` report it. Raises ConfigError with the file name if
+    something is missing, inconsistent, or readable for others.
     """
     files.check_directory(directory)
     secret = read_passphrase(passphrase)
@@ -206,7 +206,7 @@ def load_identity(directory: Path, *, passphrase: Path | None = None, now: datet
 
 
 def signing_keys(directory: Path) -> list[MLDSA87PublicKey]:
-    """The public keys of all signing certificates, also of those that were renewed. Raises ConfigError."""
+    """The public keys of all signing certificates, including renewed ones. Raises ConfigError."""
     paths = [file_of(stem, "pem") for stem in stems(directory, Role.SIGNING)]
     keys = [read_certificate(path).public_key() for path in paths if is_there(path)]
     return [key for key in keys if isinstance(key, MLDSA87PublicKey)]
@@ -238,9 +238,9 @@ class _Reader:
         if not complete:
             missing = file_of(every[-1], "pem")
             raise ConfigError(f"{missing}: missing; the key is there, its certificate has yet to come")
-        found = [(file_of(stem, "pem"), self._pair(stem, role, narrow)) for stem in complete]
-        found.sort(key=lambda each: self._rank(each[1].certificate), reverse=True)
-        (path, current), *older = found
+        candidates = [(file_of(stem, "pem"), self._pair(stem, role, narrow)) for stem in complete]
+        candidates.sort(key=lambda each: self._rank(each[1].certificate), reverse=True)
+        (path, current), *older = candidates
         _named(path, check_issued_by, current.certificate, ca)
         return current, tuple(pair for _, pair in older)
 
@@ -254,7 +254,7 @@ class _Reader:
         return KeyPair(private_key, certificate)
 
     def _rank(self, certificate: x509.Certificate) -> tuple[bool, datetime, datetime, int]:
-        """What makes a pair the one in use: that it is valid, then that it is new."""
+        """Sort key for the pair in use: validity first, then age."""
         return (
             valid_now(certificate, self._now),
             certificate.not_valid_before_utc,

@@ -1,13 +1,13 @@
-"""The peer document: one signed file from which another site learns how to seal for this one; read and written.
+"""The peer document: one signed file with all that another site needs to seal for this one; reading and writing.
 Standard: JSON (RFC 8259), base64 (RFC 4648), ML-DSA-87 (FIPS 204) over the inner JSON with a context string.
 
 The file is a JSON object of exactly three members, at most 3 MiB::
 
     {"format": 1, "document": BASE64, "signature": BASE64}
 
-`document` is the inner JSON object. Its octets are signed as they are, so there is nothing to canonicalise. The key is
+`document` is the inner JSON object. Its raw octets are signed, so there is nothing to canonicalise. The key is
 the ML-DSA-87 key of its own `signing` certificate, the ML-DSA context "qumail-relay peer document 1". The number is the
-format. CMS signatures have no context, so neither can be taken for the other::
+format. CMS signatures have no context, so neither can be mistaken for the other::
 
     name         the site's name                  serial      higher in every newer document
     domains      its mail domains, A-labels       issued      when the document was made (RFC 3339)
@@ -15,12 +15,13 @@ format. CMS signatures have no context, so neither can be taken for the other::
     kme_groups   KME groups whose keys it has     certificates  ca, signing, kem, rsa_encryption, rsa_signing
     kems         (may be left out) public key of each further KEM it opens, by name (relay/formats/cms/recipients.py)
 
-Keys of further KEMs are base64 of the octets that liboqs gives, of exactly the KEM's size. Certificates are base64
+Keys of further KEMs are base64 of liboqs' octets, of exactly the KEM's size. Certificates are base64
 DER. `ca` issued the others. Each of them names all of `domains`, and its subjectKeyIdentifier is made from its public
 key (RFC 5280, 4.2.1.2; RFC 7093). No public key, subjectKeyIdentifier, or issuer with serial number is that of another
-peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. A member that is
-unknown, missing or given twice makes the document invalid. The signature proves nothing until the fingerprint was
-compared over another way, such as a telephone. That covers keys and domains, and does not prove whose the domains are.
+peer or of the site that reads it. Levels pqc and rsa need their certificates, otp and aes a KME group. An unknown,
+missing or duplicate member makes the document invalid. The signature proves nothing until the fingerprint was
+compared over another channel, such as a telephone. That covers keys and domains, but does not prove who owns the
+domains.
 The serial number is the Unix time in seconds, or one more than the last one if that is higher.
 """
 
@@ -60,25 +61,25 @@ from relay.levels import LEVELS, QUANTUM, SEALING, SealingLevel
 
 FORMAT = 1
 MAX_DOCUMENT = 3 * 2**20
-"""Maximum size of a peer document, in octets: a Classic McEliece public key of 1 MiB is there in base64 of base64."""
+"""Maximum size of a peer document, in octets: a Classic McEliece public key of 1 MiB is base64-encoded twice."""
 _CONTEXT = b"qumail-relay peer document %d" % FORMAT
 _NEEDED: Mapping[str, tuple[Role, ...]] = {level.name: tuple(map(Role, level.certificates)) for level in LEVELS}
-"""The certificates, besides `signing`, without which a level cannot be sealed for a peer or verified."""
+"""The certificates, besides `signing`, that sealing for a peer, or verifying, needs at each level."""
 RENEW = "renew them: qumail-relay identity new --renew"
-"""What helps against certificates that have expired or name too few domains."""
+"""The remedy for certificates that have expired or lack a domain."""
 _SERIAL = "serial"
 
 
 class BadDocument(ConfigError):
-    """Not a whole, consistent, signed peer document of a known format; the text quotes nothing unprintable."""
+    """Not a whole, consistent, signed peer document of a known format; the text has no unprintable characters."""
 
 
 class PinRefused(ConfigError):
-    """A valid document that contradicts what is known here."""
+    """A valid document that contradicts known facts."""
 
 
 class Rollback(PinRefused):
-    """The serial number is lower than the pinned document's, or the same with another content."""
+    """The serial number is lower than the pinned document's, or equal with different content."""
 
 
 class ChangedKey(PinRefused):
@@ -87,9 +88,9 @@ class ChangedKey(PinRefused):
 
 @dataclass(frozen=True)
 class PeerCertificates:
-    """What a peer document says; `domains` in A-labels, `issued` aware, `serial` higher in each newer one.
+    """The content of a peer document; `domains` in A-labels, `issued` aware, `serial` higher in each newer one.
 
-    `name` is the one that the document says, and once it is pinned the one that it is pinned under. `ca` and
+    `name` is that of the document, and once pinned the one that it is pinned under. `ca` and
     `signing` (ML-DSA-87) are the pinned keys; the other certificates may be missing. `further_kems` has a public
     key for each further KEM that it can open.
     """
@@ -111,7 +112,7 @@ class PeerCertificates:
 
     @property
     def certificates(self) -> dict[Role, x509.Certificate]:
-        """The certificates that it has, without the CA's."""
+        """Its certificates, without the CA's."""
         every = {
             Role.KEM: self.kem,
             Role.SIGNING: self.signing,
@@ -122,7 +123,7 @@ class PeerCertificates:
 
     @property
     def fingerprint(self) -> str:
-        """What is compared over the telephone: that of the two pinned keys and the domains (pairs.py)."""
+        """The fingerprint to compare over the telephone: of the two pinned keys and the domains (pairs.py)."""
         return fingerprint(self.ca, self.signing, self.domains)
 
     @property
@@ -132,7 +133,7 @@ class PeerCertificates:
 
 
 def check_consistent(peer: PeerCertificates) -> None:
-    """Raises BadDocument unless certificates, domains and levels agree with each other; dates are not looked at."""
+    """Raises BadDocument unless certificates, domains and levels are consistent; ignores dates."""
     _checked("ca", check_ca, peer.ca)
     for role, certificate in peer.certificates.items():
         _checked(role, check_certificate, certificate, role)
@@ -147,9 +148,9 @@ def check_consistent(peer: PeerCertificates) -> None:
     for name, octets in peer.further_kems.items():
         if len(octets) != KEMS[name].public_key_octets:
             raise BadDocument(f"KEM {name}: {len(octets)} octets are not a public key of it")
-    for what, values in (("domain", peer.domains), ("level", peer.levels), ("KME group", peer.kme_groups)):
+    for kind, values in (("domain", peer.domains), ("level", peer.levels), ("KME group", peer.kme_groups)):
         if len(set(values)) != len(values):
-            raise BadDocument(f"a {what} is named twice")
+            raise BadDocument(f"a {kind} is named twice")
 
 
 def _checked(name: str, check: Callable[..., None], *arguments: object) -> None:
@@ -184,7 +185,7 @@ def _certificate(value: object) -> x509.Certificate:
     octets = _unbase64(value)
     try:
         serial = _serial_number(octets)
-        # Looked at before it is loaded: `cryptography` takes what is not positive, with a warning that nobody hears.
+        # Checked before loading: `cryptography` accepts a number that is not positive, with a mere warning.
         certificate = x509.load_der_x509_certificate(octets) if _is_positive(serial) else None
     except (*UNREADABLE, BadStructure, IndexError) as error:
         raise ValueError("not an X.509 certificate in base64 DER") from error
@@ -194,7 +195,7 @@ def _certificate(value: object) -> x509.Certificate:
 
 
 def _serial_number(certificate: bytes) -> bytes:
-    """The contents of the INTEGER, which stands behind the version, if there is one (RFC 5280, 4.1)."""
+    """The contents of the INTEGER after the optional version (RFC 5280, 4.1)."""
     [contents] = der.children(certificate, 1)
     to_be_signed = der.children(contents, 3)[0]
     return bytes(der.children(to_be_signed, 10)[1 if to_be_signed[:1] == _VERSION else 0])
@@ -251,9 +252,9 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 def read_document(raw: bytes) -> PeerCertificates:
-    """The content of a peer document that is whole and signed by the key it names.
+    """The content of a complete peer document, signed by the key it names.
 
-    Dates are not looked at, and whether that key is the peer's own is for the fingerprint. Raises BadDocument.
+    Ignores dates; only the fingerprint shows whether that key is the peer's own. Raises BadDocument.
     """
     if len(raw) > MAX_DOCUMENT:
         raise BadDocument(f"a peer document has at most {MAX_DOCUMENT} octets")
@@ -269,7 +270,7 @@ def read_document(raw: bytes) -> PeerCertificates:
 
 
 def write_document(peer: PeerCertificates, key: MLDSA87PrivateKey) -> bytes:
-    """The peer document that says this, signed with the key of `peer.signing`. Raises BadDocument."""
+    """The peer document with this content, signed with the key of `peer.signing`. Raises BadDocument."""
     check_consistent(peer)
     certificates = {role.value: certificate for role, certificate in peer.certificates.items()}
     inner: dict[str, object] = {
@@ -306,9 +307,9 @@ def peer_document(
     levels: Sequence[str],
     now: datetime | None = None,
 ) -> bytes:
-    """The signed document that peers import; `directory` is the identity's, where the serial number is kept.
+    """The signed document that peers import; `directory` is the identity's, which stores the serial number.
 
-    Raises ConfigError where a certificate has expired or does not name one of `domains` (in A-labels).
+    Raises ConfigError if a certificate has expired or lacks one of `domains` (in A-labels).
     """
     now = now or datetime.now(UTC)
     for role, certificate in identity.certificates.items():
@@ -338,7 +339,7 @@ def peer_document(
 
 
 def _next_serial(path: Path, now: datetime) -> int:
-    """A number above all before it, written down before it is used."""
+    """A number above all previous ones, stored before it is used."""
     try:
         last = int(files.read_public(path)) if is_there(path) else 0
     except ValueError as error:
@@ -353,9 +354,9 @@ def _base64(octets: bytes) -> str:
 
 
 def _check_format(raw: bytes) -> None:
-    """Says of a document of another format that it is one; everything else is for the strict models."""
-    found = _json(raw)
-    number = found.get("format") if isinstance(found, dict) else None
+    """Raises BadDocument for another format number; the strict models check everything else."""
+    parsed = _json(raw)
+    number = parsed.get("format") if isinstance(parsed, dict) else None
     if not isinstance(number, int) or isinstance(number, bool):
         raise BadDocument("not a peer document (no format number)")
     if number != FORMAT:
@@ -378,13 +379,13 @@ def _parsed(raw: bytes, model: type[_Model]) -> _Model:
         return model.model_validate_json(raw)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(ascii(str(part)[:80])[1:-1] for part in fault["loc"])
+        place = ".".join(ascii(str(part)[:80])[1:-1] for part in fault["loc"])
         message = fault["msg"].removeprefix("Value error, ")
-        raise BadDocument(f"not a peer document: {where + ': ' if where else ''}{message}") from error
+        raise BadDocument(f"not a peer document: {place + ': ' if place else ''}{message}") from error
 
 
 def _json(raw: bytes) -> object:
-    """JSON in UTF-8 without a name given twice, which readers would understand differently."""
+    """Parses JSON in UTF-8 without duplicate names, which readers would interpret differently."""
     try:
         return json.loads(raw.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -392,7 +393,7 @@ def _json(raw: bytes) -> object:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+    members = dict(pairs)
+    if len(members) != len(pairs):
         raise BadDocument("not a peer document: a name is given twice")
-    return found
+    return members

@@ -1,8 +1,8 @@
-"""The files of an identity and of pinned peers: read with suspicion, replaced whole.
+"""The files of an identity and of pinned peers: read with checks, replaced atomically.
 Standard: OpenSSH's StrictModes; write, fsync, rename, fsync of the directory; files 0600 in a directory 0700.
 
-Root works only where root alone can. In a directory of the relay's user it has to become that user first, as
-files/rights.py does.
+Root works only in directories that root alone controls. In one of the relay's user it has to act as that user, as in
+files/rights.py.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_public(path: Path) -> bytes:
 
 
 def write(path: Path, content: bytes, *, owner: UnixUser | None = None) -> None:
-    """Makes or replaces a file of mode 0600 in one step; root makes it for `owner`, if one is given.
+    """Creates or replaces a file of mode 0600 atomically; root creates it for `owner`, if given.
 
     Readers see the old content or the new, also after a crash. Raises ConfigError.
     """
@@ -44,7 +44,7 @@ def write(path: Path, content: bytes, *, owner: UnixUser | None = None) -> None:
 
 
 def create(path: Path, content: bytes, *, owner: UnixUser | None = None) -> bool:
-    """As `write`, but returns False where the file is there already, which stays. Raises ConfigError."""
+    """As `write`, but leaves an existing file unchanged and returns False. Raises ConfigError."""
     with _written_beside(path, content, owner) as temporary:
         try:
             os.link(temporary, path)
@@ -55,7 +55,7 @@ def create(path: Path, content: bytes, *, owner: UnixUser | None = None) -> bool
 
 @contextmanager
 def _written_beside(path: Path, content: bytes, owner: UnixUser | None) -> Iterator[Path]:
-    """A file with this content in the same directory; where it has got its name within, that is on the disk then."""
+    """A temporary file with this content in the same directory, to be renamed; the directory is then flushed."""
     _refuse_root(path.parent)
     given = (owner.uid, owner.gid) if owner is not None and os.geteuid() == 0 else None
     try:
@@ -67,9 +67,9 @@ def _written_beside(path: Path, content: bytes, owner: UnixUser | None) -> Itera
 
 @contextmanager
 def changing(directory: Path) -> Iterator[None]:
-    """One process at a time may change the directory, which is made (0700) if missing. Raises ConfigError.
+    """Exclusive lock for changes of the directory, which is created (0700) if missing. Raises ConfigError.
 
-    What a killed writer left half-written is removed first.
+    Removes leftovers of killed writers first.
     """
     _refuse_root(directory)
     try:
@@ -88,28 +88,28 @@ def changing(directory: Path) -> Iterator[None]:
 
 
 def check_directory(directory: Path) -> None:
-    """Write access here decides whom we trust, so nobody else may have it. Raises ConfigError."""
+    """Raises ConfigError if others can write here: write access decides whom we trust."""
     try:
-        found = directory.stat()
+        status = directory.stat()
     except OSError as error:
         raise ConfigError(permissions.cause(directory, error, "", private=True)) from error
-    if not stat.S_ISDIR(found.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"{directory}: not a directory")
-    _check_owner(found, directory)
-    if found.st_mode & 0o022:
+    _check_owner(status, directory)
+    if status.st_mode & 0o022:
         raise ConfigError(f"{directory}: others can write to this directory: chmod 700 {directory}")
 
 
 def _read(path: Path, *, forbidden: int) -> bytes:
     try:
-        # O_NONBLOCK: opening a FIFO must not wait for somebody to write to it.
+        # O_NONBLOCK: opening a FIFO must not wait for a writer.
         descriptor = opened(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
                 raise ConfigError(f"{path}: not a regular file")
-            _check_owner(found, path)
-            _check_mode(found, path, forbidden)
+            _check_owner(status, path)
+            _check_mode(status, path, forbidden)
             content = file.read(MAX_LENGTH + 1)
     except OSError as error:
         raise ConfigError(permissions.cause(path, error, "", private=True)) from error
@@ -118,19 +118,19 @@ def _read(path: Path, *, forbidden: int) -> bytes:
     return content
 
 
-def _check_owner(found: os.stat_result, path: Path) -> None:
-    if os.geteuid() and found.st_uid not in (0, os.geteuid()):
-        raise AnothersFile(path, found.st_uid)
+def _check_owner(status: os.stat_result, path: Path) -> None:
+    if os.geteuid() and status.st_uid not in (0, os.geteuid()):
+        raise AnothersFile(path, status.st_uid)
 
 
-def _check_mode(found: os.stat_result, path: Path, forbidden: int) -> None:
+def _check_mode(status: os.stat_result, path: Path, forbidden: int) -> None:
     # A systemd credential is readable by its service alone, but the mask of its ACL shows as group mode.
-    if permissions.shown_by_root(found) or (found.st_uid == 0 and _is_credential(path)):
+    if permissions.shown_by_root(status) or (status.st_uid == 0 and _is_credential(path)):
         forbidden &= ~0o040
-    mode = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(status.st_mode)
     if mode & forbidden:
         verb = "read or write" if forbidden & 0o044 else "write"
-        raise ConfigError(f"{path}: mode {mode:04o} lets others {verb} it: {permissions.keep_to_us(path, found)}")
+        raise ConfigError(f"{path}: mode {mode:04o} lets others {verb} it: {permissions.keep_to_us(path, status)}")
 
 
 def _is_credential(path: Path) -> bool:
@@ -139,6 +139,6 @@ def _is_credential(path: Path) -> bool:
 
 
 def _refuse_root(path: Path) -> None:
-    """Another user can exchange what lies there at any moment, for a link too. Raises AnothersFile."""
+    """Raises AnothersFile if root works in another user's directory, who can replace files there at any time."""
     if os.geteuid() == 0 and (owner := owner_of(path)) is not None:
         raise AnothersFile(path, owner.uid)

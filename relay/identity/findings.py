@@ -1,5 +1,5 @@
-"""What `qumail-relay check` says of this site's identity and of the pinned peers, and which certificates end soon.
-One entry a thing that was looked at; nothing is changed; warned of 30, 7 and 1 days before the end.
+"""Findings of `qumail-relay check` on this site's identity and the pinned peers, and certificates that end soon.
+One entry for each object checked; changes nothing; warns 30, 7 and 1 days before the end.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from relay.identity.pairs import Identity
 from relay.identity.peers import common_groups, trusted_peers
 
 Finding = tuple[str, tuple[str, ...]]
-"""What was looked at, and what is wrong with it."""
+"""The object checked, and its problems."""
 
 
 def identity_findings(config: Config, now: datetime) -> list[Finding]:
-    """The identity, then each pinned peer, each with its problems; nothing without [identity]. Raises nothing."""
+    """The identity, then each pinned peer, each with its problems; empty without [identity]. Raises nothing."""
     if config.identity is None:
         return []
     own = "identity", tuple(_of_identity(config, config.identity, now))
@@ -43,14 +43,14 @@ def _of_identity(config: Config, files: IdentitySettings, now: datetime) -> Iter
     if missing := sorted(set(config.site.domains) - set(identity.domains)):
         yield f"the certificates do not name {', '.join(missing)}; {RENEW}"
     yield from (f"{expiry}; {RENEW}" for expiry in expiring(identity, {}, now))
-    # Peers seal with the keys that we gave them, whether we can open or not.
+    # Peers seal with our keys, whether or not we can open.
     yield from (cause for name in identity.offered_kems if (cause := liboqs.unavailable(name)))
 
 
 def _of_peer(config: Config, peer: PeerCertificates, now: datetime) -> Iterator[str]:
     table = config.peers.get(peer.name)
-    meant = table is not None and "kme_groups" in table.model_fields_set
-    if peer.kme_groups and config.kmes and not meant and not common_groups(config, peer):
+    explicit = table is not None and "kme_groups" in table.model_fields_set
+    if peer.kme_groups and config.kmes and not explicit and not common_groups(config, peer):
         yield f"shares no KME group with us; it has {', '.join(peer.kme_groups)}"
     for expiry in expiring(None, {peer.name: peer}, now):
         yield f"{expiry}; ask the peer for its new document"
@@ -61,14 +61,14 @@ WARN_DAYS = (30, 7, 1)
 
 
 class Expiry(NamedTuple):
-    """A certificate that ends within 30 days: whose and which, and whole days left (below 0: days since)."""
+    """A certificate that ends within 30 days: a description, and whole days left (below 0: days since)."""
 
     what: str
     days: int
 
     @property
     def stage(self) -> int:
-        """The smallest of 30, 7 and 1 that it has come to, or 0 when it has ended: warn once at each."""
+        """The stage of warnings reached, 30, 7 or 1, or 0 when it has ended; each is logged once."""
         return min((days for days in WARN_DAYS if self.days <= days), default=0) if self.days >= 0 else 0
 
     def __str__(self) -> str:

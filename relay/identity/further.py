@@ -1,14 +1,13 @@
-"""Key pairs of further KEMs, which have no certificates: how they are named, written and read.
-Standard: JSON with base64; where there is a passphrase, AES-256-GCM (SP 800-38D) under a key made by scrypt (RFC 7914).
+"""Key pairs of further KEMs, which have no certificates: file names, writing and reading.
+Standard: JSON with base64; with a passphrase, AES-256-GCM (SP 800-38D) under a key made by scrypt (RFC 7914).
 
 Beside the other files of an identity (directory.py), of mode 0600 like them::
 
-    kem-NAME.ID.key   the private key, as liboqs has it, encrypted where the identity has a passphrase
-    kem-NAME.ID.pub   the public key and when it was made; the pair counts once this is there
+    kem-NAME.ID.key   the private key in liboqs' form, encrypted if the identity has a passphrase
+    kem-NAME.ID.pub   the public key and its time of creation; the pair is used once this exists
 
 NAME is that of the KEM, ID the first 16 hexadecimal digits of SHA-256 over the public key. Of several pairs of one KEM
-the newest is the one that peers get, and the others still open. What makes peers believe a public key is the signature
-on the peer document.
+peers get the newest, and the others still open. The signature on the peer document authenticates public keys.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _NONCE_OCTETS = 12
 class FurtherKEMPair:
     """A key pair of the KEM `name`; `made` (aware) decides which of several is the newest.
 
-    `identifier` is how CMS names the recipient: 20 octets.
+    `identifier` (20 octets) names the recipient in CMS.
     """
 
     name: str
@@ -67,7 +66,7 @@ class _Public(_StrictFile):
 
 
 class _Private(_StrictFile):
-    """`salt` and `nonce` are empty where `private_key` is not encrypted."""
+    """`salt` and `nonce` are empty if `private_key` is not encrypted."""
 
     format: Literal[1] = 1
     kem: str
@@ -80,23 +79,23 @@ _Model = TypeVar("_Model", bound=_StrictFile)
 
 
 def key_identifier(public_key: bytes) -> bytes:
-    """What names a public key of a further KEM in messages: the first 20 octets of its SHA-256."""
+    """The identifier of a further KEM's public key in messages: the first 20 octets of its SHA-256."""
     return hashlib.sha256(public_key).digest()[:KEY_IDENTIFIER_OCTETS]
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Raises ConfigError unless each is a further KEM that this machine can do."""
+    """Raises ConfigError unless each is a further KEM that is available on this machine."""
     if faults := [cause for name in names if (cause := liboqs.unavailable(name))]:
         raise ConfigError(faults)
 
 
 def names_in(directory: Path) -> tuple[str, ...]:
-    """The further KEMs that the identity in `directory` has keys for, in the order of the format's table."""
+    """The further KEMs with keys in `directory`, in the order of the format's table."""
     return tuple(name for name in FURTHER_KEMS if _public_files(directory, name))
 
 
 def make_pair(directory: Path, name: str, passphrase: bytes | None, now: datetime) -> None:
-    """A fresh pair, written, newer than those before even if the clock went back. Raises ConfigError."""
+    """Writes a fresh pair, newer than previous ones even if the clock went back. Raises ConfigError."""
     try:
         keys = liboqs.generate(name)
     except KEMUnavailable as error:
@@ -111,13 +110,13 @@ def make_pair(directory: Path, name: str, passphrase: bytes | None, now: datetim
 
 
 def read_pairs(directory: Path, passphrase: bytes | None) -> tuple[FurtherKEMPair, ...]:
-    """All pairs, the newest of each KEM first; liboqs is not needed for that. Raises ConfigError."""
+    """All pairs, the newest of each KEM first; does not need liboqs. Raises ConfigError."""
     pairs = [_read(path, name, passphrase) for name in names_in(directory) for path in _public_files(directory, name)]
     return tuple(sorted(pairs, key=lambda pair: pair.made, reverse=True))
 
 
 def public_keys_in(directory: Path) -> list[bytes]:
-    """The public key of every pair in the directory; private keys are not read. Raises ConfigError."""
+    """The public key of every pair in the directory; does not read private keys. Raises ConfigError."""
     return [_public(path).public_key for name in names_in(directory) for path in _public_files(directory, name)]
 
 
@@ -160,7 +159,7 @@ def _key(passphrase: bytes, salt: bytes) -> bytes:
 
 
 def _bound(name: str, public_key: bytes) -> bytes:
-    """What is authenticated beside the private key: that it belongs to this public key."""
+    """The associated data of the private key: KEM and public key."""
     return b"qumail-relay KEM key 1\0" + name.encode() + b"\0" + hashlib.sha256(public_key).digest()
 
 

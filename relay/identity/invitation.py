@@ -1,14 +1,15 @@
-"""The invitation: a peer document as one block of text that a person can send by mail and paste into a terminal.
-Standard: our own armour of base64 (RFC 4648) around zlib (RFC 1950) around the document, with what it says in front.
+"""The invitation: a peer document as one block of text, to be sent by mail and pasted into a terminal.
+Standard: our own armour of base64 (RFC 4648) around zlib (RFC 1950) around the document, with a readable summary in
+front.
 
     -----BEGIN QUMAIL INVITATION-----
-    Site: alice                      what the document says, for people: name, domains, SAE, KME groups, levels
+    Site: alice                      a readable summary: name, domains, SAE, KME groups, levels
     Words: topmost Istanbul ...      its fingerprint in words, four a line
                                      an empty line, then base64 in lines of 64
     -----END QUMAIL INVITATION-----
 
-Nothing in it is secret, and nothing in it proves whose it is: an attacker who can change it can write another one.
-That is what comparing the words over a telephone is for. What was changed or cut off by accident is found here.
+Nothing in it is secret or proves its origin: an attacker who can change it can write another one. Therefore the words
+are compared over a telephone. Accidental changes and truncation are detected here.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ _SEND_ANEW = "have the other site send it again, as a file if need be"
 
 
 class BadInvitation(ConfigError):
-    """Not a whole invitation; the text quotes nothing of it."""
+    """Not a complete invitation; the text quotes nothing of it."""
 
 
 def write_invitation(document: bytes) -> str:
-    """The invitation for a peer document. Raises BadDocument where it is none."""
+    """The invitation for a peer document. Raises BadDocument for anything else."""
     armour = base64.b64encode(zlib.compress(document, 9)).decode()
     return "\n".join((BEGIN, *_header(read_document(document)), "", *textwrap.wrap(armour, _LINE), END, ""))
 
 
 def read_invitation(text: str) -> bytes:
-    """The peer document in an invitation; what stands around the block does not count.
+    """The peer document in an invitation; ignores text around the block.
 
-    The document is whole, and says what the lines in front of it say. Raises BadInvitation and BadDocument.
+    The document is complete, and its summary matches. Raises BadInvitation and BadDocument.
     """
     if len(text) > MAX_INVITATION:
         raise BadInvitation(f"an invitation has at most {MAX_INVITATION} characters")
@@ -57,14 +58,14 @@ def read_invitation(text: str) -> bytes:
         raise BadInvitation(f"the invitation has no empty line in front of its base64; {_SEND_ANEW}")
     header, armour = lines[: lines.index("")], lines[lines.index("") + 1 :]
     document = _unpacked("".join(armour))
-    # The lines are what a person reads and believes; they stand outside of the signature.
+    # A person trusts the summary, which is not signed.
     if header != _header(read_document(document)):
         raise BadInvitation(f"the invitation was changed: its lines say something else than its document; {_SEND_ANEW}")
     return document
 
 
 def is_invitation(raw: bytes) -> bool:
-    """Whether this is an invitation, and not a peer document."""
+    """Whether this is an invitation rather than a peer document."""
     return BEGIN.encode() in raw
 
 
@@ -81,7 +82,7 @@ def _header(peer: PeerCertificates) -> list[str]:
 
 
 def _unpacked(armour: str) -> bytes:
-    """The document in the base64; a small input that would become a large one is refused, not unpacked."""
+    """The document in the base64; a decompression bomb is refused, not unpacked."""
     unpacking = zlib.decompressobj()
     try:
         document = unpacking.decompress(base64.b64decode(armour, validate=True), MAX_DOCUMENT + 1)

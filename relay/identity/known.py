@@ -1,5 +1,5 @@
-"""This site and its peers as they are known at one moment: what one mail goes by from start to end.
-Where a new file is wrong, what was known before stays in force, but for a peer whose document is gone.
+"""A snapshot of this site and its peers, used by one mail from start to end.
+If a new file is invalid, the previous state stays in force, except for a peer whose document is gone.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class KnownSites:
 
     @classmethod
     def read(cls, settings: Config) -> KnownSites:
-        """What relay.toml, the identity and the pinned documents say. Raises ConfigError."""
+        """The snapshot of relay.toml, the identity and the pinned documents. Raises ConfigError."""
         certificates = trusted_peers(settings)
         return cls(joined(settings, certificates), own_identity(settings), certificates)
 
     def read_again(self, settings: Config) -> KnownSites:
-        """What the files say now; what cannot be used stays as it is here, and the log says so."""
+        """A new snapshot of the files; unusable parts keep their current state, and are logged."""
         try:
             certificates = trusted_peers(settings)
         except ConfigError as error:
@@ -52,11 +52,11 @@ class KnownSites:
             identity = self.identity
         return KnownSites(joined(settings, certificates), identity, certificates)
 
-    def tell_of_changes(self, before: KnownSites) -> None:
-        """Says in the log what is otherwise than it was."""
-        mine = self.identity.fingerprint if self.identity is not None else ""
+    def log_changes(self, before: KnownSites) -> None:
+        """Logs the changes since `before`."""
+        fingerprint = self.identity.fingerprint if self.identity is not None else ""
         if _marks(self.identity) != _marks(before.identity):
-            log.info("identity_reloaded", fingerprint=mine)
+            log.info("identity_reloaded", fingerprint=fingerprint)
         new, old = self._peers, before._peers
         differing = sorted(name for name in new.keys() & old.keys() if new[name] != old[name])
         added, gone = sorted(new.keys() - old.keys()), sorted(old.keys() - new.keys())
@@ -71,7 +71,7 @@ class KnownSites:
         return {name: (peer, self.certificates.get(name)) for name, peer in self.config.peers.items()}
 
     def _still_pinned(self, settings: Config) -> dict[str, PeerCertificates]:
-        """Those of these documents whose files are not gone: that another one is wrong keeps nobody pinned."""
+        """The current documents whose files still exist: an invalid document must not keep a deleted one pinned."""
         if settings.identity is None:
             return {}
         directory = settings.identity.peers_directory
@@ -79,7 +79,7 @@ class KnownSites:
 
 
 class _Marks(NamedTuple):
-    """What distinguishes an identity from another one; private keys cannot be compared."""
+    """The comparable parts of an identity; private keys cannot be compared."""
 
     certificates: tuple[x509.Certificate, ...]
     further: tuple[bytes, ...]
@@ -94,11 +94,11 @@ def _marks(identity: Identity | None) -> _Marks | None:
 
 
 def site_stamps(settings: Config) -> Stamps:
-    """What is there of what it is read from: all that lies in the directories now, and these themselves."""
+    """The stamps of all files that the snapshot is read from, and of their directories."""
     table = settings.identity
     if table is None:
         return {}
-    found = stamps_of([table.passphrase] if table.passphrase is not None else [])
+    stamps = stamps_of([table.passphrase] if table.passphrase is not None else [])
     for directory in (table.directory, table.peers_directory):
-        found |= stamps_in(directory, "[!.]*")
-    return found
+        stamps |= stamps_in(directory, "[!.]*")
+    return stamps

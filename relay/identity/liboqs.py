@@ -1,8 +1,8 @@
 """Further KEMs (HQC, FrodoKEM, Classic McEliece) by liboqs, an optional library that is loaded when first needed.
-By liboqs 0.16 through liboqs-python; nothing is ever downloaded or built here, only looked for.
+By liboqs 0.16 through liboqs-python; it never downloads or builds anything.
 
-`import oqs` without the native library would clone, build and install it. So the library is looked for first, in the
-places where `oqs` looks, and its way to the network is barred during the import.
+`import oqs` without the native library would clone, build and install it. So the library is searched first, in the
+places where `oqs` searches, and network access is blocked during the import.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ INSTALL = (
     "your system, or built from https://github.com/open-quantum-safe/liboqs as a shared library; where the loader does "
     "not find it, OQS_INSTALL_PATH names the directory whose lib/liboqs.so it is), then start again"
 )
-"""What helps where something is missing."""
+"""Installation instructions."""
 
 _ALGORITHMS = {
     "hqc-256": ("HQC-5", "HQC-256"),
     "frodokem-1344-shake": ("FrodoKEM-1344-SHAKE",),
     "classic-mceliece-6688128": ("Classic-McEliece-6688128",),
 }
-"""What releases of liboqs call each KEM; the one counts that has the sizes of our format."""
+"""The names of each KEM in releases of liboqs; the one with our format's sizes is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class KEMKeys:
-    """A fresh key pair, as the library has it."""
+    """A fresh key pair in liboqs' form."""
 
     public_key: bytes = field(repr=False)
     private_key: bytes = field(repr=False)
 
 
 def missing() -> str:
-    """What is missing on this machine, and how to install it; "" where further KEMs can be done."""
-    found = _load()
-    return found if isinstance(found, str) else ""
+    """What is missing on this machine, and how to install it; "" if further KEMs are available."""
+    library = _load()
+    return library if isinstance(library, str) else ""
 
 
 def unavailable(name: str) -> str:
-    """Why the KEM of this name cannot be done here and what to do about it, or ""."""
+    """Why the KEM of this name is unavailable here, and the remedy, or ""."""
     try:
         _find(name)
     except KEMUnavailable as error:
@@ -79,7 +79,7 @@ def generate(name: str) -> KEMKeys:
 def encapsulate(name: str, public_key: bytes) -> tuple[bytes, bytes]:
     """A fresh shared secret of 32 octets, and the ciphertext from which the private key recovers it.
 
-    Raises KEMUnavailable, also where this is no public key of that KEM.
+    Raises KEMUnavailable, also for an invalid public key.
     """
     with _kem(name) as kem:
         if len(public_key) != KEMS[name].public_key_octets:
@@ -92,7 +92,7 @@ def encapsulate(name: str, public_key: bytes) -> tuple[bytes, bytes]:
 
 
 def decapsulate(name: str, private_key: bytes, ciphertext: bytes) -> bytes:
-    """The shared secret; another one, or BadTag, where the ciphertext is for another key. Raises KEMUnavailable."""
+    """The shared secret; a wrong one, or BadTag, if the ciphertext is for another key. Raises KEMUnavailable."""
     with _kem(name, private_key) as kem:
         if len(ciphertext) != KEMS[name].ciphertext_octets:
             raise BadTag(f"{name}: a ciphertext of {len(ciphertext)} octets is not one")
@@ -105,7 +105,7 @@ def decapsulate(name: str, private_key: bytes, ciphertext: bytes) -> bytes:
 
 @contextmanager
 def _kem(name: str, private_key: bytes | None = None) -> Iterator[Any]:
-    """The library's object for one use; what is secret in it is wiped afterwards."""
+    """The library's object for one use; its secrets are wiped afterwards."""
     oqs, algorithm = _find(name)
     if private_key is not None and len(private_key) != _details(oqs, algorithm)["length_secret_key"]:
         raise KEMUnavailable(f"{name}: the private key was made by another release of liboqs; make a new one")
@@ -114,17 +114,17 @@ def _kem(name: str, private_key: bytes | None = None) -> Iterator[Any]:
 
 
 def _find(name: str) -> tuple[ModuleType, str]:
-    """The library, and what it calls the KEM whose sizes are those of our format. Raises KEMUnavailable."""
+    """The library, and its name of the KEM with our format's sizes. Raises KEMUnavailable."""
     if name not in _ALGORITHMS:
         raise KEMUnavailable(f"{name!r} is not a KEM that liboqs is used for")
     oqs = _load()
     if isinstance(oqs, str):
         raise KEMUnavailable(f"{name}: {oqs}")
-    wanted = (KEMS[name].public_key_octets, KEMS[name].ciphertext_octets, SECRET_OCTETS)
+    sizes = (KEMS[name].public_key_octets, KEMS[name].ciphertext_octets, SECRET_OCTETS)
     for algorithm in _ALGORITHMS[name]:
         if algorithm in oqs.get_enabled_kem_mechanisms():
             details = _details(oqs, algorithm)
-            if (details["length_public_key"], details["length_ciphertext"], details["length_shared_secret"]) == wanted:
+            if (details["length_public_key"], details["length_ciphertext"], details["length_shared_secret"]) == sizes:
                 return oqs, algorithm
     raise KEMUnavailable(
         f"{name}: the liboqs on this machine ({oqs.oqs_version()}) does not have it as our format wants it; "
@@ -140,7 +140,7 @@ def _details(oqs: ModuleType, algorithm: str) -> dict[str, Any]:
 
 @functools.cache
 def _load() -> ModuleType | str:
-    """The module `oqs`, or why there is none; looked for once in the life of a process."""
+    """The module `oqs`, or why there is none; cached for the process."""
     if "oqs" not in sys.modules and importlib.util.find_spec("oqs") is None:
         return f"the Python package liboqs-python is missing: {INSTALL}"
     if fault := _no_native_library():
@@ -151,7 +151,7 @@ def _load() -> ModuleType | str:
         warnings.simplefilter("ignore")
         try:
             return importlib.import_module("oqs")
-        except (Exception, SystemExit) as error:  # noqa: BLE001  # whatever it is, further KEMs cannot be done
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # further KEMs are unavailable
             return f"liboqs-python does not load ({type(error).__name__}: {error}): {INSTALL}"
 
 

@@ -1,13 +1,14 @@
-"""Makes a site's keys and certificates, under its own CA or for an organisation's CA to certify, and renews them.
+"""Creates and renews a site's keys and certificates, under its own CA or for certification by an organisation's CA.
 Standard: PKCS#10 (RFC 2986) for the three keys that can sign; a bare public key for ML-KEM, which cannot.
 
-A key is written before its certificate: an interrupted run leaves what was usable before, and the next completes it.
+A key is written before its certificate: an interrupted run leaves the previous keys usable, and the next run completes
+it.
 
-A PKCS#10 request proves with a signature that the asker has the private key. An ML-KEM key cannot sign, and the
-statement of possession of RFC 9883 needs a CA that knows it. So the CA gets the public key and the extensions that its
-certificate has to have, and takes the site's word for it. A false word would harm the site alone, which could not
-open what is sealed for it. The certificate of the CA itself, `ca.pem`, is put beside the others. It may be an
-intermediate one, and it is what peers pin together with our ML-DSA key.
+A PKCS#10 request proves possession of the private key by a signature. An ML-KEM key cannot sign, and the statement of
+possession of RFC 9883 needs a CA that supports it. So the CA gets the public key and the required
+extensions, and trusts the site. A false claim would harm the site alone, which could not open mail sealed for it. The
+certificate of the CA itself, `ca.pem`, is put beside the others. It may be an intermediate one; peers pin it together
+with our ML-DSA key.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ VALID_DAYS = 730
 RSA_BITS = 4096
 
 Progress = Callable[[str], None]
-"""Told what is about to be made; RSA takes seconds."""
+"""Progress callback, called before each key; RSA takes seconds."""
 
 
 class About(TypedDict):
-    """What making, renewing and requesting want alike.
+    """Common arguments of creating, renewing and requesting.
 
-    `name` is the site's, `domains` are in A-labels; `passphrase` is a file with which the private keys are encrypted.
-    `kems` names the further KEMs that the identity gets keys for; `now` is aware.
+    `name` is the site's, `domains` are in A-labels; `passphrase` is the file with the passphrase of the private keys.
+    `kems` are the further KEMs to create keys for; `now` is aware.
     """
 
     name: str
@@ -69,9 +70,9 @@ class About(TypedDict):
 
 
 def create_identity(directory: Path, **about: Unpack[About]) -> Identity:
-    """Makes what is missing of an identity: CA, four keys and their certificates, in `directory`.
+    """Creates the missing parts of an identity in `directory`: CA, four keys and their certificates.
 
-    An interrupted run is completed by the next one. Raises ConfigError, also where the identity is complete.
+    An interrupted run is completed by the next one. Raises ConfigError, also if the identity is complete.
     """
     maker = _Maker(directory, **about)
     with files.changing(directory):
@@ -91,22 +92,22 @@ def create_identity(directory: Path, **about: Unpack[About]) -> Identity:
 
 
 def needs_nothing(directory: Path) -> bool:
-    """Whether each role has a certificate, or a CA was asked for them: `create_identity` has nothing to do then."""
+    """Whether `create_identity` has nothing to do: each role has a certificate, or they were requested from a CA."""
     return all(_has_certificate(directory, role) for role in Role) or bool(files_in(directory, "*.csr"))
 
 
 def renew_identity(directory: Path, **about: Unpack[About]) -> Identity:
-    """Fresh encryption keys, and fresh certificates for all four roles, from the site's own CA.
+    """Creates new encryption keys, and new certificates for all four roles, from the site's own CA.
 
-    The signing keys and the CA's key stay, so that peers go on recognising us; the encryption keys before
-    stay for opening. So it is with the further KEMs, those there are and those of `kems`. Peers need the new peer
+    The signing keys and the CA's key stay, so that peers still recognise us; the previous encryption keys stay for
+    opening. The same applies to the existing further KEMs and those of `kems`. Peers need the new peer
     document before the old certificates end. Raises ConfigError.
     """
     _refuse_requested(directory)
     about["kems"] = tuple(dict.fromkeys((*further.names_in(directory), *about.get("kems", ()))))
     maker = _Maker(directory, **about)
     before = maker.loaded()
-    # Newer than those before, even if the clock went back.
+    # Newer than the previous ones, even if the clock went back.
     newest = max(certificate.not_valid_before_utc for certificate in before.certificates.values())
     maker.now = max(maker.now, newest + certificates.CLOCK_SKEW + timedelta(seconds=1))
     with files.changing(directory):
@@ -121,10 +122,10 @@ def renew_identity(directory: Path, **about: Unpack[About]) -> Identity:
 
 
 def request_certificates(directory: Path, *, renew: bool = False, **about: Unpack[About]) -> list[Path]:
-    """Makes what is missing of the four keys and gives the files that the organisation's CA needs.
+    """Creates the missing ones of the four keys and returns the files for the organisation's CA.
 
-    With `renew` the encryption keys are made anew and all four are requested again. What is in use stays in use
-    until the new certificates are there. A second call repeats the same requests. Raises ConfigError.
+    With `renew` it creates new encryption keys and requests all four certificates again. The current ones stay in use
+    until the new certificates exist. A second call repeats the same requests. Raises ConfigError.
     """
     maker = _Maker(directory, **about)
     before = maker.loaded() if renew else None
@@ -144,7 +145,7 @@ def _has_certificate(directory: Path, role: Role) -> bool:
     return any(file_of(stem, "pem").exists() for stem in stems(directory, role))
 
 
-def _untold(what: str) -> None:
+def _no_progress(step: str) -> None:
     """Progress callback that does nothing."""
 
 
@@ -169,7 +170,7 @@ def _key_to_certify(maker: _Maker, role: Role, before: Identity | None) -> Priva
 
 
 class _Maker:
-    """The steps of all three: the arguments, and where things are written."""
+    """The common steps of all three, with their arguments."""
 
     def __init__(self, directory: Path, **about: Unpack[About]) -> None:
         self._name, self._domains = about["name"], about["domains"]
@@ -177,19 +178,19 @@ class _Maker:
             certificates.subject(self._name, "CA")
         except ValueError as error:
             raise ConfigError(f"{self._name!r}: not a name that a certificate can carry: {error}") from error
-        if wrong := [domain for domain in self._domains if not is_folded_domain(domain)]:
-            raise ConfigError(f"{', '.join(wrong)}: not a mail domain in ASCII (A-labels), as certificates need it")
+        if invalid := [domain for domain in self._domains if not is_folded_domain(domain)]:
+            raise ConfigError(f"{', '.join(invalid)}: not a mail domain in ASCII (A-labels), as certificates need it")
         if not self._domains:
             raise ConfigError("an identity needs at least one mail domain")
         self.kems = about.get("kems", ())
         further.check_names(self.kems)
         self.directory, self.now = directory, about.get("now") or datetime.now(UTC)
-        self._days, self._progress = about.get("valid_days", VALID_DAYS), about.get("progress", _untold)
+        self._days, self._progress = about.get("valid_days", VALID_DAYS), about.get("progress", _no_progress)
         self._passphrase_file = about.get("passphrase")
         self._passphrase = read_passphrase(self._passphrase_file)
 
     def loaded(self) -> Identity:
-        """What is there now. Raises ConfigError."""
+        """The current identity. Raises ConfigError."""
         return load_identity(self.directory, passphrase=self._passphrase_file, now=self.now)
 
     def has_certificate(self, role: Role) -> bool:
@@ -197,7 +198,7 @@ class _Maker:
         return _has_certificate(self.directory, role)
 
     def ca(self) -> tuple[x509.Certificate, MLDSA87PrivateKey]:
-        """The CA, made where there is none."""
+        """The CA, created if missing."""
         key_path, path = (file_of(ca_stem(self.directory), suffix) for suffix in ("key", "pem"))
         if not key_path.exists():
             if path.exists():
@@ -211,7 +212,7 @@ class _Maker:
         return read_certificate(path), key
 
     def renewed_ca(self) -> tuple[x509.Certificate, MLDSA87PrivateKey]:
-        """The CA, with a longer-lived certificate for the same key where it would end before what it issues."""
+        """The CA, with a new certificate for the same key if it would end before those it issues."""
         ca, key = self.ca()
         if ca.not_valid_after_utc < self.now + timedelta(days=self._days):
             ca = certificates.ca_certificate(key, ca.subject, self.now)
@@ -231,7 +232,7 @@ class _Maker:
         return read_key(path, as_rsa, self._passphrase)
 
     def new_key(self, role: Role) -> PrivateKey:
-        """A fresh key, written."""
+        """Creates and writes a key."""
         self._progress(role.label)
         key: PrivateKey
         if role is Role.KEM:
@@ -244,12 +245,12 @@ class _Maker:
         return key
 
     def new_further_kem(self, name: str) -> None:
-        """A fresh pair of a further KEM, written."""
+        """Creates and writes a pair of a further KEM."""
         self._progress(name)
         further.make_pair(self.directory, name, self._passphrase, self.now)
 
     def certify(self, role: Role, key: PrivateKey, ca: x509.Certificate, ca_key: MLDSA87PrivateKey) -> None:
-        """A certificate for the key from our own CA, written."""
+        """Issues and writes a certificate for the key from our own CA."""
         try:
             certificate = certificates.certificate(
                 role, key.public_key(), name=self._name, domains=self._domains,
@@ -260,7 +261,7 @@ class _Maker:
         write_certificate(file_of(stem_of(self.directory, role, key.public_key()), "pem"), certificate)
 
     def request(self, role: Role, key: PrivateKey) -> list[Path]:
-        """What an organisation's CA needs to certify the key, written."""
+        """Writes the files with which an organisation's CA certifies the key."""
         stem = stem_of(self.directory, role, key.public_key())
         if isinstance(key, MLKEM1024PrivateKey):
             public, extensions = file_of(stem, "pub"), file_of(stem, "cnf")

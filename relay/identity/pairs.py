@@ -1,4 +1,4 @@
-"""The four key pairs of a site and what each is for: two to encrypt for it, two with which it signs; and further KEMs.
+"""The key pairs of a site: two for encryption, two for signing, and those of further KEMs.
 Standard: FIPS 203 (ML-KEM-1024), FIPS 204 (ML-DSA-87), RFC 8017 (RSA of 4096 bits and more), RFC 5280 certificates.
 """
 
@@ -23,7 +23,7 @@ Key = TypeVar("Key", bound=PrivateKey)
 
 
 class Role(StrEnum):
-    """What a key pair is for; the value names it in files and in peer documents."""
+    """The use of a key pair; the value names it in files and peer documents."""
 
     KEM = "kem"
     SIGNING = "signing"
@@ -57,7 +57,7 @@ class KeyPair(Generic[Key]):
 
     @property
     def ski(self) -> bytes:
-        """The certificate's SubjectKeyIdentifier, 20 octets (RFC 5280, 4.2.1.2): how CMS names a recipient."""
+        """The certificate's SubjectKeyIdentifier, 20 octets (RFC 5280, 4.2.1.2): the name of a recipient in CMS."""
         return subject_key_identifier(self.certificate)
 
 
@@ -68,9 +68,9 @@ RSAKeyPair = KeyPair[RSAPrivateKey]
 
 @dataclass(frozen=True)
 class Identity:
-    """This site's key pairs, and older ones that can still open what was sealed before a renewal.
+    """This site's key pairs, and older ones that still open mail sealed before a renewal.
 
-    `domains` are those that the ML-DSA certificate names; `ca` issued all four certificates that are in use.
+    `domains` are those of the ML-DSA certificate; `ca` issued all four current certificates.
     `further_kems` has the pairs of further KEMs, the newest first.
     """
 
@@ -85,18 +85,18 @@ class Identity:
     further_kems: tuple[FurtherKEMPair, ...] = ()
 
     def further_kem(self, name: str, identifier: bytes) -> FurtherKEMPair | None:
-        """The pair of this KEM, in use or older, that a message names; None where there is none."""
+        """The pair of this KEM, current or older, that a message names; None if there is none."""
         named = (pair for pair in self.further_kems if (pair.name, pair.identifier) == (name, identifier))
         return next(named, None)
 
     @property
     def offered_kems(self) -> dict[str, bytes]:
-        """The public key of each further KEM that peers get: the newest."""
+        """The newest public key of each further KEM, for peers."""
         return {pair.name: pair.public_key for pair in reversed(self.further_kems)}
 
     @property
     def fingerprint(self) -> str:
-        """What peers compare over the telephone when they import a document with all of `domains`."""
+        """The fingerprint of a document with all of `domains`, which peers compare over the telephone."""
         return self.fingerprint_for(self.domains)
 
     def fingerprint_for(self, domains: Iterable[str]) -> str:
@@ -130,11 +130,10 @@ _GROUP = 4
 
 
 def fingerprint(ca: x509.Certificate, signing: x509.Certificate, domains: Iterable[str]) -> str:
-    """16 groups of 4 hexadecimal digits; the same as long as keys and domains are, whatever certificates are renewed.
+    """16 groups of 4 hexadecimal digits; unchanged by renewed certificates of the same keys and domains.
 
-    The hash covers a context string, the two keys and the domains. Each key is DER and so says where it ends. The
-    domains are A-labels, sorted, with an octet 0 after each. What is read over the telephone says which domains are
-    meant.
+    The hash covers a context string, the two keys and the domains. Each key is DER and so self-delimiting. The domains
+    are A-labels, sorted, with an octet 0 after each.
     """
     named = b"".join(domain.encode("ascii") + b"\0" for domain in sorted(set(domains)))
     digits = hashlib.sha256(_CONTEXT + public_key(ca) + public_key(signing) + named).hexdigest().upper()
@@ -142,7 +141,7 @@ def fingerprint(ca: x509.Certificate, signing: x509.Certificate, domains: Iterab
 
 
 def same_fingerprint(first: str, second: str) -> bool:
-    """Whether both are the same digits, however they are grouped."""
+    """Whether both have the same digits, ignoring grouping."""
     return _digits(first) == _digits(second)
 
 

@@ -1,8 +1,8 @@
-"""The pinned peers: one document a peer in a directory, and what a new document may change.
-Trust on first use after a comparison of fingerprints, then as strict as OpenSSH's known_hosts.
+"""The pinned peers: a directory with one document for each peer, and rules for new documents.
+Trust on first use after a comparison of fingerprints, then as strictly as OpenSSH's known_hosts.
 
-A document names its domains itself, and nothing in it proves that they are the peer's. Each one counts once the
-administrator here has confirmed it, in the first document and in later ones.
+A document does not prove that its domains are the peer's. Each domain needs confirmation by the local administrator,
+in the first document and in later ones.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ ONE_SAE_ID = (
 )
 
 Change = Literal["new", "same", "newer", "replaced"]
-"""What importing does: pins a new peer, nothing, updates one, or (--replace only) goes back or changes its keys."""
+"""The effect of an import: pins a new peer, nothing, updates one, or (--replace only) rolls back or changes keys."""
 
 
 @dataclass(frozen=True)
 class Import:
-    """A document that may be pinned, as `peer.name`; what the site calls itself, what was pinned, what changes.
+    """A document that may be pinned as `peer.name`; its own name of the site, the pinned document, the change.
 
-    `added` are the domains that have to be confirmed: neither the pinned document nor relay.toml has them for the peer.
+    `added` are the domains to confirm: neither the pinned document nor relay.toml has them for the peer.
     """
 
     peer: PeerCertificates
@@ -55,10 +55,10 @@ class Import:
 
     @property
     def question(self) -> str:
-        """What a person has to say yes to before it is pinned: "", or a question.
+        """The question to confirm before pinning, or "".
 
-        One that follows the pinned document, by the keys that are pinned, needs no telephone call. That it gives up
-        domains, or has another SAE ID, has to be meant. Domains that are `added` are asked about one by one.
+        An update by the pinned keys needs no telephone call. Fewer domains or another SAE ID must be confirmed. Domains
+        in `added` are asked about one by one.
         """
         if self.change == "same":
             return ""
@@ -70,9 +70,9 @@ class Import:
 
 
 def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
-    """All pinned peers by name; none where the directory is missing.
+    """All pinned peers by name; none if the directory is missing.
 
-    Certificates that expired since are no error here. Raises ConfigError with a line for each file at fault.
+    Expired certificates are no error here. Raises ConfigError with a line for each file at fault.
     """
     if not is_there(directory):
         return {}
@@ -91,8 +91,7 @@ def load_peer_documents(directory: Path) -> dict[str, PeerCertificates]:
 def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
     """The pinned peers of a configuration; none without [identity].
 
-    Raises ConfigError, also where one contradicts relay.toml or another one: then nobody can say whose mail
-    that is.
+    Raises ConfigError, also if one contradicts relay.toml or another one: then the owner of mail is ambiguous.
     """
     if config.identity is None:
         return {}
@@ -109,41 +108,41 @@ def trusted_peers(config: Config) -> dict[str, PeerCertificates]:
 
 
 def with_documents(config: Config) -> tuple[Config, dict[str, PeerCertificates]]:
-    """The configuration with the peers whose documents were imported, and the certificates in these.
+    """The configuration with the imported peers, and their certificates.
 
-    What [peers.*] says of such a peer counts; what it leaves open comes from the document. Raises ConfigError.
+    Settings in [peers.*] take precedence over the document. Raises ConfigError.
     """
     certificates = trusted_peers(config)
     return joined(config, certificates), certificates
 
 
 def joined(config: Config, certificates: Mapping[str, PeerCertificates]) -> Config:
-    """The configuration with these peers beside those of relay.toml, as `with_documents` says."""
+    """The configuration with these peers beside those of relay.toml, for `with_documents`."""
     peers = dict(config.peers)
     for name, document in certificates.items():
         table = peers.get(name, PeerSettings())
-        said = {"domains": table.domains or document.domains, "sae_id": table.sae_id or document.sae_id}
-        peers[name] = _with_groups(table.model_copy(update=said), common_groups(config, document))
-    # A table of one whose document is gone may name nobody any more.
+        settings = {"domains": table.domains or document.domains, "sae_id": table.sae_id or document.sae_id}
+        peers[name] = _with_groups(table.model_copy(update=settings), common_groups(config, document))
+    # The table of a peer whose document is gone may be incomplete.
     peers = {name: peer for name, peer in peers.items() if peer.domains and peer.sae_id}
     config = config.model_copy(update={"peers": peers})
     if (group := config.sole_kme_group) is not None:
-        # What a pinned document says of its groups counts: a group that the peer has not got would hold all mail.
+        # The pinned document decides about groups: one that the peer lacks would hold all mail.
         peers = {name: peer if name in certificates else _with_groups(peer, (group,)) for name, peer in peers.items()}
     return config.model_copy(update={"peers": peers})
 
 
 def _with_groups(table: PeerSettings, groups: tuple[str, ...]) -> PeerSettings:
-    """Returns the peer with these KME groups where relay.toml leaves them open; an empty list there means none."""
+    """Returns the peer with these KME groups unless relay.toml sets them; an empty list there means none."""
     if not groups or "kme_groups" in table.model_fields_set:
         return table
     return table.model_copy(update={"kme_groups": groups})
 
 
 def examine(config: Config, raw: bytes, *, name: str | None = None, replace: bool = False, now: datetime) -> Import:
-    """What importing this document under `name` (its own by default) would do; changes nothing.
+    """The effect of importing this document under `name` (its own by default); changes nothing.
 
-    Raises BadDocument, Rollback, ChangedKey, or PinRefused for everything else that speaks against it.
+    Raises BadDocument, Rollback, ChangedKey, or PinRefused for any other objection.
     """
     document = read_document(raw)
     name = document.name if name is None else name
@@ -152,17 +151,17 @@ def examine(config: Config, raw: bytes, *, name: str | None = None, replace: boo
         raise PinRefused(
             f"{name[:80]!r} cannot be a peer's name here: choose one of letters, digits, '.', '_', '-' (--name)"
         )
-    for what, certificate in (("ca", peer.ca), *peer.certificates.items()):
+    for role, certificate in (("ca", peer.ca), *peer.certificates.items()):
         if not valid_now(certificate, now):
             dates = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
-            raise PinRefused(f"certificate {what}: valid from {dates}, so not now")
+            raise PinRefused(f"certificate {role}: valid from {dates}, so not now")
     pinned = load_peer_documents(_files(config).peers_directory)
     owned = owners_of_names(_files(config).directory, pinned.values())
     if faults := list(_contradictions(config, pinned, owned, peer)):
         raise PinRefused(faults)
     before, table = pinned.get(name), config.peers.get(name)
-    known = {*(before.domains if before is not None else ()), *(table.domains if table is not None else ())}
-    added = tuple(domain for domain in peer.domains if domain not in known)
+    known_domains = {*(before.domains if before is not None else ()), *(table.domains if table is not None else ())}
+    added = tuple(domain for domain in peer.domains if domain not in known_domains)
     return Import(peer, document.name, before, _change(before, peer, replace=replace), added)
 
 
@@ -175,22 +174,22 @@ def pin(
     confirmed: Collection[str],
     now: datetime,
 ) -> Import:
-    """Examines the document again and pins it, with no domain that is neither `confirmed` (A-labels) nor known before.
+    """Examines the document again and pins it; each domain must be `confirmed` (A-labels) or already known.
 
     Raises what `examine` raises, PinRefused for another domain, and ConfigError.
     """
     directory = _files(config).peers_directory
     with files.changing(directory):
-        found = examine(config, raw, name=name, replace=replace, now=now)
-        if more := [domain for domain in found.added if domain not in confirmed]:
+        examined = examine(config, raw, name=name, replace=replace, now=now)
+        if more := [domain for domain in examined.added if domain not in confirmed]:
             raise PinRefused(f"the document names {', '.join(more)}, which nobody here has confirmed")
-        if found.change != "same":
-            files.write(document_file(directory, found.peer.name), raw)
-    return found
+        if examined.change != "same":
+            files.write(document_file(directory, examined.peer.name), raw)
+    return examined
 
 
 def common_groups(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
-    """The KME groups that both sites have; without one only pqc and rsa are possible."""
+    """The KME groups of both sites; without one only pqc and rsa are possible."""
     ours = {kme.group for kme in config.kmes.values()}
     return tuple(group for group in peer.kme_groups if group in ours)
 
@@ -198,13 +197,13 @@ def common_groups(config: Config, peer: PeerCertificates) -> tuple[str, ...]:
 def _contradictions(
     config: Config, pinned: Mapping[str, PeerCertificates], owned: Owners, peer: PeerCertificates
 ) -> Iterator[str]:
-    """Why a peer's document cannot be true beside relay.toml, this site's identity and the other pinned documents."""
+    """Contradictions of a peer's document with relay.toml, this site's identity and the other pinned documents."""
     if table := config.peers.get(peer.name):
         if table.sae_id not in ("", peer.sae_id):
             yield f"the document says SAE {peer.sae_id!r}, [peers.{peer.name}] says {table.sae_id!r}"
         if table.kme_groups and not set(table.kme_groups) & set(peer.kme_groups):
-            known = ", ".join(peer.kme_groups) or "none"
-            yield f"[peers.{peer.name}] says KME group {table.kme_groups[0]!r}, the document says {known}"
+            groups = ", ".join(peer.kme_groups) or "none"
+            yield f"[peers.{peer.name}] says KME group {table.kme_groups[0]!r}, the document says {groups}"
         if missing := set(table.domains) - set(peer.domains):
             yield f"[peers.{peer.name}] has the domain {min(missing)}, which is not in the document"
     domains = dict.fromkeys(config.site.domains, "this site")
@@ -253,34 +252,34 @@ def document_file(directory: Path, name: str) -> Path:
 
 
 Name = tuple[str, bytes]
-"""What a certificate or key can be told by: the kind in words, and octets that nobody else may have."""
+"""A unique identifier of a certificate or key: its kind in words, and its octets."""
 Owners = dict[Name, list[str]]
-"""Who has each name, in words."""
+"""The owners of each name, in words."""
 
 
 def owners_of_names(directory: Path, peers: Iterable[PeerCertificates]) -> Owners:
-    """Whose each name is: this site's, whose identity lies in `directory` if it has one, and these peers'.
+    """The owners of all names: this site, with its identity in `directory`, if any, and these peers.
 
-    Raises ConfigError where a certificate of ours cannot be read.
+    Raises ConfigError if a certificate of ours cannot be read.
     """
-    found: Owners = {name: ["this site"] for name in _ours(directory)}
+    owners: Owners = {name: ["this site"] for name in _ours(directory)}
     for peer in peers:
         for _, name in _names(peer):
-            found.setdefault(name, []).append(_in_words(peer))
-    return found
+            owners.setdefault(name, []).append(_description(peer))
+    return owners
 
 
 def names_of_others(peer: PeerCertificates, owned: Owners) -> Iterator[str]:
-    """What of this peer belongs to somebody else: a line for each certificate and key at fault."""
+    """One line for each certificate and key of this peer that belongs to another owner."""
     faulty = set()
-    for what, name in _names(peer):
-        others = [owner for owner in owned.get(name, []) if owner != _in_words(peer)]
-        if others and what not in faulty:
-            faulty.add(what)
-            yield f"{what}: its {name[0]} already belongs to {others[0]}"
+    for item, name in _names(peer):
+        others = [owner for owner in owned.get(name, []) if owner != _description(peer)]
+        if others and item not in faulty:
+            faulty.add(item)
+            yield f"{item}: its {name[0]} already belongs to {others[0]}"
 
 
-def _in_words(peer: PeerCertificates) -> str:
+def _description(peer: PeerCertificates) -> str:
     return f"peer {peer.name}"
 
 
@@ -294,7 +293,7 @@ def _names(peer: PeerCertificates) -> Iterator[tuple[str, Name]]:
 
 
 def _ours(directory: Path) -> Iterator[Name]:
-    """Older pairs, which still open, included; private keys are not needed."""
+    """Our names, including older pairs, which still open; does not read private keys."""
     for role in Role:
         for path in files_in(directory, f"{role}.*.pem"):
             try:

@@ -164,7 +164,7 @@ class SitesInForce:
     def take(self, known: KnownSites) -> None:
         """From the next mail on this counts; to be called in the event loop."""
         assert self._keys is not None  # noqa: S101 - a serving relay has called `use`
-        known.tell_of_changes(self.known)
+        known.log_changes(self.known)
         # The keys first: a mail that is planned for a new peer must not fall to another level for want of them.
         self._keys.set_peers({name: peer_keys(peer) for name, peer in known.config.peers.items()})
         self._take(known)
