@@ -1,8 +1,8 @@
 """The cryptographic schemes of the levels; each file holds both directions of one level, and has the level's name.
-In and out is CMS (RFC 5652); what every scheme promises is the contract below.
+Standard: input and output are CMS (RFC 5652); every scheme fulfils the contract below.
 
-aes.py, otp.py, pqc.py and rsa.py do not know each other; content_key.py, padding.py and signatures.py are what they
-share. What a level is, beside its cryptography, stands in relay/levels.
+aes.py, otp.py, pqc.py and rsa.py are independent; content_key.py, padding.py and signatures.py are shared. The other
+properties of a level are in relay/levels.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 class Parties:
     """The two ends of one sealed message: the site that seals (master SAE) and the peer that opens (slave SAE).
 
-    `peer` is the peer's name; `identity` (ours) and `certificates` (the peer's) are needed by the levels that
-    work with certificates.
+    `peer` is the peer's name; `identity` (ours) and `certificates` (the peer's) are needed by levels with
+    certificates.
     """
 
     master_sae: str
@@ -40,7 +40,7 @@ class Parties:
 
 
 class FreshKeys(Protocol):
-    """Where sealing takes quantum keys from (relay/keys/ring.py); each leaves it once."""
+    """The source of quantum keys for sealing (relay/keys/ring.py); each key is returned once."""
 
     async def take(self, peer: str, *, level: str = AES.name, size: int = 0) -> SealingKey:
         """A key of 256 bits for one message of `size` bytes to `peer`. Raises KeyUnavailable."""
@@ -50,14 +50,14 @@ class FreshKeys(Protocol):
 
 
 class Supplies(Protocol):
-    """Who says which keys are available."""
+    """Reports which keys are available."""
 
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
         """Whether such a pad (0: one key) is available now. Raises KeyUnavailable."""
 
 
 class KeysWithReserve(Supplies, Protocol):
-    """FreshKeys of which some may be kept for mail of normal priority."""
+    """FreshKeys with a reserve for mail of normal priority."""
 
     async def take(self, peer: str, *, level: str = AES.name, size: int = 0, low_priority: bool = False) -> SealingKey:
         """A key of 256 bits for one message of `size` bytes to `peer`. Raises KeyUnavailable."""
@@ -68,9 +68,9 @@ class KeysWithReserve(Supplies, Protocol):
 
 @dataclass(frozen=True)
 class SealedPayload:
-    """What sealing gave: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log.
+    """The result of sealing: the AuthEnvelopedData as DER, and the quantum keys spent on it, for the log.
 
-    The `pieces` are encrypted while they are taken, beside the event loop where they are many; `der` is all of them.
+    The `pieces` are encrypted while they are consumed, off the event loop if there are many; `der` is all of them.
     """
 
     pieces: Pieces = field(repr=False)
@@ -80,7 +80,7 @@ class SealedPayload:
 
     @property
     def der(self) -> bytes:
-        """All pieces. They are taken once and kept, since nothing is encrypted twice."""
+        """All pieces, consumed once and cached, since nothing may be encrypted twice."""
         if not self._whole:
             self._whole.append(bytes(self.pieces))
         return self._whole[0]
@@ -88,12 +88,11 @@ class SealedPayload:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What opening needs beside the message: quantum keys by key_ID, our private keys, peers' signatures.
+    """The inputs of opening beside the message: quantum keys by key_ID, our private keys, peers' certificates.
 
-    `signers` gives every peer one of whose pinned certificates a SignedData names. A stranger gives none, and there is
-    never more than one unless a peer claims what is another's. The key that verifies decides whose it is. A level under
-    quantum keys calls `verified` once the tag was right. From then on these keys are bound to this ciphertext, whatever
-    else is wrong with it.
+    `signers` returns every peer with a pinned certificate that a SignedData names: none for a stranger, and several
+    only if a peer claims another's. The key that verifies decides. A level under quantum keys calls `verified` once the
+    tag is valid. From then on these keys are bound to this ciphertext, even if another check fails.
     """
 
     keys: Mapping[str, Key]
@@ -104,17 +103,17 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Unsealed:
-    """A payload whose tag and signature were verified; `signed_by` is the peer that signed, where one did."""
+    """A payload whose tag and signature were verified; `signed_by` is the peer that signed, if any."""
 
     payload: bytes = field(repr=False)
     signed_by: PeerCertificates | None = None
 
 
 class Scheme(ABC):
-    """One way to seal. `open` gives back exactly the payload that `seal` got, or raises and gives nothing.
+    """One way to seal. `open` returns exactly the payload given to `seal`, or raises.
 
-    `name`, `algorithms`, `use` and `quantum` are those of its `level` in the register. A layer that is no level has its
-    own.
+    `name`, `algorithms`, `use` and `quantum` are those of its `level` in the register. A layer that is no level sets
+    its own.
     """
 
     name: str
@@ -123,25 +122,25 @@ class Scheme(ABC):
     quantum: bool = False
 
     def __init_subclass__(cls, *, level: Level | None = None) -> None:
-        """Takes the facts of the level that this is the scheme of."""
+        """Copies the properties of the scheme's level."""
         if level is not None:
             cls.name, cls.algorithms = level.name, level.algorithms
             cls.use, cls.quantum = level.use, level.quantum
 
     def obstacle(self, parties: Parties) -> str:
-        """Why this level cannot be done for these parties at all, or "" where it can be tried."""
+        """Why this level is impossible for these parties, or "" if it can be tried."""
         return ""
 
     @abstractmethod
     async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
-        """Seal `payload`, taking the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
+        """Seals `payload`, with the quantum keys that this level needs. Raises KeyUnavailable or CannotSeal."""
 
     @abstractmethod
     def recognises(self, enveloped: AuthEnveloped) -> bool:
-        """Whether this level sealed it: all who can open it do so by its kind of key."""
+        """Whether this level sealed it: all recipients have its kind of key."""
 
     def references(self, enveloped: AuthEnveloped) -> tuple[KeyReference, ...]:
-        """Which quantum keys a sealed message names. Raises BadStructure."""
+        """The quantum keys that a sealed message names. Raises BadStructure."""
         return ()
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Level aes: AES-256-GCM under a fresh content key, wrapped with one quantum key that both sites hold.
+"""Level aes: AES-256-GCM under a fresh content key, wrapped under one quantum key of both sites.
 Standard: RFC 5083 and RFC 5084 (AuthEnvelopedData, AES-GCM), RFC 5652 6.2.3 (KEK), RFC 3394 (key wrap).
 """
 
@@ -12,7 +12,7 @@ from relay.schemes.content_key import SingleKeyScheme
 
 
 class AES(SingleKeyScheme, level=levels.AES):
-    """AES-256-GCM with quantum keys; also the layer that quantum enhancement adds."""
+    """AES-256-GCM with quantum keys; also the layer added by quantum enhancement."""
 
     content = cms.GCMContent
     encrypt = staticmethod(content_key.encrypt)
@@ -20,5 +20,5 @@ class AES(SingleKeyScheme, level=levels.AES):
 
 
 def scheme(_: Config | None = None) -> AES:
-    """As all_schemes makes it."""
+    """The scheme for all_schemes."""
     return AES()

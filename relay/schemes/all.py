@@ -1,4 +1,4 @@
-"""The schemes of all levels and of the layers of further KEMs: what seals, opens or plans takes them from here.
+"""The schemes of all levels and of the layers of further KEMs, for sealing, opening and planning.
 Their order is no preference: policy lists levels by name.
 """
 
@@ -14,9 +14,9 @@ from relay.schemes.further_kem import FurtherKEM
 
 
 def all_schemes(config: Config | None = None) -> dict[str, Scheme]:
-    """The schemes by name, as `config` sets them up: those of levels by the level's, then those of further KEMs.
+    """The schemes by name, configured by `config`: those of levels, then those of further KEMs.
 
-    The module `relay.schemes.NAME` has that of level NAME, and its function `scheme` makes it.
+    The function `scheme` of module `relay.schemes.NAME` returns that of level NAME.
     """
     schemes: list[Scheme] = [import_module(f"{__package__}.{level.name}").scheme(config) for level in LEVELS]
     return {scheme.name: scheme for scheme in (*schemes, *map(FurtherKEM, FURTHER_KEMS))}

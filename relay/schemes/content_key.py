@@ -1,9 +1,9 @@
-"""Content under a fresh content key: AES-256-GCM, how that key is wrapped, and the base of levels of one quantum key.
+"""Content under a fresh content key: AES-256-GCM, key wrapping, and the base class of levels with one quantum key.
 Standard: RFC 5083 and RFC 5084 (AES-GCM in CMS), RFC 3394 (AES key wrap), RFC 5652 6.2.3 (KEKRecipientInfo), RFC 5869
 and RFC 9629 5 (HKDF of a KEM's secret).
 
-Levels aes, pqc and rsa encrypt as `encrypt` does. Those under one quantum key are a `SingleKeyScheme`: they differ in
-how the content is encrypted.
+Levels aes, pqc and rsa use `encrypt`. Those under one quantum key are a `SingleKeyScheme`: they differ in their
+content encryption.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ KEY_OCTETS = 32
 def encrypt(
     payload: Octets | Pieces, key: bytes, recipient: cms.KEKRecipient | cms.RSARecipient | cms.KEMRecipient
 ) -> Pieces:
-    """The payload under `key`, which the one recipient has in their own way, as AuthEnvelopedData (DER)."""
+    """The payload encrypted under `key`, as AuthEnvelopedData (DER) with this recipient."""
     content = cms.GCMContent(os.urandom(cms.NONCE_OCTETS))
-    # One for all time: taken twice it raises, so that no nonce ever encrypts two payloads.
+    # A single encryptor: a second use raises, so that no nonce ever encrypts two payloads.
     encryptor = Cipher(algorithms.AES(key), modes.GCM(content.nonce)).encryptor()
 
     def encrypted() -> Generator[bytes, None, bytes]:
@@ -57,14 +57,14 @@ def decrypt(enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
     decryptor = Cipher(algorithms.AES(key), modes.GCM(enveloped.content.nonce, enveloped.tag)).decryptor()
     payload = joined(len(enveloped.ciphertext), map(decryptor.update, part_of(enveloped.ciphertext)))
     try:
-        decryptor.finalize()  # until it has verified the tag, nothing of this may be seen
+        decryptor.finalize()  # nothing may be released before the tag is verified
         return payload
     except InvalidTag as error:
         raise BadTag("the tag does not match: the message was changed on the way") from error
 
 
 def unwrap(key_encryption_key: bytes, wrapped: bytes, whose: str) -> bytes:
-    """The content key; raises BadTag, which names `whose` key did not fit."""
+    """The content key; raises BadTag, which names `whose` key failed."""
     try:
         return aes_key_unwrap(key_encryption_key, wrapped)
     except (InvalidUnwrap, ValueError) as error:
@@ -72,22 +72,22 @@ def unwrap(key_encryption_key: bytes, wrapped: bytes, whose: str) -> bytes:
 
 
 def kem_key(shared_secret: bytes) -> bytes:
-    """The key-encryption key of a KEM recipient: HKDF-SHA256 without salt, as RFC 9629 5 wants it."""
+    """The key-encryption key of a KEM recipient: HKDF-SHA256 without salt (RFC 9629 5)."""
     kdf = HKDF(algorithm=hashes.SHA256(), length=KEY_OCTETS, salt=None, info=cms.kem_kdf_info())
     return kdf.derive(shared_secret)
 
 
 class SingleKeyScheme(Scheme):
-    """A scheme whose message has one recipient, the holder of one quantum key.
+    """A scheme with one recipient, the holder of one quantum key.
 
-    A subclass says which kind of `content` is its own, and encrypts and decrypts that under a content key.
+    A subclass sets its kind of `content`, and encrypts and decrypts it under a content key.
     """
 
     content: ClassVar[type[Content]]
 
     @abstractmethod
     def encrypt(self, payload: Octets | Pieces, key: bytes, recipient: cms.KEKRecipient) -> Pieces:
-        """The AuthEnvelopedData as DER; `key` is a fresh content key of 32 octets, which is used for this alone."""
+        """The AuthEnvelopedData as DER; `key` is a fresh content key of 32 octets, which is used only once."""
 
     @abstractmethod
     def decrypt(self, enveloped: cms.AuthEnveloped, key: bytes) -> bytes:
@@ -113,7 +113,7 @@ class SingleKeyScheme(Scheme):
 
     @final
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        """The one key that the content key is wrapped under. Raises BadStructure where there are several recipients."""
+        """The key that wraps the content key. Raises BadStructure for several recipients."""
         return (_reference(self._recipient(enveloped)),)
 
     @final
@@ -126,7 +126,7 @@ class SingleKeyScheme(Scheme):
         key = opening.keys.get(_reference(recipient).key_ID)
         if key is None:
             raise KeyNotFound("the key that this message names is not here")
-        # The key wrap would take 16 or 24 octets as well.
+        # The key wrap would also accept 16 or 24 octets.
         if len(key.key) != KEY_OCTETS:
             raise BadStructure(f"key {key.key_ID} has {len(key.key)} octets; level {self.name} needs {KEY_OCTETS}")
         content_key = unwrap(key.key, recipient.wrapped_cek, f"key {key.key_ID}")
@@ -137,7 +137,7 @@ class SingleKeyScheme(Scheme):
         return payload
 
     def _recipient(self, enveloped: cms.AuthEnveloped) -> cms.KEKRecipient:
-        """The one recipient: with two, somebody who opens it knows the content key that another one trusts."""
+        """The one recipient: with two, each would know the content key that the other one trusts."""
         match enveloped.recipients:
             case (cms.KEKRecipient() as recipient,):
                 return recipient

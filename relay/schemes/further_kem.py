@@ -1,7 +1,7 @@
-"""One more enveloping layer around level pqc, to the peer's key of a KEM of another mathematical family.
+"""A further enveloping layer around level pqc, to the peer's key of a KEM of another mathematical family.
 Standard: RFC 9629 (KEMs in CMS), mechanisms of relay/formats/cms/recipients.py; otherwise as level pqc; RFC 5083.
 
-It says nothing of who sealed: that is for the signature inside, so it goes around level pqc and never stands alone.
+It does not authenticate the sender: the signature inside does. So it may only wrap pqc.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class FurtherKEM(Scheme):
         self.algorithms = f"{name}, HKDF-SHA256, AES-256 wrap, AES-256-GCM"
 
     def obstacle(self, parties: Parties) -> str:
-        """The library is needed here, and the peer's public key."""
+        """Why not: liboqs, or the peer's public key, is missing."""
         if cause := liboqs.unavailable(self.name):
             return cause
         if parties.certificates is None or self.name not in parties.certificates.further_kems:

@@ -1,5 +1,5 @@
 """Level otp: the payload XORed with quantum key octets that are used once, under a one-time Poly1305 tag.
-Standard: relay/FORMAT.md (the composition); RFC 8439 2.5 (Poly1305) and 2.8 (how its input is laid out).
+Standard: relay/FORMAT.md (the composition); RFC 8439 2.5 (Poly1305) and 2.8 (input layout).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from relay.schemes.padding import Padding, decompress, pack, pad, padded_size, u
 
 
 class OneTimePad(Scheme, level=levels.OTP):
-    """One-time pad with quantum keys: no computation breaks it, up to the KMEs themselves."""
+    """One-time pad with quantum keys: no computation breaks it, as far as the KMEs can be trusted."""
 
     def __init__(self, padding: Padding = "padme", *, compression: bool = False) -> None:
-        """`compression` saves key but lets the size tell something of the content."""
+        """`compression` saves key but lets the size reveal something of the content."""
         self._padding: Padding = padding
         self._compression = compression
 
     async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
-        """One AuthEnvelopedData; of each key its first 16 octets are spent on what authenticates, the rest hides."""
+        """One AuthEnvelopedData; the first 16 octets of each key go to the tag, the rest to the pad."""
         packed: Octets | Pieces
         packed, compressed = payload, False
         if self._compression:
@@ -48,7 +48,7 @@ class OneTimePad(Scheme, level=levels.OTP):
             )
             _check(content.key_IDs, [key.octets for key in one_time_pad.keys], needed)
             cost = one_time_pad.cost
-            # Here and now, while the pad is there.
+            # Now, while the pad exists.
             pieces = await off_loop(needed, _seal, packed, self._padding, one_time_pad, content)
         return SealedPayload(pieces, _references(content), 8 * cost)
 
@@ -56,7 +56,7 @@ class OneTimePad(Scheme, level=levels.OTP):
         return isinstance(enveloped.content, cms.PadContent)
 
     def references(self, enveloped: cms.AuthEnveloped) -> tuple[KeyReference, ...]:
-        """The keys of the pad in their order; all of them are needed."""
+        """The keys of the pad in order; all of them are needed."""
         return _references(_pad_content(enveloped))
 
     async def open(self, enveloped: cms.AuthEnveloped, opening: Opening) -> Unsealed:
@@ -65,12 +65,12 @@ class OneTimePad(Scheme, level=levels.OTP):
 
 
 def scheme(config: Config | None = None) -> OneTimePad:
-    """As all_schemes makes it."""
+    """The scheme for all_schemes."""
     return OneTimePad(config.otp.padding, compression=config.otp.compression) if config else OneTimePad()
 
 
 def _group(one_time_pad: Pad) -> str:
-    """The one KME group that gave all of the pad."""
+    """The KME group of all keys of the pad."""
     groups = {key.group for key in one_time_pad.keys}
     if len(groups) != 1:
         raise KMEBadReply("the pad's keys come from several KME groups")
@@ -78,9 +78,9 @@ def _group(one_time_pad: Pad) -> str:
 
 
 def _check(key_IDs: Sequence[str], keys: Sequence[bytes | bytearray], hidden: int) -> None:
-    """Raises BadStructure where these keys, in this order, are no pad for this number of octets.
+    """Raises BadStructure unless these keys, in this order, are a pad for this number of octets.
 
-    A sender checks it too: what no receiver takes must not leave.
+    A sender checks it too: mail that a receiver would refuse must not leave.
     """
     octets = [key_ID.encode() for key_ID in key_IDs]
     if len(keys) < MIN_KEYS or any(not before < after for before, after in pairwise(octets)):
@@ -119,7 +119,7 @@ def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
     keys = [opening.keys[key_ID].key for key_ID in content.key_IDs]
     _check(content.key_IDs, keys, len(enveloped.ciphertext))
     tag_key, hiding = _apart(keys)
-    # The whole tag first: what comes out of an XOR with keys that were never meant for it must not go anywhere.
+    # The tag first: output of an XOR with wrong keys must not be released.
     try:
         _tag(tag_key, content.encode(), enveloped.ciphertext).verify(enveloped.tag)
     except InvalidSignature as error:
@@ -135,13 +135,13 @@ def _open(enveloped: cms.AuthEnveloped, opening: Opening) -> bytes:
 
 
 def _apart(keys: Sequence[bytes | bytearray]) -> tuple[bytes, bytearray]:
-    """The key of the tag, and what hides: the first octets of a key never do both."""
+    """Splits the keys into the tag's key and the pad: no octet serves both."""
     tag_key = bytes(keys[0][:TAG_OCTETS]) + bytes(keys[1][:TAG_OCTETS])
     return tag_key, bytearray().join(memoryview(key)[TAG_OCTETS:] for key in keys)
 
 
 def _tag(key: bytes, parameters: bytes, ciphertext: Octets) -> Poly1305:
-    """Poly1305 over parameters and ciphertext, each filled up to 16 octets, and both lengths."""
+    """Poly1305 over parameters and ciphertext, each padded to 16 octets, and both lengths."""
     poly1305 = Poly1305(key)
     for part in (parameters, ciphertext):
         poly1305.update(part)
@@ -151,7 +151,7 @@ def _tag(key: bytes, parameters: bytes, ciphertext: Octets) -> Poly1305:
 
 
 def _xor(data: Octets | Pieces, octets: bytearray) -> None:
-    """`data` XOR the first of `octets`, which are overwritten by the result; in pieces, to let others have turns."""
+    """`data` XOR the first of `octets`, in place; in pieces, to let other threads run."""
     start = 0
     with memoryview(octets) as target:
         for piece in part_of(data):
@@ -162,14 +162,14 @@ def _xor(data: Octets | Pieces, octets: bytearray) -> None:
 
 
 def _forget(octets: bytearray) -> None:
-    """Overwrites octets of a pad, and gives their memory back."""
+    """Overwrites octets of a pad, and frees their memory."""
     with memoryview(octets) as view:
         _wipe(view)
     octets.clear()
 
 
 def _wipe(view: memoryview) -> None:
-    """Overwrites it, in pieces since each takes memory itself."""
+    """Overwrites it in pieces, since each allocates memory."""
     for piece in part_of(view):
         memoryview(piece)[:] = bytes(len(piece))
 

@@ -13,12 +13,12 @@ from relay.formats.pieces import Octets, Pieces, part_of
 
 LENGTH_OCTETS = 8
 PIECE_OCTETS = 256 * 1024
-"""Decompressing goes on in pieces of this size."""
+"""Size of the pieces of decompression, in bytes."""
 MAX_EXPANSION = 200
-"""Decompressing stops at this many times the compressed size: a bomb is refused."""
+"""Maximum decompressed size, as a multiple of the compressed size: a bomb is refused."""
 MIN_BOUND_OCTETS = 1024 * 1024
 MAX_BOUND_OCTETS = 32 * 1024 * 1024
-"""Decompressing never stops below MIN_BOUND_OCTETS, and always here."""
+"""Range of the limit on decompressed size, in octets."""
 
 Padding = Literal["padme", "none"]
 
@@ -34,7 +34,7 @@ def padme(length: int) -> int:
 
 
 def padded_size(length: int, padding: Padding = "padme") -> int:
-    """How many octets `pad` makes of a payload of `length` octets, without compression."""
+    """The padded size of a payload of `length` octets, without compression."""
     size = LENGTH_OCTETS + length
     return padme(size) if padding == "padme" else size
 
@@ -46,7 +46,7 @@ def pad(payload: Octets | Pieces, padding: Padding = "padme") -> Pieces:
 
 
 def unpad(padded: Octets) -> bytes:
-    """The payload; raises BadStructure where length and zeros are not as `pad` makes them."""
+    """The payload; raises BadStructure if length or zeros are invalid."""
     length = int.from_bytes(padded[:LENGTH_OCTETS])
     if len(padded) < LENGTH_OCTETS or length > len(padded) - LENGTH_OCTETS:
         raise BadStructure("the padded payload is shorter than it says")
@@ -57,24 +57,24 @@ def unpad(padded: Octets) -> bytes:
 
 
 def pack(payload: Octets | Pieces) -> tuple[Octets | Pieces, bool]:
-    """The payload compressed, unless the receiver would have to take it for a bomb, and whether it is."""
+    """The payload, compressed unless the receiver would refuse it as a bomb, and whether it is."""
     small = compress(payload)
     return (small, True) if len(payload) <= bound(len(small)) else (payload, False)
 
 
 def bound(size: int) -> int:
-    """How many octets at most may come of `size` compressed ones; a sender must not compress what has more."""
+    """Maximum decompressed size of `size` compressed octets; a sender must not compress larger payloads."""
     return min(max(MIN_BOUND_OCTETS, MAX_EXPANSION * size), MAX_BOUND_OCTETS)
 
 
 def compress(payload: Octets | Pieces) -> bytes:
-    """DEFLATE without a header; whether a receiver would take it is for `bound` to say."""
+    """DEFLATE without a header; see `bound` for the receiver's limit."""
     compressor = zlib.compressobj(level=9, wbits=-15)
     return b"".join([*map(compressor.compress, part_of(payload)), compressor.flush()])
 
 
 def decompress(compressed: bytes) -> bytes:
-    """The payload; raises BadStructure for what is no DEFLATE, is cut off, goes on, or grows beyond the bound."""
+    """The payload; raises BadStructure for invalid, truncated, trailing or too large data."""
     most = bound(len(compressed))
     pieces: list[bytes] = []
     try:
@@ -89,7 +89,7 @@ def decompress(compressed: bytes) -> bytes:
 
 
 def _inflated(compressed: bytes) -> Iterator[bytes]:
-    """What comes out, in pieces. Raises zlib.error and BadStructure."""
+    """The decompressed data in pieces. Raises zlib.error and BadStructure."""
     decompressor = zlib.decompressobj(wbits=-15)
     for start in range(0, len(compressed), PIECE_OCTETS):
         rest = compressed[start : start + PIECE_OCTETS]

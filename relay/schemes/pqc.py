@@ -60,5 +60,5 @@ class PQC(SignedScheme, level=levels.PQC):
 
 
 def scheme(_: Config | None = None) -> PQC:
-    """As all_schemes makes it."""
+    """The scheme for all_schemes."""
     return PQC()

@@ -57,7 +57,7 @@ class RSA(SignedScheme, level=levels.RSA):
 
 
 def scheme(_: Config | None = None) -> RSA:
-    """As all_schemes makes it."""
+    """The scheme for all_schemes."""
     return RSA()
 
 

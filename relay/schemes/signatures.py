@@ -1,4 +1,4 @@
-"""What the levels pqc and rsa share: the payload is signed with our certificate, then encrypted to one of the peer's.
+"""Common base of levels pqc and rsa: the payload is signed with our certificate, then encrypted to one of the peer's.
 Standard: RFC 5652 5.4 and 5.6, RFC 9882 (ML-DSA-87, SHA-512, empty context), RFC 4056 (RSASSA-PSS, SHA-256).
 """
 
@@ -35,22 +35,22 @@ _DIGESTS = {SignatureScheme.ML_DSA_87: "sha512", SignatureScheme.RSA_PSS: "sha25
 
 
 class SignedScheme(Scheme):
-    """A level without quantum keys; `signature` is how it signs, `key_kind` what it encrypts to."""
+    """A level without quantum keys; `signature` is its signature scheme, `key_kind` its kind of encryption key."""
 
     signature: ClassVar[SignatureScheme]
     key_kind: ClassVar[str]
 
     def obstacle(self, parties: Parties) -> str:
-        """Our own identity and the peer's certificates are needed, and none of them may have expired."""
+        """Why not: our identity or the peer's certificates are missing or expired."""
         if parties.identity is None:
             return "this site has no certificates; make them with `qumail-relay identity new`"
-        theirs = self.encryption_certificate(parties.certificates) if parties.certificates is not None else None
-        if theirs is None:
+        certificate = self.encryption_certificate(parties.certificates) if parties.certificates is not None else None
+        if certificate is None:
             return f"the peer's {self.key_kind} certificate was not imported; see `qumail-relay identity import`"
-        return expired(theirs, self.signing_pair(parties.identity).certificate)
+        return expired(certificate, self.signing_pair(parties.identity).certificate)
 
     async def seal(self, payload: Octets | Pieces, parties: Parties, keys: FreshKeys) -> SealedPayload:
-        """SignedData inside an AuthEnvelopedData with one recipient; a payload that can be taken twice.
+        """SignedData inside an AuthEnvelopedData with one recipient; the payload must be consumable twice.
 
         Raises CannotSeal.
         """
@@ -62,21 +62,21 @@ class SignedScheme(Scheme):
 
     @abstractmethod
     def signing_pair(self, identity: Identity) -> SigningKeyPair | RSAKeyPair:
-        """Our key that signs, and its certificate."""
+        """Our signing key and its certificate."""
 
     @abstractmethod
     def encryption_certificate(self, peer: PeerCertificates) -> x509.Certificate | None:
-        """The peer's certificate to encrypt to, if there is one."""
+        """The peer's certificate to encrypt to, if any."""
 
     @abstractmethod
     def recipient(
         self, peer: str, certificate: x509.Certificate, content_key: bytes
     ) -> cms.KEMRecipient | cms.RSARecipient:
-        """The content key for this certificate's key alone. Raises CannotSeal."""
+        """The content key encrypted to this certificate's key. Raises CannotSeal."""
 
     @abstractmethod
     def content_key(self, enveloped: cms.AuthEnveloped, identity: Identity | None) -> bytes:
-        """What `recipient` hid, by one of our keys, older ones included. Raises NotForUs or BadTag."""
+        """The content key, decrypted by one of our keys, including older ones. Raises NotForUs or BadTag."""
 
     def _seal(self, payload: Octets | Pieces, parties: Parties) -> Pieces:
         peer = parties.certificates
@@ -111,28 +111,30 @@ def sign(payload: Octets | Pieces, key: MLDSA87PrivateKey | RSAPrivateKey, certi
     return cms.signed_pieces(signed, payload)
 
 
-def verify(der: bytes, wanted: SignatureScheme, opening: Opening) -> tuple[bytes, PeerCertificates]:
-    """The payload inside SignedData, and the peer that signed it with the scheme that is wanted.
+def verify(der: bytes, expected: SignatureScheme, opening: Opening) -> tuple[bytes, PeerCertificates]:
+    """The payload inside SignedData, and the peer that signed it with the expected scheme.
 
-    Only pinned certificates count; the one inside the message is not looked at. Of several peers that claim the
-    signer's identifier it is the one whose key verifies. Raises BadStructure, BadSignature, UnknownSigner or
+    Only pinned certificates are used, not the one inside the message. Of several peers that claim the signer's
+    identifier it is the one whose key verifies. Raises BadStructure, BadSignature, UnknownSigner or
     CertificateExpired.
     """
     signed = cms.decode_signed(der)
-    if signed.scheme is not wanted:
-        raise BadSignature(f"signed with {signed.scheme.value}, {wanted.value} is expected")
-    known = [(peer, certificate) for peer in opening.signers(signed.signer) for certificate in _named(peer, signed)]
-    if not known:
-        raise UnknownSigner(f"the signer is no peer whose certificate for {wanted.value} was imported")
-    whose = ", ".join(peer.name for peer, _ in known)
-    if not hmac.compare_digest(hashlib.new(_DIGESTS[wanted], signed.content).digest(), signed.digest):
-        raise BadSignature(f"the signature of peer {whose} is over another content")
-    for peer, certificate in known:
+    if signed.scheme is not expected:
+        raise BadSignature(f"signed with {signed.scheme.value}, {expected.value} is expected")
+    candidates = [
+        (peer, certificate) for peer in opening.signers(signed.signer) for certificate in _named(peer, signed)
+    ]
+    if not candidates:
+        raise UnknownSigner(f"the signer is no peer whose certificate for {expected.value} was imported")
+    peers = ", ".join(peer.name for peer, _ in candidates)
+    if not hmac.compare_digest(hashlib.new(_DIGESTS[expected], signed.content).digest(), signed.digest):
+        raise BadSignature(f"the signature of peer {peers} is over another content")
+    for peer, certificate in candidates:
         if _verifies(certificate, signed):
             if cause := expired(certificate):
                 raise CertificateExpired(f"peer {peer.name!r}: {cause}")
             return signed.content, peer
-    raise BadSignature(f"the signature is not that of peer {whose}")
+    raise BadSignature(f"the signature is not that of peer {peers}")
 
 
 def signs_under(peer: PeerCertificates, identifier: cms.CertificateID) -> bool:
@@ -141,18 +143,18 @@ def signs_under(peer: PeerCertificates, identifier: cms.CertificateID) -> bool:
 
 
 def certificate_id(certificate: x509.Certificate) -> cms.CertificateID:
-    """How a message names this certificate: by its SubjectKeyIdentifier."""
+    """The ID of this certificate in messages: its SubjectKeyIdentifier."""
     return cms.CertificateID(ski=subject_key_identifier(certificate))
 
 
 def expired(*certificates: x509.Certificate) -> str:
-    """Which of these certificates is not valid now and what to do, or ""."""
+    """The first of these certificates that is not valid now, and the remedy, or ""."""
     now = datetime.now(UTC)
     for certificate in certificates:
         if not valid_now(certificate, now):
             until = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
-            whose = certificate.subject.rfc4514_string()
-            return f"certificate {whose} is valid from {until} only; renew it, and import the peer's new document"
+            subject = certificate.subject.rfc4514_string()
+            return f"certificate {subject} is valid from {until} only; renew it, and import the peer's new document"
     return ""
 
 
@@ -164,13 +166,13 @@ def names(identifier: cms.CertificateID, certificate: x509.Certificate) -> bool:
 
 
 def _named(peer: PeerCertificates, signed: cms.Signed) -> list[x509.Certificate]:
-    """The peer's certificate for the scheme that was signed with, if that is the one that the message names."""
+    """The peer's certificate for the signature scheme, if the message names it."""
     certificate = peer.signing if signed.scheme is SignatureScheme.ML_DSA_87 else peer.rsa_signing
     return [certificate] if certificate is not None and names(signed.signer, certificate) else []
 
 
 def _verifies(certificate: x509.Certificate, signed: cms.Signed) -> bool:
-    """Whether the signature is that of the certificate's key, which has to fit the scheme."""
+    """Whether the signature is by the certificate's key, which must match the scheme."""
     try:
         match certificate.public_key():
             case MLDSA87PublicKey() as key if signed.scheme is SignatureScheme.ML_DSA_87:

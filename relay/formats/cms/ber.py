@@ -1,8 +1,8 @@
 """Converts the BER of other software's CMS messages into DER, in one pass and within fixed limits.
 Standard: X.690 (8.1.3 lengths, 8.7.3 constructed strings, 10.1 and 11.6 DER), RFC 5652 5.4 (what stays as signed).
 
-It converts what occurs in practice (OpenSSL -stream, Bouncy Castle, NSS, gpgsm). That is: indefinite lengths, OCTET STRINGs
-in chunks, lengths with needless octets, SETs out of order. The rest is left to the strict parser.
+It converts what occurs in practice (OpenSSL -stream, Bouncy Castle, NSS, gpgsm). That is: indefinite lengths, OCTET
+STRINGs in chunks, lengths with needless octets, SETs out of order. The rest is left to the strict parser.
 """
 
 from __future__ import annotations
