@@ -163,15 +163,15 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
     To be called before there are an event loop and threads, of which a fork would copy a part. The descriptors that are
     `not_for_it` it closes: it outlives this process, and would keep locks and sockets until it ends.
     """
-    ours, theirs = socket.socketpair()
+    own_end, child_end = socket.socketpair()
     # A page is shared until one of the two writes on it, and a collection writes on all that it looks at.
     heap.set_aside()
     if os.fork():
-        theirs.close()
-        return ours
+        child_end.close()
+        return own_end
     status = 1
     try:
-        ours.close()
+        own_end.close()
         for each in not_for_it:
             os.close(each)
         os.setsid()
@@ -180,7 +180,7 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
         # are over.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
-        uvloop.run(_serve(theirs, config))
+        uvloop.run(_serve(child_end, config))
         status = 0
     except BaseException as error:  # noqa: BLE001 - nothing of the relay's own may run here
         log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
@@ -192,16 +192,16 @@ async def _serve(connection: socket.socket, config: Config) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=connection)
     clients = {name: km_client(name, _with_room_for_late_calls(kme)) for name, kme in config.kmes.items()}
     under_way = {name: CallsUnderWay(kme.pool_maxsize) for name, kme in config.kmes.items()}
-    came = await read_frame(reader)
-    if came is None:
+    message = await read_frame(reader)
+    if message is None:
         return
     # Not before something is asked: the relay makes the secret, and none where it cannot start.
     receiver = ReceiverHere(
         Spool(config.state_directory / SPOOL, SiteSecret.load(config.store.secret)), _origins(config), flush=True
     )
     handing_over: set[asyncio.Task[None]] = set()
-    while came is not None:
-        asked, _ = came
+    while message is not None:
+        asked, _ = message
         if "hand_over" in asked:  # a disk that stalls keeps no call for keys waiting
             task = asyncio.create_task(_hand_over(writer, receiver, asked["number"]))
             handing_over.add(task)
@@ -209,7 +209,7 @@ async def _serve(connection: socket.socket, config: Config) -> None:
         else:
             answer = partial(_answer, writer, receiver, clients[asked["kme"]], asked)
             under_way[asked["kme"]].begin(answer, asked["patience"])
-        came = await read_frame(reader)
+        message = await read_frame(reader)
     await asyncio.gather(*handing_over, *(calls.ended() for calls in under_way.values()))
     await receiver.close()
     writer.close()

@@ -32,8 +32,8 @@ class KeyCall:
         """The record that it has cost no key."""
         return self._encoded("over")
 
-    def _encoded(self, what: str) -> bytes:
-        return json.dumps({what: [self.group, self.master_sae, self.key_IDs]}).encode()
+    def _encoded(self, kind: str) -> bytes:
+        return json.dumps({kind: [self.group, self.master_sae, self.key_IDs]}).encode()
 
 
 def is_note(record: bytes) -> bool:
@@ -50,9 +50,9 @@ def unanswered(notes: Iterable[bytes], answered: Iterable[KeyCall]) -> Sequence[
     for note in notes:
         if note == GONE_ON:
             return ()
-        [(what, (group, master_sae, key_IDs))] = json.loads(note).items()
-        if what not in ("asked", "over"):
-            raise ValueError(f"a note of the kind {what!r}")
-        calls[KeyCall(group, master_sae, tuple(key_IDs))] += 1 if what == "asked" else -1
+        [(kind, (group, master_sae, key_IDs))] = json.loads(note).items()
+        if kind not in ("asked", "over"):
+            raise ValueError(f"a note of the kind {kind!r}")
+        calls[KeyCall(group, master_sae, tuple(key_IDs))] += 1 if kind == "asked" else -1
     calls.subtract(answered)
     return [call for call, number in calls.items() if number > 0]

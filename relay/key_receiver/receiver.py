@@ -260,8 +260,8 @@ class ReceiverProcess:
     async def _read(self, reader: asyncio.StreamReader) -> None:
         """Gives the answers to those who wait for them, until the process has ended."""
         with suppress(OSError):
-            while (came := await read_frame(reader)) is not None:
-                answer, body = came
+            while (message := await read_frame(reader)) is not None:
+                answer, body = message
                 future = self._waiting.get(answer["number"])
                 if future is not None and not future.done():
                     future.set_result((answer, body))
@@ -306,14 +306,14 @@ class Delivered:
 
     def encoded(self) -> bytes:
         """One record of a key spool: what `decoded` reads."""
-        asked = [self.group, self.interface, self.master_sae, self.key_IDs]
-        return json.dumps(asked).encode() + b"\0" + self.body
+        header = [self.group, self.interface, self.master_sae, self.key_IDs]
+        return json.dumps(header).encode() + b"\0" + self.body
 
     @classmethod
     def decoded(cls, record: bytes) -> Delivered:
         """The reply again. Raises ValueError for what `encoded` has not made."""
-        asked, _, body = record.partition(b"\0")
-        group, interface, master_sae, key_IDs = json.loads(asked)
+        header, _, body = record.partition(b"\0")
+        group, interface, master_sae, key_IDs = json.loads(header)
         return cls(group, interface, master_sae, tuple(key_IDs), body)
 
     @property

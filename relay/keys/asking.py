@@ -176,12 +176,12 @@ class Asker(ABC):
             self.state.budget.spend(number)
             log.warning("keys_burnt", kme=self.name, slave_sae=sae, number=number, cause=cause)
 
-    def _turn(self, what: str, at_once: int) -> asyncio.Semaphore:
-        """Returns the semaphore that bounds concurrent `what` in this event loop: a lock belongs to one loop."""
+    def _turn(self, purpose: str, at_once: int) -> asyncio.Semaphore:
+        """Returns the semaphore that bounds concurrent `purpose` in this event loop: a lock belongs to one loop."""
         loop = asyncio.get_running_loop()
-        if what not in self._turns or self._turns[what][0] is not loop:
-            self._turns[what] = loop, asyncio.Semaphore(at_once)
-        return self._turns[what][1]
+        if purpose not in self._turns or self._turns[purpose][0] is not loop:
+            self._turns[purpose] = loop, asyncio.Semaphore(at_once)
+        return self._turns[purpose][1]
 
     async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
         """What the reply brings. Raises KeyUnavailable, when no attempt is left or none would help.

@@ -58,7 +58,7 @@ class Numbers:
         return _Observed(self._numbers(metric, labels), metric.buckets)
 
     def _numbers(self, metric: Metric, labels: tuple[str, ...]) -> list[float]:
-        found = self.totals.setdefault(metric, {})
-        if labels not in found:
-            found[labels] = [0.0] * metric.numbers
-        return found[labels]
+        series = self.totals.setdefault(metric, {})
+        if labels not in series:
+            series[labels] = [0.0] * metric.numbers
+        return series[labels]

@@ -136,8 +136,8 @@ class OptimizedKMClient(KMEClient):
         try:
             keys = await off_loop(len(body), self._edition.read_fresh, body, number, size)
         except KMEBadReply as error:
-            came = await off_loop(len(body), count_of_keys, body, number)
-            self.burn(sae, number if came is None else came, "reply not believed")
+            received = await off_loop(len(body), count_of_keys, body, number)
+            self.burn(sae, number if received is None else received, "reply not believed")
             if isinstance(error, OtherSize):
                 seen = self._other_size[1] + 1 if self._other_size and self._other_size[0] == error.bits else 1
                 self._other_size = error.bits, seen, self._timing.clock() + SIZE_BELIEVED_FOR_S
@@ -157,17 +157,17 @@ class OptimizedKMClient(KMEClient):
         come, when the KME does not know one of them. Raises another KeyUnavailable when it cannot be asked, and
         TypeError where `key_IDs` is a string.
         """
-        wanted = once_each(key_IDs)
-        if not wanted:
+        unique = once_each(key_IDs)
+        if not unique:
             return []
         master_sae = str(master_sae_id)
         if self.one_by_one:
-            found = await self._each_by_itself(
-                wanted, lambda key_ID: self._dec_keys(self._edition.dec_keys(master_sae, [key_ID]), [key_ID], patient)
+            keys = await self._each_by_itself(
+                unique, lambda key_ID: self._dec_keys(self._edition.dec_keys(master_sae, [key_ID]), [key_ID], patient)
             )
         else:
-            found = await self._dec_keys(self._edition.dec_keys(master_sae, wanted), wanted, patient)
-        return in_order(self.name, key_IDs, found)
+            keys = await self._dec_keys(self._edition.dec_keys(master_sae, unique), unique, patient)
+        return in_order(self.name, key_IDs, keys)
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
         """Whether keys not delivered yet are still there when more were asked for; None: unknown.
@@ -204,17 +204,17 @@ class OptimizedKMClient(KMEClient):
         if not await self._dec_keys(request, [key_ID], False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")
 
-    async def _dec_keys(self, request: HTTPRequest, wanted: Sequence[str], patient: bool) -> dict[str, Key]:
+    async def _dec_keys(self, request: HTTPRequest, key_IDs: Sequence[str], patient: bool) -> dict[str, Key]:
         async def read(body: bytes | bytearray) -> dict[str, Key]:
-            found, refused = await off_loop(len(body), self._edition.read_asked_for, body, wanted)
+            keys, refused = await off_loop(len(body), self._edition.read_asked_for, body, key_IDs)
             if refused:
                 log.error("kme_gave_other_keys", kme=self.name, master_sae=request.sae, number=refused)
-                if not found:
+                if not keys:
                     raise KMEBadReply(f"{self.name}: dec_keys: none of {refused} entries is a key asked for")
-            return found
+            return keys
 
         try:
             return await self._ask(Question(Call.DEC_KEYS, request, read), patient=patient)
         except RepliedNotFound as error:
-            named = key_IDs_in_error(error.body, wanted)
-            raise KeysMissing(str(error), [], list(named or wanted), certain=bool(named)) from error
+            named = key_IDs_in_error(error.body, key_IDs)
+            raise KeysMissing(str(error), [], list(named or key_IDs), certain=bool(named)) from error

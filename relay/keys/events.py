@@ -54,22 +54,22 @@ class Complaint:
     """Something that is tried again and again, and fails: said at first and once an hour, else only to who debugs."""
 
     def __init__(
-        self, aloud: Callable[..., None], softly: Callable[..., None], event: str, clock: Callable[[], float]
+        self, loud: Callable[..., None], quiet: Callable[..., None], event: str, clock: Callable[[], float]
     ) -> None:
-        """`aloud` and `softly` are methods of Events; `clock` gives seconds."""
-        self._aloud, self._softly = aloud, softly
+        """`loud` and `quiet` are methods of Events; `clock` gives seconds."""
+        self._loud, self._quiet = loud, quiet
         self._event = event
         self._clock = clock
-        self._said = -math.inf
+        self._logged_at = -math.inf
 
     def say(self, **fields: Any) -> None:
         """It has failed."""
-        if self._clock() - self._said < SAY_AGAIN_S:
-            self._softly(self._event, **fields)
+        if self._clock() - self._logged_at < SAY_AGAIN_S:
+            self._quiet(self._event, **fields)
             return
-        self._said = self._clock()
-        self._aloud(self._event, **fields)
+        self._logged_at = self._clock()
+        self._loud(self._event, **fields)
 
     def over(self) -> None:
         """It has succeeded: the next failure is news."""
-        self._said = -math.inf
+        self._logged_at = -math.inf

@@ -192,8 +192,8 @@ def unclear(call: Call, code: int, message: str, error: KeyUnavailable) -> bool:
     """
     if call is Call.DEC_KEYS:
         return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
-    said = isinstance(error, KMEExhausted) and (code == 200 or says_shortage(message))
-    about_us_or_later = code in (200, 401, *GATEWAY_CODES) or isinstance(error, KMEBusy) or said
+    states_shortage = isinstance(error, KMEExhausted) and (code == 200 or says_shortage(message))
+    about_us_or_later = code in (200, 401, *GATEWAY_CODES) or isinstance(error, KMEBusy) or states_shortage
     return call is Call.ENC_KEYS and not about_us_or_later
 
 

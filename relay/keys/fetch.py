@@ -99,11 +99,11 @@ class Fetcher:
         often they were asked for before and did not come.
         """
         outcomes = await self._keep_again(master_sae, key_IDs) if self._unkept else {}
-        wanted = tuple(dict.fromkeys(key_IDs))
+        remaining = tuple(dict.fromkeys(key_IDs))
         if outcomes:
-            wanted = tuple(key_ID for key_ID in wanted if key_ID not in outcomes)
-        if wanted:
-            fetch = self._pending_fetch(master_sae, wanted, tries)
+            remaining = tuple(key_ID for key_ID in remaining if key_ID not in outcomes)
+        if remaining:
+            fetch = self._pending_fetch(master_sae, remaining, tries)
             self._send_calls()
             await asyncio.wait([fetch.over])
             outcomes |= fetch.found

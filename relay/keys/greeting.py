@@ -34,7 +34,7 @@ async def greet(client: KMEClient, ours: Sequence[str], peer_sae: str | None) ->
         status = await client.check_key_status(sae, patient=False)
     except KeyUnavailable as error:
         if peer_sae is not None or isinstance(error.__cause__, NoAnswer):
-            return Greeting(trouble=_told(error))
+            return Greeting(trouble=_text(error))
         return Greeting(trouble=await _refused(client, sae, error))
     another = another_name(status, ours, sae)
     return Greeting(trouble=str(another or ""), another=another)
@@ -50,11 +50,11 @@ async def _refused(client: KMEClient, sae: str, status: KeyUnavailable) -> str:
         reply = error.__cause__
         if isinstance(reply, RepliedNotFound) and reply.http_status not in UNAUTHORIZED:
             return ""
-        said = str(reply or error)
+        answer = str(reply or error)
     except KeyUnavailable as error:
-        said = _told(error)
-    return f"refuses this relay: {_told(status)}; {said}; does its operator know our certificate, as SAE {sae!r}?"
+        answer = _text(error)
+    return f"refuses this relay: {_text(status)}; {answer}; does its operator know our certificate, as SAE {sae!r}?"
 
 
-def _told(error: KeyUnavailable) -> str:
+def _text(error: KeyUnavailable) -> str:
     return f"{type(error).__name__}: {error}"

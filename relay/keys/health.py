@@ -43,9 +43,9 @@ class BreakerRules:
 class Breaker:
     """The state of one KME and call; a call is made inside `passing`."""
 
-    def __init__(self, what: str, rules: BreakerRules = BreakerRules(), timing: Timing = REAL_TIME) -> None:
-        """`what` names KME and call for messages."""
-        self._what = what
+    def __init__(self, name: str, rules: BreakerRules = BreakerRules(), timing: Timing = REAL_TIME) -> None:
+        """`name` names KME and call for messages."""
+        self._name = name
         self._rules = rules
         self._timing = timing
         self._failed = 0
@@ -101,7 +101,7 @@ class Breaker:
             return False
         if self._probing or self.opens_in > 0:
             wait = "a probe is under way" if self._probing else f"next attempt in {self.opens_in:.1f} s"
-            text = f"{self._what}: not asked, {wait}; the last failure was: {self._cause}"
+            text = f"{self._name}: not asked, {wait}; the last failure was: {self._cause}"
             if isinstance(self._cause, KMEMisconfigured):
                 raise KMEMisconfigured(text)
             raise NotAsked(text, self.opens_in)

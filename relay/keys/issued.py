@@ -50,8 +50,8 @@ class IssuedKeys:
         try:
             before = await self._store.remember(self._group, {key.key_ID: key.key for key in keys})
         except StoreUnavailable as error:
-            told = {"kme": self._kme, "slave_sae": slave_sae, "number": len(keys)}
-            log.error("issued_keys_not_remembered", **told, cause=str(error))
+            fields = {"kme": self._kme, "slave_sae": slave_sae, "number": len(keys)}
+            log.error("issued_keys_not_remembered", **fields, cause=str(error))
             self.withheld = str(error)
             raise
         self._is_well()

@@ -63,7 +63,7 @@ class KMEStore:
         self._takes_us = Complaint(log.error, log.debug, "kme_takes_us_for_another", clock)
         self._may_take_us = Complaint(log.warning, log.debug, "kme_may_take_us_for_another", clock)
         self._another_name: AnotherName | None = None
-        self._said_at = float("-inf")
+        self._status_at = float("-inf")
         self._drawn_before = 0
         """Bits that had come when the status was asked for: of what came later it may not know."""
         self.status: KeyStatus | None = None
@@ -86,7 +86,7 @@ class KMEStore:
     @property
     def status_age(self) -> float | None:
         """Seconds since the KME said what it has; None where it never has."""
-        return self._clock() - self._said_at if self.status else None
+        return self._clock() - self._status_at if self.status else None
 
     @property
     def left(self) -> int:
@@ -140,7 +140,7 @@ class KMEStore:
         self._fails.over()
         self.unanswered = ""
         self._answered()
-        self.status, self._said_at, self._drawn_before = status, self._clock(), drawn
+        self.status, self._status_at, self._drawn_before = status, self._clock(), drawn
         self._compare_names(status)
         if status.stored_key_count is not None and status.key_size:
             full = bool(status.max_key_count) and status.stored_key_count >= (status.max_key_count or 0)
@@ -159,11 +159,11 @@ class KMEStore:
         return self._asked is None or self._clock() - self._asked >= STATUS_RETRY_S
 
     def _compare_names(self, status: KeyStatus) -> None:
-        found = self._another_name = another_name(status, self._known_as, self._slave_sae)
+        other = self._another_name = another_name(status, self._known_as, self._slave_sae)
         for complaint, certain in ((self._takes_us, True), (self._may_take_us, False)):
-            if found is not None and found.certain == certain:
-                names = {"named": found.named, "sae_id": found.ours}
-                complaint.say(kme=self._client.name, slave_sae=self._slave_sae, **names, cause=str(found))
+            if other is not None and other.certain == certain:
+                names = {"named": other.named, "sae_id": other.ours}
+                complaint.say(kme=self._client.name, slave_sae=self._slave_sae, **names, cause=str(other))
             else:
                 complaint.over()
 
@@ -209,9 +209,9 @@ def another_name(status: KeyStatus, ours: Sequence[str], slave_sae: str) -> Anot
     `slave_sae` is the peer's ID, by which the status was asked for. Where our own ID stands as that of the slave the
     KME has exchanged the two, and knows us.
     """
-    known = {_folded(name) for name in ours if name}
+    own_names = {_folded(name) for name in ours if name}
     named = status.master_SAE_ID.strip()
-    if not known or not named or known & {_folded(named), _folded(status.slave_SAE_ID)}:
+    if not own_names or not named or own_names & {_folded(named), _folded(status.slave_SAE_ID)}:
         return None
     return AnotherName(named, ours[0], certain=_folded(status.slave_SAE_ID) == _folded(slave_sae))
 

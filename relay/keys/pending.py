@@ -57,10 +57,10 @@ class PendingFetch:
 
     def receive(self, outcomes: dict[str, Outcome]) -> None:
         """Notes these, where they are wanted."""
-        mine = {key_ID: outcome for key_ID, outcome in outcomes.items() if key_ID in self.wanted}
-        self.found |= mine
+        relevant = {key_ID: outcome for key_ID, outcome in outcomes.items() if key_ID in self.wanted}
+        self.found |= relevant
         # What came in another call was next here, or this fetch would not have waited for it.
-        head = [key_ID for key_ID in self.todo[:MOST_PER_CALL] if key_ID not in mine]
+        head = [key_ID for key_ID in self.todo[:MOST_PER_CALL] if key_ID not in relevant]
         self.todo[:MOST_PER_CALL] = head
 
 

@@ -114,8 +114,8 @@ class KeyPool:
 
     def bits_at_hand(self, slave_sae: str) -> int:
         """Bits in the pool and, as it said last, in the KME's store, without those drawn since and those waited for."""
-        mine = [each for each in self._peer_pools.values() if each.slave_sae == slave_sae]
-        left = sum(each.size * (len(each.stock) - each.wanted) for each in mine)
+        peer_pools = [each for each in self._peer_pools.values() if each.slave_sae == slave_sae]
+        left = sum(each.size * (len(each.stock) - each.wanted) for each in peer_pools)
         return max(0, self.store(slave_sae).left) + left
 
     async def take(
@@ -360,8 +360,8 @@ class KeyPool:
                 return keys
 
     def _answered(self) -> None:
-        for tell in tuple(self.subscribers):
-            tell()
+        for notify in tuple(self.subscribers):
+            notify()
 
     def _make_room(self, peer_pool: PeerPool) -> None:
         """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
@@ -396,9 +396,9 @@ class KeyPool:
 
     def _refill_if_low(self, peer_pool: PeerPool, *, to_high: bool = True) -> None:
         """Begins a refill where fewer keys are left than the low mark; `to_high` False goes no further than that."""
-        found = self._marks(peer_pool)
-        peer_pool.fill_to = found.high if to_high else found.low
-        peer_pool.filling = peer_pool.filling or len(peer_pool.stock) < found.low
+        limits = self._marks(peer_pool)
+        peer_pool.fill_to = limits.high if to_high else limits.low
+        peer_pool.filling = peer_pool.filling or len(peer_pool.stock) < limits.low
         if peer_pool.filling and not self._closed:
             self._draw(peer_pool)
 
@@ -407,7 +407,7 @@ class KeyPool:
             return WaterMarks(0, 0)
         kme_store, one_batch = self.store(peer_pool.slave_sae), self.undelivered.one_batch
         bits = kme_store.link.per_second
-        found = marks(
+        limits = marks(
             self.prefetch,
             outage=max(OUTAGE_S, one_batch),
             peak_rate=peer_pool.peak.per_second,
@@ -417,7 +417,7 @@ class KeyPool:
             status=kme_store.status,
         )
         # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
-        return WaterMarks(min(found.low, 1), found.high) if one_batch else found
+        return WaterMarks(min(limits.low, 1), limits.high) if one_batch else limits
 
     def _forget_if_idle(self, peer_pool: PeerPool) -> None:
         """Forgets a pool of one peer and size that is empty and that nobody uses: one-time pads come in many sizes."""

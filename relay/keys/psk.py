@@ -79,10 +79,10 @@ class PSKTLS:
         """Whether the file is another than at the last look."""
         return stamp_of(self._psk.file) != self._read_at
 
-    def take(self, what: str, context: ssl.SSLContext) -> None:
+    def take(self, name: str, context: ssl.SSLContext) -> None:
         """From now on these settings are used."""
         self.context = context
-        log.info("kme_psk_renewed", kme=what)
+        log.info("kme_psk_renewed", kme=name)
 
     def ending(self, now: datetime) -> list[str]:
         """A key has no end."""

@@ -224,7 +224,7 @@ def marks(
     """
     if not (prefetch.high and prefetch.follows_use):
         return WaterMarks(prefetch.low, prefetch.high)
-    wanted = math.ceil(peak_rate * (latency + outage))
+    needed = math.ceil(peak_rate * (latency + outage))
     lasting = math.ceil(peak_rate * prefetch.lifetime * _LIFETIME_SHARE)
     caps = [max(MOST_KEPT, prefetch.high), max(lasting, prefetch.high)]
     if refill_rate:
@@ -232,8 +232,8 @@ def marks(
         caps += [max(1, math.ceil(made)), int(IDLE_SHARE * made + 2 * use_rate * prefetch.lifetime)]
     if status is not None and status.max_key_count:
         caps.append(status.max_key_count)
-    high = min(max(prefetch.high, wanted), *caps)
-    low = max(prefetch.low, math.ceil(peak_rate * latency * 2), high // 4 if wanted > prefetch.high else 0)
+    high = min(max(prefetch.high, needed), *caps)
+    low = max(prefetch.low, math.ceil(peak_rate * latency * 2), high // 4 if needed > prefetch.high else 0)
     return WaterMarks(min(low, high), high)
 
 
@@ -249,19 +249,19 @@ class BatchLimit:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._found: int | None = None
+        self._learnt: int | None = None
         self._believed_until = 0.0
 
-    def most(self, said: int | None) -> int:
-        """How many keys a request may ask for now; `said` is what the KME's status says of that."""
-        found = self._found
-        if found is not None and self._clock() >= self._believed_until:
-            found *= 2
-        return min((limit for limit in (said, found) if limit), default=USUAL_BATCH)
+    def most(self, stated: int | None) -> int:
+        """How many keys a request may ask for now; `stated` is what the KME's status says of that."""
+        learnt = self._learnt
+        if learnt is not None and self._clock() >= self._believed_until:
+            learnt *= 2
+        return min((limit for limit in (stated, learnt) if limit), default=USUAL_BATCH)
 
     def took(self, number: int, *, refused_more: bool) -> None:
         """The KME gave keys for a request of `number`; `refused_more`: after refusing a larger one for its size."""
         if refused_more:
-            self._found, self._believed_until = number, self._clock() + BELIEVED_FOR_S
-        elif self._found is not None and number > self._found:
-            self._found = number
+            self._learnt, self._believed_until = number, self._clock() + BELIEVED_FOR_S
+        elif self._learnt is not None and number > self._learnt:
+            self._learnt = number

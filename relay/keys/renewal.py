@@ -58,15 +58,15 @@ class Renewal:
 
     def _read(self, *, changed: bool) -> None:
         try:
-            found = self._client.transport.tls.renewed()
+            context = self._client.transport.tls.renewed()
         except ConfigError as error:
             log.error("kme_certificates_not_renewed", kme=self._client.name, problems=error.problems)
             self._new, self.refused = None, str(error)
             return
         if self._sae and (changed or self.refused):
-            self._new, self._tried_at = found, float("-inf")
+            self._new, self._tried_at = context, float("-inf")
         else:
-            self._take(found)
+            self._take(context)
 
     async def before_a_call(self, sae: str) -> None:
         """Looks, and waits for files that have just changed to be tried; `sae` is the one that the call is about."""
@@ -84,9 +84,9 @@ class Renewal:
     async def _try(self, new: ssl.SSLContext) -> None:
         client, request = self._client, self._client.status_request(self._sae)
         within = client.time_limits[Call.STATUS].seconds
-        code, why = await _said(client.transport.send_with(new, request, within))
+        code, why = await _result(client.transport.send_with(new, request, within))
         # Whether those before do better, or the KME answers neither: then it is no fault of the files.
-        before = 200 if code == 200 else (await _said(client.transport.send(request, within, lambda: None)))[0]
+        before = 200 if code == 200 else (await _result(client.transport.send(request, within, lambda: None)))[0]
         if new is not self._new:
             return  # there are others by now
         if code == 200 or (code > 0 and before != 200):
@@ -95,14 +95,14 @@ class Renewal:
             self.refused = why
             self._complaint.say(kme=client.name, cause=why)
 
-    def _take(self, found: ssl.SSLContext) -> None:
+    def _take(self, context: ssl.SSLContext) -> None:
         self._new, self.refused = None, ""
         self._complaint.over()
-        self._client.transport.take(self._client.name, found)
+        self._client.transport.take(self._client.name, context)
         self._client.state.retry_all_now()
 
 
-async def _said(reply: Awaitable[HTTPReply]) -> tuple[int, str]:
+async def _result(reply: Awaitable[HTTPReply]) -> tuple[int, str]:
     """The HTTP status, or what stands in its place, and the same in words."""
     try:
         code = (await reply).code

@@ -253,8 +253,8 @@ def text_of_error(body: bytes | bytearray, number: int = 0) -> ErrorText:
         return ErrorText(_excerpt(body), False)
     fields = {str(name).lower(): value for name, value in reply.items()} if isinstance(reply, dict) else {"msg": reply}
     parts = [fields.get(name) for name in _SAYS]
-    said = _one_line(" ".join(str(part) for part in parts if part))
-    return ErrorText(said or "no message", said != "")
+    text = _one_line(" ".join(str(part) for part in parts if part))
+    return ErrorText(text or "no message", text != "")
 
 
 def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str]:

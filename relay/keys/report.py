@@ -98,12 +98,12 @@ def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return report
 
 
-def _alike(reports: Sequence[dict[str, Any]], what: str, by: Sequence[str]) -> list[list[dict[str, Any]]]:
-    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+def _alike(reports: Sequence[dict[str, Any]], table: str, by: Sequence[str]) -> list[list[dict[str, Any]]]:
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for report in reports:
-        for row in report[what]:
-            found.setdefault(tuple(row[name] for name in by), []).append(row)
-    return list(found.values())
+        for row in report[table]:
+            groups.setdefault(tuple(row[name] for name in by), []).append(row)
+    return list(groups.values())
 
 
 def _pools_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -208,5 +208,5 @@ def _ends_in(stored: float, ready: float, key_size: float, use: float, refill: f
     return empty_in((stored + ready) * key_size, use, refill)
 
 
-def _number(known: float | None) -> float:
-    return math.nan if known is None else known
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value

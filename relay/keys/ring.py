@@ -153,7 +153,7 @@ class KeyRing:
         if self._maintaining is None:
             for pool in self._pools():
                 pool.undelivered.serve(self._own_sae)
-            for sae_id, group in self._wanted():
+            for sae_id, group in self._shared_groups():
                 self._warm(sae_id, group)
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
@@ -163,13 +163,13 @@ class KeyRing:
             if peers.get(name) != self.peers.get(name):
                 self._in_use.forget(name)
         self.peers, self._shared = dict(peers), self._shared_with(peers)
-        wanted = self._wanted()
+        needed = self._shared_groups()
         for group in self.groups.values():
             for sae_id in {sae_id for pool in group.pools for sae_id, _ in pool.held()}:
-                if (sae_id, group) not in wanted:
+                if (sae_id, group) not in needed:
                     group.cool(sae_id)
         if self._maintaining is not None:
-            for sae_id, group in wanted:
+            for sae_id, group in needed:
                 self._warm(sae_id, group)
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
@@ -177,7 +177,7 @@ class KeyRing:
         for pool in self._pools():
             pool.client.renew_certificates(anyway=anyway)
 
-    async def tell_of_certificates(self) -> None:
+    async def log_ending_certificates(self) -> None:
         """Says in the log which certificates end within 30 days, or have ended."""
         for pool in self._pools():
             for ending in await asyncio.to_thread(pool.client.ending_certificates, datetime.now(UTC)):
@@ -262,20 +262,20 @@ class KeyRing:
         for (group, master_sae), named in by_origin(references).items():
             if group not in self.groups:
                 raise KMEMisconfigured(f"KME group {group!r} is not configured")
-            wanted = {reference.key_ID: reference for reference in named}
+            by_ID = {reference.key_ID: reference for reference in named}
             keys: dict[str, Key] = {}
-            if self._received is None or not self._received.has_none_of(group, master_sae, wanted):
-                keys = await self._held(group, master_sae, list(wanted), use)
-            if missing := [key_ID for key_ID in wanted if key_ID not in keys]:
+            if self._received is None or not self._received.has_none_of(group, master_sae, by_ID):
+                keys = await self._held(group, master_sae, list(by_ID), use)
+            if missing := [key_ID for key_ID in by_ID if key_ID not in keys]:
                 stored = partial(self._held, group, master_sae, use=use)
                 keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)
                 # A key that was given away before we asked is in the store by now, where another relay of ours got it.
                 if late := [key_ID for key_ID in missing if key_ID not in keys]:
                     keys |= await self._held(group, master_sae, late, use)
-            found |= {reference: keys[key_ID] for key_ID, reference in wanted.items() if key_ID in keys}
-            if not found and (said := self.groups[group].refusal):
-                first = ", ".join(list(wanted)[:3])
-                raise KeyNotFound(f"no KME has given key {first}, and one said last what is about no key: {said}")
+            found |= {reference: keys[key_ID] for key_ID, reference in by_ID.items() if key_ID in keys}
+            if not found and (refusal := self.groups[group].refusal):
+                first = ", ".join(list(by_ID)[:3])
+                raise KeyNotFound(f"no KME has given key {first}, and one said last what is about no key: {refusal}")
         return found
 
     async def report(self, *, ask: bool = True) -> KeyReport:
@@ -306,16 +306,16 @@ class KeyRing:
                 self._alarms.discard(place)
 
     async def _maintain_until_closed(self) -> None:
-        asked = told = float("-inf")
+        asked = reported = float("-inf")
         while True:
             now = self._timing.clock()
             ask = now - asked >= STATUS_EVERY_S
             asked = now if ask else asked
             try:
                 await self.maintain(ask=ask)
-                if now - told >= CERTIFICATES_EVERY_S:
-                    told = now
-                    await self.tell_of_certificates()
+                if now - reported >= CERTIFICATES_EVERY_S:
+                    reported = now
+                    await self.log_ending_certificates()
             except Exception as error:  # noqa: BLE001 - expired keys must be destroyed, whatever failed this time
                 log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
             await self._timing.sleep(MAINTAIN_EVERY_S)
@@ -375,7 +375,7 @@ class KeyRing:
             name: [self.groups[group] for group in peer.groups if group in self.groups] for name, peer in peers.items()
         }
 
-    def _wanted(self) -> set[tuple[str, KMEGroup]]:
+    def _shared_groups(self) -> set[tuple[str, KMEGroup]]:
         """The peers' SAE IDs, each with a group that we share with it."""
         return {(peer.sae_id, group) for name, peer in self.peers.items() for group in self._shared[name]}
 

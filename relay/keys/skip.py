@@ -49,11 +49,11 @@ class SKIPClient(KMEClient):
         remote = str(slave_sae_id)
 
         async def read(body: bytes | bytearray) -> KeyStatus:
-            said = _object(self.name, body)
-            remotes = said.get("remoteSystemID")
-            if said.get("key") is False or (isinstance(remotes, list) and not _serves(remotes, remote)):
+            capabilities = _object(self.name, body)
+            remotes = capabilities.get("remoteSystemID")
+            if capabilities.get("key") is False or (isinstance(remotes, list) and not _serves(remotes, remote)):
                 raise KMEBadReply(f"{self.name}: the provider has no keys for remote system {remote}")
-            local = str(said.get("localSystemID", ""))
+            local = str(capabilities.get("localSystemID", ""))
             return KeyStatus(
                 source_KME_ID=local,
                 target_KME_ID=remote,
@@ -66,7 +66,7 @@ class SKIPClient(KMEClient):
                 max_key_size=DEFAULT_KEY_BITS,
                 min_key_size=None,
                 max_SAE_ID_count=None,
-                status_extension={"algorithm": said.get("algorithm"), "entropy": said.get("entropy")},
+                status_extension={"algorithm": capabilities.get("algorithm"), "entropy": capabilities.get("entropy")},
             )
 
         return await self._ask(Question(Call.STATUS, self.status_request(remote), read), patient=patient)
@@ -126,15 +126,15 @@ def key_asked_for(source: str, body: bytes | bytearray, key_ID: str) -> Key:
 
 
 def _object(source: str, body: bytes | bytearray) -> dict[str, Any]:
-    said = json_body(source, body)
-    if not isinstance(said, dict):
+    parsed = json_body(source, body)
+    if not isinstance(parsed, dict):
         raise KMEBadReply(f"{source}: the reply is not a JSON object")
-    return said
+    return parsed
 
 
 def _key(source: str, body: bytes | bytearray, size: int | None = None) -> Key:
-    said = _object(source, body)
-    key_ID, octets = said.get("keyId"), said.get("key")
+    fields = _object(source, body)
+    key_ID, octets = fields.get("keyId"), fields.get("key")
     if not isinstance(key_ID, str) or not 0 < len(key_ID) <= _MAX_KEY_ID_CHARS or not is_printable(key_ID):
         raise KMEBadReply(f"{source}: a keyId is not 1 to {_MAX_KEY_ID_CHARS} printable characters")
     if not isinstance(octets, str) or not _HEX.fullmatch(octets):

@@ -20,7 +20,7 @@ FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 5.0
 
 Trouble = KeyUnavailable | StoreUnavailable
 
-TOLD_FOR_S = 60.0
+REFUSAL_REPORTED_S = 60.0
 """Time for which a refusal is reported, in seconds, from when the KME may be asked again."""
 _LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
 """Failures that the next request would meet again; the breaker sees to all others."""
@@ -30,12 +30,12 @@ _LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
 class Want:
     """Keys that a caller waits for: `number`, or no fewer than `least` where the KME gives no more at once.
 
-    Exactly one of `held` and `error` is set when `tell` is called.
+    Exactly one of `held` and `error` is set when `notify` is called.
     """
 
     number: int
     least: int
-    tell: Callable[[], None]
+    notify: Callable[[], None]
     patient: bool = True
     place: Hashable = None
     """Where the caller waits: its event loop."""
@@ -186,7 +186,7 @@ class PeerPool:
     @property
     def refused(self) -> str:
         """Why the last request of late brought nothing; "" where it did."""
-        return str(self.trouble) if self.not_before and self.clock() - self.not_before < TOLD_FOR_S else ""
+        return str(self.trouble) if self.not_before and self.clock() - self.not_before < REFUSAL_REPORTED_S else ""
 
     def too_early(self, kme: str) -> Trouble | None:
         """Why the KME is not to be asked now; None: it may be."""
@@ -210,4 +210,4 @@ class PeerPool:
     def _end(self, want: Want, held: list[HeldKey] | None = None, error: Trouble | None = None) -> None:
         self.queue.remove(want)
         want.held, want.error = held, error
-        want.tell()
+        want.notify()

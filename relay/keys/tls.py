@@ -164,11 +164,11 @@ class ClientTLS:
         """Whether the files are others than at the last look."""
         return self._stamp() != self._read_at
 
-    def take(self, what: str, context: ssl.SSLContext) -> None:
+    def take(self, name: str, context: ssl.SSLContext) -> None:
         """From now on these settings are used."""
         self.context = context
         ending = self.ending(datetime.now(UTC))
-        (log.warning if ending else log.info)("kme_certificates_renewed", kme=what, ending=ending)
+        (log.warning if ending else log.info)("kme_certificates_renewed", kme=name, ending=ending)
 
     def ending(self, now: datetime) -> list[str]:
         """What ends within 30 days of `now` (aware), or has ended: ours, the CA's, and the KME's own once it was seen.
@@ -176,7 +176,7 @@ class ClientTLS:
         Of a file with several CAs the one counts that ends last: old ones stay in it while new ones come into use.
         """
         try:
-            return list(_told([(each.what, each.until) for each in self.ends()], now))
+            return list(_ending_texts([(each.what, each.until) for each in self.ends()], now))
         except (OSError, ValueError) as error:
             ca, certificate, _ = self._files
             return [f"{certificate} or {ca}: cannot be read: {error}"]
@@ -194,14 +194,14 @@ class ClientTLS:
         """When each of these ends, by what is in the files now. Raises OSError and ValueError."""
         ca, certificate, _ = self._files
         last = max(_certificates(ca), key=lambda each: each.not_valid_after_utc)
-        found = [
+        ends = [
             CertificateEnd("kme_client", f"{certificate}: {_name(each)}", each.not_valid_after_utc)
             for each in _certificates(certificate)
         ]
-        found.append(CertificateEnd("kme_ca", f"{ca}: {_name(last)}", last.not_valid_after_utc))
+        ends.append(CertificateEnd("kme_ca", f"{ca}: {_name(last)}", last.not_valid_after_utc))
         if self._kme_ends is not None:
-            found.append(CertificateEnd("kme_server", "the KME's own certificate", self._kme_ends))
-        return found
+            ends.append(CertificateEnd("kme_server", "the KME's own certificate", self._kme_ends))
+        return ends
 
     def _read(self) -> ssl.SSLContext:
         return client_context(*self._files, self._rules, seen=self._saw)
@@ -224,9 +224,9 @@ def _name(certificate: x509.Certificate) -> str:
     return str(names[0].value) if names else "certificate"
 
 
-def _told(ends: list[tuple[str, datetime]], now: datetime) -> Iterator[str]:
-    for what, until in sorted(ends, key=lambda each: each[1]):
+def _ending_texts(ends: list[tuple[str, datetime]], now: datetime) -> Iterator[str]:
+    for name, until in sorted(ends, key=lambda each: each[1]):
         if until <= now:
-            yield f"{what} ended on {until:%Y-%m-%d %H:%M} UTC"
+            yield f"{name} ended on {until:%Y-%m-%d %H:%M} UTC"
         elif until - now <= ENDS_SOON:
-            yield f"{what} ends on {until:%Y-%m-%d %H:%M} UTC, in {(until - now).days} days"
+            yield f"{name} ends on {until:%Y-%m-%d %H:%M} UTC, in {(until - now).days} days"

@@ -113,12 +113,12 @@ class Transport:
                 raise NoAnswer(f"{ended}: {error}", sent=False, fault=KMEFault.MISCONFIGURED) from error
             raise _no_answer(error, sent=bool(sent)) from error
 
-    def take(self, what: str, context: ssl.SSLContext) -> None:
-        """From now on these TLS settings are used. `what` names the KME for the log.
+    def take(self, name: str, context: ssl.SSLContext) -> None:
+        """From now on these TLS settings are used. `name` names the KME for the log.
 
         Requests under way end over the connections they have; later ones open new connections.
         """
-        self.tls.take(what, context)
+        self.tls.take(name, context)
         session, self._session = self._session, None
         # Its idle connections are closed when the last request over it has ended, or here.
         if session is not None and not self._under_way[session]:
@@ -211,18 +211,18 @@ _CUT = (ConnectionResetError, ssl.SSLEOFError)
 
 
 def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
-    what = f"{type(error).__name__}: {error}".rstrip(": ")
+    cause = f"{type(error).__name__}: {error}".rstrip(": ")
     if isinstance(error, aiohttp.ConnectionTimeoutError | aiohttp.ClientConnectorError):
         sent = False
     if isinstance(error, aiohttp.ClientConnectorError) and any(isinstance(each, _CUT) for each in _causes(error)):
-        what = (
+        cause = (
             "it takes the connection and cuts the TLS handshake: it wants other suites (tls_ciphers), or a certificate "
             "that it knows"
         )
     if tls := _tls_fault(error):
         # An alert means that the handshake failed, even where TLS 1.3 lets us write before we hear of it.
         return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)
-    return NoAnswer(what, sent=sent, fault=KMEFault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
+    return NoAnswer(cause, sent=sent, fault=KMEFault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
 
 
 def _tls_fault(error: BaseException) -> str | None:

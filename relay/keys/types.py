@@ -100,8 +100,8 @@ class TrialStore(Protocol):
         Raises StoreUnavailable.
         """
 
-    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], found: str) -> None:
-        """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
+    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], result: str) -> None:
+        """Remembers what was `result` now, at most 16 characters. Raises StoreUnavailable."""
 
     async def begin(self, kme: tuple[str, ...]) -> bool:
         """Whether the KME may be tried now, until `end`: two that try it at once spoil each other's trial.

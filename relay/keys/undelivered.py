@@ -26,7 +26,7 @@ log = Events(__name__)
 ONE_BATCH_S = 60.0
 """Time after its use for the peer to have fetched a key, where nothing else is set, in seconds."""
 
-_FOUND = {True: "kept", False: "dropped", None: "untold"}
+_RESULTS = {True: "kept", False: "dropped", None: "untold"}
 """How the answers of `keeps_undelivered` are remembered."""
 
 TRY_EVERY_S = 3600.0
@@ -74,12 +74,12 @@ class Undelivered:
             if self._clock() < self._try_at:
                 return
             try:
-                found = await self._remembered_or_tried((self._client.url, self._own_sae, slave_sae), status)
+                result = await self._remembered_or_tried((self._client.url, self._own_sae, slave_sae), status)
             except (KeyUnavailable, StoreUnavailable) as error:
                 log.info("kme_not_tried", kme=self._client.name, cause=str(error))
                 return
             self._try_at = self._clock() + TRY_EVERY_S
-            if found == _FOUND[False]:
+            if result == _RESULTS[False]:
                 self.dropped, self.one_batch = True, ONE_BATCH_S
                 log.error("kme_drops_undelivered_keys", kme=self._client.name, one_batch_at_a_time=ONE_BATCH_S)
 
@@ -88,23 +88,23 @@ class Undelivered:
         url, own_sae, slave_sae = kme
         trials, first = self.trials, self._try_at == float("-inf")
         if trials is None:
-            found = _FOUND[await self._keeps(slave_sae, own_sae)]
-        elif first and (found := await trials.recall(kme, _described(status)) or ""):
-            return found
+            result = _RESULTS[await self._keeps(slave_sae, own_sae)]
+        elif first and (result := await trials.recall(kme, _described(status)) or ""):
+            return result
         else:
             while True:
                 if await trials.begin((url, own_sae)):
                     break
                 await asyncio.sleep(LOOK_S)  # another process tries it, and what it finds counts here too
             try:
-                found = await trials.recall(kme, _described(status)) or "" if first else ""
-                found = found or await remembered(trials, kme, status, await self._keeps(slave_sae, own_sae))
+                result = await trials.recall(kme, _described(status)) or "" if first else ""
+                result = result or await remembered(trials, kme, status, await self._keeps(slave_sae, own_sae))
             finally:
                 with suppress(StoreUnavailable):
                     await trials.end((url, own_sae))
         # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
         self._began = float("-inf")
-        return found
+        return result
 
     async def _keeps(self, slave_sae: str, own_sae: str) -> bool | None:
         """As `keeps_undelivered`; that keys are dropped is believed when it was seen twice."""
@@ -122,7 +122,7 @@ class Undelivered:
 
 async def known_to_drop(trials: TrialStore, kme: tuple[str, str, str], status: KeyStatus) -> bool:
     """Whether it is remembered that this KME drops keys, while it describes itself as then. Raises StoreUnavailable."""
-    return await trials.recall(kme, _described(status)) == _FOUND[False]
+    return await trials.recall(kme, _described(status)) == _RESULTS[False]
 
 
 async def remembered(
@@ -134,10 +134,10 @@ async def remembered(
     """
     try:
         if trials is not None:
-            await trials.remember(kme, _described(status), _FOUND[keeps])
+            await trials.remember(kme, _described(status), _RESULTS[keeps])
     except StoreUnavailable as error:
         log.info("kme_trial_not_remembered", kme=kme[0], cause=str(error))
-    return _FOUND[keeps]
+    return _RESULTS[keeps]
 
 
 def _described(status: KeyStatus) -> tuple[object, ...]:

@@ -127,11 +127,11 @@ class Faults:
         """Do so at the next `times` requests of `call`; None: at each one until `behave`. Raises ValueError."""
         if kind not in KINDS:
             raise ValueError(f"{kind}: no such misbehaviour; there are {', '.join(KINDS)}")
-        how = Misbehaviour(kind, **details)
+        fault = Misbehaviour(kind, **details)
         if times is None:
-            self._always[call] = how
+            self._always[call] = fault
         else:
-            self._planned.setdefault(call, deque()).extend([how] * times)
+            self._planned.setdefault(call, deque()).extend([fault] * times)
 
     def behave(self) -> None:
         """Forget what was planned."""
@@ -145,10 +145,10 @@ class Faults:
         return self._always.get(request.call) or self.decide(request) or GOOD
 
 
-def key_container(keys: list[Key], how: Misbehaviour) -> dict[str, Any]:
+def key_container(keys: list[Key], fault: Misbehaviour) -> dict[str, Any]:
     """Clause 6.3, Key container, spoilt in that way."""
     entries: list[dict[str, Any]] = [{"key_ID": key.key_ID, "key": b64encode(key.key).decode()} for key in keys]
-    match how.kind:
+    match fault.kind:
         case "repeat_ids":
             entries = [entry | {"key_ID": entries[0]["key_ID"]} for entry in entries]
         case "bad_base64":

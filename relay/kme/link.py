@@ -202,28 +202,30 @@ class SimulatedLink:
         All or none: raises NotNamedAsSlave or KeysNotFound, and then every key stays where it was.
         """
         arrived_by = self._catch_up() - self.settings.lag
-        there: dict[str, IssuedKey] = {}
+        found: dict[str, IssuedKey] = {}
         for key_id in key_ids:
             if key_id in self.not_found_for:
                 self.not_found_for[key_id] -= 1
                 if not self.not_found_for[key_id]:
                     del self.not_found_for[key_id]
             elif (issued := self.waiting.get(key_id)) is not None and issued.issued <= arrived_by:
-                there[key_id] = issued
+                found[key_id] = issued
         if slave is not None:
-            if any(slave not in issued.slaves for issued in there.values()):
+            if any(slave not in issued.slaves for issued in found.values()):
                 raise NotNamedAsSlave
-            there = {k: each for k, each in there.items() if each.master == master and slave in each.waiting}
-        if missing := [key_id for key_id in key_ids if key_id not in there]:
+            found = {
+                key_id_: each for key_id_, each in found.items() if each.master == master and slave in each.waiting
+            }
+        if missing := [key_id for key_id in key_ids if key_id not in found]:
             raise KeysNotFound(missing)
-        for key_id, issued in there.items():
+        for key_id, issued in found.items():
             for taker in issued.waiting.copy() if slave is None else {slave}:
                 issued.waiting.discard(taker)
                 issued.given[taker] = self._seen
                 self._delivered[issued.kme] += 1
             if not issued.waiting:
                 del self.waiting[key_id]
-        return [there[key_id].key for key_id in key_ids]
+        return [found[key_id].key for key_id in key_ids]
 
     def did_not_arrive(self, key_ids: Iterable[str], why: str) -> None:
         """Notes that the answer with these keys did not reach who asked (IssuedKey.lost says which `why` there are)."""

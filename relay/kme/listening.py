@@ -54,10 +54,10 @@ async def loopback_addresses(host: str) -> list[str]:
     if not host or not host.isascii():
         raise ConfigError(f"host {host!r}: not a host name; {remedy}")
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        infos = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"host {host!r}: cannot be resolved; {remedy}") from error
-    addresses = list(dict.fromkeys(str(address[4][0]) for address in found))
+    addresses = list(dict.fromkeys(str(address[4][0]) for address in infos))
     if elsewhere := [address for address in addresses if not ipaddress.ip_address(address).is_loopback]:
         raise ConfigError(f"host {host!r}: {', '.join(elsewhere)} can be reached by others; {remedy}")
     return addresses

@@ -173,7 +173,7 @@ class DevelopmentKME(Faults):
 
     async def _received(self, call: str, request: web.Request) -> KMERequest:
         """The request, read and remembered. Raises _Unauthorized or BadRequest."""
-        caller, other = self._who(call, request)
+        caller, other = self._parties(call, request)
         number = self._numbers[id(request.protocol)]
         self._sent.pop(number, None)  # who asks again has read the answer before
         if number in self._new:
@@ -194,25 +194,25 @@ class DevelopmentKME(Faults):
     async def _answer(self, request: web.Request, asked: KMERequest) -> web.StreamResponse:
         """Answers, rightly or not; keys that did not reach the client are noted as lost."""
         began = asyncio.get_running_loop().time()
-        how = self.next_fault(asked)
-        if how.kind in ("drop", "hang"):
+        fault = self.next_fault(asked)
+        if fault.kind in ("drop", "hang"):
             self._answering.set()
-            return await _hang(request) if how.kind == "hang" else _close(request)
-        self._last_keys, answer = self._reply(request, asked, how)
+            return await _hang(request) if fault.kind == "hang" else _close(request)
+        self._last_keys, answer = self._reply(request, asked, fault)
         self._answering.set()
         key_ids = [key.key_ID for key in self._last_keys]
         try:
             # Making the answer is part of the time that a request takes.
-            left = began + self.latency + how.seconds - asyncio.get_running_loop().time()
+            left = began + self.latency + fault.seconds - asyncio.get_running_loop().time()
             await asyncio.sleep(max(0.0, left))
-            if how.until:
-                await how.until.wait()
+            if fault.until:
+                await fault.until.wait()
         except asyncio.CancelledError:
             self.link.did_not_arrive(key_ids, "client left")
             raise
-        if how.kind in ("lose_reply", "hang_in_body"):
-            self._not_brought(key_ids, how)
-            return _close(request) if how.kind == "lose_reply" else await _half(request, answer)
+        if fault.kind in ("lose_reply", "hang_in_body"):
+            self._note_lost(key_ids, fault)
+            return _close(request) if fault.kind == "lose_reply" else await _half(request, answer)
         try:
             await answer.prepare(request)
             await answer.write_eof()
@@ -221,7 +221,7 @@ class DevelopmentKME(Faults):
             left_before = True
         if left_before:
             self.link.did_not_arrive(key_ids, "client left")
-        elif how.kind == "close_unsaid" and request.transport is not None:
+        elif fault.kind == "close_unsaid" and request.transport is not None:
             request.transport.close()
         else:
             self._sent[asked.connection] = key_ids
@@ -231,32 +231,32 @@ class DevelopmentKME(Faults):
         """The client closed it, and may have given up just when the last answer was on its way."""
         self.link.did_not_arrive(self._sent.pop(connection, []), "client left")
 
-    def _not_brought(self, key_ids: list[str], how: Misbehaviour) -> None:
-        if how.spends:
+    def _note_lost(self, key_ids: list[str], fault: Misbehaviour) -> None:
+        if fault.spends:
             self.link.did_not_arrive(key_ids, "spent")
         else:
             self.link.take_back(key_ids)
 
-    def _reply(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> tuple[list[Key], web.Response]:
+    def _reply(self, request: web.Request, asked: KMERequest, fault: Misbehaviour) -> tuple[list[Key], web.Response]:
         """The keys that are given now, and the answer with them."""
         try:
             match asked.call:
-                case _ if how.kind == "http":
-                    return [], _as_told(how)
+                case _ if fault.kind == "http":
+                    return [], _custom_reply(fault)
                 case "status":
                     requests.query(request)
-                    return [], _json(self._status(asked, how))
+                    return [], _json(self._status(asked, fault))
                 case "enc_keys":
-                    keys = self._fresh(request, asked, how)
+                    keys = self._fresh(request, asked, fault)
                 case _:
-                    keys = self._fetched(request, asked, how)
+                    keys = self._fetched(request, asked, fault)
             # Fresh keys have the names under which the other side asks for them, whatever else is wrong.
-            others = how.kind == "other_keys" and asked.call == "dec_keys"
-            return keys, _json(key_container(list(map(renamed, keys)) if others else keys, how))
+            others = fault.kind == "other_keys" and asked.call == "dec_keys"
+            return keys, _json(key_container(list(map(renamed, keys)) if others else keys, fault))
         except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
             return [], self._error(error, request)
 
-    def _status(self, asked: KMERequest, how: Misbehaviour) -> dict[str, Any]:
+    def _status(self, asked: KMERequest, fault: Misbehaviour) -> dict[str, Any]:
         """Get status: the answer is clause 6.1."""
         settings = self.link.settings
         status = {
@@ -273,52 +273,54 @@ class DevelopmentKME(Faults):
             "max_SAE_ID_count": settings.max_sae_id_count,
             "status_extension": {"quantum": False, "note": NOT_QUANTUM},
         } | self.limits
-        return {name.lower(): value for name, value in status.items()} if how.kind == "lower_case" else status
+        return {name.lower(): value for name, value in status.items()} if fault.kind == "lower_case" else status
 
-    def _fresh(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> list[Key]:
+    def _fresh(self, request: web.Request, asked: KMERequest, fault: Misbehaviour) -> list[Key]:
         """Get key: the question is clause 6.2. Raises BadRequest or PoolTooLow."""
         values: Mapping[str, Any] = asked.content
         if asked.method == "GET":
             texts = requests.query(request, "number", "size")
             values = {name: requests.integer_from_text(name, text) for name, text in texts.items()}
-        wanted = requests.key_request(values, self._settings, self._saes)
-        if how.kind == "same_again":
+        key_request = requests.key_request(values, self._settings, self._saes)
+        if fault.kind == "same_again":
             return self._last_keys
-        if how.kind == "same_octets":
+        if fault.kind == "same_octets":
             return [renamed(key) for key in self._last_keys]
-        number, size = how.fresh(wanted.number, wanted.size)
+        number, size = fault.fresh(key_request.number, key_request.size)
         if self.gives_what_is_left:
             number = min(number, int(self.link.bits // size) or 1)
-        slaves = {asked.other, *wanted.additional_slaves}
+        slaves = {asked.other, *key_request.additional_slaves}
         return self.link.issue(kme=self.name, master=asked.caller, slaves=slaves, number=number, size=size)
 
-    def _fetched(self, request: web.Request, asked: KMERequest, how: Misbehaviour) -> list[Key]:
+    def _fetched(self, request: web.Request, asked: KMERequest, fault: Misbehaviour) -> list[Key]:
         """Get key with key IDs: the question is clause 6.4. Raises BadRequest, KeysNotFound or _Unauthorized."""
         values: Mapping[str, Any] = asked.content
         if asked.method == "GET":
             values = {"key_IDs": [requests.query(request, "key_ID")]}
-        wanted = how.fetched(requests.key_ids(values, self._settings, numbers=how.kind == "integer_ids"))
+        key_ids = fault.fetched(requests.key_ids(values, self._settings, numbers=fault.kind == "integer_ids"))
         try:
-            keys = self.link.deliver(wanted, master=asked.other, slave=asked.caller if self._saes is not None else None)
+            keys = self.link.deliver(
+                key_ids, master=asked.other, slave=asked.caller if self._saes is not None else None
+            )
         except NotNamedAsSlave:
             self._unauthorized("not named as a slave of the key", sae=asked.caller)
-        self._not_brought([key.key_ID for key in how.unreadable(keys)], how)
+        self._note_lost([key.key_ID for key in fault.unreadable(keys)], fault)
         return keys
 
     @property
     def _settings(self) -> LinkSettings:
         """The link's, and what this KME limits otherwise."""
         names = {"max_SAE_ID_count": "max_sae_id_count", "max_key_count": "stored_key_limit"}
-        known = ("key_size", "min_key_size", "max_key_size", "max_key_per_request", *names)
-        said = {name: value for name, value in self.limits.items() if name in known}
+        supported = ("key_size", "min_key_size", "max_key_size", "max_key_per_request", *names)
+        values = {name: value for name, value in self.limits.items() if name in supported}
         return replace(
             self.link.settings,
-            **{names.get(name, name): value for name, value in said.items() if value or name == "max_SAE_ID_count"},
+            **{names.get(name, name): value for name, value in values.items() if value or name == "max_SAE_ID_count"},
         )
 
     # --- who asks
 
-    def _who(self, call: str, request: web.Request) -> tuple[str, str]:
+    def _parties(self, call: str, request: web.Request) -> tuple[str, str]:
         """The SAE whose certificate the client presented, and the one in the path.
 
         Raises _Unauthorized where either is not what it has to be. The master that dec_keys names may be the caller
@@ -366,12 +368,12 @@ class DevelopmentKME(Faults):
                 return _error_body(HTTPStatus.BAD_REQUEST, error.message, *error.details)
             case KeysNotFound():
                 missing = ({"key_ID": key_id} for key_id in error.key_ids)
-                said = "one or more keys specified are not found on KME"
-                return _as_told(self.not_found) if self.not_found else _error_body(400, said, *missing)
+                text = "one or more keys specified are not found on KME"
+                return _custom_reply(self.not_found) if self.not_found else _error_body(400, text, *missing)
             case PoolTooLow():
                 stored = {"stored_key_count": error.stored}
-                said = "key pool too low for this request"
-                return _as_told(self.exhausted) if self.exhausted else _error_body(503, said, stored)
+                text = "key pool too low for this request"
+                return _custom_reply(self.exhausted) if self.exhausted else _error_body(503, text, stored)
             case web.HTTPException():  # no such path, no such method
                 answer = _error_body(error.status, error.reason, {"method": request.method, "path": request.path})
                 if "Allow" in error.headers:
@@ -391,9 +393,9 @@ def _error_body(status: int, message: str, *details: dict[str, Any]) -> web.Resp
     return _json({"message": message} | ({"details": list(details)} if details else {}), status)
 
 
-def _as_told(how: Misbehaviour) -> web.Response:
+def _custom_reply(fault: Misbehaviour) -> web.Response:
     return web.Response(
-        status=how.code, body=how.body.encode(), headers={"Content-Type": "application/json"} | dict(how.headers)
+        status=fault.code, body=fault.body.encode(), headers={"Content-Type": "application/json"} | dict(fault.headers)
     )
 
 
