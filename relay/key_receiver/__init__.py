@@ -1,7 +1,7 @@
-"""Received keys on their way into the store: the process that asks KMEs for them, and the taking over of their replies.
-When the relay is killed, calls under way go to their end, and what they bring is in the spool.
+"""Received keys on their way into the store: the process that fetches them from KMEs, and the import of its replies.
+If the relay is killed, calls in flight are completed, and their replies are in the spool.
 
-A process that opens mail starts it, but for `quarantine release`, and asks it by way of a socket (receiver.py).
+Processes that open mail start it, except for `quarantine release`, and use it over a socket (receiver.py).
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ from relay.store.spool import SUFFIX, Spool
 log = structlog.get_logger(__name__)
 
 SPOOL = "keys.spool"
-"""The directory's name."""
+"""Name of the spool directory."""
 TAKE_OVER_S = 1.0
-"""How often replies are taken over."""
+"""Interval of importing replies into the store, in seconds."""
 
 
 class Receiving:
-    """What asks for received keys, for one relay or command, and has them taken over into the store."""
+    """Fetches received keys for one relay or command, and imports them into the store."""
 
     def __init__(
         self, config: Config, secret: SiteSecret, received: ReceivedKeys, process: socket.socket | None = None
     ) -> None:
-        """`process` is the way to a process that asks, which `start` gave; without one this process asks."""
+        """`process` is the socket of a receiver process, from `start`; without one this process asks itself."""
         self._directory = config.state_directory / SPOOL
         self._secret = secret
         self._received = received
@@ -71,20 +71,20 @@ class Receiving:
 
     @property
     def process_has_ended(self) -> bool:
-        """Whether the process that asks has ended, unasked: then this one asks, and a kill of it costs keys."""
+        """Whether the receiver process has ended unexpectedly: this process then asks, and a kill may lose keys."""
         return self._process is not None and self._process.ended.is_set()
 
     async def process_ended(self) -> None:
-        """Returns once it has; never where there is none."""
+        """Waits until it has ended; forever without one."""
         await (self._process.ended if self._process is not None else asyncio.Event()).wait()
 
     async def take_over(self) -> None:
-        """What relays and commands have left behind that were killed goes into the store. Raises StoreUnavailable."""
+        """Imports the replies left by killed relays and commands. Raises StoreUnavailable."""
         have_rows = self._received.taken_over_from_now_on()
         await self.receiver.hand_over()
         if number := await take_over_keys(self._directory, self._secret, self._received, have_rows):
             log.debug("received_keys_taken_over", number=number)
-        with suppress(StoreUnavailable):  # all is stored; what is not forgotten now is later
+        with suppress(StoreUnavailable):  # all is stored; the rest of the cleanup can wait
             await self._received.forget_taken_over()
 
     def _kept(self, kme: str, request: HTTPRequest) -> None:
@@ -92,7 +92,7 @@ class Receiving:
         self._received.spooled(group, request.sae, request.key_IDs)
 
     async def go_on(self) -> None:
-        """Takes over, for ever; what cannot be stored now waits in the spool, and no KME is asked for more."""
+        """Imports replies forever; while the store is unavailable they wait in the spool, and no KME is asked."""
         while True:
             try:
                 await self.take_over()
@@ -101,7 +101,7 @@ class Receiving:
             await asyncio.sleep(TAKE_OVER_S)
 
     async def close(self) -> None:
-        """Lets calls under way end, and takes over what they brought; if need be the next relay does."""
+        """Waits for calls in flight, and imports their replies; if need be the next relay does."""
         await self.receiver.close()
         try:
             await self.take_over()
@@ -112,10 +112,10 @@ class Receiving:
 async def take_over_keys(
     directory: Path, secret: SiteSecret, received: ReceivedKeys, have_rows: frozenset[KeyName] = frozenset()
 ) -> int:
-    """Puts the keys of all replies into the store that nobody writes to any more; returns how many keys.
+    """Imports the keys of all replies in closed files into the store; returns the number of keys.
 
-    Those that `have_rows` there are left out. A key that the store has, or had, stays as it is there. Raises
-    StoreUnavailable: the rest is for the next time.
+    Keys that already `have_rows` are skipped. A key that the store has, or had, is unchanged. Raises StoreUnavailable:
+    the rest is imported later.
     """
 
     async def put(records: Sequence[bytes]) -> int:
@@ -126,7 +126,7 @@ async def take_over_keys(
         for (group, master), keys in found.items():
             try:
                 await received.store(group, master, keys)
-            except KMEBadReply as error:  # of one of them; the others are stored
+            except KMEBadReply as error:  # an invalid reply; the others are stored
                 log.warning("received_key_not_taken_over", cause=str(error))
         return sum(map(len, found.values()))
 
@@ -136,9 +136,9 @@ async def take_over_keys(
 def _keys_and_lost(
     records: Sequence[bytes], have_rows: frozenset[KeyName]
 ) -> tuple[dict[tuple[str, str], dict[str, bytes]], set[KeyName]]:
-    """Bytes by key_ID, by KME group and master SAE, of those keys that have no rows; those nobody has the answer of.
+    """Keys without rows, as bytes by key_ID, by KME group and master SAE; and keys whose reply is lost.
 
-    Raises ValueError for what a newer relay has written.
+    Raises ValueError for records of a newer relay.
     """
     replies = replies_in(records)
     calls = unanswered(filter(is_note, records), (reply.call for reply in replies))
@@ -158,13 +158,13 @@ def _keys(replies: Sequence[Delivered], have_rows: frozenset[KeyName]) -> dict[t
 
 
 def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
-    """Starts the process; the socket is the way to it, and it ends when that is closed.
+    """Starts the receiver process and returns its socket; it ends when that is closed.
 
-    To be called before there are an event loop and threads, of which a fork would copy a part. The descriptors that are
-    `not_for_it` it closes: it outlives this process, and would keep locks and sockets until it ends.
+    Call it before any event loop or thread exists, since a fork would copy part of them. It closes the descriptors
+    `not_for_it`: it outlives this process, and would keep locks and sockets.
     """
     own_end, child_end = socket.socketpair()
-    # A page is shared until one of the two writes on it, and a collection writes on all that it looks at.
+    # A page is shared until either process writes to it, and a garbage collection writes to all it visits.
     heap.set_aside()
     if os.fork():
         child_end.close()
@@ -176,13 +176,13 @@ def start(config: Config, not_for_it: Sequence[int] = ()) -> socket.socket:
             os.close(each)
         os.setsid()
         name_process("relay keys")
-        # systemd ends all processes of a service at once (SIGABRT: its watchdog): this one has to stay until its calls
-        # are over.
+        # systemd signals all processes of a service at once (SIGABRT: its watchdog): this one has to finish its calls
+        # first.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGABRT, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(number, signal.SIG_IGN)
         uvloop.run(_serve(child_end, config))
         status = 0
-    except BaseException as error:  # noqa: BLE001 - nothing of the relay's own may run here
+    except BaseException as error:  # noqa: BLE001 - the relay's own code must not continue here
         log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
     finally:
         os._exit(status)
@@ -195,14 +195,14 @@ async def _serve(connection: socket.socket, config: Config) -> None:
     message = await read_frame(reader)
     if message is None:
         return
-    # Not before something is asked: the relay makes the secret, and none where it cannot start.
+    # Only after the first request: the relay creates the secret, and only if it can start.
     receiver = ReceiverHere(
         Spool(config.state_directory / SPOOL, SiteSecret.load(config.store.secret)), _origins(config), flush=True
     )
     handing_over: set[asyncio.Task[None]] = set()
     while message is not None:
         asked, _ = message
-        if "hand_over" in asked:  # a disk that stalls keeps no call for keys waiting
+        if "hand_over" in asked:  # a stalling disk must not delay calls for keys
             task = asyncio.create_task(_hand_over(writer, receiver, asked["number"]))
             handing_over.add(task)
             task.add_done_callback(handing_over.discard)
@@ -243,10 +243,10 @@ async def _answer(
         answer = {"cause": str(error), "sent": error.sent, "fault": str(error.fault), "in_time": error.in_time}
     except StoreUnavailable as error:
         answer = {"not_stored": str(error)}
-    except Exception as error:  # noqa: BLE001 - the caller gets it, and the process lives on
+    except Exception as error:  # noqa: BLE001 - reported to the caller; the process goes on
         log.error("key_receiver_failed", cause=f"{type(error).__name__}: {error}")
         answer = {"cause": type(error).__name__, "sent": True, "fault": str(KMEFault.UNREACHABLE), "in_time": True}
-    with suppress(OSError):  # nobody listens any more
+    with suppress(OSError):  # the caller has gone
         writer.write(frame({"number": asked["number"], **answer}, body))
         await writer.drain()
 

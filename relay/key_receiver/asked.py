@@ -1,8 +1,8 @@
-"""Notes of which received keys are being asked for: what nobody answered when all processes were killed was spent.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4: a key whose answer nobody has read does not come again.
+"""Notes of requests for received keys in flight: one without a reply when all processes were killed spent its keys.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4: a key whose reply was not read is lost.
 
-Such a note stands in the spool before a KME is asked (receiver.py), beside the replies. It is a JSON object, which no
-reply's record begins with.
+Such a note is written to the spool before the request (receiver.py), beside the replies. It is a JSON object; records
+of replies never begin with one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 GONE_ON = b'{"gone_on": true}'
-"""The last record of a file whose process goes on, or ended as it should: it knows itself what is under way."""
+"""The last record of a file whose process continues or ended normally: it tracks its calls itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +25,11 @@ class KeyCall:
     key_IDs: tuple[str, ...]
 
     def asked(self) -> bytes:
-        """The record that it is about to be made."""
+        """The record before the call."""
         return self._encoded("asked")
 
     def over(self) -> bytes:
-        """The record that it has cost no key."""
+        """The record that the call has spent no key."""
         return self._encoded("over")
 
     def _encoded(self, kind: str) -> bytes:
@@ -37,12 +37,12 @@ class KeyCall:
 
 
 def is_note(record: bytes) -> bool:
-    """Whether a record is a note, and no reply."""
+    """Whether a record is a note rather than a reply."""
     return record.startswith(b"{")
 
 
 def unanswered(notes: Iterable[bytes], answered: Iterable[KeyCall]) -> Sequence[KeyCall]:
-    """The calls that were under way when a file's process was killed, by its notes and the calls with replies.
+    """The calls in flight when a file's process was killed, from its notes and the calls with replies.
 
     Raises ValueError for notes of a newer relay.
     """

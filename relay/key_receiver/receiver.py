@@ -1,9 +1,9 @@
-"""Asks KMEs for received keys so that no key is lost with this process: their replies go into a spool first.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4, gives a key once; the reader of the reply writes it down before anything else.
+"""Fetches received keys from KMEs so that a kill loses none: replies are spooled first.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4: a key is delivered once, so the reply is stored before anything else.
 
-A relay that serves, `imap once` and `open` have this done by a process of its own. It ends the calls under way when
-they are killed. Between a KME's answer and its reading there is time to lose a key. A call that nobody waits for any
-longer is still read while there is room: a KME that answers late has given keys away.
+A serving relay, `imap once` and `open` use a separate process for this. It completes calls in flight when they are
+killed: otherwise a key could be lost between a KME's answer and its reading. The reply of an abandoned call is still
+read while there is room: a KME that answers late has delivered keys.
 """
 
 from __future__ import annotations
@@ -33,45 +33,45 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 CLOSING_S = 5.0
-"""Shutdown grace period for calls under way, in seconds. They go on, and the next relay takes over their keys."""
+"""Shutdown grace period for calls under way, in seconds. They continue, and the next relay imports their keys."""
 HAND_OVER_S = 5.0
-"""Timeout for the process to hand over what it has written, in seconds; the rest is handed over later."""
+"""Timeout of handing over the spool, in seconds; the rest is handed over later."""
 READS_ON_S = 30.0
-"""Time the process waits for a KME though nobody waits for the process any more, in seconds: a late key is a key."""
+"""Time the process waits for a KME after its caller has given up, in seconds: late keys are usable."""
 Interface = Literal["etsi014", "skip"]
 _FRAME = struct.Struct("!II")
 
 
 class ReplySpool(Protocol):
-    """Where replies are written down; see relay.store.spool."""
+    """The spool for replies; see relay.store.spool."""
 
     @property
     def written(self) -> bool:
-        """Whether there is anything in the file."""
+        """Whether the file has any records."""
 
     def ready(self) -> None:
-        """Takes room for the next replies. Raises StoreUnavailable."""
+        """Reserves disk space for the next replies. Raises StoreUnavailable."""
 
     def append(self, record: bytes) -> None:
-        """Writes a record, so that it survives this process. Raises StoreUnavailable."""
+        """Writes a record that survives this process. Raises StoreUnavailable."""
 
     def note(self, record: bytes) -> None:
-        """Writes what counts only where this process is killed. Raises StoreUnavailable."""
+        """Writes a note that matters only if this process is killed. Raises StoreUnavailable."""
 
     def flush(self) -> None:
         """Waits until all records are on the disk. Raises StoreUnavailable; blocks."""
 
     def hand_over(self, carried: Sequence[bytes] = (), last: bytes = b"") -> None:
-        """Lets go of what was written, under a `last` note, and begins anew with the notes that are `carried`."""
+        """Closes the file with a `last` note, and begins a new one with the `carried` notes."""
 
     def close(self) -> None:
-        """Lets go of the file."""
+        """Closes the file."""
 
 
 class ReceiverHere:
-    """Does it in this process. With `flush` a reply is flushed to the disk at once; several share one flush.
+    """A receiver in this process. With `flush` replies are flushed to the disk at once; several share one flush.
 
-    That is not waited for: what a reply has opened leaves nobody's hands before its keys are in the store (admit).
+    The flush is not awaited: opened mail is released only after its keys are in the store (admit).
     """
 
     def __init__(self, spool: ReplySpool, kmes: Mapping[str, tuple[str, Interface]], *, flush: bool = False) -> None:
@@ -95,7 +95,7 @@ class ReceiverHere:
             delivered = Delivered(group, interface, request.sae, request.key_IDs, reply.body)
             try:
                 self._spool.append(delivered.encoded())
-            except StoreUnavailable as error:  # the keys are here, and the store may take them
+            except StoreUnavailable as error:  # the keys are in memory, and the store may accept them
                 log.error("received_keys_not_spooled", kme=kme, cause=str(error))
                 return reply
             self._appended += 1
@@ -107,9 +107,9 @@ class ReceiverHere:
     async def _asked(
         self, call: KeyCall, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
     ) -> HTTPReply:
-        """The reply to a call that is written down before: a start after a kill knows which keys were spent.
+        """The reply to a call that is noted first: a start after a kill then knows which keys were spent.
 
-        Raises NoAnswer, and StoreUnavailable where it could not be written down: not asked.
+        Raises NoAnswer, and StoreUnavailable if it could not be noted: not asked.
         """
         self._spool.ready()
         self._spool.note(call.asked())
@@ -128,11 +128,11 @@ class ReceiverHere:
         return reply
 
     def _costs_no_key(self, call: KeyCall) -> None:
-        with suppress(StoreUnavailable):  # only a kill within the next second would make something of it
+        with suppress(StoreUnavailable):  # matters only for a kill within the next second
             self._spool.note(call.over())
 
     def _flush_soon(self) -> None:
-        """Begins to flush; where that is under way, it goes on until all is on the disk."""
+        """Starts a flush; one in progress continues until all is on the disk."""
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush_all(), name="flush replies")
 
@@ -141,7 +141,7 @@ class ReceiverHere:
             async with self._flushing:
                 while self._flushed < self._appended:
                     await self._flush_once()
-        except StoreUnavailable as error:  # a kill costs none of them, and the store may take them
+        except StoreUnavailable as error:  # no kill loses them, and the store may accept them
             log.error("received_keys_not_spooled", cause=str(error))
 
     async def _flush_once(self) -> None:
@@ -154,10 +154,10 @@ class ReceiverHere:
         """As Receiver.hand_over."""
         async with self._flushing:
             try:
-                # After a wait the next file would be flushed, not the one that has the reply.
+                # After an await the next file would be flushed, not the one with the reply.
                 while self._flush and self._flushed < self._appended:
                     await self._flush_once()
-            except StoreUnavailable as error:  # it can be read, and the store may take it now
+            except StoreUnavailable as error:  # the file is readable, and the store may accept it now
                 log.error("received_keys_not_spooled", cause=str(error))
             self._flushed = self._appended
             self._spool.hand_over([call.asked() for call in self._under_way.values()], GONE_ON)
@@ -173,7 +173,7 @@ class ReceiverHere:
 
 
 class ReceiverProcess:
-    """Has it done by the process at the other end of a socket; once that has ended, by `instead`."""
+    """A receiver in the process at the other end of a socket; `instead` is used once that has ended."""
 
     def __init__(
         self,
@@ -181,7 +181,7 @@ class ReceiverProcess:
         instead: ReceiverHere,
         kept: Callable[[str, HTTPRequest], None] = lambda _kme, _request: None,
     ) -> None:
-        """`kept` is called with each request whose reply no kill can take any more, and the KME's name."""
+        """`kept` is called with the KME's name and each request whose reply is safe from kills."""
         self._connection = connection
         self._instead = instead
         self._kept = kept
@@ -192,7 +192,7 @@ class ReceiverProcess:
         self._numbers = count(1)
         self._closing = False
         self.ended = asyncio.Event()
-        """Set once the process has ended though nobody wanted it to."""
+        """Set once the process has ended unexpectedly."""
 
     async def send(
         self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
@@ -238,7 +238,7 @@ class ReceiverProcess:
         await self._instead.close()
 
     async def _open(self) -> bool:
-        """Whether there is a process to ask."""
+        """Whether the process is running."""
         async with self._opening:
             if self._reading is None:
                 reader, self._writer = await asyncio.open_unix_connection(sock=self._connection)
@@ -246,8 +246,8 @@ class ReceiverProcess:
         return not self._reading.done()
 
     async def _ask(self, asked: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-        """The answer to one frame. Raises NoAnswer where the process has ended."""
-        assert self._writer is not None  # noqa: S101 - _open has made it
+        """The answer to one frame. Raises NoAnswer if the process has ended."""
+        assert self._writer is not None  # noqa: S101 - set by _open
         number = next(self._numbers)
         answer: asyncio.Future[tuple[dict[str, Any], bytes]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answer
@@ -258,7 +258,7 @@ class ReceiverProcess:
             self._waiting.pop(number, None)
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
-        """Gives the answers to those who wait for them, until the process has ended."""
+        """Dispatches answers to their callers, until the process has ended."""
         with suppress(OSError):
             while (message := await read_frame(reader)) is not None:
                 answer, body = message
@@ -284,7 +284,7 @@ def frame(header: Mapping[str, Any], body: bytes | bytearray = b"") -> bytes:
 
 
 async def read_frame(reader: asyncio.StreamReader) -> tuple[dict[str, Any], bytes] | None:
-    """The next frame; None where the other side has ended."""
+    """The next frame; None at the end of the stream."""
     try:
         lengths = _FRAME.unpack(await reader.readexactly(_FRAME.size))
         header, body = [await reader.readexactly(length) for length in lengths]
@@ -296,7 +296,7 @@ async def read_frame(reader: asyncio.StreamReader) -> tuple[dict[str, Any], byte
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """The reply's body, the KME group and interface that it came by, and the master SAE and key_IDs asked for."""
+    """The body of a reply, with its KME group and interface, and the requested master SAE and key_IDs."""
 
     group: str
     interface: Interface
@@ -305,24 +305,24 @@ class Delivered:
     body: bytes | bytearray = field(repr=False)
 
     def encoded(self) -> bytes:
-        """One record of a key spool: what `decoded` reads."""
+        """One record of a key spool, for `decoded`."""
         header = [self.group, self.interface, self.master_sae, self.key_IDs]
         return json.dumps(header).encode() + b"\0" + self.body
 
     @classmethod
     def decoded(cls, record: bytes) -> Delivered:
-        """The reply again. Raises ValueError for what `encoded` has not made."""
+        """The reply in a record. Raises ValueError unless written by `encoded`."""
         header, _, body = record.partition(b"\0")
         group, interface, master_sae, key_IDs = json.loads(header)
         return cls(group, interface, master_sae, tuple(key_IDs), body)
 
     @property
     def call(self) -> KeyCall:
-        """What it is the reply to."""
+        """The call of this reply."""
         return KeyCall(self.group, self.master_sae, self.key_IDs)
 
     def keys(self) -> dict[str, bytes]:
-        """The bytes by key_ID of those keys that were asked for and came."""
+        """The requested keys in the reply, as bytes by key_ID."""
         try:
             if self.interface == "skip":
                 keys = [key_asked_for("", self.body, key_ID) for key_ID in self.key_IDs]
@@ -339,17 +339,17 @@ def replies_in(records: Iterable[bytes]) -> list[Delivered]:
 
 
 LATE_SHARE = 3
-"""Number of connections for late calls beside each one for calls that somebody waits for."""
+"""Number of connections for late calls, for each connection for awaited calls."""
 
 
 class CallsUnderWay:
-    """Late calls have connections of their own, so that new ones need not wait for them, and seldom end them.
+    """Calls in flight. Late ones have extra connections, so that new ones need not wait for them or cancel them.
 
-    Ending a call that the KME has begun to answer loses its keys, and mail with them.
+    Cancelling a call that the KME has begun to answer loses its keys, and mail with them.
     """
 
     def __init__(self, connections: int) -> None:
-        """`connections` are those for calls that somebody waits for."""
+        """`connections` is the number for awaited calls."""
         self._late_at_most = LATE_SHARE * connections
         self._connections = connections + self._late_at_most
         self._all: set[asyncio.Task[None]] = set()
@@ -358,7 +358,7 @@ class CallsUnderWay:
         self._late: list[asyncio.Task[None]] = []
 
     def begin(self, call: Callable[[Callable[[], None]], Coroutine[None, None, None]], patience: float) -> None:
-        """Begins a call for which somebody waits `patience` seconds; `call` says when its request goes out."""
+        """Begins a call with `patience` seconds before it is late; `call` reports when its request is sent."""
         task = asyncio.create_task(call(lambda: self._sent.add(task)))
         self._all.add(task)
         self._counted.add(task)
@@ -368,18 +368,18 @@ class CallsUnderWay:
         self._make_way()
 
     async def ended(self) -> None:
-        """Waits for those that have begun."""
+        """Waits for all calls."""
         await asyncio.gather(*self._all, return_exceptions=True)
 
     def _nobody_waits(self, task: asyncio.Task[None]) -> None:
         if task in self._sent:
             self._late.append(task)
             self._make_way()
-        else:  # it has cost no key yet, and will be asked for once more
+        else:  # it has spent no key, and will be repeated
             self._give_up(task)
 
     def _make_way(self) -> None:
-        """The latest comer first: what has been waited for longest is likeliest to come yet."""
+        """Cancels the newest late calls first: the oldest are likeliest to be answered."""
         while len(self._counted) > self._connections and len(self._late) > self._late_at_most:
             self._give_up(self._late[-1])
 
@@ -391,7 +391,7 @@ class CallsUnderWay:
         self._all.discard(task)
         self._forget(task)
         if not task.cancelled():
-            task.exception()  # its callers have the error
+            task.exception()  # reported to its callers
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._counted.discard(task)

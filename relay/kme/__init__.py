@@ -1,19 +1,19 @@
 """The development key servers: KM1 (Alice's) and KM2 (Bob's) over a simulated QKD link, not a quantum one.
-Standard: ETSI GS QKD 014 V1.1.1, all three calls; each module here names the sections that it answers for.
+Standard: ETSI GS QKD 014 V1.1.1, all three calls; each module names its sections.
 
-Nothing here is quantum: keys come from the operating system's random generator, and the status reply,
-the log and this line say so. They are for development, tests, benchmarks and demonstrations, and listen on
-loopback only. Each remembers what it was asked and what became of its keys, and misbehaves on command
-as real KMEs were seen to do.
+Nothing here is quantum: keys come from the operating system's random generator. The status reply and the
+log say so. The servers are for development, tests, benchmarks and demonstrations, and listen on
+loopback only. Each records its requests and the fate of its keys, and misbehaves on command as real
+KMEs were seen to do.
 
 | read | for |
 |---|---|
-| link.py | how many keys there are, when they arrive at the other side, what became of each |
-| requests.py | what is asked for, and every text that refuses it |
-| server.py | one KME: who asks, the three calls, their answers |
-| faults.py | what it can be told to do wrong |
-| servers.py | both in one process, their addresses |
-| certificates.py | the certificate authority, and who may speak to whom |
+| link.py | number of keys, arrival at the other side, fate of each key |
+| requests.py | parsing of requests, and all error texts |
+| server.py | one KME: authentication, the three calls, their answers |
+| faults.py | injectable faults |
+| servers.py | both servers in one process, their addresses |
+| certificates.py | the certificate authority, and which SAE belongs to which KME |
 
 SAE "2" (Alice) is attached to KM1, SAE "1" (Bob) to KM2. By hand, in the state directory::
 

@@ -1,5 +1,5 @@
 """The certificates of the development servers: one authority, two KMEs, two SAEs, and their TLS settings.
-Standard: RFC 5280, as strictly as OpenSSL's X509_STRICT reads it; ETSI GS QKD 014 V1.1.1 (both authenticate).
+Standard: RFC 5280, as strictly as OpenSSL's X509_STRICT; ETSI GS QKD 014 V1.1.1 (both authenticate).
 
 Files, all of mode 0600 in a directory of mode 0700; keys are PEM PKCS#8 without a password::
 
@@ -38,7 +38,7 @@ from relay.errors import ConfigError
 from relay.keys.development import AUTHORITY, KME_IDS
 
 SAES: Mapping[str, str] = {"1": "KM2", "2": "KM1"}
-"""Which KME each SAE is attached to."""
+"""The KME of each SAE."""
 
 _AUTHORITY_LIFETIME = timedelta(days=3652)
 _LIFETIME = timedelta(days=397)
@@ -53,12 +53,12 @@ _UNUSABLE = (
     UnsupportedAlgorithm,
     x509.ExtensionNotFound,
 )
-"""How reading and checking says that a certificate or key is not one that we made."""
+"""Exceptions for a certificate or key that is not ours."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Holder:
-    """Who a certificate is for: its files' name, its CN, and the names of a server (none: a client)."""
+    """The holder of a certificate: file name, CN, and the host names of a server (none: a client)."""
 
     file: str
     common_name: str
@@ -85,10 +85,10 @@ _AUTHORITY = _Holder("ca", AUTHORITY)
 
 
 def prepare(state_dir: Path, host: str, now: datetime | None = None, saes: Mapping[str, str] = SAES) -> None:
-    """See that `state_dir` has the complete set of certificates, valid at `now` and for `host`.
+    """Ensures that `state_dir` has the complete set of certificates, valid at `now` and for `host`.
 
-    A set that is incomplete, does not belong together, or has a month or less to live, is made anew as a
-    whole. Safe against other processes that do the same. Raises ConfigError where files cannot be written.
+    A set that is incomplete, inconsistent, or valid for a month or less is replaced as a whole. Safe against other
+    processes that do the same. Raises ConfigError if files cannot be written.
     """
     now = now or datetime.now(UTC)
     hosts = frozenset({"localhost", "127.0.0.1", "::1", host})
@@ -122,7 +122,7 @@ def common_name_of_sae(sae: str) -> str:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Put `content` into `path` with mode 0600, in one step; raises OSError and then changes nothing."""
+    """Writes `content` to `path` with mode 0600, atomically; on OSError nothing is changed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         temporary.touch(mode=0o600, exist_ok=False)
@@ -139,7 +139,7 @@ def _kme_file(kme: str) -> str:
 def _issue(state_dir: Path, holder: _Holder, authority: _Pair | None, now: datetime) -> _Pair:
     """Makes and writes a key and its certificate; without an `authority` it is the authority's own.
 
-    RFC 5280, 4.2.1.1 and 4.2.1.2 want both key identifiers.
+    RFC 5280, 4.2.1.1 and 4.2.1.2 require both key identifiers.
     """
     key = ec.generate_private_key(ec.SECP256R1())
     signer = authority.key if authority else key
@@ -191,7 +191,7 @@ def _general_name(host: str) -> x509.GeneralName:
 
 
 def _is_complete(state_dir: Path, holders: list[_Holder], now: datetime) -> bool:
-    """Whether every file is there, they belong together, and all of them will do for a while."""
+    """Whether all files exist, are consistent, and stay valid for a while."""
     try:
         authority = _read(state_dir, _AUTHORITY)
         for holder in (_AUTHORITY, *holders):
@@ -220,9 +220,9 @@ def _read(directory: Path, holder: _Holder) -> x509.Certificate:
 
 
 def _make_private_directory(path: Path) -> None:
-    """Make `path` with mode 0700, or see that it is a directory of ours that nobody else may enter.
+    """Creates `path` with mode 0700, or checks that it is a private directory of ours.
 
-    Raises ConfigError saying what to do. A directory that others use is not closed to them.
+    Raises ConfigError with the remedy. It does not change the mode of an existing directory.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -235,7 +235,7 @@ def _make_private_directory(path: Path) -> None:
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Wait until no other process holds `directory`, and hold it."""
+    """Exclusive lock of `directory`; waits for other processes."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -1,5 +1,5 @@
-"""What a development KME can be told to do wrong, and what it then does to keys and answers.
-Standard: each kind was seen at a real KME; where nothing is said, ETSI GS QKD 014 V1.1.1 is kept to.
+"""Faults that a development KME can be made to show, and their effect on keys and answers.
+Standard: each kind was seen at a real KME; otherwise ETSI GS QKD 014 V1.1.1.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ KINDS = (
     "too_many",  # one key more than asked for
     "wrong_length",  # keys of half the size
     "repeat_ids",  # all keys of the reply under one ID
-    "same_again",  # the keys of the reply before
-    "same_octets",  # the octets of the reply before under new IDs
+    "same_again",  # the keys of the previous reply
+    "same_octets",  # the octets of the previous reply under new IDs
     "other_keys",  # dec_keys: keys under IDs that were not asked for
     "lower_case",  # all field names in lower case
     "object_keys",  # `keys` as an object
@@ -34,16 +34,16 @@ KINDS = (
     "integer_ids",  # key_IDs as numbers
     "bad_base64",  # a key that is not base64
     "not_json",  # 200 with something else
-    "close_unsaid",  # answer, then close the connection without having said so
-    "late",  # the right answer, and no sooner than after `seconds`, or before `until` is set
+    "close_unsaid",  # answer, then close the connection without announcing it
+    "late",  # the right answer, after `seconds` and once `until` is set
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Misbehaviour:
-    """One of KINDS, with what it needs.
+    """One of KINDS, with its parameters.
 
-    `spends` False: the KME has keys by their key_IDs still that an answer did not bring.
+    `spends` False: keys that an answer did not deliver can still be fetched by their key_IDs.
     """
 
     kind: str
@@ -56,7 +56,7 @@ class Misbehaviour:
     spends: bool = True
 
     def fresh(self, number: int, size: int) -> tuple[int, int]:
-        """How many keys of how many bits it draws where `number` of `size` are asked for."""
+        """Number and size (bits) of the keys to draw for a request of `number` keys of `size`."""
         match self.kind:
             case "short":
                 return max(1, self.number or number // 2), size
@@ -69,32 +69,32 @@ class Misbehaviour:
         return number, size
 
     def fetched(self, key_ids: list[str]) -> list[str]:
-        """Which of the keys that are asked for it gives."""
+        """The requested keys that it delivers."""
         if self.kind == "none":
             return []
         return key_ids[: max(1, len(key_ids) // 2)] if self.kind == "short" else key_ids
 
     def unreadable(self, keys: list[Key]) -> list[Key]:
-        """Those of these keys about which an answer with them says nothing."""
+        """The keys that a client cannot read from the answer."""
         if self.kind in ("other_keys", "not_json") or (self.kind == "repeat_ids" and len(keys) > 1):
             return keys
         return keys[-1:] if self.kind == "bad_base64" else []
 
 
 GOOD = Misbehaviour("")
-"""What is right."""
+"""No fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class KMERequest:
-    """One request as a KME got it; `content` is None where there is none that could be read."""
+    """One request as received by a KME; `content` is None if missing or unreadable."""
 
     call: str
     """`status`, `enc_keys` or `dec_keys`."""
     caller: str
-    """The SAE that asks."""
+    """The calling SAE."""
     other: str
-    """The SAE in the path: the slave, at `dec_keys` the master."""
+    """The SAE in the path: the slave, for `dec_keys` the master."""
     method: str
     path: str
     query: Mapping[str, str]
@@ -103,28 +103,28 @@ class KMERequest:
 
 
 class Faults:
-    """What one KME does wrong now; all of it may be changed while it runs."""
+    """The current faults of one KME; they may be changed while it runs."""
 
     def __init__(self) -> None:
         self.handshake = 0.0
-        """Seconds that a new connection takes."""
+        """Delay of a new connection, in seconds."""
         self.latency = 0.0
-        """Seconds that a request takes."""
+        """Delay of a request, in seconds."""
         self.limits: dict[str, Any] = {}
-        """What its status says instead of the link's settings, by the standard's names; 0: it does not say."""
+        """Overrides of limits in its status, by the standard's names; 0: omitted."""
         self.gives_what_is_left = False
-        """Where it has fewer keys than asked for, it gives these."""
+        """If it has fewer keys than requested, it delivers these."""
         self.exhausted: Misbehaviour | None = None
-        """How it says that keys have run out, instead of with the 503 that has details."""
+        """Its answer when keys have run out, instead of the 503 with details."""
         self.not_found: Misbehaviour | None = None
-        """What it answers for unknown key_IDs instead of the standard's 400 that names them."""
+        """Its answer for unknown key_IDs, instead of the standard's 400 that names them."""
         self.decide: Callable[[KMERequest], Misbehaviour | None] = lambda _request: None
-        """Is asked for each request for which nothing else was planned."""
+        """Called for each request without a planned fault."""
         self._planned: dict[str, deque[Misbehaviour]] = {}
         self._always: dict[str, Misbehaviour] = {}
 
     def misbehave(self, call: str, kind: str, *, times: int | None = 1, **details: Any) -> None:
-        """Do so at the next `times` requests of `call`; None: at each one until `behave`. Raises ValueError."""
+        """Plans a fault for the next `times` requests of `call`; None: for all until `behave`. Raises ValueError."""
         if kind not in KINDS:
             raise ValueError(f"{kind}: no such misbehaviour; there are {', '.join(KINDS)}")
         fault = Misbehaviour(kind, **details)
@@ -134,19 +134,19 @@ class Faults:
             self._planned.setdefault(call, deque()).extend([fault] * times)
 
     def behave(self) -> None:
-        """Forget what was planned."""
+        """Clears all planned faults."""
         self._planned.clear()
         self._always.clear()
 
     def next_fault(self, request: KMERequest) -> Misbehaviour:
-        """What to do with this request, which is GOOD where nothing is wrong."""
+        """The fault for this request, or GOOD."""
         if planned := self._planned.get(request.call):
             return planned.popleft()
         return self._always.get(request.call) or self.decide(request) or GOOD
 
 
 def key_container(keys: list[Key], fault: Misbehaviour) -> dict[str, Any]:
-    """Clause 6.3, Key container, spoilt in that way."""
+    """The key container (clause 6.3) with this fault."""
     entries: list[dict[str, Any]] = [{"key_ID": key.key_ID, "key": b64encode(key.key).decode()} for key in keys]
     match fault.kind:
         case "repeat_ids":
@@ -167,5 +167,5 @@ def key_container(keys: list[Key], fault: Misbehaviour) -> dict[str, Any]:
 
 
 def renamed(key: Key) -> Key:
-    """The same octets under an ID that nobody knows."""
+    """The same octets under a new ID."""
     return replace(key, key_ID=str(uuid.uuid4()))

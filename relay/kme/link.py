@@ -1,8 +1,8 @@
-"""The simulated QKD link: a pool of key bits that fills with time, the keys in it, and what became of each.
+"""The simulated QKD link: a pool of key bits that fills with time, and the fate of each key.
 Standard: ETSI GS QKD 014 V1.1.1, clauses 5 (a key leaves the pool when delivered) and 6.1 (limits).
 
-Pure: no I/O, no threads, no sleeping. The clock is given; key bytes come from the operating system's
-random generator at the moment of issue, so there is nothing quantum here.
+Pure: no I/O, no threads, no sleeping. The clock is injected; key bytes come from the operating system's
+random generator when issued, so nothing here is quantum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NOT_QUANTUM = "development key server: keys come from the operating system's ran
 
 
 class PoolTooLow(Exception):
-    """The pool has fewer key bits than were asked for; `stored` is how many default-sized keys it has."""
+    """The pool has too few key bits; `stored` is the number of default-sized keys left."""
 
     def __init__(self, stored: int) -> None:
         super().__init__(f"{stored} keys stored")
@@ -29,7 +29,7 @@ class PoolTooLow(Exception):
 
 
 class KeysNotFound(Exception):
-    """Unknown, not yet arrived, already delivered, expired, or another master's; `key_ids` says which."""
+    """Unknown, not yet arrived, already delivered, expired, or another master's; `key_ids` lists them."""
 
     def __init__(self, key_ids: list[str]) -> None:
         super().__init__(f"{len(key_ids)} keys not found")
@@ -42,17 +42,17 @@ class NotNamedAsSlave(Exception):
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
-    """What the simulated link can do; the defaults are those of a good metropolitan link.
+    """The properties of the simulated link; the defaults are those of a good metropolitan link.
 
-    Sizes are in bits, times in seconds. Raises ConfigError where the values contradict each other.
+    Sizes are in bits, times in seconds. Raises ConfigError for contradictory values.
     """
 
     key_rate: float = 100_000
     """Fresh key bits a second, for both directions together."""
     stored_key_limit: int = 10_000
-    """Most keys of `key_size` that the pool holds (status: max_key_count)."""
+    """Maximum number of keys of `key_size` in the pool (status: max_key_count)."""
     starting_fill: float = 1.0
-    """How full the pool is at the start, 0 to 1."""
+    """Fill level of the pool at the start, 0 to 1."""
     lag: float = 0.0
     """Time until a key issued at one KME is known at the other."""
     lifetime: float = 600.0
@@ -62,13 +62,13 @@ class LinkSettings:
     min_key_size: int = 64
     max_key_size: int = 65_536
     max_key_per_request: int = 128
-    """Most keys in one enc_keys, and most key_IDs in one dec_keys."""
+    """Maximum number of keys in one enc_keys, and of key_IDs in one dec_keys."""
     max_sae_id_count: int = 2
-    """Most additional_slave_SAE_IDs in one enc_keys (status: max_SAE_ID_count)."""
+    """Maximum number of additional_slave_SAE_IDs in one enc_keys (status: max_SAE_ID_count)."""
     drops_undelivered: bool = False
-    """A misbehaviour of some KMEs: keys that a slave has not fetched are gone when their master asks for more."""
+    """A misbehaviour of some KMEs: unfetched keys are dropped when their master draws more."""
     remembered: int = 20_000
-    """Maximum number of keys whose fate is remembered; the oldest are forgotten first."""
+    """Maximum number of keys whose fate is recorded; the oldest are dropped first."""
 
     def __post_init__(self) -> None:
         sizes = (self.min_key_size, self.key_size, self.max_key_size)
@@ -89,7 +89,7 @@ class LinkSettings:
 
 @dataclass(slots=True, eq=False)
 class IssuedKey:
-    """A key that a master has got, and what became of it; times are the link's, in seconds."""
+    """A key issued to a master, and its fate; times are the link's, in seconds."""
 
     key: Key
     kme: str
@@ -100,34 +100,33 @@ class IssuedKey:
     waiting: set[str]
     """The slaves that may still fetch it."""
     given: dict[str, float] = field(default_factory=dict)
-    """When each slave has fetched it."""
+    """Time at which each slave fetched it."""
     destroyed: str = ""
-    """Why nobody can fetch it any more though somebody should have: `expired` or `dropped`."""
+    """Why it can no longer be fetched: `expired` or `dropped`."""
     lost: str = ""
-    """Why it may not have reached the one that asked for it. `client left`: before the answer, or with nothing asked
-    after it. `spent`: on an answer that was not the right one.
+    """Why it may not have reached the client. `client left`: before the answer, or without a further request.
+    `spent`: on a wrong answer.
     """
 
 
 class SimulatedLink:
     """Keys for both directions of one link, for both of its KMEs.
 
-    There is one pool, as there is one fibre: what one direction takes, the other lacks. `clock` gives
-    seconds that never go back.
+    Both directions share one pool, as they share one fibre. `clock` gives monotonic seconds.
     """
 
     def __init__(self, settings: LinkSettings, clock: Callable[[], float]) -> None:
         self.settings = settings
         self.keys: dict[str, IssuedKey] = {}
-        """All keys that were issued, by key_ID, as many as `settings.remembered`."""
+        """Issued keys by key_ID, at most `settings.remembered`."""
         self.waiting: dict[str, IssuedKey] = {}
-        """Those of which a slave may still come, in the order of issue, which is that of expiry."""
+        """Keys that a slave may still fetch, in the order of issue and expiry."""
         self.drops_undelivered = settings.drops_undelivered
         """As in LinkSettings; may be changed at any time."""
         self.lag_asks = 0
-        """How many times a key that is issued from now on is not found at first, besides `settings.lag`."""
+        """Number of lookups for which a newly issued key is not found, besides `settings.lag`."""
         self.not_found_for: Counter[str] = Counter()
-        """By key_ID: how many more times it is not found."""
+        """Remaining failed lookups by key_ID."""
         self._clock = clock
         self._capacity = settings.stored_key_limit * settings.key_size
         self._bits = settings.starting_fill * self._capacity
@@ -138,7 +137,7 @@ class SimulatedLink:
 
     @property
     def bits(self) -> float:
-        """How many key bits the pool has now; tests may set it."""
+        """The key bits in the pool; tests may set it."""
         self._catch_up()
         return self._bits
 
@@ -149,33 +148,33 @@ class SimulatedLink:
 
     @property
     def stored_key_count(self) -> int:
-        """How many keys of the default size could be issued now."""
+        """The number of keys of the default size that could be issued now."""
         return int(self.bits // self.settings.key_size)
 
     @property
     def issued(self) -> Counter[str]:
-        """By the ID of the issuing KME: keys issued, counted once for each slave that may fetch them.
+        """Keys issued, by issuing KME, counted once for each slave that may fetch them.
 
-        `issued` is always the sum of `delivered`, `expired` and what still waits for its slaves.
+        `issued` is always the sum of `delivered`, `expired` and the keys still waiting for their slaves.
         """
         return self._issued.copy()
 
     @property
     def delivered(self) -> Counter[str]:
-        """By the ID of the issuing KME: how often a slave fetched a key at the other side."""
+        """Keys fetched by slaves at the other side, by issuing KME."""
         return self._delivered.copy()
 
     @property
     def expired(self) -> Counter[str]:
-        """By the ID of the issuing KME: keys destroyed, counted once for each slave that had not come."""
+        """Keys destroyed, by issuing KME, counted once for each slave that had not fetched them."""
         self._catch_up()
         return self._expired.copy()
 
     def issue(self, *, kme: str, master: str, slaves: Iterable[str], number: int, size: int) -> list[Key]:
-        """Take `number` fresh keys of `size` bits out of the pool, for `master` at `kme`.
+        """Issues `number` fresh keys of `size` bits from the pool, for `master` at `kme`.
 
         Each of `slaves` may fetch each key once, from `lag` seconds on, until `lifetime` has passed.
-        Raises PoolTooLow, and then takes nothing.
+        Raises PoolTooLow, and then issues nothing.
         """
         now = self._catch_up()
         if number * size > self._bits:
@@ -196,10 +195,10 @@ class SimulatedLink:
         return keys
 
     def deliver(self, key_ids: Sequence[str], *, master: str, slave: str | None) -> list[Key]:
-        """The keys that `master` got under these IDs, in this order; `slave` will not get them again.
+        """Delivers the keys issued to `master` under these IDs, in this order; `slave` gets each once.
 
-        Without a `slave` it does not matter whose they are, and nobody gets them again.
-        All or none: raises NotNamedAsSlave or KeysNotFound, and then every key stays where it was.
+        Without a `slave` the owner is not checked, and nobody gets them again. All or none: raises NotNamedAsSlave or
+        KeysNotFound, and then delivers nothing.
         """
         arrived_by = self._catch_up() - self.settings.lag
         found: dict[str, IssuedKey] = {}
@@ -228,13 +227,13 @@ class SimulatedLink:
         return [found[key_id].key for key_id in key_ids]
 
     def did_not_arrive(self, key_ids: Iterable[str], why: str) -> None:
-        """Notes that the answer with these keys did not reach who asked (IssuedKey.lost says which `why` there are)."""
+        """Records that the answer with these keys did not reach the client (IssuedKey.lost lists each `why`)."""
         for key_id in key_ids:
             if issued := self.keys.get(key_id):
                 issued.lost = why
 
     def take_back(self, key_ids: Iterable[str]) -> None:
-        """Of these it counts as if nobody had fetched them yet."""
+        """Marks these keys as not fetched yet."""
         for key_id in key_ids:
             if (issued := self.keys.get(key_id)) and issued.given:
                 self._delivered[issued.kme] -= len(issued.given)
@@ -248,7 +247,7 @@ class SimulatedLink:
         del self.waiting[issued.key.key_ID]
 
     def _catch_up(self) -> float:
-        """Let the time since the last call happen: bits arrive, old keys are destroyed. Returns now."""
+        """Advances the link to the present: adds bits, destroys expired keys. Returns the time."""
         now = self._clock()
         self._bits = min(self._capacity, self._bits + (now - self._seen) * self.settings.key_rate)
         self._seen = now

@@ -1,4 +1,4 @@
-"""Sockets that a development KME listens at: on loopback, and nowhere else.
+"""Listening sockets of a development KME, on loopback only.
 Standard: loopback addresses of RFC 1122 (127.0.0.0/8) and RFC 4291 (::1).
 """
 
@@ -19,8 +19,8 @@ BACKLOG = 128
 async def listen(name: str, host: str, port: int, stack: ExitStack) -> list[socket.socket]:
     """Sockets for `name` at one port of every address of `host`, closed with `stack`; port 0 is any free one.
 
-    An address that this machine lacks (::1 stands in /etc/hosts of machines without IPv6) is left out.
-    Raises ConfigError where the host is not loopback or the port is unavailable.
+    An address that this machine lacks (::1 in /etc/hosts without IPv6) is left out. Raises ConfigError if the host is
+    not loopback or the port is unavailable.
     """
     addresses = await loopback_addresses(host)
     sockets: list[socket.socket] = []
@@ -34,7 +34,7 @@ async def listen(name: str, host: str, port: int, stack: ExitStack) -> list[sock
             while sockets:
                 sockets.pop().close()
             if another:
-                continue  # the port that was free at the first address is not free at the next
+                continue  # the port that was free at the first address is taken at the next
             raise ConfigError(_cannot_listen(name, host, port, error)) from error
         if not sockets:
             raise ConfigError(f"host {host!r}: this machine has none of {', '.join(addresses)}")
@@ -44,7 +44,7 @@ async def listen(name: str, host: str, port: int, stack: ExitStack) -> list[sock
 
 
 def port_of(listener: socket.socket) -> int:
-    """Where it listens."""
+    """The port of a listening socket."""
     return int(listener.getsockname()[1])
 
 

@@ -1,8 +1,8 @@
-"""What a request to a development KME asks for, read strictly.
+"""Strict parsing of requests to a development KME.
 Standard: ETSI GS QKD 014 V1.1.1, clauses 6.2 (key request) and 6.4 (key IDs), and RFC 8259 for JSON.
 
-Unknown or repeated parameters, wrong types and wrong content types are refused, so that a client's fault shows
-here and not at a customer's KME.
+Unknown or repeated parameters, wrong types and wrong content types are refused, so that a client's fault
+shows here and not at a customer's KME.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, slots=True)
 class WantedKeys:
-    """What enc_keys is asked for (clause 6.2): `number` keys of `size` bits, for these further slaves too."""
+    """The parameters of enc_keys (clause 6.2): `number` keys of `size` bits, also for these further slaves."""
 
     number: int
     size: int
@@ -46,7 +46,7 @@ class WantedKeys:
 
 
 def key_request(asked: Mapping[str, Any], settings: LinkSettings, saes: Collection[str] | None) -> WantedKeys:
-    """Check a Key request (clause 6.2); `saes` are those that there are (None: all). Raises BadRequest."""
+    """Parses a Key request (clause 6.2); `saes` are the known SAEs (None: any). Raises BadRequest."""
     _refuse_unknown(asked, "number", "size", "additional_slave_SAE_IDs", "extension_mandatory", "extension_optional")
     _extensions(asked)
     number = _integer("number", asked.get("number", 1))
@@ -87,7 +87,7 @@ def key_ids(asked: Mapping[str, Any], settings: LinkSettings, *, numbers: bool =
 
 
 def _extensions(asked: Mapping[str, Any]) -> None:
-    """Optional ones are ignored, as clause 6.2 allows; there are no mandatory ones that we know."""
+    """Checks extensions: optional ones are ignored (clause 6.2); no mandatory ones are supported."""
     _objects("extension_optional", asked.get("extension_optional", []))
     mandatory = _objects("extension_mandatory", asked.get("extension_mandatory", []))
     if mandatory:
@@ -135,7 +135,7 @@ def _refuse_unknown(asked: Mapping[str, Any], *known: str) -> None:
 
 
 def query(request: web.Request, *known: str) -> dict[str, str]:
-    """The parameters of the URL, each at most once and none but `known`."""
+    """The parameters of the URL, each at most once and only `known` ones."""
     asked = dict(request.query)
     _refuse_unknown(asked, *known)
     if len(request.query) > len(asked):
@@ -165,7 +165,7 @@ async def body(request: web.Request) -> dict[str, Any]:
 
 
 def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON lets an object name a member twice, and readers then disagree on which counts (RFC 8259, 4)."""
+    """Raises ValueError for duplicate members, on which readers disagree (RFC 8259, 4)."""
     unique = dict(members)
     if len(unique) < len(members):
         raise ValueError("an object names a member twice")
@@ -173,5 +173,5 @@ def _unique_members(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    """NaN and Infinity, which Python reads and JSON does not have."""
+    """Refuses NaN and Infinity, which Python accepts and JSON does not have."""
     raise ValueError(f"{name} is not JSON")

@@ -1,9 +1,9 @@
-"""One development KME: who asks, what is answered, and what goes wrong on command.
+"""One development KME: authentication, answers, and faults on command.
 Standard: ETSI GS QKD 014 V1.1.1, clauses 5 (the three methods) and 6 (status, requests, keys, errors), over TLS 1.2 or
 later.
 
-Every error has the body of clause 6.5, except 401, which has none. All that a KME was asked is remembered here, what
-became of the keys in its link.
+Every error has the body of clause 6.5, except 401, which has none. The server records its requests, the link the fate
+of its keys.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ class _Unauthorized(Exception):
 class DevelopmentKME(Faults):
     """The KME `name` at its end of `link`, as an async context manager; `other` is the KME at the other end.
 
-    `tls` is what it listens with at `host` (a loopback address or a name for one) and `port` (0: any free one). After
-    a `stop` it starts at the same port again. `saes` says which SAE is attached to which KME; None: who has a
-    certificate of the authority may ask, in anybody's name. `prefix` stands before the paths of the standard.
+    It listens with `tls` at `host` (a loopback address or name) and `port` (0: any free one). After a `stop` it starts
+    at the same port again. `saes` maps SAEs to KMEs; None: any holder of a certificate of the authority may call, in
+    any name. `prefix` precedes the paths of the standard.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class DevelopmentKME(Faults):
         self.host = host
         self.port = port
         self.requests: list[KMERequest] = []
-        """What it was asked, the last REQUESTS_REMEMBERED of it."""
+        """The last REQUESTS_REMEMBERED requests."""
         self.connections = 0
-        """How many connections were made to it."""
+        """Number of connections accepted."""
         self.most_enc_keys_at_once = 0
         self.prefix = prefix
         self._other = other
@@ -90,7 +90,7 @@ class DevelopmentKME(Faults):
 
     @property
     def open_connections(self) -> int:
-        """How many connections are open now."""
+        """Number of open connections."""
         return len(self._runner.server.connections) if self._runner and self._runner.server else 0
 
     def got(self, call: str) -> list[KMERequest]:
@@ -103,7 +103,7 @@ class DevelopmentKME(Faults):
         await self._answering.wait()
 
     async def start(self) -> None:
-        """Listens. Raises ConfigError where the host is not loopback or the port is taken."""
+        """Starts listening. Raises ConfigError if the host is not loopback or the port is taken."""
         if self._runner is not None:
             raise RuntimeError(f"{self.name} is running already")
         if self.tls is None:
@@ -121,13 +121,13 @@ class DevelopmentKME(Faults):
             self._runner, self._stack = runner, stack.pop_all()
 
     async def stop(self) -> None:
-        """Dies: closes the port and every connection; does nothing when not running."""
+        """Stops abruptly: closes the port and every connection; does nothing when not running."""
         runner, self._runner = self._runner, None
         if runner is None or runner.server is None:
             return
         self._stack.close()
         for protocol in runner.server.connections:
-            transport: Any = protocol.transport  # an asyncio.Transport in all but name where uvloop made it
+            transport: Any = protocol.transport  # an asyncio.Transport, or uvloop's equivalent
             if transport is not None:
                 transport.abort()
         await runner.cleanup()
@@ -140,7 +140,7 @@ class DevelopmentKME(Faults):
         await self.stop()
 
     def _connected(self, runner: web.AppRunner) -> asyncio.Protocol:
-        """What serves a new connection; they are numbered."""
+        """The protocol of a new connection; connections are numbered."""
         if runner.server is None:
             raise RuntimeError("a connection to a KME that does not run")
         protocol = runner.server()
@@ -152,7 +152,7 @@ class DevelopmentKME(Faults):
     # --- answering
 
     def _application(self) -> web.Application:
-        """The routes. HEAD is not among them: it would use keys up and show none."""
+        """The routes, without HEAD, which would spend keys without showing any."""
         app = web.Application(middlewares=[self._errors_have_their_body], client_max_size=requests.MAX_BODY_BYTES)
         for call, methods in _METHODS.items():
             for method in methods:
@@ -172,10 +172,10 @@ class DevelopmentKME(Faults):
         return handle
 
     async def _received(self, call: str, request: web.Request) -> KMERequest:
-        """The request, read and remembered. Raises _Unauthorized or BadRequest."""
+        """Parses and records a request. Raises _Unauthorized or BadRequest."""
         caller, other = self._parties(call, request)
         number = self._numbers[id(request.protocol)]
-        self._sent.pop(number, None)  # who asks again has read the answer before
+        self._sent.pop(number, None)  # a further request shows that the previous answer was read
         if number in self._new:
             self._new.discard(number)
             request.task.add_done_callback(lambda _: self._ended(number))
@@ -192,7 +192,7 @@ class DevelopmentKME(Faults):
         return asked
 
     async def _answer(self, request: web.Request, asked: KMERequest) -> web.StreamResponse:
-        """Answers, rightly or not; keys that did not reach the client are noted as lost."""
+        """Answers, with any planned fault; records keys that did not reach the client."""
         began = asyncio.get_running_loop().time()
         fault = self.next_fault(asked)
         if fault.kind in ("drop", "hang"):
@@ -202,7 +202,7 @@ class DevelopmentKME(Faults):
         self._answering.set()
         key_ids = [key.key_ID for key in self._last_keys]
         try:
-            # Making the answer is part of the time that a request takes.
+            # The latency includes the time to make the answer.
             left = began + self.latency + fault.seconds - asyncio.get_running_loop().time()
             await asyncio.sleep(max(0.0, left))
             if fault.until:
@@ -228,7 +228,7 @@ class DevelopmentKME(Faults):
         return answer
 
     def _ended(self, connection: int) -> None:
-        """The client closed it, and may have given up just when the last answer was on its way."""
+        """Handles a closed connection: the client may have given up while the last answer was in flight."""
         self.link.did_not_arrive(self._sent.pop(connection, []), "client left")
 
     def _note_lost(self, key_ids: list[str], fault: Misbehaviour) -> None:
@@ -238,7 +238,7 @@ class DevelopmentKME(Faults):
             self.link.take_back(key_ids)
 
     def _reply(self, request: web.Request, asked: KMERequest, fault: Misbehaviour) -> tuple[list[Key], web.Response]:
-        """The keys that are given now, and the answer with them."""
+        """The keys to deliver, and the answer with them."""
         try:
             match asked.call:
                 case _ if fault.kind == "http":
@@ -250,14 +250,14 @@ class DevelopmentKME(Faults):
                     keys = self._fresh(request, asked, fault)
                 case _:
                     keys = self._fetched(request, asked, fault)
-            # Fresh keys have the names under which the other side asks for them, whatever else is wrong.
+            # Fresh keys keep the names under which the other side asks for them, whatever the fault.
             others = fault.kind == "other_keys" and asked.call == "dec_keys"
             return keys, _json(key_container(list(map(renamed, keys)) if others else keys, fault))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
+        except Exception as error:  # noqa: BLE001 - the client gets the standard's error in any case
             return [], self._error(error, request)
 
     def _status(self, asked: KMERequest, fault: Misbehaviour) -> dict[str, Any]:
-        """Get status: the answer is clause 6.1."""
+        """Get status; the answer is that of clause 6.1."""
         settings = self.link.settings
         status = {
             "source_KME_ID": self.name,
@@ -276,7 +276,7 @@ class DevelopmentKME(Faults):
         return {name.lower(): value for name, value in status.items()} if fault.kind == "lower_case" else status
 
     def _fresh(self, request: web.Request, asked: KMERequest, fault: Misbehaviour) -> list[Key]:
-        """Get key: the question is clause 6.2. Raises BadRequest or PoolTooLow."""
+        """Get key; the request is that of clause 6.2. Raises BadRequest or PoolTooLow."""
         values: Mapping[str, Any] = asked.content
         if asked.method == "GET":
             texts = requests.query(request, "number", "size")
@@ -293,7 +293,7 @@ class DevelopmentKME(Faults):
         return self.link.issue(kme=self.name, master=asked.caller, slaves=slaves, number=number, size=size)
 
     def _fetched(self, request: web.Request, asked: KMERequest, fault: Misbehaviour) -> list[Key]:
-        """Get key with key IDs: the question is clause 6.4. Raises BadRequest, KeysNotFound or _Unauthorized."""
+        """Get key with key IDs; the request is that of clause 6.4. Raises BadRequest, KeysNotFound or _Unauthorized."""
         values: Mapping[str, Any] = asked.content
         if asked.method == "GET":
             values = {"key_IDs": [requests.query(request, "key_ID")]}
@@ -309,7 +309,7 @@ class DevelopmentKME(Faults):
 
     @property
     def _settings(self) -> LinkSettings:
-        """The link's, and what this KME limits otherwise."""
+        """The link's settings with the overrides of this KME."""
         names = {"max_SAE_ID_count": "max_sae_id_count", "max_key_count": "stored_key_limit"}
         supported = ("key_size", "min_key_size", "max_key_size", "max_key_per_request", *names)
         values = {name: value for name, value in self.limits.items() if name in supported}
@@ -318,13 +318,13 @@ class DevelopmentKME(Faults):
             **{names.get(name, name): value for name, value in values.items() if value or name == "max_SAE_ID_count"},
         )
 
-    # --- who asks
+    # --- authentication
 
     def _parties(self, call: str, request: web.Request) -> tuple[str, str]:
         """The SAE whose certificate the client presented, and the one in the path.
 
-        Raises _Unauthorized where either is not what it has to be. The master that dec_keys names may be the caller
-        itself, which can name itself as an additional slave.
+        Raises _Unauthorized if either is invalid. The master in dec_keys may be the caller itself, which can be an
+        additional slave.
         """
         certificate: dict[str, Any] = request.get_extra_info("peercert") or {}
         subject = [pair for names in certificate.get("subject", ()) for pair in names]
@@ -356,7 +356,7 @@ class DevelopmentKME(Faults):
     ) -> web.StreamResponse:
         try:
             return await handler(request)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client hears the standard's answer
+        except Exception as error:  # noqa: BLE001 - the client gets the standard's error in any case
             return self._error(error, request)
 
     def _error(self, error: Exception, request: web.Request) -> web.Response:
@@ -379,7 +379,7 @@ class DevelopmentKME(Faults):
                 if "Allow" in error.headers:
                     answer.headers["Allow"] = error.headers["Allow"]
                 return answer
-        # Not log.exception: structlog may show the variables of each frame, and keys are among them.
+        # Not log.exception: structlog may show local variables, which include keys.
         log.error("kme_fault", trace="".join(traceback.format_exception(error)))
         return _error_body(HTTPStatus.SERVICE_UNAVAILABLE, "error on the server side")
 
@@ -389,7 +389,7 @@ def _json(content: dict[str, Any], status: int = HTTPStatus.OK) -> web.Response:
 
 
 def _error_body(status: int, message: str, *details: dict[str, Any]) -> web.Response:
-    """Clause 6.5 Error; `details` are left out where there are none."""
+    """Clause 6.5 Error; without `details` the member is omitted."""
     return _json({"message": message} | ({"details": list(details)} if details else {}), status)
 
 
@@ -400,20 +400,20 @@ def _custom_reply(fault: Misbehaviour) -> web.Response:
 
 
 def _close(request: web.Request) -> web.Response:
-    """Ends the connection; what is given back reaches nobody."""
+    """Closes the connection; the returned response is never sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
 async def _hang(request: web.Request) -> web.Response:
-    """Says nothing until the client gives up, by which this is cancelled."""
+    """Waits until the client gives up, which cancels this."""
     await asyncio.Event().wait()
     return _close(request)
 
 
 async def _half(request: web.Request, answer: web.Response) -> web.Response:
-    """Half of the answer, and then nothing."""
+    """Sends half of the answer, then nothing."""
     octets = bytes(answer.body) if isinstance(answer.body, bytes | bytearray) else b""
     half = web.StreamResponse(status=answer.status, headers={"Content-Type": "application/json"})
     half.content_length = len(octets)

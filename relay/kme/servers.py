@@ -1,4 +1,4 @@
-"""Both development KMEs in one process, the link between them, and the file that says where they are.
+"""Both development KMEs in one process, the link between them, and the file with their addresses.
 They share one event loop and one clock; the caller may make each misbehave (faults.py).
 """
 
@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 class DevelopmentKMEs:
     """KM1 and KM2 with a simulated link between them. Not quantum: keys come from the system's generator.
 
-    `state_dir` holds certificates and addresses (default: `default_state_dir()`), `host` is a loopback address or a
-    name for one. `ports` are KM1's and KM2's (0: any free one), `clock` counts seconds, `saes` says which SAE is
-    attached to which KME. An async context manager: serving inside the block, stopped after it.
+    `state_dir` holds certificates and addresses (default: `default_state_dir()`), `host` is a loopback address or name.
+    `ports` are KM1's and KM2's (0: any free one), `clock` counts seconds, `saes` maps SAEs to KMEs. An async context
+    manager: serving inside the block, stopped after it.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class DevelopmentKMEs:
         return self.km1.url, self.km2.url
 
     async def start(self) -> None:
-        """Make what certificates are missing, listen, and write the addresses into ENDPOINTS_FILE.
+        """Creates missing certificates, listens, and writes the addresses to ENDPOINTS_FILE.
 
-        Raises ConfigError where the host is not loopback, a port is taken or the directory cannot be used.
+        Raises ConfigError if the host is not loopback, a port is taken or the directory cannot be used.
         """
         if self._running is not None:
             raise RuntimeError("the development KMEs are running already")
@@ -78,7 +78,7 @@ class DevelopmentKMEs:
             log.info("kme_started", kme=kme.name, url=kme.url, quantum=False, note=NOT_QUANTUM)
 
     async def stop(self) -> None:
-        """Stop listening, close what is open, and remove ENDPOINTS_FILE; does nothing when not running."""
+        """Stops listening, closes connections, and removes ENDPOINTS_FILE; does nothing when not running."""
         if self._running is None:
             return
         self._remove_endpoints()
@@ -105,7 +105,7 @@ class DevelopmentKMEs:
             raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
 
     def _remove_endpoints(self) -> None:
-        """Remove our own file, not that of servers which were started over the same directory after us."""
+        """Removes our own file, not that of servers started later on the same directory."""
         path = self.state_dir / ENDPOINTS_FILE
         try:
             if path.read_bytes() == self._endpoints():
