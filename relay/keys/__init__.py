@@ -1,25 +1,25 @@
-"""Quantum keys: one ring for all keys of a site, and the KM client that speaks to real KMEs.
+"""Quantum keys: one ring for all keys of a site, and clients for real KMEs.
 Standard: ETSI GS QKD 014 V1.1.1; read types.py and ring.py first.
 
 From a message down to the wire::
 
     ring.py        all keys of a site: peers, groups in order of health, the store first   rotation.py build.py
-    group.py       one KME group: each KME is asked in turn, for fresh keys and those of a mail   lag.py
-    member.py      one KME of it: whether it is worth asking now             pads.py
-    pool.py        one KME's fresh keys: who asks for them, and the requests  issued.py undelivered.py
-    state.py       what is wanted, ready and being drawn, as one value       stock.py refill.py
-    kme_store.py   what the KME says of its own store and of us, and what was seen of it
-    fetch.py       one KME's dec_keys: in bulk, shared, kept before use      pending.py
+    group.py       one KME group: asks its KMEs in turn, for fresh keys and those of a mail   lag.py
+    member.py      one KME of a group: whether it is worth asking now             pads.py
+    pool.py        one KME's fresh keys: callers and requests  issued.py undelivered.py
+    state.py       keys wanted, ready and being drawn, as one value       stock.py refill.py
+    kme_store.py   what the KME reports about its store and about us
+    fetch.py       one KME's dec_keys: batched, shared, stored before use      pending.py
     etsi014.py     the ETSI client, with edition1.py                         skip.py: the SKIP client
-    client.py      what both have                                            settings.py
+    client.py      their common base                                           settings.py
     asking.py      one call: breaker, time limit, retries                    health.py faults.py replies.py late.py
     transport.py   one request, sent once                                    http.py tls.py
     development.py the clients that programs share, with a key cache
 
-A program that wants keys and nothing else uses what this package exports. It reads its log through `logging`, below
-"relay.keys", one event a line. Nothing that is exported needs any of the relay's mail, store or configuration.
+A program that needs only keys uses what this package exports. Events go to `logging`, below "relay.keys", one a line.
+The exports need none of the relay's mail, store or configuration.
 
-Counted in stock.py, on a board of counts.py; shown by report.py; said in the log by events.py. Programs: README.md.
+Counted in stock.py, on a board of counts.py; shown by report.py; logged by events.py. Programs: README.md.
 """
 
 from relay.errors import (

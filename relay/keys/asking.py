@@ -1,5 +1,5 @@
-"""One call to a KME from beginning to end: it passes the breaker, has a time limit, and is sent once.
-Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, both sides authenticated), which Cisco SKIP shares.
+"""One call to a KME from beginning to end: breaker, timeout, and a single sending.
+Standard: ETSI GS QKD 014 V1.1.1, 5.1 (HTTPS, mutual authentication), as in Cisco SKIP.
 
 What the reply means (faults.py) decides whether the call is tried again.
 """
@@ -63,22 +63,21 @@ log = Events(__name__)
 Result = TypeVar("Result")
 
 SHORTAGE = "shortage of keys"
-"""What a KME's refusal is called in a cause where it has too few keys, whatever its code and its words are."""
+"""The name of a refusal for too few keys in a cause, whatever its code and text."""
 
 SILENT_CALLS = 2
 """Number of calls for received keys in a row without an answer after which the KME is reported."""
 
 WELL_FOR_S = 1.0
-"""Time for which a status reply proves the KME healthy, in seconds: dec_keys replies then are about keys."""
+"""Time for which a status reply proves the KME healthy, in seconds: dec_keys replies are then about keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question(Generic[Result]):
-    """What a KME is asked, and what `read` makes of the body of its reply.
+    """A request to a KME, and `read`, which parses the body of its reply.
 
-    `spends` is how many keys are burnt when the KME may have carried out a request whose answer did not come. It
-    is tried again within the budget for that. `bits` is how many are asked for where the status shows whether the
-    KME has that many.
+    `spends` is the number of keys burnt if the KME may have carried out a request without an answer. Such a request is
+    retried within the burn budget. `bits` is the amount requested, to be compared with the status.
     """
 
     call: Call
@@ -89,27 +88,27 @@ class Question(Generic[Result]):
 
 
 def _without_password(url: str) -> str:
-    """The URL as it may stand in a log."""
+    """The URL for logs, without its password."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _unnoticed() -> None:
-    """Default for requests that burn nothing when their answer does not come."""
+    """Callback that does nothing."""
 
 
 class Asker(ABC):
-    """What asks one KME, over whatever protocol."""
+    """The base of clients of one KME, independent of the protocol."""
 
     usual_errors: tuple[ErrorRule, ...] = ()
-    """What replies mean in a protocol, where that differs from faults.py; the setting `errors` comes first."""
+    """Protocol-specific meanings of replies that differ from faults.py; the setting `errors` takes precedence."""
 
     def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
         """`url` is https and may carry a path prefix; `options` are the fields of ClientSettings.
 
-        Raises ConfigError for another scheme than https, and when the files cannot be used.
+        Raises ConfigError for another scheme than https, or unusable files.
         """
-        # Here, so that aiohttp is loaded by who asks a KME, and not by every command that knows of keys.
+        # Imported here, so that only commands that ask a KME load aiohttp.
         from relay.keys.transport import Transport
 
         if urlsplit(url).scheme != "https" or not urlsplit(url).hostname:
@@ -123,7 +122,7 @@ class Asker(ABC):
         self._timing = settings.timing
         self.board = settings.board or Numbers()
         self.accounts = Accounts(self.name, self.board)
-        """What became of fresh keys; here only those that were lost on the way are entered."""
+        """The accounts of fresh keys; only keys lost in transit are entered here."""
         self.transport = Transport(
             self.url,
             settings.read_tls(),
@@ -133,44 +132,44 @@ class Asker(ABC):
             connect=settings.timeout / 2,
         )
         self.state = Health(self.name, settings)
-        """How well the KME answers."""
+        """The health of the KME."""
         self.time_limits = self.state.limits
         self._receive: Sender = self.transport.send
         self._errors = (*settings.quirks.errors, *self.usual_errors)
         self._turns: dict[str, tuple[asyncio.AbstractEventLoop, asyncio.Semaphore]] = {}
         self.take_in: Callable[[str, int, list[Key]], None]
-        """Called with keys that have come after their request was given up: slave SAE, size in bits, keys."""
+        """Callback for late keys: slave SAE, size in bits, keys."""
         self.key_requests = KeyRequests(self, most_late=settings.pool_maxsize // 2)
         self.renewal = Renewal(self)
-        """The certificate files, beside the settings in force."""
+        """Renewal of the certificate files."""
         self._well_at = float("-inf")
 
     @abstractmethod
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
-        """What the KME has for this pair of SAEs, and its limits. Raises KeyUnavailable."""
+        """The KME's stored keys for this pair of SAEs, and its limits. Raises KeyUnavailable."""
 
     @property
     def one_by_one(self) -> bool:
-        """Whether keys are asked for with GET: each by a request of its own, which must never be sent again unseen."""
+        """Whether keys are requested with GET: one request for each, which must not be resent silently."""
         return self.settings.quirks.method == "GET"
 
     @abstractmethod
     def status_request(self, slave_sae: str) -> HTTPRequest:
-        """Asks for the status."""
+        """The request for the status."""
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
-        """Takes up certificate files that have changed, or `anyway`; then no breaker keeps us from the KME.
+        """Reloads changed certificate files, or all with `anyway`; then resets the breakers.
 
-        Each call looks at them as well.
+        Each call also checks them.
         """
         self.renewal.look(anyway=anyway)
 
     def tries_again(self, failures: int, number: int) -> bool:
-        """Whether `number` keys may be asked for after this number of `failures`, which may burn them as well."""
+        """Whether to retry a request for `number` keys after this number of `failures`; it may burn them."""
         return failures < self.retry_attempts and self.state.budget.allows(number)
 
     def burn(self, sae: str, number: int, cause: str) -> None:
-        """Enters keys that were lost on the way, and charges the budget for that."""
+        """Records keys lost in transit, and charges the burn budget."""
         if number:
             self.accounts.issued_and_burnt(sae, number, cause)
             self.state.budget.spend(number)
@@ -184,9 +183,9 @@ class Asker(ABC):
         return self._turns[purpose][1]
 
     async def _ask(self, question: Question[Result], *, patient: bool = True) -> Result:
-        """What the reply brings. Raises KeyUnavailable, when no attempt is left or none would help.
+        """The result of the reply. Raises KeyUnavailable when no attempt is left or none would help.
 
-        Raises StoreUnavailable where received keys could not be kept now, and the KME was not asked.
+        Raises StoreUnavailable if received keys could not be stored now; the KME is then not asked.
         """
         call, sae, spends = question.call, question.request.sae, question.spends
         await self.renewal.before_a_call(sae)
@@ -212,11 +211,11 @@ class Asker(ABC):
                 if question.request.key_IDs and isinstance(error, KMEUnanswered):
                     await self._note_silence(sae)
                 asked = (error.retry_after if isinstance(error, KMEBusy) else None) or 0.0
-                if asked and call is not Call.DEC_KEYS:  # anybody's mail can have those refused
+                if asked and call is not Call.DEC_KEYS:  # any mail can cause refusals of dec_keys
                     self.state.leave_alone(call, asked)
                 again = not (spends and isinstance(error, KMEUnanswered)) or self.state.budget.allows(spends)
                 if isinstance(error, KMEFailed) and spends > 1:
-                    raise  # the caller asks for less
+                    raise  # the caller then requests fewer
                 pause = max(asked, self.state.backoff.pause(attempt))
                 if not patient or attempt >= self.retry_attempts or not again or pause > MAX_BACKOFF_S:
                     raise
@@ -229,7 +228,7 @@ class Asker(ABC):
             await self._timing.sleep(pause)
 
     async def _try(self, question: Question[Result]) -> Result:
-        """One request within the time limit, which learns from it, and what its answer means; counted by outcome."""
+        """One attempt within the timeout, which adapts to it; counted by outcome."""
         call, request = question.call, question.request
         outcome, limit = "cancelled", self.state.limits[call].seconds
         started = self._timing.clock()
@@ -245,7 +244,7 @@ class Asker(ABC):
             try:
                 result = await self._result(question, reply)
             finally:
-                if reply.code == 200:  # what an error says is looked at later, and has no keys
+                if reply.code == 200:  # an error text is parsed later, and has no keys
                     reply.wipe()
             outcome = "ok"
             if call is Call.DEC_KEYS:
@@ -259,7 +258,7 @@ class Asker(ABC):
             raise trouble from error
         except KeyUnavailable as error:
             outcome = outcome_of(error)
-            if isinstance(error, KMEUnanswered):  # of a gateway
+            if isinstance(error, KMEUnanswered):  # reported by a gateway
                 self.burn(request.sae, question.spends, "no answer")
             if call is Call.DEC_KEYS and request.key_IDs:
                 self._note_refusal(reply, error)
@@ -271,8 +270,8 @@ class Asker(ABC):
             self.board.add(metrics.KME_REQUESTS, self.name, call, outcome)
 
     def _note_refusal(self, reply: HTTPReply, error: KeyUnavailable) -> None:
-        """Without that a KME, or a proxy in front of it, that has no keys for anybody looks like forged mail."""
-        # A web server refuses so who shows it no certificate (nginx), or what it takes for no request of its own.
+        """Reports dec_keys refusals that are not about keys: else a broken KME or proxy looks like forged mail."""
+        # A web server answers so without a client certificate (nginx), or to requests that it does not recognise.
         of_a_page = isinstance(error, KMERefusedRequest) and reply.body.lstrip().startswith(b"<")
         about_keys = isinstance(error, KeyNotFound | KMERefusedRequest | KMEBusy) and reply.code not in UNAUTHORIZED
         if about_keys and not of_a_page:
@@ -283,7 +282,7 @@ class Asker(ABC):
             log.warning("received_keys_refused", kme=self.name, cause=str(error))
 
     async def _note_silence(self, sae: str) -> None:
-        """A KME that never answers for received keys, and for its status does, is no KME that is away."""
+        """Reports a KME that never answers dec_keys although it answers status calls."""
         if self.state.silent_calls < SILENT_CALLS:
             return
         try:
@@ -297,7 +296,7 @@ class Asker(ABC):
             log.warning("received_keys_refused", kme=self.name, cause=cause)
 
     async def _result(self, question: Question[Result], reply: HTTPReply) -> Result:
-        """What a reply brings. Raises KeyUnavailable: AmbiguousReply unless the reply is clear."""
+        """The result of a reply. Raises KeyUnavailable: AmbiguousReply if the reply is not clear."""
         call, request = question.call, question.request
         number = max(question.spends, len(request.key_IDs))
         said, why = "", True
@@ -317,9 +316,9 @@ class Asker(ABC):
         except KeyUnavailable as error:
             if rule is not None or not unclear(call, reply.code, message, error):
                 raise
-            # The body of a 200 may hold keys, which belong into no error.
+            # The body of a 200 may hold keys, which must not get into errors.
             otherwise = None
-            if isinstance(error, KMEExhausted):  # guessed from the code alone
+            if isinstance(error, KMEExhausted):  # inferred from the code alone
                 fault = KMEFault.UNREACHABLE if reply.code >= 500 else KMEFault.BAD_REQUEST
                 otherwise = error_of(fault, str(error), reply.retry_after)
             raise AmbiguousReply(error, b"" if reply.code == 200 else reply.body, otherwise) from error
@@ -327,7 +326,7 @@ class Asker(ABC):
     def _refusal(self, call: Call, reply: HTTPReply, message: str, fault: KMEFault) -> KeyUnavailable:
         shortage = fault is KMEFault.EXHAUSTED and says_shortage(message)
         cause = f"{self.name}: {call}: {f'{SHORTAGE}: ' if shortage else ''}HTTP {reply.code}: {message}"
-        # Whatever the reason; dec_keys can be refused by anybody's mail.
+        # Whatever the reason; any mail can cause refusals of dec_keys.
         if call is Call.ENC_KEYS and reply.retry_after:
             self.state.leave_alone(call, reply.retry_after)
         if fault is KMEFault.NOT_FOUND:
@@ -338,18 +337,18 @@ class Asker(ABC):
         return error_of(fault, cause, reply.retry_after)
 
     async def _probe(self, sae: str) -> None:
-        """Asks for the status. Only silence, or a fault of the KME itself, fails: any answer shows that it is there."""
+        """Probes with a status call. It fails only on silence or a fault of the KME: any answer shows that it is up."""
         try:
             await self.check_key_status(sae, patient=False)
         except (KMEMisconfigured, KMEBadReply, KMEExhausted, KeyNotFound) as error:
             log.info("kme_probe", kme=self.name, answer=str(error))
         except KMEUnanswered as error:
-            # What the call itself would have cost was not asked for.
+            # The probed call itself spent nothing.
             raise KMEUnreachable(str(error)) from error
         self._well_at = self._timing.clock()
 
     async def _settled(self, reply: AmbiguousReply, sae: str, bits: int) -> KeyUnavailable:
-        """What the reply meant: a KME that answers status is well, and has spoken of the keys that it was asked for."""
+        """The meaning of an ambiguous reply: if the KME answers status, it was about the requested keys."""
         if bits:
             try:
                 stored = (await self.check_key_status(sae, patient=False)).stored_bits

@@ -1,5 +1,5 @@
-"""The key ring of a site out of its settings: one client for each KME, one group for each name, one ring.
-Every setting of [kmes.*] and of a peer's keys goes to its place here and nowhere else.
+"""Builds the key ring of a site from its settings: one client for each KME, one group for each name, one ring.
+All settings of [kmes.*] and of peers' keys are applied here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from relay.keys.tls import TLSRules
 from relay.keys.types import REAL_TIME, IssuedKeyStore, ReceivedKeyStore, Timing, TrialStore
 
 BREAKER_DELAYS, BREAKER_LONGEST = 5, 15
-"""First and longest breaker pause, as multiples of `retry_delay`: the attempts of a call are over then."""
+"""First and longest breaker pause, as multiples of `retry_delay`: longer than the attempts of a call."""
 
 LOW_SHARE = 0.25
 """Share of `cache_high` below which a refill begins."""
@@ -39,10 +39,10 @@ def key_ring(
     board: KeyCounts | None = None,
     timing: Timing = REAL_TIME,
 ) -> KeyRing:
-    """All keys of the site, with nothing running yet. Raises ConfigError where certificates cannot be used.
+    """The key ring of the site, not started yet. Raises ConfigError for unusable certificates.
 
-    `receiver` asks for received keys, and writes them down. Without `prefetch` a key is drawn only when it is needed,
-    so that a single message burns no others.
+    `receiver` fetches received keys, and stores them. Without `prefetch` keys are drawn only when needed, so that a
+    single message burns no others.
     """
     board = board or Numbers()
     members: dict[str, dict[str, KMESettings]] = {}
@@ -68,7 +68,7 @@ def key_ring(
 def km_client(
     name: str, kme: KMESettings, *, board: KeyCounts | None = None, timing: Timing = REAL_TIME
 ) -> OptimizedKMClient | SKIPClient:
-    """The client of one [kmes.*] table. Raises ConfigError where a certificate cannot be used."""
+    """The client of one [kmes.*] table. Raises ConfigError for unusable certificates."""
     errors = tuple(
         ErrorRule(KMEFault(rule.means), rule.code, None if rule.call == "any" else Call(rule.call), rule.text)
         for rule in kme.errors
@@ -96,13 +96,13 @@ def km_client(
 
 
 def peer_keys(peer: PeerSettings) -> PeerKeys:
-    """How the keys for one [peers.*] table are had."""
+    """The key settings of one [peers.*] table."""
     rotation = Rotation(peer.key_max_messages, peer.key_max_bytes, peer.key_max_age)
     return PeerKeys(peer.sae_id, peer.kme_groups, rotation)
 
 
 def prefetch_of(kme: KMESettings) -> Prefetch:
-    """How many keys of a KME are kept ready, and for how long."""
+    """The prefetch settings of a KME."""
     high = kme.cache_high if kme.prefetch else 0
     return Prefetch(low=int(high * LOW_SHARE), high=high, lifetime=kme.usable_for)
 

@@ -1,5 +1,5 @@
-"""A client of one KME, whatever it speaks: what programs call, and how callers share requests and keys.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 to 5.4, whose three calls Cisco SKIP has under other names.
+"""The base client of one KME: the calls of programs, and sharing of requests and keys between callers.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 to 5.4, whose three calls Cisco SKIP also has, under other names.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from relay.keys.types import SAEID, Key
 
 
 def check_numbers(number: int, size: int) -> None:
-    """Raises ValueError where no KME could give `number` keys of `size` bits."""
+    """Raises ValueError for an impossible number or size (bits) of keys."""
     if number < 1 or size < 8 or size % 8:
         raise ValueError("number is at least 1, and size is a multiple of 8 bits above 0")
 
 
 def once_each(key_IDs: Sequence[str]) -> list[str]:
-    """The key_IDs, each once. A string, which is a sequence of strings as well, is a mistake: raises TypeError."""
+    """The key_IDs without duplicates. Raises TypeError for a string, which is also a sequence of strings."""
     if isinstance(key_IDs, str | bytes) or not all(isinstance(key_ID, str) for key_ID in key_IDs):
         raise TypeError("key_IDs is a sequence of strings: write [key_ID] for a single one")
     return list(dict.fromkeys(key_IDs))
 
 
 def in_order(source: str, key_IDs: Sequence[str], found: Mapping[str, Key]) -> list[Key]:
-    """The keys with these IDs, which `source` has given. Raises KeysMissing, with those that did come."""
+    """The keys with these IDs, in order. Raises KeysMissing with the keys found; `source` is for its text."""
     if missing := [key_ID for key_ID in key_IDs if key_ID not in found]:
         text = f"{source}: dec_keys: {len(missing)} of {len(key_IDs)} keys did not come: {missing[0]}"
         raise KeysMissing(text, list(found.values()), missing)
@@ -47,13 +47,13 @@ def in_order(source: str, key_IDs: Sequence[str], found: Mapping[str, Key]) -> l
 
 
 class KMEClient(Asker):
-    """A client of one KME, over whatever protocol: subclasses make the three calls.
+    """A client of one KME: subclasses implement the three calls of a protocol.
 
     Each call ends in a result or a typed error within the configured time; `patient` False means one attempt only.
     """
 
     most_per_request: int | None = None
-    """The most keys that one request can ask for; None: the KME says."""
+    """Maximum number of keys in one request; None: reported by the KME."""
 
     def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
         """As for an Asker."""
@@ -69,8 +69,8 @@ class KMEClient(Asker):
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE. Raises KeyUnavailable.
 
-        Callers who wait at the same time share one request. Keys that come when their caller has given up are there for
-        the next one.
+        Concurrent callers share one request. Keys that arrive after their caller has given up are kept for the next
+        one.
         """
         check_numbers(number, size)
         return await self._fresh.take(str(slave_sae_id), size, number, least=1, patient=patient)
@@ -79,9 +79,9 @@ class KMEClient(Asker):
     async def request_dec_keys(
         self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
-        """The keys with these IDs, in their order; the KME gives each once.
+        """The keys with these IDs, in order; the KME delivers each once.
 
-        Raises KeysMissing, which carries those that did come, or another KeyUnavailable.
+        Raises KeysMissing with the keys that did arrive, or another KeyUnavailable.
         """
 
     async def __aenter__(self) -> Self:
@@ -93,7 +93,7 @@ class KMEClient(Asker):
         await self.close()
 
     async def close(self) -> None:
-        """Burns keys that nobody took, and closes all connections. The client may be used again afterwards."""
+        """Burns unused keys, and closes all connections. The client may be used again afterwards."""
         await self._fresh.close()
         await self.renewal.close()
         await self.key_requests.close()
@@ -101,36 +101,36 @@ class KMEClient(Asker):
         self._fresh = self._shared_requests()
 
     def _shared_requests(self) -> KeyPool:
-        """What the public calls for fresh keys share: it draws what callers ask for, and keeps nothing ready."""
+        """The pool behind the public calls for fresh keys: it draws on demand, and keeps nothing ready."""
         return KeyPool(self, Prefetch(low=0, high=0), SeenKeys(), self._timing, managed=False)
 
     def ending_certificates(self, now: datetime) -> list[str]:
-        """Which certificates end within 30 days of `now` (aware), or have: ours, the CA's, the KME's. Reads files."""
+        """Certificates (ours, the CA's, the KME's) that end within 30 days of `now` (aware), or have. Reads files."""
         return self.transport.tls.ending(now)
 
     def certificate_ends(self) -> list[CertificateEnd]:
-        """When they end. Reads files. Raises OSError and ValueError."""
+        """The ends of all certificates. Reads files. Raises OSError and ValueError."""
         return self.transport.tls.ends()
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
-        """Whether keys that were not delivered yet are still there when more were asked for; None: nobody can say.
+        """Whether undelivered keys survive a further request for keys; None: unknown.
 
-        It costs two keys, and with a KME that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable.
+        It costs two keys, and with a KME that drops keys all that the slave has not fetched yet. Raises KeyUnavailable.
         """
         return None
 
     def receive_through(self, receiver: Receiver) -> None:
-        """From now on `receiver` sends the requests for received keys."""
+        """Sets the sender of requests for received keys."""
         self._receive = partial(receiver.send, self.name, self.transport)
 
     @property
     def health(self) -> float:
-        """From 0 (fresh keys are not even asked for) to 1 (all recent attempts got an answer)."""
+        """From 0 (no requests for fresh keys) to 1 (all recent attempts were answered)."""
         return self.state.score
 
     @property
     def at_once(self) -> int:
-        """How many requests for fresh keys may be on their way for one slave SAE."""
+        """Maximum number of concurrent requests for fresh keys for one slave SAE."""
         return self.settings.quirks.at_once
 
     @property
@@ -145,7 +145,7 @@ class KMEClient(Asker):
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, by call, and what else is wrong; empty when all is well."""
+        """Why calls are blocked at present, by call, and other faults; empty when all is well."""
         if not (why := self.renewal.refused):
             return self.state.troubles
         text = f"the KME does not take the renewed files of CA, certificate and key, and those before are used: {why}"
@@ -154,9 +154,9 @@ class KMEClient(Asker):
     async def _each_by_itself(
         self, key_IDs: Sequence[str], one: Callable[[str], Awaitable[dict[str, Key]]]
     ) -> dict[str, Key]:
-        """The keys by ID, each by a request of its own (`one`), at the same time.
+        """The keys by ID, each by a request of its own (`one`), concurrently.
 
-        The failure of one does not lose the others. Raises KeyUnavailable where all failed: KeysMissing as unknown.
+        The failure of one does not lose the others. Raises KeyUnavailable if all failed: KeysMissing if unknown.
         """
         found: dict[str, Key] = {}
         trouble: KeyUnavailable | None = None

@@ -1,4 +1,4 @@
-"""Where the clients count: what they need of a board, and one for programs that have none of their own.
+"""Counters of the clients: their interface to a board, and one for programs without their own.
 Standard: the Prometheus naming practices; the names are those of relay/counting/key_metrics.py.
 """
 
@@ -14,11 +14,11 @@ class Histogram(Protocol):
     """One histogram with its labels."""
 
     def observe(self, value: float) -> None:
-        """One more such value."""
+        """Adds a value."""
 
 
 class KeyCounts(Protocol):
-    """What counts and measures, under the names of metrics with the values of their labels."""
+    """A board of metrics with label values."""
 
     def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
         """Adds `by` to a counter."""
@@ -40,7 +40,7 @@ class _Observed:
 
 
 class Numbers:
-    """A board in the memory of one process; `totals` has all that was counted. Several clients may share one."""
+    """A board in the memory of one process, with all counts in `totals`. Several clients may share one."""
 
     def __init__(self) -> None:
         self.totals: Totals = {}

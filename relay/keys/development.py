@@ -1,5 +1,5 @@
-"""The clients of the development pair, which programs share: where its key servers are, and a key cache for each.
-Standard: ETSI GS QKD 014 V1.1.1 (a cached key is given out once, like any other); XDG Base Directory Specification 0.8
+"""Shared clients of the development pair: addresses of its key servers, and a key cache for each.
+Standard: ETSI GS QKD 014 V1.1.1 (a cached key is used once, like any other); XDG Base Directory Specification 0.8
 (state files).
 """
 
@@ -27,15 +27,15 @@ KME_IDS = ("KM1", "KM2")
 """The two development KMEs: Alice's, then Bob's. Every pair here and in relay/kme/ is in this order."""
 
 NOT_QUANTUM = "DEVELOPMENT KEYS, NOT QUANTUM"
-"""What is said wherever keys of development KMEs are shown."""
+"""Warning shown with keys of development KMEs."""
 AUTHORITY = "QuMail Relay development CA"
-"""The common name of the CA that all certificates of the development KMEs are from."""
+"""Common name of the CA of the development KMEs."""
 
 DEFAULT_PORTS = (13000, 14000)
 """TCP ports of KM1 and KM2 unless others are chosen."""
 
 ENDPOINTS_FILE = "endpoints.json"
-"""File in the state directory, there while the servers run: `{"KM1": "https://...", "KM2": "https://..."}`."""
+"""File in the state directory while the servers run: `{"KM1": "https://...", "KM2": "https://..."}`."""
 
 
 def from_development_kme(ca: Path | None) -> bool:
@@ -53,8 +53,7 @@ def from_development_kme(ca: Path | None) -> bool:
 def default_state_dir() -> Path:
     """The directory of certificates and addresses: `$XDG_STATE_HOME/qumail-relay/kme`.
 
-    Without XDG_STATE_HOME, or where it is not absolute (the specification says to ignore it then),
-    `~/.local/state` stands in its place.
+    Without an absolute XDG_STATE_HOME (the specification ignores others) it is below `~/.local/state`.
     """
     root = Path(os.environ.get("XDG_STATE_HOME", ""))
     if not root.is_absolute():
@@ -63,14 +62,14 @@ def default_state_dir() -> Path:
 
 
 def elsewhere_file() -> Path:
-    """The file in the default directory that names another one, there while servers run over that one."""
+    """The file in the default directory that names another one while its servers run."""
     return default_state_dir() / "elsewhere.json"
 
 
 def state_dir_in_use() -> Path:
-    """The state directory of the servers that run: the one that `qumail-relay kme --state` has noted, or the default.
+    """The state directory of the running servers: that of `qumail-relay kme --state`, or the default.
 
-    Raises ConfigError where the note cannot be used.
+    Raises ConfigError if the note of it is unusable.
     """
     path = elsewhere_file()
     try:
@@ -81,15 +80,15 @@ def state_dir_in_use() -> Path:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"{path}: names no directory; remove it") from error
-    # Servers that were killed leave their note behind.
+    # Killed servers leave a stale note.
     return noted if (noted / "ca.pem").is_file() else default_state_dir()
 
 
 def endpoints(state_dir: Path) -> tuple[str, str]:
     """The base URLs of KM1 and KM2, without a slash at the end.
 
-    They are those that running servers wrote into ENDPOINTS_FILE, else localhost with DEFAULT_PORTS.
-    Raises ConfigError where the file is there and cannot be used.
+    They are those in ENDPOINTS_FILE of running servers, else localhost with DEFAULT_PORTS. Raises ConfigError if the
+    file is unusable.
     """
     path = state_dir / ENDPOINTS_FILE
     try:
@@ -111,11 +110,11 @@ def _https(url: object) -> str:
 
 
 USUAL_CACHE = Prefetch(low=128, high=256, lifetime=240.0, follows_use=False)
-"""Keys are drawn in the background whenever fewer than `low` are ready, up to `high`; what nobody needs is lost."""
+"""Keys are drawn in the background whenever fewer than `low` are ready, up to `high`; unused ones are lost."""
 
 
 class CachedKMClient(OptimizedKMClient):
-    """An OptimizedKMClient that draws fresh keys ahead, in the background, and gives out each of them once."""
+    """An OptimizedKMClient that draws fresh keys ahead in the background, and returns each once."""
 
     def __init__(self, url: str, *, cache: Prefetch = USUAL_CACHE, **options: Unpack[ClientOptions]) -> None:
         """`options` as for OptimizedKMClient. Raises ConfigError as it does."""
@@ -137,9 +136,9 @@ _pairs: dict[asyncio.AbstractEventLoop, dict[tuple[Path, tuple[str, str]], _Pair
 def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[CachedKMClient, CachedKMClient]:
     """Clients of the development pair: Alice's of KM1 (SAE 2) and Bob's of KM2 (SAE 1).
 
-    In one event loop these are the same two objects each time, and keys for the other are drawn in the background from
-    then on. Outside of any loop they are drawn from the first need on. `state_dir` is what `qumail-relay kme --state`
-    was given, by default that of the servers which run. Raises ConfigError where they have not yet run.
+    One event loop always gets the same two objects, and keys are then drawn in the background. Outside of a loop they
+    are drawn from the first use. `state_dir` is that of `qumail-relay kme --state`, by default that of the running
+    servers. Raises ConfigError if these have never run.
     """
     state = state_dir_in_use() if state_dir is None else state_dir
     if not (state / "ca.pem").is_file():
@@ -150,7 +149,7 @@ def get_optimized_km_clients(state_dir: Path | None = None) -> tuple[CachedKMCli
     try:
         pairs = _pairs.setdefault(asyncio.get_running_loop(), {})
     except RuntimeError:
-        return _new_pair(state, urls)  # outside of any loop there is nothing to share it by
+        return _new_pair(state, urls)  # without a loop they cannot be shared
     if (state, urls) not in pairs:
         alice, bob = pairs[state, urls] = _new_pair(state, urls)
         alice.warm(1)

@@ -1,5 +1,6 @@
-"""The paths and bodies of ETSI GS QKD 014 V1.1.1, with the quirks of one KME; what is done with them is elsewhere.
-Standard: 5.2 to 5.4 (calls), 6.1 to 6.4 (status, key request, key container, key IDs). Another edition is another file.
+"""The paths and bodies of ETSI GS QKD 014 V1.1.1, with the quirks of one KME.
+Standard: 5.2 to 5.4 (calls), 6.1 to 6.4 (status, key request, key container, key IDs). Another edition would be another
+file.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ class Edition1:
         self._quirks = quirks
 
     def status(self, slave_sae: str) -> HTTPRequest:
-        """Asks how many keys there are."""
+        """The request for the status."""
         return HTTPRequest("GET", _path(slave_sae, Call.STATUS), sae=slave_sae)
 
     def enc_keys(self, slave_sae: str, number: int, size: int, options: Mapping[str, Any]) -> HTTPRequest:
-        """Asks for fresh keys of `size` bits: POST, or GET where the KME has nothing else and there are no options."""
+        """The request for fresh keys of `size` bits: POST, or GET if the KME has only that and without options."""
         sizes = {"bits": {"size": size}, "bytes": {"size": size // 8}, "ignored": {}}[self._quirks.size_unit]
         content: dict[str, Any] = {"number": number, **sizes, **options}
         path, most = _path(slave_sae, Call.ENC_KEYS), max_reply_octets(number, size)
@@ -45,7 +46,7 @@ class Edition1:
         return HTTPRequest("POST", path, json=content, sae=slave_sae, max_octets=most)
 
     def dec_keys(self, master_sae: str, key_IDs: Sequence[str]) -> HTTPRequest:
-        """Asks for the keys with these IDs, of which there is one where the KME has only GET."""
+        """The request for the keys with these IDs; only one if the KME has only GET."""
         path, most = _path(master_sae, Call.DEC_KEYS), max_reply_octets(len(key_IDs), LARGEST_KEY_BITS)
         if self._quirks.method == "GET":
             [key_ID] = key_IDs
@@ -54,7 +55,7 @@ class Edition1:
         return HTTPRequest("POST", path, (), {"key_IDs": items}, master_sae, tuple(key_IDs), most)
 
     def read_status(self, body: bytes | bytearray) -> KeyStatus:
-        """What a reply to `status` says. Raises KMEBadReply."""
+        """The status in a reply. Raises KMEBadReply."""
         return status_from_reply(json_body(self._source, body))
 
     def read_fresh(self, body: bytes | bytearray, number: int, size: int) -> list[Key]:
@@ -63,7 +64,7 @@ class Edition1:
         return keys_from_container(json_body(self._source, body, number), at_most=number, size=size, numbers=numbers)
 
     def read_asked_for(self, body: bytes | bytearray, key_IDs: Sequence[str]) -> tuple[dict[str, Key], int]:
-        """The keys of a reply to `dec_keys`, and how many entries were of no use. Raises KMEBadReply."""
+        """The keys of a reply to `dec_keys`, and the number of unusable entries. Raises KMEBadReply."""
         return keys_asked_for(json_body(self._source, body, len(key_IDs)), key_IDs)
 
     def _written(self, key_ID: str) -> str | int:

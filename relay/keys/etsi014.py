@@ -1,5 +1,5 @@
-"""The optimized KM client: one KME, asked over pooled connections with retries, time limits and a breaker.
-Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need and never so that a key is doubted.
+"""The optimized KM client: one KME, with pooled connections, retries, timeouts and a breaker.
+Standard: ETSI GS QKD 014 V1.1.1, read as tolerantly as real KMEs need, but strictly about keys.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from relay.runtime.aio import off_loop
 log = Events(__name__)
 
 SIZE_BELIEVED_FOR_S = 120.0
-"""Time for which a KME known to ignore the key size is asked for no other size, in seconds: each attempt burns keys."""
+"""Time for which no other size is requested from a KME that ignores it, in seconds: each attempt burns keys."""
 
 
 class OptimizedKMClient(KMEClient):
     """A client of one KME, for one SAE of ours (the one that the client certificate names).
 
-    Every request is sent once and counted; what is tried again is a new request. Keys that may have been
-    spent by a request whose answer never came are entered as burnt, and `burn_budget` limits them.
+    Every request is sent once and counted; a retry is a new request. Keys that an unanswered request may have spent are
+    recorded as burnt, and limited by `burn_budget`.
     """
 
     def __init__(self, url: str, **options: Unpack[ClientOptions]) -> None:
@@ -45,17 +45,17 @@ class OptimizedKMClient(KMEClient):
         super().__init__(url, **options)
         self._edition = Edition1(self.name, self.settings.quirks)
         self._other_size: tuple[int, int, float] | None = None
-        """The size in bits that keys had though another was asked for, how often in a row, and until when it counts."""
+        """Size in bits of keys of another size than requested, how often in a row, and until when this is believed."""
 
     @property
     def gives_only(self) -> int | None:
-        """The size in bits of all its keys, where the KME was seen to ignore what is asked for."""
+        """The size in bits of all its keys, if the KME was seen to ignore the requested size."""
         bits, seen, until = self._other_size or (0, 0, 0.0)
         return bits if seen > 1 and self._timing.clock() < until else None
 
     @property
     def any_size(self) -> bool:
-        """As for every client; not while the KME was seen to ignore the size."""
+        """As for every client; False while the KME was seen to ignore the size."""
         return super().any_size and self.gives_only is None
 
     @property
@@ -67,7 +67,7 @@ class OptimizedKMClient(KMEClient):
         return super().troubles | {"size": text}
 
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
-        """How many keys the KME has for this slave SAE, and its limits (GS QKD 014, 5.2).
+        """The KME's stored keys for this slave SAE, and its limits (GS QKD 014, 5.2).
 
         `patient` False means one attempt only. Raises KeyUnavailable.
         """
@@ -95,9 +95,9 @@ class OptimizedKMClient(KMEClient):
     ) -> list[Key]:
         """From 1 to `number` fresh keys of `size` bits shared with the slave SAE (GS QKD 014, 5.3).
 
-        Callers who wait at the same time share one request; keys that come when their caller has given up are there for
-        the next one. With further slaves or extensions the request is the caller's own. `patient` False means one
-        attempt only. Raises KMEExhausted or another KeyUnavailable.
+        Concurrent callers share one request; keys that arrive after their caller has given up are kept for the next
+        one. With further slaves or extensions the request is not shared. `patient` False means one attempt only. Raises
+        KMEExhausted or another KeyUnavailable.
         """
         options = {
             "additional_slave_SAE_IDs": list(additional_slave_SAE_IDs),
@@ -118,7 +118,7 @@ class OptimizedKMClient(KMEClient):
         patient: bool = True,
         options: Mapping[str, Any] = MappingProxyType({}),
     ) -> list[Key]:
-        """From 1 to `number` fresh keys of `size` bits, by a request of its own, which says `options`, too."""
+        """From 1 to `number` fresh keys of `size` bits, by a request of its own, with these `options`."""
         sae = slave_sae_id
         if self.gives_only not in (None, size):
             raise KMERefusedRequest(f"{self.name}: not asked for keys of {size} bits: {self.troubles['size']}")
@@ -151,11 +151,11 @@ class OptimizedKMClient(KMEClient):
     async def request_dec_keys(
         self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
-        """The keys with these IDs, in their order, which `master_sae_id` drew (GS QKD 014, 5.4).
+        """The keys with these IDs, in order, which `master_sae_id` drew (GS QKD 014, 5.4).
 
-        The KME gives each of them once: keep them safe before anything else. Raises KeysMissing, with those that did
-        come, when the KME does not know one of them. Raises another KeyUnavailable when it cannot be asked, and
-        TypeError where `key_IDs` is a string.
+        The KME delivers each of them once: store them before anything else. Raises KeysMissing, with the keys that did
+        arrive, if the KME does not know one of them. Raises another KeyUnavailable if it cannot be asked, and TypeError
+        if `key_IDs` is a string.
         """
         unique = once_each(key_IDs)
         if not unique:
@@ -170,10 +170,10 @@ class OptimizedKMClient(KMEClient):
         return in_order(self.name, key_IDs, keys)
 
     async def keeps_undelivered(self, slave_sae_id: SAEID, own_sae_id: SAEID) -> bool | None:
-        """Whether keys not delivered yet are still there when more were asked for; None: unknown.
+        """Whether undelivered keys survive a further request for keys; None: unknown.
 
-        Two keys are drawn, with ourselves as a further slave, and fetched by us. It costs these two, and with a KME
-        that drops keys whatever the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
+        It draws two keys, with ourselves as a further slave, and fetches them. It costs these two, and with a KME that
+        drops keys all that the slave has not fetched yet. Raises KeyUnavailable when the KME cannot be asked.
         """
         sae, own = str(slave_sae_id), str(own_sae_id)
         status = await self.check_key_status(sae, patient=False)
@@ -184,7 +184,7 @@ class OptimizedKMClient(KMEClient):
             drawn = [await self._trial_key(sae, own, size) for _ in range(2)]
         except KMEMisconfigured:
             return None
-        # The later one first: where that has come, it is not lag that keeps the earlier one away.
+        # The later one first: if that arrives, a missing earlier one is not due to lag.
         for key, answer in ((drawn[1], None), (drawn[0], False)):
             try:
                 await self._fetch_trial(own, key.key_ID)
@@ -193,13 +193,13 @@ class OptimizedKMClient(KMEClient):
         return True
 
     async def _trial_key(self, sae: str, own: str, size: int) -> Key:
-        """A key that is never used for anything."""
+        """A key for the trial only."""
         [key] = await self.draw_keys(sae, 1, size, patient=False, options={"additional_slave_SAE_IDs": [own]})
         self.accounts.issued_and_burnt(sae, 1, "trial")
         return key
 
     async def _fetch_trial(self, own: str, key_ID: str) -> None:
-        """Fetches a key that nobody needs: a request without key_IDs of its own, so that no spool keeps the reply."""
+        """Fetches the trial key: a request without key_IDs of its own, so that no spool keeps the reply."""
         request = replace(self._edition.dec_keys(own, [key_ID]), key_IDs=())
         if not await self._dec_keys(request, [key_ID], False):
             raise KeyNotFound(f"{self.name}: dec_keys: {key_ID} did not come")

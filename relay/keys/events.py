@@ -1,5 +1,5 @@
-"""What the key clients have to say: through `logging`, or into the log of an application that has set up structlog.
-Standard: PEP 282 (logging); a library configures nothing, and is silent where nobody listens.
+"""Events of the key clients: through `logging`, or structlog if the application has set it up.
+Standard: PEP 282 (logging); a library configures nothing, and is silent by default.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ SAY_AGAIN_S = 3600.0
 
 
 class Events:
-    """Events of one module: a name that stays, and what it is about as fields."""
+    """Events of one module, with stable names and fields."""
 
     def __init__(self, module: str) -> None:
         self._module = module
 
     def debug(self, event: str, **fields: Any) -> None:
-        """Something that was said before, or that only a developer wants to know."""
+        """A repeated event, or one for developers only."""
         self._say(logging.DEBUG, event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Something that is as it should be."""
+        """A normal event."""
         self._say(logging.INFO, event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
-        """Something that a person may want to look at."""
+        """An event that may need attention."""
         self._say(logging.WARNING, event, fields)
 
     def error(self, event: str, **fields: Any) -> None:
-        """Something that a person has to look at."""
+        """An event that needs action."""
         self._say(logging.ERROR, event, fields)
 
     def _say(self, level: int, event: str, fields: dict[str, Any]) -> None:
-        # Looked at each time: an application sets up its log after it has imported us.
+        # Checked each time: an application sets up its log after importing us.
         if structlog.is_configured():
             structlog.get_logger(self._module).log(level, event, **fields)
             return
@@ -51,7 +51,7 @@ class Events:
 
 
 class Complaint:
-    """Something that is tried again and again, and fails: said at first and once an hour, else only to who debugs."""
+    """A repeated failure: logged at first and once an hour, else at debug level."""
 
     def __init__(
         self, loud: Callable[..., None], quiet: Callable[..., None], event: str, clock: Callable[[], float]
@@ -63,7 +63,7 @@ class Complaint:
         self._logged_at = -math.inf
 
     def say(self, **fields: Any) -> None:
-        """It has failed."""
+        """Logs a failure."""
         if self._clock() - self._logged_at < SAY_AGAIN_S:
             self._quiet(self._event, **fields)
             return
@@ -71,5 +71,5 @@ class Complaint:
         self._loud(self._event, **fields)
 
     def over(self) -> None:
-        """It has succeeded: the next failure is news."""
+        """Records success: the next failure is logged again."""
         self._logged_at = -math.inf

@@ -1,23 +1,23 @@
-"""What a KME's refusal means: one of a few kinds, each with its error and with what the client does then.
-Standard: ETSI GS QKD 014 V1.1.1, clauses 5.2 to 5.4 and 6.5 (errors), and what real KMEs answer instead.
+"""Classifies a KME's refusals: a few kinds, each with its error and the client's reaction.
+Standard: ETSI GS QKD 014 V1.1.1, clauses 5.2 to 5.4 and 6.5 (errors), and answers of real KMEs.
 
 Kinds, and the errors (beside those of relay/errors.py) that carry them::
 
     unreachable    KMEUnreachable       try again; counts against the breaker
-                   KMEUnanswered        sent, and no whole answer came: it may have been carried out
+                   KMEUnanswered        sent without a complete answer: it may have been carried out
                    KMEFailed            500 to enc_keys: the same, and asking for less may help
     busy           KMEBusy              429, or Retry-After: try again, and not before it says
-                   NotAsked             nothing was sent: the breaker is open, or the KME wants to be left alone
+                   NotAsked             nothing was sent: the breaker is open, or after Retry-After
     exhausted      KMEExhausted         too few keys: wait for the link, ask for less; the breaker does not count it
-    bad_request    KMERefusedRequest    the KME does not like the request's form: asking for less may help
-    misconfigured  KMEMisconfigured     a person has to act: no second attempt, and the breaker opens at once
-    not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did come
+    bad_request    KMERefusedRequest    the KME refuses the request's form: asking for less may help
+    misconfigured  KMEMisconfigured     someone has to act: no second attempt, and the breaker opens at once
+    not_found      KeyNotFound          dec_keys: lag or loss; KeysMissing carries the keys that did arrive
 
 Any mail can name keys that do not exist, so a reply to dec_keys reveals nothing of the KME. A 404 with HTML, or without
-a message, is not about a key: it comes from a proxy, or the path is wrong. AmbiguousReply is settled by asking for the
-status, and is "not found" where that is answered. A shortage has as many wordings as there are KMEs. So a refusal of
-enc_keys is "exhausted" where the status reports fewer keys than were asked for, whatever its words. 404 and 503 without
-such words are "exhausted" where the status does not say. After Retry-After, fresh keys are left alone in any case.
+a message, is not about a key: it comes from a proxy, or the path is wrong. AmbiguousReply is resolved by a status call,
+and is "not found" if that is answered. Each KME words a shortage differently. So a refusal of enc_keys is "exhausted"
+if the status reports fewer keys than requested, whatever its text. 404 and 503 without such a text are "exhausted" if
+the status does not say. After Retry-After, no fresh keys are requested in any case.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class KMEFault(StrEnum):
 
 
 UNAUTHORIZED = (401, 403)
-"""About one key where they answer dec_keys (5.4: "not named as a slave of that key"), or about us."""
+"""For dec_keys about one key (5.4: "not named as a slave of that key"), else about us."""
 GATEWAY_CODES = (502, 504)
-"""A gateway's word that the KME behind it did not answer it; the KME may have done what was asked."""
+"""Codes of a gateway whose KME did not answer; the KME may have carried out the request."""
 FAILED_CODE = 500
-"""The KME has failed at what it was asked: it may have issued the keys, unless it has too few."""
+"""The KME failed to carry out the request: it may have issued the keys, unless it has too few."""
 
 
 class Call(StrEnum):
@@ -66,15 +66,15 @@ class Call(StrEnum):
 
 
 class KMEUnanswered(KMEUnreachable):
-    """The request was sent and no whole answer came: the KME may have carried it out."""
+    """The request was sent without a complete answer: the KME may have carried it out."""
 
 
 class KMEFailed(KMEUnanswered):
-    """The KME said that it failed at a request for fresh keys, of which it has enough: it may have issued them."""
+    """The KME failed at a request for fresh keys although it has enough: it may have issued them."""
 
 
 class KMEBusy(KMEUnreachable):
-    """The KME asks us to come back later: after `retry_after` seconds where it says when."""
+    """The KME asks us to retry later: after `retry_after` seconds, if given."""
 
     def __init__(self, cause: str, retry_after: float | None = None) -> None:
         super().__init__(cause)
@@ -82,7 +82,7 @@ class KMEBusy(KMEUnreachable):
 
 
 class NotAsked(KMEBusy):
-    """Nothing was sent: the KME's breaker is open, or it asked to be left alone until later."""
+    """Nothing was sent: the KME's breaker is open, or it asked for a pause (Retry-After)."""
 
 
 class KMERefusedRequest(KMEMisconfigured):
@@ -90,7 +90,7 @@ class KMERefusedRequest(KMEMisconfigured):
 
 
 class RepliedNotFound(KeyNotFound):
-    """The KME said that it does not know one or more of the keys; its reply has this `body` and `http_status`."""
+    """The KME reported unknown keys; its reply has this `body` and `http_status`."""
 
     def __init__(self, cause: str, body: bytes | bytearray = b"", http_status: int = 0) -> None:
         super().__init__(cause)
@@ -99,9 +99,9 @@ class RepliedNotFound(KeyNotFound):
 
 
 class AmbiguousReply(KeyUnavailable):
-    """A reply whose subject the status will show: the keys, or else the KME, which is what `meant` says.
+    """A reply that a status call resolves: it is about the keys, or else about the KME, with the error `meant`.
 
-    `otherwise` is what it means where `meant` says that there are too few keys, and the status reports enough.
+    `otherwise` is the error if `meant` reports too few keys, and the status reports enough.
     """
 
     def __init__(self, meant: KeyUnavailable, body: bytes | bytearray, otherwise: KeyUnavailable | None = None) -> None:
@@ -112,9 +112,9 @@ class AmbiguousReply(KeyUnavailable):
 
 
 class KeysMissing(KeyNotFound):
-    """Some of the keys asked for did not come; `found` has those that did, `missing` the IDs of the others.
+    """Some requested keys did not arrive; `found` has those that did, `missing` the IDs of the others.
 
-    `certain` False means that the KME refused the request without a word on which keys it lacks.
+    `certain` False means that the KME did not say which keys it lacks.
     """
 
     def __init__(self, cause: str, found: Sequence[Key], missing: Sequence[str], *, certain: bool = True) -> None:
@@ -126,9 +126,9 @@ class KeysMissing(KeyNotFound):
 
 @dataclass(frozen=True, slots=True)
 class ErrorRule:
-    """One line of the setting `errors`: what a reply of this KME means, against the usual reading.
+    """One line of the setting `errors`: overrides the usual meaning of a reply.
 
-    `code` is the HTTP status; `call` None means every call; `text` is looked for in the message, in any case.
+    `code` is the HTTP status; `call` None means every call; `text` is searched in the message, ignoring case.
     """
 
     means: KMEFault
@@ -137,7 +137,7 @@ class ErrorRule:
     text: str = ""
 
     def matches(self, call: Call, code: int, message: str) -> bool:
-        """Whether this rule speaks of such a reply."""
+        """Whether this rule applies to such a reply."""
         return self.call in (None, call) and self.code == code and self.text.lower() in message.lower()
 
 
@@ -156,17 +156,17 @@ _OF_ANY = {
 
 
 def ruled(call: Call, code: int, message: str, rules: Iterable[ErrorRule]) -> KMEFault | None:
-    """What the first rule says that matches a reply with `http_status` and this message, if one does."""
+    """The fault by the first rule that matches a reply with this HTTP status and message, if any."""
     return next((rule.means for rule in rules if rule.matches(call, code, message)), None)
 
 
 def says_why(code: int, message: str, *, of_the_kme: bool) -> bool:
-    """Whether a refusal with this message says more than that there is nothing: so does a proxy, or a wrong path."""
+    """Whether a refusal has an informative message; those of proxies and wrong paths have none."""
     return of_the_kme and message.lower() != responses.get(code, "").lower()
 
 
 def says_shortage(message: str) -> bool:
-    """Whether the words of a refusal are about too few keys."""
+    """Whether the text of a refusal is about too few keys."""
     about = message.lower()
     return any(phrase in about for phrase in _EXHAUSTED)
 
@@ -186,9 +186,9 @@ def classify(call: Call, code: int, message: str, *, why: bool = True) -> KMEFau
 
 
 def unclear(call: Call, code: int, message: str, error: KeyUnavailable) -> bool:
-    """Whether only the status can show what a reply meant, which was read as `error`.
+    """Whether only the status can show the meaning of a reply, which was read as `error`.
 
-    To dec_keys: whether it is about the key or about the KME. To enc_keys: whether the KME has too few keys now.
+    For dec_keys: about the key or about the KME. For enc_keys: whether the KME has too few keys now.
     """
     if call is Call.DEC_KEYS:
         return code != 429 and not isinstance(error, KeyNotFound | KMERefusedRequest)
@@ -212,12 +212,12 @@ _OUTCOMES = {error: str(fault) for fault, error in _ERRORS.items()} | {
 
 
 def outcome_of(error: KeyUnavailable) -> str:
-    """How a request ended, for the label of the metric."""
+    """The outcome of a request, as a metric label."""
     return _OUTCOMES.get(type(error), "unreachable")
 
 
 def error_of(fault: KMEFault, cause: str, retry_after: float | None = None) -> KeyUnavailable:
-    """The typed error for a kind; one that says when to come back is KMEBusy, whatever its code was."""
+    """The typed error of a fault; with `retry_after` it is KMEBusy, whatever its code."""
     if fault is KMEFault.BUSY or (fault is KMEFault.UNREACHABLE and retry_after is not None):
         return KMEBusy(cause, retry_after)
     return _ERRORS[fault](cause)

@@ -1,18 +1,17 @@
-"""dec_keys in bulk: the keys of several messages go out together, and each key is kept before use.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4. One unknown key_ID does not cost the others; one fetch serves all who wait.
+"""dec_keys in bulk: the keys of several messages share a request, and each key is stored before use.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4. One unknown key_ID does not affect others; one fetch serves all its waiters.
 
-A call belongs to the fetcher, not to who asked: when they give up, the keys that come are kept all the same.
+A call belongs to the fetcher, not to its callers: when they give up, the keys that arrive are still stored.
 
-Anybody can send mail that names keys which do not exist. What that costs a KME is bounded, in calls for one message:
+Anybody can send mail that names keys which do not exist. The number of calls for one such message is bounded:
 
 - at first 1 call; up to 8 where the KME says no more than that it does not like the request (400, 413, 422);
 - where it shared a call with others, which is divided until it is known whose keys do not exist, 1 or 2 more;
 - when it is asked for again, which goes by a way of its own, 1 for its first key. Of those at most 10 a second in all.
   Where the KME names the keys that it does not know, many messages share this call: the others have theirs at once.
 
-The further keys of a message are asked for when the first part has come, some parts at a time. Once one part does not
-come, no more are asked for. An attacker with real key_IDs that were not fetched yet can have a dozen calls made for
-some of these.
+The further keys of a message are requested after the first part has arrived, some parts at a time. Once a part is
+missing, no more are requested. An attacker with real key_IDs that were not fetched yet can cause a dozen calls.
 """
 
 from __future__ import annotations
@@ -43,24 +42,24 @@ WAIT_FOR_COMPANY_S = 0.005
 """Batching delay while another call is under way, in seconds, where the KME takes several keys."""
 
 AGAIN_EVERY_S = 0.1
-"""Minimum interval between calls for keys that did not come before, in seconds."""
+"""Minimum interval between repeated calls for missing keys, in seconds."""
 
 AGAIN_TOGETHER = 32
-"""Maximum number of messages in such a call, where the KME names the keys that it does not know."""
+"""Maximum number of messages in such a call, if the KME names unknown keys."""
 
 MOST_AGAIN = 10
-"""Maximum number of messages that wait where each has such a call of its own, else AGAIN_TOGETHER. Of more, one of the
-master that has most of them is not asked for this time."""
+"""Maximum number of messages that wait for such calls of their own, else AGAIN_TOGETHER. Beyond it, one of the master
+SAE with the most is skipped."""
 
 ALONE_FOR_S = 10.0
-"""Time for which each has a call of its own after two for several failed without a word on their keys, in seconds."""
+"""Time without shared calls after two of them failed without naming keys, in seconds."""
 
 LIMIT_BELIEVED_FOR_S = 600.0
-"""Time for which a limit learnt from refusals is kept, in seconds: they may have been for an unknown key."""
+"""Time for which a limit learnt from refusals is kept, in seconds: they may have been due to an unknown key."""
 
 
 class Fetcher:
-    """Fetches keys from one KME. `keep` (None: nothing) is awaited before anybody gets a key."""
+    """Fetches keys from one KME. `keep` (if any) is awaited before a key is returned."""
 
     def __init__(
         self,
@@ -71,11 +70,11 @@ class Fetcher:
         count: Callable[[str, int], None] = lambda _outcome, _number: None,
         timing: Timing = REAL_TIME,
     ) -> None:
-        """`limits` gives the KME's status for a master SAE, which says how many key_IDs a call may have, or None."""
+        """`limits` returns the KME's status for a master SAE, with the limit of key_IDs in a call, or None."""
         self.client = client
         self.keep = keep
         self.ready: Callable[[], Awaitable[None]] | None = None
-        """Awaited before each call; raises StoreUnavailable while keys could not be kept."""
+        """Awaited before each call; raises StoreUnavailable while keys cannot be stored."""
         self._limits = limits
         self._count = count
         self._timing = timing
@@ -86,17 +85,17 @@ class Fetcher:
         self._asking: set[asyncio.Task[None]] = set()
         self._asking_again: asyncio.Task[None] | None = None
         self._gathering = False
-        """Whether a call will take all who wait, so that nobody needs another."""
+        """Whether a pending call will serve all waiters."""
         self._unkept: dict[tuple[str, str], Key] = {}
         self._closed = False
         self.calls = 0
         """Calls made so far."""
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int = 0) -> dict[str, Outcome]:
-        """What became of the keys of one message, after one round of asking; never raises for one of them.
+        """The outcomes for the keys of one message, after one round of requests; never raises for one of them.
 
-        Once one of them is not known, the rest is not asked for: it counts as not known as well. `tries` is how
-        often they were asked for before and did not come.
+        Once one of them is unknown, the rest is not requested, and counts as unknown too. `tries` is the number of
+        earlier attempts without success.
         """
         outcomes = await self._keep_again(master_sae, key_IDs) if self._unkept else {}
         remaining = tuple(dict.fromkeys(key_IDs))
@@ -110,7 +109,7 @@ class Fetcher:
         return outcomes
 
     async def close(self) -> None:
-        """Lets calls under way end, for a moment; then ends them, and answers all who wait."""
+        """Waits briefly for calls in flight; then cancels them, and answers all waiters."""
         self._closed = True
         calls = [*self._asking, *([self._asking_again] if self._asking_again else [])]
         if calls:
@@ -125,11 +124,11 @@ class Fetcher:
         self._masters.clear()
 
     def _pending_fetch(self, master_sae: str, key_IDs: tuple[str, ...], tries: int) -> PendingFetch:
-        """The one that others already wait for, or a new one."""
+        """The existing fetch for these keys, or a new one."""
         master = self._masters.setdefault(master_sae, PendingFetches(master_sae))
         if fetch := master.by_key_IDs.get(key_IDs):
             return fetch
-        # Maximum number of a message's keys asked for before any is known to exist.
+        # Maximum number of a message's keys requested before any is known to exist.
         first_part = 1 if tries or self.client.one_by_one else MOST_PER_CALL
         fetch = master.by_key_IDs[key_IDs] = PendingFetch(key_IDs, first_part)
         if self._closed:
@@ -143,12 +142,12 @@ class Fetcher:
 
     @property
     def _again_together(self) -> int:
-        """How many messages whose keys did not come before share a call now."""
+        """The number of messages that share a repeated call now."""
         alone = self.client.one_by_one or self._timing.clock() < self._again_alone_until
         return 1 if alone else AGAIN_TOGETHER
 
     def _leave_some_out(self) -> None:
-        """Drops some keys of the master that has most of them, where too many wait."""
+        """Drops some fetches of the master with the most, if too many wait."""
         while len(self._again) > max(MOST_AGAIN, self._again_together):
             masters = Counter(master.master_sae for master, _ in self._again)
             [(most, _)] = masters.most_common(1)
@@ -158,7 +157,7 @@ class Fetcher:
             del self._again[position]
             master.conclude(fetch, None)
 
-    # Whose turn it is
+    # Scheduling
 
     def _send_calls(self) -> None:
         if self._closed:
@@ -182,15 +181,15 @@ class Fetcher:
         self._send_calls()
 
     async def _ask_in_turn(self) -> None:
-        """Calls, one after the other, the masters in turn, until nobody waits."""
+        """Makes calls, round-robin over masters, until nobody waits."""
         while not self._closed and (master := self._next_master()):
-            self._masters[master.master_sae] = self._masters.pop(master.master_sae)  # it comes last from now on
+            self._masters[master.master_sae] = self._masters.pop(master.master_sae)  # moved to the end
             self._gathering = True
             try:
                 most = await self._most(master)
                 if master.most_until <= self._timing.clock():
                     master.most = MOST_PER_CALL
-                # Who is alone goes at once; while a call is under way, those that come meanwhile share the next.
+                # A single fetch goes at once; those that arrive during a call share the next one.
                 if most > 1 and len(self._asking) > 1:
                     await self._timing.sleep(WAIT_FOR_COMPANY_S)
             finally:
@@ -200,7 +199,7 @@ class Fetcher:
                 await self._ask(master, batches)
 
     async def _ask_again_in_turn(self) -> None:
-        """Calls for the first keys of messages whose keys did not come before, one after the other."""
+        """Makes repeated calls for the first keys of messages, one after the other."""
         while not self._closed and self._again:
             if (wait := self._again_from - self._timing.clock()) > 0:
                 await self._timing.sleep(wait)
@@ -209,11 +208,11 @@ class Fetcher:
             master, batches = self._take_again()
             if batches:
                 await self._ask(master, batches, again=True)
-                self._send_calls()  # for those who waited for this call
+                self._send_calls()  # for fetches that waited for this call
                 self._again_from = self._timing.clock() + AGAIN_EVERY_S
 
     def _take_again(self) -> tuple[PendingFetches, list[Batch]]:
-        """What goes into the next such call: the first keys of those who wait longest, of one master."""
+        """The batches of the next repeated call: the first keys of the longest waiting, of one master."""
         master, most = self._again[0][0], self._again_together
         batches: list[Batch] = []
         others: deque[tuple[PendingFetches, PendingFetch]] = deque()
@@ -231,7 +230,7 @@ class Fetcher:
         return master, batches
 
     def _next_master(self) -> PendingFetches | None:
-        """One for which a call can be made."""
+        """The next master for which a call can be made."""
         for master in self._masters.values():
             for fetch in master.queue:
                 if not fetch.blocked:
@@ -239,11 +238,11 @@ class Fetcher:
         return None
 
     async def _most(self, master: PendingFetches) -> int:
-        """How many key_IDs go into a call."""
+        """Maximum number of key_IDs in a call."""
         try:
             status = await self._limits(master.master_sae)
         except Exception as error:
-            # Left waiting, they would have another call made at once, which may end like this one, for ever.
+            # If left waiting, they would cause an endless series of such calls.
             given_up = KMEUnreachable(f"{self.client.name}: the call was given up: {error}")
             master.conclude_all(list(master.queue), given_up)
             raise
@@ -252,7 +251,7 @@ class Fetcher:
     # One call
 
     async def _ask(self, master: PendingFetches, batches: list[Batch], *, again: bool = False) -> None:
-        """One call, and what becomes of those that were asked for in it; `again`: they did not come before."""
+        """Makes one call and distributes its outcomes; `again`: a repeated call."""
         key_IDs = list(dict.fromkeys(chain.from_iterable(batch for _, batch in batches)))
         try:
             if self.ready is not None:
@@ -289,34 +288,34 @@ class Fetcher:
             master.end(key_IDs)
 
     def _went_well(self, master: PendingFetches, batches: list[Batch]) -> None:
-        """All came: fetches with further keys may ask for them, and the next call may have more company."""
+        """All arrived: fetches may request their further keys, and the next call may combine more."""
         master.together = min(MOST_TOGETHER, master.together + 1)
         for fetch, batch in batches:
             if fetch.over.done():
                 continue
             if fetch.refused:
                 master.most, master.most_until = len(batch), self._timing.clock() + LIMIT_BELIEVED_FOR_S
-            # After a small part one whole one shows whether more of them may be asked for at the same time.
+            # After a small part, one whole part shows whether several may be requested at once.
             fetch.known, fetch.refused, fetch.most = fetch.most == MOST_PER_CALL, False, MOST_PER_CALL
             if fetch.todo and fetch not in master.queue:
                 master.queue.append(fetch)
 
     def _without(self, master: PendingFetches, batches: list[Batch], missing: frozenset[str], *, again: bool) -> None:
-        """The KME has said which it does not know: those messages must wait, the others are asked for again."""
+        """The KME has named unknown keys: those messages must wait, the others are requested again."""
         lacking = [(fetch, batch) for fetch, batch in batches if not missing.isdisjoint(batch)]
         self._not_found(master, lacking)
         others = [(fetch, batch) for fetch, batch in batches if missing.isdisjoint(batch)]
-        if again:  # a KME may name one of them at a time, and the next call may be like this one
+        if again:  # a KME may name only one of them, and the next call may fail as well
             self._again_unnamed = 0
             self._put_back_again(master, others)
         else:
             master.put_back(others)
 
     def _spoilt(self, master: PendingFetches, batches: list[Batch], *, refused: bool) -> None:
-        """The KME has not said what is wrong with the call: fewer go into the next ones, until it is found out.
+        """The KME has not said what is wrong with the call: the next ones are smaller, until the cause is isolated.
 
-        Where the call had one message alone, its keys are not known. Or there were too many of them for one call
-        (`refused`), which is believed when a smaller number is taken.
+        If the call had only one message, its keys are unknown. Or it had too many for one call (`refused`), which is
+        confirmed when a smaller number succeeds.
         """
         if len(batches) > 1:
             master.together = max(1, len(batches) // CALLS_AT_ONCE)
@@ -330,7 +329,7 @@ class Fetcher:
         self._not_found(master, batches)
 
     def _unnamed(self, master: PendingFetches, batches: list[Batch]) -> None:
-        """The KME did not name the keys it lacks: when that was no accident, each message has a call of its own."""
+        """The KME did not name the keys it lacks: if that is repeated, each message gets its own call."""
         self._again_unnamed += 1
         if self._again_unnamed > 1:
             self._again_unnamed = 0
@@ -350,20 +349,20 @@ class Fetcher:
             master.conclude(fetch, None)
 
     async def _deliver(self, master: PendingFetches, batches: list[Batch], keys: Sequence[Key]) -> None:
-        """Keeps the keys, then gives them to all who wait for them."""
+        """Stores the keys, then delivers them to all waiters."""
         if not keys:
             return
         trouble = await self._kept(master.master_sae, keys)
         master.receive(batches, {key.key_ID: trouble or key for key in keys})
         if trouble is not None:
-            # No further key is taken from the KME while those that come cannot be stored.
+            # No further keys are fetched while arriving ones cannot be stored.
             master.conclude_all([fetch for fetch, _ in batches], trouble)
 
     def _stopped(self) -> KMEUnreachable:
         return KMEUnreachable(f"{self.client.name}: the relay stops")
 
     async def _kept(self, master_sae: str, keys: Sequence[Key]) -> StoreUnavailable | None:
-        """Stores the keys; those that cannot be stored now stay in memory until they can."""
+        """Stores the keys; keeps them in memory while that fails."""
         names = [(master_sae, key.key_ID) for key in keys]
         try:
             if self.keep is not None:
@@ -382,7 +381,7 @@ class Fetcher:
         return None
 
     async def _keep_again(self, master_sae: str, key_IDs: Iterable[str]) -> dict[str, Outcome]:
-        """The outcome for keys that could not be stored when they came: tried again now, without the KME."""
+        """The outcomes for keys that could not be stored on arrival: retries, without the KME."""
         keys = [self._unkept[name] for key_ID in key_IDs if (name := (master_sae, key_ID)) in self._unkept]
         if not keys:
             return {}

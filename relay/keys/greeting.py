@@ -1,5 +1,5 @@
-"""The first calls to a KME, before its keys are used: does it answer, does it let us in, as which SAE?
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status) and 5.4 (an ID that no key has): neither costs a key.
+"""Connection test of a KME before its keys are used: does it answer and authorise us, and as which SAE?
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 (status) and 5.4 (a nonexistent ID): neither costs a key.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from relay.keys.kme_store import AnotherName, another_name
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """`trouble`: why it cannot be used so, or ""; `another`: whom it takes us for, where not for ourselves."""
+    """`trouble`: why the KME cannot be used, or ""; `another`: the SAE it takes us for, if not ourselves."""
 
     trouble: str = ""
     another: AnotherName | None = None
 
 
 async def greet(client: KMEClient, ours: Sequence[str], peer_sae: str | None) -> Greeting:
-    """Asks for the status of the peer; without one (None) of ourselves, which a KME need not answer but by some no.
+    """Requests the status for the peer; without one (None) for ourselves, which a KME may refuse.
 
-    Whether that no is about us, a question for a key that does not exist shows. `ours` as for `another_name`. One
-    attempt is made of each; raises nothing of what the KME does.
+    A request for a nonexistent key then shows whether the refusal is about us. `ours` as for `another_name`. It makes
+    one attempt of each; does not raise for failures of the KME.
     """
     sae = ours[0] if peer_sae is None else peer_sae
     try:
@@ -41,7 +41,7 @@ async def greet(client: KMEClient, ours: Sequence[str], peer_sae: str | None) ->
 
 
 async def _refused(client: KMEClient, sae: str, status: KeyUnavailable) -> str:
-    """Why the KME does not let us ask for keys, "" where it does, though its answer to status was no."""
+    """Why the KME does not authorise us, "" if it does although it refused the status."""
     try:
         await client.request_dec_keys(sae, [str(uuid4())], patient=False)
     except KMERefusedRequest:

@@ -1,9 +1,9 @@
-"""One KME group as a source of keys: of its KMEs, the healthiest that can is asked.
-Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, named alike at both sites.
+"""One KME group as a source of keys: it asks the healthiest KME that can supply.
+Standard: ETSI GS QKD 014 V1.1.1; a group is one KME pair or several that share keys, with the same name at both sites.
 
-Fresh keys may come from any KME of the group. A key_ID is fetched inside its own group only, from whichever KME there
-has it. A caller that has waited for a KME longer than its answers usually take goes on to the next one. The request to
-the first one goes on too. Its keys come into its pool, or into the store, and are there for the next mail.
+Fresh keys may come from any KME of the group. A key_ID is fetched only inside its own group, from any KME there. A
+caller that has waited longer than a KME usually takes goes on to the next one. The first request continues as well: its
+keys go into the pool, or into the store, for the next mail.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ __all__ = ["KMEGroup", "Prefetch"]
 log = Events(__name__)
 
 Use = Literal["otp", "aes", "both"]
-"""What a group's keys may be used for. Which bytes of a key of level otp are known to others, its use decides."""
+"""Permitted use of a group's keys; it decides which bytes of an otp key may be known to others."""
 
 USUAL_PREFETCH = Prefetch()
 
 
 class KMEGroup:
-    """The keys that the KMEs of one group share, seen from one site: each leaves once, whichever side takes it."""
+    """The keys shared by the KMEs of one group; each key is used once, by either site."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class KMEGroup:
         one_batch: Mapping[str, float] | None = None,
         known_as: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """`prefetch` holds for all KMEs, or is given by KME name.
+        """`prefetch` is for all KMEs, or by KME name.
 
-        `lag_patience` is in seconds; `lag_waiting` fetches at once wait for lagging keys. `keep` stores what is fetched
-        before anybody gets it.
+        `lag_patience` is in seconds; at most `lag_waiting` fetches wait for lagging keys. `keep` stores fetched keys
+        before they are returned.
         `one_batch`, seconds by KME name, is for KMEs that drop undelivered keys (relay.keys.undelivered).
-        `known_as` has, by KME name, what each may call us: our SAE ID first.
+        `known_as` are our names at each KME, by KME name: our SAE ID first.
         """
         self.use: Use = use
         self.group = group
-        """The group's name, which travels with every key_ID it issued."""
+        """The group's name, sent with every key_ID."""
         self._timing = timing
         self._lag = LagRetries(lag_patience, lag_waiting, timing)
         seen, board = SeenKeys(), board or Numbers()
@@ -92,27 +92,27 @@ class KMEGroup:
         return max((member.health(Call.ENC_KEYS) for member in self.members), default=0.0)
 
     def keep_in(self, keep: KeepKeys, ready: Callable[[], Awaitable[None]]) -> None:
-        """From now on `keep` stores every fetched key before anybody gets it; `ready` says whether it could."""
+        """Sets `keep`, which stores every fetched key before it is returned, and `ready`, which checks that."""
         for member in self.members:
             member.fetcher.keep, member.fetcher.ready = keep, ready
 
     def remember_in(self, issued: IssuedKeyStore) -> None:
-        """From now on every fresh key is written down in `issued` before it can be used; one that was is refused."""
+        """Sets the store in which every fresh key is recorded before use; recorded ones are refused."""
         for pool in self.pools:
             pool.issued.remember_in(issued, self.group)
 
     def candidates(self, slave_sae: str = "", size: int = 0) -> list[Member]:
-        """The KMEs by health; equally good ones in the order of the configuration.
+        """The KMEs by health; equal ones in the order of the configuration.
 
-        With `slave_sae` and `size` (bits) only those that have such a key ready, unless none has.
+        With `slave_sae` and `size` (bits) only those with such a key ready, unless none has one.
         """
         with_keys = [member for member in self.members if size and member.pool.ready(slave_sae, size)]
         return sorted(with_keys or self.members, key=lambda member: -member.health(Call.ENC_KEYS))
 
     async def take(self, slave_sae: SAEID, size: int = 256, *, patient: bool = True) -> Key:
-        """A fresh key of `size` bits for `slave_sae`, never handed out again: from a pool, else drawn now.
+        """A fresh key of `size` bits for `slave_sae`, from a pool, else drawn now.
 
-        Raises KeyUnavailable, and StoreUnavailable while it cannot be remembered that the key was issued.
+        Raises KeyUnavailable, and StoreUnavailable while issued keys cannot be recorded.
 
         `patient` False asks each KME once: there is another group.
         """
@@ -129,8 +129,8 @@ class KMEGroup:
     async def take_pad(self, slave_sae: SAEID, hidden: int, *, patient: bool = True) -> Pad:
         """A one-time pad that hides `hidden` bytes, all or nothing, from one KME. Raises KeyUnavailable.
 
-        Keys that were drawn for a pad which then could not be completed stay in the pool for the next attempt
-        and expire there. What its keys could hide beyond that is discarded and counted.
+        Keys drawn for an incomplete pad stay in the pool for the next attempt and expire there. Excess bytes are
+        discarded and counted.
         """
         if hidden < 1:
             raise ValueError("a pad hides at least one byte")
@@ -141,9 +141,9 @@ class KMEGroup:
         return pad
 
     async def request_dec_keys(self, master_sae: SAEID, key_IDs: Sequence[str]) -> list[Key]:
-        """As a client's: the keys with these IDs, in their order, or KeysMissing, which carries those that did come.
+        """As a client's: the keys with these IDs, in order. Raises KeysMissing with the keys that did arrive.
 
-        Keys that lag behind are waited for. Raises another KeyUnavailable, too, and TypeError.
+        Waits for lagging keys. Also raises other KeyUnavailable, and TypeError.
         """
         found = await self.fetch(master_sae, once_each(key_IDs))
         return in_order(self.group, key_IDs, found)
@@ -153,7 +153,7 @@ class KMEGroup:
     ) -> Supply:
         """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available now, and if not, when.
 
-        The KMEs are asked for their status. `allowed` raises KeyUnavailable where that many bytes may not be taken.
+        Asks the KMEs for their status. `allowed` raises KeyUnavailable if that many bytes may not be taken.
         """
 
         async def answer(member: Member) -> Supply:
@@ -170,7 +170,7 @@ class KMEGroup:
 
     @property
     def refusal(self) -> str:
-        """What its KMEs last said to dec_keys where that says nothing of keys; empty where none did."""
+        """The last dec_keys replies of its KMEs that were not about keys; empty if none."""
         return "; ".join(filter(None, (member.client.state.refusal for member in self.members)))
 
     async def fetch(
@@ -181,15 +181,14 @@ class KMEGroup:
         patient: bool = True,
         elsewhere: Callable[[Sequence[str]], Awaitable[dict[str, Key]]] | None = None,
     ) -> dict[str, Key]:
-        """The keys that one message names, by ID, drawn by `master_sae`. They leave the KME for good.
+        """The keys that one message names, by ID, drawn by `master_sae`. The KME delivers them only once.
 
-        One that is not known yet is asked for again until the lag patience is over (relay.keys.lag). What stays
-        unknown is missing from the result. All are asked for together, and no further once one of them is not known: a
-        message needs all of its keys.
-        `patient` False asks once. `elsewhere` has those that another process of the site got from the KME meanwhile:
-        the KME no longer knows these, and not because of lag. It is looked at before each further attempt. Raises
-        StoreUnavailable when they could not be kept, and KeyUnavailable when no KME of the group could be asked. Keys
-        that came before are kept all the same.
+        Unknown keys are requested again until the lag patience is over (relay.keys.lag). Keys that stay unknown are
+        missing from the result. All are requested together, and no more once one of them is unknown: a message needs
+        all of its keys. `patient` False asks once. `elsewhere` returns keys that another process of the site got from
+        the KME meanwhile, which are then unknown there without any lag. It is called before each further attempt.
+        Raises StoreUnavailable if they cannot be stored, and KeyUnavailable if no KME of the group could be asked.
+        Keys that arrived before are still stored.
         """
         master_sae, found = str(master_sae), dict[str, Key]()
         attempts = self._lag.attempts(master_sae, key_IDs)
@@ -208,31 +207,31 @@ class KMEGroup:
         return found
 
     def warm(self, slave_sae: SAEID, size: int = 256) -> None:
-        """Starts to fill the pools for this slave SAE."""
+        """Starts filling the pools for this slave SAE."""
         for pool in self.pools:
             pool.warm(str(slave_sae), size)
 
     def cool(self, slave_sae: SAEID) -> None:
-        """Stops drawing ahead of need for this slave SAE; the keys that are there wait until their time is over."""
+        """Stops drawing ahead of need for this slave SAE; existing keys stay until they expire."""
         for pool in self.pools:
             pool.cool(str(slave_sae))
 
     def stop_waiting(self) -> None:
-        """The relay stops: none is drawn ahead of need, and who waits for a lagging key hears that it is not there."""
+        """At shutdown: stops drawing ahead of need, and ends all waiting for lagging keys."""
         self._lag.stop()
         for pool in self.pools:
             pool.stop_drawing_ahead()
 
     async def close(self) -> None:
-        """Ends the refills and calls under way, burns the keys held, closes the connections."""
+        """Ends refills and calls in flight, burns held keys, closes the connections."""
         await asyncio.gather(*(member.close() for member in self.members))
 
     async def _all_came(
         self, master_sae: str, key_IDs: Sequence[str], attempts: Attempts, found: dict[str, Key]
     ) -> bool:
-        """Asks the KMEs once, in turn, for those that are not in `found` yet; whether all are there now.
+        """Asks the KMEs once, in turn, for keys not in `found` yet; returns whether all are found.
 
-        Raises StoreUnavailable where one that came could not be kept, and what went wrong where none was found so far.
+        Raises StoreUnavailable if an arrived key could not be stored, and the last error if none was found so far.
         """
         trouble: KeyUnavailable | None = None
         unstored: StoreUnavailable | None = None

@@ -1,4 +1,4 @@
-"""How well a KME answers: the breaker, time limits and backoff that follow it, and the budget that ends retries.
+"""The health of a KME: breaker, adaptive timeouts and backoff, and the budget that limits retries.
 Standard: M. Nygard, "Release It!" (closed, open, half-open); RFC 6298 (smoothed time, variation, limit); full jitter as
 in "Exponential Backoff And Jitter" (AWS). Pure, with an injected clock.
 """
@@ -31,7 +31,7 @@ class State(IntEnum):
 class BreakerRules:
     """`failures` in a row open it for `delay` seconds, doubled with each probe that fails, up to `longest`.
 
-    A configuration fault, which no waiting cures, opens it at once for `misconfigured` seconds.
+    A configuration fault, which waiting does not cure, opens it at once for `misconfigured` seconds.
     """
 
     failures: int = 5
@@ -44,7 +44,7 @@ class Breaker:
     """The state of one KME and call; a call is made inside `passing`."""
 
     def __init__(self, name: str, rules: BreakerRules = BreakerRules(), timing: Timing = REAL_TIME) -> None:
-        """`name` names KME and call for messages."""
+        """`name` is that of KME and call, for messages."""
         self._name = name
         self._rules = rules
         self._timing = timing
@@ -68,11 +68,11 @@ class Breaker:
 
     @property
     def cause(self) -> str:
-        """Why it is not closed, else an empty text."""
+        """Why it is not closed, or ""."""
         return str(self._cause or "")
 
     def retry_now(self) -> None:
-        """What it was opened for may have changed: the next call is a probe."""
+        """Lets the next call probe: the cause may be fixed."""
         self._until = self._timing.clock()
 
     @contextmanager
@@ -85,13 +85,13 @@ class Breaker:
         try:
             yield probing
         except (KMEExhausted, KeyNotFound, KMERefusedRequest):
-            self._answered()  # the KME is well, it only says no
+            self._answered()  # the KME is healthy, it only refuses
             raise
         except KeyUnavailable as error:
             self._failed_with(error)
             raise
         except BaseException:
-            self._probing = False  # cancelled: nothing is known, and the next call may probe
+            self._probing = False  # cancelled without a result: the next call may probe
             raise
         else:
             self._answered()
@@ -121,7 +121,7 @@ class Breaker:
         base = self._rules.misconfigured if misconfigured else self._rules.delay
         delay = min(max(self._rules.longest, base), base * 2 ** min(self._opened, 16))
         self._opened += 1
-        # A tenth of jitter, so that the relays of a site do not probe in step.
+        # 10 % jitter, so that the relays of a site do not probe in step.
         self._until = self._timing.clock() + delay * (1 + 0.1 * self._timing.chance())
         self._cause = error
 
@@ -135,11 +135,11 @@ LEAST_USUAL_S = 1.0
 
 
 class TimeLimit:
-    """How long an answer is waited for: at most `longest`, less for a KME that was seen to be quick.
+    """Adaptive timeout: at most `longest`, less for a quick KME.
 
-    The limit is four times what RFC 6298 would give, but no less than `shortest`: a limit that is too short
-    burns keys. After an expiry it doubles until an answer comes. Before the first answer it is `first`, by default
-    `longest`. Where it is not `early` the limit is always `longest`. All in seconds.
+    It is four times that of RFC 6298, but at least `shortest`: too short a timeout burns keys. After an expiry it
+    doubles until an answer arrives. Before the first answer it is `first`, by default `longest`. Without `early` it is
+    always `longest`. All in seconds.
     """
 
     def __init__(self, longest: float, shortest: float, first: float | None = None, *, early: bool = True) -> None:
@@ -148,13 +148,13 @@ class TimeLimit:
         self._early = early
         self._first = longest if first is None else min(first, longest)
         self.latency: float | None = None
-        """The smoothed time an answer takes, in seconds; None before the first."""
+        """Smoothed response time, in seconds; None before the first answer."""
         self._variation = 0.0
         self._doublings = 0
 
     @property
     def seconds(self) -> float:
-        """The limit for the next attempt."""
+        """The timeout of the next attempt."""
         if not self._early:
             return self._longest
         limit = self._first
@@ -164,13 +164,13 @@ class TimeLimit:
 
     @property
     def usual(self) -> float:
-        """Seconds within which an answer usually comes: what RFC 6298 gives, or `shortest` before the first answer."""
+        """Usual maximum response time by RFC 6298, in seconds, or `shortest` before the first answer."""
         if self.latency is None:
             return self._shortest
         return min(self._longest, max(LEAST_USUAL_S, self.latency + 4 * self._variation))
 
     def answered(self, seconds: float) -> None:
-        """An answer took this long."""
+        """Records the response time of an answer."""
         self._doublings = 0
         if self.latency is None:
             self.latency, self._variation = seconds, seconds / 2
@@ -179,15 +179,15 @@ class TimeLimit:
         self.latency += (seconds - self.latency) / 8
 
     def expired(self) -> None:
-        """No answer came within the limit."""
+        """Records an expired timeout."""
         self._doublings += 1
 
 
 class Backoff:
     """The pause before the next attempt: `retry_delay` (seconds) at first, and doubled each time.
 
-    Where it is `adaptive` it is fully jittered, and `retry_delay` is the longest first pause while about half of the
-    attempts succeed. It is a quarter of it while nearly all do, four times it while nearly none do.
+    If `adaptive` it has full jitter, and `retry_delay` is the longest first pause while about half of the attempts
+    succeed. It is a quarter of that while nearly all do, four times that while nearly none do.
     """
 
     def __init__(self, retry_delay: float, timing: Timing = REAL_TIME, *, adaptive: bool = True) -> None:
@@ -195,10 +195,10 @@ class Backoff:
         self._timing = timing
         self._adaptive = adaptive
         self.success_rate = 1.0
-        """The share of recent attempts that got an answer, 0 to 1."""
+        """Share of recent attempts with an answer, 0 to 1."""
 
     def seen(self, *, success: bool) -> None:
-        """One more attempt came to its end."""
+        """Records the result of an attempt."""
         self.success_rate += (float(success) - self.success_rate) / 8
 
     def pause(self, attempt: int) -> float:
@@ -222,16 +222,16 @@ class BurnBudget:
         self._seen = timing.clock()
 
     def spend(self, number: int) -> None:
-        """`number` are gone, whether they were allowed or not."""
+        """Spends `number`, whether allowed or not."""
         self._left = self.left - number
 
     def allows(self, number: int) -> bool:
-        """Whether `number` more may go."""
+        """Whether `number` more may be spent."""
         return self.left >= number
 
     @property
     def left(self) -> float:
-        """What is left now; below 0 when more went than was allowed."""
+        """The remaining budget; negative if overspent."""
         now = self._timing.clock()
         self._left = min(self._most, self._left + (now - self._seen) * self._most / 3600)
         self._seen = now
@@ -239,7 +239,7 @@ class BurnBudget:
 
 
 class Health:
-    """All that is known of how well one KME answers, as one value; what a call may do follows from it."""
+    """The health of one KME as one value, which decides about its calls."""
 
     def __init__(self, kme: str, settings: ClientSettings) -> None:
         """`kme` names it in messages."""
@@ -249,14 +249,14 @@ class Health:
         self._not_before: dict[Call, float] = {}
         self._refused_at: dict[int, float] = {}
         self.refusal = ""
-        """What the KME last said to dec_keys where that is about no key, or that it is silent; empty since then."""
+        """The last dec_keys reply that was not about a key, or silence; empty after recovery."""
         self.silent_calls = 0
-        """How many calls for received keys, each begun after the one before had failed, were not answered."""
+        """Number of consecutive unanswered calls for received keys."""
         self._silent_at = float("-inf")
         self.breakers = {call: Breaker(f"{kme}: {call}", settings.breaker, timing) for call in Call}
         self.backoff = Backoff(settings.retry_delay, timing, adaptive=settings.adaptive)
         self.budget = BurnBudget(settings.burn_budget, timing)
-        # A status costs no key, so nothing is lost by giving it up early; to give up enc_keys early would burn some.
+        # A status costs no key, so it may time out early; an early timeout of enc_keys would burn keys.
         self.limits = {
             Call.STATUS: TimeLimit(timeout, shortest, shortest),
             Call.ENC_KEYS: TimeLimit(timeout, shortest, early=False),
@@ -265,18 +265,18 @@ class Health:
 
     @property
     def score(self) -> float:
-        """From 0 (fresh keys are not even asked for) to 1 (all recent attempts got an answer)."""
+        """From 0 (no requests for fresh keys) to 1 (all recent attempts were answered)."""
         worth = {State.CLOSED: 1.0, State.HALF_OPEN: 0.25, State.OPEN: 0.0}
         return worth[self.breakers[Call.ENC_KEYS].state] * self.backoff.success_rate
 
     @property
     def troubles(self) -> dict[str, str]:
-        """Why calls are not made at present, or fail, by call; empty when all is well."""
+        """Why calls are blocked at present, or fail, by call; empty when all is well."""
         refused = {str(Call.DEC_KEYS): f"no key of arriving mail is available: {self.refusal}"} if self.refusal else {}
         return {str(call): breaker.cause for call, breaker in self.breakers.items() if breaker.cause} | refused
 
     def refused(self, code: int, cause: str) -> bool:
-        """To dec_keys came a reply that says nothing of keys; gives whether it was not said for an hour."""
+        """Records a dec_keys reply that is not about keys; returns whether to log it (once an hour)."""
         self.refusal = cause
         now = self._timing.clock()
         if now - self._refused_at.get(code, float("-inf")) < SAID_AGAIN_S:
@@ -292,26 +292,26 @@ class Health:
         return self.breakers[call].passing()
 
     def leave_alone(self, call: Call, seconds: float) -> None:
-        """The KME has asked for that."""
+        """Blocks a call after Retry-After."""
         self._not_before[call] = self._timing.clock() + seconds
 
     def retry_all_now(self) -> None:
-        """What breakers were opened for may have changed: the next calls are probes."""
+        """Lets the next calls probe: the causes may be fixed."""
         for breaker in self.breakers.values():
             breaker.retry_now()
 
     def answered(self, call: Call, code: int, seconds: float) -> None:
-        """A reply came after `seconds`."""
+        """Records a reply after `seconds`."""
         if call is Call.DEC_KEYS:
             self.silent_calls = 0
-        # A refusal is quick, and anybody who sends forged mail can have dec_keys refused as often as they like.
+        # Refusals are quick, and forged mail can cause any number of refused dec_keys.
         if code == 200:
             self.limits[call].answered(seconds)
         self.backoff.seen(success=code < 500 or call is Call.DEC_KEYS)
 
     def unanswered(self, call: Call, started: float, *, in_time: bool) -> None:
-        """No reply came to a request of that time; `in_time` False: it was we who stopped waiting."""
-        if call is Call.DEC_KEYS and started >= self._silent_at:  # of those under way together one counts
+        """Records an unanswered request; `in_time` False: our timeout."""
+        if call is Call.DEC_KEYS and started >= self._silent_at:  # of concurrent calls one counts
             self.silent_calls += 1
             self._silent_at = self._timing.clock()
         if not in_time:

@@ -1,5 +1,5 @@
-"""One request to a KME, what comes back, and who may send it; transport.py does.
-Standard: HTTP/1.1 (RFC 9112). Nothing here knows what a key is.
+"""Requests to a KME, replies, and senders; transport.py implements sending.
+Standard: HTTP/1.1 (RFC 9112); independent of keys.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class HTTPRequest:
     """One request: `path` is already URL-encoded and relative to the KME's URL; `json` None means no body.
 
-    `sae` is the SAE that the keys are shared with. One for received keys says which they are: its reply is written down
-    with both. `max_octets` is the maximum size of the reply's body, in bytes.
+    `sae` is the SAE that the keys are shared with. A request for received keys has their key_IDs: its reply is
+    stored with both. `max_octets` is the maximum size of the reply's body, in bytes.
     """
 
     method: str
@@ -32,7 +32,7 @@ class HTTPRequest:
     max_octets: int = REPLY_MARGIN_OCTETS
 
     def as_json(self) -> dict[str, Any]:
-        """All that `from_json` needs."""
+        """The JSON form, for `from_json`."""
         return {
             "method": self.method,
             "path": self.path,
@@ -45,17 +45,17 @@ class HTTPRequest:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> HTTPRequest:
-        """The request that `as_json` gave these for, which have been through JSON."""
+        """The request with the fields of `as_json`."""
         query = tuple((name, value) for name, value in fields["query"])
         return cls(**{**fields, "query": query, "key_IDs": tuple(fields["key_IDs"])})
 
 
 @dataclass(frozen=True, slots=True)
 class HTTPReply:
-    """What came back: HTTP status, the body, and the seconds of Retry-After where they were given.
+    """A reply: HTTP status, body, and the seconds of Retry-After, if given.
 
-    `kept`: it is written down for the start after a kill. `whole` False: the body was larger than the request allows,
-    and nothing of it is here.
+    `kept`: it is stored for a start after a kill. `whole` False: the body was larger than the request allows, and is
+    dropped.
 
     A body that may hold keys is a bytearray, so that `wipe` can overwrite it.
     """
@@ -67,15 +67,15 @@ class HTTPReply:
     whole: bool = True
 
     def wipe(self) -> None:
-        """Overwrites the body, once its keys were taken out of it."""
+        """Overwrites the body after its keys were extracted."""
         if isinstance(self.body, bytearray):
             self.body[:] = bytes(len(self.body))
 
 
 class NoAnswer(Exception):
-    """No whole reply came. `sent`: the KME may have carried the request out. `fault`: what kind it is.
+    """No complete reply arrived. `sent`: the KME may have carried out the request. `fault`: its kind.
 
-    `in_time` is False when it was we who stopped waiting.
+    `in_time` is False for our own timeout.
     """
 
     def __init__(self, cause: str, *, sent: bool, fault: KMEFault, in_time: bool = True) -> None:
@@ -86,11 +86,11 @@ class NoAnswer(Exception):
 
 
 Sender = Callable[[HTTPRequest, float, Callable[[], None]], Awaitable[HTTPReply]]
-"""One KME's way of sending requests: Transport.send, or a Receiver's for that KME."""
+"""Sends requests to one KME: Transport.send, or a Receiver's for that KME."""
 
 
 class Receiver(Protocol):
-    """What sends the requests for received keys."""
+    """Sends requests for received keys."""
 
     async def send(
         self, kme: str, transport: Transport, request: HTTPRequest, within: float, on_sent: Callable[[], None]
@@ -98,7 +98,7 @@ class Receiver(Protocol):
         """As Transport.send; a reply with keys is in the spool. Raises NoAnswer, and StoreUnavailable: not asked."""
 
     async def hand_over(self) -> None:
-        """What was written so far may be taken over into the store."""
+        """Releases the spool file for import into the store."""
 
     async def close(self) -> None:
-        """Lets calls under way end, for a moment, and lets go of the spool."""
+        """Waits briefly for calls in flight, and closes the spool."""

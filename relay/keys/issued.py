@@ -1,5 +1,5 @@
-"""Fresh keys are written down before they may be used, and one that was written down before is refused.
-Standard: ETSI GS QKD 014 V1.1.1 leaves it to us: a KME that was set back gives the same keys again.
+"""Records fresh keys before use, and refuses keys that are already recorded.
+Standard: left open by ETSI GS QKD 014 V1.1.1: a KME that was reset may issue the same keys again.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ log = Events(__name__)
 
 
 class IssuedKeys:
-    """Where the keys of one KME are remembered; nowhere, unless there is a store."""
+    """The record of the keys issued by one KME, if there is a store."""
 
     def __init__(self, kme: str) -> None:
         self._kme = kme
         self._store: IssuedKeyStore | None = None
         self._group = ""
         self.withheld = ""
-        """Why no key is drawn, while the store cannot remember any."""
+        """Why no key is drawn while the store is unavailable."""
 
     def remember_in(self, store: IssuedKeyStore, group: str) -> None:
-        """From now on a key that was issued to this KME group before is refused, and others are noted there first."""
+        """Sets the store: keys recorded for this KME group are refused, and others are recorded first."""
         self._store, self._group = store, group
 
     async def ready(self) -> None:
-        """Returns when keys could be remembered now. Raises StoreUnavailable: then none may be drawn."""
+        """Returns if keys can be recorded now. Raises StoreUnavailable: then none may be drawn."""
         if self._store is None:
             return
         try:
@@ -41,7 +41,7 @@ class IssuedKeys:
         self._is_well()
 
     async def seen_before(self, slave_sae: str, keys: Sequence[Key]) -> frozenset[str]:
-        """The key_IDs of those that may not be used. What is new has been written down when this returns.
+        """Records new keys; returns the key_IDs of those that may not be used.
 
         Raises StoreUnavailable: then none of them may be used yet.
         """

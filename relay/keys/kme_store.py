@@ -1,8 +1,8 @@
-"""One KME's store of keys for one slave SAE, as far as it is known: what the KME says of it, and what was seen.
-Standard: ETSI GS QKD 014 V1.1.1, 5.2 and 6.1 (status). A status is asked for once for all who wait for it.
+"""What is known about one KME's key store for one slave SAE, from its status and by observation.
+Standard: ETSI GS QKD 014 V1.1.1, 5.2 and 6.1 (status). Concurrent callers share one status call.
 
-It shows as which SAE the KME knows this relay: what is sealed under another's keys is lost. KMEs leave that name
-(master_SAE_ID, the SAE that asks) out, or spell it otherwise.
+The status also shows as which SAE the KME knows this relay: mail sealed under another SAE's keys is lost. Some KMEs
+omit that name (master_SAE_ID, the calling SAE), or spell it differently.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STATUS_RETRY_S = 30.0
 
 
 class KMEStore:
-    """What is known of the KME's store for one slave SAE."""
+    """The state of the KME's store for one slave SAE."""
 
     def __init__(
         self,
@@ -47,9 +47,9 @@ class KMEStore:
         began: float,
         asks: bool,
     ) -> None:
-        """`known_as` as for a KeyPool; `draws` counts what is drawn, and `answered` is called after each status.
+        """`known_as` as for a KeyPool; `draws` counts drawn bits; `answered` is called after each status.
 
-        `asks` False: none is asked for by itself. `began` is when the use rate begins, by the clock.
+        `asks` False: no automatic status calls. `began` is the start of the use rate, by the clock.
         """
         clock = self._clock = timing.clock
         self._client = client
@@ -65,49 +65,49 @@ class KMEStore:
         self._another_name: AnotherName | None = None
         self._status_at = float("-inf")
         self._drawn_before = 0
-        """Bits that had come when the status was asked for: of what came later it may not know."""
+        """Bits drawn when the status was requested; later ones may not be included."""
         self.status: KeyStatus | None = None
-        """What the KME said last."""
+        """The last status."""
         self.unanswered = ""
-        """Why its last answer to status is of no use; "" where it is."""
+        """Why the last status call failed, or ""."""
         self.draws = draws
         self.link = LinkRate(clock)
         self.use = Rate(USE_WINDOW_S, clock, began=began)
-        """Bits a second that left the pool to seal messages, averaged over some minutes."""
+        """Use rate in bits a second, averaged over some minutes."""
         self.batch = BatchLimit(clock)
         self.used_at = float("-inf")
-        """When a key for this slave SAE was last given out, in seconds of the clock."""
+        """Time of the last use of a key for this slave SAE, by the clock."""
 
     @property
     def trouble(self) -> str:
-        """Why its last answer to status is of no use, or for whom it takes us there; "" where all is well."""
+        """Why the last status call failed, or the wrong SAE it takes us for; "" when all is well."""
         return self.unanswered or str(self._another_name or "")
 
     @property
     def status_age(self) -> float | None:
-        """Seconds since the KME said what it has; None where it never has."""
+        """Seconds since the last status; None without one."""
         return self._clock() - self._status_at if self.status else None
 
     @property
     def left(self) -> int:
-        """Bits that the KME has, as it said last, without those drawn since."""
+        """Bits left in the KME: the last status without bits drawn since."""
         stored = (self.status.stored_bits or 0) if self.status else 0
         return stored - (self.draws.total - self._drawn_before)
 
     @property
     def most(self) -> int:
-        """How many keys the next request may ask for."""
+        """Maximum number of keys in the next request."""
         return self.batch.most(self.status.max_key_per_request if self.status else None)
 
     def raise_if_another(self) -> None:
-        """Raises KMEMisconfigured where the KME has said that it takes us for another SAE."""
+        """Raises KMEMisconfigured if the KME reported another SAE for us."""
         if self._another_name is not None and self._another_name.certain:
             raise KMEMisconfigured(f"{self._client.name}: {self._another_name}")
 
     async def limits(self) -> KeyStatus | None:
-        """The KME's limits as it gave them last; asked for once, None where it does not say.
+        """The KME's last limits, requested once; None if unknown.
 
-        The asking belongs to the store: who gives up waiting for it leaves it to the others.
+        The call belongs to the store: cancelling one caller does not cancel it for others.
         """
         if self._asks and self.status is None and not goes_on(self._asking) and self._may_be_asked:
             self._asking = begun(self.ask(), "ask for status")
@@ -116,9 +116,9 @@ class KMEStore:
         return self.status
 
     async def check_name(self) -> None:
-        """Before any key is drawn: no peer finds one under another name than we would write into the mail.
+        """Checks our name before any key is drawn: a peer cannot find keys issued under another name.
 
-        Raises KMEMisconfigured where the KME takes us for another SAE; that may have been corrected meanwhile.
+        Raises KMEMisconfigured if the KME takes us for another SAE; asks again, since that may have been corrected.
         """
         if self.status is None:
             await self.limits()
@@ -127,7 +127,7 @@ class KMEStore:
         self.raise_if_another()
 
     async def ask(self) -> KeyStatus | None:
-        """Asks the KME for its status now and learns from it; None where it does not say."""
+        """Requests the KME's status now and updates from it; None if it fails."""
         kme, slave_sae = self._client.name, self._slave_sae
         self._asked = self._clock()
         drawn = self.draws.total
@@ -148,7 +148,7 @@ class KMEStore:
         return status
 
     async def close(self) -> None:
-        """Stops asking by itself."""
+        """Stops automatic status calls."""
         self._asks = False
         if goes_on(self._asking):
             self._asking.cancel()
@@ -169,12 +169,12 @@ class KMEStore:
 
 
 def goes_on(task: asyncio.Task[Result] | None) -> TypeGuard[asyncio.Task[Result]]:
-    """Whether it is not over yet, nor left behind in an event loop that has ended."""
+    """Whether a task is still running, in an event loop that is not closed."""
     return task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop()
 
 
 def begun(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
-    """A task whose error is seen, in case nobody waits for it any longer."""
+    """Starts a task whose error is retrieved even if nobody awaits it."""
     task = asyncio.create_task(work, name=name)
     task.add_done_callback(lambda task: None if task.cancelled() else task.exception())
     return task
@@ -182,9 +182,9 @@ def begun(work: Coroutine[Any, Any, Result], name: str) -> asyncio.Task[Result]:
 
 @dataclass(frozen=True, slots=True)
 class AnotherName:
-    """A KME's status names another SAE than us as the one that asks.
+    """A KME's status names another SAE than us as the caller.
 
-    `certain` where it names the peer just as we do: it speaks of SAEs as we do, and takes us for another one.
+    `certain` if it names the peer exactly as we do: then the name is no spelling variant.
     """
 
     named: str
@@ -204,10 +204,10 @@ class AnotherName:
 
 
 def another_name(status: KeyStatus, ours: Sequence[str], slave_sae: str) -> AnotherName | None:
-    """By what other name the KME knows us than one of `ours` (our SAE ID first); None where it does not, or says none.
+    """The KME's name for us if it is none of `ours` (our SAE ID first); None if it matches or is missing.
 
-    `slave_sae` is the peer's ID, by which the status was asked for. Where our own ID stands as that of the slave the
-    KME has exchanged the two, and knows us.
+    `slave_sae` is the peer's ID in the status request. If our own ID is in the slave's place, the KME has swapped the
+    two, and knows us.
     """
     own_names = {_folded(name) for name in ours if name}
     named = status.master_SAE_ID.strip()

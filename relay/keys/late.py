@@ -1,5 +1,5 @@
-"""Answers to enc_keys that come after their request was given up: they are listened for, and their keys taken in.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3: what a KME has given is gone there, whether its answer is read here or not.
+"""Late answers to enc_keys, after their request was given up: they are still read, and their keys used.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3: issued keys are gone at the KME, whether or not its answer is read.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 log = Events(__name__)
 
 LATE_KEYS_S = 30.0
-"""Time for which an enc_keys reply is accepted, from the request, in seconds: late keys are good too."""
+"""Time for which an enc_keys reply is accepted, from the request, in seconds: late keys are usable."""
 
 
 class KeyRequests:
-    """The requests for fresh keys of one client, each in a task of its own, which outlives those who wait for it."""
+    """The requests for fresh keys of one client, each in a task that outlives its callers."""
 
     def __init__(self, client: Asker, most_late: int) -> None:
-        """At most `most_late` answers are listened for at a time: others need connections, too."""
+        """At most `most_late` late answers are awaited at a time: other calls need connections."""
         self._client = client
         self._most_late = most_late
         self._late: dict[asyncio.Task[None], int] = {}
 
     @property
     def unread(self) -> int:
-        """How many keys were asked for by requests that were given up, and whose answers may come yet."""
+        """Number of keys in abandoned requests whose answers may still arrive."""
         return sum(self._late.values())
 
     async def reply(self, question: Question[Any], seconds: float) -> HTTPReply:
-        """The reply to a request for fresh keys. Raises NoAnswer when none came in time; it is listened for further."""
+        """The reply to a request for fresh keys. Raises NoAnswer on timeout; a late reply is still read."""
         loop, client = asyncio.get_running_loop(), self._client
         sent: list[bool] = []
         over: asyncio.Future[None] = loop.create_future()
@@ -76,7 +76,7 @@ class KeyRequests:
             raise
 
     async def close(self) -> None:
-        """Ends those of this event loop; their keys count as burnt."""
+        """Cancels the requests of this event loop; their keys count as burnt."""
         loop = asyncio.get_running_loop()
         late = [task for task in self._late if task.get_loop() is loop]
         for task in late:
@@ -84,7 +84,7 @@ class KeyRequests:
         await asyncio.gather(*late, return_exceptions=True)
 
     def _leave(self, sending: asyncio.Task[HTTPReply], question: Question[Any], *, sent: bool) -> None:
-        """Nobody waits any longer. Its keys count as lost for the budget, until it is known what became of them."""
+        """Abandons a request. Its keys are charged to the burn budget until their fate is known."""
         sending.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         if sent:
             budget, spends = self._client.state.budget, question.spends
@@ -92,7 +92,7 @@ class KeyRequests:
             late = asyncio.create_task(self._take_in(sending, question))
             self._late[late] = spends
             late.add_done_callback(lambda late: budget.spend(-self._late.pop(late)))
-        # What was waited for longest is likeliest to come yet.
+        # The oldest is likeliest to be answered.
         if not sent or len(self._late) > self._most_late:
             sending.cancel()
 
@@ -101,7 +101,7 @@ class KeyRequests:
         keys: list[Key] = []
         try:
             reply = await sending
-            # As where the answer comes in time: what the KME may have given, and nobody has read, is burnt.
+            # As for an answer in time: keys that may have been issued, and were not read, are burnt.
             if reply.code == 200 and not reply.whole:
                 client.burn(sae, spends, "reply not believed")
             elif reply.code in GATEWAY_CODES:

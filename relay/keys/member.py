@@ -1,5 +1,5 @@
-"""One KME of a group: its fresh keys, those that are fetched from it, and whether it is worth asking now.
-Standard: ETSI GS QKD 014 V1.1.1. Who has waited longer than its answers usually take goes on to the next KME.
+"""One KME of a group: its fresh keys, fetching, and whether it is worth asking now.
+Standard: ETSI GS QKD 014 V1.1.1. A caller that has waited longer than usual goes on to the next KME.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LATE_FOR_S = 30.0
 
 
 class Member:
-    """One KME of a group: its fresh keys, the keys that are fetched from it, and whether it is worth asking now."""
+    """One KME of a group: its fresh keys, fetching, and whether it is worth asking now."""
 
     def __init__(
         self, group: str, client: KMEClient, pool: KeyPool, keep: KeepKeys | None, board: KeyCounts, timing: Timing
@@ -45,7 +45,7 @@ class Member:
         self.clock = timing.clock
         self._late_until = dict.fromkeys(Call, float("-inf"))
         self.waited = {use: board.spread(metrics.KEY_WAIT, group, use) for use in ("key", "pad")}
-        """Where it is noted how many seconds messages wait for keys from here."""
+        """Histogram of the seconds that messages wait for keys from here."""
 
         def count(outcome: str, number: int) -> None:
             board.add(metrics.KEYS_RECEIVED, group, outcome, by=number)
@@ -56,14 +56,14 @@ class Member:
         self.fetcher = Fetcher(client, limits=limits, keep=keep, count=count, timing=timing)
 
     def health(self, call: Call) -> float:
-        """The client's own, roughly, and half of it while the KME is late with such calls.
+        """The client's health, rounded, and half of it while the KME is late with such calls.
 
-        Each call by itself: senders of forged mail can make dec_keys late, and that alone.
+        Each call individually: forged mail can make dec_keys late, but nothing else.
         """
         return round(self.client.health, 1) * (0.5 if self._late_until[call] > self.clock() else 1.0)
 
     async def key(self, slave_sae: str, size: int, *, wait: bool) -> Key:
-        """A fresh key of `size` bits. `wait` False: one attempt, no longer than answers take. Raises KeyUnavailable."""
+        """A fresh key of `size` bits. `wait` False: one attempt, in the usual response time. Raises KeyUnavailable."""
         keys = self.pool.take_ready(slave_sae, size)
         if keys is None:
             keys = await self._in_usual_time(self.pool.take(slave_sae, size, patient=wait), wait)
@@ -82,12 +82,12 @@ class Member:
         return pad
 
     async def plan(self, slave_sae: str, hidden: int) -> PadPlan:
-        """The keys of which a pad would be made that hides `hidden` bytes; 0: one key of the usual size, and no pad."""
+        """The keys needed for a pad that hides `hidden` bytes; 0: one key of the usual size, and no pad."""
         status = await self.pool.store(slave_sae).limits() if hidden else None
         return plan_keys(hidden, status, any_size=self.client.any_size)
 
     async def supply(self, slave_sae: str, hidden: int) -> Supply:
-        """Whether such a pad (0: a key) is available here now, and if not, when. The KME is asked for its status."""
+        """Whether such a pad (0: a key) is available here now, and if not, when. Asks the KME for its status."""
         name = self.client.name
         if self.client.health == 0:
             return Supply(False, None, f"{name}: unreachable: it has not answered of late")
@@ -116,9 +116,9 @@ class Member:
         return Supply(False, wait, f"{name}: {stored} bits stored, {needed} needed")
 
     async def fetch(self, master_sae: str, key_IDs: Sequence[str], tries: int, *, wait: bool) -> dict[str, Outcome]:
-        """What became of each key, asked for once; `wait` False: only as long as that usually takes.
+        """The outcome of each key, requested once; `wait` False: only for the usual response time.
 
-        `tries` is how often they were asked for before. Raises KMEUnreachable where that was not long enough.
+        `tries` is the number of earlier attempts. Raises KMEUnreachable if that was too short.
         """
         answer = self.fetcher.fetch(master_sae, key_IDs, tries)
         if wait:
@@ -129,13 +129,13 @@ class Member:
         return await self._unless_late(Call.DEC_KEYS, asyncio.timeout(usual), answer)
 
     async def close(self) -> None:
-        """Burns the keys held, ends the calls under way, closes the connections."""
+        """Burns held keys, ends calls in flight, closes the connections."""
         await self.pool.close()
         await self.fetcher.close()
         await self.client.close()
 
     async def _in_usual_time(self, take: Awaitable[Answer], wait: bool) -> Answer:
-        """What `take` gives, which draws keys here; unless we `wait`, each answer has to come within its usual time.
+        """The result of `take`, which draws keys here; without `wait`, each answer must arrive within the usual time.
 
         Raises KeyUnavailable.
         """
@@ -155,7 +155,7 @@ class Member:
             self.pool.subscribers.discard(answered)
 
     async def _unless_late(self, call: Call, limit: asyncio.Timeout, answer: Awaitable[Answer]) -> Answer:
-        """The answer. Raises KMEUnreachable past the limit; the call behind it must not end with `answer`."""
+        """The answer. Raises KMEUnreachable past the limit; that must not cancel the call behind `answer`."""
         try:
             async with limit:
                 return await answer
@@ -175,10 +175,10 @@ async def first_that_can(
     patient: bool = True,
     allowed: Callable[[Member], Awaitable[None]] | None = None,
 ) -> tuple[Member, Taken]:
-    """The first KME that can, with what `take` gives there; only the last is waited for, and asked again and again.
+    """The first KME that can supply, with the result of `take`; only the last one is waited for, with retries.
 
-    `patient` False: not even that one. `allowed` raises KeyUnavailable where nothing may be taken. Raises what went
-    wrong at the last one.
+    `patient` False: not even that one. `allowed` raises KeyUnavailable if nothing may be taken. Raises the error of the
+    last one.
     """
     trouble: KeyUnavailable = KMEExhausted("no KME is configured")
     began = members[0].clock() if members else 0.0

@@ -1,8 +1,8 @@
-"""How a one-time pad is drawn: from how many keys of which size, within the limits of the KME.
-Standard: relay/FORMAT.md (what each key gives to a pad); ETSI GS QKD 014 V1.1.1, 6.1 (limits of a KME); pure.
+"""Plans one-time pads: number and size of their keys, within the limits of the KME.
+Standard: relay/FORMAT.md (use of each key in a pad); ETSI GS QKD 014 V1.1.1, 6.1 (limits of a KME); pure.
 
 The first bytes of each key authenticate and never hide anything; the rest hides. All keys of a pad have one size, so
-any number of requests can be alike. What the last key has beyond is discarded, never used.
+any number of requests can be alike. Excess bytes of the last key are discarded, never used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from relay.keys.stock import wipe
 from relay.keys.types import Key, KeyReference
 
 TAG_OCTETS = 16
-"""Number of bytes of each key that are never XORed: those of the first two are the tag's key."""
+"""Number of bytes of each key that are not XORed: those of the first two are the tag's key."""
 MIN_KEY_OCTETS = 32
 MIN_KEYS = 2
 GOOD_KEY_OCTETS = 64
@@ -34,15 +34,14 @@ class PadPlan:
 
     @property
     def cost(self) -> int:
-        """What the pad costs, in bytes of quantum key."""
+        """Cost of the pad, in bytes of quantum key."""
         return self.number * self.size // 8
 
 
 def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
     """The plan with the fewest keys for a pad that hides `hidden` bytes (1 or more).
 
-    `any_size` False is for KMEs that give every key the same size, whatever is asked for. Raises KMEMisconfigured where
-    the KME gives only keys that are too short.
+    `any_size` False is for KMEs whose keys all have one size. Raises KMEMisconfigured if that is too short.
     """
     usual = (status.key_size if status else None) or USUAL_KEY_BITS
     least = (status.min_key_size if status else None) or 8
@@ -58,7 +57,7 @@ def plan_pad(hidden: int, status: KeyStatus | None, *, any_size: bool = True) ->
 
 
 def plan_keys(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -> PadPlan:
-    """What one message draws: a pad that hides `hidden` bytes, or with 0 one key of the usual size, and no pad.
+    """The keys for one message: a pad that hides `hidden` bytes, or with 0 one key of the usual size, and no pad.
 
     The rest is as for `plan_pad`.
     """
@@ -67,7 +66,7 @@ def plan_keys(hidden: int, status: KeyStatus | None, *, any_size: bool = True) -
 
 @dataclass(frozen=True, slots=True)
 class PadKey:
-    """One key of a pad, whole; `reference` says which key and whose."""
+    """One complete key of a pad; `reference` identifies it."""
 
     reference: KeyReference
     octets: bytearray = field(repr=False)
@@ -80,16 +79,16 @@ class PadKey:
 
 @dataclass(frozen=True, slots=True)
 class Pad:
-    """A one-time pad: its keys, whose IDs ascend as UTF-8 bytes. `hides` is how many bytes they can hide.
+    """A one-time pad: its keys, whose IDs ascend as UTF-8 bytes. `hides` is the number of bytes they can hide.
 
-    Use it in a `with` block, or call `wipe`: the bytes are overwritten then.
+    Use it in a `with` block, or call `wipe`: that overwrites the bytes.
     """
 
     keys: tuple[PadKey, ...]
 
     @property
     def hides(self) -> int:
-        """How many bytes the pad hides at most."""
+        """Maximum number of bytes that the pad hides."""
         return sum(len(key.octets) - TAG_OCTETS for key in self.keys)
 
     @property
@@ -112,7 +111,7 @@ class Pad:
 
 
 def pad_of(keys: Sequence[Key], references: Sequence[KeyReference], hidden: int) -> tuple[Pad, int]:
-    """The pad that hides `hidden` bytes with these keys, and how many bytes at the end are discarded."""
+    """The pad that hides `hidden` bytes with these keys, and the number of bytes discarded at its end."""
     pad = Pad(
         tuple(
             PadKey(reference, bytearray(key.key))

@@ -1,8 +1,8 @@
-"""What waits to be asked for with dec_keys: the keys that each message needs, in an order that is fair to all messages.
-Standard: ETSI GS QKD 014 V1.1.1, 5.4; pure, and nothing here waits.
+"""The queue for dec_keys: the keys that each message needs, in an order that is fair to all messages.
+Standard: ETSI GS QKD 014 V1.1.1, 5.4; pure, without any waiting.
 
-A message is of no use without all of its keys, so they are asked for together. A first batch shows whether its KME
-knows them, and only then the rest is asked for. Messages take turns, so that one with thousands of keys delays none
+A message needs all of its keys, so they are requested together. A first batch shows whether its KME knows them; only
+then the rest is requested. Messages take turns, so that one with thousands of keys delays none
 with a single one. Keys of several messages share a call only while such calls succeed.
 """
 
@@ -17,20 +17,20 @@ from relay.errors import KeyUnavailable, StoreUnavailable
 from relay.keys.types import Key
 
 MOST_PER_CALL = 128
-"""Maximum number of key IDs in one call where the KME states no limit."""
+"""Maximum number of key IDs in one call if the KME states no limit."""
 MOST_TOGETHER = 128
-"""Maximum number of messages whose keys are asked for in one call."""
+"""Maximum number of messages whose keys share one call."""
 
 Outcome = Key | KeyUnavailable | StoreUnavailable | None
-"""What became of one key_ID: the key, what went wrong, or None for "not known to this KME"."""
+"""The outcome for one key_ID: the key, an error, or None for "not known to this KME"."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingFetch:
-    """The keys that one message needs: `todo` in order, those that are `found`, and how many may be asked for at once.
+    """The keys that one message needs: `todo` in order, outcomes in `found`, and at most `most` in one call.
 
-    `known` says that the KME has given a whole part of them: the next parts may be asked for at the same time.
-    `refused`: it did not like a call for more of them. `blocked`: the next ones are in another call now.
+    `known`: the KME has delivered a whole part, so the next parts may be requested concurrently. `refused`: it refused
+    a call for more of them. `blocked`: the next ones are in another call now.
     """
 
     key_IDs: tuple[str, ...]
@@ -47,19 +47,19 @@ class PendingFetch:
         self.todo, self.wanted = list(self.key_IDs), frozenset(self.key_IDs)
 
     def take(self, number: int) -> list[str]:
-        """The next key_IDs, which are then no longer to be done."""
+        """Removes and returns the next key_IDs."""
         batch, self.todo = self.todo[:number], self.todo[number:]
         return batch
 
     def give_back(self, batch: Sequence[str]) -> None:
-        """These come first again, but for those that were found."""
+        """Puts back those key_IDs that were not found, in front."""
         self.todo = [key_ID for key_ID in batch if key_ID not in self.found] + self.todo
 
     def receive(self, outcomes: dict[str, Outcome]) -> None:
-        """Notes these, where they are wanted."""
+        """Records the outcomes that are needed."""
         relevant = {key_ID: outcome for key_ID, outcome in outcomes.items() if key_ID in self.wanted}
         self.found |= relevant
-        # What came in another call was next here, or this fetch would not have waited for it.
+        # Keys from another call are at the head here, or this fetch would not have waited for them.
         head = [key_ID for key_ID in self.todo[:MOST_PER_CALL] if key_ID not in relevant]
         self.todo[:MOST_PER_CALL] = head
 
@@ -70,9 +70,9 @@ Batch = tuple[PendingFetch, list[str]]
 
 @dataclass(slots=True)
 class PendingFetches:
-    """The fetches for keys of one master SAE: all of them by their key_IDs, and those that wait, in order.
+    """The fetches for keys of one master SAE: all by key_IDs, and the waiting ones in order.
 
-    `under_way` has the key_IDs in calls, each with the fetches that wait for the end of its call. `most` key_IDs
+    `under_way` has the key_IDs in flight, each with the fetches that wait for its call. `most` key_IDs
     (until `most_until`, in seconds of the clock) and the keys of `together` messages go into one call.
     """
 
@@ -85,7 +85,7 @@ class PendingFetches:
     together: int = MOST_TOGETHER
 
     def take(self, room: int) -> list[Batch]:
-        """What goes into the next call of at most `room` key_IDs: the longest waiting first, with their next parts."""
+        """The batches of the next call of at most `room` key_IDs: the next parts of the longest waiting fetches."""
         room = min(room, self.most)
         batches: list[Batch] = []
         for fetch in list(self.queue):
@@ -104,7 +104,7 @@ class PendingFetches:
         return batches
 
     def wait_for_others(self, fetch: PendingFetch, number: int) -> bool:
-        """Whether one of its next key_IDs is in a call now, which ends the waiting."""
+        """Whether one of its next key_IDs is in flight; the fetch then waits for that call."""
         for key_ID in fetch.todo[:number]:
             if key_ID in self.under_way:
                 self.under_way[key_ID].add(fetch)
@@ -112,18 +112,18 @@ class PendingFetches:
         return fetch.blocked
 
     def begin(self, key_IDs: Iterable[str]) -> None:
-        """These are in a call from now on."""
+        """Marks these key_IDs as in flight."""
         for key_ID in key_IDs:
             self.under_way.setdefault(key_ID, set())
 
     def end(self, key_IDs: Iterable[str]) -> None:
-        """Their call is over."""
+        """Marks their call as finished."""
         for key_ID in key_IDs:
             for fetch in self.under_way.pop(key_ID, ()):
                 fetch.blocked = False
 
     def receive(self, batches: Sequence[Batch], outcomes: dict[str, Outcome]) -> None:
-        """Gives these to those that want them: the fetches in the call, and those that wait for its end."""
+        """Distributes outcomes to the fetches in the call, and to those waiting for it."""
         others = [self.under_way.get(key_ID, ()) for key_ID in outcomes]
         for fetch in {fetch for fetch, _ in batches}.union(*others):
             fetch.receive(outcomes)
@@ -131,7 +131,7 @@ class PendingFetches:
                 self.conclude(fetch, None)
 
     def put_back(self, batches: Sequence[Batch]) -> None:
-        """They come first again, in their order."""
+        """Puts the batches back in front, in order."""
         for fetch, batch in reversed(batches):
             if fetch.over.done():
                 continue
@@ -141,12 +141,12 @@ class PendingFetches:
             self.queue.appendleft(fetch)
 
     def conclude_all(self, fetches: Iterable[PendingFetch], outcome: Outcome) -> None:
-        """Ends all of these."""
+        """Ends these fetches."""
         for fetch in fetches:
             self.conclude(fetch, outcome)
 
     def conclude(self, fetch: PendingFetch, outcome: Outcome) -> None:
-        """Ends a fetch: `outcome` is what became of all that was not found."""
+        """Ends a fetch: `outcome` is that of all keys without one."""
         if fetch.over.done():
             return
         fetch.found = {key_ID: fetch.found.get(key_ID, outcome) for key_ID in fetch.key_IDs}

@@ -1,8 +1,8 @@
-"""One KME's fresh keys: those that are ready, the drawing of more, and the refill that runs ahead of need.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3; enc_keys is never hedged, and goes out once for all who wait at the same time.
+"""One KME's fresh keys: the ready ones, drawing, and the refill ahead of need.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3; enc_keys is never hedged, and concurrent callers share one request.
 
-A request belongs to the pool: when a caller gives up, the keys that come are there for the next one. What is asked for,
-and who gets what comes, state.py decides; here are the requests.
+A request belongs to the pool: when a caller gives up, the keys that arrive are kept for the next one. state.py decides
+what to request and who gets the keys; the requests are here.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class KeyPool:
     ) -> None:
         """`one_batch`, seconds: the KME drops undelivered keys (see relay.keys.undelivered); 0: it keeps them.
 
-        `known_as`: our SAE ID, and what else the KME may call us; empty: whatever it calls us. `managed` False
-        asks for no status, and at once after a refusal: it is the caller's own affair what is asked for.
+        `known_as`: our SAE ID, and its spellings at the KME; empty: any name. `managed` False requests no status, and
+        does not back off after a refusal: the caller decides what to request.
         """
         self.undelivered = Undelivered(client, one_batch, timing.clock)
         self.client = client
@@ -70,13 +70,13 @@ class KeyPool:
         self._closed = False
         self._draws_of: Callable[[str], DrawCount] = lambda _: Draws()
         self.issued = IssuedKeys(client.name)
-        """The memory of what was issued: a key is written down there first."""
+        """The record of issued keys, written before use."""
         self.subscribers: set[Callable[[], None]] = set()
-        """Called after each answer of the KME."""
+        """Callbacks after each answer of the KME."""
 
     @property
     def trouble(self) -> str:
-        """What a person has to do something about; empty when all is well."""
+        """The faults that need action, or ""."""
         troubles = list(self.client.troubles.values())
         if withheld := self.issued.withheld:
             troubles.append(f"no keys are drawn, the store cannot remember them: {withheld}")
@@ -88,16 +88,16 @@ class KeyPool:
         return "; ".join(troubles)
 
     def refusal(self, slave_sae: str) -> str:
-        """Why the KME gives no keys for this slave SAE at present, a shortage for instance; "" where it does."""
+        """Why the KME issues no keys for this slave SAE at present, such as a shortage, or ""."""
         refused = (each.refused for each in self._peer_pools.values() if each.slave_sae == slave_sae)
         return next(filter(None, refused), "")
 
     def count_in(self, draws_of: Callable[[str], DrawCount]) -> None:
-        """What is drawn for a slave SAE is counted there; to be called before the first is."""
+        """Sets the counters of drawn keys by slave SAE; call it before any is drawn."""
         self._draws_of = draws_of
 
     def ready(self, slave_sae: str, size: int) -> int:
-        """How many keys of this kind are available without asking the KME."""
+        """The number of such keys available without asking the KME."""
         peer_pool = self._peer_pools.get((slave_sae, size))
         if peer_pool is None:
             return 0
@@ -105,7 +105,7 @@ class KeyPool:
         return len(peer_pool.stock)
 
     def held(self, slave_sae: str | None = None) -> dict[tuple[str, int], int]:
-        """How many keys are in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
+        """The number of keys in the pool, by slave SAE and size in bits; of one slave SAE or of all."""
         return {
             place: len(peer_pool.stock) + peer_pool.given
             for place, peer_pool in self._peer_pools.items()
@@ -113,7 +113,7 @@ class KeyPool:
         }
 
     def bits_at_hand(self, slave_sae: str) -> int:
-        """Bits in the pool and, as it said last, in the KME's store, without those drawn since and those waited for."""
+        """Bits in the pool and, by its last status, in the KME, without those drawn since or promised to callers."""
         peer_pools = [each for each in self._peer_pools.values() if each.slave_sae == slave_sae]
         left = sum(each.size * (len(each.stock) - each.wanted) for each in peer_pools)
         return max(0, self.store(slave_sae).left) + left
@@ -130,9 +130,9 @@ class KeyPool:
     ) -> list[Key]:
         """`number` keys, all or none: from the pool, else drawn now. Raises KeyUnavailable and StoreUnavailable.
 
-        With `least` no fewer than that, where the KME gives no more at once. What was drawn for a request that then
-        fails stays in the pool. `prefetched` False (one-time pads) draws what is asked for and no more; `patient` False
-        makes each request once.
+        With `least` at least that many, if the KME issues no more at once. Keys drawn for a request that then fails
+        stay in the pool. `prefetched` False (one-time pads) draws only the requested number; `patient` False makes each
+        request once.
         """
         if (keys := self.take_ready(slave_sae, size, number, prefetched=prefetched)) is not None:
             return keys
@@ -149,7 +149,7 @@ class KeyPool:
         except asyncio.CancelledError:
             peer_pool.leave(want)
             if not self._managed and not peer_pool.queue:
-                self._end_drawing(peer_pool)  # the client takes in what comes yet, and the next caller need not wait
+                self._end_drawing(peer_pool)  # the client keeps late keys, and the next caller need not wait
             raise
         finally:
             self._forget_if_idle(peer_pool)
@@ -157,7 +157,7 @@ class KeyPool:
         return keys
 
     def take_ready(self, slave_sae: str, size: int, number: int = 1, *, prefetched: bool = True) -> list[Key] | None:
-        """As `take`, where the keys are in the pool and nobody waits for them; else None."""
+        """As `take`, if the keys are in the pool and nobody waits for them; else None."""
         peer_pool = self._peer_pools.get((slave_sae, size)) or self._peer_pool(slave_sae, size)
         peer_pool.prefetched = peer_pool.prefetched or (prefetched and self.prefetch.high > 0)
         keys = None if peer_pool.queue else peer_pool.stock.pop(number)
@@ -166,9 +166,9 @@ class KeyPool:
         return keys
 
     def take_in(self, slave_sae: str, size: int, keys: list[Key]) -> None:
-        """Keys that have come after their request was given up: they are there for the next caller.
+        """Keeps late keys of an abandoned request for the next caller.
 
-        Not where the KME drops keys that the peer has not fetched: another request may have gone out since.
+        Not if the KME drops keys that the peer has not fetched: another request may have been made since.
         """
         if self._closed or self.undelivered.one_batch:
             self.client.accounts.issued_and_burnt(slave_sae, len(keys), "late answer")
@@ -179,7 +179,7 @@ class KeyPool:
         self._draw(peer_pool)
 
     def _gave(self, peer_pool: PeerPool, number: int) -> None:
-        """Keys have left the pool: learns from it, and has more drawn where few are left."""
+        """Records that keys have left the pool, and refills it if few are left."""
         if not self._managed:
             self._forget_if_idle(peer_pool)
             return
@@ -193,9 +193,9 @@ class KeyPool:
             self._forget_if_idle(peer_pool)
 
     def warm(self, slave_sae: str, size: int = 256, *, to_high: bool = False) -> None:
-        """Draws a few keys for this slave SAE, as many as the low mark, so that its first messages need not wait.
+        """Draws keys for this slave SAE up to the low mark, so that its first messages need not wait.
 
-        More are for those who use them, unless `to_high`: what a quiet relay has drawn is burnt with each restart.
+        More are drawn only with use, or `to_high`: a restart burns the keys of an idle relay.
         """
         peer_pool = self._peer_pool(slave_sae, size)
         peer_pool.prefetched = self.prefetch.high > 0
@@ -208,13 +208,13 @@ class KeyPool:
                 peer_pool.prefetched, peer_pool.fill_to = False, 0
 
     def stop_drawing_ahead(self) -> None:
-        """For nobody, and for good: the relay stops, and what is in the pool will be burnt."""
+        """Stops drawing ahead permanently, at shutdown: keys in the pool will be burnt."""
         self.prefetch = replace(self.prefetch, low=0, high=0)
         for slave_sae, _ in list(self._peer_pools):
             self.cool(slave_sae)
 
     def destroy_expired(self) -> int:
-        """Destroys keys whose time is over, in all stocks; returns how many."""
+        """Destroys expired keys in all stocks; returns how many."""
         expired = 0
         for peer_pool in list(self._peer_pools.values()):
             expired += peer_pool.stock.destroy_expired() + self._burn_unrecorded(peer_pool)
@@ -222,13 +222,13 @@ class KeyPool:
         return expired
 
     def keep_ready(self) -> None:
-        """Draws a few keys, as many as the low mark, where less are left, though nobody needs any at present."""
+        """Draws keys up to the low mark, even without demand."""
         for peer_pool in self._peer_pools.values():
             if peer_pool.prefetched and not peer_pool.filling:
                 self._refill_if_low(peer_pool, to_high=bool(self.undelivered.one_batch))
 
     async def close(self) -> None:
-        """Ends all drawing and burns what is in the pool; the client stays open."""
+        """Ends all drawing and burns the keys in the pool; the client stays open."""
         self._closed = True
         for kme_store in self._kme_stores.values():
             await kme_store.close()
@@ -247,7 +247,7 @@ class KeyPool:
     # Drawing
 
     def _draw(self, peer_pool: PeerPool) -> None:
-        """Has keys drawn for those who wait, and the refill; all who come before its first step share the request."""
+        """Starts drawing for callers and the refill; callers before its first step share the request."""
         if self._closed:
             peer_pool.refuse(self._stopped())
         elif self._managed and (error := peer_pool.too_early(self.client.name)) is not None:
@@ -262,7 +262,7 @@ class KeyPool:
             self._forget_if_idle(peer_pool)
 
     def _under_way(self, peer_pool: PeerPool) -> int:
-        """How many tasks draw for it. Those of an event loop that has ended will not go on, and are forgotten."""
+        """The number of tasks that draw for it. Drops those of a closed event loop."""
         alive = {task for task in self._drawing if goes_on(task)}
         peer_pool.forget_elsewhere(asyncio.get_running_loop(), alive)
         return sum(self._drawing[task] is peer_pool for task in alive)
@@ -273,12 +273,12 @@ class KeyPool:
             del self._drawing[task]
 
     async def _draw_until_enough(self, peer_pool: PeerPool) -> None:
-        """One request after the other, each for as many keys as are wanted then, until none is or one fails."""
+        """Makes requests, each for the keys then wanted, until none is wanted or one fails."""
         flight = asyncio.current_task()
         try:
             while await self._drawn(peer_pool, flight):
                 peer_pool.refill_fails.over()
-                # Those who were served may come again now, and share the next request with those who wait.
+                # Served callers may return now, and share the next request with those still waiting.
                 await asyncio.sleep(0)
         except (KeyUnavailable, StoreUnavailable) as error:
             if peer_pool.filling:
@@ -291,7 +291,7 @@ class KeyPool:
             raise
 
     async def _drawn(self, peer_pool: PeerPool, flight: Hashable) -> bool:
-        """One request for as many keys as are wanted and the KME gives at once; False: none is wanted any longer."""
+        """Makes one request for the wanted keys, up to the KME's limit; False if none are wanted."""
         if peer_pool.missing <= 0 and not peer_pool.unrecorded:
             peer_pool.filling = False
             return False
@@ -314,14 +314,14 @@ class KeyPool:
         try:
             before = await self.issued.seen_before(peer_pool.slave_sae, batch.keys)
         except BaseException:
-            peer_pool.unrecorded.append(batch)  # a store that cannot be written for a moment burns none
+            peer_pool.unrecorded.append(batch)  # a short outage of the store burns no keys
             raise
         self._put_in_stock(peer_pool, batch, before)
         peer_pool.landed(flight, short=len(batch.keys) < batch.asked, alone=alone)
         return True
 
     async def _prepare(self, peer_pool: PeerPool) -> None:
-        """What has to be known before a key is drawn. Raises KeyUnavailable and StoreUnavailable where none may be."""
+        """Checks before a key is drawn. Raises KeyUnavailable and StoreUnavailable if none may be."""
         kme_store = self.store(peer_pool.slave_sae)
         await kme_store.check_name()
         if not peer_pool.unrecorded:
@@ -329,7 +329,7 @@ class KeyPool:
             await self.undelivered.find_out(peer_pool.slave_sae, kme_store.status)
 
     async def _request(self, peer_pool: PeerPool, flight: Hashable, patient: bool) -> list[Key]:
-        """Asks for the keys of a flight, and for less where the KME has not, or does not accept or manage that many.
+        """Requests the keys of a flight, and fewer if the KME does not have, accept or manage that many.
 
         The status decides which of the first two it is, whatever the refusal says.
         """
@@ -354,7 +354,7 @@ class KeyPool:
                 await self._timing.sleep(self.client.state.backoff.pause(failures))
                 failures += 1
             else:
-                kme_store.unanswered = ""  # of when it was away; the next status says whether it lasts
+                kme_store.unanswered = ""  # outdated; the next status shows whether it lasts
                 self._answered()
                 kme_store.batch.took(number, refused_more=refused_more)
                 return keys
@@ -364,9 +364,9 @@ class KeyPool:
             notify()
 
     def _make_room(self, peer_pool: PeerPool) -> None:
-        """Before the next batch from a KME that drops undelivered keys: those still here would be of no use to a peer.
+        """Burns the remaining keys before the next batch of a KME that drops undelivered keys: they are useless.
 
-        Raises KMEExhausted while keys of the last batch may be on their way.
+        Raises KMEExhausted while keys of the last batch may be in flight.
         """
         together = [each for each in self._peer_pools.values() if each.slave_sae == peer_pool.slave_sae]
         if any(each.queue or each.flights for each in together if each is not peer_pool):
@@ -377,7 +377,7 @@ class KeyPool:
             log.info("keys_burnt", kme=self.client.name, slave_sae=peer_pool.slave_sae, number=burnt, cause="overtaken")
 
     def _burn_unrecorded(self, peer_pool: PeerPool, *, all_of_them: bool = False) -> int:
-        """Of those that could not be remembered in time nothing may come; returns how many that were."""
+        """Burns keys that could not be recorded in time; returns how many."""
         if burnt := peer_pool.expired_batches(all_of_them=all_of_them):
             self.client.accounts.issued_and_burnt(peer_pool.slave_sae, burnt, "not remembered")
         return burnt
@@ -395,7 +395,7 @@ class KeyPool:
     # Refill
 
     def _refill_if_low(self, peer_pool: PeerPool, *, to_high: bool = True) -> None:
-        """Begins a refill where fewer keys are left than the low mark; `to_high` False goes no further than that."""
+        """Begins a refill below the low mark; `to_high` False fills only up to that."""
         limits = self._marks(peer_pool)
         peer_pool.fill_to = limits.high if to_high else limits.low
         peer_pool.filling = peer_pool.filling or len(peer_pool.stock) < limits.low
@@ -416,11 +416,11 @@ class KeyPool:
             refill_rate=bits / peer_pool.size if bits else None,
             status=kme_store.status,
         )
-        # What is left of a batch is lost with the next one, so that one is drawn when nothing is left.
+        # The next batch drops the rest of the previous one, so it is drawn when nothing is left.
         return WaterMarks(min(limits.low, 1), limits.high) if one_batch else limits
 
     def _forget_if_idle(self, peer_pool: PeerPool) -> None:
-        """Forgets a pool of one peer and size that is empty and that nobody uses: one-time pads come in many sizes."""
+        """Drops an empty, unused pool of one peer and size: one-time pads use many sizes."""
         place = (peer_pool.slave_sae, peer_pool.size)
         if peer_pool.idle and self._peer_pools.get(place) is peer_pool and peer_pool not in self._drawing.values():
             del self._peer_pools[place]
@@ -429,7 +429,7 @@ class KeyPool:
         return KMEUnreachable(f"{self.client.name}: the drawing of keys was ended")
 
     def store(self, slave_sae: str) -> KMEStore:
-        """What is known of the KME's store of keys for this slave SAE."""
+        """The state of the KME's key store for this slave SAE."""
         if slave_sae not in self._kme_stores:
             self._kme_stores[slave_sae] = KMEStore(
                 self.client,

@@ -1,6 +1,6 @@
-"""TLS to a key provider under a pre-shared key, as routers speak SKIP: each side shows that it has the key.
-Standard: draft-cisco-skip; RFC 8446, 4.2.11 and RFC 9257 (TLS 1.3); RFC 5487 and RFC 5489 (TLS 1.2). No certificate
-counts: a provider that shows one in place of the key is not spoken to.
+"""TLS to a key provider under a pre-shared key, as in routers' SKIP: each side proves possession of the key.
+Standard: draft-cisco-skip; RFC 8446, 4.2.11 and RFC 9257 (TLS 1.3); RFC 5487 and RFC 5489 (TLS 1.2). No
+certificates: a provider that presents one instead of the key is refused.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CIPHERS = (
     "ECDHE-PSK-CHACHA20-POLY1305:DHE-PSK-AES256-GCM-SHA384:DHE-PSK-CHACHA20-POLY1305:ECDHE-PSK-AES256-CBC-SHA384:"
     "DHE-PSK-AES256-CBC-SHA384"
 )
-"""Suites of TLS 1.2: all of them mix the key with an ephemeral exchange, so that its theft opens no old recording."""
+"""TLS 1.2 suites, all with an ephemeral exchange (forward secrecy)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class PSK:
     file: Path
 
     def read(self) -> bytes:
-        """The key. Raises ConfigError, in which nothing of it is seen."""
+        """The key. Raises ConfigError, without the key in its text."""
         try:
             with self.file.open("rb") as file:
                 mode, content = os.fstat(file.fileno()).st_mode, file.read(4 * MAX_OCTETS)
@@ -60,40 +60,40 @@ class PSK:
 
 
 class PSKTLS:
-    """The TLS settings for one provider, made of a pre-shared key; it has the face of ClientTLS."""
+    """The TLS settings for one provider under a pre-shared key; same interface as ClientTLS."""
 
     def __init__(self, psk: PSK, ciphers: str | None = None) -> None:
-        """`ciphers` as in TLSRules. Raises ConfigError where the file, or this Python, cannot be used."""
+        """`ciphers` as in TLSRules. Raises ConfigError if the file, or this Python, is unusable."""
         self._psk = psk
         self._ciphers = ciphers
         self._read_at: Seen = stamp_of(psk.file)
         self.context = _context(psk.identity, psk.read(), ciphers)
 
     def renewed(self) -> ssl.SSLContext:
-        """The settings by the file as it is now. Raises ConfigError where it cannot be used."""
+        """The settings from the current file. Raises ConfigError if it is unusable."""
         self._read_at = stamp_of(self._psk.file)
         return _context(self._psk.identity, self._psk.read(), self._ciphers)
 
     @property
     def changed(self) -> bool:
-        """Whether the file is another than at the last look."""
+        """Whether the file has changed since the last check."""
         return stamp_of(self._psk.file) != self._read_at
 
     def take(self, name: str, context: ssl.SSLContext) -> None:
-        """From now on these settings are used."""
+        """Applies these settings."""
         self.context = context
         log.info("kme_psk_renewed", kme=name)
 
     def ending(self, now: datetime) -> list[str]:
-        """A key has no end."""
+        """Empty: a key does not expire."""
         return []
 
     def own_ended(self, now: datetime) -> str:
-        """A key has no end."""
+        """Empty: a key does not expire."""
         return ""
 
     def ends(self) -> list[CertificateEnd]:
-        """There is no certificate."""
+        """Empty: there is no certificate."""
         return []
 
 
@@ -103,7 +103,7 @@ class _KeyedTLS(ssl.SSLObject):
     def do_handshake(self) -> None:
         super().do_handshake()
         suite = (self.cipher() or ("",))[0]
-        # In TLS 1.3 the suite does not say it; a session that was not handed over is "reused" by the key alone.
+        # In TLS 1.3 the suite does not show it; without a session ticket only a PSK makes the session "reused".
         if not (self.session_reused if self.version() == "TLSv1.3" else "PSK" in suite):
             raise ssl.SSLCertVerificationError(1, "the provider did not show that it has the pre-shared key")
 
@@ -117,7 +117,7 @@ def _context(identity: str, key: bytes, ciphers: str | None) -> ssl.SSLContext:
         )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Certificates are still asked for, and no CA is trusted: a server that shows one, whichever, fails the handshake.
+    # Certificates are still required, and no CA is trusted: any server certificate fails the handshake.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
     set_ciphers(context, ciphers or CIPHERS)

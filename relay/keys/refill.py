@@ -1,9 +1,9 @@
-"""How many keys to draw ahead and in one request: from the rates of use and refill, and from the KME's limits.
-The rule is `peak rate x (refill latency + outage to survive)`, capped by what the KME can do (ETSI GS QKD 014
+"""Number of keys to draw ahead and in one request, from use and refill rates and the KME's limits.
+The rule is `peak rate x (refill latency + outage to survive)`, capped by the KME's limits (ETSI GS QKD 014
 V1.1.1, 6.1). Pure, with an injected clock. Amounts are in bits unless said otherwise.
 
-Rates are exponentially weighted. Where a KME does not say how many keys one request may ask for, its refusals show it.
-A refusal may have had another reason, so what was found is doubled again once it has stood for a while. A wrong guess
+Rates are exponentially weighted. If a KME does not state the limit of keys in a request, it is learnt from refusals.
+A refusal may have had another reason, so a learnt limit is doubled again after a while. A wrong guess
 costs a site its rate for some minutes, and a right one costs a refusal a minute, which burns no key.
 """
 
@@ -21,7 +21,7 @@ LASTING_SHARE = 0.4
 
 
 class Rate:
-    """Something that happens, per second, averaged over about `window` seconds."""
+    """An event rate per second, averaged over about `window` seconds."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Rate:
         young: bool = True,
         began: float | None = None,
     ) -> None:
-        """`young` False takes what was before the beginning (`began`, default now) as nothing, not as unknown."""
+        """`young` False takes the time before the beginning (`began`, default now) as zero, not as unknown."""
         self._window = window
         self._young = young
         self._clock = clock
@@ -47,7 +47,7 @@ class Rate:
 
     @property
     def per_second(self) -> float:
-        """The rate now. Before a whole window has passed, the average since the beginning."""
+        """The current rate; before a whole window has passed, the average since the beginning."""
         now = self._clock()
         rate = self._rate * math.exp((self._seen - now) / self._window)
         if not self._young:
@@ -56,7 +56,7 @@ class Rate:
 
     @property
     def lasting(self) -> float:
-        """As per_second, but averaged over no less than some minutes: a burst after a start is no lasting rate."""
+        """As per_second, but averaged over at least some minutes: a burst after a start does not last."""
         age = max(self._clock() - self._began, self._window / 20)
         return self.per_second * self._share(age) / self._share(max(age, LASTING_SHARE * self._window))
 
@@ -65,7 +65,7 @@ class Rate:
 
 
 class Peak:
-    """The highest rate of late: it rises at once and halves within `window` seconds when less happens."""
+    """The recent peak rate: it rises at once and decays by half within `window` seconds."""
 
     def __init__(self, clock: Callable[[], float], window: float = 300.0) -> None:
         self._now = Rate(5.0, clock, young=False)
@@ -81,7 +81,7 @@ class Peak:
 
     @property
     def per_second(self) -> float:
-        """The peak, as far as it is remembered."""
+        """The current peak."""
         now = self._clock()
         self._peak *= 0.5 ** ((now - self._seen) / self._window)
         self._seen = now
@@ -89,46 +89,46 @@ class Peak:
 
 
 class DrawCount(Protocol):
-    """How many bits were drawn of one KME for one slave SAE, by all processes that draw as one relay."""
+    """Bits drawn from one KME for one slave SAE, by all processes of a relay."""
 
     def add(self, amount: int) -> None:
-        """Adds `amount` that have come here."""
+        """Adds `amount` drawn by this process."""
 
     @property
     def total(self) -> int:
-        """All so far; it never falls."""
+        """The total so far; monotonic."""
 
 
 class Draws:
-    """The count of a process that is alone."""
+    """The count of a single process."""
 
     def __init__(self) -> None:
         self._total = 0
 
     def add(self, amount: int) -> None:
-        """Adds `amount` that have come."""
+        """Adds `amount`."""
         self._total += amount
 
     @property
     def total(self) -> int:
-        """All so far."""
+        """The total so far."""
         return self._total
 
 
 class LinkRate:
-    """How many bits a second the link makes, from two looks at the KME's store and what was drawn between."""
+    """The key rate of the link, from two statuses and the bits drawn in between."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._last: tuple[float, float, float] | None = None
         self.per_second: float | None = None
-        """The rate, or None before it is known."""
+        """The rate in bits a second; None if unknown."""
 
     def stored(self, bits: float, drawn: float, *, full: bool) -> None:
-        """The KME reports `bits`, when `drawn` bits had been drawn in all; a full store shows nothing."""
+        """Records a status of `bits` after `drawn` bits in total; a full store gives no information."""
         now = self._clock()
         last = self._last
-        if last is not None and now - last[0] < 0.5:  # too near the last look to say anything
+        if last is not None and now - last[0] < 0.5:  # too soon after the last status
             return
         self._last = now, bits, drawn
         if last is None:
@@ -140,7 +140,7 @@ class LinkRate:
 
 
 def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float | None:
-    """Seconds until nothing is left of `stored` bits at the present rates; None: they do not end."""
+    """Seconds until `stored` bits are used up at the present rates; None: never."""
     loss = use_rate - (refill_rate or 0.0)
     return stored / loss if loss > 1e-9 else None
 
@@ -149,8 +149,8 @@ def empty_in(stored: float, use_rate: float, refill_rate: float | None) -> float
 class Supply:
     """The answer to "can I have this many bytes, and if not, when?".
 
-    `now`: yes. Otherwise `wait` is the expected time in seconds, or None where nobody can say; `why` is for
-    a person. `cost` is what it costs in quantum key, 0 where that is not known.
+    `now`: yes. Otherwise `wait` is the expected time in seconds, or None if unknown; `why` is a text for people. `cost`
+    is the cost in quantum key, 0 if unknown.
     """
 
     now: bool
@@ -160,7 +160,7 @@ class Supply:
 
     @classmethod
     def best(cls, answers: Sequence[Supply], otherwise: str) -> Supply:
-        """The first that says yes, else the one with the shortest wait; `otherwise` is why where there are none."""
+        """The first that says yes, else the one with the shortest wait; `otherwise` is the reason without any."""
         yes = next((answer for answer in answers if answer.now), None)
         soonest = min(
             (answer for answer in answers if answer.wait is not None), key=lambda each: each.wait or 0.0, default=None
@@ -173,7 +173,7 @@ _LIFETIME_SHARE = 0.5
 
 
 OUTAGE_S = 10.0
-"""Time a KME may be away without a mail having to wait, in seconds: as long as starting one again takes."""
+"""KME outage that the pool covers, in seconds: the time of a restart."""
 
 MOST_KEPT = 1000
 """Maximum number of keys kept ready for a peer: they expire, and a stop burns them."""
@@ -181,11 +181,10 @@ MOST_KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Prefetch:
-    """How many keys are kept ready for each peer, and how long (seconds) one may wait there.
+    """The keys kept ready for each peer, and their lifetime there in seconds.
 
-    Below `low` the background refill starts and goes up to `high`; both 0 means no prefetch. Both marks rise
-    with the rate at which keys are used, so that an outage of the KME can be borne. Where they do not follow the use,
-    they stay.
+    Below `low` the background refill starts and fills up to `high`; both 0 means no prefetch. With `follows_use` both
+    marks rise with the use rate, to cover an outage of the KME.
     """
 
     low: int = 8
@@ -195,7 +194,7 @@ class Prefetch:
 
 
 IDLE_SHARE = 0.05
-"""Maximum share of a link's rate that keys cost which are kept ready, expire unused, and are drawn anew."""
+"""Maximum share of a link's rate spent on ready keys that expire unused."""
 
 
 class WaterMarks(NamedTuple):
@@ -217,10 +216,9 @@ def marks(
 ) -> WaterMarks:
     """The marks for keys used at `peak_rate` (keys/s) and drawn within `latency` (s).
 
-    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, where it is known. No more is
-    drawn than the link makes in a lifetime. Nor is more drawn than twice what `use_rate` takes in that time, plus a
-    small share of what the link makes. `use_rate` (keys/s) is that of the last minutes. A slow link on which nobody
-    sends mail keeps all of its keys.
+    They last for an `outage` (s) of the KME. `refill_rate` (keys/s) is the link's own, if known. No more is drawn than
+    the link produces in a lifetime. Nor is more drawn than twice the use in that time, plus a small share of what the
+    link produces. `use_rate` (keys/s) is that of the last minutes. An idle slow link keeps all of its keys.
     """
     if not (prefetch.high and prefetch.follows_use):
         return WaterMarks(prefetch.low, prefetch.high)
@@ -241,11 +239,11 @@ BELIEVED_FOR_S = 60.0
 """Time before a learnt limit is tested again, in seconds."""
 
 USUAL_BATCH = 128
-"""Number of keys asked for at once where nothing is known."""
+"""Default number of keys in one request."""
 
 
 class BatchLimit:
-    """The limit of one KME and slave SAE; `clock` gives seconds."""
+    """The limit of keys in a request for one KME and slave SAE; `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -253,14 +251,14 @@ class BatchLimit:
         self._believed_until = 0.0
 
     def most(self, stated: int | None) -> int:
-        """How many keys a request may ask for now; `stated` is what the KME's status says of that."""
+        """Maximum number of keys in a request now; `stated` is the limit in the KME's status."""
         learnt = self._learnt
         if learnt is not None and self._clock() >= self._believed_until:
             learnt *= 2
         return min((limit for limit in (stated, learnt) if limit), default=USUAL_BATCH)
 
     def took(self, number: int, *, refused_more: bool) -> None:
-        """The KME gave keys for a request of `number`; `refused_more`: after refusing a larger one for its size."""
+        """Learns from a successful request of `number` keys; `refused_more`: after refusing a larger one."""
         if refused_more:
             self._learnt, self._believed_until = number, self._clock() + BELIEVED_FOR_S
         elif self._learnt is not None and number > self._learnt:

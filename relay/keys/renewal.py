@@ -1,4 +1,4 @@
-"""Renewed certificate files for a KME: they are used once they have proved no worse there than those before.
+"""Renewed certificate files for a KME: they are used once a trial shows that they work no worse than the previous ones.
 Standard: ETSI GS QKD 014 V1.1.1, 5.1 and 5.2: a status is asked for over a new connection, which costs no key.
 """
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 log = Events(__name__)
 
 LOOK_EVERY_S = 1.0
-"""Minimum time between two looks at the files, in seconds."""
+"""Minimum interval between checks of the files, in seconds."""
 TRY_EVERY_S = 10.0
-"""Interval at which files that the KME did not take are tried again, in seconds: its operator may come after ours."""
+"""Retry interval for files that the KME did not accept, in seconds: its operator may update later."""
 
 
 _NOT_BY_TLS, _NO_REPLY = -1, 0
-"""In place of an HTTP status: one of the two did not accept the other's certificate, or the KME did not answer."""
+"""Instead of an HTTP status: a certificate was not accepted, or the KME did not answer."""
 
 
 class Renewal:
-    """The certificate files of one client, beside those settings that are in force."""
+    """Renewal of the certificate files of one client."""
 
     def __init__(self, client: Asker) -> None:
         self._client = client
@@ -42,10 +42,10 @@ class Renewal:
         self._trying: asyncio.Task[None] | None = None
         self._complaint = Complaint(log.error, log.debug, "kme_certificates_refused", self._clock)
         self.refused = ""
-        """Why the files are not used as they are now; "" where they are."""
+        """Why the current files are not used, or ""."""
 
     def look(self, *, anyway: bool = False) -> None:
-        """Takes up files that have changed, or `anyway`: at once where nothing was asked of the KME yet."""
+        """Reloads changed files, or all with `anyway`; without a trial if the KME was not used yet."""
         now, client = self._clock(), self._client
         if not anyway and now - self._looked_at < LOOK_EVERY_S:
             return
@@ -69,14 +69,14 @@ class Renewal:
             self._take(context)
 
     async def before_a_call(self, sae: str) -> None:
-        """Looks, and waits for files that have just changed to be tried; `sae` is the one that the call is about."""
+        """Checks the files, and waits for the trial of changed ones; `sae` is that of the call."""
         self._sae = sae
         self.look()
         if goes_on(self._trying) and (not self.refused or self._clock() == self._looked_at):
             await asyncio.wait([self._trying])
 
     async def close(self) -> None:
-        """Ends what is under way."""
+        """Cancels a trial in progress."""
         if goes_on(self._trying):
             self._trying.cancel()
             await asyncio.gather(self._trying, return_exceptions=True)
@@ -85,10 +85,10 @@ class Renewal:
         client, request = self._client, self._client.status_request(self._sae)
         within = client.time_limits[Call.STATUS].seconds
         code, why = await _result(client.transport.send_with(new, request, within))
-        # Whether those before do better, or the KME answers neither: then it is no fault of the files.
+        # If the previous ones do no better, the files are not at fault.
         before = 200 if code == 200 else (await _result(client.transport.send(request, within, lambda: None)))[0]
         if new is not self._new:
-            return  # there are others by now
+            return  # replaced by newer ones
         if code == 200 or (code > 0 and before != 200):
             self._take(new)
         elif before == 200 or code == _NOT_BY_TLS:
@@ -103,7 +103,7 @@ class Renewal:
 
 
 async def _result(reply: Awaitable[HTTPReply]) -> tuple[int, str]:
-    """The HTTP status, or what stands in its place, and the same in words."""
+    """The HTTP status or its substitute, and the same in words."""
     try:
         code = (await reply).code
     except NoAnswer as error:

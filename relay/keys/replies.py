@@ -1,4 +1,4 @@
-"""Reads what a KME answered: tolerant of the shapes real KMEs use, strict about every key.
+"""Parses replies of KMEs: tolerant of the formats of real KMEs, strict about every key.
 Standard: ETSI GS QKD 014 V1.1.1, clause 6 (data formats).
 """
 
@@ -20,24 +20,24 @@ from relay.keys.types import Key
 MAX_KEY_ID_CHARS = 256
 
 MAX_REPLY_OCTETS = 32 * 1024 * 1024
-"""Maximum size of any reply, in bytes, whatever was asked for: memory is for mail."""
+"""Maximum size of any reply, in bytes."""
 REPLY_MARGIN_OCTETS, KEY_MARGIN_OCTETS = 64 * 1024, 4096
 """Margins of a reply, in bytes: one for all of it, one for the key_ID and the extensions of each key."""
 LARGEST_KEY_BITS = 2**20
-"""Largest key that dec_keys may bring, in bits: its size stands in no request."""
+"""Maximum key size in a dec_keys reply, in bits: a request does not state it."""
 VALUES, VALUES_OF_KEY = 4096, 64
-"""Maximum number of JSON values in a reply: in all, and more for each key that was asked for."""
+"""Maximum number of JSON values in a reply: in total, and in addition for each requested key."""
 
 RANDOM_OCTETS = 8
-"""Key length, in bytes, from which all-equal bytes count as a fault: chance gives them once in 2^56 keys."""
+"""Key length, in bytes, from which all-equal bytes count as a fault: the probability is 2^-56 by chance."""
 
 USUAL_KEY_BITS = 256
-"""The size of a key where neither a KME nor a user says anything else."""
+"""Default key size, in bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeyStatus:
-    """Status of the keys between two SAEs (GS QKD 014, 6.1); key sizes in bits, None where not said.
+    """Status of the keys between two SAEs (GS QKD 014, 6.1); key sizes in bits, None if missing.
 
     The names are the standard's own.
     """
@@ -57,7 +57,7 @@ class KeyStatus:
 
     @property
     def stored_bits(self) -> int | None:
-        """How many bits the KME has for the pair; None where it does not say."""
+        """The KME's stored bits for the pair; None if unknown."""
         return None if self.stored_key_count is None else self.stored_key_count * (self.key_size or USUAL_KEY_BITS)
 
 
@@ -76,7 +76,7 @@ def json_body(source: str, body: bytes | bytearray, number: int = 0) -> Any:
     except _TooMany as error:
         raise KMEBadReply(f"{source}: the reply {error}") from None
     except (ValueError, RecursionError):
-        # Without an excerpt and without the parser's error, either of which could show a key.
+        # Without an excerpt and the parser's error, which could show a key.
         raise KMEBadReply(f"{source}: the reply is not JSON ({len(body)} bytes)") from None
 
 
@@ -116,11 +116,10 @@ def status_from_reply(reply: Any) -> KeyStatus:
 
 
 def keys_from_container(reply: Any, *, at_most: int, size: int | None = None, numbers: bool = False) -> list[Key]:
-    """The keys of a fresh key container, each with a believable ID and `size` bits where that is given.
+    """The keys of a fresh key container, each with a valid ID and `size` bits, if given.
 
-    IDs may be `numbers` where the KME wants them so: one that gives numbers unasked finds no key by a text. Raises
-    KMEBadReply when there are more than `at_most`, an ID comes twice, the base64 is not strict, or a key has another
-    length. Then none of them may be used.
+    IDs may be `numbers` only if configured: other KMEs with numbers find no key by a string. Raises KMEBadReply for
+    more than `at_most` keys, a duplicate ID, invalid base64, or another key length. Then none of them may be used.
     """
     items = _items(reply)
     if len(items) > at_most:
@@ -132,12 +131,11 @@ def keys_from_container(reply: Any, *, at_most: int, size: int | None = None, nu
 
 
 def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key], int]:
-    """The keys of a dec_keys reply that were asked for, by ID, and how many entries were of no use.
+    """The requested keys in a dec_keys reply, by ID, and the number of unusable entries.
 
-    Each key stands for itself: what is wrong with one entry does not cost the others, for no key comes twice.
-    An ID with two different keys counts as neither. IDs are compared without regard to case, as a KME may that reads
-    them as UUIDs. Otherwise a forger who asks in the other case would have a key thrown away that no KME gives again.
-    Raises KMEBadReply when there is no list of keys at all.
+    An invalid entry does not affect the others, since no key is delivered twice. An ID with two different keys is
+    dropped. IDs are compared ignoring case, since a KME may treat them as UUIDs. Otherwise a forged request in another
+    case would waste a key that no KME delivers again. Raises KMEBadReply without any list of keys.
     """
     asked: dict[str, list[str]] = {}
     for key_ID in key_IDs:
@@ -153,7 +151,7 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
             continue
         spelt = asked.get(casefold(key.key_ID), [])
         refused += not spelt
-        # Where an ID was asked for in several spellings, and comes in one of them, it is that one that came.
+        # For an ID requested in several spellings, an exact match takes precedence.
         for key_ID in [key.key_ID] if key.key_ID in spelt else spelt:
             if found.setdefault(key_ID, Key(key_ID, key.key)).key != key.key:
                 doubtful.add(key_ID)
@@ -161,7 +159,7 @@ def keys_asked_for(reply: Any, key_IDs: Collection[str]) -> tuple[dict[str, Key]
 
 
 class OtherSize(KMEBadReply):
-    """A fresh key has another size, `bits`, than was asked for."""
+    """A fresh key has another size, `bits`, than requested."""
 
     def __init__(self, cause: str, bits: int) -> None:
         super().__init__(cause)
@@ -169,12 +167,12 @@ class OtherSize(KMEBadReply):
 
 
 def is_worn(octets: bytes) -> bool:
-    """Whether these can be no key: one byte, repeated, as a source gives that has failed."""
+    """Whether these are no key: one repeated byte, as from a failed source."""
     return len(octets) >= RANDOM_OCTETS and octets.count(octets[0]) == len(octets)
 
 
 def count_of_keys(body: bytes | bytearray, number: int) -> int | None:
-    """How many keys a reply to a request for `number` carries that is not believed; None where that is not readable."""
+    """The number of keys in a rejected reply to a request for `number`; None if unreadable."""
     try:
         return len(_items(_parsed(body, number)))
     except (ValueError, RecursionError, KMEBadReply):
@@ -182,7 +180,7 @@ def count_of_keys(body: bytes | bytearray, number: int) -> int | None:
 
 
 def _items(reply: Any) -> list[Any]:
-    """The entries of a key container; some KMEs give an object for one key, or one with a member for each."""
+    """The entries of a key container; some KMEs send an object for one key, or one with a member for each."""
     items = _lowered(reply).get("keys")
     if isinstance(items, dict):
         single = any(str(name).lower() == "key" for name in items)
@@ -204,7 +202,7 @@ def _key(item: Any, size: int | None, *, numbers: bool) -> Key:
     try:
         octets = base64.b64decode(fields.get("key") or "", validate=True)
     except (TypeError, ValueError, binascii.Error):
-        # Without the cause, which would show the text of a key.
+        # Without the cause, which would show the key.
         raise KMEBadReply(f"key {key_ID}: not base64") from None
     if not octets:
         raise KMEBadReply(f"key {key_ID}: empty")
@@ -227,18 +225,18 @@ _SAYS = (
     "reason",
     "description",
 )
-"""Where the standard, RFC 9457 and common frameworks have the text of an error, by the names in lower case."""
+"""Names (in lower case) of the error text in the standard, RFC 9457 and common frameworks."""
 
 _LIKE_A_KEY = re.compile(
     r"[0-9A-Fa-f]{32,}|[A-Za-z0-9+/_-]{22,}={1,2}|(?=[A-Za-z+/]*\d)(?=[a-z0-9+/]*[A-Z])[A-Za-z0-9+/]{32,}"
 )
-"""What may be the bytes of a key, in base64 or hexadecimal; a UUID with its hyphens is not."""
+"""Possible key bytes in base64 or hexadecimal; a UUID with hyphens does not match."""
 
 
 class ErrorText(NamedTuple):
-    """What an error reply says, in one line without what may be a key.
+    """The text of an error reply, in one line without possible keys.
 
-    `of_the_kme`: it is a message in JSON, as 6.5 has it, and not the HTML of a proxy.
+    `of_the_kme`: it is a JSON message (6.5), not the HTML of a proxy.
     """
 
     text: str
@@ -246,7 +244,7 @@ class ErrorText(NamedTuple):
 
 
 def text_of_error(body: bytes | bytearray, number: int = 0) -> ErrorText:
-    """What an error reply to a request for `number` keys says; HTML, too."""
+    """The text of an error reply to a request for `number` keys, also from HTML."""
     try:
         reply = _parsed(body, number)
     except (ValueError, RecursionError):
@@ -258,7 +256,7 @@ def text_of_error(body: bytes | bytearray, number: int = 0) -> ErrorText:
 
 
 def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str]:
-    """Which of the key_IDs asked for an error reply names in its `details`, as some KMEs do."""
+    """The requested key_IDs that an error reply names in its `details`, as some KMEs do."""
     try:
         reply = _parsed(body, len(asked))
     except (ValueError, RecursionError):
@@ -276,14 +274,14 @@ def key_IDs_in_error(body: bytes | bytearray, asked: Collection[str]) -> set[str
 
 
 class _TooMany(ValueError):
-    """The text has more JSON values than the request can have brought."""
+    """The text has more JSON values than the request allows."""
 
 
 def _parsed(body: bytes | bytearray, number: int) -> Any:
     """The JSON in it. Raises ValueError and RecursionError.
 
-    Values are counted by their commas before they are made. An empty object takes 3 bytes here and 64 in memory, and
-    while the parser works no other thread runs.
+    Values are counted by their commas before parsing. An empty object takes 3 bytes here and 64 in memory, and the
+    parser blocks all other threads.
     """
     if body.count(b",") > VALUES + VALUES_OF_KEY * number:
         raise _TooMany("has more values than the keys asked for can need")

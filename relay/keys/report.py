@@ -1,4 +1,4 @@
-"""What an administrator wants to know about keys, as rows and on the board: how many there are, how fast they go.
+"""Key report for administrators, as rows and on the board: number of keys and rates of use.
 Amounts in keys of the KME's usual size, rates in bits a second, times in seconds.
 """
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 STATUS_MAX_AGE_S = 60.0
-"""Maximum age of what a KME has said of its store, in seconds: it is asked every 30. What is older is unknown now."""
+"""Maximum age of a KME's status, in seconds; it is requested every 30. Older values count as unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolRow:
-    """One KME and peer. `trouble` is empty when all is well; `empty_in_s` None: they do not end.
+    """One KME and peer. `trouble` is empty when all is well; `empty_in_s` None: never.
 
-    `stored_keys` None: it is not known now; `status_age_s` is how long ago the KME said so last, None for never.
+    `stored_keys` None: unknown; `status_age_s` is the age of the last status, None without one.
     """
 
     kme: str
@@ -55,7 +55,7 @@ class PoolRow:
 
 @dataclass(frozen=True, slots=True)
 class LevelRow:
-    """One peer and level: its share of the use, and how long the keys would last if only it used them."""
+    """One peer and level: its share of the use, and the time that keys would last for it alone."""
 
     peer: str
     level: str
@@ -76,20 +76,20 @@ class LevelRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyReport:
-    """All of it: by KME and peer, and by peer and level."""
+    """The whole report: by KME and peer, and by peer and level."""
 
     pools: list[PoolRow]
     levels: list[LevelRow]
 
     def as_json(self) -> dict[str, Any]:
-        """Plain dicts, lists, numbers and texts."""
+        """The report as JSON types."""
         return asdict(self)
 
 
 def together(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One report, as `as_json` gives it, of several processes that draw keys of the same KMEs for the same peers.
+    """Merges reports (from `as_json`) of several processes that share KMEs and peers.
 
-    What only one of them says of itself is not lost: a trouble or an alarm of any is one of all.
+    A trouble or alarm of one process is kept.
     """
     report = dict(reports[0])
     report["pools"] = [_pools_together(rows) for rows in _alike(reports, "pools", ("kme", "peer"))]
@@ -135,7 +135,7 @@ def _levels_together(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: int, alarm: float) -> PoolRow:
-    """The row of one KME's keys for one peer, from what is known now."""
+    """The row of one KME's keys for one peer, from the current state."""
     client = pool.client
     kme_store = pool.store(slave_sae)
     status = kme_store.status
@@ -171,7 +171,7 @@ def pool_row(group: str, peer: str, slave_sae: str, pool: KeyPool, *, reserve: i
 
 
 def show(ring: KeyRing, board: KeyCounts) -> None:
-    """How the keys of this process stand, on the board."""
+    """Shows the state of this process's keys on the board."""
     for pool in (pool for group in ring.groups.values() for pool in group.pools):
         name = pool.client.name
         for call, state in pool.client.breakers.items():
@@ -190,7 +190,7 @@ def show(ring: KeyRing, board: KeyCounts) -> None:
 
 
 def show_forecasts(ring: KeyRing, board: KeyCounts, totals: Totals) -> None:
-    """When the keys will be gone for all processes together, whose `totals` these are: for one of them to show."""
+    """Shows the forecast for all processes together, from their `totals`; called by one of them."""
     for row in ring.pool_rows():
         place = row.kme, row.peer
         stored, ready, bits, refill, use = (
@@ -204,7 +204,7 @@ def show_forecasts(ring: KeyRing, board: KeyCounts, totals: Totals) -> None:
 
 
 def _ends_in(stored: float, ready: float, key_size: float, use: float, refill: float | None) -> float | None:
-    """Seconds until these keys of several processes are gone, None where they do not end; rates in bits a second."""
+    """Seconds until these keys of several processes are used up, None for never; rates in bits a second."""
     return empty_in((stored + ready) * key_size, use, refill)
 
 

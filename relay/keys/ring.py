@@ -1,8 +1,8 @@
-"""All quantum keys of a site as the recipes see them: peers by name, groups chosen, received keys kept first.
+"""All quantum keys of a site, for sealing and opening: peers by name, choice of groups, received keys stored first.
 Standard: ETSI GS QKD 014 V1.1.1; a key_ID travels with the name of the group that issued it.
 
-Fresh keys come from the healthiest of a peer's groups. A message's keys come from the store, else from the
-group that the message names and no other.
+Fresh keys come from the healthiest of a peer's groups. A message's keys come from the store, else only from the
+group that the message names.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ RATE_WINDOW_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class PeerKeys:
-    """How keys for one peer are had: its SAE ID, its KME groups (most preferred first), its rotation."""
+    """Key settings of one peer: its SAE ID, its KME groups (most preferred first), its rotation."""
 
     sae_id: str
     groups: tuple[str, ...]
@@ -67,7 +67,7 @@ class PeerKeys:
 
 @dataclass(frozen=True, slots=True)
 class SupplyLimits:
-    """Per KME: `reserve` keys of the usual size that mail of low priority leaves alone, and the alarm.
+    """Per KME: `reserve` keys of the usual size, not for mail of low priority, and the alarm.
 
     The alarm is raised when the keys will last less than `alarm` seconds at the present rates.
     """
@@ -77,7 +77,7 @@ class SupplyLimits:
 
 
 class KeyRing:
-    """The one object that seals and opens ask for keys; an async context manager that ends all its work."""
+    """The source of keys for sealing and opening; an async context manager."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class KeyRing:
         board: KeyCounts | None = None,
         timing: Timing = REAL_TIME,
     ) -> None:
-        """`groups` and `peers` are by name, `limits` by KME name. `received` keeps keys before they are used.
+        """`groups` and `peers` are by name, `limits` by KME name. `received` stores keys before they are used.
 
-        `issued` remembers fresh keys; without it they are remembered as long as this object lives. So does `trials`
-        what KMEs were found to do with undelivered keys. What sealed mail uses is counted on the `board`.
+        `issued` records fresh keys; without it they are recorded only in memory. `trials` records how KMEs treat
+        undelivered keys. Keys used by sealed mail are counted on the `board`.
         """
         self._own_sae = own_sae
         self.groups = dict(groups)
@@ -134,10 +134,10 @@ class KeyRing:
         await self.close()
 
     def share(self, draws_of: Callable[[str, str], DrawCount], *, first: bool) -> None:
-        """Other processes draw from the same KMEs as one relay; to be called before anything is drawn.
+        """Shares the KMEs with other processes of the relay; call it before anything is drawn.
 
-        What is drawn of a KME (by name) for a slave SAE is counted there. Of KMEs that drop undelivered keys only the
-        `first` one draws.
+        `draws_of` returns the shared count for a KME (by name) and slave SAE. Only the `first` process draws from KMEs
+        that drop undelivered keys.
         """
         for pool in self._pools():
             pool.count_in(partial(draws_of, pool.client.name))
@@ -149,7 +149,7 @@ class KeyRing:
         return [pool.client.name for pool in self._pools() if pool.undelivered.dropped]
 
     def start(self) -> None:
-        """Begins to fill the pools and to watch over them, until `close`."""
+        """Starts filling and maintaining the pools, until `close`."""
         if self._maintaining is None:
             for pool in self._pools():
                 pool.undelivered.serve(self._own_sae)
@@ -158,7 +158,7 @@ class KeyRing:
             self._maintaining = asyncio.create_task(self._maintain_until_closed(), name="maintain keys")
 
     def set_peers(self, peers: Mapping[str, PeerKeys]) -> None:
-        """From now on these are the peers; for those that are gone no further key is drawn."""
+        """Sets the peers; stops drawing keys for removed ones."""
         for name in self.peers.keys() | peers.keys():
             if peers.get(name) != self.peers.get(name):
                 self._in_use.forget(name)
@@ -173,19 +173,19 @@ class KeyRing:
                 self._warm(sae_id, group)
 
     def renew_certificates(self, *, anyway: bool = False) -> None:
-        """Takes certificate files that have changed, or `anyway` (SIGHUP); what cannot be used leaves all as it was."""
+        """Reloads changed certificate files, or all with `anyway` (SIGHUP); unusable ones are ignored."""
         for pool in self._pools():
             pool.client.renew_certificates(anyway=anyway)
 
     async def log_ending_certificates(self) -> None:
-        """Says in the log which certificates end within 30 days, or have ended."""
+        """Logs certificates that end within 30 days, or have ended."""
         for pool in self._pools():
             for ending in await asyncio.to_thread(pool.client.ending_certificates, datetime.now(UTC)):
                 report = log.error if " ended on " in ending else log.warning
                 report("kme_certificate_ends", kme=pool.client.name, what=ending)
 
     def stop_waiting(self) -> None:
-        """The relay stops: mail whose keys have not come yet stays with its sender."""
+        """At shutdown: ends all waits; mail without keys stays with its sender."""
         for group in self.groups.values():
             group.stop_waiting()
 
@@ -201,7 +201,7 @@ class KeyRing:
     async def take(self, peer: str, *, level: str = "aes", size: int = 0, low_priority: bool = False) -> SealingKey:
         """A 256-bit key for one message of `size` bytes to `peer`, with its reference. Raises KeyUnavailable.
 
-        It is fresh, except at level "aes" where the peer's rotation lets one key wrap several messages.
+        It is fresh, except at level "aes" if the peer's rotation lets one key wrap several messages.
         """
         rules = self._peer(peer)
         sae_id, rotates = rules.sae_id, level == "aes" and rules.rotation.max_messages > 1
@@ -240,7 +240,7 @@ class KeyRing:
     async def can_supply(self, peer: str, hidden: int, *, low_priority: bool = False) -> Supply:
         """Whether a pad that hides `hidden` bytes (0: one key of 256 bits) is available for `peer` now, else when.
 
-        With `low_priority` what is kept in reserve does not count.
+        With `low_priority` reserved keys do not count.
         """
         sae_id = self._peer(peer).sae_id
         groups = self._groups_of(peer, "otp" if hidden else "aes")
@@ -251,9 +251,9 @@ class KeyRing:
     async def fetch(
         self, references: Iterable[KeyReference], *, use: KeyUse | None = None, patient: bool = True
     ) -> dict[KeyReference, Key]:
-        """The keys that a sealed message names: from the store, else from their KME, and then written down.
+        """The keys that a sealed message names: from the store, else from their KME, and then stored.
 
-        Whose keys a message may name is checked by who opens it (relay/opening), before this is called. A key
+        The caller (relay/journey/opening) has checked whose keys the message may name. A key
         that its KME does not know is missing from the result; `patient` False does not wait for the lag between the
         KMEs. Raises KeyDestroyed and KeyUsed, as a rule before any KME is asked; StoreUnavailable, and KeyUnavailable
         when no KME of the group could be asked.
@@ -269,7 +269,7 @@ class KeyRing:
             if missing := [key_ID for key_ID in by_ID if key_ID not in keys]:
                 stored = partial(self._held, group, master_sae, use=use)
                 keys |= await self.groups[group].fetch(master_sae, missing, patient=patient, elsewhere=stored)
-                # A key that was given away before we asked is in the store by now, where another relay of ours got it.
+                # A key fetched by another relay of the site is in the store by now.
                 if late := [key_ID for key_ID in missing if key_ID not in keys]:
                     keys |= await self._held(group, master_sae, late, use)
             found |= {reference: keys[key_ID] for key_ID, reference in by_ID.items() if key_ID in keys}
@@ -279,16 +279,16 @@ class KeyRing:
         return found
 
     async def report(self, *, ask: bool = True) -> KeyReport:
-        """What `keys status` shows; with `ask` each KME is asked for its status first."""
+        """The report of `keys status`; with `ask` it requests the status of each KME first."""
         if ask:
             await self._ask_all()
         pools = list(self.pool_rows())
         return KeyReport(pools, list(self._level_rows(pools)))
 
     async def maintain(self, *, ask: bool) -> None:
-        """Destroys expired keys, draws a few where none are left, and says so when keys will soon be gone.
+        """Destroys expired keys, refills empty pools, and logs when keys will soon be used up.
 
-        With `ask` the KMEs are asked first.
+        With `ask` it requests the KMEs' status first.
         """
         self.renew_certificates()
         for pool in self._pools():
@@ -316,7 +316,7 @@ class KeyRing:
                 if now - reported >= CERTIFICATES_EVERY_S:
                     reported = now
                     await self.log_ending_certificates()
-            except Exception as error:  # noqa: BLE001 - expired keys must be destroyed, whatever failed this time
+            except Exception as error:  # noqa: BLE001 - expired keys must be destroyed despite any failure
                 log.error("keys_not_tended", cause=f"{type(error).__name__}: {error}")
             await self._timing.sleep(MAINTAIN_EVERY_S)
 
@@ -333,24 +333,24 @@ class KeyRing:
     def _candidates(self, peer: str, use: Use, size: int = 0) -> list[Member]:
         """The KMEs to ask in turn, of the healthiest group first; `size` as for KMEGroup.candidates.
 
-        Raises KMEMisconfigured where no group serves the level.
+        Raises KMEMisconfigured if no group serves the level.
         """
         groups, sae_id = self._groups_of(peer, use), self.peers[peer].sae_id
         if not groups:
             raise KMEMisconfigured(f"no KME group for SAE {sae_id} serves level {use}")
-        if len(groups) == len(groups[0].members) == 1:  # as mostly: there is nothing to choose
+        if len(groups) == len(groups[0].members) == 1:  # the common case: no choice
             return groups[0].members
         groups = sorted(groups, key=lambda group: -round(group.health, 1))
         return [member for group in groups for member in group.candidates(sae_id, size)]
 
     async def _allow_low_priority(self, sae_id: str, hidden: int, member: Member) -> None:
-        """Raises KMEExhausted where a pad that hides `hidden` bytes (0: a key) is not for mail of low priority."""
+        """Raises KMEExhausted if a pad that hides `hidden` bytes (0: a key) would touch the reserve."""
         await self._leave_the_reserve(sae_id, member, (await member.plan(sae_id, hidden)).cost)
 
     async def _leave_the_reserve(self, sae_id: str, member: Member, size: int) -> None:
-        """Raises KMEExhausted where taking `size` bytes would touch what this KME keeps for mail of normal priority.
+        """Raises KMEExhausted if taking `size` bytes would touch this KME's reserve for mail of normal priority.
 
-        What others of its group may have does not count: they may be away when it is needed.
+        Keys of other KMEs of the group do not count: they may be unavailable when needed.
         """
         pool = member.pool
         reserve = self._limits.get(pool.client.name, SupplyLimits()).reserve
@@ -361,7 +361,7 @@ class KeyRing:
             raise KMEExhausted(f"{pool.client.name}: what is left is reserved for mail of normal priority")
 
     async def _held(self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None) -> dict[str, Key]:
-        """Those of the keys that the store has. Raises KeyDestroyed, KeyUsed and StoreUnavailable."""
+        """The keys that are in the store. Raises KeyDestroyed, KeyUsed and StoreUnavailable."""
         if self._received is None:
             return {}
         held, destroyed = await self._received.look(group, master_sae, key_IDs, use)
@@ -381,7 +381,7 @@ class KeyRing:
 
     @staticmethod
     def _warm(sae_id: str, group: KMEGroup) -> None:
-        if group.use != "otp":  # pads are of no usual size, and are drawn when they are needed
+        if group.use != "otp":  # pads have no usual size, and are drawn on demand
             group.warm(sae_id)
 
     def _peer(self, name: str) -> PeerKeys:
@@ -390,7 +390,7 @@ class KeyRing:
         return self.peers[name]
 
     def _groups_of(self, peer: str, use: Use) -> list[KMEGroup]:
-        """Those that we share with the peer, and that serve what the keys are for."""
+        """The groups that we share with the peer for this use."""
         return [group for group in self._shared[peer] if group.use in (use, "both")]
 
     def _pools(self) -> Iterator[KeyPool]:
@@ -406,7 +406,7 @@ class KeyRing:
         self._board.add(metrics.KEY_BITS_USED, peer, level, by=bits)
 
     def alarm(self, kme: str) -> float:
-        """Seconds: keys of this KME that last no longer at the present rates are an alarm."""
+        """The alarm threshold of this KME, in seconds."""
         return self._limits.get(kme, SupplyLimits()).alarm
 
     def pool_rows(self) -> Iterable[PoolRow]:

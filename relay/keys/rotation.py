@@ -1,4 +1,4 @@
-"""How many messages one quantum key wraps at level aes, and the key that each peer's messages are wrapped under now.
+"""Key rotation at level aes: limits of one quantum key, and the key in use for each peer.
 Standard: NIST SP 800-57 Part 1, 5.3 (a key has a limited time and a limited amount of data); pure, with a clock.
 """
 
@@ -14,7 +14,7 @@ from relay.keys.types import SealingKey
 class Rotation:
     """One key wraps at most `max_messages` messages of together `max_bytes` bytes, within `max_age` seconds.
 
-    It is never used for longer than the key itself is good.
+    It is never used beyond the lifetime of the key.
     """
 
     max_messages: int = 1
@@ -31,14 +31,14 @@ class _InUse:
 
 
 class KeysInUse:
-    """The key that each peer's messages are wrapped under at present; nothing where every message gets its own."""
+    """The keys in use, by peer; none if every message gets its own."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._in_use: dict[str, _InUse] = {}
 
     def reuse(self, peer: str, rotation: Rotation, size: int) -> SealingKey | None:
-        """The key in use, if it may wrap one more message of `size` bytes; else None, and it is forgotten."""
+        """The key in use, if it may wrap one more message of `size` bytes; else drops it and returns None."""
         current = self._in_use.get(peer)
         if current is None:
             return None
@@ -55,14 +55,14 @@ class KeysInUse:
         return current.taken
 
     def begin(self, peer: str, rotation: Rotation, size: int, taken: SealingKey) -> None:
-        """A fresh key wraps its first message."""
+        """Starts using a fresh key, for its first message."""
         if rotation.max_messages > 1 and size < rotation.max_bytes:
             self._in_use[peer] = _InUse(taken, 1, size, self._clock())
 
     def forget(self, peer: str) -> None:
-        """Drops that of a peer."""
+        """Drops the key of a peer."""
         self._in_use.pop(peer, None)
 
     def forget_all(self) -> None:
-        """Drops all keys, and those whose age is over are dropped at the next use anyway."""
+        """Drops all keys; expired ones are also dropped at their next use."""
         self._in_use.clear()

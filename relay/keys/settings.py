@@ -1,5 +1,5 @@
-"""The settings of a client of one KME, as one value; `ClientOptions` are the same by keyword, as programs write them.
-Standard: ETSI GS QKD 014 V1.1.1 is what the defaults fit; `Quirks` say where a KME differs from it.
+"""The settings of a client of one KME, as one value; `ClientOptions` are the same as keyword arguments.
+Standard: the defaults are those of ETSI GS QKD 014 V1.1.1; `Quirks` are deviations of a KME.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from relay.keys.types import REAL_TIME, Timing
 
 @dataclass(frozen=True, slots=True)
 class Quirks:
-    """Where a KME differs from the standard; the defaults are the standard's.
+    """Deviations of a KME from the standard; the defaults are the standard's.
 
     `method`: GET for KMEs that have no POST; each request then has its own connection. `keep_alive`: False
-    for KMEs that close a connection at once without saying so. `size_unit`: what the KME takes `size` for;
-    "ignored" keeps it out of the request. `integer_key_ids`: key_IDs are numbers in JSON, both ways.
-    `errors`: what replies mean, against the usual reading. `at_once`: how many requests for fresh keys may be on their
-    way for one slave SAE. Some KMEs drop the keys of the first when the second comes.
+    for KMEs that close connections without announcing it. `size_unit`: the unit of `size`; "ignored" omits it from the
+    request. `integer_key_ids`: key_IDs are numbers in JSON, both ways. `errors`: overrides of the usual meaning of
+    replies. `at_once`: maximum number of concurrent requests for fresh keys for one slave SAE. Some KMEs drop the keys
+    of the first when the second arrives.
     """
 
     method: Literal["POST", "GET"] = "POST"
@@ -38,17 +38,17 @@ class Quirks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClientSettings:
-    """How one KME is asked. `ca`, `certificate` and `key` are PEM files, or there is a `psk` (SKIP); times are seconds.
+    """Settings for one KME. `ca`, `certificate` and `key` are PEM files, or there is a `psk` (SKIP); times are seconds.
 
     `retry_attempts` counts the attempts after the first; `retry_delay` is the pause before the second, doubled each
-    time; one attempt may take `timeout`. With `adaptive` both follow what the KME does. Pauses are jittered, and
-    shorter while most attempts succeed. The timeouts of status and dec_keys shrink for a KME that is quick, to no less
-    than `min_timeout` (by default a fifth of `timeout`).
-    At most `pool_maxsize` connections are open to one address. Where the URL's name stands for several, at most
-    `pool_connections` times that are open in all; it means nothing else. `burn_budget` is the number of keys an
+    time; one attempt may take `timeout`. With `adaptive` both adapt to the KME. Pauses have jitter, and are
+    shorter while most attempts succeed. The timeouts of status and dec_keys shrink for a quick KME, down to
+    `min_timeout` (by default a fifth of `timeout`).
+    At most `pool_maxsize` connections are open to one address. If the URL's name has several, at most
+    `pool_connections` times that are open in total; it has no other effect. `burn_budget` is the number of keys an
     hour that unanswered requests may cost.
-    `name` stands in logs and metrics (default: the URL, but for a password in it). These are on the `board`, by
-    default one of the client's own.
+    `name` is used in logs and metrics (default: the URL without a password). Metrics are on the `board`, by default one
+    of the client's own.
     """
 
     ca: Path | None = None
@@ -71,7 +71,7 @@ class ClientSettings:
     board: KeyCounts | None = None
 
     def read_tls(self) -> ClientTLS | PSKTLS:
-        """The TLS settings, out of the files. Raises ConfigError where they cannot be used, or some are missing."""
+        """The TLS settings from the files. Raises ConfigError if they are unusable or incomplete."""
         if self.psk is not None:
             if self.ca or self.certificate or self.key or self.tls.kme_id:
                 raise ConfigError("a pre-shared key counts alone: leave out ca, certificate, key and kme_id")
@@ -82,14 +82,14 @@ class ClientSettings:
 
     @property
     def shortest_timeout(self) -> float:
-        """The least that a time limit may shrink to, in seconds."""
+        """Minimum adaptive timeout, in seconds."""
         if not self.adaptive:
             return self.timeout
         return self.timeout / 5 if self.min_timeout is None else self.min_timeout
 
 
 class ClientOptions(TypedDict, total=False):
-    """The fields of ClientSettings, for signatures: what is left out has the default there."""
+    """The fields of ClientSettings, for signatures; missing ones have their defaults."""
 
     ca: Path | None
     certificate: Path | None

@@ -1,8 +1,8 @@
-"""A client of a Cisco SKIP key provider, behind the same contract as the ETSI client: one key a request.
+"""A client of a Cisco SKIP key provider, with the same interface as the ETSI client: one key a request.
 Standard: draft-cisco-skip (Secure Key Integration Protocol): GET /capabilities, /key and /key/{keyId}, hex.
 
-A provider gives one key at a time and has only GET, so each request has its own connection and is sent once.
-What it calls localSystemID and remoteSystemID are the SAE IDs of the two sites.
+A provider returns one key at a time and has only GET, so each request has its own connection and is sent once.
+localSystemID and remoteSystemID are the SAE IDs of the two sites.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from relay.keys.replies import LARGEST_KEY_BITS, KeyStatus, is_worn, json_body, 
 from relay.keys.types import SAEID, Key
 
 DEFAULT_KEY_BITS = 256
-"""The size of a key when none is asked for."""
+"""Default key size, in bits."""
 
 _HEX = re.compile(r"(?:[0-9A-Fa-f]{2})+")
 _PLAIN = re.compile(r"[0-9A-Za-z_-]{1,256}")
@@ -39,12 +39,12 @@ class SKIPClient(KMEClient):
     )
 
     one_by_one = True  # SKIP has only GET
-    any_size = False  # other sizes than 256 bits are the provider's choice; pads are made of keys of the usual size
+    any_size = False  # other sizes than 256 bits are optional; pads use keys of the usual size
 
     async def check_key_status(self, slave_sae_id: SAEID, *, patient: bool = True) -> KeyStatus:
-        """The provider's capabilities as a status; SKIP says nothing about stored keys.
+        """The provider's capabilities as a status; SKIP does not report stored keys.
 
-        Raises KMEBadReply where the provider does not give keys for this remote system.
+        Raises KMEBadReply if the provider has no keys for this remote system.
         """
         remote = str(slave_sae_id)
 
@@ -78,7 +78,7 @@ class SKIPClient(KMEClient):
     most_per_request = 1
 
     async def draw_keys(self, slave_sae_id: str, number: int, size: int, *, patient: bool = True) -> list[Key]:
-        """One fresh key of `size` bits, whatever `number` says. Raises KeyUnavailable."""
+        """One fresh key of `size` bits, whatever `number` is. Raises KeyUnavailable."""
         remote = slave_sae_id
         query = (("remoteSystemID", remote), ("size", str(size)))
         request = HTTPRequest("GET", "/key", query, sae=remote, max_octets=max_reply_octets(1, size))
@@ -96,9 +96,9 @@ class SKIPClient(KMEClient):
     async def request_dec_keys(
         self, master_sae_id: SAEID, key_IDs: Sequence[str], *, patient: bool = True
     ) -> list[Key]:
-        """The keys with these IDs, in their order, each by its own request at the same time.
+        """The keys with these IDs, in order, each by its own concurrent request.
 
-        Raises KeysMissing, with those that did come, or another KeyUnavailable when none did.
+        Raises KeysMissing with the keys that did arrive, or another KeyUnavailable if none did.
         """
         remote = str(master_sae_id)
 
@@ -148,5 +148,5 @@ def _key(source: str, body: bytes | bytearray, size: int | None = None) -> Key:
 
 
 def _serves(remotes: Sequence[object], remote: str) -> bool:
-    """Each may be a pattern with `*`, `?`, `[list]` and `[!list]`, as providers that serve many systems write it."""
+    """Whether a remote system matches; entries may be patterns with `*`, `?`, `[list]` and `[!list]`."""
     return any(str(name) == remote or fnmatchcase(remote, str(name)) for name in remotes)

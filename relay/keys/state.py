@@ -1,5 +1,5 @@
-"""The state of one KME's keys for one peer, as a value: wanted, ready, being drawn, given out, and when to ask next.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3. Pure, with an injected clock: pool.py makes the requests and reports what came.
+"""The state of one KME's keys for one peer, as a value: wanted, ready, being drawn, used, and when to ask next.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3. Pure, with an injected clock: pool.py makes the requests and reports results.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from relay.keys.stock import HeldKey, Stock
 from relay.keys.types import Key
 
 FIRST_BACKOFF_S, LONGEST_BACKOFF_S = 0.25, 5.0
-"""Pause before a KME that has no key, or whose keys cannot be used, is asked again: at first, and at most."""
+"""First and longest pause, in seconds, before a KME without usable keys is asked again."""
 
 Trouble = KeyUnavailable | StoreUnavailable
 
 REFUSAL_REPORTED_S = 60.0
 """Time for which a refusal is reported, in seconds, from when the KME may be asked again."""
 _LATER = (KMEExhausted, KMERefusedRequest, KMEBadReply, StoreUnavailable)
-"""Failures that the next request would meet again; the breaker sees to all others."""
+"""Failures that the next request would repeat; the breaker handles all others."""
 
 
 @dataclass(slots=True, eq=False)
 class Want:
-    """Keys that a caller waits for: `number`, or no fewer than `least` where the KME gives no more at once.
+    """Keys that a caller waits for: `number`, or at least `least` if the KME issues no more at once.
 
     Exactly one of `held` and `error` is set when `notify` is called.
     """
@@ -42,12 +42,12 @@ class Want:
     held: list[HeldKey] | None = None
     error: Trouble | None = None
     landings: int = 0
-    """How many requests have ended without serving it, though it was the first in the queue."""
+    """Number of requests that ended without serving it while it was first in the queue."""
 
 
 @dataclass(slots=True, eq=False)
 class Batch:
-    """Keys that have come and are not remembered yet: they may not be used before, nor after `until`."""
+    """Keys that have arrived and are not recorded yet: unusable until then, and after `until`."""
 
     keys: list[Key] = field(repr=False)
     until: float
@@ -56,7 +56,7 @@ class Batch:
 
 @dataclass(slots=True, eq=False)
 class PeerPool:
-    """The keys of one size for one slave SAE. What is asked for goes out in `flights`: requests on their way."""
+    """The keys of one size for one slave SAE. `flights` are the requests in flight."""
 
     slave_sae: str
     size: int
@@ -67,45 +67,45 @@ class PeerPool:
     prefetched: bool = False
     """Whether keys are drawn ahead of need."""
     fill_to: int = 0
-    """How many keys there should be once a request goes out anyway."""
+    """Target number of keys of any request."""
     filling: bool = False
-    """Whether keys are drawn up to `fill_to` though nobody waits."""
+    """Whether keys are drawn up to `fill_to` without demand."""
     queue: deque[Want] = field(default_factory=deque)
     flights: dict[Hashable, int] = field(default_factory=dict)
-    """How many keys each request on its way asks for."""
+    """Number of keys requested by each flight."""
     unrecorded: list[Batch] = field(default_factory=list, repr=False)
     given: int = 0
-    """Keys that were set aside for callers who have not taken them yet."""
+    """Keys set aside for callers that have not collected them yet."""
     backoff: float = 0.0
     not_before: float = 0.0
     trouble: Trouble = field(default_factory=lambda: KMEExhausted("no key left"))
 
     @property
     def wanted(self) -> int:
-        """How many keys are waited for."""
+        """Number of keys that callers wait for."""
         return sum(want.number for want in self.queue)
 
     @property
     def missing(self) -> int:
-        """How many more keys should be asked for; 0 or less: none."""
+        """Number of further keys to request; 0 or less: none."""
         goal = max(self.wanted, self.fill_to) if self.queue or self.filling else 0
         return goal - len(self.stock) - sum(self.flights.values())
 
     @property
     def idle(self) -> bool:
-        """Whether it is empty, and nobody uses it."""
+        """Whether it is empty and unused."""
         used = self.queue or self.prefetched or self.flights or self.given or self.unrecorded
         return not (used or len(self.stock)) and self.clock() >= self.not_before
 
     # Callers
 
     def want(self, want: Want) -> Want:
-        """A caller waits behind the others."""
+        """Appends a waiting caller to the queue."""
         self.queue.append(want)
         return want
 
     def collect(self, want: Want) -> list[Key]:
-        """The keys of a caller who was served. Raises the error of one who was not."""
+        """The keys of a served caller. Raises the error of one that was not served."""
         held, want.held = want.held, None
         if held is None:
             raise want.error or KMEExhausted("no key left")
@@ -113,7 +113,7 @@ class PeerPool:
         return self.stock.hand_out(held)
 
     def leave(self, want: Want) -> None:
-        """The caller no longer waits; keys that were set aside for them are there for the next one."""
+        """Removes a caller; keys set aside for it are kept for the next one."""
         if want in self.queue:
             self.queue.remove(want)
         held, want.held = want.held, None
@@ -123,7 +123,7 @@ class PeerPool:
         self.serve()
 
     def serve(self, *, short: bool = False) -> None:
-        """Sets keys aside for those who wait, in their order; `short`: the KME gives no more at present."""
+        """Sets keys aside for waiting callers, in order; `short`: the KME issues no more at present."""
         while self.queue:
             want = self.queue[0]
             number = min(want.number, max(want.least, len(self.stock))) if short else want.number
@@ -135,9 +135,9 @@ class PeerPool:
     # Requests
 
     def begin(self, flight: Hashable, most: int, *, alone: bool = False) -> int:
-        """A request goes out for the returned number of keys, `most` at most; 0: none is needed.
+        """Starts a request for the returned number of keys, at most `most`; 0: none is needed.
 
-        `alone`: no key may be drawn while any is left, or is on its way.
+        `alone`: no key may be drawn while any is left or in flight.
         """
         number = self.missing
         if number <= 0 or (alone and not self.queue and len(self.stock)):
@@ -147,7 +147,7 @@ class PeerPool:
         return number
 
     def landed(self, flight: Hashable, *, short: bool, alone: bool = False) -> None:
-        """The keys of a request are in stock; `short`: they were fewer than it asked for."""
+        """Ends a request whose keys are in stock; `short`: fewer than requested."""
         self.flights.pop(flight, None)
         self.backoff = self.not_before = 0.0
         self.serve(short=short)
@@ -162,9 +162,9 @@ class PeerPool:
                 self._end(first, error=KMEExhausted(f"keys expire before {first.number} of them are there"))
 
     def failed(self, flight: Hashable, error: Trouble, chance: float) -> None:
-        """A request brought nothing: all who wait hear of it, but for those whose keys are on their way by another.
+        """Ends a failed request: all callers get the error, except those whose keys are in flight in another one.
 
-        Asking again for each of them would only take longer. `chance` (0 to 1) is for the jitter of the next request.
+        A retry for each of them would only take longer. `chance` (0 to 1) is for the jitter of the next request.
         """
         self.flights.pop(flight, None)
         if isinstance(error, _LATER):
@@ -174,7 +174,7 @@ class PeerPool:
         self.refuse(error)
 
     def refuse(self, error: Trouble) -> None:
-        """Those who wait get what is there or on its way, else the error; the refill is begun again another time."""
+        """Callers get keys in stock or in flight, else the error; ends the refill for now."""
         self.filling = False
         self.serve(short=not self.flights)
         coming = len(self.stock) + sum(self.flights.values())
@@ -185,23 +185,23 @@ class PeerPool:
 
     @property
     def refused(self) -> str:
-        """Why the last request of late brought nothing; "" where it did."""
+        """Why the last recent request failed, or ""."""
         return str(self.trouble) if self.not_before and self.clock() - self.not_before < REFUSAL_REPORTED_S else ""
 
     def too_early(self, kme: str) -> Trouble | None:
-        """Why the KME is not to be asked now; None: it may be."""
+        """Why the KME must not be asked now; None if it may."""
         if (wait := self.not_before - self.clock()) <= 0:
             return None
         kind = next((kind for kind in (KMEExhausted, StoreUnavailable) if isinstance(self.trouble, kind)), KMEBadReply)
         return kind(f"{kme}: not asked again for {wait:.1f} s: {self.trouble}")
 
     def forget_elsewhere(self, place: Hashable, flights: Collection[Hashable]) -> None:
-        """Drops callers who wait in another place than this, which has ended, and requests other than these."""
+        """Drops callers of other, ended event loops, and requests other than these."""
         self.queue = deque(want for want in self.queue if want.place is place)
         self.flights = {flight: number for flight, number in self.flights.items() if flight in flights}
 
     def expired_batches(self, *, all_of_them: bool = False) -> int:
-        """Drops keys that could not be remembered in time, or `all_of_them`; returns how many."""
+        """Drops keys that could not be recorded in time, or `all_of_them`; returns how many."""
         now = self.clock()
         gone = [batch for batch in self.unrecorded if all_of_them or batch.until <= now]
         self.unrecorded = [batch for batch in self.unrecorded if batch not in gone]

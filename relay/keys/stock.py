@@ -1,11 +1,11 @@
-"""The keys that are ready for one peer and size, oldest first: each leaves once, and is overwritten as it goes.
+"""The keys that are ready for one peer and size, oldest first: each leaves once, and is then overwritten.
 Standard: ETSI GS QKD 014 V1.1.1, 5.3; pure, with an injected clock.
 
-The accounts have the fate of every key of one KME, by double entry: `issued = used + burnt + expired + in pool` for
+The accounts record the fate of every key of one KME, by double entry: `issued = used + burnt + expired + in pool` for
 each slave SAE and in all. Labels carry names, never key_IDs.
 
-A key waits here as a bytearray, which is overwritten when the key leaves, is burnt or expires. That is as
-far as Python goes: the JSON it came in, and the `bytes` that a user gets, live until the collector takes them.
+A key waits here as a bytearray, which is overwritten when the key leaves, is burnt or expires. Python
+allows no more: the JSON it arrived in, and the `bytes` that a user gets, live until garbage collection.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from relay.keys.counts import KeyCounts, Numbers
 from relay.keys.types import Key
 
 SEEN_KEYS = 200_000
-"""Number of keys remembered here, beside the store, so that a KME cannot hand us one twice."""
+"""Number of keys remembered in memory, beside the store, to detect keys issued twice."""
 
 _TELLING_OCTETS = 16
-"""Minimum length of keys that are compared by their bytes too; shorter ones may be equal by chance."""
+"""Minimum length of keys that are also compared by their bytes, in bytes; shorter ones may be equal by chance."""
 
 
 def wipe(octets: bytearray) -> None:
@@ -34,7 +34,7 @@ def wipe(octets: bytearray) -> None:
 
 
 class SeenKeys:
-    """The keys that were given before, by ID in any case and by a keyed hash of their bytes: none may come again."""
+    """Keys issued before, by ID (ignoring case) and by a keyed hash of their bytes: none may be used again."""
 
     def __init__(self, most: int = SEEN_KEYS) -> None:
         self._most = most
@@ -42,7 +42,7 @@ class SeenKeys:
         self._secret = secrets.token_bytes(32)
 
     def first_time(self, key: Key) -> bool:
-        """Remembers the key; False when its ID or its bytes were seen before."""
+        """Remembers the key; False if its ID or its bytes were seen before."""
         marks = [self._mark(b"id", casefold(key.key_ID).encode())]
         if len(key.key) >= _TELLING_OCTETS:
             marks.append(self._mark(b"octets", key.key))
@@ -58,7 +58,7 @@ class SeenKeys:
 
 @dataclass(slots=True)
 class HeldKey:
-    """One key that waits; `until` is in seconds of the clock."""
+    """One key in stock; `until` is in seconds of the clock."""
 
     key_ID: str
     octets: bytearray = field(repr=False)
@@ -69,18 +69,18 @@ class Accounts:
     """Counts of keys (not bytes), by slave SAE; the pool counts its own keys, so the two can be compared."""
 
     def __init__(self, kme: str = "", board: KeyCounts | None = None) -> None:
-        """What is entered here is counted on the `board`, too, under the KME's name."""
+        """Entries are also counted on the `board`, under the KME's name."""
         self._kme = kme
         self._board = board or Numbers()
         self.peers: dict[str, str] = {}
-        """The names under which slave SAEs are counted there, by SAE ID; those of others are their IDs."""
+        """Label values of slave SAEs by SAE ID; by default their IDs."""
         self._issued: Counter[str] = Counter()
         self._used: Counter[str] = Counter()
         self._expired: Counter[str] = Counter()
         self._burnt: Counter[tuple[str, str]] = Counter()
 
     def issued(self, slave_sae: str, number: int) -> None:
-        """The KME gave keys, and they are in the pool now."""
+        """The KME issued keys, now in the pool."""
         self._enter(self._issued, slave_sae, number, "issued")
 
     def used(self, slave_sae: str, number: int) -> None:
@@ -89,7 +89,7 @@ class Accounts:
         self._board.add(metrics.KEYS, self._kme, self.peers.get(slave_sae, slave_sae), "used", by=number)
 
     def expired(self, slave_sae: str, number: int) -> None:
-        """Keys in the pool became too old and were destroyed."""
+        """Keys in the pool expired and were destroyed."""
         self._enter(self._expired, slave_sae, number, "expired")
 
     def burnt(self, slave_sae: str, number: int, cause: str) -> None:
@@ -99,16 +99,16 @@ class Accounts:
         self._board.add(metrics.KEYS_BURNT, self._kme, cause, by=number)
 
     def issued_and_burnt(self, slave_sae: str, number: int, cause: str) -> None:
-        """The KME gave keys, or has to be assumed to have, that never came into the pool."""
+        """The KME issued keys, or may have, that never reached the pool."""
         self.issued(slave_sae, number)
         self.burnt(slave_sae, number, cause)
 
     def discarded(self, size: int) -> None:
-        """A pad had no use for `size` bytes at the end of its keys."""
+        """`size` excess bytes of a pad's keys were discarded."""
         self._board.add(metrics.PAD_DISCARDED, self._kme, by=size)
 
     def totals(self, slave_sae: str | None = None) -> dict[str, int]:
-        """`issued`, `used`, `burnt`, `expired`, and `in_pool` as it has to be; of one slave SAE or of all."""
+        """`issued`, `used`, `burnt`, `expired`, and the resulting `in_pool`; of one slave SAE or of all."""
 
         def total(counts: Counter[str]) -> int:
             return counts.total() if slave_sae is None else counts[slave_sae]
@@ -144,7 +144,7 @@ class Stock:
     def __init__(
         self, slave_sae: str, lifetime: float, accounts: Accounts, seen: SeenKeys, clock: Callable[[], float]
     ) -> None:
-        """`lifetime` is how many seconds a key may wait here before it is destroyed."""
+        """`lifetime` is the time before a key in stock is destroyed, in seconds."""
         self._slave_sae = slave_sae
         self._lifetime = lifetime
         self._accounts = accounts
@@ -156,9 +156,9 @@ class Stock:
         return len(self._held)
 
     def add(self, keys: Sequence[Key], *, until: float | None = None) -> int:
-        """Takes in keys that a KME has issued; returns how many were refused, as seen before.
+        """Adds keys that a KME has issued; returns the number refused as seen before.
 
-        They are good `until` then, by the clock; by default for the whole lifetime, from now.
+        They are valid `until` then, by the clock; by default for the whole lifetime from now.
         """
         self._accounts.issued(self._slave_sae, len(keys))
         until = self._clock() + self._lifetime if until is None else until
@@ -170,7 +170,7 @@ class Stock:
         return refused
 
     def pop(self, number: int) -> list[Key] | None:
-        """`number` keys that are still good, or None and nothing; with no await inside, so once and for one."""
+        """Removes `number` valid keys, or returns None; atomic, without any await."""
         if self._held and self._held[0].until <= self._clock():
             self.destroy_expired()
         if len(self._held) < number:
@@ -184,7 +184,7 @@ class Stock:
         return keys
 
     def set_aside(self, number: int) -> list[HeldKey] | None:
-        """`number` keys that are still good, for `hand_out` or `put_back`; or None and nothing."""
+        """Sets aside `number` valid keys, for `hand_out` or `put_back`; or returns None."""
         if self._held and self._held[0].until <= self._clock():
             self.destroy_expired()
         if len(self._held) < number:
@@ -192,7 +192,7 @@ class Stock:
         return [self._held.popleft() for _ in range(number)]
 
     def hand_out(self, held: Sequence[HeldKey]) -> list[Key]:
-        """The keys, which are used from now on."""
+        """The keys, which now count as used."""
         keys = [Key(each.key_ID, bytes(each.octets), each.until) for each in held]
         for each in held:
             wipe(each.octets)
@@ -200,11 +200,11 @@ class Stock:
         return keys
 
     def put_back(self, held: Sequence[HeldKey]) -> None:
-        """They come first again."""
+        """Puts keys back in front."""
         self._held.extendleft(reversed(held))
 
     def destroy_expired(self) -> int:
-        """Destroys the keys whose time is over; returns how many."""
+        """Destroys expired keys; returns how many."""
         now = self._clock()
         expired = 0
         while self._held and self._held[0].until <= now:

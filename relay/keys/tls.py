@@ -1,6 +1,6 @@
-"""TLS to a KME: both sides authenticated, names checked, renewed files used at once, and what ends soon is reported.
-Standard: ETSI GS QKD 014 V1.1.1, 5.1 (TLS 1.2 or later); RFC 9525 for host names; RFC 5280 for how long a certificate
-is valid. It can't be switched off.
+"""TLS to a KME: mutual authentication, name checks, renewed files, and warnings before certificates end.
+Standard: ETSI GS QKD 014 V1.1.1, 5.1 (TLS 1.2 or later); RFC 9525 for host names; RFC 5280 for
+validity. It can't be switched off.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NameFrom = Literal["san", "cn", "either"]
 
 @dataclass(frozen=True, slots=True)
 class TLSRules:
-    """How a KME's certificate is checked; TLS 1.2 is the least that is spoken.
+    """Verification rules for a KME's certificate; the minimum is TLS 1.2.
 
-    `name_check`: which name the certificate must carry, the URL's host, the KME ID, or both. `name_from`:
-    where that name may stand, in the subjectAltName, in the subject's CN, or in either. `ciphers` is an
-    OpenSSL list for TLS 1.2; those without authentication or encryption are excluded whatever it says.
+    `name_check`: the required name: the URL's host, the KME ID, or both. `name_from`: where that name may be: in the
+    subjectAltName, in the subject's CN, or in either. `ciphers` is an OpenSSL list for TLS 1.2; suites without
+    authentication or encryption are always excluded.
     """
 
     ciphers: str | None = None
@@ -46,9 +46,9 @@ def client_context(
     *,
     seen: Callable[[dict[str, Any]], None] = lambda _peer: None,
 ) -> ssl.SSLContext:
-    """The TLS settings for one KME; the three files are PEM. Raises ConfigError where they cannot be used.
+    """The TLS settings for one KME; the three files are PEM. Raises ConfigError if they are unusable.
 
-    `seen` is called with the KME's certificate, as `getpeercert` gives it, after each handshake.
+    `seen` is called with the KME's certificate, from `getpeercert`, after each handshake.
     """
     for path in (ca, certificate, key):
         if not is_there(path):
@@ -60,8 +60,8 @@ def client_context(
     except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate}, {key} or {ca}: cannot be used for TLS: {error}") from error
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    # Python 3.13 began to ask for extensions that the certificates of real KMEs lack. The chain, the dates and the
-    # name are checked all the same, and alike with every Python.
+    # Python 3.13 requires extensions that the certificates of real KMEs lack. The chain, the dates and the name are
+    # still checked, equally with every Python.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if rules.ciphers:
         set_ciphers(context, rules.ciphers)
@@ -75,7 +75,7 @@ def client_context(
 
 
 def check_ca(path: Path) -> None:
-    """Raises ConfigError where a file holds no certificate to check others by: neither of a CA nor self-signed."""
+    """Raises ConfigError if a file has no trust anchor: neither a CA certificate nor a self-signed one."""
     try:
         context = ssl.create_default_context(cafile=str(path))
         if context.cert_store_stats()["x509_ca"]:
@@ -88,12 +88,12 @@ def check_ca(path: Path) -> None:
 
 
 def _no_passphrase() -> str:
-    """OpenSSL would ask for one on the terminal, and everything would wait for it."""
+    """Raises ValueError instead of OpenSSL's prompt on the terminal, which would block."""
     raise ValueError("the private key is encrypted; one without a passphrase is needed")
 
 
 def set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
-    """Takes an OpenSSL list for TLS 1.2, without suites that do not authenticate or encrypt. Raises ConfigError."""
+    """Sets an OpenSSL cipher list for TLS 1.2, without unauthenticated or unencrypted suites. Raises ConfigError."""
     try:
         context.set_ciphers(f"{ciphers}:!aNULL:!eNULL")
     except ssl.SSLError as error:
@@ -102,7 +102,7 @@ def set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
 
 def _checking(kme_id: str | None, name_from: NameFrom, seen: Callable[[dict[str, Any]], None]) -> type[ssl.SSLObject]:
     class CheckedTLS(ssl.SSLObject):
-        """A TLS connection whose handshake fails unless the certificate carries the KME ID, where that is wanted."""
+        """A TLS connection whose handshake fails unless the certificate carries the KME ID, if required."""
 
         def do_handshake(self) -> None:
             super().do_handshake()
@@ -119,7 +119,7 @@ def _checking(kme_id: str | None, name_from: NameFrom, seen: Callable[[dict[str,
 
 
 def names_in(certificate: Mapping[str, Any], name_from: NameFrom) -> Iterator[str]:
-    """The names that a certificate (as `getpeercert` gives it) carries in those places."""
+    """The names of a certificate (from `getpeercert`) in those places."""
     if name_from != "cn":
         yield from (str(value) for _, value in certificate.get("subjectAltName", ()))
     if name_from != "san":
@@ -136,7 +136,7 @@ _Stamp = tuple[Seen, ...]
 
 
 class CertificateEnd(NamedTuple):
-    """When a certificate ends: ours, with which the KME knows us, its CA's, or its own; `what` names it for people."""
+    """The end of a certificate: our client certificate, its CA's, or the KME's; `what` is a description."""
 
     of: Literal["kme_client", "kme_ca", "kme_server"]
     what: str
@@ -147,7 +147,7 @@ class ClientTLS:
     """The TLS settings for one KME, made of three PEM files: CA, our certificate with its chain, our private key."""
 
     def __init__(self, ca: Path, certificate: Path, key: Path, rules: TLSRules) -> None:
-        """Raises ConfigError where the files cannot be used."""
+        """Raises ConfigError if the files are unusable."""
         self._files = (ca, certificate, key)
         self._rules = rules
         self._kme_ends: datetime | None = None
@@ -155,25 +155,25 @@ class ClientTLS:
         self.context = self._read()
 
     def renewed(self) -> ssl.SSLContext:
-        """The settings by the files as they are now. Raises ConfigError where they cannot be used together."""
+        """The settings from the current files. Raises ConfigError if they are unusable together."""
         self._read_at = self._stamp()
         return self._read()
 
     @property
     def changed(self) -> bool:
-        """Whether the files are others than at the last look."""
+        """Whether the files have changed since the last check."""
         return self._stamp() != self._read_at
 
     def take(self, name: str, context: ssl.SSLContext) -> None:
-        """From now on these settings are used."""
+        """Applies these settings."""
         self.context = context
         ending = self.ending(datetime.now(UTC))
         (log.warning if ending else log.info)("kme_certificates_renewed", kme=name, ending=ending)
 
     def ending(self, now: datetime) -> list[str]:
-        """What ends within 30 days of `now` (aware), or has ended: ours, the CA's, and the KME's own once it was seen.
+        """Certificates that have ended, or end within 30 days of `now` (aware): ours, the CA's, the KME's once seen.
 
-        Of a file with several CAs the one counts that ends last: old ones stay in it while new ones come into use.
+        Of several CAs in a file the last to end counts: old ones may stay in it.
         """
         try:
             return list(_ending_texts([(each.what, each.until) for each in self.ends()], now))
@@ -182,7 +182,7 @@ class ClientTLS:
             return [f"{certificate} or {ca}: cannot be read: {error}"]
 
     def own_ended(self, now: datetime) -> str:
-        """That our certificate has ended, where it has; else "". Reads the file."""
+        """A message if our certificate has ended, else "". Reads the file."""
         try:
             own = _certificates(self._files[1])[0]
         except (OSError, ValueError):
@@ -191,7 +191,7 @@ class ClientTLS:
         return f"our certificate {self._files[1]} ended on {until:%Y-%m-%d %H:%M} UTC" if until <= now else ""
 
     def ends(self) -> list[CertificateEnd]:
-        """When each of these ends, by what is in the files now. Raises OSError and ValueError."""
+        """The ends of these certificates, from the current files. Raises OSError and ValueError."""
         ca, certificate, _ = self._files
         last = max(_certificates(ca), key=lambda each: each.not_valid_after_utc)
         ends = [
@@ -207,7 +207,7 @@ class ClientTLS:
         return client_context(*self._files, self._rules, seen=self._saw)
 
     def _saw(self, peer: dict[str, Any]) -> None:
-        """A handshake with the KME has succeeded; `peer` is its certificate as Python gives it."""
+        """Records the KME's certificate (from `getpeercert`) after a handshake."""
         if until := peer.get("notAfter"):
             self._kme_ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(until), UTC)
 

@@ -1,8 +1,8 @@
-"""Requests to one KME over pooled TLS connections: each is sent exactly once, or the error says that it was.
-Standard: HTTP/1.1 (RFC 9112); ETSI GS QKD 014 V1.1.1, clause 5.1. Nothing here knows what a key is.
+"""Requests to one KME over pooled TLS connections: each is sent at most once, and errors report whether it was.
+Standard: HTTP/1.1 (RFC 9112); ETSI GS QKD 014 V1.1.1, clause 5.1; independent of keys.
 
-aiohttp sends an idempotent request (GET) again by itself when the connection breaks, on a fresh connection
-too. A GET for keys that is sent twice burns or loses keys, so `_once` takes that second sending away.
+aiohttp resends an idempotent request (GET) when the connection breaks, even on a fresh connection. A GET for keys that
+is sent twice burns or loses keys, so `_once` prevents the resending.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ CONNECT_TIMEOUT_S = 2.0
 """Minimum time for a connection with its TLS handshake, in seconds: one to a cloud KME takes a quarter second."""
 
 MAX_RETRY_AFTER_S = 3600.0
-"""Maximum Retry-After that is obeyed, in seconds."""
+"""Maximum honoured Retry-After, in seconds."""
 
 
 class _Broken(aiohttp.ClientError):
-    """A broken connection, as an error that aiohttp does not answer by sending again."""
+    """A broken connection, as an error on which aiohttp does not resend."""
 
 
 class Transport:
     """Connections to one KME. At most `per_host` to one address and `connections` in all; `timeout`s in seconds.
 
-    Without `keep_alive` each request gets a connection of its own. `connect` is how long a connection may take, with
-    its TLS handshake; it is never less than CONNECT_TIMEOUT_S.
+    Without `keep_alive` each request gets its own connection. `connect` is the timeout of a connection and its TLS
+    handshake; at least CONNECT_TIMEOUT_S.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Transport:
     async def send(self, request: HTTPRequest, within: float, on_sent: Callable[[], None]) -> HTTPReply:
         """Sends once and reads the whole reply `within` seconds. Raises NoAnswer.
 
-        `on_sent` is called when the request goes out: from then on the KME may carry it out.
+        `on_sent` is called when the request is sent: from then on the KME may carry it out.
         """
         session = self._open()
         self._under_way[session] += 1
@@ -109,18 +109,18 @@ class Transport:
                 return HTTPReply(reply.status, body or bytearray(), retry_after, whole=body is not None)
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             if not isinstance(error, TimeoutError) and (ended := self.tls.own_ended(datetime.now(UTC))):
-                # With TLS 1.3 such a KME hangs up only after the request was written, and never reads it.
+                # With TLS 1.3 such a KME closes only after the request was written, without reading it.
                 raise NoAnswer(f"{ended}: {error}", sent=False, fault=KMEFault.MISCONFIGURED) from error
             raise _no_answer(error, sent=bool(sent)) from error
 
     def take(self, name: str, context: ssl.SSLContext) -> None:
-        """From now on these TLS settings are used. `name` names the KME for the log.
+        """Applies these TLS settings. `name` is that of the KME, for the log.
 
-        Requests under way end over the connections they have; later ones open new connections.
+        Requests in flight keep their connections; later ones open new connections.
         """
         self.tls.take(name, context)
         session, self._session = self._session, None
-        # Its idle connections are closed when the last request over it has ended, or here.
+        # Its idle connections are closed after its last request, or here.
         if session is not None and not self._under_way[session]:
             del self._under_way[session]
             _drop(session)
@@ -132,7 +132,7 @@ class Transport:
             await each.close()
 
     def __del__(self) -> None:
-        # A script that forgot to close its client is not punished with noise: what it needed has been done.
+        # No warnings for a script that forgot to close its client.
         if session := self.__dict__.get("_session"):
             _drop(session)
 
@@ -140,7 +140,7 @@ class Transport:
         loop = asyncio.get_running_loop()
         if self._session is None or self._loop is not loop:
             if self._session is not None and self._loop is not None and self._loop.is_closed():
-                _drop(self._session)  # its connections have ended with the loop
+                _drop(self._session)  # its connections ended with the loop
             self._loop = loop
             self._session = self._new_session(self.tls.context)
         return self._session
@@ -160,7 +160,7 @@ class Transport:
 
 
 def _drop(session: aiohttp.ClientSession) -> None:
-    """Closes the session's connections at once, outside of any loop too."""
+    """Closes the session's connections at once, even outside of a loop."""
     connector = session.connector
     session.detach()
     if connector is not None and not connector.closed:
@@ -168,21 +168,21 @@ def _drop(session: aiohttp.ClientSession) -> None:
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Client middleware: a connection that breaks under a request is the end of that request."""
+    """Client middleware: a broken connection ends its request."""
     try:
         return await handler(request)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
-        raise  # nothing was sent, and aiohttp does not try again
+        raise  # nothing was sent, and aiohttp does not retry
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _Broken(f"{type(error).__name__}: {error}") from error
 
 
 _on_sent: ContextVar[Callable[[], None]] = ContextVar("on_sent")
-"""Called when the request of this context goes out."""
+"""Callback when the request of this context is sent."""
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Reports when a request has its connection, which it is written to in the same step."""
+    """Calls `_on_sent` when a request has its connection, to which it is then written at once."""
 
     async def connect(
         self,
@@ -196,7 +196,7 @@ class _Connector(aiohttp.TCPConnector):
 
 
 async def _read_bounded(reply: aiohttp.ClientResponse, most: int) -> bytearray | None:
-    """The body; None where it has more than `most` bytes. The connection is closed then, since more would come."""
+    """The body; None if it has more than `most` bytes. The connection is then closed."""
     if (reply.content_length or 0) > most:
         return None
     body = bytearray()
@@ -220,13 +220,13 @@ def _no_answer(error: Exception, *, sent: bool) -> NoAnswer:
             "that it knows"
         )
     if tls := _tls_fault(error):
-        # An alert means that the handshake failed, even where TLS 1.3 lets us write before we hear of it.
+        # An alert means that the handshake failed, even if TLS 1.3 let us write before it arrived.
         return NoAnswer(f"TLS failed: {tls}", sent=False, fault=KMEFault.MISCONFIGURED)
     return NoAnswer(cause, sent=sent, fault=KMEFault.UNREACHABLE, in_time=not isinstance(error, TimeoutError))
 
 
 def _tls_fault(error: BaseException) -> str | None:
-    """What TLS did not like about either side, where that is what went wrong; a lost connection is not that."""
+    """The TLS fault behind an error, if any; a lost connection is none."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError | aiohttp.ClientConnectorCertificateError):
             return str(cause)
@@ -248,7 +248,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _retry_after(value: str | None) -> float | None:
-    """Seconds of a Retry-After header in its numeric form; a date says no more than "later"."""
+    """Seconds of a Retry-After header in its numeric form; a date counts as unspecified."""
     if value is None:
         return None
     try:

@@ -1,8 +1,8 @@
-"""What a quantum key is, what names it in a message, and what a key ring needs from those around it.
+"""Quantum keys, their references in messages, and the interfaces that a key ring needs.
 Standard: ETSI GS QKD 014 V1.1.1 names (key_ID, master and slave SAE); sizes are in bits.
 
-`ReceivedKeyStore` is where a delivered key goes before anybody gets it. `IssuedKeyStore` remembers fresh keys before
-they may be used, and `TrialStore` how KMEs were found to behave. The user of this package stores all three.
+`ReceivedKeyStore` stores delivered keys before use. `IssuedKeyStore` records fresh keys before use, and `TrialStore`
+the observed behaviour of KMEs. The user of this package implements all three.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
 
 SAEID = int | str
-"""An SAE ID, as all calls take it; a number stands for its digits."""
+"""An SAE ID, accepted by all calls; a number is converted to its digits."""
 
 KeepKeys = Callable[[str, Mapping[str, bytes]], Awaitable[None]]
-"""Stores keys that a KME has just delivered: the master SAE, and the bytes by key_ID. Raises StoreUnavailable."""
+"""Stores delivered keys: the master SAE, and the bytes by key_ID. Raises StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key as a KME delivered it: `key_ID` (opaque, at most 256 characters) and its bytes.
+    """One key delivered by a KME: `key_ID` (opaque, at most 256 characters) and its bytes.
 
-    A fresh one may be used until `good_until`, in seconds of the clients' clock: the peer has to fetch it after that.
+    A fresh one may be used until `good_until`, in seconds of the clients' clock: the peer needs time to fetch it.
 
     The bytes never appear in repr(), logs or errors. They are `bytes`, which Python cannot overwrite: drop
-    the last reference soon. What waits in a pool is held in buffers that are overwritten (stock.py).
+    the last reference soon. Keys in a pool are in buffers that are overwritten (stock.py).
     """
 
     key_ID: str
@@ -43,9 +43,9 @@ class Key:
 
 
 class KeyReference(NamedTuple):
-    """What a sealed message says about one key: its ID, the two SAEs, and the KME group that issued it.
+    """A reference to a key in a sealed message: its ID, the two SAEs, and the issuing KME group.
 
-    `master_sae` sealed, `slave_sae` opens; they are None where a message of other software does not say.
+    `master_sae` sealed, `slave_sae` opens; they may be None in messages of other software.
     """
 
     key_ID: str
@@ -56,14 +56,14 @@ class KeyReference(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SealingKey:
-    """A key to seal with, and what the sealed message has to say about it."""
+    """A key to seal with, and its reference for the message."""
 
     key: Key
     reference: KeyReference
 
 
 def by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[KeyReference]]:
-    """References by (KME group, master SAE), which is how a key_ID is unique."""
+    """References by (KME group, master SAE), within which a key_ID is unique."""
     sorted_out: defaultdict[tuple[str, str], list[KeyReference]] = defaultdict(list)
     for reference in references:
         sorted_out[reference.kme_group or "", reference.master_sae or ""].append(reference)
@@ -71,31 +71,31 @@ def by_origin(references: Iterable[KeyReference]) -> dict[tuple[str, str], list[
 
 
 class ReceivedKeyStore(Protocol):
-    """Where delivered keys are kept, sealed at rest, until they are no longer needed."""
+    """The store of delivered keys, sealed at rest, until they are no longer needed."""
 
     async def ready(self) -> None:
-        """Returns when keys can be kept now. Raises StoreUnavailable: then no KME may be asked for any."""
+        """Returns if keys can be stored now. Raises StoreUnavailable: then no keys may be fetched."""
 
     async def put(self, group: str, master_sae: str, keys: Mapping[str, bytes]) -> None:
-        """Keeps keys, by ID, and returns only when a crash cannot lose them. Raises StoreUnavailable."""
+        """Stores keys, by ID; returns only when a crash cannot lose them. Raises StoreUnavailable."""
 
     def has_none_of(self, group: str, master_sae: str, key_IDs: Collection[str]) -> bool:
-        """Whether none of these is likely to be kept, so that a KME is asked first; `look` says what is true."""
+        """Whether probably none of these is stored, so that a KME is asked first; `look` is exact."""
 
     async def look(
         self, group: str, master_sae: str, key_IDs: Sequence[str], use: KeyUse | None = None
     ) -> tuple[Mapping[str, bytes], frozenset[str]]:
-        """The bytes of those that are held, by ID, and which of the others were destroyed.
+        """The bytes of the stored ones, by ID, and the IDs of those that were destroyed.
 
-        Raises KeyUsed where one may not be used so, and StoreUnavailable.
+        Raises KeyUsed if one must not be used for this, and StoreUnavailable.
         """
 
 
 class TrialStore(Protocol):
-    """The memory of what was found out about KMEs at the price of keys; it outlives relays."""
+    """Persistent results of trials of KMEs, which cost keys."""
 
     async def recall(self, kme: tuple[str, ...], described: tuple[object, ...]) -> str | None:
-        """What was found about a KME (its URL and the SAEs) when it described itself so; None: nothing that counts.
+        """The result for a KME (its URL and the SAEs) with this description; None without a valid one.
 
         Raises StoreUnavailable.
         """
@@ -104,23 +104,23 @@ class TrialStore(Protocol):
         """Remembers what was `result` now, at most 16 characters. Raises StoreUnavailable."""
 
     async def begin(self, kme: tuple[str, ...]) -> bool:
-        """Whether the KME may be tried now, until `end`: two that try it at once spoil each other's trial.
+        """Claims the KME for a trial, until `end`; False if taken: concurrent trials disturb each other.
 
         Raises StoreUnavailable.
         """
 
     async def end(self, kme: tuple[str, ...]) -> None:
-        """The trial is over. Raises StoreUnavailable; then it is over after a while."""
+        """Ends the trial. Raises StoreUnavailable; then the claim times out."""
 
 
 class IssuedKeyStore(Protocol):
-    """The memory of the keys that KMEs have issued to us, which outlives relays and KMEs: none is used twice."""
+    """Persistent record of issued keys, which outlives relays and KMEs: none is used twice."""
 
     async def ready(self) -> None:
-        """Returns when keys can be remembered now. Raises StoreUnavailable: then none may be drawn."""
+        """Returns if keys can be recorded now. Raises StoreUnavailable: then none may be drawn."""
 
     async def remember(self, group: str, keys: Mapping[str, bytes]) -> frozenset[str]:
-        """Remembers keys (bytes by ID) of a KME group, so that no crash forgets them; which of them came before.
+        """Records keys (bytes by ID) of a KME group crash-safely; returns the IDs already recorded.
 
         Raises StoreUnavailable; then none of them may be used.
         """
@@ -128,7 +128,7 @@ class IssuedKeyStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """`clock` gives seconds that never go back, `sleep` waits seconds, `chance` gives a number from 0 to 1.
+    """`clock` gives monotonic seconds, `sleep` waits seconds, `chance` gives a number from 0 to 1.
 
     Chance is for jitter only, never for secrets.
     """

@@ -1,8 +1,9 @@
-"""KMEs that drop what was not delivered yet when more is asked for: how one is detected, and how it is worked around.
-Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 6.2 (additional slaves). How long a KME keeps keys for a slave is left open.
+"""KMEs that drop undelivered keys when more are drawn: detection and workaround.
+Standard: ETSI GS QKD 014 V1.1.1, 5.3 and 6.2 (additional slaves). It does not specify how long a KME keeps keys for a
+slave.
 
-With such a KME every mail is lost whose keys the peer has not fetched when we draw the next. We cannot see when the
-peer fetches, so keys are drawn one batch at a time. The next batch follows a while after the last key of the one before
+With such a KME, mail is lost if the peer has not fetched its keys before we draw the next. We cannot see when the peer
+fetches, so keys are drawn one batch at a time. The next batch follows a while after the last key of the previous one
 was used.
 """
 
@@ -24,29 +25,29 @@ if TYPE_CHECKING:
 log = Events(__name__)
 
 ONE_BATCH_S = 60.0
-"""Time after its use for the peer to have fetched a key, where nothing else is set, in seconds."""
+"""Default time for the peer to fetch a key after its use, in seconds."""
 
 _RESULTS = {True: "kept", False: "dropped", None: "untold"}
-"""How the answers of `keeps_undelivered` are remembered."""
+"""Stored results of `keeps_undelivered`."""
 
 TRY_EVERY_S = 3600.0
-"""Interval of this test of a KME, in seconds: it may be updated or replaced."""
+"""Interval of this trial of a KME, in seconds: it may be updated or replaced."""
 LOOK_S = 0.05
 """Poll interval while another process tries the KME, in seconds."""
 
 
 class Undelivered:
-    """What one KME does with keys that were not delivered yet."""
+    """The handling of undelivered keys by one KME."""
 
     def __init__(self, client: KMEClient, one_batch: float, clock: Callable[[], float]) -> None:
-        """`one_batch` is how many seconds after the last use of a batch the next is drawn; 0: that is not needed."""
+        """`one_batch` is the delay of the next batch after the last use of the previous one, in seconds; 0: none."""
         self.one_batch = one_batch
         self.dropped = False
-        """Whether the KME was seen to drop keys."""
+        """Whether the KME was observed to drop keys."""
         self.for_others = False
-        """Whether another process draws from such a KME, and this one may not."""
+        """Whether only another process may draw from such a KME."""
         self.trials: TrialStore | None = None
-        """Where it is remembered what was found, over restarts."""
+        """Persistent results of trials."""
         self._client = client
         self._clock = clock
         self._own_sae: str | None = None
@@ -55,18 +56,18 @@ class Undelivered:
         self._began = float("-inf")
 
     def serve(self, own_sae: str) -> None:
-        """A relay begins to serve: the KME is tried before the first key is drawn, and later on; two keys each time.
+        """Enables trials of the KME for a serving relay, before the first key is drawn and later; each costs two keys.
 
-        Not at first where it is remembered what came of that, and the KME describes itself as it did then. Where it is
-        known to drop keys, those of a run before this one are given their time first.
+        The first one is skipped if a result for the same description of the KME is stored. If the KME is known to drop
+        keys, those of a previous run are given their time first.
         """
         self._own_sae = own_sae
         self._began = self._clock()
 
     async def find_out(self, slave_sae: str, status: KeyStatus | None) -> None:
-        """Tries the KME where that is due and wanted, and its `status` allows for further slaves. Raises nothing.
+        """Runs a due trial of the KME, if enabled and its `status` allows further slaves. Raises nothing.
 
-        While it does not answer it is tried later. What one answer says is not believed: a fault may have spoilt it.
+        A KME that does not answer is tried later. A single negative result is not trusted: it may be due to a fault.
         """
         async with self._finding_out:
             if self._own_sae is None or self.one_batch or status is None or not status.max_SAE_ID_count:
@@ -84,7 +85,7 @@ class Undelivered:
                 log.error("kme_drops_undelivered_keys", kme=self._client.name, one_batch_at_a_time=ONE_BATCH_S)
 
     async def _remembered_or_tried(self, kme: tuple[str, str, str], status: KeyStatus) -> str:
-        """What is remembered of the KME (its URL, our SAE, the slave SAE), at first; else what a trial finds now."""
+        """The stored result for the KME (its URL, our SAE, the slave SAE), at first; else that of a new trial."""
         url, own_sae, slave_sae = kme
         trials, first = self.trials, self._try_at == float("-inf")
         if trials is None:
@@ -95,24 +96,24 @@ class Undelivered:
             while True:
                 if await trials.begin((url, own_sae)):
                     break
-                await asyncio.sleep(LOOK_S)  # another process tries it, and what it finds counts here too
+                await asyncio.sleep(LOOK_S)  # another process tries it; its result is used here too
             try:
                 result = await trials.recall(kme, _described(status)) or "" if first else ""
                 result = result or await remembered(trials, kme, status, await self._keeps(slave_sae, own_sae))
             finally:
                 with suppress(StoreUnavailable):
                     await trials.end((url, own_sae))
-        # What a run before this one left under way was dropped by the trial: there is nothing to wait for.
+        # Keys of a previous run were dropped by the trial: there is nothing to wait for.
         self._began = float("-inf")
         return result
 
     async def _keeps(self, slave_sae: str, own_sae: str) -> bool | None:
-        """As `keeps_undelivered`; that keys are dropped is believed when it was seen twice."""
+        """As `keeps_undelivered`; dropping is confirmed by a second trial."""
         keeps = await self._client.keeps_undelivered(slave_sae, own_sae)
         return await self._client.keeps_undelivered(slave_sae, own_sae) if keeps is False else keeps
 
     def raise_if_early(self, used_at: float) -> None:
-        """Raises KMEExhausted while the next batch may not be drawn, when a key of the last one was used then."""
+        """Raises KMEExhausted while the next batch may not be drawn; `used_at` is the last use of a key."""
         if self.for_others:
             raise KMEExhausted(f"{self._client.name}: drops undelivered keys, so that one process alone draws from it")
         if (wait := max(used_at, self._began) + self.one_batch - self._clock()) > 0:
@@ -121,16 +122,16 @@ class Undelivered:
 
 
 async def known_to_drop(trials: TrialStore, kme: tuple[str, str, str], status: KeyStatus) -> bool:
-    """Whether it is remembered that this KME drops keys, while it describes itself as then. Raises StoreUnavailable."""
+    """Whether this KME, with the same description, is stored as dropping keys. Raises StoreUnavailable."""
     return await trials.recall(kme, _described(status)) == _RESULTS[False]
 
 
 async def remembered(
     trials: TrialStore | None, kme: tuple[str, str, str], status: KeyStatus, keeps: bool | None
 ) -> str:
-    """What is known from now on of a KME (its URL, our SAE, the slave SAE), as the store has it.
+    """Stores the result for a KME (its URL, our SAE, the slave SAE), and returns its stored form.
 
-    A store that cannot be written costs two keys at the next start, no more.
+    If the store is unavailable, the next start costs two more keys.
     """
     try:
         if trials is not None:
@@ -141,7 +142,7 @@ async def remembered(
 
 
 def _described(status: KeyStatus) -> tuple[object, ...]:
-    """What stays the same while a KME is the same: neither how many keys there are, nor extensions."""
+    """The stable description of a KME: without the number of keys and extensions."""
     return (
         status.source_KME_ID,
         status.target_KME_ID,
