@@ -1,5 +1,5 @@
-"""relay.toml as one immutable, checked value; deploy/SETTINGS.md, made from this, explains every setting.
-Standard: TOML 1.0; a file with any unknown, missing or doubtful setting is not used at all.
+"""relay.toml as one immutable, validated value; deploy/SETTINGS.md, generated from it, documents every setting.
+Standard: TOML 1.0; a file with any unknown, missing or invalid setting is refused.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ __all__ = [
 
 
 class Config(toml.Table):
-    """All of relay.toml."""
+    """The whole of relay.toml."""
 
     removed: ClassVar[dict[str, str]] = {"ledger": "it is a part of the audit record: write [audit], with a directory"}
     examples: ClassVar[Mapping[str, object]] = {
@@ -104,8 +104,8 @@ class Config(toml.Table):
     peers: dict[str, PeerSettings] = Field(default_factory=dict)
     aliases: dict[MailboxSetting, Mailboxes] = Field(default_factory=dict)
     """A sealed mail goes only to the recipients that its sender's relay has sealed into it. A mail server may rewrite
-    recipients before the relay sees the mail: virtual aliases in front of the filter, a catch-all, an address of old.
-    Then say so here. Otherwise such a mail is put in quarantine as "redirected". Write the address that the sender
+    recipients before the relay sees the mail: virtual aliases in front of the filter, a catch-all, a former address.
+    Then list that here. Otherwise such a mail is put in quarantine as "redirected". Write the address that the sender
     used, and those for which its mail may arrive here instead. Nothing else is expanded: no patterns, no alias of an
     alias. Best is a relay in front of all aliases and lists; then the table may be left out.
     """
@@ -122,27 +122,27 @@ class Config(toml.Table):
 
     @property
     def audit_directory(self) -> Path:
-        """The directory of the audit record: beside the site secret unless it is set."""
+        """The directory of the audit record; by default beside the site secret."""
         return self.audit.directory or self.store.secret.with_name("audit")
 
     @property
     def keys_file(self) -> Path:
-        """The file in which the serving relay writes the state of its keys; it holds no key."""
+        """The file for the state of the serving relay's keys; it contains no key."""
         return self.store.secret.with_name("keys.json")
 
     @property
     def held_file(self) -> Path:
-        """The file in which a serving relay writes whose mail waits, for the next one that starts."""
+        """The file that lists waiting mail, for the next start."""
         return self.store.secret.with_name("held.json")
 
     @property
     def former_peers_file(self) -> Path:
-        """Whose the peers' domains were since the relay was started."""
+        """The file with the former owners of peers' domains."""
         return self.store.secret.with_name("former_peers.json")
 
     @property
     def alarms_file(self) -> Path:
-        """Which alarms stand, as the relay that serves writes it down."""
+        """The file with the current alarms of the serving relay."""
         return self.store.secret.with_name("alarms.json")
 
     @property
@@ -157,19 +157,19 @@ class Config(toml.Table):
 
     @property
     def own_paths(self) -> tuple[Path, ...]:
-        """What the relay itself writes: the user that these belong to is the relay's."""
-        found = [self.store.secret, self.state_directory, self.audit_directory]
+        """The paths that the relay writes; their owner is the relay's user."""
+        paths = [self.store.secret, self.state_directory, self.audit_directory]
         if isinstance(self.store.database, Path):
-            found.append(self.store.database)
+            paths.append(self.store.database)
         if self.identity is not None:
-            found += [self.identity.directory, self.identity.peers_directory]
+            paths += [self.identity.directory, self.identity.peers_directory]
         if self.policies.shadow_record is not None:
-            found.append(self.policies.shadow_record)
-        return tuple(found)
+            paths.append(self.policies.shadow_record)
+        return tuple(paths)
 
     @property
     def all_in_clear(self) -> str:
-        """Why all outgoing mail leaves unsealed, whatever the policy files say; "" where it does not."""
+        """Why all outgoing mail leaves unsealed, whatever the policy files say; "" if it does not."""
         if self.outgoing is None or not self.policies.shadow:
             return ""
         return "shadow mode is on (policies.shadow in relay.toml): all outgoing mail leaves unsealed"
@@ -188,20 +188,20 @@ class Config(toml.Table):
         return next(((name, peer) for name, peer in self.peers.items() if domain in peer.domains), None)
 
     def serves(self, group: str, use: str) -> bool:
-        """Whether keys of this KME group may be used so: for pads ("otp") or as single keys ("aes")."""
+        """Whether keys of this KME group may be used for pads ("otp") or as single keys ("aes")."""
         return any(kme.use in (use, "both") for kme in self.kmes.values() if kme.group == group)
 
     @property
     def sole_kme_group(self) -> str | None:
-        """The group of all our KMEs where they have one and there is one peer: then nobody need name it."""
+        """The group of all our KMEs, if there is only one, with one peer: then it need not be named."""
         groups = {kme.group for kme in self.kmes.values()}
         return groups.pop() if len(groups) == 1 and len(self.peers) == 1 else None
 
     @property
     def peers_without_keys(self) -> dict[str, str]:
-        """The peers with whom we use no quantum keys though we have KMEs and nobody has said so, and what to do.
+        """The peers without quantum keys although we have KMEs and it is not explicit, each with the remedy.
 
-        For a configuration that has its peers' documents, and what follows from there being one group alone.
+        For a configuration with its peers' documents and the sole group applied.
         """
         groups = ", ".join(sorted({kme.group for kme in self.kmes.values()}))
         return {
@@ -218,13 +218,13 @@ class Config(toml.Table):
 
 
 def load_config(path: Path, text: str | None = None) -> Config:
-    """Read relay.toml; paths in it are relative to its own directory. Raises ConfigError.
+    """Reads relay.toml; paths in it are relative to its directory. Raises ConfigError.
 
-    A `text` that is given is read instead.
+    A given `text` is parsed instead of the file.
     """
     text = toml.read(path) if text is None else text
     context: dict[str, Any] = {"base": path.absolute().parent}
     config = toml.parse(text, Config, source=str(path), context=context)
-    if found := [f"{path}:{toml.line_of(text, where) or 1}: {what}" for where, what in faults(config)]:
-        raise ConfigError(found)
+    if fault_lines := [f"{path}:{toml.line_of(text, place) or 1}: {fault}" for place, fault in faults(config)]:
+        raise ConfigError(fault_lines)
     return config

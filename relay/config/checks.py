@@ -1,4 +1,4 @@
-"""What is wrong between one table of relay.toml and another.
+"""Contradictions between tables of relay.toml.
 Each fault names the setting at which it can be fixed.
 """
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from relay.config import Config
 
 WrongSetting = tuple[tuple[str | int, ...], str]
-"""The place of the setting in the file, and what is wrong."""
+"""The location of the setting in the file, and the fault."""
 
 
 def faults(config: Config) -> Iterator[WrongSetting]:
-    """Everything that is wrong, whatever each table says for itself."""
+    """All contradictions between tables."""
     for check in (
         _nothing_to_serve,
-        _submission_that_cannot_be,
+        _invalid_submission,
         _quarantine_too_small,
-        _dkim_that_cannot_be,
-        _groups_that_cannot_be,
-        _workers_that_cannot_be,
-        _peers_that_cannot_be,
-        _canary_that_cannot_be,
+        _invalid_dkim,
+        _conflicting_groups,
+        _impossible_workers,
+        _invalid_peers,
+        _invalid_canary,
     ):
         yield from check(config)
 
@@ -45,13 +45,13 @@ def _nothing_to_serve(config: Config) -> Iterator[WrongSetting]:
             continue
         if name == "outgoing" and config.submission:
             continue
-        said = f"{', '.join(names[:-1])} and {names[-1]}".replace("listen", "listen (SMTP)")
-        yield (name,), f"{name}: none of {said} is set, so no mail can come in"
+        settings = f"{', '.join(names[:-1])} and {names[-1]}".replace("listen", "listen (SMTP)")
+        yield (name,), f"{name}: none of {settings} is set, so no mail can come in"
     yield from _listening_twice(config)
 
 
-def _workers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
-    """With such a KME one process draws the next keys when those before were fetched; it knows only of its own."""
+def _impossible_workers(config: Config) -> Iterator[WrongSetting]:
+    """Such a KME needs a single process, which draws keys after the previous ones were fetched."""
     for name, kme in config.kmes.items():
         if kme.one_batch_at_a_time and config.limits.workers > 1:
             cause = f"kmes.{name}.one_batch_at_a_time is set, and of such a KME one process draws; set workers = 1"
@@ -70,8 +70,8 @@ def _listening_twice(config: Config) -> Iterator[WrongSetting]:
             taken[address] = f"{name}.{setting}"
 
 
-def _submission_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
-    """Users need somewhere to connect to, something that knows them, and a way out for their mail."""
+def _invalid_submission(config: Config) -> Iterator[WrongSetting]:
+    """Submission needs a listener, a user database, and a next hop."""
     submission, here = config.submission, ("submission",)
     if submission is None:
         return
@@ -84,15 +84,15 @@ def _submission_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
 
 
 def _quarantine_too_small(config: Config) -> Iterator[WrongSetting]:
-    """One peer may take half of it, and the largest message that is taken must fit in there."""
+    """A peer may take half of it, which must hold the largest accepted message."""
     needed = 2 * config.incoming.max_message_size if config.incoming else 0
     if config.quarantine.action == "keep" and config.quarantine.max_size <= needed:
-        what = f"write more than {needed} bytes, twice incoming.max_message_size, or the largest messages never fit"
-        yield ("quarantine", "max_size"), f"quarantine.max_size: {what}"
+        text = f"write more than {needed} bytes, twice incoming.max_message_size, or the largest messages never fit"
+        yield ("quarantine", "max_size"), f"quarantine.max_size: {text}"
 
 
-def _dkim_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
-    """We sign for our own domains only, and name servers are asked by their addresses."""
+def _invalid_dkim(config: Config) -> Iterator[WrongSetting]:
+    """Keys must be for our own domains, and name servers be IP addresses."""
     table = config.dkim
     if table is None:
         return
@@ -108,14 +108,14 @@ def _dkim_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
             yield ("dkim", "dns_servers"), f"dkim.dns_servers: {server.host!r} is not an IP address"
 
 
-def _canary_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
-    """It has to leave, and its receipt to come in."""
+def _invalid_canary(config: Config) -> Iterator[WrongSetting]:
+    """A canary needs both directions."""
     if config.canary.every is not None and (config.outgoing is None or config.incoming is None):
         yield ("canary", "every"), "canary.every: needs [outgoing], for canaries, and [incoming], for their receipts"
 
 
-def _groups_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
-    """The KMEs of one group share their keys, so what these are used for as well."""
+def _conflicting_groups(config: Config) -> Iterator[WrongSetting]:
+    """The KMEs of one group share their keys, and so their use."""
     uses: dict[str, str] = {}
     for name, kme in config.kmes.items():
         if uses.setdefault(kme.group, kme.use) != kme.use:
@@ -126,8 +126,8 @@ def _groups_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
             )
 
 
-def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
-    """A peer must have keys to share, an SAE ID of its own, and domains that nobody else has."""
+def _invalid_peers(config: Config) -> Iterator[WrongSetting]:
+    """A peer needs shared keys, and its own SAE ID and domains."""
     groups = {kme.group for kme in config.kmes.values()}
     domains = dict.fromkeys(config.site.domains, "site.domains")
     sae_ids = {config.site.sae_id: "site.sae_id"}
@@ -135,8 +135,8 @@ def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
         here = ("peers", name)
         for group in peer.kme_groups:
             if group not in groups:
-                known = ", ".join(sorted(groups)) or "none"
-                yield (*here, "kme_groups"), f"peers.{name}: no KME has group {group!r}; known: {known}"
+                group_names = ", ".join(sorted(groups)) or "none"
+                yield (*here, "kme_groups"), f"peers.{name}: no KME has group {group!r}; known: {group_names}"
         if not (peer.domains and peer.sae_id) and not _has_document(config, name):
             missing = " and ".join(each for each in ("domains", "sae_id") if not getattr(peer, each))
             yield (
@@ -154,5 +154,5 @@ def _peers_that_cannot_be(config: Config) -> Iterator[WrongSetting]:
 
 
 def _has_document(config: Config, peer: str) -> bool:
-    """Also where that cannot be determined: reading it says so then."""
+    """Whether the peer has a document; True if unknown: reading it reports the error."""
     return config.identity is not None and stamp_of(config.identity.document(peer)) is not None

@@ -1,5 +1,5 @@
-"""The tables of relay.toml that say whose keys we use: our KMEs, and the peers with whom we share their keys.
-Standard: the defaults are what ETSI GS QKD 014 V1.1.1 says; the text under a setting is its documentation.
+"""The tables of relay.toml for keys: our KMEs, and the peers that share their keys.
+Standard: the defaults follow ETSI GS QKD 014 V1.1.1; the text under a setting is its documentation.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ ForwardedDomain = Annotated[str, AfterValidator(_domain_or_any)]
 
 
 class KMEErrorSettings(toml.Table):
-    """What a reply of a KME means, against the usual reading: the first rule that fits decides.
+    """Overrides the usual meaning of a KME's replies: the first rule that matches decides.
 
-    `code` is the HTTP status; `text` is looked for in the message, in any case.
+    `code` is the HTTP status; `text` is searched in the message, ignoring case.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -43,17 +43,17 @@ class KMEErrorSettings(toml.Table):
     }
 
     call: Literal["any", "status", "enc_keys", "dec_keys"] = "any"
-    """The call that is answered so."""
+    """The call to which the rule applies."""
     code: int = Field(ge=300, le=599)
     """The HTTP status."""
     text: str = ""
-    """What the message must have in it, in any case of letters; empty: anything."""
+    """Text that the message must contain, ignoring case; empty: any message."""
     means: Literal["unreachable", "busy", "exhausted", "bad_request", "misconfigured", "not_found"]
-    """What it means: unreachable, busy, exhausted, bad_request, misconfigured or not_found."""
+    """The meaning: unreachable, busy, exhausted, bad_request, misconfigured or not_found."""
 
 
 def _seconds_or_true(value: object) -> object:
-    """`true` stands for the usual time, a minute; `false` for none."""
+    """Converts `true` to the default, a minute, and `false` to 0."""
     return 60.0 * value if isinstance(value, bool) else value
 
 
@@ -62,8 +62,8 @@ GOOD_SHARE = 0.8
 
 
 class KMESettings(toml.Table):
-    """One table for each key-management entity (KME) that this relay uses. It is spoken to by ETSI GS QKD 014 or
-    Cisco SKIP; what the defaults do is the standard.
+    """One table for each key-management entity (KME) that this relay uses. The protocol is ETSI GS QKD 014 or
+    Cisco SKIP; the defaults follow the standard.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -98,75 +98,73 @@ class KMESettings(toml.Table):
     }
 
     interface: Literal["etsi014", "skip"] = "etsi014"
-    """How it is spoken to: etsi014 (ETSI GS QKD 014), or skip (Cisco SKIP)."""
+    """The protocol: etsi014 (ETSI GS QKD 014), or skip (Cisco SKIP)."""
     url: str = Field(pattern=r"^https://[^\s/]+(/\S*)?\Z")
     """Its address; a path in front of /api/v1/keys is kept."""
     group: str = Field(default="default", min_length=1, max_length=64)
     """KMEs that hand out the same keys form a group; the group's name must be the same at the peer."""
     use: KMEUse = "both"
-    """What its keys are for: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
-    say the same, at the peer too; mail that uses a key for something else is put in quarantine. With "both" and keys of
-    256 bits, somebody who knows a mail may know half of a key of level otp. They could name it in a forged mail of
-    level aes. The other 128 bits are what stands against that. Two groups, one for each level, avoid it.
+    """The use of its keys: "otp", "aes" (quantum layers around other levels too), or "both". All KMEs of a group
+    must have the same value, also at the peer. Mail that uses a key for something else is put in quarantine. With
+    "both" and keys of 256 bits, somebody who knows a mail may know half of a key of level otp. They could name it in a
+    forged mail of level aes. The other 128 bits protect against that. Two groups, one for each level, avoid it.
     """
 
     ca: PathSetting | None = None
-    """The CA of the KME's certificate. PEM files, which may be renewed while the relay serves: they count once all
-    three fit together. What ends within 30 days is said daily in the log, and by check.
+    """The CA of the KME's certificate. PEM files, which may be renewed while the relay serves: they are used once
+    all three match. What ends within 30 days is reported daily in the log, and by check.
     """
     certificate: PathSetting | None = None
-    """The certificate by which it knows us."""
+    """The client certificate of the relay."""
     key: PathSetting | None = None
-    """The private key of that."""
+    """The private key of the certificate."""
     psk_identity: str = Field(default="", max_length=128)
-    """The name by which a SKIP key provider knows the pre-shared key of psk_file. The two stand in place of ca,
-    certificate and key, with interface = "skip" and Python 3.13. Routers speak SKIP so.
+    """The name of the pre-shared key in psk_file at a SKIP key provider. The two replace ca, certificate and key, with
+    interface = "skip" and Python 3.13. Routers use SKIP in this way.
     """
     psk_file: PathSetting | None = None
     """The pre-shared key, in hexadecimal: 16 to 64 bytes, best 32 (openssl rand -hex 32). Only the relay may read it. A
-    new key counts at once.
+    new key is used at once.
     """
     kme_id: str = Field(default="", max_length=256)
     """The name that its certificate must have in place of the URL's host."""
     name_from: Literal["san", "cn", "either"] = "san"
-    """Where names are looked for: san (a subject alternative name), cn (the common name), either. The certificates
+    """Where names are searched: san (a subject alternative name), cn (the common name), either. The certificates
     of next-door-key-simulator have the KME ID as their common name and nothing else: kme_id = "1", name_from =
     "cn".
     """
     calls_us: str = Field(default="", max_length=256)
-    """What its status calls this relay (master_SAE_ID), where that is just its spelling of site.sae_id. A KME that
-    names the peer as we do, and us otherwise, takes us for another SAE. No peer could open mail under its keys, so none
-    is drawn. So it is where sae_id has a typing error, or certificate and key are those of another SAE.
+    """The name of this relay in its status (master_SAE_ID), if that is only another spelling of site.sae_id. A KME that
+    names the peer as we do, but us differently, takes us for another SAE. No peer could open mail under its keys, so
+    none is drawn. The cause is a typing error in sae_id, or certificate and key of another SAE.
     """
     tls_ciphers: str = ""
-    """OpenSSL's cipher list for KMEs that speak TLS 1.2 at most, with old suites, as appliances do that were never
-    updated. "" is OpenSSL's own list.
+    """OpenSSL's cipher list for KMEs with TLS 1.2 at most and old suites, such as outdated appliances. "" is OpenSSL's
+    default.
     """
 
     retry_attempts: int = Field(default=3, ge=0, le=20)
-    """Tries after the first."""
+    """Retries after the first attempt."""
     retry_delay: Seconds = 1.0
-    """The first pause between two attempts, in seconds (it grows, with jitter, as the KME's health wants it). After 5
-    failures in a row a call is not made for 5 times as long, doubling up to 15 times. What the KME answers about
-    keys is no failure, whatever its code, as long as it answers when it is asked for its status.
+    """The first pause between two attempts, in seconds (it grows, with jitter, depending on the KME's health). After 5
+    failures in a row a call is not made for 5 times as long, doubling up to 15 times. Answers about keys are no
+    failures, whatever their code, as long as the KME answers status calls.
     """
     timeout: Seconds = 10.0
-    """The longest wait for one whole answer, in seconds. For status and received keys it follows the KME's usual time,
+    """Timeout of one complete answer, in seconds. For status and received keys it follows the KME's usual time,
     down to a fifth of this. Mail waits that long for fresh keys. Keys that come up to 30 seconds late are kept for the
-    next mail. Where another KME could be asked, that is done after the usual time already. A connection, with its TLS
+    next mail. If there is another KME, it is asked after the usual time. A connection, with its TLS
     handshake, may take half of it, and 2 seconds at least.
     """
     pool_connections: int = Field(default=5, ge=1, le=1000)
-    """Where its name stands for several addresses: the most connections to it in all are pool_maxsize times this. A
-    KME with one address has pool_maxsize of them, whatever this says. Up to three times as many more are listened to
-    for answers that are late.
+    """For a name with several addresses: the maximum number of connections in total is pool_maxsize times this. A KME
+    with one address has pool_maxsize of them in any case. Up to three times as many more wait for late answers.
     """
     pool_maxsize: int = Field(default=10, ge=1, le=1000)
-    """Connections at once to one address of it."""
+    """Concurrent connections to one of its addresses."""
     requests_at_once: int = Field(default=1, ge=1, le=20)
-    """Requests for fresh keys that may be on their way at once for one peer. One is right for any KME: mail that waits
-    at the same time shares it. More speed up large pads on a slow link. Some KMEs drop the keys of the first request
-    when a second one comes.
+    """Concurrent requests for fresh keys for one peer. One suits any KME: mail that waits at the same time shares it.
+    More speed up large pads on a slow link. Some KMEs drop the keys of the first request when a second one arrives.
     """
 
     prefetch: bool = True
@@ -186,7 +184,7 @@ class KMESettings(toml.Table):
     when a fifth of that is left. A sealed mail that waits here longer than that fifth is sealed anew.
     """
     reserve: int = Field(default=0, ge=0, le=10_000_000)
-    """Keys that mail of low priority leaves alone."""
+    """Keys reserved from mail of low priority."""
     alarm: Seconds = 3600.0
     """An alarm is raised when the keys will be gone within this time at the present rates."""
 
@@ -208,33 +206,32 @@ class KMESettings(toml.Table):
     """
 
     method: Literal["POST", "GET"] = "POST"
-    """POST, or GET for KMEs that know no POST."""
+    """POST, or GET for KMEs without POST."""
     keep_alive: bool = True
-    """Whether connections are used again: false for KMEs that close one after each reply without saying so."""
+    """Whether connections are reused: false for KMEs that close them after each reply without announcing it."""
     size_unit: Literal["bits", "bytes", "ignored"] = "bits"
-    """In what the KME counts sizes of keys: bits, bytes, or ignored where every key has one size whatever is asked
-    for.
+    """The unit of key sizes at the KME: bits, bytes, or ignored if all its keys have one size.
     """
     integer_key_ids: bool = False
-    """key_IDs as numbers, for KMEs that refuse them as texts. Without it fresh keys with numbers are refused."""
+    """key_IDs as numbers, for KMEs that refuse strings. Without it fresh keys with numbers are refused."""
     errors: Annotated[tuple[KMEErrorSettings, ...], BeforeValidator(as_tuple)] = ()
-    """What its error replies mean, where that is not the usual and its status does not tell either: the first rule
-    that fits decides.
+    """The meaning of its error replies, if it is unusual and its status does not show it: the first rule that matches
+    decides.
     """
 
     @property
     def usable_for(self) -> float:
-        """Seconds from its drawing in which a key may be used."""
+        """Time from drawing in which a key may be used, in seconds."""
         return self.key_lifetime * GOOD_SHARE
 
     @property
     def left_for_peer(self) -> float:
-        """Seconds that the peer has at least to fetch a key, from its use on."""
+        """Minimum time for the peer to fetch a key after its use, in seconds."""
         return self.key_lifetime - self.usable_for
 
     @model_validator(mode="after")
     def _authenticates_both_sides(self) -> Self:
-        """GS QKD 014, 5.1, and SKIP have both sides prove who they are."""
+        """Requires credentials of both sides (GS QKD 014, 5.1, and SKIP)."""
         files = {"ca": self.ca, "certificate": self.certificate, "key": self.key}
         missing = [name for name, path in files.items() if path is None]
         if self.psk_file is None:
@@ -253,8 +250,8 @@ class KMESettings(toml.Table):
 
 
 class PeerSettings(toml.Table):
-    """One table for each site that we seal for. A peer whose document was imported needs none. One that it has says
-    only what differs from the document, for instance forwards alone. Edits count when the relay is reloaded.
+    """One table for each site that we seal for. A peer with an imported document needs none; its table has only what
+    differs from the document, for instance forwards. Edits take effect when the relay is reloaded.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -264,13 +261,13 @@ class PeerSettings(toml.Table):
     alternatives: ClassVar[Mapping[str, object]] = {"accept": [OTP.name, AES.name]}
 
     domains: Domains = ()
-    """Its mail domains; those of its document where there is one."""
+    """Its mail domains; by default those of its document."""
     sae_id: SAEID = ""
-    """The SAE ID of its relay; that of its document where there is one."""
+    """The SAE ID of its relay; by default that of its document."""
     kme_groups: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = ()
     """The KME groups whose keys both sites share, most preferred first. By default those that the peer's document
     names and we have, and with one peer, one group and no document that group. An empty list: no quantum keys are
-    meant to be used with this peer, and check does not complain.
+    used with this peer, and check accepts that.
     """
     accept: Annotated[tuple[SealingLevel, ...], Field(min_length=1), BeforeValidator(as_tuple)] = SEALING
     """The levels at which the peer may seal, by the innermost layer: mail at another one is put in quarantine. By
@@ -291,8 +288,8 @@ class PeerSettings(toml.Table):
     theirs open here, too: set the same number at both sites.
     """
     key_max_bytes: SizeSetting = 64 * 2**20
-    """Bytes that one quantum key wraps at level aes, at most."""
+    """Maximum number of bytes that one quantum key wraps at level aes."""
     key_max_age: Seconds = 3600.0
-    """Seconds for which one quantum key is used at level aes, at most. It is no longer used once its KME need not keep
-    it for the peer (key_lifetime). A mail that is sealed later could not be opened.
+    """Maximum time for which one quantum key is used at level aes, in seconds. It is no longer used once its KME need
+    not keep it for the peer (key_lifetime). A mail that is sealed later could not be opened.
     """

@@ -1,5 +1,5 @@
-"""The tables of relay.toml that say where mail comes in and where it goes on: directions, submission, mailboxes.
-Standard: the text under a setting is its documentation (reference.py), and its default the one that is meant.
+"""The tables of relay.toml for mail paths: directions, submission, mailboxes.
+Standard: the text under a setting is its documentation (reference.py), with its default.
 """
 
 from __future__ import annotations
@@ -34,56 +34,54 @@ LISTENERS = {
     "milter": ("outgoing.milter", "incoming.milter"),
     "imap": ("imap",),
 }
-"""Where mail can come in: each folder, or lone file, of relay/entry, and the settings that need it."""
+"""The listeners: each folder, or single file, of relay/entry, and the settings that enable it."""
 MAX_BOUNCE = 32 * 2**10
-"""Default size limit of a bounce that gets a one-time pad, in bytes: a notice and a long header fit."""
+"""Default size limit of a bounce that gets a one-time pad, in bytes: enough for a notice and a long header."""
 
 
 def listening_settings(direction: str) -> tuple[str, ...]:
-    """The settings of [outgoing] or [incoming] by which mail can come in: `listen`, `lmtp` and so on."""
+    """The settings of [outgoing] or [incoming] that enable listeners: `listen`, `lmtp` and so on."""
     named = (setting.partition(".") for settings in LISTENERS.values() for setting in settings)
     return tuple(name for table, _, name in named if table == direction and name)
 
 
 class ListenerSettings(toml.Table):
-    """How an entry treats those who connect to it."""
+    """Limits of a listener for its clients."""
 
     max_message_size: SizeSetting = 50 * 2**20
-    """The largest message taken, before sealing; sealing makes it about 4/3 as large."""
+    """The largest accepted message, before sealing; sealing makes it about 4/3 as large."""
     max_recipients: int = Field(default=1000, ge=1, le=10_000)
     """Recipients in one transaction, 10000 at most; further ones are answered 452, try again later."""
     timeout: Seconds = 300.0
-    """Idle time after which a connection is closed. It is also the longest wait for one reply of the next hop. The
+    """Idle time after which a connection is closed. It is also the timeout of a reply of the next hop. The
     reply to the content may take twice as long, a connection a tenth.
     """
     connections: int = Field(default=1000, ge=1, le=100_000)
-    """Connections at once to one address, in all."""
+    """Concurrent connections to one address, in total."""
     connections_per_client: int = Field(default=50, ge=1, le=100_000)
-    """Connections at once to one address from one client (IPv6: from one /64)."""
+    """Concurrent connections to one address from one client (IPv6: from one /64)."""
     trusted: Networks = parse_networks(["127.0.0.0/8", "::1/128"])
-    """Networks of mail servers that may say who their own client was (XFORWARD) and are not bound by
-    connections_per_client.
+    """Networks of mail servers that may report their own client (XFORWARD) and are exempt from connections_per_client.
     """
 
 
 class DirectionSettings(ListenerSettings):
-    """One way through the relay: where it listens, and which next hop gets what came through."""
+    """One direction through the relay: its listeners and its next hop."""
 
     listen: AddressSetting | None = None
-    """Where it listens for SMTP."""
+    """Listening address for SMTP."""
     lmtp: AddressSetting | None = None
-    """Where it listens for LMTP, by which each recipient has a reply of its own: the way from Postfix
-    (deploy/postfix). One way for mail to come in is needed, this or another. Keep all on loopback or behind a
-    firewall: who reaches them can send as anybody.
+    """Listening address for LMTP, with a reply for each recipient: for Postfix (deploy/postfix). At least one listener
+    is needed. Keep all on loopback or behind a firewall: any client that reaches them can send as anybody.
     """
     milter: SocketSetting | None = None
-    """Where it listens as a milter, also on a Unix socket: "unix:/run/qumail-relay/milter.sock"."""
+    """Listening address for the milter protocol, also a Unix socket: "unix:/run/qumail-relay/milter.sock"."""
     next_hop: NextHops
-    """The server that gets what came through: with Postfix the re-injection port (deploy/postfix). It is written as
+    """The server that gets the processed mail: with Postfix the re-injection port (deploy/postfix). It is written as
 
       "host:port" or "smtp://host:port"              an SMTP server
       "lmtp://host:port" or "lmtp:/path/to/socket"   an LMTP server, which answers for each recipient
-      "mx:example.org" or "mx:example.org:port"      the mail exchangers of a domain, as the DNS has them
+      "mx:example.org" or "mx:example.org:port"      the mail exchangers of a domain, from the DNS
 
     or as a list of these: the first that takes a mail gets it. The next is tried where one cannot be reached, does not
     greet, or answers 4xx before the end of the content was sent. After that it is held, since it may have been
@@ -100,13 +98,13 @@ class DirectionSettings(ListenerSettings):
     socket has no TLS.
     """
     next_hop_ca: CASetting = "system"
-    """The CAs that count with required: a PEM file, or those of the system."""
+    """The CAs trusted with required: a PEM file, or those of the system."""
     next_hop_tls_name: str = Field(default="", max_length=253)
     """The name that the certificate must have with required; by default that of the server. With "mx:" the server's
     name comes from the DNS, where it may have been forged: set the name here.
     """
     next_hop_connections: int = Field(default=20, ge=0, le=10_000)
-    """Idle connections kept to each server for the next mails, 10 seconds long; 0: a connection for each mail."""
+    """Idle connections kept to each server, for 10 seconds; 0: a connection for each mail."""
     max_hops: int = Field(default=50, ge=5, le=1000)
     """More Received fields than this mean that the mail is in a loop; it is refused."""
 
@@ -229,8 +227,8 @@ class IMAPSettings(toml.Table):
 
     A message that cannot be opened stays, flagged $QuMailUnopened. It is tried again. Where waiting may help
     (a key that has not come yet), that is after 30 seconds, then at growing intervals up to an hour. Where it will not
-    (it was changed, it is from an unknown site), it is once a day. One whose key no KME knows quarantine.hold_for
-    seconds after it came gets the flag $QuMailKeyLost as well, and is left alone.
+    (it was changed, it is from an unknown site), it is once a day. If no KME has found its key quarantine.hold_for
+    seconds after arrival, it also gets the flag $QuMailKeyLost, and is no longer tried.
     """
 
     examples: ClassVar[Mapping[str, object]] = {
@@ -255,7 +253,7 @@ class IMAPSettings(toml.Table):
     ca: PathSetting | None = None
     """The CA certificates to trust; without the setting, those of the system."""
     user: Printable
-    """Who logs in."""
+    """The login name."""
     password_file: PathSetting | None = None
     """The file with the password, readable by the relay only. Set just one of password_file, password_credential and
     token_command.
@@ -279,11 +277,11 @@ class IMAPSettings(toml.Table):
     names may be written with it or without.
     """
     idle: bool = True
-    """Wait for the server's word of new mail (IDLE) where it can give it."""
+    """Wait for the server's notification of new mail (IDLE), if supported."""
     poll: Seconds = 60.0
     """Poll interval for new mail, in seconds, beside IDLE."""
     timeout: Seconds = 60.0
-    """The longest wait for one reply."""
+    """Timeout of one reply, in seconds."""
     max_message_size: SizeSetting = 75 * 2**20
     """A larger message is left sealed."""
 

@@ -1,5 +1,5 @@
-"""Makes deploy/SETTINGS.md, the reference of every setting, out of the models and the texts under their fields.
-`python -m relay.config.reference >deploy/SETTINGS.md`; nothing of it is loaded by a relay that serves.
+"""Generates deploy/SETTINGS.md, the reference of every setting, from the models and the texts under their fields.
+`python -m relay.config.reference >deploy/SETTINGS.md`; a serving relay does not load it.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def markdown() -> str:
 
 
 def model_of(name: str) -> type[toml.Table] | None:
-    """The model of one table, or of one of several; None for [aliases], which has no settings with names of ours."""
+    """The model of one table, or of one of several; None for [aliases], whose keys are addresses."""
     return _model_in(Config.model_fields[name].annotation)
 
 
 def text_of(model: type[toml.Table], name: str) -> tuple[str, str]:
-    """The class that has the setting, and what stands under it there; no text where there is none."""
+    """The class that defines the setting, and the text under it, or ""."""
     for owner in model.__mro__:
         if text := _TEXTS.get(owner.__name__, {}).get(name):
             return owner.__name__, text
@@ -66,7 +66,7 @@ def text_of(model: type[toml.Table], name: str) -> tuple[str, str]:
 
 
 def value_of(field: FieldInfo, value: object) -> str:
-    """A value as it is written in TOML."""
+    """A value in TOML syntax."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and any(_is_size(each) for each in field.metadata):
@@ -90,9 +90,9 @@ def _aliases() -> list[str]:
 
 
 def _table(header: str, path: str, model: type[toml.Table], seen: set[tuple[str, str]]) -> Iterator[str]:
-    """Settings that an example is needed for come first, tables inside of this one last."""
+    """The lines of one table: settings with examples first, nested tables last."""
     yield header
-    inside = {name: found for name, field in model.model_fields.items() if (found := _model_in(field.annotation))}
+    inside = {name: table for name, field in model.model_fields.items() if (table := _model_in(field.annotation))}
     settings = [name for name in model.model_fields if name not in inside]
     for name in sorted(settings, key=lambda each: each not in {**model.examples, **model.alternatives}):
         field = model.model_fields[name]
@@ -123,8 +123,8 @@ def _model_in(annotation: Any) -> type[toml.Table] | None:
     """The table in `Table`, `Table | None`, `dict[str, Table]` or `tuple[Table, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, toml.Table):
         return annotation
-    found = (_model_in(each) for each in get_args(annotation) if each is not NoneType)
-    return next((each for each in found if each is not None), None)
+    models = (_model_in(each) for each in get_args(annotation) if each is not NoneType)
+    return next((each for each in models if each is not None), None)
 
 
 def _is_size(metadata: object) -> bool:
@@ -139,13 +139,13 @@ def _size(size: int) -> str:
 
 
 def _texts() -> _Texts:
-    """What stands under each class and each of its fields, as a string of its own (PEP 257)."""
-    found: _Texts = {}
+    """The texts under each class and each of its fields (attribute docstrings, PEP 257)."""
+    texts: _Texts = {}
     for module in (relay.config, listeners, kmes, tables):
         for node in ast.parse(inspect.getsource(module)).body:
             if isinstance(node, ast.ClassDef):
-                found[node.name] = {"": _unwrapped(ast.get_docstring(node) or "")} | _under_fields(node)
-    return found
+                texts[node.name] = {"": _unwrapped(ast.get_docstring(node) or "")} | _under_fields(node)
+    return texts
 
 
 def _under_fields(node: ast.ClassDef) -> dict[str, str]:
@@ -159,7 +159,7 @@ def _under_fields(node: ast.ClassDef) -> dict[str, str]:
 
 
 def _unwrapped(text: str) -> str:
-    """Paragraphs in one line each, but for those that are drawn."""
+    """The text with each paragraph on one line, except preformatted ones."""
     return "\n\n".join(each if each.startswith(" ") else " ".join(each.split()) for each in text.split("\n\n"))
 
 

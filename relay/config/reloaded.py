@@ -1,5 +1,5 @@
-"""Which settings of relay.toml count as soon as a relay that serves reads it again, and which from a restart.
-Standard: what is taken over is checked beside all that stays; where one does not fit the other, nothing is taken over.
+"""The settings of relay.toml that a reload applies, and those that need a restart.
+Standard: reloaded settings are validated together with all others; in case of contradictions nothing is applied.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ COUNT_AT_ONCE = frozenset({"peers", "aliases", "dkim.keys"})
 
 
 def taken_over(running: Config, read: Config) -> Config:
-    """The settings of `running` with those of `read` that count at once. Raises ConfigError where they do not fit."""
+    """The settings of `running` with the reloadable ones of `read`. Raises ConfigError for contradictions."""
     changes: dict[str, object] = {"peers": read.peers, "aliases": read.aliases}
     if running.dkim is not None and read.dkim is not None:
         changes["dkim"] = running.dkim.model_copy(update={"keys": read.dkim.keys})
     merged = running.model_copy(update=changes)
-    if found := [what for _, what in faults(merged)]:
-        raise ConfigError([f"{what} (as long as the relay is not restarted)" for what in found])
+    if fault_texts := [text for _, text in faults(merged)]:
+        raise ConfigError([f"{text} (as long as the relay is not restarted)" for text in fault_texts])
     return merged
 
 
 def changed(before: toml.Table, after: toml.Table) -> list[str]:
-    """The settings that differ, as `outgoing.listen`, or `kmes.two` for a table that only one of them has."""
+    """The settings that differ, as `outgoing.listen`, or `kmes.two` for a table in only one of them."""
     return list(_changed("", before, after))
 
 
 def needs_restart(setting: str) -> bool:
-    """Whether a setting that `changed` counts from a restart only."""
+    """Whether a setting from `changed` needs a restart."""
     return not any(setting == each or setting.startswith(f"{each}.") for each in COUNT_AT_ONCE)
 
 

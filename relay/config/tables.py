@@ -1,5 +1,5 @@
-"""The tables of relay.toml for the site itself: who we are, where things lie, what is kept, signed and logged.
-Standard: the text under a setting is its documentation (reference.py), and its default the one that is meant.
+"""The tables of relay.toml for the site itself: identity, paths, storage, signatures and logging.
+Standard: the text under a setting is its documentation (reference.py), with its default.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from relay.files import toml
 
 
 class SiteSettings(toml.Table):
-    """Who we are: our mail domains, our SAE ID, the name that we say in SMTP."""
+    """The site: its mail domains, its SAE ID, its name in SMTP."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "name": "alice",
@@ -44,16 +44,16 @@ class SiteSettings(toml.Table):
     domains: Domains
     """Mail domains that belong to this site."""
     sae_id: SAEID
-    """The SAE ID under which your KME knows this relay (ETSI GS QKD 014)."""
+    """The SAE ID of this relay at your KME (ETSI GS QKD 014)."""
     hostname: str = Field(default_factory=socket.gethostname, min_length=1, max_length=253)
-    """What the relay calls itself in SMTP (EHLO, greeting, Received); by default this host's name."""
+    """The name of the relay in SMTP (EHLO, greeting, Received); by default the host name."""
 
 
 DEFAULT_TAG_SEPARATORS = "+"
 
 
 class PolicySettings(toml.Table):
-    """Where the policy files lie, how addresses are read there, and whether they are only tried out."""
+    """The policy files: their directory, reading of addresses, and shadow mode."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "directory": "/etc/qumail-relay/policies",
@@ -67,18 +67,16 @@ class PolicySettings(toml.Table):
     Postfix has in `recipient_delimiter`: a file or pattern for a person is then for the same addresses as the mailbox.
     """
     shadow: bool = False
-    """Try the policies out: every outgoing mail leaves AS IT CAME, UNSEALED, and the log says what would have become
-    of it.
+    """Test the policies: every outgoing mail leaves AS IT CAME, UNSEALED, and the log reports the intended outcome.
     """
     shadow_record: PathSetting | None = None
-    """A file for what shadow mode finds (addresses, sizes, levels; no content), which `policy simulate --shadow`
-    reads.
+    """A file for the results of shadow mode (addresses, sizes, levels; no content), for `policy simulate --shadow`.
     """
 
 
 class AuditSettings(toml.Table):
-    """The audit record: what became of each mail, for each group of its recipients, how it was protected and by which
-    policy, with no content. See deploy/AUDIT.md and qumail-relay audit verify | export | checkpoint. A part of it is
+    """The audit record: the outcome of each mail for each group of its recipients, its protection and policy, without
+    content. See deploy/AUDIT.md and qumail-relay audit verify | export | checkpoint. A part of it is
     the downgrade ledger (qumail-relay ledger show): what left with less than the first level its policy lists, or in
     clear. It also has what a person released from quarantine or dropped. That is on the disk before the mail leaves,
     and mail is held while it cannot be. The table may be left out.
@@ -119,7 +117,7 @@ class AuditSettings(toml.Table):
 
 
 class StoreSettings(toml.Table):
-    """What must survive a crash: the database and the secret that seals keys in it."""
+    """Persistent storage: the database and the secret that seals keys in it."""
 
     examples: ClassVar[Mapping[str, object]] = {
         "database": "/var/lib/qumail-relay/relay.db",
@@ -127,7 +125,7 @@ class StoreSettings(toml.Table):
     }
 
     database: DatabaseSetting
-    """What must survive a crash: a SQLite file, or PostgreSQL for several relays of a site. On another host use
+    """The database: a SQLite file, or PostgreSQL for several relays of a site. On another host use
     "postgresql://relay@db.alice.example/relay?sslmode=verify-full&sslrootcert=/etc/qumail-relay/db-ca.pem". Otherwise
     an attacker on the way could read it or impersonate it. A certificate of ours is named by sslcert and sslkey. The
     password belongs into ~/.pgpass of the relay's user. Keys on their way into it lie, sealed, in `keys.spool`: beside
@@ -152,7 +150,7 @@ class QuarantineSettings(toml.Table):
     Mail whose keys were looked at is kept nevertheless: a refusal would show a forger what is right about it.
     """
     hold_for: Annotated[float, Field(ge=0, le=5 * 86400, strict=False)] = 4 * 3600.0
-    """A mail whose key no KME knows is held at first, because the key may only be late. After this time it is put in
+    """A mail whose key no KME has yet is held at first, because the key may only be late. After this time it is put in
     quarantine. Seconds; the sender's own queue should have more patience than this (Postfix: 5 days).
     """
     max_size: SizeSetting = 2**30
@@ -284,7 +282,7 @@ class CanarySettings(toml.Table):
 
     @property
     def limit(self) -> float:
-        """Time without a returned canary after which one is late, in seconds; infinite where no peer is asked."""
+        """Time without a receipt after which a canary is late, in seconds; infinite without canaries."""
         return math.inf if self.every is None else self.every + self.late_after
 
 

@@ -1,5 +1,5 @@
-"""The kinds of values that settings have, each with its check: addresses, next hops, domains, sizes, paths, names.
-Each form has one spelling, and what is wrong is answered with an example of what is right (ValueError).
+"""The types of setting values, with validation: addresses, next hops, domains, sizes, paths, names.
+Each form has one spelling; a ValueError has an example of a valid value.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def parse_networks(value: object) -> tuple[Network, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One next hop: what is spoken there (RFC 5321, RFC 2033), and its TCP address or Unix socket.
+    """One next hop: its protocol (RFC 5321, RFC 2033), and its TCP address or Unix socket.
 
-    `name` is the host name to which the DNS has given the address, "" where the address stands for itself.
+    `name` is the host name that was resolved to the address, "" if unresolved.
     """
 
     protocol: Literal["smtp", "lmtp"]
@@ -78,7 +78,7 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class MailDomain:
-    """The mail exchangers of a domain, as the DNS has them (RFC 5321, 5.1), at this port."""
+    """The mail exchangers of a domain from the DNS (RFC 5321, 5.1), at this port."""
 
     domain: str
     port: int = 25
@@ -101,7 +101,7 @@ def parse_next_hop(text: object) -> Server | MailDomain:
             case str(scheme), str(address):
                 return Server("lmtp" if scheme == "lmtp://" else "smtp", _to_connect(address))
     except ValueError:
-        pass  # what is wrong with a part is no help for the whole
+        pass  # an error about a part would not help
     raise ValueError(
         'write it as "host:port", "smtp://host:port", "lmtp://host:port", "lmtp:/path/to/socket" or "mx:example.org"'
     )
@@ -128,7 +128,7 @@ def parse_domain(value: str) -> str:
 
 
 def parse_mailbox(value: str) -> str:
-    """A mail address in its one spelling; raises ValueError."""
+    """A mail address in canonical spelling; raises ValueError."""
     local, at, domain = value.rpartition("@")
     if not at or not local or len(value) > 320 or not is_printable(value):
         raise ValueError(f'{value[:80]!r} is not a mail address; write for instance "ben@example.org"')
@@ -136,7 +136,7 @@ def parse_mailbox(value: str) -> str:
 
 
 MAX_SIZE = 2**62
-"""Maximum size that a setting may name, in bytes: nothing is larger, and no number becomes too long to be written."""
+"""Maximum value of a size setting, in bytes."""
 _UNITS = {"": 1, "B": 1, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _UNITS |= {letter: _UNITS[f"{letter}IB"] for letter in "KMG"}
 
@@ -158,7 +158,7 @@ def _path(value: object, info: ValidationInfo) -> Path:
     base = (info.context or {}).get("base", Path())
     try:
         return Path(base) / Path(value).expanduser()
-    except RuntimeError:  # what the standard library raises
+    except RuntimeError:  # raised by pathlib
         raise ValueError(f"{Path(value).parts[0]} has no home directory here; write the whole path") from None
 
 
@@ -173,7 +173,7 @@ def _ca(value: object, info: ValidationInfo) -> Path | str:
 
 
 def as_tuple(value: object) -> object:
-    """TOML has lists, and settings are immutable."""
+    """A TOML list as a tuple, since settings are immutable."""
     return tuple(value) if isinstance(value, list) else value
 
 
