@@ -68,9 +68,9 @@ class Incoming:
         """
         return (await self._process(mail, None)).answer
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """The client was connected when it was answered."""
-        self.deliveries.heard(mail)
+        self.deliveries.client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could get `outcomes`."""
@@ -268,9 +268,9 @@ class Incoming:
         taken = partial(self._taken, kept.claimed) if kept.claimed is not None else None
         return InPlace(delivery.answer, kept.mail.message, kept.mail.envelope.addresses, opened=opened, taken=taken)
 
-    def _taken(self, opened: Opened, heard: bool) -> None:
+    def _taken(self, opened: Opened, answered: bool) -> None:
         """The mail server has the original, or may not have it."""
-        self.originals.opener.begin_to_settle(opened, opened.due if heard else ())
+        self.originals.opener.begin_to_settle(opened, opened.due if answered else ())
 
 
 @dataclass(slots=True)
@@ -292,9 +292,9 @@ class _KeptMail:
 
         Raises what `check` raises.
         """
-        told = {each.mailbox: each.notify for each in self.envelope.recipients}
-        asked = any(each.notify != told.get(each.mailbox) for each in leaving.envelope.recipients)
-        other = asked or folded_mailbox(leaving.envelope.sender) != folded_mailbox(self.envelope.sender)
+        original = {each.mailbox: each.notify for each in self.envelope.recipients}
+        changed = any(each.notify != original.get(each.mailbox) for each in leaving.envelope.recipients)
+        other = changed or folded_mailbox(leaving.envelope.sender) != folded_mailbox(self.envelope.sender)
         if other or not await off_loop(mime.work(leaving.message), self.fits, leaving.message):
             self.handed_on = True
             return None

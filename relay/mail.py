@@ -133,10 +133,10 @@ class Mail:
 
     def to(self, recipients: Iterable[Recipient]) -> Mail:
         """The same mail for these recipients only."""
-        these = tuple(recipients)
-        if these == self.envelope.recipients:
+        selected = tuple(recipients)
+        if selected == self.envelope.recipients:
             return self
-        return self.changed(envelope=replace(self.envelope, recipients=these))
+        return self.changed(envelope=replace(self.envelope, recipients=selected))
 
     def with_header_in_bounces(self) -> Mail:
         """The same mail with RET=HDRS (RFC 3461, 4.3): a bounce of what was readable here quotes no content."""

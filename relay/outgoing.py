@@ -177,12 +177,12 @@ class Outgoing:
         if not (entries or self.entered):
             return
         name = self._entered_as(delivery)
-        known = self.entered.pop(name, frozenset())
+        written = self.entered.pop(name, frozenset())
         if not entries:
             return
         delivery.step("ledger")
-        await self.audit.record(*(entry for entry in entries if entry not in known))
-        self.entered[name] = known.union(entries)
+        await self.audit.record(*(entry for entry in entries if entry not in written))
+        self.entered[name] = written.union(entries)
         if len(self.entered) > MAX_ENTERED:
             del self.entered[next(iter(self.entered))]
 
@@ -255,9 +255,9 @@ class Outgoing:
         await off_loop(mime.work(copy.message), check_sealed, copy.message, copy.protection, trace)
         return trace
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """The client was connected when it was answered."""
-        self.deliveries.heard(mail)
+        self.deliveries.client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could get `outcomes`."""

@@ -90,11 +90,11 @@ def files_of(directory: Path) -> list[ChainFile]:
 
     Two of one number, begun on different days, are both there: which of them is right, nobody here can know.
     """
-    found: dict[tuple[int, str], ChainFile] = {}
+    files: dict[tuple[int, str], ChainFile] = {}
     for path in sorted(directory.iterdir()):
         if match := _NAME.fullmatch(path.name):
-            found.setdefault((int(match[1]), match[2]), ChainFile(int(match[1]), match[2], path))
-    return [found[each] for each in sorted(found)]
+            files.setdefault((int(match[1]), match[2]), ChainFile(int(match[1]), match[2], path))
+    return [files[each] for each in sorted(files)]
 
 
 def ended(file: ChainFile, after: ChainFile) -> str:
@@ -205,11 +205,11 @@ class Chain:
         """Whether the open file is still the one, and what others have added; gives the end of one that is gone."""
         if self._file < 0:
             return BEGINNING
-        found = os.fstat(self._file)
-        if found.st_size != self._size:
+        info = os.fstat(self._file)
+        if info.st_size != self._size:
             end = end_of(self._file)
-            self._size, self._end = found.st_size, end if end.number else end_of_files(files_of(self.directory))
-        if not found.st_mode & stat.S_IWUSR:
+            self._size, self._end = info.st_size, end if end.number else end_of_files(files_of(self.directory))
+        if not info.st_mode & stat.S_IWUSR:
             self._close_file()
         elif not leads_to(self._newest.path, self._file):
             log.error("audit_file_gone", file=str(self._newest.path), last=self._end.number, head=self._end.head)
@@ -384,11 +384,11 @@ def make_directory(directory: Path) -> None:
 
 def why_not_writable(directory: Path) -> str:
     """What stands in the way of a line, "" where nothing does; looking leaves nothing behind. Blocks."""
-    there = directory.resolve()
+    place = directory.resolve()
     try:
-        if not there.exists():
-            there = there.parent
-        with TemporaryFile(dir=there):
+        if not place.exists():
+            place = place.parent
+        with TemporaryFile(dir=place):
             pass
         if directory.is_dir() and (files := files_of(directory)):
             newest = files[-1].path
@@ -396,7 +396,7 @@ def why_not_writable(directory: Path) -> str:
                 return f"{newest.name} is not a regular file"
             if newest.stat().st_mode & stat.S_IWUSR:
                 os.close(open_regular(newest, os.O_RDWR | os.O_APPEND))
-        disk = os.statvfs(there)
+        disk = os.statvfs(place)
         return "" if disk.f_bavail * disk.f_frsize >= MAX_LINE_OCTETS else os.strerror(errno.ENOSPC)
     except OSError as error:
         return error.strerror or type(error).__name__

@@ -58,9 +58,9 @@ def _read(announced: bytes) -> dict[str, Any]:
     said = json.loads(announced)
     try:
         first, octets = said["behind"]
-        whom, names = said["recipients"], said["names"]
-        texts = all(isinstance(each, str) for each in (said["mail"], *whom, *names))
-        if texts and len(whom) == len(names) and all(isinstance(each, int) for each in (first, octets, said["when"])):
+        hashes, names = said["recipients"], said["names"]
+        texts = all(isinstance(each, str) for each in (said["mail"], *hashes, *names))
+        if texts and len(hashes) == len(names) and all(isinstance(each, int) for each in (first, octets, said["when"])):
             return {"time": as_time(said["when"]), **said}
     except (TypeError, KeyError, OverflowError, OSError):
         pass
@@ -97,8 +97,8 @@ def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[t
             if (mail := line.value_of("mail")) in recorded and line.value_of("event") == "mail":
                 recorded[mail].update((line.record() or {}).get("recipients", ()))
     for each in announced:
-        whom = dict(zip(each.pop("recipients"), each.pop("names"), strict=True))
-        if rest := {who: name for who, name in whom.items() if who not in recorded[each["mail"]]}:
+        names = dict(zip(each.pop("recipients"), each.pop("names"), strict=True))
+        if rest := {who: name for who, name in names.items() if who not in recorded[each["mail"]]}:
             recorded[each["mail"]].update(rest)
             yield each, rest
 
@@ -107,10 +107,10 @@ def _missing_records(
     announced: Sequence[dict[str, Any]], directory: Path, sent: frozenset[str], last: Mapping[str, int]
 ) -> list[dict[str, Any]]:
     records = []
-    for said, whom in _missing(announced, directory):
+    for said, names in _missing(announced, directory):
         when = said.pop("when")
-        taken = {name for name in whom.values() if name in sent and when >= last.get(name, 0)}
+        taken = {name for name in names.values() if name in sent and when >= last.get(name, 0)}
         for outcome, has_it in (("delivered", True), ("unknown", False)):
-            groups = in_lines([who for who, name in whom.items() if (name in taken) == has_it])
+            groups = in_lines([address for address, name in names.items() if (name in taken) == has_it])
             records += [said | {"outcome": outcome, "reason": "Killed", "recipients": each} for each in groups]
     return records

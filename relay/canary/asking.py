@@ -29,12 +29,12 @@ class Asking:
     """For one process of a relay: two would only look twice."""
 
     def __init__(
-        self, known: Callable[[], Config], table: Canaries, post: Post, board: Board, every: float, limit: float
+        self, config: Callable[[], Config], table: Canaries, post: Post, board: Board, every: float, limit: float
     ) -> None:
-        """`known` gives the configuration with the peers as they are now; `every` and `limit` (from which age on a
+        """`config` gives the configuration with the peers as they are now; `every` and `limit` (from which age on a
         canary is late) are in seconds.
         """
-        self._known = known
+        self._known = config
         self._table = table
         self._post = post
         self._board = board
@@ -65,7 +65,7 @@ class Asking:
 
     async def _due(self) -> list[tuple[str, str]]:
         """The peers whose turn it is, with their addresses; what is known of all goes onto the board."""
-        rows, now, found = await self._table.read(), self._table.clock(), []
+        rows, now, due = await self._table.read(), self._table.clock(), []
         peers = self._known().peers
         for peer, settings in peers.items():
             address = canary_address(settings.domains)
@@ -75,11 +75,11 @@ class Asking:
                 continue
             self._show(peer, row, now)
             if peer not in self._under_way and (row is None or row.is_due(now, self._every)):
-                found.append((peer, address))
+                due.append((peer, address))
         for gone in self._obstacles.keys() - peers.keys():
             self._show(gone, None, now)
             del self._obstacles[gone]
-        return found
+        return due
 
     def _may_be_asked(self, peer: str, address: str) -> bool:
         obstacle = self._post.obstacle(address)

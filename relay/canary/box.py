@@ -58,11 +58,11 @@ class _CanaryArrival:
 class CanaryBox:
     """The canary address of one site, as one process sees it."""
 
-    def __init__(self, known: Callable[[], Config], table: Canaries, board: Board) -> None:
-        """`known` gives the configuration with the peers as they are now."""
-        self.takes: Callable[[str], bool] = partial(is_canary, domains=known().site.domains)
+    def __init__(self, config: Callable[[], Config], table: Canaries, board: Board) -> None:
+        """`config` gives the configuration with the peers as they are now."""
+        self.takes: Callable[[str], bool] = partial(is_canary, domains=config().site.domains)
         """Whether mail to this mailbox ends here."""
-        self._known = known
+        self._known = config
         self._table = table
         self._board = board
         self._waiting: asyncio.Queue[_CanaryArrival] = asyncio.Queue(MOST)

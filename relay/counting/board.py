@@ -148,15 +148,15 @@ class Board:
 
     def cell(self, metric: Metric, *labels: str) -> Cell:
         """A counter or gauge with these labels, 0 at first."""
-        found = self._cells.get((metric, labels)) or self._made(metric, labels)
-        assert isinstance(found, Cell)  # noqa: S101 - another kind means a mistaken name
-        return found
+        cell = self._cells.get((metric, labels)) or self._made(metric, labels)
+        assert isinstance(cell, Cell)  # noqa: S101 - another kind means a mistaken name
+        return cell
 
     def spread(self, metric: Metric, *labels: str) -> SpreadCell:
         """A histogram with these labels."""
-        found = self._cells.get((metric, labels)) or self._made(metric, labels)
-        assert isinstance(found, SpreadCell)  # noqa: S101 - as above
-        return found
+        cells = self._cells.get((metric, labels)) or self._made(metric, labels)
+        assert isinstance(cells, SpreadCell)  # noqa: S101 - as above
+        return cells
 
     def add(self, metric: Metric, *labels: str, by: float = 1.0) -> None:
         """Adds `by` to a counter."""
@@ -178,13 +178,13 @@ class Board:
 
     def elsewhere(self, metric: Metric) -> dict[Labels, float]:
         """The largest value of a gauge in the other processes that live, by its labels; for any thread."""
-        found: dict[Labels, float] = {}
+        totals: dict[Labels, float] = {}
         for place in range(len(self._places)):
             if self._memory[place] and _HEAD + place * PLACE_OCTETS != self._begin:
                 for each in self._read(place, _KnownPlace()):
                     if each.metric == metric and not math.isnan(value := self._numbers[each.at]):
-                        found[each.labels] = max(value, found.get(each.labels, value))
-        return found
+                        totals[each.labels] = max(value, totals.get(each.labels, value))
+        return totals
 
     async def totals(self) -> Totals:
         """All numbers, of all processes together; others have their turn meanwhile."""
@@ -211,27 +211,27 @@ class Board:
                 numbers = list(self._numbers[entry.at : entry.at + entry.metric.numbers])
                 if entry.metric.kind == "gauge" and (not lives or math.isnan(numbers[0])):
                     continue
-                known = totals.setdefault(entry.metric, {})
-                before = known.get(entry.labels)
+                series = totals.setdefault(entry.metric, {})
+                before = series.get(entry.labels)
                 add = max if entry.metric.together == "max" else min if entry.metric.together == "min" else operator.add
-                known[entry.labels] = numbers if before is None else list(map(add, before, numbers))
+                series[entry.labels] = numbers if before is None else list(map(add, before, numbers))
 
-    def _read(self, place: int, known: _KnownPlace | None = None) -> Iterator[_Entry]:
+    def _read(self, place: int, cached: _KnownPlace | None = None) -> Iterator[_Entry]:
         """The entries of one place; of what another version of the relay has written, those that are known here.
 
-        What was read of it so far is in `known`, which is for one thread.
+        What was read of it so far is in `cached`, which is for one thread.
         """
-        known, start = known or self._places[place], _HEAD + place * PLACE_OCTETS
-        yield from known.entries
-        while known.end < self._end(start):
-            size, numbers = _ENTRY.unpack_from(self._memory, start + known.end)
-            at = start + known.end + _ENTRY.size
-            known.end += _ENTRY.size + size + 8 * numbers
+        cached, start = cached or self._places[place], _HEAD + place * PLACE_OCTETS
+        yield from cached.entries
+        while cached.end < self._end(start):
+            size, numbers = _ENTRY.unpack_from(self._memory, start + cached.end)
+            at = start + cached.end + _ENTRY.size
+            cached.end += _ENTRY.size + size + 8 * numbers
             name, *labels = json.loads(self._memory[at : at + size])
             metric = all_metrics().get(name)
             if metric is not None and (metric.numbers, len(metric.labels)) == (numbers, len(labels)):
-                known.entries.append(_Entry(metric, tuple(labels), (at + size) // 8))
-                yield known.entries[-1]
+                cached.entries.append(_Entry(metric, tuple(labels), (at + size) // 8))
+                yield cached.entries[-1]
 
     def _end(self, start: int) -> int:
         """Up to where a place is written; its first 8 bytes say so."""
@@ -239,8 +239,8 @@ class Board:
 
     def _made(self, metric: Metric, labels: Labels) -> Cell | SpreadCell:
         with self._making:
-            if found := self._cells.get((metric, labels)):
-                return found
+            if cells := self._cells.get((metric, labels)):
+                return cells
             made = self._cells[metric, labels] = self._new(metric, labels)
             return made
 

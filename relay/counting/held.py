@@ -90,13 +90,13 @@ class HeldMail:
         that is known.
         """
         now, ours = boot_time(), self._name(name, mailbox)
-        how = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
+        code = 1.0 + DIRECTIONS.index(direction) * len(CAUSES) + CAUSES.index(cause)
         for section, at in self._found(ours, self._live(now)):
             row = self._row(at)
             if row.until >= now:
-                self._set(section, at, _HeldRow(ours, row.first, now, max(row.pause, now - row.last), how))
+                self._set(section, at, _HeldRow(ours, row.first, now, max(row.pause, now - row.last), code))
                 return False
-        self._add(_HeldRow(ours, now, now, 0.0, how), now)
+        self._add(_HeldRow(ours, now, now, 0.0, code), now)
         return True
 
     def over(self, name: bytes, mailbox: str) -> None:
@@ -108,17 +108,17 @@ class HeldMail:
     async def waiting(self) -> list[Waiting]:
         """Returns who waits now; other tasks have their turn meanwhile."""
         now, turns = boot_time(), Turns()
-        found: dict[float, Waiting] = {}
+        kept: dict[float, Waiting] = {}
         for bucket in self._buckets(now):
             for row in bucket:
-                which = int(row.how) - 1
-                each = found.setdefault(row.how, Waiting(DIRECTIONS[which // len(CAUSES)], CAUSES[which % len(CAUSES)]))
+                code = int(row.how) - 1
+                each = kept.setdefault(row.how, Waiting(DIRECTIONS[code // len(CAUSES)], CAUSES[code % len(CAUSES)]))
                 each.recipients += 1
                 each.longest = max(each.longest, now - row.first)
                 if row.pause:
                     each.again = max(each.again, now - row.first)
             await turns.give()
-        return [waiting for _, waiting in sorted(found.items())]
+        return [waiting for _, waiting in sorted(kept.items())]
 
     @property
     def more(self) -> bool:
@@ -188,16 +188,16 @@ class HeldMail:
 
     def take(self, text: str) -> None:
         """What `as_text` gave, before anything is held. Raises ValueError, KeyError and TypeError."""
-        found = json.loads(text)
-        key, rows = bytes.fromhex(found["key"]), base64.b64decode(found["rows"], validate=True)
-        later = float(found["clock"]) - round(clock_offset())
+        content = json.loads(text)
+        key, rows = bytes.fromhex(content["key"]), base64.b64decode(content["rows"], validate=True)
+        later = float(content["clock"]) - round(clock_offset())
         if len(rows) % _ROW.size:
             raise ValueError("the last row is not whole")
         self.begin(key)
         now = boot_time()
-        for name, first, last, pause, how in _ROW.iter_unpack(rows):
-            row = _HeldRow(name, min(now, first + later), min(now, last + later), pause, how)
-            if row.until >= now and how in _HOWS:
+        for name, first, last, pause, code in _ROW.iter_unpack(rows):
+            row = _HeldRow(name, min(now, first + later), min(now, last + later), pause, code)
+            if row.until >= now and code in _HOWS:
                 self._add(row, now)
 
     def begin(self, key: bytes) -> None:

@@ -50,13 +50,13 @@ class Recipe(RecipientChecks, Protocol):
         Raises TryLater or Refuse, which then holds for all recipients.
         """
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """The client was there when it was answered: it asks again for those alone whom the answer has held."""
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`: its retry must repeat nothing that was accepted.
 
-        Of a mail that is `confirmed` this or `heard` is called, once.
+        Of a mail that is `confirmed` this or `client_answered` is called, once.
         """
 
 

@@ -69,9 +69,9 @@ class Homeward:
         way_in = await self._way_in(mail)
         return await (self.outgoing if way_in is None else way_in).in_place(mail, fits)
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """The client was there when it was answered."""
-        self.went_in.pop(mail.id, self.outgoing).heard(mail)
+        self.went_in.pop(mail.id, self.outgoing).client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         """The client was gone before it could hear `outcomes`."""

@@ -73,7 +73,7 @@ class ListeningServer(Protocol):
 class Present(Protocol):
     """Counts what is there now, in this process or, where several serve as one relay, in all of them."""
 
-    def change(self, what: str, by: int) -> int:
+    def change(self, key: str, by: int) -> int:
         """Counts `by` more of it, or fewer; how many there are then."""
 
 
@@ -83,10 +83,10 @@ class PresentHere:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
-    def change(self, what: str, by: int) -> int:
+    def change(self, key: str, by: int) -> int:
         """As Present.change."""
-        self._counts[what] += by
-        return self._counts[what] or self._counts.pop(what)
+        self._counts[key] += by
+        return self._counts[key] or self._counts.pop(key)
 
 
 class SocketServer:
@@ -145,12 +145,12 @@ class SocketServer:
                 await self._empty.wait()
         for each in list(self.connections):
             each.close_when_idle()
-        async with in_background("what is waited for", self._tell_what_is_waited_for()):
+        async with in_background("what is waited for", self._log_waiting()):
             await self._empty.wait()
             while self._deliveries:
                 await asyncio.wait(self._deliveries)
 
-    async def _tell_what_is_waited_for(self) -> None:
+    async def _log_waiting(self) -> None:
         """Until it ends no other worker is exchanged, and a mail may take half an hour."""
         pause = WAITS_S
         while True:
@@ -241,9 +241,9 @@ class SocketServer:
 
 async def _delivered(recipe: Recipe, mail: Mail, answer: Callable[[Outcomes], Awaitable[bool]]) -> None:
     # For this task, which has no other mail: what is known of it since its content has come.
-    known = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
-    structlog.contextvars.bind_contextvars(**known)
-    done = heard = False
+    fields = {"message_id": mail.message_id} | ({"queue_id": mail.origin.ident} if mail.origin.ident else {})
+    structlog.contextvars.bind_contextvars(**fields)
+    done = answered = False
     outcomes: Outcomes = ()
     try:
         try:
@@ -253,18 +253,18 @@ async def _delivered(recipe: Recipe, mail: Mail, answer: Callable[[Outcomes], Aw
             failure = error if isinstance(error, RelayError) else _unforeseen(error)
             outcomes = (failure,) * len(mail.envelope.recipients)
         with suppress(ConnectionError):
-            heard = await answer(outcomes)
+            answered = await answer(outcomes)
     finally:
         # Who is cancelled before the answer is known to have been heard has not heard it.
-        if heard and done:
-            recipe.heard(mail)
+        if answered and done:
+            recipe.client_answered(mail)
         elif outcomes:  # else cancelled before there were any: nothing is to be heard of it
-            await _client_gone(recipe, mail, outcomes, heard=heard)
+            await _client_gone(recipe, mail, outcomes, answered=answered)
 
 
-async def _client_gone(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, heard: bool) -> None:
-    """The client does not know what became of the mail, or has `heard` of what the recipe has not done."""
-    if not heard:
+async def _client_gone(recipe: Recipe, mail: Mail, outcomes: Outcomes, *, answered: bool) -> None:
+    """The client does not know what became of the mail, or has `answered` of what the recipe has not done."""
+    if not answered:
         log.warning("client_gone_before_the_answer", recipients=len(mail.envelope.recipients))
     try:
         await recipe.client_gone(mail, outcomes)
@@ -339,18 +339,20 @@ async def bound(setting: str, where: Where) -> list[socket.socket]:
         if isinstance(where, Path):
             return [await asyncio.to_thread(_unix_socket, where)]
         loop = asyncio.get_running_loop()
-        found = await loop.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        return _tcp_sockets(dict.fromkeys((family, (str(place[0]), int(place[1]))) for family, _, _, _, place in found))
+        addresses = await loop.getaddrinfo(*where, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        return _tcp_sockets(
+            dict.fromkeys((family, (str(place[0]), int(place[1]))) for family, _, _, _, place in addresses)
+        )
     except OSError as error:
         cause = error.strerror.partition(" (")[0] if error.strerror else str(error)
         raise ConfigError(f"{setting}: cannot listen on {where}: {cause}") from error
 
 
-async def all_bound(wanted: Mapping[str, Where]) -> Sockets:
+async def all_bound(addresses: Mapping[str, Where]) -> Sockets:
     """The sockets for all addresses, by the settings that name them, or none. Raises ConfigError."""
     sockets: dict[str, list[socket.socket]] = {}
     try:
-        for setting, where in wanted.items():
+        for setting, where in addresses.items():
             sockets[setting] = await bound(setting, where)
     except BaseException:
         close_all(sockets)

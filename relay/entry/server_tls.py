@@ -57,8 +57,8 @@ def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     try:
         context.load_cert_chain(certificate, key, password=_no_passphrase)
     except ssl.SSLError as error:
-        what = "the key is another certificate's" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
-        raise ConfigError(f"{certificate}, {key}: cannot be used for TLS: {what}") from error
+        cause = "the key is another certificate's" if error.reason == "KEY_VALUES_MISMATCH" else str(error)
+        raise ConfigError(f"{certificate}, {key}: cannot be used for TLS: {cause}") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"{certificate}, {key}: cannot be read: {error}") from error
     return context

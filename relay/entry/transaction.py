@@ -75,8 +75,8 @@ class Transaction:
         with self.server.counted():
             smtputf8, size, limit = False, 0, self.server.settings.max_message_size
             ret = envid = None
-            address, found = _checked("FROM:", sender, parameters)
-            for name, value in found.items():
+            address, given = _checked("FROM:", sender, parameters)
+            for name, value in given.items():
                 match name:
                     case "SIZE" if value and _SIZE.fullmatch(value):
                         size = int(value)
@@ -112,10 +112,10 @@ class Transaction:
             if len(self.recipients) + len(self._not_taken) >= (limit := self.server.settings.max_recipients):
                 raise TooManyRecipients(f"a mail has at most {limit}")
             notify = orcpt = None
-            address, found = _checked("TO:", recipient, parameters)
+            address, given = _checked("TO:", recipient, parameters)
             if not address:
                 raise BadParameter(501, "5.1.3", "A recipient is needed")
-            for name, value in found.items():
+            for name, value in given.items():
                 match name:
                     case "NOTIFY" if value and _NOTIFY.fullmatch(value):
                         notify = value.upper()

@@ -88,20 +88,20 @@ class NextHop:
 
     async def states(self) -> list[tuple[str, str]]:
         """Each next hop, and what is wrong with it or "", after talking to it as far as the first mail."""
-        found = []
+        states = []
         for place in self._places:
             try:
                 servers = await self._resolved(place)
             except RelayError as error:
-                found.append((str(place), str(error)))
+                states.append((str(place), str(error)))
                 continue
             for server in servers:
                 try:
                     (await self._connections.open(server)).close()
-                    found.append((str(server), ""))
+                    states.append((str(server), ""))
                 except NextHopUnavailable as error:
-                    found.append((str(server), str(error)))
-        return found
+                    states.append((str(server), str(error)))
+        return states
 
     async def close(self) -> None:
         """Ends all connections on which no mail is in flight; those end after their mail."""

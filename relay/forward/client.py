@@ -278,13 +278,13 @@ class Client(asyncio.Protocol):
         self._silent = self._silent or self.usable
         self._fail(why)
 
-    async def _wait(self, event: asyncio.Event, seconds: float, what: str) -> None:
+    async def _wait(self, event: asyncio.Event, seconds: float, awaited: str) -> None:
         seconds = max(0.0, min(seconds, self.deadline - asyncio.get_running_loop().time()))
         try:
             async with asyncio.timeout(seconds):
                 await event.wait()
         except TimeoutError:
-            self._too_late(f"{what} within {seconds:g} s")
+            self._too_late(f"{awaited} within {seconds:g} s")
 
     def _raise(self, name: str) -> NoReturn:
         """What the end of the connection means before the mail was sent."""

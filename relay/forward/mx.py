@@ -36,13 +36,15 @@ class MailExchangers:
         Raises NotTaken where there are none now, NextHopRefused where the domain takes no mail.
         """
         names = await self._exchangers(domain)
-        found: list[Server] = []
+        servers: list[Server] = []
         for name in names[:MOST_SERVERS]:
             host = name.to_text(omit_final_dot=True)
-            found += [Server("smtp", TCPAddress(address, domain.port), host) for address in await self._addresses(name)]
-        if not found:
+            servers += [
+                Server("smtp", TCPAddress(address, domain.port), host) for address in await self._addresses(name)
+            ]
+        if not servers:
             raise NotTaken(f"next hop {domain}: no mail exchanger has an address")
-        return found[:MOST_SERVERS]
+        return servers[:MOST_SERVERS]
 
     async def _exchangers(self, domain: MailDomain) -> list[dns.name.Name]:
         try:

@@ -241,7 +241,7 @@ def _rcpt_command(recipient: Recipient, mail: Mail, extensions: Mapping[str, str
 
 def _xforward(origin: Origin, offered: str) -> Iterator[bytes]:
     """All attributes that the next hop lists, also unknown ones: it would keep those of the mail before."""
-    known = {
+    attributes = {
         "NAME": origin.name,
         "ADDR": f"IPV6:{origin.addr}" if ":" in origin.addr else origin.addr,
         "PORT": origin.port,
@@ -252,7 +252,7 @@ def _xforward(origin: Origin, offered: str) -> Iterator[bytes]:
     }
     names = offered.upper().split()
     line = b""
-    for name, value in known.items():
+    for name, value in attributes.items():
         if name not in names:
             continue
         attribute = b" " + name.encode() + b"=" + (_xtext(value) or b"[UNAVAILABLE]")

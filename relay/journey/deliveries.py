@@ -95,7 +95,7 @@ class Deliveries:
             await self._end(delivery)
         except BaseException:
             # The client will not get any outcome.
-            await asyncio.shield(self._records.later(self._settle(delivery, heard=False)))
+            await asyncio.shield(self._records.later(self._settle(delivery, answered=False)))
             raise
         finally:
             if not (delivery.over and self._unanswered.get(mail.id) is delivery):
@@ -115,7 +115,7 @@ class Deliveries:
             self._forget_soon(delivery)
         else:
             final = waits_for_answer and mail.each_answered and delivery.like_no_other
-            await asyncio.shield(self._records.later(self._settle(delivery, heard=not final)))
+            await asyncio.shield(self._records.later(self._settle(delivery, answered=not final)))
             if final:
                 self._unanswered[mail.id] = delivery
 
@@ -130,13 +130,13 @@ class Deliveries:
 
         Where the client has gone, it may try again at another worker before that is written down here.
         """
-        these = set(mailboxes)
+        pending = set(mailboxes)
         if (lingering := self._lingering.pop(name, None)) is not None:
             timer, before = lingering
             timer.cancel()
-            these |= before
-        timer = asyncio.get_running_loop().call_later(LINGER_S, self._unmark, name, these)
-        self._lingering[name] = timer, these
+            pending |= before
+        timer = asyncio.get_running_loop().call_later(LINGER_S, self._unmark, name, pending)
+        self._lingering[name] = timer, pending
 
     def _unmark(self, name: bytes, mailboxes: Iterable[str]) -> None:
         """Except for those that another attempt serves."""
@@ -207,7 +207,7 @@ class Deliveries:
                 if not delivery.mail.each_answered:
                     raise
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         """The client has its answer: forgets what it will not ask for again."""
         delivery = self._unanswered.pop(mail.id, None)
         if delivery is None:
@@ -295,8 +295,9 @@ class Deliveries:
             await self._remember_client_gone(mail, name, delivered)
         log.debug("delivered_client_gone", recipients=len(delivered))
 
-    async def _remember_client_gone(self, mail: Mail, known: bytes | None, delivered: list[str]) -> None:
-        name = known if known is not None else await self._name(mail)
+    async def _remember_client_gone(self, mail: Mail, name: bytes | None, delivered: list[str]) -> None:
+        if name is None:
+            name = await self._name(mail)
         # A retry that comes meanwhile is held until it is written down.
         recipients = {(name, mailbox) for mailbox in delivered} - self._under_way
         self._under_way |= recipients
@@ -312,11 +313,11 @@ class Deliveries:
     async def _name(self, mail: Mail) -> bytes:
         return await off_loop(mime.work(mail.message), name_as_it_came, self._direction, mail)
 
-    async def _settle(self, delivery: Delivery, *, heard: bool = True) -> None:
+    async def _settle(self, delivery: Delivery, *, answered: bool = True) -> None:
         """Stores what a retry has to know."""
         answers = dict(zip(delivery.mail.envelope.mailboxes, delivery.answer, strict=True))
         delivered = [mailbox for mailbox, outcome in answers.items() if outcome is None]
-        final = heard and delivery.mail.each_answered  # then only who waits will be asked for again
+        final = answered and delivery.mail.each_answered  # then only who waits will be asked for again
         waiting = {
             mailbox
             for mailbox, outcome in answers.items()
@@ -383,8 +384,8 @@ def _waiting_copy(copy: SealedCopy, waiting: set[str]) -> WaitingCopy:
 
 def _sealed_copy(mail: Mail, waiting: WaitingCopy) -> SealedCopy:
     """The copy again, for those recipients of this mail who wait for it."""
-    wanted = dict.fromkeys(waiting.recipients)
-    unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in wanted}
+    remaining = dict.fromkeys(waiting.recipients)
+    unique = {each.mailbox: each for each in mail.envelope.recipients if each.mailbox in remaining}
     return SealedCopy(
         protection=waiting.facts["protection"],
         peer=waiting.facts["peer"],

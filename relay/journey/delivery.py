@@ -62,9 +62,9 @@ class Delivery:
     @property
     def rest(self) -> Mail:
         """The mail to those recipients who neither have it nor have a sealed copy waiting, each once."""
-        known = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
+        settled = self.begun.delivered | {recipient.mailbox for copy in self.copies for recipient in copy.recipients}
         unique = {recipient.mailbox: recipient for recipient in self.mail.envelope.recipients}
-        return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in known)
+        return self.mail.to(recipient for mailbox, recipient in unique.items() if mailbox not in settled)
 
     @property
     def leaving(self) -> list[SealedCopy]:
@@ -103,9 +103,9 @@ class Delivery:
 
     def waits_only_for(self, recipients: Iterable[Recipient]) -> bool:
         """Whether all recipients but these have the mail."""
-        these = {recipient.mailbox for recipient in recipients}
+        mailboxes = {recipient.mailbox for recipient in recipients}
         answers = zip(self.mail.envelope.mailboxes, self.answer, strict=True)
-        return all(mailbox in these or outcome is None for mailbox, outcome in answers)
+        return all(mailbox in mailboxes or outcome is None for mailbox, outcome in answers)
 
     @property
     def over(self) -> bool:

@@ -116,8 +116,8 @@ class Group:
     @property
     def decisions(self) -> list[Decision]:
         """All that policy says of the members, but for what is the same except for the recipient, once."""
-        found = {each.decision.where: each.decision for each in self.members if each.decision is not None}
-        return list(found.values())
+        by_file = {each.decision.where: each.decision for each in self.members if each.decision is not None}
+        return list(by_file.values())
 
     def outcomes(self, sender: str, size: int) -> list[Outcome]:
         """One for each recipient of a message of this size, in bytes."""

@@ -228,9 +228,9 @@ class Planner:
     def _ends(self, peer: str, layers: str = "") -> cms.Ends:
         """What this peer will hold our sealed envelope against, as far as we know it."""
         if (peer, layers) not in self._known_ends:
-            site, known = self.config.site, self.config.peers[peer]
-            domains = frozenset((*site.domains, *known.takes_from))
-            self._known_ends[peer, layers] = cms.Ends(site.name, site.sae_id, known.sae_id, layers, domains)
+            site, settings = self.config.site, self.config.peers[peer]
+            domains = frozenset((*site.domains, *settings.takes_from))
+            self._known_ends[peer, layers] = cms.Ends(site.name, site.sae_id, settings.sae_id, layers, domains)
         return self._known_ends[peer, layers]
 
     def left_for_peer(self, keys: Iterable[KeyReference]) -> float:
@@ -291,12 +291,12 @@ class Planner:
 
     def acceptable(self, decision: Decision) -> set[str]:
         """The protections that satisfy a decision: those that it can lead to, and stronger ones."""
-        found: set[str] = set()
+        protections: set[str] = set()
         for level in decision.levels:
             if level != PLAINTEXT and level in self.levels:
-                found |= {copy.protection for copy in _copies(decision, level)}
-                found.add("+".join((*decision.layers(level), ON_TOP)))
-        return found
+                protections |= {copy.protection for copy in _copies(decision, level)}
+                protections.add("+".join((*decision.layers(level), ON_TOP)))
+        return protections
 
     def first(self, decision: Decision) -> Copy:
         """What a decision lists first, whether it is available or not."""
@@ -314,8 +314,8 @@ class Planner:
                 cause = missing.get(copy, "") or (self._no_kme(copy.peer) if copy.key_on_top else "")
                 if not cause:
                     return copy, tuple(causes)
-                what = "no quantum key on top: " if copy.key_on_top else ""
-                causes.append(f"{level}: {what}{cause}")
+                prefix = "no quantum key on top: " if copy.key_on_top else ""
+                causes.append(f"{level}: {prefix}{cause}")
         return None, tuple(causes)
 
     def _no_kme(self, peer: str | None) -> str:

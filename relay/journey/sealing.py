@@ -287,8 +287,8 @@ class CopyKeys:
 def _permits(planner: Planner, decision: Decision | RelayError, copy: SealedCopy) -> bool:
     if isinstance(decision, RelayError):
         return False
-    known = copy.peer is None or copy.peer in planner.config.peers
-    return known and decision.peer == copy.peer and copy.protection in planner.acceptable(decision)
+    configured = copy.peer is None or copy.peer in planner.config.peers
+    return configured and decision.peer == copy.peer and copy.protection in planner.acceptable(decision)
 
 
 def _falls_short(planner: Planner, decision: Decision, copy: SealedCopy) -> bool:

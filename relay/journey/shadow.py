@@ -72,7 +72,7 @@ def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
         if each.stays_inside:
             continue
         alike.setdefault(each.policy["policy"], []).append(each)
-    what = f"{group.result} {group.protection}".rstrip()
+    result = f"{group.result} {group.protection}".rstrip()
     for members in alike.values():
         yield LedgerEntry.of(
             PLAINTEXT if group.result == "clear" else "shadow",
@@ -80,7 +80,7 @@ def _entries(mail: Mail, group: Group) -> Iterator[LedgerEntry]:
             [each.recipient.address for each in members],
             **members[0].policy,
             level=PLAINTEXT,
-            reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {what}",
+            reason=members[0].downgrade if group.result == "clear" else f"shadow mode: it would have been {result}",
         )
 
 

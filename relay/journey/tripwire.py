@@ -94,7 +94,7 @@ def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
 
     Raises TrippedWire where a line is neither a field that may be visible nor the continuation of one.
     """
-    found: dict[bytes, list[list[bytes]]] = {}
+    fields: dict[bytes, list[list[bytes]]] = {}
     pieces: list[bytes] | None = None
     position = 0
     while position < len(header):
@@ -106,10 +106,10 @@ def shown_fields(header: bytes) -> dict[bytes, list[bytes]]:
             pieces.append(line[0].strip(_BLANKS))
         else:
             pieces = [line[0].partition(b":")[2].strip(_BLANKS)]
-            found.setdefault(line[1].lower(), []).append(pieces)
-    if strangers := sorted(set(found) - MAY_SHOW):
+            fields.setdefault(line[1].lower(), []).append(pieces)
+    if strangers := sorted(set(fields) - MAY_SHOW):
         raise TrippedWire(f"header field {strangers[0].decode()!r} would be visible outside")
-    return {name: [b" ".join(each) for each in values] for name, values in found.items()}
+    return {name: [b" ".join(each) for each in values] for name, values in fields.items()}
 
 
 class _Body:
@@ -190,12 +190,12 @@ def _check_body(body: _Body, form: _Form) -> None:
     inner_type, algorithm, ciphertext = _inside(body, encrypted, 0x06, 0x30, 0x80)
     right = body.octets(*version) == b"\0" and body.octets(*inner_type) == _DATA and ciphertext[0] < ciphertext[1]
     tag, beginning, encryption, kem = form
-    found = list(_elements(body, recipients, _MAX_RECIPIENTS))
+    elements = list(_elements(body, recipients, _MAX_RECIPIENTS))
     alike = all(
         each == tag and body.octets(*inside, len(beginning)) == beginning and (not kem or _kem(body, inside) == kem)
-        for each, inside in found
+        for each, inside in elements
     )
-    has_form = found and alike and body.octets(*algorithm, len(encryption)) == encryption
+    has_form = elements and alike and body.octets(*algorithm, len(encryption)) == encryption
     if not right or not body.ends_with(tag_octets).startswith(_TAG):
         raise TrippedWire("version, content or tag are not those of a sealed message")
     if not has_form:
@@ -209,18 +209,18 @@ _Range = tuple[int, int]
 def _kem(body: _Body, recipient: _Range) -> bytes:
     """What stands in the AlgorithmIdentifier of a KEMRecipientInfo: an object identifier alone (RFC 9629, 3)."""
     _, information = _inside(body, recipient, 0x06, 0x30)
-    found = list(islice(_elements(body, information, _MAX_IN_KEM_RECIPIENT), 3))
-    if [tag for tag, _ in found] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
+    elements = list(islice(_elements(body, information, _MAX_IN_KEM_RECIPIENT), 3))
+    if [tag for tag, _ in elements] not in ([0x02, 0x30, 0x30], [0x02, 0x80, 0x30]):
         raise TrippedWire("the recipient is no KEMRecipientInfo")
-    return body.octets(*found[2][1])
+    return body.octets(*elements[2][1])
 
 
 def _inside(body: _Body, where: _Range, *tags: int) -> list[_Range]:
     """The contents of the elements that stand there, whose tags must be these."""
-    found = list(_elements(body, where, len(tags)))
-    if [tag for tag, _ in found] != [*tags]:
+    elements = list(_elements(body, where, len(tags)))
+    if [tag for tag, _ in elements] != [*tags]:
         raise TrippedWire("the body is not CMS as sealed messages have it")
-    return [inside for _, inside in found]
+    return [inside for _, inside in elements]
 
 
 def _elements(body: _Body, where: _Range, most: int) -> Iterator[tuple[int, _Range]]:

@@ -65,13 +65,13 @@ class Tally:
     def __init__(
         self,
         direction: str,
-        known: Callable[[], Config] | None = None,
+        config: Callable[[], Config] | None = None,
         board: Board | None = None,
         trail: Trail | None = None,
     ) -> None:
-        """`known` returns the configuration with the current peers; without a `trail` nothing is recorded."""
+        """`config` returns the configuration with the current peers; without a `trail` nothing is recorded."""
         self._direction = direction
-        self._known = known
+        self._known = config
         self.trail = trail or Trail(direction)
         self._board = board or Board()
         self.seconds = _Seconds(self._board, direction)
@@ -172,8 +172,8 @@ class Tally:
         if delivery is not None and delivery.unsealed:
             return "", PLAINTEXT
         whose = mailbox if self._direction == "outgoing" else mail.envelope.sender
-        found = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
-        return found[0] if found is not None else "", NONE
+        peer = self._known().peer_by_domain(domain_of(whose)) if self._known is not None else None
+        return peer[0] if peer is not None else "", NONE
 
     def count(self, listener: str, fates: Collection[Fate]) -> None:
         """One mail: the fate of each of its recipients."""

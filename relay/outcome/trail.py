@@ -121,9 +121,9 @@ class AttemptRecord:
         begin = f'{{"when": {time_ns()}, "behind": [{first}, {at}]'
         for policy, mailboxes in _by_policy(recipients, copy).items():
             members = self._members(audit, copy, policy, size)
-            whom = ", ".join(map(quoted, mailboxes))
+            addresses = ", ".join(map(quoted, mailboxes))
             names = '", "'.join(map(bytes.hex, delivery.names(mailboxes)))
-            said = f'{begin}, "recipients": [{whom}], "names": ["{names}"], {members}}}'
+            said = f'{begin}, "recipients": [{addresses}], "names": ["{names}"], {members}}}'
             part = CopyRecord(members, audit.announce(said.encode("ascii")))
             for mailbox in mailboxes:
                 of[mailbox] = part
@@ -161,10 +161,10 @@ class AttemptRecord:
             if mailbox not in self._of:
                 planned = delivery.without.get(mailbox) if delivery is not None else None
                 policy = _policy(planned) if planned is not None else NO_POLICY
-                what = fate.peer, fate.level, policy
-                if what not in parts:
-                    parts[what] = CopyRecord(self._members(audit, None, policy, 0, fate))
-                self._of[mailbox] = parts[what]
+                key = fate.peer, fate.level, policy
+                if key not in parts:
+                    parts[key] = CopyRecord(self._members(audit, None, policy, 0, fate))
+                self._of[mailbox] = parts[key]
 
     def _members(
         self, audit: Audit, copy: SealedCopy | None, policy: DecidingPolicy, size: int, fate: Fate | None = None
@@ -211,8 +211,8 @@ async def record_opened(audit: Audit, opened: Opened, message: bytes, by: str) -
 
 def _cause(audit: Audit, mailbox: str, delivery: Delivery | None, error: BaseException | None) -> str:
     """Why this recipient did not get it."""
-    found = delivery.outcomes.get(mailbox, error) if delivery is not None else error
-    return _without(audit.addresses.write(mailbox), audit.addresses.cause(found)) if found is not None else ""
+    outcome = delivery.outcomes.get(mailbox, error) if delivery is not None else error
+    return _without(audit.addresses.write(mailbox), audit.addresses.cause(outcome)) if outcome is not None else ""
 
 
 def _without(mailbox: str, cause: str) -> str:
@@ -220,9 +220,9 @@ def _without(mailbox: str, cause: str) -> str:
     local, _, domain = mailbox.rpartition("@")
     for spelling in (mailbox, f"{local!r} at {domain}"):
         # In whatever case; by hand, for a pattern for each of many recipients takes a hundred times as long.
-        low, wanted = cause.lower(), spelling.lower()
-        if len(low) == len(cause) and (at := low.find(wanted)) >= 0:
-            cause = cause[:at] + RECIPIENT + cause[at + len(wanted) :]
+        low, name = cause.lower(), spelling.lower()
+        if len(low) == len(cause) and (at := low.find(name)) >= 0:
+            cause = cause[:at] + RECIPIENT + cause[at + len(name) :]
     return cause.replace(mailbox, RECIPIENT)
 
 
@@ -269,12 +269,12 @@ def _by_policy(recipients: Sequence[Recipient], copy: SealedCopy | None) -> dict
     if len(recipients) == len(copy.planned) == 1 and (decision := copy.planned[0].decision) is not None:
         return {_known(copy.policy, copy.policy_version, decision.levels): [recipients[0].mailbox]}  # as of most mail
     planned = {each.recipient.mailbox: each for each in copy.planned}
-    found: dict[DecidingPolicy, list[str]] = {}
+    groups: dict[DecidingPolicy, list[str]] = {}
     for each in recipients:
         of = planned.get(each.mailbox)
         policy = _policy(of) if of is not None else DecidingPolicy(copy.policy, copy.policy_version)
-        found.setdefault(policy, []).append(each.mailbox)
-    return found
+        groups.setdefault(policy, []).append(each.mailbox)
+    return groups
 
 
 def _policy(planned: Planned) -> DecidingPolicy:

@@ -57,14 +57,14 @@ from relay.runtime import signals
 from relay.runtime.aio import in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
 from relay.runtime.release import installed
-from relay.runtime.stopping import Stop, Stopped, end_at_last, told_to_stop
+from relay.runtime.stopping import Stop, Stopped, end_at_last, stop_on_signals
 from relay.schemes.all import all_schemes
 from relay.status import StatusModule, Watched
 from relay.status.alarms import Alarms
 from relay.status.measures import keep_forecasts, keep_lag, keep_own, keep_site
+from relay.status.notifier import AlarmNotifier
 from relay.status.ready import Readiness
 from relay.status.sight import Looking
-from relay.status.telling import AlarmTelling
 from relay.store.neighbours import COUNTERS, CountedTogether, Neighbours, PresentTogether
 from relay.store.secret import SiteSecret
 from relay.store.sqlite import sole_relay
@@ -80,20 +80,20 @@ The usual timeouts give a mail half an hour. One that is broken off would be sen
 
 def listeners(config: Config) -> dict[str, ListenerModule]:
     """Those that relay.toml needs, by name. Raises ConfigError where the folder of one was taken away."""
-    found: dict[str, ListenerModule] = {}
+    modules: dict[str, ListenerModule] = {}
     for name, settings in LISTENERS.items():
-        wanted = [setting for setting in settings if _is_set(config, *setting.split("."))]
-        if not wanted:
+        names = [setting for setting in settings if _is_set(config, *setting.split("."))]
+        if not names:
             continue
         folder = f"relay.entry.{name}"
         try:
             lone_file = not hasattr(import_module(folder), "__path__")
-            found[name] = cast(ListenerModule, import_module(folder if lone_file else f"{folder}.listener"))
+            modules[name] = cast(ListenerModule, import_module(folder if lone_file else f"{folder}.listener"))
         except ModuleNotFoundError as error:
             if error.name != folder:
                 raise
-            raise ConfigError(f"{wanted[0]} is set, and this relay has no {folder}, which it needs") from error
-    return found
+            raise ConfigError(f"{names[0]} is set, and this relay has no {folder}, which it needs") from error
+    return modules
 
 
 def status(config: Config) -> list[StatusModule]:
@@ -162,7 +162,7 @@ async def running(
         secret = SiteSecret.load(config.store.secret)
         present = _present(built, worker)
         await end_what_the_dead_had(config, built.store, built.audit)
-        _tell_what_is_missing(built)
+        _log_missing(built)
         budget = Budget(config.limits.messages_in_flight)
         watched = _watched(built, budget)
         readiness = Readiness(watched)
@@ -245,16 +245,16 @@ async def _reloading(settings: Settings, built: Parts, ready: Iterable[Listener]
     files += [built.dkim] if built.dkim is not None else []
     reloading = Reloading(settings, built.sites, built.policies, files)
     async with in_background("watch", built.policies.watch(reloading.look)):
-        signals.hear(signal.SIGHUP, partial(_reload, built, reloading))
+        signals.on_signal(signal.SIGHUP, partial(_reload, built, reloading))
         yield
 
 
 @asynccontextmanager
 async def _retirement(ready: Sequence[Listener], stop: Stop) -> AsyncIterator[None]:
     """At SIGUSR2 another worker has taken the place of this one, which ends when its clients have."""
-    told = asyncio.Event()
-    signals.hear(signal.SIGUSR2, told.set)
-    async with in_background("retirement", _retire(told, ready, stop)):
+    retiring = asyncio.Event()
+    signals.on_signal(signal.SIGUSR2, retiring.set)
+    async with in_background("retirement", _retire(retiring, ready, stop)):
         yield
 
 
@@ -283,7 +283,7 @@ async def _alone(config: Config) -> AsyncIterator[Board]:
         yield board
 
 
-def _tell_what_is_missing(built: Parts) -> None:
+def _log_missing(built: Parts) -> None:
     """Into the log: what does less than its administrator may believe."""
     for finding in kems_not_here(built.policies()):
         log.warning("kem_not_available", cause=str(finding))
@@ -349,11 +349,11 @@ async def _alarms(
     built: Parts, watched: Watched, readiness: Readiness, outgoing: Outgoing | None
 ) -> AsyncIterator[Alarms]:
     """The alarms, which begin, end and notify meanwhile."""
-    telling = AlarmTelling(built.config, built.board, outgoing, built.next_hops)
-    alarms = Alarms(built.board, built.config.alarms_file, telling)
+    notifier = AlarmNotifier(built.config, built.board, outgoing, built.next_hops)
+    alarms = Alarms(built.board, built.config.alarms_file, notifier)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(alarms.write)  # last: what was sent until then is not sent again
-        await stack.enter_async_context(in_background("telling of alarms", telling.keep_up()))
+        await stack.enter_async_context(in_background("alarm notices", notifier.keep_up()))
         looking = Looking(watched, readiness, built.next_hops)
         await stack.enter_async_context(in_background("alarms", alarms.keep_up(looking)))
         yield alarms
@@ -391,7 +391,7 @@ async def serve(
     `key_receiver` is the way to the process that asks for received keys. `ready` is called once all entries listen,
     with their addresses.
     """
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with (
             in_background("watchdog", stay_alive()),
             running(settings, key_receiver=key_receiver, stop=stop, worker=worker) as addresses,
@@ -416,13 +416,13 @@ def _reload(built: Parts, reloading: Reloading) -> None:
     built.keys.renew_certificates(anyway=True)
 
 
-async def _retire(told: asyncio.Event, ready: Sequence[Listener], stop: Stop) -> None:
+async def _retire(retiring: asyncio.Event, ready: Sequence[Listener], stop: Stop) -> None:
     """SIGUSR2, for a worker: another one has taken its place. Clients that are connected finish what they do."""
-    await told.wait()
+    await retiring.wait()
     with suppress(TimeoutError):
         async with asyncio.timeout(RETIRE_S):
             await asyncio.gather(*(each.retire() for each in ready))
-    stop.tell()
+    stop.request()
 
 
 async def _stopped(ready: list[Listener]) -> None:

@@ -67,11 +67,11 @@ class Forked:
 class ForkServer:
     """The fork server, as the process that starts workers sees it."""
 
-    def __init__(self, pid: int, way: socket.socket, relay_toml: Path) -> None:
-        """`pid` is a child of this process, and `way` the connection to it."""
-        way.setblocking(False)
+    def __init__(self, pid: int, channel: socket.socket, relay_toml: Path) -> None:
+        """`pid` is a child of this process, and `channel` the connection to it."""
+        channel.setblocking(False)
         self._pid = pid
-        self._way: socket.socket | None = way
+        self._way: socket.socket | None = channel
         self._relay_toml = relay_toml
         self._turn = asyncio.Lock()
         self._has_loaded = False
@@ -132,11 +132,11 @@ class ForkServer:
         return ours
 
 
-async def _answer(way: socket.socket, question: str, descriptors: Sequence[int]) -> tuple[Any, list[int]]:
+async def _answer(channel: socket.socket, question: str, descriptors: Sequence[int]) -> tuple[Any, list[int]]:
     """See ForkServer._ask."""
-    socket.send_fds(way, [question.encode()], descriptors)
-    await readable(way)
-    answer, files, _, _ = socket.recv_fds(way, MOST, 1, socket.MSG_CMSG_CLOEXEC)
+    socket.send_fds(channel, [question.encode()], descriptors)
+    await readable(channel)
+    answer, files, _, _ = socket.recv_fds(channel, MOST, 1, socket.MSG_CMSG_CLOEXEC)
     if not answer:
         raise BrokenPipeError(errno.EPIPE, "the process that forks workers has ended")
     return json.loads(answer), files
@@ -156,26 +156,26 @@ def begin(relay_toml: Path) -> ForkServer | socket.socket:
     return theirs
 
 
-def forked_worker(way: socket.socket, load: Callable[[Worker], None]) -> Worker:
+def forked_worker(channel: socket.socket, load: Callable[[Worker], None]) -> Worker:
     """Makes this process the fork server; returns in each process that it forks, with what that worker is handed.
 
     `load` loads what the first worker needs, and so does any other. Exits when nobody can ask any more.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
     os.setsid()
-    os.closerange(3, way.fileno())
-    os.closerange(way.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(3, channel.fileno())
+    os.closerange(channel.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     for name in os.environ.keys() - without_manager(os.environ).keys():
         del os.environ[name]
     name_process("relay forks")
     loaded = False
     while True:
-        question, files, _, _ = socket.recv_fds(way, MOST, MOST_FILES, socket.MSG_CMSG_CLOEXEC)
+        question, files, _, _ = socket.recv_fds(channel, MOST, MOST_FILES, socket.MSG_CMSG_CLOEXEC)
         if not question:
             os._exit(0)  # at once: until then workers that were killed with their supervisor look as if they lived
         asked = json.loads(question)
         if isinstance(asked, int):
-            way.send(json.dumps(_status(asked)).encode())
+            channel.send(json.dumps(_status(asked)).encode())
             continue
         worker = Worker.from_json(question.decode()).renumbered(files)
         if not loaded:
@@ -185,20 +185,20 @@ def forked_worker(way: socket.socket, load: Callable[[Worker], None]) -> Worker:
         try:
             pid = os.fork()
         except OSError as error:
-            way.send(json.dumps(str(error)).encode())
+            channel.send(json.dumps(str(error)).encode())
         else:
             if pid == 0:
-                _become(worker, way)
+                _become(worker, channel)
                 return worker
             pidfd = os.pidfd_open(pid)
-            socket.send_fds(way, [str(pid).encode()], [pidfd])
+            socket.send_fds(channel, [str(pid).encode()], [pidfd])
             os.close(pidfd)
         for each in files:
             os.close(each)
 
 
-def _become(worker: Worker, way: socket.socket) -> None:
-    way.close()
+def _become(worker: Worker, channel: socket.socket) -> None:
+    channel.close()
     os.setsid()
     name_process(f"relay worker {worker.number}")
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _HELD)

@@ -151,30 +151,30 @@ class SitesInForce:
     def read_again(self) -> KnownSites:
         """What the files say now: `domains` have it, and nothing else goes by it yet."""
         self.read_at = self.stamps()
-        known = self.known.read_again(self._settings())
-        if (domains := _with_former(known.config.peer_domains, self.domains)) != self.domains:
+        sites = self.known.read_again(self._settings())
+        if (domains := _with_former(sites.config.peer_domains, self.domains)) != self.domains:
             self.domains = domains
             self._keep()
-        return known
+        return sites
 
     def _keep(self) -> None:
         if self._former is not None:
             self._former.write(self.domains)
 
-    def take(self, known: KnownSites) -> None:
+    def take(self, sites: KnownSites) -> None:
         """From the next mail on this counts; to be called in the event loop."""
         assert self._keys is not None  # noqa: S101 - a serving relay has called `use`
-        known.tell_of_changes(self.known)
+        sites.tell_of_changes(self.known)
         # The keys first: a mail that is planned for a new peer must not fall to another level for want of them.
-        self._keys.set_peers({name: peer_keys(peer) for name, peer in known.config.peers.items()})
-        self._take(known)
+        self._keys.set_peers({name: peer_keys(peer) for name, peer in sites.config.peers.items()})
+        self._take(sites)
 
-    def _take(self, known: KnownSites) -> None:
+    def _take(self, sites: KnownSites) -> None:
         assert self._keys is not None  # noqa: S101 - as above
-        self.known = known
-        site = (known.identity, known.certificates)
-        self._planner = Planner(known.config, self._levels, *site)
-        self._layers = Layers(known.config, self._levels, self._keys, *site)
+        self.known = sites
+        site = (sites.identity, sites.certificates)
+        self._planner = Planner(sites.config, self._levels, *site)
+        self._layers = Layers(sites.config, self._levels, self._keys, *site)
 
 
 def _with_former(now: Domains, before: Domains) -> dict[str, tuple[str, ...]]:

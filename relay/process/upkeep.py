@@ -174,10 +174,10 @@ async def tell_of_endings(policies: PoliciesInForce) -> None:
     """Once a day: which files and rules of the policies end soon."""
     while True:
         try:
-            found = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
-            policies.board.set(metrics.POLICY_ENDS, to=len(found))
-            for cause in found[:MAX_ENDINGS]:
-                log.warning("policy_ends", cause=cause, number=len(found))
+            expiring = await asyncio.to_thread(lambda: [str(each) for each in endings(policies())])
+            policies.board.set(metrics.POLICY_ENDS, to=len(expiring))
+            for cause in expiring[:MAX_ENDINGS]:
+                log.warning("policy_ends", cause=cause, number=len(expiring))
         except Exception as error:  # noqa: BLE001 - what ends is to be reported tomorrow, whatever fails today
             log.error("policy_ends_not_told", cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(DAY_S)
@@ -221,9 +221,9 @@ class KeysFile:
     async def stop_without_receiver(self, stop: Stop) -> None:
         """A kill of this process would cost keys from then on; only a new start has the second process again."""
         await self.receiving.process_ended()
-        if not stop.told:
+        if not stop.requested:
             log.error("relay_has_to_start_anew", cause=ALONE)
-        stop.tell(ALONE)
+        stop.request(ALONE)
         await self.write()
 
 

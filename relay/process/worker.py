@@ -141,32 +141,32 @@ class Worker:
                 each.setblocking(False)
         return opened
 
-    def say(self, what: str, value: Any) -> None:
+    def say(self, kind: str, value: Any) -> None:
         """One word to the process that starts workers; lost where that does not listen."""
         # Not through the socket, which takes 200 KB at once: with many peers a report of keys is larger.
         with suppress(OSError), os.fdopen(os.memfd_create("word"), "wb", buffering=0) as word:
-            word.write(json.dumps([what, value]).encode())
-            with socket.socket(fileno=os.dup(self.supervisor)) as way:
-                socket.send_fds(way, [b"word"], [word.fileno()], socket.MSG_DONTWAIT)
+            word.write(json.dumps([kind, value]).encode())
+            with socket.socket(fileno=os.dup(self.supervisor)) as channel:
+                socket.send_fds(channel, [b"word"], [word.fileno()], socket.MSG_DONTWAIT)
 
     @staticmethod
-    async def heard(way: socket.socket) -> tuple[str, Any] | None:
-        """The next word that a worker says, at the other end of its `way`; None when it has ended."""
-        await readable(way)
-        said, files, _, _ = socket.recv_fds(way, 4, 1)
+    async def heard(channel: socket.socket) -> tuple[str, Any] | None:
+        """The next word that a worker says, at the other end of its `channel`; None when it has ended."""
+        await readable(channel)
+        said, files, _, _ = socket.recv_fds(channel, 4, 1)
         if not said:
             return None
         try:
-            what, value = json.loads(os.pread(files[0], os.fstat(files[0]).st_size, 0))
+            kind, value = json.loads(os.pread(files[0], os.fstat(files[0]).st_size, 0))
         finally:
             os.close(files[0])
-        return what, value
+        return kind, value
 
     async def stop_with_supervisor(self, stop: Stop) -> None:
         """Once that process is gone nobody starts this one anew, nor stops it: it ends after the mails in flight."""
-        with socket.socket(fileno=os.dup(self.supervisor)) as way:
-            way.setblocking(False)
+        with socket.socket(fileno=os.dup(self.supervisor)) as channel:
+            channel.setblocking(False)
             with suppress(OSError):
-                await asyncio.get_running_loop().sock_recv(way, 1)
+                await asyncio.get_running_loop().sock_recv(channel, 1)
         log.error("supervisor_ended", meaning="this worker stops too")
-        stop.tell("the process that starts the workers has ended")
+        stop.request("the process that starts the workers has ended")

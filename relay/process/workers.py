@@ -37,7 +37,7 @@ from relay.process.worker import Texts, Worker
 from relay.runtime import signals
 from relay.runtime.aio import InDaemon, in_background
 from relay.runtime.notify import READY, STOPPING, notify, stay_alive
-from relay.runtime.stopping import Stop, Stopped, told_to_stop
+from relay.runtime.stopping import Stop, Stopped, stop_on_signals
 from relay.store import sealed_here
 from relay.store.neighbours import WORKER_IDS, Neighbours, shared_memory
 from relay.store.sqlite import sole_relay
@@ -109,10 +109,10 @@ class Workers:
         numbers = range(1, self._common.of + 1)
         self._running = dict(zip(numbers, await asyncio.gather(*map(self._started, numbers)), strict=True))
         addresses = await asyncio.gather(*(each.addresses for each in self._running.values()))
-        found = [each for each in addresses if each is not None]
-        if len(found) < len(addresses):
+        sockets = [each for each in addresses if each is not None]
+        if len(sockets) < len(addresses):
             raise Stopped("a worker could not start; what it said stands above")
-        return found[0]
+        return sockets[0]
 
     async def end_the_silent(self) -> None:
         """A worker that serves speaks every ten seconds: one whose event loop hangs is ended, and begun anew; for ever.
@@ -254,7 +254,7 @@ class Workers:
         """The service manager shall see it, start the relay anew, and in the end give it up for a person to look."""
         serving = any(map(_serves, self._running_now))
         if self._ended_soon[number] >= TRIES and not serving:
-            self._stop.tell("no worker serves, and none can be started; what they said stands above")
+            self._stop.request("no worker serves, and none can be started; what they said stands above")
 
     async def _pause(self, number: int) -> None:
         with suppress(TimeoutError):
@@ -291,20 +291,20 @@ class Workers:
         self._neighbours.lives(self._last_worker_id)
         return self._last_worker_id
 
-    async def _listen(self, running: _Running, way: socket.socket) -> None:
+    async def _listen(self, running: _Running, channel: socket.socket) -> None:
         """Takes what a worker says, until it has ended."""
-        with way:
-            while said := await Worker.heard(way):
-                what, value = said
+        with channel:
+            while message := await Worker.heard(channel):
+                kind, value = message
                 running.silent = 0
-                if what == "serves" and not running.addresses.done():
+                if kind == "serves" and not running.addresses.done():
                     running.addresses.set_result({name: TCPAddress(*where) for name, where in value.items()})
                     if running.reloads < self._reloads:
                         running.process.send_signal(signal.SIGHUP)
-                elif what == "keys":
+                elif kind == "keys":
                     running.keys = value
                     self._write_keys()
-                elif what == "alone":
+                elif kind == "alone":
                     self._first_alone(value)
             if not running.addresses.done():
                 running.addresses.set_result(None)
@@ -325,7 +325,7 @@ async def serve(
     `text` is that of `relay_toml`. `forks` starts their processes, and is closed. `ready` is called once all serve,
     with their addresses.
     """
-    with told_to_stop() as stop:
+    with stop_on_signals() as stop:
         async with AsyncExitStack() as stack:
             stack.callback(forks.close)
             sockets = await app.bound(config)
@@ -369,8 +369,8 @@ def _read_again(started: Config, texts: Texts, relay_toml: Path) -> Config:
 
 
 async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCPAddress]], None]) -> None:
-    signals.hear(signal.SIGHUP, workers.reload)
-    signals.hear(signal.SIGUSR1, workers.start_anew)
+    signals.on_signal(signal.SIGHUP, workers.reload)
+    signals.on_signal(signal.SIGUSR1, workers.start_anew)
     async with (
         in_background("silent workers", workers.end_the_silent()),
         in_background("settings", workers.keep_settings()),
@@ -378,7 +378,7 @@ async def _serve(workers: Workers, stop: Stop, ready: Callable[[Mapping[str, TCP
         try:
             addresses = await stop.or_end(workers.start())
         except Stopped:
-            if stop.told:  # `serve` raises the cause where there is one
+            if stop.requested:  # `serve` raises the cause where there is one
                 return
             raise
         async with in_background("watchdog", stay_alive()), in_background("workers", workers.keep_up()):

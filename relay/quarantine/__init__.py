@@ -61,6 +61,6 @@ def reason_of(error: CannotOpen | KeyNotFound) -> str:
     return next((reason for reason, (kinds, _) in _REASONS.items() if isinstance(error, kinds)), "unknown-format")
 
 
-def told(reason: str) -> str:
+def reason_text(reason: str) -> str:
     """The reason in words for a recipient."""
     return _REASONS[reason][1]

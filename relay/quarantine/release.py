@@ -85,8 +85,8 @@ class Releaser:
         Raises StoreUnavailable.
         """
         name = let_out_name(await off_loop(mime.work(mail.message), identity, mail))
-        who = [recipient_name(name, mailbox) for mailbox in mail.envelope.mailboxes]
-        await self.originals.opener.deliveries.remember(name, who)
+        names = [recipient_name(name, mailbox) for mailbox in mail.envelope.mailboxes]
+        await self.originals.opener.deliveries.remember(name, names)
 
     async def drop(self, kept: Kept) -> None:
         """Destroys the message for all who wait for it. Raises StoreUnavailable, and TryLater as `release` does."""
@@ -121,9 +121,9 @@ class Releaser:
         try:
             return await self.quarantine.delivered(kept.id, accepted)
         except StoreUnavailable as error:
-            who = ", ".join(accepted) or "nobody"
+            names = ", ".join(accepted) or "nobody"
             raise StoreUnavailable(
-                f"{who} HAS it, and a release would repeat it, as this was not noted: {error}"
+                f"{names} HAS it, and a release would repeat it, as this was not noted: {error}"
             ) from error
 
     async def _leaving(self, kept: Kept, to: Sequence[Recipient], *, unopened: bool) -> _Leaving:

@@ -25,7 +25,7 @@ from relay.formats import mime
 from relay.forward import NextHop
 from relay.mail import Envelope, Mail, Recipient, domain_of
 from relay.policy.names import printable
-from relay.quarantine import REASONS, reason_of, told
+from relay.quarantine import REASONS, reason_of, reason_text
 from relay.runtime.aio import off_loop
 from relay.store.quarantine import Room, Total
 from relay.store.quarantine_table import Arrival
@@ -151,8 +151,8 @@ class Triage:
 
         The sealed layers may name another one, as of a bounce. Mail servers look at the sender, and not into these.
         """
-        found = self.known().peer_by_domain(domain_of(mail.envelope.sender))
-        return found[0] if found is not None else ""
+        peer = self.known().peer_by_domain(domain_of(mail.envelope.sender))
+        return peer[0] if peer is not None else ""
 
 
 def identity(mail: Mail) -> bytes:
@@ -226,7 +226,7 @@ class Notices:
             sender=printable(mail.envelope.sender)[:254],
             when=now.strftime("%Y-%m-%d %H:%M UTC"),
             reason=reason,
-            why=told(reason),
+            why=reason_text(reason),
             id=name,
             contact=contact,
         )
@@ -237,10 +237,10 @@ class Notices:
 
 def _show(board: Board, totals: Mapping[tuple[str, str, str], Total], peers: Iterable[str]) -> None:
     """What is there, of each peer and of everybody else, to whom a peer of before belongs."""
-    known = {"", *peers}
-    numbers = Counter({(reason, peer): 0 for reason in REASONS for peer in known})
+    shown = {"", *peers}
+    numbers = Counter({(reason, peer): 0 for reason in REASONS for peer in shown})
     for (reason, _, named), total in totals.items():
-        numbers[reason, named if named in known else ""] += total.number
+        numbers[reason, named if named in shown else ""] += total.number
     for labels, number in numbers.items():
         board.set(metrics.QUARANTINE_MESSAGES, *labels, to=number)
     board.set(metrics.QUARANTINE_BYTES, to=sum(total.size for total in totals.values()))

@@ -48,7 +48,7 @@ def _version() -> str:
 
 def _stamp(directory: Path) -> str:
     try:
-        found = (directory / "__init__.py").stat()
+        info = (directory / "__init__.py").stat()
     except OSError:
         return ""
-    return f"{found.st_ino}.{found.st_mtime_ns}"
+    return f"{info.st_ino}.{info.st_mtime_ns}"

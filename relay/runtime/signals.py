@@ -16,7 +16,7 @@ _early: set[int] = set()
 
 
 def end_nothing() -> None:
-    """To be called first. SIGHUP is remembered until `hear`: what was read before it came may be old."""
+    """To be called first. SIGHUP is remembered until `on_signal`: what was read before it came may be old."""
     signal.signal(signal.SIGHUP, _remember)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
@@ -29,21 +29,21 @@ def _ignore() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def hear(number: signal.Signals, told: Callable[[], None]) -> None:
-    """From now on the running event loop calls `told` at this signal, and at once where it came before.
+def on_signal(number: signal.Signals, callback: Callable[[], None]) -> None:
+    """From now on the running event loop calls `callback` at this signal, and at once where it came before.
 
     Once the loop is closed the signal does nothing; an event loop's own handler would leave it to end the process.
     """
     loop = asyncio.get_running_loop()
 
-    def tell(_number: int, _frame: FrameType | None) -> None:
+    def handler(_number: int, _frame: FrameType | None) -> None:
         with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(told)
+            loop.call_soon_threadsafe(callback)
 
-    signal.signal(number, tell)
+    signal.signal(number, handler)
     if number in _early:
         _early.discard(number)
-        told()
+        callback()
 
 
 def _remember(number: int, _frame: FrameType | None) -> None:

@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 _T = TypeVar("_T")
 
-ENDS_S, TELLS_S = 65.0, 60.0
+ENDS_S, LOG_WAITING_S = 65.0, 60.0
 """Maximum time a relay may take to end, mails in flight included, and when it logs what it waits for, in seconds.
 
 A little later the service manager kills it, and nobody would know."""
@@ -36,44 +36,44 @@ class Stopped(RelayError):
 
 
 class Stop:
-    """Whether this process has to stop; made by `told_to_stop`."""
+    """Whether this process has to stop; made by `stop_on_signals`."""
 
     def __init__(self) -> None:
-        self._told = asyncio.Event()
+        self._requested = asyncio.Event()
         self.cause = ""
         """Why the process has to end without a signal."""
 
-    def tell(self, cause: str = "") -> None:
+    def request(self, cause: str = "") -> None:
         """As a signal does; with a `cause` it ends as failed, unless it was stopped before."""
-        if not self.told:
+        if not self.requested:
             self.cause = cause
-        self._told.set()
+        self._requested.set()
 
     @property
-    def told(self) -> bool:
+    def requested(self) -> bool:
         """Whether the process has to stop, for work that is only stopped between its steps."""
-        return self._told.is_set()
+        return self._requested.is_set()
 
     async def wait(self) -> None:
         """Returns once the process has to stop."""
-        await self._told.wait()
+        await self._requested.wait()
 
     async def or_end(self, work: Coroutine[Any, Any, _T]) -> _T:
         """The result of `work`. Once the process has to stop, it is cancelled and awaited; then this raises Stopped."""
-        doing, told = asyncio.create_task(work), asyncio.create_task(self._told.wait())
+        doing, signalled = asyncio.create_task(work), asyncio.create_task(self._requested.wait())
         try:
-            await asyncio.wait({doing, told}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({doing, signalled}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (doing, told):
+            for task in (doing, signalled):
                 task.cancel()
-            await asyncio.gather(doing, told, return_exceptions=True)
+            await asyncio.gather(doing, signalled, return_exceptions=True)
         if doing.cancelled():
             raise Stopped("told to stop before it was done; it can be run again")
         return doing.result()
 
 
 @contextmanager
-def told_to_stop() -> Iterator[Stop]:
+def stop_on_signals() -> Iterator[Stop]:
     """Until the end of the block signals only set the result.
 
     It goes around the parts, since signals must not break their closing.
@@ -82,7 +82,7 @@ def told_to_stop() -> Iterator[Stop]:
     stop, loop = Stop(), asyncio.get_running_loop()
     signals = SIGNALS if threading.current_thread() is threading.main_thread() else ()
     for number in signals:
-        loop.add_signal_handler(number, stop.tell)
+        loop.add_signal_handler(number, stop.request)
     try:
         yield stop
     finally:
@@ -95,11 +95,11 @@ def end_at_last() -> None:
 
     What it waits for then stands in the log, and where its threads are on standard error.
     """
-    asyncio.get_running_loop().call_later(TELLS_S, _tell_what_is_waited_for)
+    asyncio.get_running_loop().call_later(LOG_WAITING_S, _log_waiting)
     faulthandler.dump_traceback_later(ENDS_S, exit=True, file=2)
 
 
-def _tell_what_is_waited_for() -> None:
+def _log_waiting() -> None:
     """All that has begun and not ended: which of it waits for which is clear beside the code."""
     waits_in = {
         f"{each.__qualname__} ({Path(each.cr_code.co_filename).name}:{frame.f_lineno})"

@@ -7,7 +7,7 @@ Standard: it is read-only, and mail comes first: work and connections are bounde
     rules.py       when each is raised
     alarms.py      that each begins once and ends once
     standing.py    one that stands, and the file that commands read
-    telling.py     who is notified of them besides
+    notifier.py    notices of them by mail or program
     exposition.py  the text of /metrics
     record.py      the last minutes in memory, some weeks in the store, for the page
     page/          the page

@@ -33,17 +33,17 @@ AGAIN_S = 86_400.0
 """Interval at which a standing alarm is reported again, in seconds."""
 
 
-class Telling(Protocol):
-    """Who else is notified."""
+class Notifier(Protocol):
+    """Sends notices of alarms to others."""
 
-    def tell(self, standing: Standing, state: State) -> None:
-        """Returns at once; whatever fails is for the log."""
+    def notify(self, standing: Standing, state: State) -> None:
+        """Returns at once; failures are logged."""
 
-    def untold(self) -> dict[str, Any]:
-        """What is still to be reported, for a file."""
+    def pending(self) -> dict[str, Any]:
+        """The notices not sent yet, for a file."""
 
-    def resume(self, untold: Mapping[str, Any]) -> None:
-        """Resumes the notices of the relay before. Raises ValueError, KeyError and TypeError."""
+    def resume(self, pending: Mapping[str, Any]) -> None:
+        """Resumes the notices of the previous run. Raises ValueError, KeyError and TypeError."""
 
 
 class Alarms:
@@ -53,24 +53,24 @@ class Alarms:
         self,
         board: Board,
         file: Path,
-        telling: Telling | None = None,
+        notifier: Notifier | None = None,
         *,
         rules: Mapping[str, Rule] = RULES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Alarms that were active when the relay before ended are still active."""
+        """Restores the alarms that were active when the relay last ended."""
         self._board = board
         self._file = file
-        self._telling = telling
+        self._notifier = notifier
         self._rules = rules
         self._clock = clock
         self._written_at = clock()
         self._first_seen: dict[tuple[str, str], float] = {}
-        standing, untold = read(file, self._written_at, ALARMS)
+        standing, pending = read(file, self._written_at, ALARMS)
         self._standing = {(each.alarm.name, each.about): each for each in standing}
         self._could_write, self._written = True, ""
-        if telling is not None:
-            _resume(telling, untold)
+        if notifier is not None:
+            _resume(notifier, pending)
         for name in ALARMS:
             board.cell(metrics.ALARMS_BEGUN, name)
         self._show()
@@ -81,26 +81,26 @@ class Alarms:
         return sorted(self._standing.values(), key=lambda each: each.since)
 
     def about(self, name: str) -> set[str]:
-        """What this alarm stands for."""
+        """What this alarm is active for."""
         return {about for alarm, about in self._standing if alarm == name}
 
     def note(self, sight: Sight) -> None:
-        """What was seen now: alarms begin, end, and are said again."""
+        """Evaluates what was seen now: alarms begin, end and are repeated."""
         now = self._clock()
         seen = {(name, about): cause for name, about, cause in self._seen(sight)}
         for key, cause in seen.items():
             first = self._first_seen.setdefault(key, now)
-            if known := self._standing.get(key):
-                known.seen, known.cause = now, cause
+            if active := self._standing.get(key):
+                active.seen, active.cause = now, cause
             elif now - first >= ALARMS[key[0]].after_s and self._has_room(ALARMS[key[0]]):
                 self._begin(*key, cause)
         self._first_seen = {key: first for key, first in self._first_seen.items() if key in seen}
         for key, each in list(self._standing.items()):
             if key in seen:
-                self._say_again(each)
+                self._repeat(each)
             elif now - each.seen >= each.alarm.clear_s:
                 del self._standing[key]
-                self._tell(each, "ends")
+                self._report(each, "ends")
         self._show()
 
     def _seen(self, sight: Sight) -> Iterable[tuple[str, str, str]]:
@@ -111,37 +111,37 @@ class Alarms:
                 log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
 
     def _has_room(self, alarm: Alarm) -> bool:
-        """Whether one more may stand; warnings leave half of the places to what is critical."""
+        """Whether one more may be active; half of the places are reserved for critical alarms."""
         return len(self._standing) < (MOST if alarm.severity == "critical" else MOST // 2)
 
     def _begin(self, name: str, about: str, cause: str) -> None:
         wall = time.time()
         self._standing[name, about] = begun = Standing(ALARMS[name], about, cause, wall, wall, self._clock())
         self._board.add(metrics.ALARMS_BEGUN, name)
-        self._tell(begun, "begins")
+        self._report(begun, "begins")
 
-    def _say_again(self, each: Standing) -> None:
-        """Once a day, and in a digest where its cause has changed."""
-        ago = time.time() - each.told
+    def _repeat(self, each: Standing) -> None:
+        """Reports it again once a day, and in a digest if its cause has changed."""
+        ago = time.time() - each.reported
         if not 0 <= ago < AGAIN_S:
-            self._tell(each, "stands")
+            self._report(each, "stands")
         elif each.alarm.digest_s and ago >= each.alarm.digest_s and each.cause != each.said:
-            self._tell(each, "changed")
+            self._report(each, "changed")
 
-    def _tell(self, each: Standing, state: State) -> None:
-        each.told, each.said = time.time(), each.cause
+    def _report(self, each: Standing, state: State) -> None:
+        each.reported, each.said = time.time(), each.cause
         facts = {"alarm": each.alarm.name, "severity": each.alarm.severity, "about": each.about, "cause": each.cause}
-        stood = round(max(0.0, time.time() - each.since))
+        duration = round(max(0.0, time.time() - each.since))
         if state == "begins":
             log.error("alarm_begins", **facts, what_to_do=each.alarm.what_to_do)
         elif state == "changed":
-            log.error("alarm_changed", **facts, what_to_do=each.alarm.what_to_do, seconds=stood)
+            log.error("alarm_changed", **facts, what_to_do=each.alarm.what_to_do, seconds=duration)
         elif state == "stands":
-            log.error("alarm_stands", **facts, what_to_do=each.alarm.what_to_do, seconds=stood)
+            log.error("alarm_stands", **facts, what_to_do=each.alarm.what_to_do, seconds=duration)
         else:
-            log.warning("alarm_ends", **facts, seconds=stood)
-        if self._telling is not None:
-            self._telling.tell(each, state)
+            log.warning("alarm_ends", **facts, seconds=duration)
+        if self._notifier is not None:
+            self._notifier.notify(each, state)
 
     def _show(self) -> None:
         for name in ALARMS:
@@ -171,12 +171,12 @@ class Alarms:
             self._could_write, self._written = True, text
 
     def _as_text(self) -> str:
-        untold = self._telling.untold() if self._telling is not None else {}
-        return json.dumps({"alarms": [each.as_json() for each in self.standing], "untold": untold})
+        pending = self._notifier.pending() if self._notifier is not None else {}
+        return json.dumps({"alarms": [each.as_json() for each in self.standing], "untold": pending})
 
 
-def _resume(telling: Telling, untold: Mapping[str, Any]) -> None:
+def _resume(notifier: Notifier, pending: Mapping[str, Any]) -> None:
     try:
-        telling.resume(untold)
+        notifier.resume(pending)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         log.warning("alarms_not_read", cause=f"what was still to be reported: {type(error).__name__}: {error}")

@@ -128,14 +128,14 @@ def _socket_state(path: Path) -> tuple[str, tuple[str, ...]]:
     """Who may connect is who may enter the directory and write to the socket (mode 0660)."""
     directory = path.parent
     try:
-        found = directory.stat()
+        info = directory.stat()
     except OSError as error:
         return str(path), (f"{directory}: {error.strerror}: make it, or name it in RuntimeDirectory= of the unit",)
-    mode = stat.S_IMODE(found.st_mode)
+    mode = stat.S_IMODE(info.st_mode)
     if mode & 0o002 and not mode & stat.S_ISVTX:
         return str(path), (
             f"{directory}: mode {mode:04o} lets everybody put another socket there: chmod 750 {directory}",
         )
-    if found.st_uid not in (0, os.geteuid()):
-        return str(path), (f"{directory}: belongs to user {found.st_uid}, who can put another socket there",)
-    return f"{path}: for the relay's user and those of group {found.st_gid}", ()
+    if info.st_uid not in (0, os.geteuid()):
+        return str(path), (f"{directory}: belongs to user {info.st_uid}, who can put another socket there",)
+    return f"{path}: for the relay's user and those of group {info.st_gid}", ()

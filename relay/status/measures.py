@@ -67,52 +67,52 @@ async def keep_forecasts(watched: Watched) -> None:
 
 async def keep_site(watched: Watched) -> None:
     """Certificates, and what lies on the disk, for ever: for one of the processes."""
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
 
     async def look() -> None:
-        nonlocal told
-        told = await _site(watched, told)
+        nonlocal reported
+        reported = await _site(watched, reported)
 
     await _again_and_again("site", SITE_S, look)
 
 
-async def _again_and_again(what: str, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
+async def _again_and_again(name: str, seconds: float, look: Callable[[], Awaitable[None]]) -> None:
     """Looks at intervals of these seconds; where that fails, figures of before would look well for ever without it."""
     while True:
         try:
             await look()
         except Exception as error:  # noqa: BLE001 - the next look may succeed
-            log.warning("not_measured", what=what, cause=f"{type(error).__name__}: {error}")
+            log.warning("not_measured", what=name, cause=f"{type(error).__name__}: {error}")
         await asyncio.sleep(seconds)
 
 
-async def _site(watched: Watched, told: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """`told` and what it gives: of which certificates it is known when they end; a peer may have gone since."""
+async def _site(watched: Watched, reported: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """`reported` and what it gives: of which certificates it is known when they end; a peer may have gone since."""
     board, directory = watched.board, watched.config.state_directory
-    found = await asyncio.to_thread(lambda: dict(_certificates(watched)))
-    for of, name in told - found.keys():
+    expiry = await asyncio.to_thread(lambda: dict(_certificates(watched)))
+    for of, name in reported - expiry.keys():
         board.set(metrics.CERTIFICATE, of, name, to=math.nan)
-    for (of, name), ends in found.items():
+    for (of, name), ends in expiry.items():
         board.set(metrics.CERTIFICATE, of, name, to=ends)
     for journal, where in (("keys", SPOOL), ("sent", SENT)):
         board.set(metrics.JOURNAL_BYTES, journal, to=await asyncio.to_thread(_octets, directory / where))
     board.set(metrics.WAITING, to=await watched.store.deliveries.waiting())
     board.set(metrics.AUDIT_WRITABLE, to=not await asyncio.to_thread(watched.audit.why_not_writable))
-    return set(found)
+    return set(expiry)
 
 
 def _certificates(watched: Watched) -> Iterator[tuple[tuple[str, str], float]]:
     """When each ends; blocks."""
-    config, known = watched.config, watched.known()
+    config, sites = watched.config, watched.known()
     for pool in (pool for group in watched.keys.groups.values() for pool in group.pools):
         with suppress(OSError, ValueError):  # files that cannot be read are reported elsewhere
             for end in sorted(pool.client.certificate_ends(), key=lambda each: each.until, reverse=True):
                 yield (end.of, pool.client.name), end.until.timestamp()
-    if known.identity is not None:
-        for role, certificate in known.identity.certificates.items():
+    if sites.identity is not None:
+        for role, certificate in sites.identity.certificates.items():
             yield ("site", str(role)), certificate.not_valid_after_utc.timestamp()
-        yield ("site", "ca"), known.identity.ca.not_valid_after_utc.timestamp()
-    for name, peer in known.certificates.items():
+        yield ("site", "ca"), sites.identity.ca.not_valid_after_utc.timestamp()
+    for name, peer in sites.certificates.items():
         all_of_it = [peer.ca, *peer.certificates.values()]
         yield ("peer", name), min(each.not_valid_after_utc for each in all_of_it).timestamp()
     for of, table in (("submission", config.submission), ("status", config.status)):

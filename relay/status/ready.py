@@ -59,12 +59,12 @@ class Readiness:
 
     async def look(self) -> None:
         """Checks now."""
-        found = await self._look()
-        causes = list(found.values())
-        if found != self._found:
+        faults = await self._look()
+        causes = list(faults.values())
+        if faults != self._found:
             (log.error if causes else log.info)("relay_not_ready" if causes else "relay_is_ready", causes=causes)
-        self._found, self._looked_at = found, time.monotonic()
-        self._watched.board.set(metrics.STORE_WRITABLE, to=not found.get(_STORE))
+        self._found, self._looked_at = faults, time.monotonic()
+        self._watched.board.set(metrics.STORE_WRITABLE, to=not faults.get(_STORE))
         self._watched.board.set(metrics.READY, to=not causes)
 
     async def _look(self) -> dict[str, str]:

@@ -146,12 +146,12 @@ class Record:
             return dict(self._sorted)
         counted, at = _mails(now.counts[metrics.MAILS]), time.time()
         new = {each: count - self._written.get(each, 0.0) for each, count in counted.items()}
-        found: dict[int, list[Stretch]] = {}
+        stretches: dict[int, list[Stretch]] = {}
         for seconds, (*others, last) in self._sorted.items():
             begun = int(at // seconds * seconds)
             ours = [last.with_more(new, {})] if last.at == begun else [last, Stretch(seconds, begun, new)]
-            found[seconds] = [*others, *ours]
-        return found
+            stretches[seconds] = [*others, *ours]
+        return stretches
 
     async def keep_up(self) -> None:
         """Records and writes, for ever."""
@@ -217,17 +217,17 @@ def _grown(now: Mapping[Metric, Counts], before: Mapping[Metric, Counts], metric
 
 def _mails(counts: Counts) -> Counts:
     """By direction, level and outcome."""
-    found: Counts = {}
+    totals: Counts = {}
     for (direction, _, _, level, outcome), count in counts.items():
-        found[direction, level, outcome] = found.get((direction, level, outcome), 0.0) + count
-    return found
+        totals[direction, level, outcome] = totals.get((direction, level, outcome), 0.0) + count
+    return totals
 
 
 def _pools(totals: Totals) -> dict[Labels, tuple[float, float]]:
     """Keys there are of each KME for each peer, and when they are gone."""
     stored, empty = totals.get(metrics.KEYS_STORED, {}), totals.get(metrics.KEYS_EMPTY, {})
-    found: dict[Labels, tuple[float, float]] = {}
+    pools: dict[Labels, tuple[float, float]] = {}
     for pool, [ready] in sorted(totals.get(metrics.KEYS_READY, {}).items())[:MOST_POOLS]:
         if pool in stored:
-            found[pool] = ready + stored[pool][0], empty.get(pool, [math.inf])[0]
-    return found
+            pools[pool] = ready + stored[pool][0], empty.get(pool, [math.inf])[0]
+    return pools

@@ -289,9 +289,9 @@ def _policy_edit_waits(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
 
 def _policy_test_fails(sight: Sight, _: Collection[str]) -> Iterator[Seen]:
     if number := max(sight.gauges(metrics.POLICY_TESTS_FAILING).values(), default=0):
-        place, _, what = next(iter(sight.watched.policies.failing), "tests.toml: unknown").partition(": ")
+        place, _, failure = next(iter(sight.watched.policies.failing), "tests.toml: unknown").partition(": ")
         first = place.rpartition("/")[2]
-        yield "", f"of the policies in force {many(number, 'test')} failed today, the first in {first}: {what}"
+        yield "", f"of the policies in force {many(number, 'test')} failed today, the first in {first}: {failure}"
 
 
 def _policy_in_vain(sight: Sight, _: Collection[str]) -> Iterator[Seen]:

@@ -75,7 +75,7 @@ class Sight:
         self,
         metric: Metric,
         seconds: float,
-        which: Which = any_labels,
+        matches: Which = any_labels,
         *,
         part: Callable[[list[float]], float] = sum,
     ) -> float:
@@ -85,7 +85,7 @@ class Sight:
         return sum(
             part(numbers) - part(before.get(labels, none))
             for labels, numbers in self.totals.get(metric, {}).items()
-            if which(labels)
+            if matches(labels)
         )
 
     def _before(self, seconds: float) -> Numbers:
@@ -149,8 +149,8 @@ class Looking:
             self._finding = asyncio.get_running_loop().run_in_executor(None, _findings_in, policies, sends)
         if self._finding is not None:
             done, _ = await asyncio.wait([self._finding], timeout=FINDINGS_S)
-            for found in done:
-                self._finding, self._in_vain = None, found.result()
+            for finding in done:
+                self._finding, self._in_vain = None, finding.result()
         return self._in_vain
 
     async def _tried(self, direction: str) -> str:

@@ -114,15 +114,15 @@ class ClaimsTransaction:
         return ended
 
     def _delete(self, places: Sequence[bytes], relay: str) -> set[bytes]:
-        found: set[bytes] = set()
+        deleted: set[bytes] = set()
         for some in steps(places):
             all_of_them = {"some": list(some), "of": relay}
             if _how_many.rows(self.connection, **all_of_them) == [(len(some),)]:  # as nearly always
                 _delete_all.changed(self.connection, **all_of_them)
-                found.update(some)
+                deleted.update(some)
             else:
-                found.update(self.connection.scalars(_delete, all_of_them))
-        return found
+                deleted.update(self.connection.scalars(_delete, all_of_them))
+        return deleted
 
 
 class Claims:
@@ -163,14 +163,14 @@ class Claims:
                 self._dropped[place] = relay
 
     async def change(
-        self, work: Callable[[ClaimsTransaction], _Result], wanted: Mapping[bytes, str] | None = None
+        self, work: Callable[[ClaimsTransaction], _Result], places: Mapping[bytes, str] | None = None
     ) -> _Result:
-        """What `work` gives in a writing transaction, in which those of the `wanted` places are ours that are `taken`.
+        """What `work` gives in a writing transaction, in which those of the `places` places are ours that are `taken`.
 
-        `wanted` has a kind for each place. Raises StoreUnavailable; then nothing is claimed, and nothing ended.
+        `places` has a kind for each place. Raises StoreUnavailable; then nothing is claimed, and nothing ended.
         """
-        relay = await self._lease() if wanted else self._relay
-        free = {place: kind for place, kind in (wanted or {}).items() if place not in self._held}
+        relay = await self._lease() if places else self._relay
+        free = {place: kind for place, kind in (places or {}).items() if place not in self._held}
         free = {place: kind for place, kind in free.items() if place not in self._ending}
         for place in free:
             self._dropped.pop(place, None)
@@ -200,8 +200,8 @@ class Claims:
         """
         if not self._database.is_sqlite:
             return frozenset()
-        known = await self._database.rows(select(_relays.c.relay))
-        return frozenset(row.relay for row in known if row.relay != self._relay and not _lives(row.relay))
+        rows = await self._database.rows(select(_relays.c.relay))
+        return frozenset(row.relay for row in rows if row.relay != self._relay and not _lives(row.relay))
 
     async def end_claims(self, dead: frozenset[str] | None = None) -> None:
         """Ends the claims of the `dead`, by default those there are now, and of whose lease is over, and counts them.
@@ -304,24 +304,24 @@ class Claims:
             except StoreUnavailable as error:
                 log.warning("lease_not_renewed", cause=str(error))
 
-    def _take(self, change: ClaimsTransaction, wanted: Mapping[bytes, str]) -> None:
+    def _take(self, change: ClaimsTransaction, kinds: Mapping[bytes, str]) -> None:
         """In one order, so that two relays with the same mail do not wait for each other."""
-        for some in batches(sorted(wanted)):
-            if not self._insert(change, wanted, some):
+        for some in batches(sorted(kinds)):
+            if not self._insert(change, kinds, some):
                 continue
             here = _claims.c.place.in_(some)
             if not self._patient:
                 alive = select(_relays.c.relay).where(self._alive)
                 dead = delete(_claims).where(here, _claims.c.relay.not_in(alive)).returning(_claims.c.kind)
                 change.interrupted.update(change.connection.scalars(dead))
-                self._insert(change, wanted, some)
+                self._insert(change, kinds, some)
             # Ours from a transaction of which we did not hear how it ended.
             ours = select(_claims.c.place).where(here, _claims.c.relay == change.relay).with_for_update()
             change.taken.update(change.connection.scalars(ours))
 
-    def _insert(self, change: ClaimsTransaction, wanted: Mapping[bytes, str], places: Sequence[bytes]) -> bool:
+    def _insert(self, change: ClaimsTransaction, kinds: Mapping[bytes, str], places: Sequence[bytes]) -> bool:
         """Takes what nobody has; whether somebody has one of them."""
-        rows = [{"place": place, "relay": change.relay, "kind": wanted[place]} for place in places]
+        rows = [{"place": place, "relay": change.relay, "kind": kinds[place]} for place in places]
         change.taken |= self._new.add(change.connection, rows)
         return not change.taken.issuperset(places)
 

@@ -162,11 +162,11 @@ class AttemptRows:
         for each, trouble in zip(beginnings, bound, strict=True):
             each.trouble = trouble
         self._refuse_replays(change.connection, [each for each in beginnings if not each.trouble])
-        known, copies = self._find(change.connection, beginnings, may_know)
+        states, copies = self._find(change.connection, beginnings, may_know)
         free = set(change.taken)
         for each in beginnings:
             if each.trouble is None:
-                free -= _found(each, known, copies, free, change.relay)
+                free -= _found(each, states, copies, free, change.relay)
         change.give_back(free)
 
     def _refuse_replays(self, connection: Connection, beginnings: Sequence[Beginning]) -> None:
@@ -191,18 +191,18 @@ class AttemptRows:
         self, connection: Connection, beginnings: Sequence[Beginning], may_know: Callable[[bytes], bool]
     ) -> tuple[dict[bytes, str | None], dict[str, Row[Any]]]:
         """The rows that there are, as the copy of each recipient, and these copies."""
-        known: dict[bytes, str | None] = {}
+        states: dict[bytes, str | None] = {}
         tried = [each for each in beginnings if not each.first and (each.opened or may_know(each.mail))]
         for some in batches([at for each in tried for at in each.mailboxes]):
             query = select(recipient_rows.c.recipient, recipient_rows.c.copy).where(
                 recipient_rows.c.recipient.in_(some)
             )
-            known.update({row.recipient: row.copy for row in connection.execute(query)})
+            states.update({row.recipient: row.copy for row in connection.execute(query)})
         copies: dict[str, Row[Any]] = {}
-        for names in batches(sorted({copy for copy in known.values() if copy})):
+        for names in batches(sorted({copy for copy in states.values() if copy})):
             waiting = connection.execute(select(copy_rows).where(copy_rows.c.copy.in_(names)))
             copies.update({row.copy: row for row in waiting})
-        return known, copies
+        return states, copies
 
     def put_down(
         self, outcomes: Sequence[Settlement], change: ClaimsTransaction, now: float
@@ -224,8 +224,8 @@ class AttemptRows:
             )
             rows.update((at, recipient_row(each.mail, at, None, until)) for at in each.delivered)
         put = [row for at in sorted(rows) if (row := rows[at])]
-        wanted = {row["copy"] for row in put}
-        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in wanted]:
+        copies = {row["copy"] for row in put}
+        if new := [copy for each in outcomes for copy in each.copies if copy["copy"] in copies]:
             change.connection.execute(self._database.insert(copy_rows).on_conflict_do_nothing(), new)
         for some in batches([at for at in sorted(rows) if rows[at] is None]):
             change.connection.execute(delete(recipient_rows).where(recipient_rows.c.recipient.in_(some)))
@@ -253,31 +253,35 @@ class AttemptRows:
 
 
 def _found(
-    this: Beginning, known: Mapping[bytes, str | None], copies: Mapping[str, Row[Any]], free: set[bytes], relay: str
+    beginning: Beginning,
+    states: Mapping[bytes, str | None],
+    copies: Mapping[str, Row[Any]],
+    free: set[bytes],
+    relay: str,
 ) -> set[bytes]:
     """Notes what was found for an attempt; the claims that it has. Unless it was opened, it has all recipients or none.
 
-    `known` is the copy of each recipient who has a row, `free` are the claims that nobody has.
+    `states` is the copy of each recipient who has a row, `free` are the claims that nobody has.
     """
-    served = {at for at in this.mailboxes if at in known and known[at] is None}
-    claimed = set(this.mailboxes) if this.opened is None else free & (this.mailboxes.keys() - served)
+    served = {at for at in beginning.mailboxes if at in states and states[at] is None}
+    claimed = set(beginning.mailboxes) if beginning.opened is None else free & (beginning.mailboxes.keys() - served)
     if not claimed <= free:
-        this.trouble = DeliveryUnderWay(
+        beginning.trouble = DeliveryUnderWay(
             "another relay, or another attempt, has the same mail to the same recipient now"
         )
         return set()
     waiting: dict[str, list[str]] = {}
-    for at, mailbox in this.mailboxes.items():
-        if (copy := known.get(at)) and copy in copies:
+    for at, mailbox in beginning.mailboxes.items():
+        if (copy := states.get(at)) and copy in copies:
             waiting.setdefault(copy, []).append(mailbox)
-    busy = this.mailboxes.keys() - served - claimed
-    this.begun = Begun(
-        frozenset(this.mailboxes[at] for at in served),
+    busy = beginning.mailboxes.keys() - served - claimed
+    beginning.begun = Begun(
+        frozenset(beginning.mailboxes[at] for at in served),
         tuple(
             WaitingCopy(tuple(mailboxes), json.loads(copies[name].facts), copies[name].message, name)
             for name, mailboxes in waiting.items()
         ),
-        frozenset(this.mailboxes[at] for at in busy),
+        frozenset(beginning.mailboxes[at] for at in busy),
         relay,
     )
     return claimed
@@ -306,7 +310,7 @@ def mails_of(connection: Connection, mails: Collection[bytes]) -> set[bytes]:
 def destroy_copies(connection: Connection, mails: Collection[bytes]) -> None:
     """Destroys the copies of these mails for which nobody waits now."""
     for some in batches(list(mails)):
-        wanted = select(recipient_rows.c.copy).where(
+        needed = select(recipient_rows.c.copy).where(
             recipient_rows.c.mail.in_(some), recipient_rows.c.copy.is_not(None)
         )
-        connection.execute(delete(copy_rows).where(copy_rows.c.mail.in_(some), copy_rows.c.copy.not_in(wanted)))
+        connection.execute(delete(copy_rows).where(copy_rows.c.mail.in_(some), copy_rows.c.copy.not_in(needed)))

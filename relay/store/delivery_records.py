@@ -114,12 +114,12 @@ class DeliveryRecords:
 
     async def who_have_it(self, recipients: Sequence[bytes]) -> set[bytes]:
         """Those of these names of recipients (32 bytes each) who have their mail. Raises StoreUnavailable."""
-        found: set[bytes] = set()
+        delivered: set[bytes] = set()
         for some in batches(recipients):
             query = select(recipient_rows.c.recipient).where(recipient_rows.c.recipient.in_(some))
             rows = await self._database.rows(query.where(recipient_rows.c.copy.is_(None)))
-            found.update([bytes(name) for (name,) in rows])
-        return found
+            delivered.update([bytes(name) for (name,) in rows])
+        return delivered
 
     async def mark(self, mail: bytes, mailboxes: Iterable[str]) -> None:
         """From here to `unmark` no other worker begins an attempt of this mail to these; to be called before `begin`.
@@ -210,12 +210,12 @@ class DeliveryRecords:
             raise this.trouble
         return this.begun
 
-    async def _break_off(self, beginning: asyncio.Task[None], this: Beginning) -> None:
+    async def _break_off(self, beginning: asyncio.Task[None], attempt: Beginning) -> None:
         """Releases what was claimed, if it was."""
         await asyncio.wait([beginning])
-        if beginning.exception() is None and this.trouble is None:
-            others = this.begun.busy if this.opened is None else this.begun.busy | this.begun.delivered
-            self._claims.drop(at for at, mailbox in this.mailboxes.items() if mailbox not in others)
+        if beginning.exception() is None and attempt.trouble is None:
+            others = attempt.begun.busy if attempt.opened is None else attempt.begun.busy | attempt.begun.delivered
+            self._claims.drop(at for at, mailbox in attempt.mailboxes.items() if mailbox not in others)
 
     # An attempt ends
 
@@ -362,9 +362,9 @@ class DeliveryRecords:
             # First: once it is written and its claims are over, another worker may begin, and has to look.
             for each in outcomes:
                 self._neighbours.add(each.mail)
-        wanted = {at: each.kind for each in beginnings for at in each.mailboxes}
+        kinds = {at: each.kind for each in beginnings for at in each.mailboxes}
         try:
-            forgotten, known = await self._claims.change(work, wanted)
+            forgotten, remembered = await self._claims.change(work, kinds)
         except StoreUnavailable as error:
             for item in items:
                 item.trouble = StoreUnavailable(str(error))
@@ -374,7 +374,7 @@ class DeliveryRecords:
         self._unwritten = [each for each in self._unwritten if each not in written]
         if isinstance(self._known, set):
             self._known -= forgotten
-            self._known |= known
+            self._known |= remembered
         elif self._neighbours is not None:
             for mail in self._marked_still.keys() - {each.mail for each in self._unwritten}:
                 self._neighbours.end(self._marked_still.pop(mail))
@@ -396,15 +396,15 @@ class DeliveryRecords:
         def forget(connection: Connection) -> tuple[int, set[bytes] | None]:
             waited = connection.scalar(select(func.count()).where(old, recipient_rows.c.copy.is_not(None)))
             gone = connection.execute(delete(recipient_rows).where(old))
-            wanted = select(recipient_rows.c.copy).where(recipient_rows.c.copy.is_not(None))
-            connection.execute(delete(copy_rows).where(copy_rows.c.forget_at < now, copy_rows.c.copy.not_in(wanted)))
+            needed = select(recipient_rows.c.copy).where(recipient_rows.c.copy.is_not(None))
+            connection.execute(delete(copy_rows).where(copy_rows.c.forget_at < now, copy_rows.c.copy.not_in(needed)))
             connection.execute(delete(recipient_rows).where(recipient_rows.c.mail.in_(closed)))
             connection.execute(delete(opened_rows).where(opened_rows.c.forget_at < now))
             return int(waited or 0), all_known(connection) if isinstance(self._known, set) and gone.rowcount else None
 
-        waited, known = await self._database.writing(forget)
-        if known is not None:
-            self._known = known
+        waited, remembered = await self._database.writing(forget)
+        if remembered is not None:
+            self._known = remembered
         return waited
 
 

@@ -91,12 +91,12 @@ class History:
         def add(connection: Connection) -> list[Stretch]:
             if not self._database.is_sqlite:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": LOCK})
-            known = connection.scalar(select(_boards.c.told).where(_boards.c.board == board))
-            before = dict(_mails(known)) if known else {}
+            stored = connection.scalar(select(_boards.c.told).where(_boards.c.board == board))
+            before = dict(_mails(stored)) if stored else {}
             new = {each: more for each, number in counted.items() if (more := number - before.get(each, 0.0)) > 0}
             changed = [stretch for seconds in KEPT for stretch in self._added(connection, seconds, now, new, pools)]
-            so_far = {"told": json.dumps(_listed(_sums(before, new))), "changed": now}
-            self._put(connection, _boards, {"board": board}, so_far)
+            totals = {"told": json.dumps(_listed(_sums(before, new))), "changed": now}
+            self._put(connection, _boards, {"board": board}, totals)
             last = select(_boards.c.board).order_by(_boards.c.changed.desc()).limit(BOARDS)
             connection.execute(delete(_boards).where(_boards.c.board.not_in(last)))
             return changed
@@ -107,13 +107,13 @@ class History:
         at = int(now // seconds * seconds)
         table = _stretches.c
         lately = select(_stretches).where(table.seconds == seconds, table.at.in_((at - seconds, at)))
-        found = {row.at: _stretch(*row) for row in connection.execute(lately)}
-        found[at] = found.get(at, Stretch(seconds, at)).with_more(mails, pools)
-        self._put(connection, _stretches, {"seconds": seconds, "at": at}, {"told": _told(found[at])})
+        stretches = {row.at: _stretch(*row) for row in connection.execute(lately)}
+        stretches[at] = stretches.get(at, Stretch(seconds, at)).with_more(mails, pools)
+        self._put(connection, _stretches, {"seconds": seconds, "at": at}, {"told": _as_text(stretches[at])})
         # Counted and not by age: a clock that is ahead for a while takes no history with it.
         kept = select(table.at).where(table.seconds == seconds).order_by(table.at.desc()).limit(KEPT[seconds])
         connection.execute(delete(_stretches).where(table.seconds == seconds, table.at.not_in(kept)))
-        return list(found.values())
+        return list(stretches.values())
 
     def _put(
         self, connection: Connection, table: Table, key: Mapping[str, object], values: Mapping[str, object]
@@ -132,21 +132,21 @@ def _listed(mails: Mails) -> list[list[object]]:
     return [[*labels, number] for labels, number in mails.items()]
 
 
-def _mails(told: str) -> Iterator[tuple[tuple[str, ...], float]]:
-    for *labels, number in json.loads(told):
+def _mails(text: str) -> Iterator[tuple[tuple[str, ...], float]]:
+    for *labels, number in json.loads(text):
         yield tuple(labels), number
 
 
-def _told(stretch: Stretch) -> str:
+def _as_text(stretch: Stretch) -> str:
     pools = [[*pool, *(None if math.isinf(each) else each for each in low)] for pool, low in stretch.pools.items()]
     return json.dumps({"mails": _listed(stretch.mails), "pools": pools})
 
 
-def _stretch(seconds: int, at: int, told: str) -> Stretch:
-    found = json.loads(told)
-    mails = {tuple(labels): number for *labels, number in found["mails"]}
+def _stretch(seconds: int, at: int, text: str) -> Stretch:
+    counts = json.loads(text)
+    mails = {tuple(labels): number for *labels, number in counts["mails"]}
     pools = {
         tuple(pool): (math.inf if keys is None else keys, math.inf if empty is None else empty)
-        for *pool, keys, empty in found["pools"]
+        for *pool, keys, empty in counts["pools"]
     }
     return Stretch(seconds, at, mails, pools)

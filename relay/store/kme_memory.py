@@ -130,10 +130,10 @@ class IssuedKeyMemory:
         if not older:
             return set()
         digests = {key_ID: {_octets(each, octets) for each in older} - {None} for key_ID, octets in keys.items()}
-        found: set[bytes | None] = set()
+        hits: set[bytes | None] = set()
         for some in batches(list(set().union(*digests.values()))):
-            found.update(connection.scalars(select(_issued.c.octets).where(_issued.c.octets.in_(some))))
-        return {key_ID for key_ID, mine in digests.items() if mine & found}
+            hits.update(connection.scalars(select(_issued.c.octets).where(_issued.c.octets.in_(some))))
+        return {key_ID for key_ID, mine in digests.items() if mine & hits}
 
 
 class Trials:
@@ -161,9 +161,9 @@ class Trials:
                 return str(row.found)
         return None
 
-    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], found: str) -> None:
-        """Remembers what was `found` now, at most 16 characters. Raises StoreUnavailable."""
-        row = {"described": _trial_digest(described), "found": found, "tried_at": self._clock()}
+    async def remember(self, kme: tuple[str, ...], described: tuple[object, ...], result: str) -> None:
+        """Remembers what was `result` now, at most 16 characters. Raises StoreUnavailable."""
+        row = {"described": _trial_digest(described), "found": result, "tried_at": self._clock()}
         put = self._database.insert(_trials).values(kme=_trial_digest(kme), **row)
         await self._database.write(put.on_conflict_do_update(index_elements=["kme"], set_=row))
 

@@ -171,11 +171,11 @@ class Neighbours:
 class CountedTogether:
     """An amount that all workers add to and see; what one has added stays when it ends."""
 
-    def __init__(self, neighbours: Neighbours, which: int) -> None:
-        """`which` is the number of the amount, the same for all, below COUNTERS."""
+    def __init__(self, neighbours: Neighbours, counter: int) -> None:
+        """`counter` is the number of the amount, the same for all, below COUNTERS."""
         self._memory = neighbours.memory
         self._all = struct.Struct(f"<{_COUNTED}Q")
-        self._at = _COUNTERS_AT + which * self._all.size
+        self._at = _COUNTERS_AT + counter * self._all.size
         self._mine = self._at + neighbours.worker_id % _COUNTED * 8
 
     def add(self, amount: int) -> None:
@@ -197,12 +197,12 @@ class PresentTogether:
         self._mine = neighbours.worker_id % _COUNTED
         self._key = self._memory[_KEY_AT : _KEY_AT + _KEY_OCTETS]
 
-    def change(self, what: str, by: int) -> int:
+    def change(self, key: str, by: int) -> int:
         """Counts `by` more of it here, or fewer; how many there are at all workers then.
 
         What falls into the same place is counted as one. Which that are nobody outside can know, nor choose.
         """
-        mark = hashlib.blake2b(what.encode(), digest_size=8, key=self._key).digest()
+        mark = hashlib.blake2b(key.encode(), digest_size=8, key=self._key).digest()
         at = _PRESENT_AT + int.from_bytes(mark) % _PRESENT * 4
         mine = at + self._mine * _PRESENT_OCTETS
         struct.pack_into("<I", self._memory, mine, max(0, struct.unpack_from("<I", self._memory, mine)[0] + by))

@@ -124,9 +124,12 @@ class Quarantine:
 
     @to_its_end
     async def _kept(
-        self, which: ColumnElement[bool], order: ColumnElement[float] = messages.c.arrived_at, most: int | None = None
+        self,
+        condition: ColumnElement[bool],
+        order: ColumnElement[float] = messages.c.arrived_at,
+        most: int | None = None,
     ) -> list[Kept]:
-        query = select(*described).where(which).order_by(order, messages.c.id).limit(most)
+        query = select(*described).where(condition).order_by(order, messages.c.id).limit(most)
 
         def read(connection: Connection) -> list[Kept]:
             rows = connection.execute(query).all()
@@ -230,8 +233,8 @@ class FirstSeen:
     async def waits_for(self, mail: bytes) -> float:
         """Seconds since this mail (32 bytes) was asked about first: 0 now. Raises StoreUnavailable."""
         now = self._clock()
-        this = waiting_for_keys.c.mail == mail
-        rows = await self._database.rows(select(waiting_for_keys).where(this))
+        same_mail = waiting_for_keys.c.mail == mail
+        rows = await self._database.rows(select(waiting_for_keys).where(same_mail))
         if not rows:
             new = self._database.insert(waiting_for_keys).values(mail=mail, waited=0.0, last_seen=now)
             await self._database.write(new.on_conflict_do_nothing())
@@ -239,7 +242,7 @@ class FirstSeen:
         since = now - rows[0].last_seen
         waited = float(rows[0].waited + min(max(since, 0.0), MOST_BETWEEN_S))
         if abs(since) >= NOTED_S:
-            await self._database.write(update(waiting_for_keys).where(this).values(waited=waited, last_seen=now))
+            await self._database.write(update(waiting_for_keys).where(same_mail).values(waited=waited, last_seen=now))
         return waited
 
     async def expire(self) -> int:
@@ -248,8 +251,8 @@ class FirstSeen:
         return await self._database.write(delete(waiting_for_keys).where(waiting_for_keys.c.last_seen < before))
 
 
-def _unclaimed(which: ColumnElement[bool]) -> Update:
-    return update(messages).where(which).values(claimed_until=None)
+def _unclaimed(condition: ColumnElement[bool]) -> Update:
+    return update(messages).where(condition).values(claimed_until=None)
 
 
 def _arrived_again(connection: Connection, mail: bytes) -> str | None:
@@ -276,12 +279,12 @@ def _recipients(connection: Connection, names: Sequence[str], limit: int | None 
     return connection.execute(query).all()
 
 
-def _not_there(connection: Connection, name: str, wanted: Sequence[Recipient]) -> list[Recipient]:
+def _not_there(connection: Connection, name: str, expected: Sequence[Recipient]) -> list[Recipient]:
     """Those of the recipients who are not in this entry yet, each once."""
-    unique = {each.address: each for each in wanted}
+    unique = {each.address: each for each in expected}
     for some in batches(list(unique)):
-        there = select(recipients.c.address).where(recipients.c.id == name, recipients.c.address.in_(some))
-        for address in connection.scalars(there):
+        present = select(recipients.c.address).where(recipients.c.id == name, recipients.c.address.in_(some))
+        for address in connection.scalars(present):
             unique.pop(address, None)
     return list(unique.values())
 

@@ -89,10 +89,10 @@ class RateLimits:
                 ]
                 if rows:
                     insert = self._database.insert(_rate_limits)
-                    there, new = _rate_limits.c.until, insert.excluded
-                    left = case((there > new.changed, there), else_=new.changed)
+                    stored, new = _rate_limits.c.until, insert.excluded
+                    left = case((stored > new.changed, stored), else_=new.changed)
                     until = (
-                        case((there > new.until, there), else_=new.until) if anew else left + new.until - new.changed
+                        case((stored > new.until, stored), else_=new.until) if anew else left + new.until - new.changed
                     )
                     change = insert.on_conflict_do_update(
                         index_elements=[_rate_limits.c.name], set_={"until": until, "changed": new.changed}
@@ -119,8 +119,8 @@ class RateLimits:
             .order_by(_rate_limits.c.changed, _rate_limits.c.name)
             .limit(ROWS_AT_ONCE)
         )
-        found = await self._database.rows(query)
-        return [(Spending(row.kind, row.name, max(0.0, row.until - now)), row.changed) for row in found]
+        rows = await self._database.rows(query)
+        return [(Spending(row.kind, row.name, max(0.0, row.until - now)), row.changed) for row in rows]
 
     @to_its_end
     async def expire(self) -> int:

@@ -231,17 +231,17 @@ class ReceivedKeys:
         if looking.places:
             await self._look_together(looking)
         octets = {names[at].key_ID: key.key for at, key in fresh.items()}
-        found = {names[at]: looking.found[at] for at in looking.places if at in looking.found}
-        opened, destroyed = await off_loop_in_turn(KEY_WORK * len(found), _opened, self._secret, found, use)
+        keys = {names[at]: looking.found[at] for at in looking.places if at in looking.found}
+        opened, destroyed = await off_loop_in_turn(KEY_WORK * len(keys), _opened, self._secret, keys, use)
         return octets | opened, destroyed
 
     @to_its_end
     async def _look_all(self, lookings: Sequence[_KeySearch]) -> None:
         """One query for all."""
         places = list({at for each in lookings for at in each.places})
-        found = await self._database.reading(lambda connection: find_at(connection, places))
+        rows = await self._database.reading(lambda connection: find_at(connection, places))
         for each in lookings:
-            each.found = found
+            each.found = rows
 
     @to_its_end
     async def destroy_expired(self, now: float | None = None) -> int:
@@ -288,10 +288,10 @@ class ReceivedKeys:
             new.add(connection, fresh)
             return find_at(connection, list(fresh))
 
-        found = await self._database.writing(store)
+        rows = await self._database.writing(store)
         self.have_rows(fresh)
         for put in puts:
-            unlike = (key.unlike(self._secret, found[at].sealed) for at, key in put.keys.items())
+            unlike = (key.unlike(self._secret, rows[at].sealed) for at, key in put.keys.items())
             put.troubles = [trouble for trouble in unlike if trouble]
 
 
@@ -301,15 +301,15 @@ def _at_their_places(group: str, master_sae: str, key_IDs: Iterable[str]) -> dic
 
 
 def _opened(
-    secret: SiteSecret, found: Mapping[KeyName, ReceivedKeyRow], use: KeyUse | None
+    secret: SiteSecret, rows: Mapping[KeyName, ReceivedKeyRow], use: KeyUse | None
 ) -> tuple[dict[str, bytes], frozenset[str]]:
     """The bytes of the keys in these rows, and the key_IDs of those that were destroyed. Raises as `look` does."""
     if use is not None:
-        for name, row in found.items():
+        for name, row in rows.items():
             if trouble := use.trouble(row.level, row.bound_to):
                 raise KeyUsed(f"key {name.key_ID}: {trouble}")
-    octets = {name.key_ID: opened_key(secret, name, row.sealed) for name, row in found.items() if row.sealed}
-    return octets, frozenset(name.key_ID for name, row in found.items() if not row.sealed)
+    octets = {name.key_ID: opened_key(secret, name, row.sealed) for name, row in rows.items() if row.sealed}
+    return octets, frozenset(name.key_ID for name, row in rows.items() if not row.sealed)
 
 
 def _overwrite(now: float, connection: Connection) -> list[bytes]:

@@ -171,17 +171,17 @@ class ReceivedKeyRow:
 def find(connection: Connection, names: Sequence[KeyName]) -> dict[KeyName, ReceivedKeyRow]:
     """The rows that exist, by name."""
     places = {name: place(name) for name in names}
-    found = find_at(connection, list(places.values()))
-    return {name: found[at] for name, at in places.items() if at in found}
+    rows = find_at(connection, list(places.values()))
+    return {name: rows[at] for name, at in places.items() if at in rows}
 
 
 def find_at(connection: Connection, places: Sequence[bytes]) -> dict[bytes, ReceivedKeyRow]:
     """The rows that exist at these places."""
-    found = {}
+    rows = {}
     for some in steps(places):
         for at, secret_id, sealed, level, bound_to, is_held in _at.rows(connection, some=list(some)):
-            found[at] = ReceivedKeyRow(SealedOctets(secret_id, sealed) if is_held else None, level, bound_to)
-    return found
+            rows[at] = ReceivedKeyRow(SealedOctets(secret_id, sealed) if is_held else None, level, bound_to)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,14 +250,14 @@ def bind_keys(
 
     A `fresh` key of one of them gets its row with that, bound to what it has opened first.
     """
-    wanted = {at: bound.use for each in reversed(messages) for bound in reversed(each) for at in bound.places}
-    added = new.add(connection, fresh, wanted)
-    known: dict[bytes, _Opened] = {at: (wanted[at].level, wanted[at].fingerprint) for at in added}
+    uses = {at: bound.use for each in reversed(messages) for bound in reversed(each) for at in bound.places}
+    added = new.add(connection, fresh, uses)
+    opened: dict[bytes, _Opened] = {at: (uses[at].level, uses[at].fingerprint) for at in added}
     other: dict[bytes, TryLater] = {}
-    for some in batches(sorted(wanted.keys() - added)):
+    for some in batches(sorted(uses.keys() - added)):
         # Locked in one order, so that two relays with the same keys do not wait for each other.
         for row in connection.execute(_to_bind, {"some": some}):
-            known[row.place] = (row.level, row.bound_to)
+            opened[row.place] = (row.level, row.bound_to)
             # It has come twice, and what has opened the message need not be what is here.
             if row.place in fresh:
                 sealed = SealedOctets(row.secret_id, row.sealed)
@@ -269,13 +269,15 @@ def bind_keys(
         trouble: RelayError | None = None
         for bound in each:  # from the outermost layer inwards: an inner one may not use its keys once more
             unlike = [other[at] for at in bound.places if at in other]
-            trouble = unlike[0] if unlike else _trouble(bound, known)
+            trouble = unlike[0] if unlike else _trouble(bound, opened)
             if trouble is not None:
                 break
-            changed.update(_bound(bound, known))
+            changed.update(_bound(bound, opened))
         troubles.append(trouble)
     if changed:
-        connection.execute(_bind, [{"at": at, "its_level": known[at][0], "to": known[at][1]} for at in sorted(changed)])
+        connection.execute(
+            _bind, [{"at": at, "its_level": opened[at][0], "to": opened[at][1]} for at in sorted(changed)]
+        )
     return troubles
 
 
@@ -313,18 +315,18 @@ _Opened = tuple[str | None, bytes | None]
 """What a key has opened so far: `level` and `bound_to`."""
 
 
-def _trouble(bound: Bound, known: Mapping[bytes, _Opened]) -> CannotOpen | None:
+def _trouble(bound: Bound, opened: Mapping[bytes, _Opened]) -> CannotOpen | None:
     for at, key_ID in bound.places.items():
-        if at not in known:
+        if at not in opened:
             return KeyDestroyed(f"key {key_ID} was destroyed while the message was opened")
-        if trouble := bound.use.trouble(*known[at]):
+        if trouble := bound.use.trouble(*opened[at]):
             return KeyUsed(f"key {key_ID}: {trouble}")
     return None
 
 
-def _bound(bound: Bound, known: dict[bytes, _Opened]) -> list[bytes]:
-    """Notes in `known` what these keys have opened now; the places of those for which that is news."""
-    news = [at for at in bound.places if not bound.use.opened_before(known[at][1])]
+def _bound(bound: Bound, opened: dict[bytes, _Opened]) -> list[bytes]:
+    """Notes in `opened` what these keys have opened now; the places of those for which that is news."""
+    news = [at for at in bound.places if not bound.use.opened_before(opened[at][1])]
     for at in news:
-        known[at] = (bound.use.level, (known[at][1] or b"") + bound.use.fingerprint)
+        opened[at] = (bound.use.level, (opened[at][1] or b"") + bound.use.fingerprint)
     return news

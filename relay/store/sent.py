@@ -133,21 +133,21 @@ class SentRecords:
 
 def sent_of_late(directory: Path) -> frozenset[str]:
     """The names, in hexadecimal, of all recipients of whom that stands there, as far as it can be read. Blocks."""
-    found: set[str] = set()
+    names: set[str] = set()
     for file in contents(directory, SUFFIX):
         for record in file.records:
             with suppress(ValueError):  # take_over_sent says so
-                found.update(name.hex() for name in _Sent.read(record).recipients)
-    return frozenset(found)
+                names.update(name.hex() for name in _Sent.read(record).recipients)
+    return frozenset(names)
 
 
 async def take_over_sent(directory: Path, deliveries: DeliveryRecords) -> int:
     """What a killed process had sent goes into the store; returns how many mails. Raises StoreUnavailable, OSError."""
 
     async def put(records: Sequence[bytes]) -> int:
-        found = [_Sent.read(record) for record in records]
-        last = max((each.at for each in found), default=0.0)
-        recent = [each for each in found if each.at > last - KEPT_S]
+        entries = [_Sent.read(record) for record in records]
+        last = max((each.at for each in entries), default=0.0)
+        recent = [each for each in entries if each.at > last - KEPT_S]
         for together in batches(recent):
             remembered = (deliveries.remember(each.mail, each.recipients, opened=each.opened) for each in together)
             await asyncio.gather(*remembered)

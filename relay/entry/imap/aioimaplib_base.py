@@ -63,7 +63,7 @@ class Request(aioimaplib.Command):  # type: ignore[misc] # aioimaplib has no typ
 
 
 class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # aioimaplib has no types
-    """One connection. `news` is set when the server reports new messages; `heard` is called for all that it says."""
+    """One connection. `news` is set when the server reports new messages; `on_data` is called for all that it sends."""
 
     pending_sync_command: Request | None
     pending_async_commands: dict[str, Request]
@@ -73,7 +73,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
         super().__init__(asyncio.get_running_loop())
         self.news = asyncio.Event()
         self.greeted = asyncio.Event()
-        self.heard: Callable[[], object] = lambda: None
+        self.on_data: Callable[[], object] = lambda: None
         self.failure: MailboxUnavailable | None = None
         self._server = server
         self._buffer = bytearray()
@@ -130,7 +130,7 @@ class IMAPConnection(aioimaplib.IMAP4ClientProtocol):  # type: ignore[misc] # ai
     def data_received(self, data: bytes) -> None:
         if self.failure is not None:
             return
-        self.heard()
+        self.on_data()
         self._allowance -= len(data)
         if self._allowance < 0:
             self.end("it sends more than was asked for")

@@ -20,15 +20,15 @@ async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...
     """For each account of [imap.*]: each item checked, its state and its faults."""
     for name, account in config.imap.items():
         patient = account.model_copy(update={"timeout": min(account.timeout, PATIENCE_S)})
-        what, where = f"mailbox {name}", str(TCPAddress(account.host, account.port))
+        title, where = f"mailbox {name}", str(TCPAddress(account.host, account.port))
         try:
             async with connected(patient, await credential(patient)) as session:
                 problems = [problem async for problem in _problems(session, account)]
-                yield what, f"{where}: {', '.join(_remarks(session, account))}", tuple(problems)
+                yield title, f"{where}: {', '.join(_remarks(session, account))}", tuple(problems)
         except ConfigError as error:
-            yield what, where, tuple(error.problems)
+            yield title, where, tuple(error.problems)
         except MailboxUnavailable as error:
-            yield what, where, (str(error),)
+            yield title, where, (str(error),)
 
 
 async def _problems(session: Session, account: IMAPSettings) -> AsyncIterator[str]:

@@ -31,15 +31,15 @@ class Condition:
         self._board = board
         self._failing: dict[str, Failure] = {}
 
-    def fails(self, what: str, why: Why, cause: str) -> None:
+    def fails(self, mailbox: str, why: Why, cause: str) -> None:
         """It failed once more, or for the first time."""
-        before = self._failing.get(what)
-        self._failing[what] = Failure(before.since if before is not None else time.time(), why, cause)
+        before = self._failing.get(mailbox)
+        self._failing[mailbox] = Failure(before.since if before is not None else time.time(), why, cause)
         self._show()
 
-    def works(self, what: str = "") -> None:
+    def works(self, mailbox: str = "") -> None:
         """It was done."""
-        self._failing.pop(what, None)
+        self._failing.pop(mailbox, None)
         self._show()
 
     def is_left(self) -> None:

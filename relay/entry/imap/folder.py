@@ -150,15 +150,15 @@ class Folder:
 
     async def work(self) -> None:
         """Opens all that can be opened now. Raises MailboxUnavailable; the next call goes on where this one was."""
-        there: list[int] = []
+        taken: list[int] = []
         try:
             while True:
                 await self._scan()
-                await self._put_away(there)
-                there = await self._take()
+                await self._put_away(taken)
+                taken = await self._take()
                 if not self._taken:
                     break
-                there += await self._append_opened()
+                taken += await self._append_opened()
         finally:
             await self._let_go()
 
@@ -166,16 +166,16 @@ class Folder:
 
     async def _begin_anew(self, selected: Selected) -> None:
         """The folder, or what its UIDs mean, is new to us: the first message to look at is the beginning."""
-        found = await self._session.search("HEADER", "Content-Type", '"pkcs7-mime"')
+        uids = await self._session.search("HEADER", "Content-Type", '"pkcs7-mime"')
         with suppress(MailboxRefused):
             since = f"{datetime.now(UTC) - LOOK_BACK:%d-%b-%Y}"
-            found += await self._session.search("SINCE", since, "HEADER", "X-QuMail-Protection", '""')
+            uids += await self._session.search("SINCE", since, "HEADER", "X-QuMail-Protection", '""')
         self._waiting.clear()
         self._originals.clear()
         self._breaks.clear()
         self.lost.clear()
         # Of what has arrived since SELECT, one search may have found a message, and an earlier one not those before it.
-        self._seen = min([*found, selected.next_uid]) - 1
+        self._seen = min([*uids, selected.next_uid]) - 1
         self._validity = selected.validity
 
     async def _scan(self) -> None:
@@ -215,12 +215,12 @@ class Folder:
         """Fetches messages whose turn it is and begins to open them; gives those whose originals are there already."""
         sizes = await self._batch()
         self._in_hand = tuple(sizes)
-        found = {each.uid: each for each in await self._session.messages(sizes)} if sizes else {}
+        messages = {each.uid: each for each in await self._session.messages(sizes)} if sizes else {}
         self._in_hand = ()
-        there: list[int] = []
+        finished: list[int] = []
         for uid in sizes:
             taken = self._taken[uid]
-            taken.message = found.get(uid)
+            taken.message = messages.get(uid)
             if taken.message is None:  # somebody else has taken it away
                 self._over(uid)
                 continue
@@ -233,12 +233,12 @@ class Folder:
             if await self._present(taken.marks):
                 if not taken.forged:
                     await self._opener.settle_late(content)
-                there.append(uid)
+                finished.append(uid)
             else:
                 mark = taken.marks[0]
                 work = self._copy(clean, mark) if taken.forged else self._opener.open(taken.message, mark)
                 taken.opening = asyncio.create_task(work)
-        return there
+        return finished
 
     async def _copy(self, clean: bytes, mark: str) -> Replacement | None:
         """What takes the place of a message with a forged mark."""
@@ -335,13 +335,13 @@ class Folder:
         await self._move_on(forged, "delete")
         await self._move_on([uid for uid in uids if uid not in forged], self.account.after)
 
-    async def _move_on(self, uids: list[int], how: str) -> None:
+    async def _move_on(self, uids: list[int], outcome: str) -> None:
         if not uids:
             return
         try:
-            if how == "move":
+            if outcome == "move":
                 await self._session.move(uids, self.account.sealed_folder)
-            elif how == "flag":
+            elif outcome == "flag":
                 await self._session.add_flag(uids, OPENED)
             else:
                 await self._session.remove(uids)
@@ -393,8 +393,8 @@ class Folder:
 
         The server is not asked, and there are none, where fewer than `at_least` were ever seen.
         """
-        known = {uid for mark in marks for uid in self._originals.get(mark, ())}
-        return sorted(await self._session.exist(known)) if len(known) >= at_least else []
+        uids = {uid for mark in marks for uid in self._originals.get(mark, ())}
+        return sorted(await self._session.exist(uids)) if len(uids) >= at_least else []
 
     async def _leave(self, uid: int, error: RelayError) -> None:
         """The message stays as it is and is flagged, once."""

@@ -50,10 +50,10 @@ class OriginalMarks:
 
     def forged(self, header: bytes) -> bool:
         """Whether these header fields have a mark, and it is not one that we wrote."""
-        found = [raw.partition(b":")[2] for name, raw in mime.fields(header) if name == MARK_FIELD]
-        if len(found) != 1:
-            return bool(found)
-        match = _PROOF.fullmatch(_plain(found[0]))
+        values = [raw.partition(b":")[2] for name, raw in mime.fields(header) if name == MARK_FIELD]
+        if len(values) != 1:
+            return bool(values)
+        match = _PROOF.fullmatch(_plain(values[0]))
         return match is None or not any(
             hmac.compare_digest(match[2], each) for each in self._proofs_of(match[1], header)
         )
@@ -69,8 +69,8 @@ class OriginalMarks:
     def _proofs_of(self, mark: bytes, header: bytes) -> list[bytes]:
         """The proofs of a mark beside this Message-ID under each secret, that of the newest first."""
         names = [_plain(raw.partition(b":")[2]) for name, raw in mime.fields(header) if name == b"message-id"]
-        what = b"\0".join([self._account, _plain(mark), *names])
-        return [hmac.digest(key, what, "sha256")[:16].hex().encode() for key in self._proofs]
+        text = b"\0".join([self._account, _plain(mark), *names])
+        return [hmac.digest(key, text, "sha256")[:16].hex().encode() for key in self._proofs]
 
 
 def mark_in(header: bytes) -> str:

@@ -65,12 +65,12 @@ def fetched(responses: Iterable[Untagged]) -> Iterator[Fetched]:
 
 def searched(responses: Iterable[Untagged]) -> list[int]:
     """The UIDs in the responses to UID SEARCH, ascending. Raises ValueError."""
-    found: set[int] = set()
+    uids: set[int] = set()
     for [line, *_] in responses:
         name, *numbers = line[2:].split()
         if name.upper() == b"SEARCH":
-            found.update(map(_number, numbers))
-    return sorted(found)
+            uids.update(map(_number, numbers))
+    return sorted(uids)
 
 
 def namespaces(responses: Iterable[Untagged]) -> Namespaces:
@@ -85,8 +85,8 @@ def namespaces(responses: Iterable[Untagged]) -> Namespaces:
 def _prefixes(kind: object) -> tuple[str, ...]:
     """Returns the prefixes of one kind of namespaces: NIL or a list of (prefix, delimiter, extensions)."""
     listed = kind if isinstance(kind, list) else []
-    found = [each[0] for each in listed if isinstance(each, list) and each]
-    return tuple(prefix.decode("ascii") for prefix in found if isinstance(prefix, bytes))
+    prefixes = [each[0] for each in listed if isinstance(each, list) and each]
+    return tuple(prefix.decode("ascii") for prefix in prefixes if isinstance(prefix, bytes))
 
 
 def status_code(responses: Iterable[Untagged], name: str) -> str | None:

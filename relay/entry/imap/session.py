@@ -205,8 +205,8 @@ class Session:
         validity, next_uid = (responses.number_of(codes[name]) for name in ("UIDVALIDITY", "UIDNEXT"))
         if validity is None:
             raise MailboxUnavailable(f"{self.server}: {folder!r} has no UIDVALIDITY, so its messages have no names")
-        known = frozenset((codes["PERMANENTFLAGS"] or "").strip("()").lower().split())
-        return Selected(validity, next_uid or 1, known)
+        permanent = frozenset((codes["PERMANENTFLAGS"] or "").strip("()").lower().split())
+        return Selected(validity, next_uid or 1, permanent)
 
     async def search(self, *criteria: str) -> list[int]:
         """The UIDs of the messages in the folder to which all criteria apply, ascending."""
@@ -216,8 +216,8 @@ class Session:
     async def overview(self, first: int, last: int, fields: Sequence[str]) -> list[Fetched]:
         """UID, size, flags and these header fields of the messages with UIDs from `first` to `last`."""
         section = f"BODY.PEEK[HEADER.FIELDS ({' '.join(fields)})]<0.{MAX_FIELDS_OCTETS}>"
-        found = await self._fetch(f"{first}:{last}", f"(UID FLAGS RFC822.SIZE {section})", MAX_OVERVIEW_OCTETS)
-        return [each for each in found if first <= each.uid <= last]
+        fetched = await self._fetch(f"{first}:{last}", f"(UID FLAGS RFC822.SIZE {section})", MAX_OVERVIEW_OCTETS)
+        return [each for each in fetched if first <= each.uid <= last]
 
     async def messages(self, sizes: dict[int, int]) -> list[Fetched]:
         """The whole messages with these UIDs, as the server stores them now; `sizes` are octets as it reported them.
@@ -225,8 +225,8 @@ class Session:
         Servers report sizes that are not quite right, so half as much again is taken.
         """
         size = sum(sizes.values()) * 3 // 2
-        found = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", size)
-        return [each for each in found if each.uid in sizes]
+        fetched = await self._fetch(uid_set(sizes), "(UID FLAGS INTERNALDATE BODY.PEEK[])", size)
+        return [each for each in fetched if each.uid in sizes]
 
     async def exist(self, uids: Iterable[int]) -> set[int]:
         """Those of these UIDs that are still there."""
@@ -328,8 +328,8 @@ class Session:
             await self._command("COPY", uid_set(uids), quoted(self.place(folder)), uid=True)
             await self.remove(uids)
 
-    async def _fetch(self, uids: str, what: str, size: int = 0) -> list[Fetched]:
-        untagged = await self._command("FETCH", uids, what, uid=True, allow=size)
+    async def _fetch(self, uids: str, items: str, size: int = 0) -> list[Fetched]:
+        untagged = await self._command("FETCH", uids, items, uid=True, allow=size)
         return await self._parsed(untagged, lambda said: list(responses.fetched(said)))
 
     async def _parsed(self, untagged: list[Untagged], parse: Callable[[list[Untagged]], _Parsed]) -> _Parsed:
@@ -361,7 +361,7 @@ class Session:
         last = now() + silence + (0 if seconds else allow / LEAST_OCTETS_PER_S)
         try:
             async with asyncio.timeout(silence) as limit:
-                self.protocol.heard = lambda: _extend(limit, min(now() + silence, last))
+                self.protocol.on_data = lambda: _extend(limit, min(now() + silence, last))
                 await self.protocol.execute(request)
         except TimeoutError as error:
             self.protocol.end(f"{name} was not answered in time")
@@ -369,7 +369,7 @@ class Session:
         except ValueError as error:
             raise MailboxUnavailable(f"{self.server}: {name}: a word of it has control characters") from error
         finally:
-            self.protocol.heard = lambda: None
+            self.protocol.on_data = lambda: None
         self._answer = request.response.lines[-1]
         if request.response.result != "OK":
             raise MailboxRefused(self.server, name, printable(self._answer))

@@ -75,13 +75,13 @@ def _since_sealed(before: Sequence[Field], after: Sequence[Field]) -> list[bool]
 
 def _in_order(before: Sequence[Field], after: Sequence[Field]) -> list[bool]:
     """Says of each earlier field whether it stays; those that stay begin the new header."""
-    wanted = iter(after)
-    expected = next(wanted, None)
+    remaining = iter(after)
+    expected = next(remaining, None)
     stay = []
     for each in before:
         stay.append(each == expected)
         if each == expected:
-            expected = next(wanted, None)
+            expected = next(remaining, None)
     return stay
 
 

@@ -128,11 +128,11 @@ class MilterSession(StreamConnection):
             self._answer_was_heard(False)
             self._start_over()
 
-    def _answer_was_heard(self, heard: bool) -> None:
+    def _answer_was_heard(self, answered: bool) -> None:
         """A mail server that goes on talking has read our last answer; of one that is gone nobody knows."""
         taken, self._taken = self._taken, None
         if taken is not None:
-            taken(heard)
+            taken(answered)
 
     async def _one(self, message: MTAMessage) -> None:
         """Takes one message in and answers it where an answer is waited for."""
@@ -165,12 +165,12 @@ class MilterSession(StreamConnection):
 
     def _mail(self, sender: bytes, parameters: list[bytes]) -> list[FilterMessage]:
         self._start_over()
-        path, known = _text(self._whole(sender, "mail_addr")), _known(parameters)
-        if not (path.isascii() and all(map(str.isascii, known))) and "SMTPUTF8" not in map(str.upper, known):
-            known.append("SMTPUTF8")  # sendmail(1) does not say so
+        path, supported = _text(self._whole(sender, "mail_addr")), _known(parameters)
+        if not (path.isascii() and all(map(str.isascii, supported))) and "SMTPUTF8" not in map(str.upper, supported):
+            supported.append("SMTPUTF8")  # sendmail(1) does not say so
         transaction = Transaction(self.server, self._recipe)
         try:
-            transaction.mail(path, known)
+            transaction.mail(path, supported)
         except RelayError as error:
             log.warning("sender_not_accepted", reply=error.reply, cause=str(error))
             return [_reply(error)]
@@ -307,8 +307,8 @@ class MilterSession(StreamConnection):
     def _macro(self, name: str) -> str:
         """The value that the latest stage gave, or ""."""
         braced = f"{{{name}}}"
-        found = (macros.get(braced) or macros.get(name) for macros in reversed(self._macros.values()))
-        return next(filter(None, found), "")
+        values = (macros.get(braced) or macros.get(name) for macros in reversed(self._macros.values()))
+        return next(filter(None, values), "")
 
     def _whole(self, path: bytes, macro: str) -> bytes:
         """The path, with the domain that the mail server adds where it has none (`<root>`)."""
@@ -346,13 +346,13 @@ def _answer(before: _Message, body: memoryview, mail: Mail, result: InPlace) -> 
     """The edits, and the last word."""
     assert result.message is not None  # noqa: S101 - the caller has checked
     same = result.message == mail.message
-    told = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
+    edited = [] if same else list(edits(before.fields, body, result.message, under_trace=result.opened))
     # Of two spellings of a domain the mail server has kept one, and does not report which.
     stay = {Recipient(address).mailbox for address in result.recipients}
     given = zip(before.paths, mail.envelope.mailboxes, strict=True)
     # A mail server knows a recipient by what the client called them.
     gone = [RemoveRecipient(path) for path, mailbox in given if mailbox not in stay]
-    return [*told, *gone, Accept()]
+    return [*edited, *gone, Accept()]
 
 
 def _text(path: bytes) -> str:

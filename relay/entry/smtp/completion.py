@@ -69,9 +69,9 @@ class Completion:
             return await self._recipe.process(mail)
         return await self._completed(mail, missing)
 
-    def heard(self, mail: Mail) -> None:
+    def client_answered(self, mail: Mail) -> None:
         self._done.pop(mail.id, None)
-        self._recipe.heard(mail)
+        self._recipe.client_answered(mail)
 
     async def client_gone(self, mail: Mail, outcomes: Outcomes) -> None:
         if (done := self._done.pop(mail.id, None)) is not None:
@@ -85,8 +85,8 @@ class Completion:
         mime.check_first_line(message)  # before a field is put in front of it, which would hide that
         if self._check_from:
             rights.check_from(message)
-        there = {name for name, _ in mime.fields(mime.header_of(message))}
-        return frozenset({b"date", b"message-id"}) - there
+        names = {name for name, _ in mime.fields(mime.header_of(message))}
+        return frozenset({b"date", b"message-id"}) - names
 
     async def _completed(self, mail: Mail, missing: frozenset[bytes]) -> Outcomes:
         key = await asyncio.to_thread(_key, mail)

@@ -27,13 +27,13 @@ from relay.errors import ConfigError
 
 def listens_on(config: Config) -> dict[str, Where]:
     """The addresses of [outgoing], [incoming] and [submission], by setting."""
-    found: dict[str, TCPAddress | None] = {}
+    addresses: dict[str, TCPAddress | None] = {}
     for name, direction in (("outgoing", config.outgoing), ("incoming", config.incoming)):
         if direction is not None:
-            found |= {f"{name}.listen": direction.listen, f"{name}.lmtp": direction.lmtp}
+            addresses |= {f"{name}.listen": direction.listen, f"{name}.lmtp": direction.lmtp}
     if (users := config.submission) is not None:
-        found |= {"submission.listen": users.listen, "submission.listen_tls": users.listen_tls}
-    return {setting: where for setting, where in found.items() if where is not None}
+        addresses |= {"submission.listen": users.listen, "submission.listen_tls": users.listen_tls}
+    return {setting: where for setting, where in addresses.items() if where is not None}
 
 
 @asynccontextmanager
@@ -57,9 +57,9 @@ class SMTPListener(SocketServers):
         self._sessions: dict[str, tuple[SocketServer, Callable[[], SMTPSession]]] = {}
         config, hostname = inside.config, inside.config.site.hostname
         for name, direction, recipe in inside.directions:
-            for what, protocol, session in (("listen", "smtp", SMTPSession), ("lmtp", "lmtp", LMTPSession)):
+            for setting, protocol, session in (("listen", "smtp", SMTPSession), ("lmtp", "lmtp", LMTPSession)):
                 server = server_inside(inside, name, protocol, direction)
-                self._sessions[f"{name}.{what}"] = server, partial(session, server, hostname, recipe)
+                self._sessions[f"{name}.{setting}"] = server, partial(session, server, hostname, recipe)
         if (users := config.submission) is not None and submission is not None and inside.outgoing is not None:
             completion = Completion(inside.outgoing, submission.logins.back_end, hostname, check_from=users.check_from)
             server = server_inside(inside, "outgoing", "submission", users)

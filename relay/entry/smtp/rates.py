@@ -76,9 +76,9 @@ class HourlyRate:
 
     def spendings(self) -> list[Spending]:
         """What was taken here since this was asked last; it goes back (`untold`) where it was not stored."""
-        told, self._untold = self._untold, OrderedDict()
+        unshared, self._untold = self._untold, OrderedDict()
         each = HOUR_S / self._per_hour
-        return [Spending(self.kind, place, number * each) for place, number in told.items() if number]
+        return [Spending(self.kind, place, number * each) for place, number in unshared.items() if number]
 
     def untold(self, spending: Spending) -> None:
         """It comes with the next `spendings`."""
@@ -143,8 +143,8 @@ class Seen:
 
     def spendings(self) -> list[Spending]:
         """As for HourlyRate."""
-        told, self._untold = self._untold, {}
-        return [Spending(self.kind, place, SEEN_S, anew=True) for place in told]
+        unshared, self._untold = self._untold, {}
+        return [Spending(self.kind, place, SEEN_S, anew=True) for place in unshared]
 
     def untold(self, spending: Spending) -> None:
         """As for HourlyRate."""

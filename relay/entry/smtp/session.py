@@ -68,8 +68,8 @@ class SMTPSession(CommandStream):
 
     def extensions(self) -> list[str]:
         """The lines of the answer to EHLO, but for the first (RFC 5321, 4.1.1.1)."""
-        known = ["PIPELINING", f"SIZE {self.settings.max_message_size}", *EXTENSIONS]
-        return [*known, XFORWARD] if self.trusted else known
+        keywords = ["PIPELINING", f"SIZE {self.settings.max_message_size}", *EXTENSIONS]
+        return [*keywords, XFORWARD] if self.trusted else keywords
 
     async def check_client_may_mail(self, sender: str) -> None:
         """Raises the RelayError that MAIL from this sender is to be answered with."""

@@ -81,15 +81,15 @@ class SubmissionRates:
         """To be shared with other processes."""
         return tuple(rate for pair in self._rates.values() for rate in pair)
 
-    def take(self, what: Literal["mails", "recipients"], user: str, client: str) -> None:
+    def take(self, kind: Literal["mails", "recipients"], user: str, client: str) -> None:
         """One more. Raises TooMuchMail."""
-        of_user, of_client = self._rates[what]
+        of_user, of_client = self._rates[kind]
         network = network_of(client)
         if not of_user.take(user):
-            raise TooMuchMail(f"{what} of user {user}")
+            raise TooMuchMail(f"{kind} of user {user}")
         if not of_client.take(network):
             of_user.give_back(user)
-            raise TooMuchMail(f"{what} of client {network}")
+            raise TooMuchMail(f"{kind} of client {network}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,9 +72,9 @@ class UserFile:
     def verify(self, name: str, password: str) -> SubmissionUser | None:
         """The user whose password this is; as much work for a name that is not there as for a wrong password."""
         user = self.get(name)
-        known = user is not None and user.password_hash != NO_PASSWORD
-        right = matches(self._hasher, user.password_hash if user and known else self._nobody, password)
-        return user if known and right else None
+        has_password = user is not None and user.password_hash != NO_PASSWORD
+        right = matches(self._hasher, user.password_hash if user and has_password else self._nobody, password)
+        return user if has_password and right else None
 
     def _current(self) -> dict[str, SubmissionUser]:
         with self._lock:
@@ -160,9 +160,9 @@ def change_users(
     Comments at the head of the file stay. Raises ConfigError.
     """
     with changing(path.absolute().parent):
-        there = is_there(path)
-        users = read_users(path) if there else {}
-        head = _head(read_secret(path).decode()) if there else _HEADER
+        exists = is_there(path)
+        users = read_users(path) if exists else {}
+        head = _head(read_secret(path).decode()) if exists else _HEADER
         change(users)
         text = head + "".join(user.line for user in users.values())
         write(path, text.encode(), owner=owner)

@@ -18,7 +18,7 @@ _ATTRIBUTES = {word: word.lower() for word in XFORWARD.split()[1:]}
 _UNAVAILABLE = ("[UNAVAILABLE]", "[TEMPUNAVAIL]")
 
 
-def parse_xforward(arg: str | None, known: Origin) -> Origin:
+def parse_xforward(arg: str | None, origin: Origin) -> Origin:
     """What is known of the original client after this command; values that it does not name stay.
 
     Raises BadParameter.
@@ -32,7 +32,7 @@ def parse_xforward(arg: str | None, known: Origin) -> Origin:
         if not equals or not value or name.upper() not in _ATTRIBUTES:
             raise BadParameter(501, "5.5.4", "Syntax: XFORWARD attribute=value...")
         changes[_ATTRIBUTES[name.upper()]] = _value(name.upper(), value)
-    return replace(known, **changes)
+    return replace(origin, **changes)
 
 
 def _value(name: str, text: str) -> str:

@@ -164,45 +164,45 @@ class MailOpener:
         any_time: bool,
     ) -> Opened:
         """`open`, for a message of `size` bytes whose outermost layer `layers` have recognised."""
-        found = OpenedLayers()
+        inner = OpenedLayers()
         try:
             try:
                 patient = patient and size <= PATIENT_OCTETS
-                entity = await layers.open(found, outermost, size, patient=patient)
+                entity = await layers.open(inner, outermost, size, patient=patient)
                 any_time = any_time or mailboxes is None
                 check = partial(self._envelope, layers.config, max_hops=max_hops, any_time=any_time)
                 work = max(size, len(entity.content), ENVELOPE_COSTS * len(entity.envelope))
-                envelope, named, strangers = await off_loop(work, check, found, entity, mailboxes or ())
+                envelope, named, strangers = await off_loop(work, check, inner, entity, mailboxes or ())
             except RelayError as error:
                 # What a right tag has shown holds, whatever is wrong inside: nothing else opens under these keys.
-                await self.deliveries.admit(found.bound)
+                await self.deliveries.admit(inner.bound)
                 if isinstance(error, KeyNotFound):
-                    error.claimed = found.claimed
+                    error.claimed = inner.claimed
                     await self._check_not_lost(outermost, error)
                 raise
             arrived = None
             if mailboxes is not None:  # what the store remembers, until no copy could be opened any longer
                 latest = (max(self.clock(), envelope.sealed_at) + WINDOW + SKEW).timestamp()
-                arrived = OpenedMail(envelope.master_sae, envelope.id, found.fingerprint, latest, named)
+                arrived = OpenedMail(envelope.master_sae, envelope.id, inner.fingerprint, latest, named)
             # On the disk before anybody gets the original. Otherwise another relay, or this one after a kill, would
             # hand it on once more, or open another message under the same keys.
             with self.board.spread(metrics.STEP_SECONDS, "incoming", "admit").timed():
-                begun = await self.deliveries.admit(found.bound, arrived)
+                begun = await self.deliveries.admit(inner.bound, arrived)
         except CannotOpen as error:
             # All are answered alike: else answers would reveal who is named, or what is right about a forgery.
-            error.silent, error.claimed = True, found.claimed
+            error.silent, error.claimed = True, inner.claimed
             raise
         # From here to the end there is no await: a task cancelled later has what was claimed, and gives it up.
         of = {
             state: tuple(box for box in named if arrived and begun.state(box) == state)
             for state in ("due", "served", "busy")
         }
-        (peer,) = found.peers
+        (peer,) = inner.peers
         return Opened(
             entity.content,
-            found.names,
+            inner.names,
             peer,
-            tuple(found.keys),
+            tuple(inner.keys),
             envelope,
             layers.config,
             arrived,
@@ -263,7 +263,7 @@ class MailOpener:
     def _envelope(
         self,
         config: Config,
-        found: OpenedLayers,
+        layers: OpenedLayers,
         entity: mime.Entity,
         mailboxes: Sequence[str],
         *,
@@ -274,7 +274,7 @@ class MailOpener:
 
         Raises CannotOpen.
         """
-        envelope = _read_envelope(config, found, entity.envelope)
+        envelope = _read_envelope(config, layers, entity.envelope)
         if not any_time:
             trusted_from = self.restore_check.trusted_from if self.restore_check is not None else float("-inf")
             _check_time(envelope.sealed_at, self.clock(), trusted_from)
@@ -289,20 +289,20 @@ def _without_success(recipient: Recipient) -> Recipient:
     """The recipient with NOTIFY (RFC 3461, 4.1) that asks for no notice of success."""
     if recipient.notify is None:
         return recipient
-    wanted = [each for each in recipient.notify.upper().split(",") if each not in ("", "SUCCESS")]
-    return replace(recipient, notify=",".join(wanted) or None)
+    conditions = [each for each in recipient.notify.upper().split(",") if each not in ("", "SUCCESS")]
+    return replace(recipient, notify=",".join(conditions) or None)
 
 
-def _read_envelope(config: Config, found: OpenedLayers, der: bytes) -> SealedEnvelope:
+def _read_envelope(config: Config, layers: OpenedLayers, der: bytes) -> SealedEnvelope:
     """The sealed envelope, once it fits what was opened. Raises CannotOpen."""
-    if len(found.peers) != 1:
-        raise BadSignature(f"its layers come from different peers: {', '.join(sorted(found.peers))}")
-    (name,) = found.peers
+    if len(layers.peers) != 1:
+        raise BadSignature(f"its layers come from different peers: {', '.join(sorted(layers.peers))}")
+    (name,) = layers.peers
     peer = config.peers[name]
-    if found.protection[0] not in peer.accept:
-        raise NotAccepted(f"sealed at level {found.protection[0]}, which peer {name!r} may not use (`accept`)")
+    if layers.protection[0] not in peer.accept:
+        raise NotAccepted(f"sealed at level {layers.protection[0]}, which peer {name!r} may not use (`accept`)")
     domains = (*peer.domains, *peer.forwards)
-    return cms.read_sealed_envelope(der, cms.Ends(name, peer.sae_id, config.site.sae_id, found.names, domains))
+    return cms.read_sealed_envelope(der, cms.Ends(name, peer.sae_id, config.site.sae_id, layers.names, domains))
 
 
 def _check_time(sealed_at: datetime, now: datetime, trusted_from: float) -> None:

@@ -36,8 +36,8 @@ class Now:
 
     def value(self, metric: Metric, *labels: str) -> float | None:
         """One number, None where it is not known."""
-        found = self.totals.get(metric, {}).get(labels)
-        return found[0] if found else None
+        value = self.totals.get(metric, {}).get(labels)
+        return value[0] if value else None
 
     def sum(self, metric: Metric, **labels: str) -> float:
         """Returns the sum over all that have these labels."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from relay.counting import amounts, metrics
 from relay.policy.names import printable
-from relay.quarantine import told
+from relay.quarantine import reason_text
 from relay.status.page import words
 from relay.status.page.html import Content, Html, element
 from relay.status.page.now import Now
@@ -37,7 +37,7 @@ def _aside(now: Now) -> Html | None:
         return None
     rows: list[list[Content]] = [
         [words.clock(each.arrived_at, "%Y-%m-%d %H:%M"), _whose(now, each),
-         [told(each.reason), " ", element("code", each.reason)],
+         [reason_text(each.reason), " ", element("code", each.reason)],
          amounts.octets(each.size), element("code", f"qumail-relay quarantine show {each.id}")]
         for each in now.past.aside
     ]  # fmt: skip
