@@ -44,6 +44,7 @@ class BenchWay:
 
 _POSTFIX = ("Postfix",)
 _WATCHED = (4 * KB, 1 * MB)
+_BEHIND = "alice-behind-postfix"
 LIMIT, PASS, POSTFIX = "source to sink", "pass-through", "Postfix"
 
 WAYS = (

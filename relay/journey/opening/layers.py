@@ -198,7 +198,7 @@ class Layers:
         """The keys from the store, else from the KME.
 
         A key from a KME is stored before use, since the KME delivers it once, and a retry needs it again. Only a pad
-        has more than the first few keys, and it needs all of them: if one of the first is missing, the rest are not
+        has more than the first few keys, and it needs all of them. If one of the first is missing, the rest are not
         requested.
         """
         first, rest = references[:ASKED_FIRST], references[ASKED_FIRST:]
