@@ -233,7 +233,7 @@ class Outgoing:
             self.entered.pop(self._entered_as(delivery), None)
         try:
             if more:  # before anything else: after a kill in between the mail would be sent twice
-                await self.deliveries.so_far(delivery)
+                await self.deliveries.checkpoint(delivery)
         finally:
             _report(copy, result, leaving.size)
 

@@ -1,5 +1,5 @@
-"""How a command is stopped: at SIGTERM or SIGINT it ends what it does and closes its parts in their order.
-Standard: what a KME has handed out by then is kept, for it gives a key once; a further signal changes nothing.
+"""Stops a process at SIGTERM or SIGINT: it ends its work and closes its parts in order.
+Standard: keys received from a KME by then are kept, since it delivers a key once. Further signals are ignored.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 _T = TypeVar("_T")
 
 ENDS_S, LOG_WAITING_S = 65.0, 60.0
-"""Maximum time a relay may take to end, mails in flight included, and when it logs what it waits for, in seconds.
+"""Maximum shutdown time, and time after which the log reports what is waited for, in seconds.
 
-A little later the service manager kills it, and nobody would know."""
+A little later the service manager would kill it, without a log entry."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -36,22 +36,22 @@ class Stopped(RelayError):
 
 
 class Stop:
-    """Whether this process has to stop; made by `stop_on_signals`."""
+    """The request to stop this process; created by `stop_on_signals`."""
 
     def __init__(self) -> None:
         self._requested = asyncio.Event()
         self.cause = ""
-        """Why the process has to end without a signal."""
+        """Why the process has to stop without a signal, or ""."""
 
     def request(self, cause: str = "") -> None:
-        """As a signal does; with a `cause` it ends as failed, unless it was stopped before."""
+        """Requests a stop, like a signal; with a `cause` the process fails, unless it was requested before."""
         if not self.requested:
             self.cause = cause
         self._requested.set()
 
     @property
     def requested(self) -> bool:
-        """Whether the process has to stop, for work that is only stopped between its steps."""
+        """Whether the process has to stop, for work that only stops between its steps."""
         return self._requested.is_set()
 
     async def wait(self) -> None:
@@ -74,10 +74,10 @@ class Stop:
 
 @contextmanager
 def stop_on_signals() -> Iterator[Stop]:
-    """Until the end of the block signals only set the result.
+    """Within the block, SIGTERM and SIGINT only request a stop.
 
-    It goes around the parts, since signals must not break their closing.
-    Needs a running event loop; in another thread than the main one no signal comes.
+    It must enclose all other parts, since signals must not interrupt their closing. Needs a running event loop; in
+    other threads than the main one there are no signals.
     """
     stop, loop = Stop(), asyncio.get_running_loop()
     signals = SIGNALS if threading.current_thread() is threading.main_thread() else ()
@@ -91,16 +91,16 @@ def stop_on_signals() -> Iterator[Stop]:
 
 
 def end_at_last() -> None:
-    """From now on this process has ENDS_S seconds, whatever hangs in it; then it ends as failed. It loses nothing.
+    """Terminates this process as failed after ENDS_S seconds, even if it hangs; nothing is lost.
 
-    What it waits for then stands in the log, and where its threads are on standard error.
+    What it waits for is logged, and the stacks of its threads are written to standard error.
     """
     asyncio.get_running_loop().call_later(LOG_WAITING_S, _log_waiting)
     faulthandler.dump_traceback_later(ENDS_S, exit=True, file=2)
 
 
 def _log_waiting() -> None:
-    """All that has begun and not ended: which of it waits for which is clear beside the code."""
+    """Logs all running coroutines with their lines."""
     waits_in = {
         f"{each.__qualname__} ({Path(each.cr_code.co_filename).name}:{frame.f_lineno})"
         for each in gc.get_objects()

@@ -1,5 +1,5 @@
-"""The mailboxes' part of `qumail-relay check`: login, folders, and what the server cannot do that the settings need.
-Standard: RFC 3501; each account is logged in to once, no message is looked at, and nothing is changed.
+"""The mailboxes' part of `qumail-relay check`: login, folders, and missing server capabilities.
+Standard: RFC 3501; one login for each account; no message is read, and nothing is changed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from relay.entry.imap.session import Selected, Session, connected
 from relay.errors import ConfigError, MailboxUnavailable
 
 PATIENCE_S = 10.0
-"""Timeout of a check, in seconds: a person is waiting."""
+"""Timeout of a check, in seconds."""
 
 
 async def states(config: Config) -> AsyncIterator[tuple[str, str, tuple[str, ...]]]:

@@ -74,7 +74,7 @@ class Layer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Layers:
-    """What opens layers, the same for one mail from start to end; `certificates` are the peers' by peer name."""
+    """Opens layers; the same value for one mail from start to end. `certificates` are by peer name."""
 
     config: Config
     levels: Mapping[str, Scheme]
@@ -83,7 +83,7 @@ class Layers:
     certificates: Mapping[str, PeerCertificates] = field(default_factory=dict)
 
     async def recognise(self, message: bytes, sender: str) -> Layer | None:
-        """The outermost layer of a message that is sealed for us, None for ordinary mail and what others have sealed.
+        """The outermost layer of a message sealed for us; None for ordinary mail, and mail sealed by others.
 
         The SMTP `sender` only decides whether a message that we cannot parse was meant for us; then BadStructure is
         raised. Also raises UnknownPeer and NotAccepted.
@@ -182,7 +182,7 @@ class Layers:
         opened.claims |= {peer[0]} if peer is not None else set()
         fingerprint = await off_loop(len(enveloped.ciphertext), enveloped.fingerprint)
         opened.fingerprint = opened.fingerprint or fingerprint
-        # A key of a pad never opens two messages, whatever is set.
+        # A key of a pad never opens two messages, regardless of settings.
         most = peer[1].key_max_messages if peer is not None and level.name == AES.name else 1
         use = KeyUse(level.name, fingerprint, most)
         keys = await self._keys(references, use, patient=patient) if references else {}
