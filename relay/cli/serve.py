@@ -101,9 +101,9 @@ def _serve_as_worker(channel: socket.socket, config_file: Path) -> None:
     configure_logging(config.log, for_good=True)
     structlog.contextvars.bind_contextvars(worker=worker.number)
     receiver = key_receiver.start(config, worker.descriptors)
-    settings = Settings(config, read_again, tell=False)
+    settings = Settings(config, read_again, logs=False)
     settings.reload()
-    uvloop.run(app.serve(settings, receiver, partial(worker.say, "serves"), worker))
+    uvloop.run(app.serve(settings, receiver, partial(worker.send, "serves"), worker))
 
 
 def _try(path: Path) -> None:
