@@ -1,8 +1,8 @@
-"""A checkpoint of the audit record: the site's signed word for how many records there are, and which the last one is.
+"""A checkpoint of the audit record: the site's signed statement of the number of records and the last one.
 Standard: deploy/AUDIT.md; ML-DSA-87 (FIPS 204) with a context string, JSON (RFC 8259), base64 (RFC 4648).
 
-Its holder can detect later whether any of those records was changed, left out or inserted, by anyone. That includes
-somebody who can write to the files, and make a new chain of them.
+Its holder can later detect whether any of those records was changed, removed or inserted, even by an attacker who can
+rewrite the whole chain.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The records that a killed process had no time to write, of mail that was leaving.
-Standard: deploy/AUDIT.md; what was announced before it left (writing.py) and stands in no record gets one now.
+"""Writes the missing records of mail that was leaving when a process was killed.
+Standard: deploy/AUDIT.md; mail that was announced before it left (writing.py) and has no record gets one.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ async def take_over_announced(
     async def put(notes: Sequence[bytes]) -> int:
         nonlocal last
         announced = [_read(each) for each in notes]
-        # Before the first file goes: a later one may report an earlier attempt.
+        # Before the first file is deleted: a later one may report an earlier attempt.
         if last is None:
             last = await asyncio.to_thread(_last_attempts, directory)
         taken = frozenset(await sent({name for each in announced for name in each["names"]}))
         missing = await asyncio.to_thread(_missing_records, announced, audit.directory, taken, last)
         # Not noted for later: where they cannot be written now, the next attempt would note them once more.
         await asyncio.gather(*(audit.write_now(_members(each)) for each in missing))
-        # Before the file goes: until then it is the only place where they stand.
+        # Before the file is deleted: until then nothing else has them.
         await audit.flush()
         return len(missing)
 
@@ -87,7 +87,7 @@ _Recipients = dict[str, str]
 
 
 def _missing(announced: Sequence[dict[str, Any]], directory: Path) -> Iterator[tuple[dict[str, Any], _Recipients]]:
-    """What stands in no record, and for whom of its recipients."""
+    """Announcements without a record, with the recipients that lack one."""
     recorded: dict[str, set[str]] = {each["mail"]: set() for each in announced}
     if not recorded:
         return

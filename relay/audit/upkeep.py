@@ -1,5 +1,5 @@
-"""Finished files of the audit record: they are compressed, and deleted when they are as old as they may get.
-Standard: deploy/AUDIT.md; that lines are deleted is recorded before they are, so that the chain can be verified.
+"""Compresses finished files of the audit record, and deletes those that are too old.
+Standard: deploy/AUDIT.md; a deletion is recorded before it happens, so that the chain can be verified.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COPY_OCTETS = 1024 * 1024
 
 
 async def compress_finished(directory: Path) -> None:
-    """What was written on earlier days, one file after the other. Raises OSError."""
+    """Compresses the files of earlier days, one by one. Raises OSError."""
     for file in await asyncio.to_thread(_finished, directory):
         if not file.is_compressed:
             await asyncio.to_thread(_compress, file.path)
@@ -60,7 +60,7 @@ async def remove_old(audit: Audit, keep_days: int, max_octets: int, now: float) 
 
 
 def _finished(directory: Path) -> list[ChainFile]:
-    """To which nothing is added any more."""
+    """Files to which no line will be added."""
     files = ((file, info.st_mode) for file, info in _found(directory)[:-NEWEST])
     return [file for file, mode in files if stat.S_ISREG(mode) and not mode & stat.S_IWUSR]
 

@@ -1,8 +1,8 @@
-"""Alarms: each begins once and ends once, for all processes of a relay together, and a restart reports none again.
-Standard: relay/counting/alarms.py is the table of all; evaluating them holds up no mail.
+"""Alarms: each begins once and ends once, for all processes of a relay, and is not reported again after a restart.
+Standard: relay/counting/alarms.py is the table of all; evaluating them delays no mail.
 
-The state of each alarm is in a file beside the site's secret, with pending notices of it. The file is written at once
-(rename(2)). `check` reads it, and so does the relay that starts next.
+The state of all alarms is in a file beside the site's secret, with pending notices. The file is replaced atomically
+(rename(2)). `check` reads it, and the relay at its next start.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 5.0
 WRITE_S = 10.0
-"""Interval at which the file is written though nothing has changed: an older one reports no relay that serves."""
+"""Maximum age of the file, in seconds: an older one means that no relay serves."""
 AGAIN_S = 86_400.0
-"""Interval at which a standing alarm is reported again, in seconds."""
+"""Interval at which an active alarm is reported again, in seconds."""
 
 
 class Notifier(Protocol):
@@ -77,11 +77,11 @@ class Alarms:
 
     @property
     def standing(self) -> list[Standing]:
-        """Those that have begun and not ended, oldest first."""
+        """The active alarms, oldest first."""
         return sorted(self._standing.values(), key=lambda each: each.since)
 
     def about(self, name: str) -> set[str]:
-        """What this alarm is active for."""
+        """The subjects for which this alarm is active."""
         return {about for alarm, about in self._standing if alarm == name}
 
     def note(self, sight: Sight) -> None:
@@ -107,7 +107,7 @@ class Alarms:
         for name, rule in self._rules.items():
             try:
                 yield from ((name, about, cause) for about, cause in list(rule(sight, self.about(name))))
-            except Exception as error:  # noqa: BLE001 - what breaks one must not keep the others from being raised
+            except Exception as error:  # noqa: BLE001 - a faulty rule must not affect the others
                 log.error("alarm_not_looked_at", alarm=name, cause=f"{type(error).__name__}: {error}")
 
     def _has_room(self, alarm: Alarm) -> bool:
@@ -148,13 +148,13 @@ class Alarms:
             self._board.set(metrics.ALARM, name, to=bool(self.about(name)))
 
     async def keep_up(self, looking: Looking) -> None:
-        """Evaluates the alarms every LOOK_S seconds, for ever."""
+        """Evaluates the alarms every LOOK_S seconds, until cancelled."""
         while True:
             try:
                 self.note(await looking.look(self.about("next_hop_away")))
                 if self._as_text() != self._written or self._clock() - self._written_at >= WRITE_S:
                     await self.write()
-            except Exception as error:  # noqa: BLE001 - the next look may succeed
+            except Exception as error:  # noqa: BLE001 - the next evaluation may succeed
                 log.error("alarms_not_looked_at", cause=f"{type(error).__name__}: {error}")
             await asyncio.sleep(LOOK_S)
 

@@ -1,8 +1,8 @@
-"""Notifies an administrator of alarms, where [alarms] asks for it: by a mail under policy, or by running a program.
-Standard: it names alarms, peers and KMEs alone; it holds up nothing, is bounded in time and number, and never raises.
+"""Notifies administrators of alarms, as set in [alarms]: by mail, or by running a program.
+Standard: it names alarms, peers and KMEs only; it blocks nothing, is bounded in time and number, and never raises.
 
-The mail is one of ours like any other: it takes the journey out, so that policy seals it or keeps it. Each address, and
-the program, gets each notice separately, once; what could not be mailed goes into the next mail. What is still
+The mail takes the journey out like any other, under policy. Each address, and the program, gets each notice once,
+independently of the others. What could not be mailed goes into the next mail. What is still
 pending survives a restart: alarms.py writes it to its file (`pending`), and reads it back (`resume`).
 """
 

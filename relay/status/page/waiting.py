@@ -1,5 +1,5 @@
-"""The section that lists what was put aside and what is held now: when, whose, why, how large, and what to type.
-Standard: as sections.py; addresses stand there where [status] says so, and nothing of any content.
+"""The section with quarantined and held mail: when, whose, why, how large, and the commands to type.
+Standard: as sections.py; addresses only as set in [status], and no content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COMMANDS = {
     "next hop": "qumail-relay check",
     "store": "qumail-relay check",
 }
-"""What says more, by the cause for which mail waits; for others the log."""
+"""Where to find details, by the cause for which mail waits; for others the log."""
 
 
 def show_waiting(now: Now) -> Html:
@@ -76,7 +76,7 @@ def _held(now: Now) -> Html | None:
 
 
 def _peers(now: Now, direction: str) -> str:
-    """Returns the peers whose mail was held lately, with the number of attempts; "" where none was."""
+    """The peers whose mail was recently held, with the number of attempts, or ""."""
     tries: dict[str, float] = {}
     for (way, _, peer, _, outcome), count in now.past.recent[metrics.MAILS].items():
         if (way, outcome) == (direction, "held") and count:
